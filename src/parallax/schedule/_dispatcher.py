@@ -1,0 +1,587 @@
+"""The dispatcher: the one place that decides what may start now.
+
+Events in (a segment is done, one failed, the machine has fewer cores or bytes), instructions out
+(start this segment on that lane). It is a pure, deterministic state machine: no clock, no thread, no
+lock. The engine drives it with real lanes, the simulator with a virtual clock, so what is simulated is
+what runs. It knows nothing of durations; those belong to the policies, which speak to it by priorities.
+
+What a plan fixes is computed once (`DispatchTable`); what a run changes is a few small lists
+(`Dispatcher`), because one of these is made for every run and asked after every segment.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from heapq import heapify, heappop, heappush
+from typing import Final, NamedTuple
+
+from parallax.errors import ConfigError, InternalError, PlanError
+from parallax.schedule._plan import Plan, Schedule, Task
+
+UNLIMITED_BYTES: Final = sys.maxsize
+ANY_LANE: Final = -1
+"""As a bit mask, -1 has every lane's bit set."""
+
+
+class SegmentState(IntEnum):
+    """Where a segment of one run stands.
+
+    ========= ======================================== ==========================================
+    state     meaning                                  held in
+    ========= ======================================== ==========================================
+    WAITING   a predecessor is not done                `remaining` counts those predecessors
+    READY     may start as soon as it fits             one of the ready queues
+    RUNNING   a Start was issued, no answer yet        `running`: segment -> lane
+    DONE      its outputs are there                    -
+    FAILED    it raised, or was started and given up   `failed`
+    CANCELLED will never start: the run has stopped    -
+    ========= ======================================== ==========================================
+    """
+
+    WAITING = 0
+    READY = 1
+    RUNNING = 2
+    DONE = 3
+    FAILED = 4
+    CANCELLED = 5
+
+
+LEGAL_MOVES: Final[Mapping[SegmentState, frozenset[SegmentState]]] = {
+    SegmentState.WAITING: frozenset({SegmentState.READY, SegmentState.CANCELLED}),
+    SegmentState.READY: frozenset({SegmentState.RUNNING, SegmentState.CANCELLED}),
+    SegmentState.RUNNING: frozenset({SegmentState.DONE, SegmentState.FAILED}),
+    SegmentState.DONE: frozenset(),
+    SegmentState.FAILED: frozenset(),
+    SegmentState.CANCELLED: frozenset(),
+}
+
+# Plain integers for the hot path: reading an enum member costs more than the rest of a move.
+_WAITING: Final = int(SegmentState.WAITING)
+_READY: Final = int(SegmentState.READY)
+_RUNNING: Final = int(SegmentState.RUNNING)
+_DONE: Final = int(SegmentState.DONE)
+_FAILED: Final = int(SegmentState.FAILED)
+_CANCELLED: Final = int(SegmentState.CANCELLED)
+
+
+class Start(NamedTuple):
+    """Instruction: run this segment on this lane, now. ``width`` is the plan's, in threads."""
+
+    segment: int
+    lane: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatchTable:
+    """All that the dispatcher needs of a plan, computed once and shared by every run (and thread).
+
+    A *rank* is a segment's place in the order (priority descending, then index ascending); ready queues
+    hold ranks, so that comparing two segments is comparing two integers. A *class* is a set of segments
+    that ask for the same width and the same lane: within one, either the best fits or (bytes apart) none
+    does, which keeps a decision independent of how many segments are ready.
+    """
+
+    successors: tuple[tuple[int, ...], ...]
+    predecessors: tuple[tuple[int, ...], ...]
+    remaining: tuple[int, ...]
+    """Number of predecessors, per segment."""
+    widths: tuple[int, ...]
+    peaks: tuple[int, ...]
+    """Bytes a segment holds while it runs."""
+    min_peak: int
+    order: tuple[int, ...]
+    """Rank to segment."""
+    ranks: tuple[int, ...]
+    """Segment to rank: the inverse of ``order``."""
+    class_of: tuple[int, ...]
+    classes: tuple[tuple[tuple[int, ...], int, int], ...]
+    """Per class: ranks ready at the start (ascending), width, bit mask of the lanes allowed."""
+    states: bytes
+    """Initial `SegmentState` per segment."""
+    ready_count: int
+    """Segments without predecessors."""
+    backfill: bool
+    starts: dict[int, Start]
+    """Memo: ``lane * segments + segment`` -> its instruction. Filled as runs go; entries never change."""
+
+    @classmethod
+    def from_plan(cls, plan: Plan) -> DispatchTable:
+        """The table of a plan. Raises: PlanError as `build`."""
+        segments = plan.segments
+        return cls.build(
+            predecessors=[segment.predecessors for segment in segments],
+            widths=[segment.width for segment in segments],
+            priorities=[segment.priority for segment in segments],
+            lanes=[segment.lane for segment in segments],
+            peaks=[segment.peak_bytes for segment in segments],
+            backfill=plan.backfill,
+        )
+
+    @classmethod
+    def from_schedule(cls, tasks: Sequence[Task], schedule: Schedule) -> DispatchTable:
+        """The table of a policy's answer. Raises: PlanError as `build`, or if tasks and assignments differ."""
+        if [task.index for task in tasks] != [assignment.segment for assignment in schedule.assignments]:
+            raise PlanError(
+                f"policy {schedule.policy!r} answered {len(schedule.assignments)} assignments for {len(tasks)} tasks",
+                fix="return exactly one assignment per task, in task order",
+            )
+        return cls.build(
+            predecessors=[task.predecessors for task in tasks],
+            widths=[assignment.width for assignment in schedule.assignments],
+            priorities=[assignment.priority for assignment in schedule.assignments],
+            lanes=[assignment.lane for assignment in schedule.assignments],
+            peaks=[task.peak_bytes for task in tasks],
+            backfill=schedule.backfill,
+        )
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        predecessors: Sequence[Sequence[int]],
+        widths: Sequence[int],
+        priorities: Sequence[int],
+        lanes: Sequence[int | None],
+        peaks: Sequence[int],
+        backfill: bool,
+    ) -> DispatchTable:
+        """One entry of each sequence per segment; O(segments log segments + edges).
+
+        Raises: PlanError naming the segment, if a predecessor is not a lower index or is named twice,
+            a width is below 1, or a lane or peak is negative.
+        """
+        count = len(predecessors)
+        successors: list[list[int]] = [[] for _ in range(count)]
+        for segment, before in enumerate(predecessors):
+            if len(set(before)) != len(before) or any(not 0 <= other < segment for other in before):
+                raise PlanError(
+                    f"predecessors {tuple(before)} are not distinct lower indices",
+                    where=f"segment {segment}",
+                    fix="list segments in a topological order",
+                )
+            for other in before:
+                successors[other].append(segment)
+        for segment, (width, lane, peak) in enumerate(zip(widths, lanes, peaks, strict=True)):
+            if width < 1 or peak < 0 or (lane is not None and lane < 0):
+                raise PlanError(
+                    f"width {width}, lane {lane}, peak {peak} bytes cannot be dispatched",
+                    where=f"segment {segment}",
+                    fix="give a width of at least 1, and a lane and a peak of at least 0",
+                )
+        order = sorted(range(count), key=lambda segment: (-priorities[segment], segment))
+        ranks = [0] * count
+        for rank, segment in enumerate(order):
+            ranks[segment] = rank
+        class_index: dict[tuple[int, int], int] = {}
+        initial: list[list[int]] = []
+        class_of: list[int] = []
+        for segment in range(count):
+            lane = lanes[segment]
+            key = (widths[segment], ANY_LANE if lane is None else 1 << lane)
+            index = class_index.setdefault(key, len(class_index))
+            if index == len(initial):
+                initial.append([])
+            class_of.append(index)
+            if not predecessors[segment]:
+                initial[index].append(ranks[segment])
+        return cls(
+            successors=tuple(map(tuple, successors)),
+            predecessors=tuple(map(tuple, predecessors)),
+            remaining=tuple(map(len, predecessors)),
+            widths=tuple(widths),
+            peaks=tuple(peaks),
+            min_peak=min(peaks, default=0),
+            order=tuple(order),
+            ranks=tuple(ranks),
+            class_of=tuple(class_of),
+            classes=tuple((tuple(sorted(initial[index])), *key) for key, index in class_index.items()),
+            states=bytes(_WAITING if before else _READY for before in predecessors),
+            ready_count=sum(not before for before in predecessors),
+            backfill=backfill,
+            starts={},
+        )
+
+
+class Dispatcher:
+    """One run of one plan: told what happened, answers what starts now.
+
+    Its only door is the event methods; each returns the instructions that follow from that event, in the
+    order in which they were decided. Not thread-safe: whoever drives it from several lanes holds a lock
+    around each call. Same table, same capacities, same events: same instructions, always.
+
+    Rules, in the order in which they apply (the tie-breaks are numbers 2 to 6):
+
+    1. A segment may start when all its predecessors are done, its width fits the free cores, its peak fits
+       the free bytes (budget less the peaks of what runs), and a lane it may use is idle.
+    2. Among those that are ready, the higher priority starts first.
+    3. At equal priority, the lower index starts first.
+    4. With backfill, a segment that fits passes those before it that do not; without, nothing passes the head.
+    5. A segment with a fixed lane runs there. Any other takes the lane that has just reported (its
+       predecessor's data are warm there, and nothing is handed over) if that lane is idle, else the lowest idle
+       lane. A fixed lane that this run does not have counts as none: a run may get fewer lanes than its plan.
+    6. Where nothing runs and nothing may start, one segment runs alone, beyond the limits, so that a run
+       never stalls: with backfill the one that exceeds the budget least (none exceeds it: only widths are too
+       large), ties by 2 and 3; without backfill the head. Nothing starts beside it until it ends.
+    7. After a failure or `cancel` nothing starts; what runs is waited for.
+
+    Cost: O(successors + starts x classes) per event; where a budget binds, O(ready) more.
+
+    Args:
+        table: the plan's table.
+        cores: threads that may run at once, at least 1.
+        lanes: lanes that may be used: 0 to lanes - 1.
+        budget_bytes: limit of the summed peaks of what runs, or None for no limit.
+        strict: record every move and judge the whole state after every event (`verify_state`); O(segments) per event.
+
+    Raises:
+        ConfigError: cores or lanes below 1, or a negative budget.
+    """
+
+    __slots__ = (
+        "_budget_bytes",
+        "_classes",
+        "_cores",
+        "_failed",
+        "_free_bytes",
+        "_free_cores",
+        "_idle",
+        "_lanes",
+        "_log",
+        "_pending",
+        "_ready",
+        "_remaining",
+        "_running",
+        "_squeezed",
+        "_started",
+        "_states",
+        "_stopped",
+        "_table",
+    )
+
+    def __init__(
+        self, table: DispatchTable, *, cores: int, lanes: int, budget_bytes: int | None = None, strict: bool = False
+    ) -> None:
+        if cores < 1 or lanes < 1 or (budget_bytes is not None and budget_bytes < 0):
+            raise _bad_capacity(cores, lanes, budget_bytes)
+        self._table = table
+        self._cores = cores
+        self._lanes = lanes
+        self._budget_bytes = UNLIMITED_BYTES if budget_bytes is None else budget_bytes
+        self._free_cores = cores  # cores - widths of what runs; negative while one runs beyond the limit
+        self._free_bytes = self._budget_bytes  # likewise in bytes
+        every = (1 << lanes) - 1
+        self._idle = every  # bit i: lane i is idle
+        self._states = bytearray(table.states)
+        self._remaining = list(table.remaining)
+        # Per class: heap of the ranks of its ready segments, width, mask of the lanes it may use (rule 5).
+        self._classes = [(list(ranks), width, mask & every or every) for ranks, width, mask in table.classes]
+        self._ready = table.ready_count  # entries in all those heaps
+        self._pending = len(table.states)  # segments not yet done, failed or cancelled
+        self._running: dict[int, int] = {}  # segment -> lane, in order of start
+        self._failed: tuple[int, ...] = ()
+        self._started = False
+        self._stopped = False  # failed or cancelled
+        self._squeezed = False  # a capacity was lowered below what was running at that moment
+        self._log: list[tuple[int, str]] | None = [] if strict else None
+
+    # -- events ---------------------------------------------------------------------------------------
+
+    def start(self) -> tuple[Start, ...]:
+        """Begin the run. Once only, before any other event but a change of capacity."""
+        if self._started:
+            raise InternalError("the run was started twice")
+        self._started = True
+        starts = self._admit(ANY_LANE) if self._ready and not self._stopped else ()
+        if self._log is not None:
+            verify_state(self)
+        return starts
+
+    def segment_done(self, segment: int) -> tuple[Start, ...]:
+        """A running segment ended well; its lane is idle and its successors may be ready."""
+        lane = self._running.pop(segment, -1)
+        if lane < 0:
+            raise self._illegal("segment_done", segment)
+        log = self._log
+        if log is not None:
+            self._note(segment, SegmentState.DONE, f"segment_done on lane {lane}")
+        table = self._table
+        states = self._states
+        states[segment] = _DONE
+        self._free_cores += table.widths[segment]
+        self._free_bytes += table.peaks[segment]
+        self._idle |= 1 << lane
+        self._pending -= 1
+        starts: tuple[Start, ...] = ()
+        if not self._stopped:
+            remaining = self._remaining
+            for successor in table.successors[segment]:
+                left = remaining[successor] - 1
+                remaining[successor] = left
+                if not left:
+                    if log is not None:
+                        self._note(successor, SegmentState.READY, f"its last predecessor {segment} is done")
+                    states[successor] = _READY
+                    heappush(self._classes[table.class_of[successor]][0], table.ranks[successor])
+                    self._ready += 1
+            if self._ready:
+                starts = self._admit(lane)
+        if log is not None:
+            verify_state(self)
+        return starts
+
+    def segment_failed(self, segment: int) -> tuple[Start, ...]:
+        """A running segment raised, or was given up. Nothing starts any more; always returns ()."""
+        lane = self._running.pop(segment, -1)
+        if lane < 0:
+            raise self._illegal("segment_failed", segment)
+        if self._log is not None:
+            self._note(segment, SegmentState.FAILED, f"segment_failed on lane {lane}")
+        self._states[segment] = _FAILED
+        self._free_cores += self._table.widths[segment]
+        self._free_bytes += self._table.peaks[segment]
+        self._idle |= 1 << lane
+        self._pending -= 1
+        self._failed += (segment,)
+        self._stop(f"segment {segment} failed")
+        if self._log is not None:
+            verify_state(self)
+        return ()
+
+    def cancel(self) -> tuple[Start, ...]:
+        """Nothing starts any more; what runs is waited for. May be called again; always returns ()."""
+        self._stop("the run was cancelled")
+        if self._log is not None:
+            verify_state(self)
+        return ()
+
+    def cores_changed(self, cores: int) -> tuple[Start, ...]:
+        """From now on that many threads may run at once. What runs is never stopped."""
+        if cores < 1:
+            raise _bad_capacity(cores, self._lanes, None)
+        self._free_cores += cores - self._cores
+        self._cores = cores
+        return self._capacity_changed()
+
+    def budget_changed(self, budget_bytes: int | None) -> tuple[Start, ...]:
+        """From now on what runs may hold that many bytes (None: no limit). What runs is never stopped."""
+        if budget_bytes is not None and budget_bytes < 0:
+            raise _bad_capacity(self._cores, self._lanes, budget_bytes)
+        budget = UNLIMITED_BYTES if budget_bytes is None else budget_bytes
+        self._free_bytes += budget - self._budget_bytes
+        self._budget_bytes = budget
+        return self._capacity_changed()
+
+    # -- readings -------------------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """Nothing runs, and nothing will: all is done, or the run was stopped and what ran has ended."""
+        return not self._pending
+
+    @property
+    def running(self) -> tuple[int, ...]:
+        """Segments started and not yet answered for, in order of start."""
+        return tuple(self._running)
+
+    @property
+    def failed(self) -> tuple[int, ...]:
+        """Segments that failed, in order of failure; empty (false) while all goes well."""
+        return self._failed
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a failure or `cancel` stopped the run before all segments were done."""
+        return self._stopped
+
+    @property
+    def states(self) -> tuple[SegmentState, ...]:
+        """A snapshot: the state of each segment."""
+        return tuple(map(SegmentState, self._states))
+
+    def story(self, segment: int) -> tuple[str, ...]:
+        """What happened to that segment so far, oldest first. Recorded in strict mode only, else empty."""
+        if self._log is None:
+            return ()
+        return tuple(f"{number}: {text}" for number, (of, text) in enumerate(self._log) if of == segment)
+
+    # -- decisions ------------------------------------------------------------------------------------
+
+    def _admit(self, lane: int) -> tuple[Start, ...]:
+        """Start all that may start; ``lane`` has just reported, or is `ANY_LANE`."""
+        table = self._table
+        classes = self._classes
+        order, peaks = table.order, table.peaks
+        backfill = table.backfill
+        nothing = len(order)
+        preferred = 0 if lane < 0 else 1 << lane
+        free_cores = self._free_cores
+        idle = self._idle
+        starts: tuple[Start, ...] = ()
+        held: list[tuple[list[int], int]] = []  # taken off their heap because they do not fit the bytes
+        while self._ready and idle and self._free_bytes >= table.min_peak:
+            best = nothing
+            queue: list[int] = []
+            width = usable = 0
+            for ranks, asked, mask in classes:
+                # In order, the head counts even where it does not fit.
+                if ranks and ranks[0] < best and ((asked <= free_cores and mask & idle) or not backfill):
+                    best, queue, width, usable = ranks[0], ranks, asked, mask & idle
+            if best == nothing:
+                break
+            segment = order[best]
+            if not backfill and not (width <= free_cores and usable and peaks[segment] <= self._free_bytes):
+                break
+            heappop(queue)
+            if peaks[segment] > self._free_bytes:
+                held.append((queue, best))
+                continue
+            starts += (self._launch(segment, width, usable & preferred or usable & -usable),)
+            free_cores = self._free_cores
+            idle = self._idle
+        for queue, rank in held:
+            heappush(queue, rank)
+        if not self._running and self._ready:
+            return (self._admit_alone(preferred),)
+        return starts
+
+    def _admit_alone(self, preferred: int) -> Start:
+        """Rule 6. All lanes are idle, as nothing runs; so the lane asked for is."""
+        heads: list[tuple[int, int, int]] = []
+        for index, (ranks, _, _) in enumerate(self._classes):
+            if ranks and not self._table.backfill:
+                heads.append((0, ranks[0], index))
+            elif ranks:
+                heads.extend(
+                    (max(0, self._table.peaks[self._table.order[r]] - self._free_bytes), r, index) for r in ranks
+                )
+        _, rank, index = min(heads)
+        ranks, width, mask = self._classes[index]
+        ranks.remove(rank)
+        heapify(ranks)
+        usable = mask & self._idle
+        return self._launch(self._table.order[rank], width, usable & preferred or usable & -usable)
+
+    def _launch(self, segment: int, width: int, lane_bit: int) -> Start:
+        lane = lane_bit.bit_length() - 1
+        if self._log is not None:
+            self._note(segment, SegmentState.RUNNING, f"started on lane {lane} at width {width}")
+        self._states[segment] = _RUNNING
+        self._running[segment] = lane
+        self._ready -= 1
+        self._free_cores -= width
+        self._free_bytes -= self._table.peaks[segment]
+        self._idle ^= lane_bit
+        memo = self._table.starts
+        key = lane * len(self._states) + segment
+        start = memo.get(key)
+        if start is None:
+            start = memo[key] = Start(segment, lane, width)
+        return start
+
+    def _stop(self, why: str) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
+        self._ready = 0
+        for ranks, _, _ in self._classes:
+            ranks.clear()
+        states = self._states
+        for segment, state in enumerate(states):
+            if state == _WAITING or state == _READY:
+                if self._log is not None:
+                    self._note(segment, SegmentState.CANCELLED, why)
+                states[segment] = _CANCELLED
+                self._pending -= 1
+
+    def _capacity_changed(self) -> tuple[Start, ...]:
+        self._squeezed = self._free_cores < 0 or self._free_bytes < 0
+        starts = self._admit(ANY_LANE) if self._ready and self._started else ()
+        if self._log is not None:
+            verify_state(self)
+        return starts
+
+    # -- the story ------------------------------------------------------------------------------------
+
+    def _note(self, segment: int, new: SegmentState, why: str) -> None:
+        """Strict mode: record a move, and refuse it if the table of legal moves does not have it."""
+        assert self._log is not None
+        old = SegmentState(self._states[segment])
+        self._log.append((segment, f"{old.name} -> {new.name}: {why}"))
+        if new not in LEGAL_MOVES[old]:
+            raise self._illegal(f"move to {new.name}", segment)
+
+    def _illegal(self, event: str, segment: int) -> InternalError:
+        if not 0 <= segment < len(self._states):
+            return InternalError(f"{event} for segment {segment} of a plan of {len(self._states)}")
+        state = SegmentState(self._states[segment]).name
+        story = "; ".join(self.story(segment)) or "not recorded (strict=False)"
+        return InternalError(f"{event} while the segment is {state}; its story: {story}", where=f"segment {segment}")
+
+
+def verify_state(dispatcher: Dispatcher) -> None:
+    """Judge the whole state of a run against its table alone; O(segments + edges).
+
+    Written apart from the moves: it recomputes every counter from the states of the segments.
+
+    Raises: InternalError saying which invariant is broken.
+    """
+    d, table = dispatcher, dispatcher._table
+    states = d.states
+    running = dict(d._running)
+    by_state = {state: {s for s, at in enumerate(states) if at is state} for state in SegmentState}
+
+    def require(holds: bool, what: str) -> None:
+        if not holds:
+            raise InternalError(f"dispatcher state is inconsistent: {what}")
+
+    require(by_state[SegmentState.RUNNING] == set(running), "RUNNING segments are not those holding a lane")
+    require(len(set(running.values())) == len(running), "two segments run on one lane")
+    require(all(0 <= lane < d._lanes for lane in running.values()), "a segment runs on a lane that is not there")
+    busy = sum(1 << lane for lane in running.values())
+    require(d._idle == ((1 << d._lanes) - 1) ^ busy, "idle lanes are not those without a segment")
+    require(d._free_cores == d._cores - sum(table.widths[s] for s in running), "free cores miscounted")
+    require(d._free_bytes == d._budget_bytes - sum(table.peaks[s] for s in running), "free bytes miscounted")
+    require(len(running) <= 1 or d._squeezed or d._free_cores >= 0, "more cores in use than allowed")
+    require(len(running) <= 1 or d._squeezed or d._free_bytes >= 0, "more bytes in use than the budget")
+    for segment, state in enumerate(states):
+        missing = sum(states[p] is not SegmentState.DONE for p in table.predecessors[segment])
+        if state in (SegmentState.READY, SegmentState.RUNNING, SegmentState.DONE, SegmentState.FAILED):
+            require(missing == 0, f"segment {segment} is {state.name} before {missing} of its predecessors are done")
+        elif state is SegmentState.WAITING:
+            require(missing == d._remaining[segment] > 0, f"segment {segment} waits for the wrong number")
+        if segment in running:
+            mask = d._classes[table.class_of[segment]][2]
+            require(bool(mask >> running[segment] & 1), f"segment {segment} runs off its fixed lane")
+    queued = sorted(rank for ranks, _, _ in d._classes for rank in ranks)
+    require(
+        queued == sorted(table.ranks[s] for s in by_state[SegmentState.READY]), "READY segments are not those queued"
+    )
+    require(d._ready == len(queued), "ready segments miscounted")
+    unsettled = (SegmentState.WAITING, SegmentState.READY, SegmentState.RUNNING)
+    require(d._pending == sum(len(by_state[state]) for state in unsettled), "pending segments miscounted")
+    require(by_state[SegmentState.FAILED] == set(d._failed), "FAILED segments are not those reported")
+    require(
+        d._stopped or not (by_state[SegmentState.FAILED] | by_state[SegmentState.CANCELLED]), "failed, yet going on"
+    )
+    if d._stopped:
+        require(not queued and not by_state[SegmentState.WAITING], "stopped, yet segments are to start")
+    elif d._started:
+        require(bool(running) or d.finished, "nothing runs and nothing will")
+        for rank in queued:
+            segment = table.order[rank]
+            _, width, mask = d._classes[table.class_of[segment]]
+            fits = width <= d._free_cores and table.peaks[segment] <= d._free_bytes and bool(mask & d._idle)
+            require(not fits, f"segment {segment} fits and was not started")
+            if not table.backfill:
+                break
+
+
+def _bad_capacity(cores: int, lanes: int, budget_bytes: int | None) -> ConfigError:
+    return ConfigError(
+        f"cannot dispatch on {cores} cores, {lanes} lanes, budget {budget_bytes} bytes",
+        fix="give at least 1 core and 1 lane, and a budget of 0 or more bytes (None: no limit)",
+    )
