@@ -1,0 +1,68 @@
+# Every target works on a fresh clone: the first one makes .venv with pinned packages, later ones reuse it.
+# PYTHON=/path/to/python chooses the interpreter the environment is made from.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --constraint constraints.txt
+# Two workers pay from two cores on; more of them would fight over cores with the lanes under test.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
+.PHONY: help demo test test-all bench check format clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: $(VENV)/.demo ## find speech in a recording with a real model, then inspect and bench a zoo model
+	$(BIN)/python examples/voice_activity.py
+	$(BIN)/parallax inspect zoo:yolov8n
+	$(BIN)/parallax bench zoo:yolov8n
+
+test: check ## lint, formatting, strict types, layers, tests
+	$(PYTEST)
+
+test-all: check ## the same, and the slow suites
+	$(PYTEST) -m "slow or not slow" --timeout 1800
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.core ## measure the reference models against plain ONNX Runtime
+	mkdir -p benchmarks/results
+	$(BIN)/python benchmarks/latency.py --models paper --output benchmarks/results/latency.md
+
+format: $(VENV)/.dev ## put sources in shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the environment, caches and build products
+	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find src tests tools benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# The environment, in three steps, each with a stamp: what the package needs, what its tests need, what the demo needs.
+$(VENV)/bin/python:
+	@python=$$(sh scripts/find-python.sh) && echo "Making $(VENV) with $$python" && "$$python" -m venv --clear $(VENV)
+
+# The build backend is pinned and installed first, so that the build needs no environment (and no network) of its own.
+$(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing parallax-runtime and what it needs"
+	@$(PIP) pip hatchling editables
+	@$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	@echo "Installing the development tools"
+	@$(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+# The wheel asks for torch, which its ONNX files do not need: hence --no-deps.
+$(VENV)/.demo: $(VENV)/.core examples/requirements-demo.txt
+	@echo "Installing the demo's model"
+	@$(PIP) --no-deps --requirement examples/requirements-demo.txt
+	@touch $@

@@ -1,0 +1,42 @@
+"""Run ONNX models through a plan of their own: which parts run together, and on how many threads.
+
+Parallax is a drop-in for ``onnxruntime.InferenceSession``. Every exception it raises on purpose is a
+:class:`ParallaxError`; the tree is drawn in :mod:`parallax.errors`.
+"""
+
+from __future__ import annotations
+
+from parallax.errors import (
+    BackendError,
+    ConfigError,
+    ExternalDataError,
+    InputError,
+    InternalError,
+    MissingExtraError,
+    ModelError,
+    ModelFileError,
+    ParallaxError,
+    PlanError,
+    RunCancelled,
+    SegmentError,
+    UnsupportedModelError,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendError",
+    "ConfigError",
+    "ExternalDataError",
+    "InputError",
+    "InternalError",
+    "MissingExtraError",
+    "ModelError",
+    "ModelFileError",
+    "ParallaxError",
+    "PlanError",
+    "RunCancelled",
+    "SegmentError",
+    "UnsupportedModelError",
+    "__version__",
+]
