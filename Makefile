@@ -52,7 +52,7 @@ $(VENV)/bin/python:
 # The build backend is pinned and installed first, so that the build needs no environment (and no network) of its own.
 $(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "Installing parallax-runtime and what it needs"
-	@$(PIP) pip hatchling editables
+	@$(PIP) hatchling editables
 	@$(PIP) --no-build-isolation --editable .
 	@touch $@
 
