@@ -3,15 +3,10 @@
 Pure: no clock, no thread, no environment. The engine drives the `Dispatcher` with real lanes.
 """
 
-from parallax.schedule._dispatcher import (
-    LEGAL_MOVES,
-    Dispatcher,
-    DispatchTable,
-    SegmentState,
-    Start,
-    verify_state,
-)
+from parallax.schedule._dispatcher import Dispatcher
 from parallax.schedule._plan import Assignment, Candidate, Plan, Provenance, Schedule, Segment, Task
+from parallax.schedule._table import LEGAL_MOVES, DispatchTable, SegmentState, Start
+from parallax.schedule._verify_state import verify_state
 
 __all__ = [
     "LEGAL_MOVES",

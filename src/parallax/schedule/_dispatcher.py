@@ -12,51 +12,14 @@ What a plan fixes is computed once (`DispatchTable`); what a run changes is a fe
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import IntEnum
 from heapq import heapify, heappop, heappush
-from typing import Final, NamedTuple
+from typing import Final
 
-from parallax.errors import ConfigError, InternalError, PlanError
-from parallax.schedule._plan import Plan, Schedule, Task
+from parallax.errors import ConfigError, InternalError
+from parallax.schedule._table import ANY_LANE, LEGAL_MOVES, DispatchTable, SegmentState, Start
+from parallax.schedule._verify_state import verify_state
 
 UNLIMITED_BYTES: Final = sys.maxsize
-ANY_LANE: Final = -1
-"""As a bit mask, -1 has every lane's bit set."""
-
-
-class SegmentState(IntEnum):
-    """Where a segment of one run stands.
-
-    ========= ======================================== ==========================================
-    state     meaning                                  held in
-    ========= ======================================== ==========================================
-    WAITING   a predecessor is not done                `remaining` counts those predecessors
-    READY     may start as soon as it fits             one of the ready queues
-    RUNNING   a Start was issued, no answer yet        `running`: segment -> lane
-    DONE      its outputs are there                    -
-    FAILED    it raised, or was started and given up   `failed`
-    CANCELLED will never start: the run has stopped    -
-    ========= ======================================== ==========================================
-    """
-
-    WAITING = 0
-    READY = 1
-    RUNNING = 2
-    DONE = 3
-    FAILED = 4
-    CANCELLED = 5
-
-
-LEGAL_MOVES: Final[Mapping[SegmentState, frozenset[SegmentState]]] = {
-    SegmentState.WAITING: frozenset({SegmentState.READY, SegmentState.CANCELLED}),
-    SegmentState.READY: frozenset({SegmentState.RUNNING, SegmentState.CANCELLED}),
-    SegmentState.RUNNING: frozenset({SegmentState.DONE, SegmentState.FAILED}),
-    SegmentState.DONE: frozenset(),
-    SegmentState.FAILED: frozenset(),
-    SegmentState.CANCELLED: frozenset(),
-}
 
 # Plain integers for the hot path: reading an enum member costs more than the rest of a move.
 _WAITING: Final = int(SegmentState.WAITING)
@@ -65,145 +28,6 @@ _RUNNING: Final = int(SegmentState.RUNNING)
 _DONE: Final = int(SegmentState.DONE)
 _FAILED: Final = int(SegmentState.FAILED)
 _CANCELLED: Final = int(SegmentState.CANCELLED)
-
-
-class Start(NamedTuple):
-    """Instruction: run this segment on this lane, now. ``width`` is the plan's, in threads."""
-
-    segment: int
-    lane: int
-    width: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DispatchTable:
-    """All that the dispatcher needs of a plan, computed once and shared by every run (and thread).
-
-    A *rank* is a segment's place in the order (priority descending, then index ascending); ready queues
-    hold ranks, so that comparing two segments is comparing two integers. A *class* is a set of segments
-    that ask for the same width and the same lane: within one, either the best fits or (bytes apart) none
-    does, which keeps a decision independent of how many segments are ready.
-    """
-
-    successors: tuple[tuple[int, ...], ...]
-    predecessors: tuple[tuple[int, ...], ...]
-    remaining: tuple[int, ...]
-    """Number of predecessors, per segment."""
-    widths: tuple[int, ...]
-    peaks: tuple[int, ...]
-    """Bytes a segment holds while it runs."""
-    min_peak: int
-    order: tuple[int, ...]
-    """Rank to segment."""
-    ranks: tuple[int, ...]
-    """Segment to rank: the inverse of ``order``."""
-    class_of: tuple[int, ...]
-    classes: tuple[tuple[tuple[int, ...], int, int], ...]
-    """Per class: ranks ready at the start (ascending), width, bit mask of the lanes allowed."""
-    states: bytes
-    """Initial `SegmentState` per segment."""
-    ready_count: int
-    """Segments without predecessors."""
-    backfill: bool
-    starts: dict[int, Start]
-    """Memo: ``lane * segments + segment`` -> its instruction. Filled as runs go; entries never change."""
-
-    @classmethod
-    def from_plan(cls, plan: Plan) -> DispatchTable:
-        """The table of a plan. Raises: PlanError as `build`."""
-        segments = plan.segments
-        return cls.build(
-            predecessors=[segment.predecessors for segment in segments],
-            widths=[segment.width for segment in segments],
-            priorities=[segment.priority for segment in segments],
-            lanes=[segment.lane for segment in segments],
-            peaks=[segment.peak_bytes for segment in segments],
-            backfill=plan.backfill,
-        )
-
-    @classmethod
-    def from_schedule(cls, tasks: Sequence[Task], schedule: Schedule) -> DispatchTable:
-        """The table of a policy's answer. Raises: PlanError as `build`, or if tasks and assignments differ."""
-        if [task.index for task in tasks] != [assignment.segment for assignment in schedule.assignments]:
-            raise PlanError(
-                f"policy {schedule.policy!r} answered {len(schedule.assignments)} assignments for {len(tasks)} tasks",
-                fix="return exactly one assignment per task, in task order",
-            )
-        return cls.build(
-            predecessors=[task.predecessors for task in tasks],
-            widths=[assignment.width for assignment in schedule.assignments],
-            priorities=[assignment.priority for assignment in schedule.assignments],
-            lanes=[assignment.lane for assignment in schedule.assignments],
-            peaks=[task.peak_bytes for task in tasks],
-            backfill=schedule.backfill,
-        )
-
-    @classmethod
-    def build(
-        cls,
-        *,
-        predecessors: Sequence[Sequence[int]],
-        widths: Sequence[int],
-        priorities: Sequence[int],
-        lanes: Sequence[int | None],
-        peaks: Sequence[int],
-        backfill: bool,
-    ) -> DispatchTable:
-        """One entry of each sequence per segment; O(segments log segments + edges).
-
-        Raises: PlanError naming the segment, if a predecessor is not a lower index or is named twice,
-            a width is below 1, or a lane or peak is negative.
-        """
-        count = len(predecessors)
-        successors: list[list[int]] = [[] for _ in range(count)]
-        for segment, before in enumerate(predecessors):
-            if len(set(before)) != len(before) or any(not 0 <= other < segment for other in before):
-                raise PlanError(
-                    f"predecessors {tuple(before)} are not distinct lower indices",
-                    where=f"segment {segment}",
-                    fix="list segments in a topological order",
-                )
-            for other in before:
-                successors[other].append(segment)
-        for segment, (width, lane, peak) in enumerate(zip(widths, lanes, peaks, strict=True)):
-            if width < 1 or peak < 0 or (lane is not None and lane < 0):
-                raise PlanError(
-                    f"width {width}, lane {lane}, peak {peak} bytes cannot be dispatched",
-                    where=f"segment {segment}",
-                    fix="give a width of at least 1, and a lane and a peak of at least 0",
-                )
-        order = sorted(range(count), key=lambda segment: (-priorities[segment], segment))
-        ranks = [0] * count
-        for rank, segment in enumerate(order):
-            ranks[segment] = rank
-        class_index: dict[tuple[int, int], int] = {}
-        initial: list[list[int]] = []
-        class_of: list[int] = []
-        for segment in range(count):
-            lane = lanes[segment]
-            key = (widths[segment], ANY_LANE if lane is None else 1 << lane)
-            index = class_index.setdefault(key, len(class_index))
-            if index == len(initial):
-                initial.append([])
-            class_of.append(index)
-            if not predecessors[segment]:
-                initial[index].append(ranks[segment])
-        return cls(
-            successors=tuple(map(tuple, successors)),
-            predecessors=tuple(map(tuple, predecessors)),
-            remaining=tuple(map(len, predecessors)),
-            widths=tuple(widths),
-            peaks=tuple(peaks),
-            min_peak=min(peaks, default=0),
-            order=tuple(order),
-            ranks=tuple(ranks),
-            class_of=tuple(class_of),
-            classes=tuple((tuple(sorted(initial[index])), *key) for key, index in class_index.items()),
-            states=bytes(_WAITING if before else _READY for before in predecessors),
-            ready_count=sum(not before for before in predecessors),
-            backfill=backfill,
-            starts={},
-        )
 
 
 class Dispatcher:
@@ -491,7 +315,7 @@ class Dispatcher:
             ranks.clear()
         states = self._states
         for segment, state in enumerate(states):
-            if state == _WAITING or state == _READY:
+            if state in (_WAITING, _READY):
                 if self._log is not None:
                     self._note(segment, SegmentState.CANCELLED, why)
                 states[segment] = _CANCELLED
@@ -520,64 +344,6 @@ class Dispatcher:
         state = SegmentState(self._states[segment]).name
         story = "; ".join(self.story(segment)) or "not recorded (strict=False)"
         return InternalError(f"{event} while the segment is {state}; its story: {story}", where=f"segment {segment}")
-
-
-def verify_state(dispatcher: Dispatcher) -> None:
-    """Judge the whole state of a run against its table alone; O(segments + edges).
-
-    Written apart from the moves: it recomputes every counter from the states of the segments.
-
-    Raises: InternalError saying which invariant is broken.
-    """
-    d, table = dispatcher, dispatcher._table
-    states = d.states
-    running = dict(d._running)
-    by_state = {state: {s for s, at in enumerate(states) if at is state} for state in SegmentState}
-
-    def require(holds: bool, what: str) -> None:
-        if not holds:
-            raise InternalError(f"dispatcher state is inconsistent: {what}")
-
-    require(by_state[SegmentState.RUNNING] == set(running), "RUNNING segments are not those holding a lane")
-    require(len(set(running.values())) == len(running), "two segments run on one lane")
-    require(all(0 <= lane < d._lanes for lane in running.values()), "a segment runs on a lane that is not there")
-    busy = sum(1 << lane for lane in running.values())
-    require(d._idle == ((1 << d._lanes) - 1) ^ busy, "idle lanes are not those without a segment")
-    require(d._free_cores == d._cores - sum(table.widths[s] for s in running), "free cores miscounted")
-    require(d._free_bytes == d._budget_bytes - sum(table.peaks[s] for s in running), "free bytes miscounted")
-    require(len(running) <= 1 or d._squeezed or d._free_cores >= 0, "more cores in use than allowed")
-    require(len(running) <= 1 or d._squeezed or d._free_bytes >= 0, "more bytes in use than the budget")
-    for segment, state in enumerate(states):
-        missing = sum(states[p] is not SegmentState.DONE for p in table.predecessors[segment])
-        if state in (SegmentState.READY, SegmentState.RUNNING, SegmentState.DONE, SegmentState.FAILED):
-            require(missing == 0, f"segment {segment} is {state.name} before {missing} of its predecessors are done")
-        elif state is SegmentState.WAITING:
-            require(missing == d._remaining[segment] > 0, f"segment {segment} waits for the wrong number")
-        if segment in running:
-            mask = d._classes[table.class_of[segment]][2]
-            require(bool(mask >> running[segment] & 1), f"segment {segment} runs off its fixed lane")
-    queued = sorted(rank for ranks, _, _ in d._classes for rank in ranks)
-    require(
-        queued == sorted(table.ranks[s] for s in by_state[SegmentState.READY]), "READY segments are not those queued"
-    )
-    require(d._ready == len(queued), "ready segments miscounted")
-    unsettled = (SegmentState.WAITING, SegmentState.READY, SegmentState.RUNNING)
-    require(d._pending == sum(len(by_state[state]) for state in unsettled), "pending segments miscounted")
-    require(by_state[SegmentState.FAILED] == set(d._failed), "FAILED segments are not those reported")
-    require(
-        d._stopped or not (by_state[SegmentState.FAILED] | by_state[SegmentState.CANCELLED]), "failed, yet going on"
-    )
-    if d._stopped:
-        require(not queued and not by_state[SegmentState.WAITING], "stopped, yet segments are to start")
-    elif d._started:
-        require(bool(running) or d.finished, "nothing runs and nothing will")
-        for rank in queued:
-            segment = table.order[rank]
-            _, width, mask = d._classes[table.class_of[segment]]
-            fits = width <= d._free_cores and table.peaks[segment] <= d._free_bytes and bool(mask & d._idle)
-            require(not fits, f"segment {segment} fits and was not started")
-            if not table.backfill:
-                break
 
 
 def _bad_capacity(cores: int, lanes: int, budget_bytes: int | None) -> ConfigError:
