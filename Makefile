@@ -56,7 +56,7 @@ $(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
 	@$(PIP) --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.core
+$(VENV)/.dev: $(VENV)/.demo
 	@echo "Installing the development tools"
 	@$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@

@@ -171,11 +171,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     same_speech = all(find_speech(run, len(samples)) == speech for run in (*ours, *theirs))
     difference = float(np.abs(ours - theirs).max(initial=0.0))
-    bitwise = ours.tobytes() == theirs.tobytes()
+    agreement = "equal bit for bit" if ours.tobytes() == theirs.tobytes() else f"largest difference {difference:.2e}"
     print(f"onnxruntime finds {'the same' if same_speech else 'DIFFERENT'} segments")
     print(
-        f"{PASSES} x {ours.shape[1]} probabilities: {'equal bit for bit' if bitwise else f'largest difference {difference:.2e}'}"
-        f" (from {ours.min(initial=1):.4f} to {ours.max(initial=0):.4f})"
+        f"{PASSES} x {ours.shape[1]} probabilities, {ours.min(initial=1):.4f} to {ours.max(initial=0):.4f}: {agreement}"
     )
     for name, runs in passes.items():
         medians_us = [statistics.median(run.chunk_ns) / 1000 for run in runs if run.chunk_ns]

@@ -1,0 +1,40 @@
+"""What every test gets: reproducible property tests, and no trace left in the user's cache."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples on every run and every machine, and no deadline: figures of time belong to benchmarks.
+# HYPOTHESIS_PROFILE=explore looks further, with fresh examples.
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("explore", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the run a cache folder of its own, so that it neither reads nor leaves anything in the user's.
+
+    It is set before any test module is imported. Worker processes inherit it from the one that starts
+    them, so a zoo model is made once per run. (Through XDG_CACHE_HOME: Linux, other Unixes and macOS.)
+    """
+    if hasattr(config, "workerinput"):
+        return
+    folder = tempfile.TemporaryDirectory(prefix="parallax-tests-", ignore_cleanup_errors=True)
+    outside = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = folder.name
+
+    def restore() -> None:
+        if outside is None:
+            del os.environ["XDG_CACHE_HOME"]
+        else:
+            os.environ["XDG_CACHE_HOME"] = outside
+        folder.cleanup()
+
+    config.add_cleanup(restore)
