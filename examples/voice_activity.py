@@ -79,7 +79,9 @@ def read_recording(path: Path) -> Samples:
             rate, channels, bits = found
             raise SystemExit(f"{path}: {rate} Hz, {channels} channel(s), {bits} bit; needs 16000 Hz, mono, 16 bit")
         frames = recording.readframes(recording.getnframes())
-    return np.frombuffer(frames, dtype="<i2").astype(np.float32) / 32768
+    samples = np.frombuffer(frames, dtype="<i2").astype(np.float32)
+    samples /= 32768
+    return samples
 
 
 def listen(session: onnxruntime.InferenceSession, samples: Samples) -> Pass:
