@@ -16,8 +16,8 @@ _SMALLEST_DRAWN = 128
 _DISTINCT_SHARE = 0.5
 
 
-def condense(model: onnx.ModelProto, name: str) -> tuple[bytes, int]:
-    """Compress a model to structure and recipes.
+def condense(model: onnx.ModelProto, name: str, draw: int = 0) -> tuple[bytes, int]:
+    """Compress a model to structure and recipes; `draw` chooses among sets of seeds.
 
     Returns: the stored form, and how many initializers became recipes.
     """
@@ -25,7 +25,7 @@ def condense(model: onnx.ModelProto, name: str) -> tuple[bytes, int]:
     structure.CopyFrom(model)
     drawn = 0
     for tensor in structure.graph.initializer:
-        recipe = _recipe_for(tensor, name)
+        recipe = _recipe_for(tensor, f"{name}/{draw}")
         if recipe is None:
             continue
         drawn += 1
@@ -36,7 +36,7 @@ def condense(model: onnx.ModelProto, name: str) -> tuple[bytes, int]:
     return gzip.compress(structure.SerializeToString(deterministic=True), 9, mtime=0), drawn
 
 
-def _recipe_for(tensor: onnx.TensorProto, model_name: str) -> Recipe | None:
+def _recipe_for(tensor: onnx.TensorProto, prefix: str) -> Recipe | None:
     """A recipe, or None for what must stay as it is: integers, small tensors, and tables of few distinct values.
 
     The last are masks, grids, strides and constant fills. They mean something, and compress well.
@@ -46,7 +46,7 @@ def _recipe_for(tensor: onnx.TensorProto, model_name: str) -> Recipe | None:
     values = numpy_helper.to_array(tensor).ravel()
     if values.size < _SMALLEST_DRAWN or np.unique(values).size < _DISTINCT_SHARE * min(values.size, 4096):
         return None
-    seed = int.from_bytes(hashlib.sha256(f"{model_name}/{tensor.name}".encode()).digest()[:6], "little")
+    seed = int.from_bytes(hashlib.sha256(f"{prefix}/{tensor.name}".encode()).digest()[:6], "little")
     return Recipe(
         mean=_rounded(values.mean(dtype=np.float64)),
         deviation=_rounded(values.std(dtype=np.float64)),

@@ -12,11 +12,16 @@ from spec import OWN_MODULE, ModelSpec, image
 
 def initialise(module: nn.Module) -> None:
     """He initialisation by fan-out for convolutions (arXiv:1502.01852), small normal weights for classifiers."""
-    for part in module.modules():
+    # Children come after parents in modules(); reversed, a part may override what its children got.
+    for part in reversed(list(module.modules())):
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
+        elif isinstance(part, SqueezeExcite):
+            # Gates must stay near their middle: open ones amplify what opens the next, layer after layer.
+            nn.init.normal_(part.reduce.weight, std=0.02)
+            nn.init.normal_(part.expand.weight, std=0.02)
         elif isinstance(part, nn.Linear):
             nn.init.normal_(part.weight, std=0.05)
             nn.init.normal_(part.bias, std=0.05)
