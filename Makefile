@@ -45,12 +45,14 @@ clean: ## remove the environment, caches and build products
 	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests tools benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
-# The environment, in three steps, each with a stamp: what the package needs, what its tests need, what the demo needs.
-$(VENV)/bin/python:
+# The environment, in steps, each with a stamp, so that an interrupted one is done again: the bare
+# environment, what the package needs, the demo's model (the tests use it too), the development tools.
+$(VENV)/.made:
 	@python=$$(sh scripts/find-python.sh) && echo "Making $(VENV) with $$python" && "$$python" -m venv --clear $(VENV)
+	@touch $@
 
 # The build backend is pinned and installed first, so that the build needs no environment (and no network) of its own.
-$(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.core: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "Installing parallax-runtime and what it needs"
 	@$(PIP) hatchling editables
 	@$(PIP) --no-build-isolation --editable .
