@@ -1,0 +1,21 @@
+"""What does it cost? FLOPs, bytes and durations per operator, from tables or from measurements."""
+
+from parallax.profile._cache import Cache
+from parallax.profile._costs import CostModel
+from parallax.profile._fingerprint import machine_fingerprint
+from parallax.profile._flops import TotalWork, Work, intensity, node_bytes, node_flops, node_work, total_work
+from parallax.profile._tables import estimate_costs
+
+__all__ = [
+    "Cache",
+    "CostModel",
+    "TotalWork",
+    "Work",
+    "estimate_costs",
+    "intensity",
+    "machine_fingerprint",
+    "node_bytes",
+    "node_flops",
+    "node_work",
+    "total_work",
+]

@@ -1,0 +1,143 @@
+"""Figures that were expensive to find, kept on disk between processes.
+
+One JSON file per key. Several processes may share the folder: a file appears whole or not at all
+(written beside its final name, flushed, then renamed), and two writers of one key leave one of the
+two values. Losing the cache costs time, never an answer, so nothing here raises for what the disk
+does: a damaged file is reported and replaced, an unwritable folder is reported once and done without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import platformdirs
+
+from parallax.errors import InternalError
+
+_LOGGER = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+"""Of the file's envelope. Raised whenever an older file must not be read any more."""
+
+_ABANDONED_SECONDS = 3600.0
+"""A temporary file this old belongs to a writer that died."""
+
+_reported: set[str] = set()
+_reported_lock = threading.Lock()
+
+
+class Cache:
+    """A folder of JSON values, looked up by key.
+
+    Args:
+        directory: where the files live; by default the user's cache folder for ``parallax``.
+            It is created at the first store.
+        max_files: beyond this many files the least recently used are removed.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str] | None = None, *, max_files: int = 512) -> None:
+        self.directory = Path(platformdirs.user_cache_dir("parallax") if directory is None else directory)
+        self.max_files = max_files
+
+    def load(self, key: str) -> dict[str, object] | None:
+        """The value stored under ``key``, or None.
+
+        A file of another format version or of another key (a digest collision) counts as absent; a
+        damaged one too, with a warning.
+        """
+        path = self._path(key)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            _LOGGER.warning("ignoring unreadable cache file %s (%s); it will be replaced", path, error)
+            return None
+        try:
+            envelope = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            _LOGGER.warning("ignoring damaged cache file %s (%s); it will be replaced", path, error)
+            return None
+        if not isinstance(envelope, dict) or not isinstance(envelope.get("value"), dict):
+            _LOGGER.warning("ignoring damaged cache file %s (not a cache entry); it will be replaced", path)
+            return None
+        if envelope.get("format") != FORMAT_VERSION or envelope.get("key") != key:
+            return None
+        with contextlib.suppress(OSError):  # a read-only cache still answers; it only forgets what was used last
+            os.utime(path)
+        return envelope["value"]  # type: ignore[no-any-return]
+
+    def store(self, key: str, value: Mapping[str, object]) -> bool:
+        """Keep ``value`` under ``key``, replacing what was there.
+
+        Returns: whether it was kept. False, with one warning per folder and process, where the disk
+            refuses.
+        Raises: InternalError if the value has no JSON form; that is the caller's mistake.
+        """
+        try:
+            text = json.dumps({"format": FORMAT_VERSION, "key": key, "value": dict(value)}, separators=(",", ":"))
+        except (TypeError, ValueError) as error:
+            raise InternalError(f"a cache value has no JSON form: {error}", where=f"key {key!r}") from error
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            _write_atomically(self._path(key), text)
+        except OSError as error:
+            self._report_once(error)
+            return False
+        self._prune()
+        return True
+
+    def _path(self, key: str) -> Path:
+        return self.directory / f"{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}.json"
+
+    def _report_once(self, error: OSError) -> None:
+        with _reported_lock:
+            if str(self.directory) in _reported:
+                return
+            _reported.add(str(self.directory))
+        _LOGGER.warning(
+            "cannot write to the cache folder %s (%s); going on without caching: measured costs and plans will be "
+            "found anew by each process",
+            self.directory,
+            error,
+        )
+
+    def _prune(self) -> None:
+        """Drop the least recently used files beyond the limit, and what dead writers left behind."""
+        now = time.time()
+        kept: list[tuple[float, str]] = []
+        with contextlib.suppress(OSError), os.scandir(self.directory) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):  # another process may prune at the same time
+                    modified = entry.stat().st_mtime
+                    if entry.name.endswith(".json"):
+                        kept.append((modified, entry.path))
+                    elif entry.name.endswith(".tmp") and now - modified > _ABANDONED_SECONDS:
+                        os.unlink(entry.path)
+        kept.sort()
+        for _, path in kept[: max(0, len(kept) - self.max_files)]:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise

@@ -1,0 +1,70 @@
+"""Which machine and runtime a measured figure belongs to."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import platform
+import subprocess
+from pathlib import Path
+
+import onnxruntime as ort
+
+from parallax.device import available_cores
+
+
+def machine_fingerprint() -> str:
+    """A readable line that changes whenever measured durations stop being comparable.
+
+    It names the CPU model, a digest of its instruction-set features, the operating system and
+    architecture, the cores this process may use now (affinity and quota), and the version of ONNX
+    Runtime. It names neither host nor user, so cached figures can be shared between equal machines.
+    """
+    cpu, features, system = _hardware()
+    return f"{cpu}|{features}|{system}|{available_cores()} cores|onnxruntime {ort.__version__}"
+
+
+@functools.cache
+def _hardware() -> tuple[str, str, str]:
+    cpu, features = _cpu()
+    digest = hashlib.sha256(features.encode()).hexdigest()[:8] if features else "-"
+    return cpu, digest, f"{platform.system()} {platform.machine()}"
+
+
+def _cpu() -> tuple[str, str]:
+    """Model name and feature flags; either may be a fallback where the system does not tell."""
+    fallback = platform.processor() or platform.machine() or "unknown CPU"
+    if platform.system() == "Linux":
+        return _parse_cpuinfo(_cpuinfo(), fallback)
+    if platform.system() == "Darwin":
+        # An Apple core's name ("Apple M2") implies its features.
+        return _sysctl("machdep.cpu.brand_string") or fallback, ""
+    # Windows: "Intel64 Family 6 Model 85 Stepping 7, GenuineIntel" names the features as well.
+    return fallback, ""
+
+
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _parse_cpuinfo(text: str, fallback: str) -> tuple[str, str]:
+    """Model and features of the first processor listed; Arm kernels name parts by number only."""
+    fields: dict[str, str] = {}
+    for line in text.split("\n\n", 1)[0].splitlines():
+        name, separator, value = line.partition(":")
+        if separator:
+            fields.setdefault(name.strip().lower(), value.strip())
+    part = " ".join(fields[name] for name in ("cpu implementer", "cpu part", "cpu variant") if name in fields)
+    model = fields.get("model name") or fields.get("hardware") or part or fallback
+    return model, fields.get("flags") or fields.get("features") or ""
+
+
+def _sysctl(name: str) -> str:
+    try:
+        done = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()

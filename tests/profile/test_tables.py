@@ -1,0 +1,112 @@
+"""Costs estimated from shapes: their form, not their truth (which benchmarks judge)."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parallax.errors import ConfigError
+from parallax.profile import CostModel, estimate_costs
+from tests.profile.graphs import INT64, make_graph, one_node
+
+CONV = ([(1, 64, 56, 56), (64, 64, 3, 3)], [(1, 64, 56, 56)])
+
+
+def cost(op_type, inputs, outputs, width, cores=8, **attributes):
+    graph, _ = one_node(op_type, inputs, outputs, **attributes)
+    return estimate_costs(graph, cores=cores).node_ns(width)[0]
+
+
+def test_convolution_scales_and_a_slice_does_not():
+    assert cost("Conv", *CONV, 2) < 0.6 * cost("Conv", *CONV, 1)
+    big = ([(1, 256, 256, 256)], [(1, 256, 256, 255)])
+    assert cost("Slice", *big, 8) == cost("Slice", *big, 1)
+
+
+def test_layer_normalisation_scales_less_than_a_matrix_product():
+    norm = [cost("LayerNormalization", [(1, 4096, 768)], [(1, 4096, 768)], width) for width in (1, 2)]
+    product = [cost("MatMul", [(4096, 768), (768, 768)], [(4096, 768)], width) for width in (1, 2)]
+    assert norm[0] / norm[1] == pytest.approx(1.25, rel=0.02)
+    assert product[0] / product[1] == pytest.approx(1.9, rel=0.02)
+
+
+def test_softmax_over_an_inner_axis_is_dear_and_serial():
+    shape = (1, 16, 4, 8400)
+    inner = [cost("Softmax", [shape], [shape], width, axis=1) for width in (1, 4)]
+    last = [cost("Softmax", [shape], [shape], width, axis=-1) for width in (1, 4)]
+    assert inner[0] == inner[1] > last[0] > last[1]
+
+
+def test_depthwise_convolution_is_slower_per_flop_than_a_dense_one():
+    dense = cost("Conv", [(1, 96, 56, 56), (96, 96, 1, 1)], [(1, 96, 56, 56)], 1) / (2 * 96 * 96 * 56 * 56)
+    depth = cost("Conv", [(1, 96, 56, 56), (96, 1, 3, 3)], [(1, 96, 56, 56)], 1, group=96) / (2 * 96 * 9 * 56 * 56)
+    assert depth > dense
+
+
+def test_small_operators_do_not_gain_from_threads():
+    assert cost("Relu", [(1, 100)], [(1, 100)], 8) == cost("Relu", [(1, 100)], [(1, 100)], 1)
+
+
+def test_renaming_costs_a_call_whatever_the_size():
+    assert cost("Reshape", [(10**6,), (INT64, (2,))], [(1000, 1000)], 1) == cost("Reshape", [(4,)], [(2, 2)], 1)
+
+
+def test_unknown_dimensions_look_cheap_and_lower_the_known_fraction():
+    graph = make_graph(
+        [("Relu", ["x"], ["a"], {}), ("Relu", ["a"], ["b"], {}), ("Relu", ["b"], ["c"], {}), ("Odd", ["c"], ["y"], {})],
+        {"x": (1000, 1000), "a": (1000, 1000), "b": ("n", 1000), "y": (5,)},
+    )
+    costs = estimate_costs(graph, cores=2)
+    known, partly, blind, unheard = costs.node_ns(1)
+    assert known > partly >= blind > 0
+    assert unheard > 0
+    assert costs.known_fraction == pytest.approx(0.25)
+
+
+def test_a_loop_costs_its_body_once_per_iteration():
+    body = make_graph([("Relu", ["a"], ["b"], {})], {"a": (10**6,), "b": (10**6,)})
+
+    def loop(count: int) -> int:
+        graph = make_graph(
+            [("Constant", [], ["m"], {"value_int": count}), ("Loop", ["m", "", "x"], ["y"], {})],
+            {"m": (INT64, ()), "x": (10**6,), "y": (10**6,)},
+            bodies={1: [("body", body)]},
+        )
+        return estimate_costs(graph, cores=1).node_ns(1)[1]
+
+    assert loop(20) == pytest.approx(20 * loop(1), rel=0.05)
+
+
+def test_an_empty_graph_has_costs_too():
+    costs = estimate_costs(make_graph([], {}), cores=4)
+    assert costs.node_ns(3) == ()
+    assert costs.known_fraction == 1.0
+
+
+def test_no_cores_are_refused():
+    with pytest.raises(ConfigError, match="at least 1"):
+        estimate_costs(make_graph([], {}), cores=0)
+
+
+@given(
+    st.sampled_from(["Conv", "MatMul", "Softmax", "LayerNormalization", "Relu", "Transpose", "LSTM", "Frobnicate"]),
+    st.lists(st.integers(0, 600), min_size=3, max_size=3),
+    st.integers(1, 70),
+)
+def test_more_threads_never_look_slower_nor_faster_than_ideal(op_type, sizes, cores):
+    graph, _ = one_node(op_type, [tuple(sizes)] * 3, [tuple(sizes)])
+    costs = estimate_costs(graph, cores=cores)
+    durations = [costs.node_ns(width)[0] for width in range(1, cores + 1)]
+    assert costs.widths[0] == 1
+    assert costs.widths[-1] == cores
+    assert all(slow >= fast > 0 for slow, fast in itertools.pairwise(durations))
+    assert durations[-1] * cores >= durations[0] - cores
+
+
+def test_estimates_are_the_same_twice():
+    graph, _ = one_node("Conv", *CONV)
+    assert estimate_costs(graph, cores=4) == estimate_costs(graph, cores=4)
+    assert isinstance(estimate_costs(graph, cores=4), CostModel)
