@@ -1,0 +1,97 @@
+"""What belongs together: units no cut may separate, branches and layers, candidate partitions.
+
+Everything here is a pure function from values to values: no clock, no thread, no runtime. Candidates
+are proposals with predicted figures; the plan search simulates and measures them.
+"""
+
+from __future__ import annotations
+
+from parallax.partition._branches import (
+    Branch,
+    BranchGraph,
+    NodeClass,
+    classify,
+    find_branches,
+    verify_branches,
+    verify_layers,
+)
+from parallax.partition._dag import (
+    Dag,
+    bottom_levels,
+    critical_path,
+    find_barriers,
+    verify_convex,
+    verify_dag,
+)
+from parallax.partition._refine import (
+    BranchLoad,
+    CostRule,
+    LayerDecision,
+    PaperRule,
+    Reason,
+    RefinementRule,
+    lpt_makespan,
+)
+from parallax.partition._segments import (
+    Boundary,
+    Cause,
+    DraftSegment,
+    Partition,
+    UnitCosts,
+    assemble,
+    by_branches,
+    by_layers,
+    every_unit,
+    find_boundaries,
+    load_layers,
+    uncut,
+    verify_partition,
+)
+from parallax.partition._units import (
+    DEFAULT_TINY_ELEMENTS,
+    UnitGraph,
+    contract,
+    strong_components,
+    verify_units,
+)
+
+__all__ = [
+    "DEFAULT_TINY_ELEMENTS",
+    "Boundary",
+    "Branch",
+    "BranchGraph",
+    "BranchLoad",
+    "Cause",
+    "CostRule",
+    "Dag",
+    "DraftSegment",
+    "LayerDecision",
+    "NodeClass",
+    "PaperRule",
+    "Partition",
+    "Reason",
+    "RefinementRule",
+    "UnitCosts",
+    "UnitGraph",
+    "assemble",
+    "bottom_levels",
+    "by_branches",
+    "by_layers",
+    "classify",
+    "contract",
+    "critical_path",
+    "every_unit",
+    "find_barriers",
+    "find_boundaries",
+    "find_branches",
+    "load_layers",
+    "lpt_makespan",
+    "strong_components",
+    "uncut",
+    "verify_branches",
+    "verify_convex",
+    "verify_dag",
+    "verify_layers",
+    "verify_partition",
+    "verify_units",
+]

@@ -1,0 +1,454 @@
+"""Contraction: nodes that no cut may separate become one *unit*.
+
+A cut costs more than its hand-over where it separates what the backend would have fused, so units
+are joined by every tensor that does not survive the backend's own optimiser. All later algorithms
+choose among cuts between units and cannot make an illegal one.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from parallax.errors import InternalError
+from parallax.partition._constants import find_constants, find_replicable, is_shape_arithmetic
+from parallax.partition._dag import Dag
+
+if TYPE_CHECKING:
+    from parallax.model._graph import OpGraph
+
+CONTROL_FLOW_OPS = frozenset({"If", "Loop", "Scan"})
+
+DEFAULT_TINY_ELEMENTS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitGraph:
+    """A graph seen as units: the finest pieces it may be cut into.
+
+    Invariants (`verify_units` checks them): every node is in exactly one unit, except that the nodes
+    in ``replicated`` are in each unit that reads them; unit indices are a topological order of an
+    acyclic graph, so every unit is convex.
+    """
+
+    units: tuple[tuple[int, ...], ...]
+    """Node indices of each unit, ascending; never empty."""
+    dag: Dag
+    """Edges between units."""
+    unit_of: tuple[int, ...]
+    """The unit of each node; the first of them for a replicated node."""
+    replicated: frozenset[int]
+    """Nodes in more than one unit. Their value depends on no input of the model (a ``Constant``, or what a
+    runtime folds from constants at load), so a copy in each reader costs a run nothing."""
+    reads: tuple[tuple[str, ...], ...]
+    """For each unit the tensors of other units it reads, in order of first use."""
+    writes: tuple[tuple[str, ...], ...]
+    """For each unit the tensors other units read from it, in order of production."""
+    control_flow: frozenset[int]
+    """Units that hold an If, Loop or Scan, or any node with a body."""
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    @property
+    def crossing(self) -> tuple[str, ...]:
+        """Every tensor that crosses between units, in order of production."""
+        return tuple(name for names in self.writes for name in names)
+
+    def nodes_of(self, units: Sequence[int]) -> tuple[int, ...]:
+        """The nodes of several units together, ascending, replicated ones once."""
+        return tuple(sorted({node for unit in units for node in self.units[unit]}))
+
+    def unit_costs(self, node_costs: Sequence[int]) -> tuple[int, ...]:
+        """The sum of a per-node figure over each unit; replicated nodes count nothing, being folded at load."""
+        replicated = self.replicated
+        return tuple(sum(node_costs[node] for node in unit if node not in replicated) for unit in self.units)
+
+
+def contract(
+    graph: OpGraph,
+    *,
+    survivors: frozenset[str] | None = None,
+    cuttable: Callable[[str], bool] | None = None,
+    tiny_elements: int = DEFAULT_TINY_ELEMENTS,
+) -> UnitGraph:
+    """Merge nodes until only cuttable tensors lie between them. O(E log V).
+
+    1. Constants that each reader can copy are set aside (see `find_replicable`); dead nodes, which no output of the
+       model needs, are tied to a live one, so that no unit is without a result.
+    2. Producer and readers of every tensor that may not be cut are joined (union-find).
+    3. Cycles among the joined groups are merged away (strongly connected components, Tarjan 1972, iterative).
+    4. Shape arithmetic on at most ``tiny_elements`` elements joins its only predecessor, else its only successor:
+       neither can close a cycle, since every path to (from) it runs through that neighbour.
+    5. Groups are numbered topologically, the smallest node first where there is a choice.
+
+    Args:
+        survivors: tensors a cut may cross; None allows every tensor. A constant computed once for many
+            readers may be cut regardless: optimisers fold it, so it never survives by name.
+        cuttable: a further condition on a tensor's name (its type, say).
+        tiny_elements: 0 keeps shape arithmetic in units of its own.
+    """
+    constants = find_constants(graph)
+    copied = find_replicable(graph, constants)
+    leader = _join_uncuttable(graph, survivors, cuttable, constants, copied)
+    ordinary = [node.index for node in graph.nodes if node.index not in copied]
+
+    group_of, groups = _number(leader, ordinary)
+    edges = _group_edges(graph, group_of, groups, copied)
+    order = _topological_order(edges)
+    if order is None:
+        group_of, groups = _merge_components(group_of, edges)
+        edges = _group_edges(graph, group_of, groups, copied)
+        order = _topological_order(edges)
+        if order is None:
+            raise InternalError("merging strongly connected components left a cycle among units")
+    if tiny_elements > 0:
+        merged = _attach_tiny(graph, group_of, groups, edges, order, copied, tiny_elements)
+        if merged is not None:
+            group_of, groups = merged
+            edges = _group_edges(graph, group_of, groups, copied)
+            order = _topological_order(edges)
+            if order is None:
+                raise InternalError("attaching shape arithmetic to its only neighbour closed a cycle")
+    return _build(graph, group_of, edges, order, copied)
+
+
+class _UnionFind:
+    def __init__(self, size: int) -> None:
+        self.parent = list(range(size))
+
+    def find(self, item: int) -> int:
+        parent = self.parent
+        while parent[item] != item:
+            parent[item] = parent[parent[item]]
+            item = parent[item]
+        return item
+
+    def union(self, one: int, other: int) -> None:
+        one, other = self.find(one), self.find(other)
+        if one != other:
+            # The smaller index leads, so the result does not depend on the order of calls.
+            self.parent[max(one, other)] = min(one, other)
+
+
+def _join_uncuttable(
+    graph: OpGraph,
+    survivors: frozenset[str] | None,
+    cuttable: Callable[[str], bool] | None,
+    constants: frozenset[int],
+    copied: frozenset[int],
+) -> _UnionFind:
+    joined = _UnionFind(len(graph.nodes))
+    if survivors is not None or cuttable is not None:
+        for name, producer in graph.producers.items():
+            if producer in constants or name not in graph.consumers:
+                continue
+            if (survivors is None or name in survivors) and (cuttable is None or cuttable(name)):
+                continue
+            for consumer in graph.consumers[name]:
+                joined.union(producer, consumer)
+    live, dead = _split_live(graph, copied)
+    if dead:
+        # The last live node has no live successor; a cycle closed by this is merged away with the others.
+        anchor = live[-1] if live else dead[0]
+        for index in dead:
+            joined.union(anchor, index)
+    return joined
+
+
+def _split_live(graph: OpGraph, copied: frozenset[int]) -> tuple[list[int], list[int]]:
+    """Ordinary nodes some output of the model needs, and those none needs; both ascending."""
+    returned = graph.output_names
+    alive = [False] * len(graph.nodes)
+    for node in reversed(graph.nodes):
+        if not alive[node.index]:
+            alive[node.index] = any(name in returned for name in node.outputs)
+        if alive[node.index]:
+            for pred in graph.predecessors[node.index]:
+                alive[pred] = True
+    live: list[int] = []
+    dead: list[int] = []
+    for index, is_alive in enumerate(alive):
+        if index not in copied:
+            (live if is_alive else dead).append(index)
+    return live, dead
+
+
+def _number(joined: _UnionFind, ordinary: Sequence[int]) -> tuple[list[int], list[list[int]]]:
+    """Groups in order of their smallest node; -1 for nodes that are not ordinary."""
+    group_of = [-1] * len(joined.parent)
+    groups: list[list[int]] = []
+    of_leader: dict[int, int] = {}
+    for index in ordinary:
+        leader = joined.find(index)
+        group = of_leader.get(leader)
+        if group is None:
+            group = of_leader[leader] = len(groups)
+            groups.append([])
+        group_of[index] = group
+        groups[group].append(index)
+    return group_of, groups
+
+
+def _group_edges(
+    graph: OpGraph, group_of: Sequence[int], groups: Sequence[Sequence[int]], copied: frozenset[int]
+) -> list[list[int]]:
+    """Distinct predecessor groups of each group, ascending."""
+    predecessors = graph.predecessors
+    rows: list[list[int]] = []
+    for group, nodes in enumerate(groups):
+        row = {group_of[pred] for node in nodes for pred in predecessors[node] if pred not in copied}
+        row.discard(group)
+        rows.append(sorted(row))
+    return rows
+
+
+def _topological_order(predecessors: Sequence[Sequence[int]]) -> list[int] | None:
+    """Kahn's order, lowest index first where there is a choice; None if there is a cycle."""
+    if all(not row or row[-1] < index for index, row in enumerate(predecessors)):
+        return list(range(len(predecessors)))
+    waiting = [len(row) for row in predecessors]
+    successors: list[list[int]] = [[] for _ in predecessors]
+    for head, row in enumerate(predecessors):
+        for tail in row:
+            successors[tail].append(head)
+    ready = [index for index, count in enumerate(waiting) if count == 0]
+    order: list[int] = []
+    while ready:
+        index = heapq.heappop(ready)
+        order.append(index)
+        for head in successors[index]:
+            waiting[head] -= 1
+            if waiting[head] == 0:
+                heapq.heappush(ready, head)
+    return order if len(order) == len(predecessors) else None
+
+
+def strong_components(neighbours: Sequence[Sequence[int]]) -> list[int]:
+    """A component number for each node, equal iff they lie on a common cycle. Tarjan 1972, without recursion."""
+    size = len(neighbours)
+    number = [-1] * size
+    lowest = [0] * size
+    component = [-1] * size
+    path: list[int] = []
+    counter = components = 0
+    for root in range(size):
+        if number[root] >= 0:
+            continue
+        number[root] = lowest[root] = counter
+        counter += 1
+        path.append(root)
+        work = [(root, iter(neighbours[root]))]
+        while work:
+            node, rest = work[-1]
+            for target in rest:
+                if number[target] < 0:
+                    number[target] = lowest[target] = counter
+                    counter += 1
+                    path.append(target)
+                    work.append((target, iter(neighbours[target])))
+                    break
+                if component[target] < 0:
+                    lowest[node] = min(lowest[node], number[target])
+            else:
+                work.pop()
+                if work:
+                    parent = work[-1][0]
+                    lowest[parent] = min(lowest[parent], lowest[node])
+                if lowest[node] == number[node]:
+                    while True:
+                        member = path.pop()
+                        component[member] = components
+                        if member == node:
+                            break
+                    components += 1
+    return component
+
+
+def _merge_components(group_of: Sequence[int], edges: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
+    component = strong_components(edges)
+    merged = _UnionFind(len(group_of))
+    first: dict[int, int] = {}
+    ordinary: list[int] = []
+    for index, group in enumerate(group_of):
+        if group >= 0:
+            ordinary.append(index)
+            merged.union(first.setdefault(component[group], index), index)
+    return _number(merged, ordinary)
+
+
+def _attach_tiny(
+    graph: OpGraph,
+    group_of: Sequence[int],
+    groups: Sequence[Sequence[int]],
+    predecessors: Sequence[Sequence[int]],
+    order: Sequence[int],
+    copied: frozenset[int],
+    tiny_elements: int,
+) -> tuple[list[int], list[list[int]]] | None:
+    returned = graph.output_names
+    tiny = [
+        all(is_shape_arithmetic(graph, graph.nodes[index], tiny_elements) for index in nodes)
+        and not any(name in returned for index in nodes for name in graph.nodes[index].outputs)
+        for nodes in groups
+    ]
+    if not any(tiny):
+        return None
+    successors: list[list[int]] = [[] for _ in groups]
+    for head, row in enumerate(predecessors):
+        for tail in row:
+            successors[tail].append(head)
+    merged = _UnionFind(len(groups))
+    attached = [False] * len(groups)
+    for group in order:
+        if tiny[group]:
+            neighbours = {merged.find(pred) for pred in predecessors[group]}
+            if len(neighbours) == 1:
+                merged.union(neighbours.pop(), group)
+                attached[group] = True
+    for group in reversed(order):
+        if tiny[group] and not attached[group]:
+            own = merged.find(group)
+            if own != group or any(attached[target] and merged.find(target) == own for target in successors[group]):
+                continue  # others were attached to it: it is no longer this group alone
+            neighbours = {merged.find(target) for target in successors[group]}
+            if len(neighbours) == 1:
+                merged.union(neighbours.pop(), group)
+    nodes = _UnionFind(len(group_of))
+    ordinary: list[int] = []
+    first: dict[int, int] = {}
+    for index, group in enumerate(group_of):
+        if group >= 0:
+            ordinary.append(index)
+            nodes.union(first.setdefault(merged.find(group), index), index)
+    return _number(nodes, ordinary)
+
+
+def _build(
+    graph: OpGraph,
+    group_of: Sequence[int],
+    predecessors: Sequence[Sequence[int]],
+    order: Sequence[int],
+    copied: frozenset[int],
+) -> UnitGraph:
+    rank = [0] * len(order)
+    for position, group in enumerate(order):
+        rank[group] = position
+    members: list[list[int]] = [[] for _ in order]
+    unit_of = [-1 if group < 0 else rank[group] for group in group_of]
+    for index, unit in enumerate(unit_of):
+        if unit >= 0:
+            members[unit].append(index)
+    replicated = _place_copies(graph, unit_of, members, copied)
+    rows = [[rank[pred] for pred in predecessors[group]] for group in order]
+    rows.extend([] for _ in range(len(members) - len(order)))
+    reads, writes = _crossing_tensors(graph, unit_of, members, copied)
+    return UnitGraph(
+        units=tuple(tuple(sorted(nodes)) for nodes in members),
+        dag=Dag.from_predecessors(rows),
+        unit_of=tuple(unit_of),
+        replicated=frozenset(replicated),
+        reads=reads,
+        writes=writes,
+        control_flow=frozenset(
+            unit_of[node.index] for node in graph.nodes if node.bodies or node.op_type in CONTROL_FLOW_OPS
+        ),
+    )
+
+
+def _place_copies(
+    graph: OpGraph, unit_of: list[int], members: list[list[int]], copied: frozenset[int]
+) -> frozenset[int]:
+    """Put each copied constant into every unit that reads it, directly or through another. Returns those in several."""
+    replicated: set[int] = set()
+    places: dict[int, set[int]] = {}
+    for index in sorted(copied, reverse=True):
+        units: set[int] = set()
+        for target in graph.successors[index]:
+            if target in copied:
+                units |= places[target]
+            else:
+                units.add(unit_of[target])
+        if not units:
+            # Read by nobody: kept, so that every node has a unit, where it does not matter.
+            units.add(0)
+            if not members:
+                members.append([])  # the model is nothing but unread constants
+        places[index] = units
+        unit_of[index] = min(units)
+        for unit in units:
+            members[unit].append(index)
+        if len(units) > 1:
+            replicated.add(index)
+    return frozenset(replicated)
+
+
+def _crossing_tensors(
+    graph: OpGraph, unit_of: Sequence[int], members: Sequence[Sequence[int]], copied: frozenset[int]
+) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, ...], ...]]:
+    reads: list[dict[str, None]] = [{} for _ in members]
+    written: set[str] = set()
+    for node in graph.nodes:
+        if node.index in copied:
+            continue
+        unit = unit_of[node.index]
+        for name in (*node.inputs, *node.captures):
+            producer = graph.producers.get(name)
+            if producer is not None and producer not in copied and unit_of[producer] != unit:
+                reads[unit][name] = None
+                written.add(name)
+    writes: list[list[str]] = [[] for _ in members]
+    for node in graph.nodes:
+        if node.index not in copied:
+            writes[unit_of[node.index]].extend(name for name in node.outputs if name in written)
+    return tuple(tuple(names) for names in reads), tuple(tuple(names) for names in writes)
+
+
+def verify_units(graph: OpGraph, units: UnitGraph, *, survivors: frozenset[str] | None = None) -> None:
+    """Judge of a contraction, from the graph alone. O(V + E).
+
+    Raises: InternalError if a node has no unit or several without being a constant, a unit is empty or
+        out of order, an edge is missing or goes backwards, or a tensor that is no survivor is cut.
+    """
+    homes: list[list[int]] = [[] for _ in graph.nodes]
+    for unit, nodes in enumerate(units.units):
+        if not nodes or list(nodes) != sorted(set(nodes)):
+            raise InternalError(f"unit {unit} is empty, unsorted or repeats a node: {nodes}")
+        for index in nodes:
+            homes[index].append(unit)
+    constants = find_constants(graph)
+    for index, places in enumerate(homes):
+        name = graph.nodes[index].name
+        if not places:
+            raise InternalError("a node is in no unit", where=name)
+        if units.unit_of[index] != places[0]:
+            raise InternalError(f"unit_of says {units.unit_of[index]}, the units say {places}", where=name)
+        if (len(places) > 1) != (index in units.replicated):
+            raise InternalError(f"replicated nodes and units disagree: units {places}", where=name)
+        if len(places) > 1 and index not in constants:
+            raise InternalError(f"a node that depends on the inputs is in several units: {places}", where=name)
+    edges: set[tuple[int, int]] = set()
+    crossing: set[str] = set()
+    for node in graph.nodes:
+        for name in (*node.inputs, *node.captures):
+            producer = graph.producers.get(name)
+            if producer is None:
+                continue
+            for unit in homes[node.index]:
+                if unit in homes[producer]:
+                    continue
+                if len(homes[producer]) > 1:
+                    raise InternalError(f"unit {unit} reads '{name}' but has no copy of it", where=node.name)
+                if survivors is not None and name not in survivors and producer not in constants:
+                    raise InternalError(f"a cut runs through '{name}', which does not survive", where=node.name)
+                if homes[producer][0] > unit:
+                    raise InternalError(f"unit {unit} reads '{name}' from the later unit {homes[producer][0]}")
+                edges.add((homes[producer][0], unit))
+                crossing.add(name)
+    stated = {(pred, unit) for unit, preds in enumerate(units.dag.predecessors) for pred in preds}
+    if edges != stated:
+        raise InternalError(f"unit edges differ from the graph's: {sorted(edges ^ stated)[:3]}")
+    if crossing != set(units.crossing):
+        raise InternalError(f"crossing tensors differ from the graph's: {sorted(crossing ^ set(units.crossing))[:3]}")

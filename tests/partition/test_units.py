@@ -1,0 +1,379 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parallax.errors import InternalError
+from parallax.model._graph import OpGraph
+from parallax.partition import Dag, UnitGraph, contract, strong_components, verify_convex, verify_units
+from tests.partition._graphs import dags, edge_lists, graph_of_edges, op_graph, reachability
+
+
+def test_without_limits_every_node_is_a_unit() -> None:
+    graph = graph_of_edges(4, [(0, 1), (0, 2), (1, 3), (2, 3)])
+    units = contract(graph)
+    assert units.units == ((0,), (1,), (2,), (3,))
+    assert units.dag == Dag.from_graph(graph)
+    assert units.reads == ((), ("t0",), ("t0",), ("t1", "t2"))
+    assert units.crossing == ("t0", "t1", "t2")
+
+
+def test_a_tensor_that_does_not_survive_joins_its_producer_and_readers() -> None:
+    # conv -> relu is fused by the backend, so 'a' is no survivor.
+    graph = op_graph(
+        [
+            ("conv1", "Conv", ["x", "w"], ["a"]),
+            ("relu1", "Relu", ["a"], ["b"]),
+            ("conv2", "Conv", ["b", "w"], ["c"]),
+            ("add", "Add", ["b", "c"], ["y"]),
+        ],
+        outputs=["y"],
+        initializers=["w"],
+    )
+    units = contract(graph, survivors=frozenset({"b", "c", "y"}))
+    verify_units(graph, units, survivors=frozenset({"b", "c", "y"}))
+    assert units.units == ((0, 1), (2,), (3,))
+    assert units.crossing == ("b", "c")
+
+
+def test_a_further_condition_on_names_is_obeyed() -> None:
+    graph = graph_of_edges(3, [(0, 1), (1, 2)])
+    assert contract(graph, cuttable=lambda name: name != "t1").units == ((0,), (1, 2))
+    assert contract(graph, survivors=frozenset({"t1"}), cuttable=lambda name: name != "t1").units == ((0, 1, 2),)
+
+
+def test_a_cycle_among_units_is_merged_away() -> None:
+    # 0 and 3 are joined; 0 -> 1 -> 3 would leave the unit and come back, 0 -> 2 is free to go.
+    graph = op_graph(
+        [
+            ("n0", "Split", ["x"], ["a", "b"]),
+            ("n1", "Relu", ["b"], ["c"]),
+            ("n2", "Relu", ["b"], ["z"]),
+            ("n3", "Add", ["a", "c"], ["y"]),
+        ],
+        outputs=["y", "z"],
+    )
+    survivors = frozenset({"b", "c"})
+    units = contract(graph, survivors=survivors)
+    verify_units(graph, units, survivors=survivors)
+    assert units.units == ((0, 1, 3), (2,))
+
+
+def test_units_are_ordered_topologically_even_where_their_first_nodes_are_not() -> None:
+    # Unit {0, 3} needs node 2, which needs node 1: the unit with the smallest node comes last.
+    graph = op_graph(
+        [
+            ("n0", "Relu", ["x"], ["a"]),
+            ("n1", "Relu", ["x"], ["b"]),
+            ("n2", "Relu", ["b"], ["c"]),
+            ("n3", "Add", ["a", "c"], ["y"]),
+        ],
+        outputs=["y"],
+    )
+    units = contract(graph, survivors=frozenset({"b", "c"}))
+    verify_units(graph, units, survivors=frozenset({"b", "c"}))
+    assert units.units == ((1,), (2,), (0, 3))
+    assert units.unit_of == (2, 0, 1, 2)
+
+
+def test_each_reader_of_a_constant_has_a_copy() -> None:
+    graph = op_graph(
+        [
+            ("two", "Constant", [], ["two"]),
+            ("left", "Mul", ["x", "two"], ["a"]),
+            ("right", "Pow", ["x", "two"], ["b"]),
+            ("join", "Add", ["a", "b"], ["y"]),
+        ],
+        outputs=["y"],
+    )
+    units = contract(graph, survivors=frozenset({"a", "b"}))
+    verify_units(graph, units, survivors=frozenset({"a", "b"}))
+    assert units.units == ((0, 1), (0, 2), (3,))
+    assert units.replicated == {0}
+    assert units.crossing == ("a", "b")
+    assert units.unit_costs([100, 1, 2, 4]) == (1, 2, 4)
+    assert units.nodes_of([0, 1]) == (0, 1, 2)
+
+
+def test_what_is_folded_from_constants_is_copied_with_them() -> None:
+    graph = op_graph(
+        [
+            ("shape", "Constant", [], ["shape"]),
+            ("zeros", "ConstantOfShape", ["shape"], ["zeros"]),
+            ("left", "Add", ["x", "zeros"], ["a"]),
+            ("right", "Sub", ["x", "zeros"], ["b"]),
+        ],
+        outputs=["a", "b"],
+        shapes={"zeros": (8,)},
+    )
+    units = contract(graph)
+    verify_units(graph, units)
+    assert units.units == ((0, 1, 2), (0, 1, 3))
+
+
+def test_a_large_folded_constant_with_two_readers_is_computed_once_and_may_be_cut() -> None:
+    graph = op_graph(
+        [
+            ("turned", "Transpose", ["w"], ["turned"]),
+            ("left", "MatMul", ["x", "turned"], ["a"]),
+            ("right", "MatMul", ["z", "turned"], ["b"]),
+        ],
+        outputs=["a", "b"],
+        initializers=["w"],
+        shapes={"w": (4096, 4096), "turned": (4096, 4096)},
+    )
+    units = contract(graph, survivors=frozenset())
+    verify_units(graph, units, survivors=frozenset())
+    assert units.units == ((0,), (1,), (2,))
+    assert not units.replicated
+
+
+def test_a_large_folded_constant_with_one_reader_joins_it() -> None:
+    graph = op_graph(
+        [("turned", "Transpose", ["w"], ["turned"]), ("mm", "MatMul", ["x", "turned"], ["y"])],
+        outputs=["y"],
+        initializers=["w"],
+        shapes={"turned": (4096, 4096)},
+    )
+    assert contract(graph).units == ((0, 1),)
+
+
+def test_an_overridable_initializer_is_no_constant() -> None:
+    graph = op_graph(
+        [("neg", "Neg", ["w"], ["n"]), ("a", "Add", ["x", "n"], ["a"]), ("b", "Sub", ["x", "n"], ["b"])],
+        outputs=["a", "b"],
+        initializers=["w"],
+        shapes={"w": (2,), "n": (2,)},
+    )
+    assert contract(graph).replicated == {0}
+    fed = dataclasses.replace(graph, overridable=(graph.tensors["w"],))
+    assert contract(fed, tiny_elements=0).units == ((0,), (1,), (2,))
+
+
+def test_random_constants_are_not_copied() -> None:
+    graph = op_graph(
+        [("noise", "RandomNormal", [], ["r"]), ("a", "Add", ["x", "r"], ["a"]), ("b", "Sub", ["x", "r"], ["b"])],
+        outputs=["a", "b"],
+        shapes={"r": (2,)},
+    )
+    assert contract(graph).units == ((0,), (1,), (2,))
+
+
+def test_a_constant_the_model_returns_stays_in_one_place() -> None:
+    graph = op_graph(
+        [("two", "Constant", [], ["two"]), ("a", "Add", ["x", "two"], ["a"]), ("b", "Sub", ["x", "two"], ["b"])],
+        outputs=["a", "b", "two"],
+    )
+    units = contract(graph)
+    verify_units(graph, units)
+    assert units.units == ((0,), (1,), (2,))
+    assert units.crossing == ("two",)
+
+
+def test_a_copy_never_reads_a_constant_that_is_not_copied() -> None:
+    # 'size' is small, but made from a constant the model returns.
+    graph = op_graph(
+        [
+            ("kept", "Constant", [], ["kept"]),
+            ("size", "Shape", ["kept"], ["size"]),
+            ("a", "Reshape", ["x", "size"], ["a"]),
+            ("b", "Reshape", ["z", "size"], ["b"]),
+        ],
+        outputs=["a", "b", "kept"],
+        shapes={"size": (1,)},
+    )
+    units = contract(graph, survivors=frozenset(), tiny_elements=0)
+    verify_units(graph, units, survivors=frozenset())
+    assert units.units == ((0,), (1,), (2,), (3,))
+
+
+def test_shape_arithmetic_joins_what_it_measures() -> None:
+    graph = op_graph(
+        [
+            ("conv", "Conv", ["x", "w"], ["a"]),
+            ("shape", "Shape", ["a"], ["s"]),
+            ("pick", "Gather", ["s", "zero"], ["n"]),
+            ("left", "Relu", ["a"], ["b"]),
+            ("right", "Reshape", ["b", "n"], ["y"]),
+        ],
+        outputs=["y"],
+        initializers=["w", "zero"],
+        shapes={"s": (4,), "zero": (1,), "n": (1,), "a": (1, 64, 80, 80)},
+    )
+    units = contract(graph)
+    verify_units(graph, units)
+    assert units.units == ((0, 1, 2), (3,), (4,))
+    assert contract(graph, tiny_elements=0).units == ((0,), (1,), (2,), (3,), (4,))
+
+
+def test_shape_arithmetic_on_two_tensors_joins_its_only_reader() -> None:
+    graph = op_graph(
+        [
+            ("p", "Conv", ["x", "w"], ["p"]),
+            ("q", "Conv", ["x", "w"], ["q"]),
+            ("sp", "Shape", ["p"], ["sp"]),
+            ("sq", "Shape", ["q"], ["sq"]),
+            ("sum", "Add", ["sp", "sq"], ["s"]),
+            ("end", "Expand", ["p", "s"], ["y"]),
+        ],
+        outputs=["y", "q"],
+        initializers=["w"],
+        shapes={"sp": (4,), "sq": (4,), "s": (4,), "p": (1, 64, 80, 80), "q": (1, 64, 80, 80)},
+    )
+    units = contract(graph)
+    verify_units(graph, units)
+    assert units.units == ((0, 2), (1, 3), (4, 5))
+
+
+def test_dead_nodes_never_make_a_unit_without_results() -> None:
+    graph = op_graph(
+        [
+            ("a", "Relu", ["x"], ["a"]),
+            ("unused", "Exp", ["a"], ["u"]),
+            ("y", "Neg", ["a"], ["y"]),
+            ("unread", "Constant", [], ["c"]),
+        ],
+        outputs=["y"],
+    )
+    units = contract(graph)
+    verify_units(graph, units)
+    assert units.units == ((0, 3), (1, 2))
+
+
+@pytest.mark.parametrize("rows", [[], [("c", "Constant", [], ["c"])], [("dead", "Relu", ["x"], ["u"])]])
+def test_graphs_without_work_are_contracted_too(rows: list[tuple[str, str, list[str], list[str]]]) -> None:
+    graph = op_graph(rows, outputs=["x"])
+    units = contract(graph)
+    verify_units(graph, units)
+    assert len(units) == len(rows)
+
+
+def test_control_flow_is_marked_and_its_captures_are_dependencies() -> None:
+    body = op_graph([("inner", "Neg", ["a"], ["r"])], outputs=["r"])
+    graph = op_graph(
+        [("a", "Relu", ["x"], ["a"]), ("cond", "If", ["c"], ["y"])],
+        outputs=["y"],
+        bodies={"cond": body},
+        captures={"cond": ["a"]},
+    )
+    units = contract(graph)
+    verify_units(graph, units)
+    assert units.units == ((0,), (1,))
+    assert units.control_flow == {1}
+    assert units.reads == ((), ("a",))
+
+
+@given(edge_lists(), st.data())
+def test_any_survivors_give_convex_units_in_topological_order(
+    drawn: tuple[int, list[tuple[int, int]]], data: st.DataObject
+) -> None:
+    graph = graph_of_edges(*drawn)
+    survivors = (
+        frozenset(data.draw(st.sets(st.sampled_from(sorted(graph.producers))))) if graph.producers else frozenset()
+    )
+    units = contract(graph, survivors=survivors)
+    verify_units(graph, units, survivors=survivors)
+    for members in units.units:
+        verify_convex(Dag.from_graph(graph), members)
+
+
+@given(edge_lists(max_size=25), st.data())
+def test_contraction_merges_no_more_than_it_must(drawn: tuple[int, list[tuple[int, int]]], data: st.DataObject) -> None:
+    """Oracle: the finest partition closed under sharing an uncuttable tensor and lying on a common cycle."""
+    graph = graph_of_edges(*drawn)
+    survivors = (
+        frozenset(data.draw(st.sets(st.sampled_from(sorted(graph.producers))))) if graph.producers else frozenset()
+    )
+    group = list(range(len(graph.nodes)))
+
+    def merge(one: int, other: int) -> None:
+        low, high = sorted((group[one], group[other]))
+        group[:] = [low if each == high else each for each in group]
+
+    for name, readers in graph.consumers.items():
+        if name in graph.producers and name not in survivors:
+            for reader in readers:
+                merge(graph.producers[name], reader)
+    changed = True
+    while changed:
+        changed = False
+        reach = {each: {each} for each in group}
+        for _ in group:
+            for head, preds in enumerate(graph.predecessors):
+                for tail in preds:
+                    for each in reach:
+                        if group[tail] in reach[each]:
+                            reach[each].add(group[head])
+        for one in range(len(group)):
+            for other in range(one):
+                if (
+                    group[one] != group[other]
+                    and group[one] in reach[group[other]]
+                    and group[other] in reach[group[one]]
+                ):
+                    merge(one, other)
+                    changed = True
+    expected = {tuple(node for node in range(len(group)) if group[node] == each) for each in group}
+    assert set(contract(graph, survivors=survivors).units) == expected
+
+
+@given(dags(max_size=30), st.data())
+def test_strong_components_are_mutual_reachability(dag: Dag, data: st.DataObject) -> None:
+    size = len(dag)
+    pairs = st.tuples(st.integers(0, max(size - 1, 0)), st.integers(0, max(size - 1, 0)))
+    back = data.draw(st.lists(pairs, max_size=4)) if size else []
+    neighbours = [list(row) for row in dag.successors]
+    for tail, head in back:
+        neighbours[tail].append(head)
+    reach = [{node} for node in range(size)]
+    for _ in range(size):
+        for node in range(size):
+            for target in neighbours[node]:
+                reach[node] |= reach[target]
+    component = strong_components(neighbours)
+    for one in range(size):
+        for other in range(size):
+            assert (component[one] == component[other]) == (other in reach[one] and one in reach[other])
+
+
+def test_a_long_chain_needs_no_recursion() -> None:
+    size = 5000
+    neighbours = [[node + 1] for node in range(size - 1)] + [[0]]
+    assert set(strong_components(neighbours)) == {0}
+
+
+def _diamond() -> tuple[OpGraph, UnitGraph]:
+    graph = graph_of_edges(4, [(0, 1), (0, 2), (1, 3), (2, 3)])
+    return graph, contract(graph)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"units": ((0,), (1,), (2,), ())}, "empty"),
+        ({"units": ((0,), (1,), (2,), (2, 3))}, "disagree"),
+        ({"units": ((0,), (1,), (2,), (2, 3)), "replicated": frozenset({2})}, "depends on the inputs"),
+        ({"units": ((1,), (0,), (2,), (3,)), "unit_of": (1, 0, 2, 3)}, "from the later unit"),
+        ({"unit_of": (0, 2, 1, 3)}, "unit_of"),
+        ({"dag": Dag.from_edges(4, [(0, 1), (0, 2), (1, 3)])}, "edges differ"),
+        ({"writes": (("t0",), ("t1",), (), ())}, "crossing tensors"),
+    ],
+)
+def test_the_judge_of_units_finds_broken_ones(change: dict[str, object], message: str) -> None:
+    graph, units = _diamond()
+    verify_units(graph, units)
+    with pytest.raises(InternalError, match=message):
+        verify_units(graph, dataclasses.replace(units, **change))  # type: ignore[arg-type]
+
+
+def test_the_judge_of_units_finds_a_cut_through_a_tensor_that_does_not_survive() -> None:
+    graph, units = _diamond()
+    with pytest.raises(InternalError, match="'t1', which does not survive"):
+        verify_units(graph, units, survivors=frozenset({"t0", "t2"}))
+
+
+def test_reachability_oracle_counts_itself_out() -> None:
+    assert reachability(Dag.from_edges(3, [(0, 1), (1, 2)])) == [{1, 2}, {2}, set()]
