@@ -1,0 +1,23 @@
+"""What is it: loading and checking models, the operator graph, and sub-models cut out of it.
+
+Weights are never read or copied here: files are mapped, and a weight is a view. ONNX's messages do
+not leave this package.
+"""
+
+from parallax.model._extract import SegmentModel
+from parallax.model._graph import CONSTANT_BYTES, Dim, Node, OpGraph, TensorInfo, constant_value
+from parallax.model._model import Model, load_model
+from parallax.model._source import ModelSource
+
+__all__ = [
+    "CONSTANT_BYTES",
+    "Dim",
+    "Model",
+    "ModelSource",
+    "Node",
+    "OpGraph",
+    "SegmentModel",
+    "TensorInfo",
+    "constant_value",
+    "load_model",
+]

@@ -1,0 +1,103 @@
+"""Attributes of a node as plain values, and the small constants that nodes and tensors hold."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from parallax.model._graph import CONSTANT_BYTES
+
+_log = logging.getLogger(__name__)
+
+_A = onnx.AttributeProto
+_SCALARS = {_A.FLOAT: "f", _A.INT: "i"}
+_LISTS = {_A.FLOATS: "floats", _A.INTS: "ints"}
+
+
+class Attributes(Mapping[str, object]):
+    """The scalar, string and tuple attributes of a node, decoded on first access."""
+
+    __slots__ = ("_proto", "_values")
+
+    def __init__(self, proto: onnx.NodeProto) -> None:
+        self._proto: onnx.NodeProto = proto
+        self._values: dict[str, object] | None = None
+
+    def _decoded(self) -> dict[str, object]:
+        if self._values is None:
+            self._values = _decode(self._proto)
+        return self._values
+
+    def __getitem__(self, name: str) -> object:
+        return self._decoded()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._decoded())
+
+    def __len__(self) -> int:
+        return len(self._decoded())
+
+    def __repr__(self) -> str:
+        return repr(self._decoded())
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return dict, (self._decoded(),)
+
+
+def _decode(proto: onnx.NodeProto) -> dict[str, object]:
+    out: dict[str, object] = {}
+    for attribute in proto.attribute:
+        kind = attribute.type
+        if (field := _SCALARS.get(kind)) is not None:
+            out[attribute.name] = getattr(attribute, field)
+        elif (field := _LISTS.get(kind)) is not None:
+            out[attribute.name] = tuple(getattr(attribute, field))
+        elif kind == _A.STRING:
+            out[attribute.name] = _text(attribute.s)
+        elif kind == _A.STRINGS:
+            out[attribute.name] = tuple(_text(item) for item in attribute.strings)
+    return out
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", errors="backslashreplace")
+
+
+def tensor_value(tensor: onnx.TensorProto) -> npt.NDArray[np.generic] | None:
+    """A small tensor's value, read-only; None for strings, external data and what cannot be decoded."""
+    if tensor.data_type == onnx.TensorProto.STRING or tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return None
+    try:
+        array: npt.NDArray[np.generic] = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError) as exc:
+        _log.debug("constant %r cannot be decoded: %s", tensor.name, exc)
+        return None
+    return _frozen(array)
+
+
+def constant_node_value(node: onnx.NodeProto) -> npt.NDArray[np.generic] | None:
+    """The value of a Constant node's output, read-only; None for strings, sparse and large ones."""
+    for attribute in node.attribute:
+        if attribute.name == "value":
+            return tensor_value(attribute.t)
+        if attribute.name == "value_int":
+            return _frozen(np.array(attribute.i, np.int64))
+        if attribute.name == "value_ints":
+            return _frozen(np.array(attribute.ints, np.int64))
+        if attribute.name == "value_float":
+            return _frozen(np.array(attribute.f, np.float32))
+        if attribute.name == "value_floats":
+            return _frozen(np.array(attribute.floats, np.float32))
+    return None
+
+
+def _frozen(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic] | None:
+    if array.nbytes > CONSTANT_BYTES:
+        return None
+    array.flags.writeable = False
+    return array

@@ -1,0 +1,212 @@
+"""Cut sub-models out of a loaded model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from parallax.errors import InternalError
+from parallax.model._build import Built
+from parallax.model._inference import InferredTypes
+from parallax.model._nested import restore, restore_nested
+from parallax.model._weights import HANDED_OVER, Weight
+
+_MARK = onnx.StringStringEntryProto(key="location", value="*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentModel:
+    """A model of its own, cut out of a larger one.
+
+    ``proto`` is a serialised ModelProto in which the tensors of ``weights`` are marked external
+    without a usable location: hand them to ``SessionOptions.add_external_initializers``.
+    """
+
+    name: str
+    proto: bytes = field(repr=False)
+    weights: Mapping[str, npt.NDArray[np.generic]] = field(repr=False)
+    """Read-only views on the model's file or bytes, possibly unaligned; they keep it alive."""
+    weight_types: Mapping[str, int] = field(repr=False)
+    """onnx.TensorProto.DataType of each weight, which numpy's dtype alone does not tell (bfloat16, float8)."""
+
+
+class Extractor:
+    """Indexes a model once, so that each extraction costs only its own size."""
+
+    def __init__(
+        self,
+        skeleton: onnx.ModelProto,
+        built: Built,
+        weights: Mapping[str, Weight],
+        nested: Mapping[int, Weight],
+        infer: Callable[[], InferredTypes],
+    ) -> None:
+        self._skeleton = skeleton
+        self._graph = built.graph
+        self._protos = built.protos
+        self._weights = weights
+        self._nested = nested
+        self._infer = infer
+        graph = skeleton.graph
+        self._inputs: dict[str, onnx.ValueInfoProto] = {value.name: value for value in reversed(graph.input)}
+        self._outputs: dict[str, onnx.ValueInfoProto] = {value.name: value for value in reversed(graph.output)}
+        self._stated: dict[str, onnx.ValueInfoProto] = {value.name: value for value in graph.value_info}
+        self._initializers = {tensor.name: tensor for tensor in graph.initializer}
+        self._sparse = {tensor.values.name: tensor for tensor in graph.sparse_initializer}
+        self._annotations = {note.tensor_name: note for note in graph.quantization_annotation}
+        self._overridable = frozenset(info.name for info in built.graph.overridable)
+
+    def can_cut(self, name: str) -> bool:
+        """See ``Model.can_cut``."""
+        if name in self._sparse:
+            return False
+        if (tensor := self._initializers.get(name)) is not None:
+            return bool(tensor.data_type != onnx.TensorProto.STRING)
+        kind = self._type(name)
+        return kind is not None and bool(kind.tensor_type.elem_type != onnx.TensorProto.STRING)
+
+    def extract(
+        self, nodes: Sequence[int], inputs: Sequence[str], outputs: Sequence[str], *, name: str
+    ) -> SegmentModel:
+        """See ``Model.extract``."""
+        model = self._shell()
+        graph = model.graph
+        order = sorted(set(nodes))
+        graph.node.extend([self._protos[index] for index in order])
+        if self._nested:
+            restore_nested(graph.node, self._nested)
+
+        fed = set(inputs)
+        produced: set[str] = set()
+        reads: dict[str, None] = {}
+        for index in order:
+            node = self._graph.nodes[index]
+            for read in (*node.inputs, *node.captures):
+                if read and read not in produced:
+                    reads[read] = None
+            produced.update(node.outputs)
+
+        wanted = [read for read in reads if read not in fed]
+        wanted += [out for out in outputs if out not in produced and out not in fed and out not in reads]
+        weights: dict[str, npt.NDArray[np.generic]] = {}
+        types: dict[str, int] = {}
+        graph.input.extend([self._input(read) for read in inputs])
+        for tensor_name in (*(i for i in inputs if i in self._overridable), *wanted):
+            if not self._take_initializer(graph, tensor_name, weights, types):
+                raise InternalError(
+                    f"segment {name!r} needs tensor {tensor_name!r}, which is neither fed to it nor produced by it"
+                )
+            if tensor_name in self._overridable and tensor_name not in fed:
+                graph.input.append(self._inputs[tensor_name])
+        graph.output.extend([self._output(out) for out in outputs])
+
+        declared = fed.union(outputs)
+        if self._stated:
+            graph.value_info.extend(
+                [self._stated[t] for t in sorted(produced) if t in self._stated and t not in declared]
+            )
+        if self._annotations:
+            seen = produced | reads.keys()
+            graph.quantization_annotation.extend([self._annotations[t] for t in sorted(seen) if t in self._annotations])
+        return SegmentModel(name=name, proto=model.SerializeToString(), weights=weights, weight_types=types)
+
+    def _shell(self) -> onnx.ModelProto:
+        """A model with everything but the graph's content."""
+        source = self._skeleton
+        model = onnx.ModelProto()
+        model.opset_import.extend(source.opset_import)
+        model.metadata_props.extend(source.metadata_props)
+        for attribute in ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string"):
+            if source.HasField(attribute):
+                setattr(model, attribute, getattr(source, attribute))
+        model.graph.name = source.graph.name
+        model.graph.doc_string = source.graph.doc_string
+        model.graph.metadata_props.extend(source.graph.metadata_props)
+        return model
+
+    def _take_initializer(
+        self,
+        graph: onnx.GraphProto,
+        name: str,
+        weights: dict[str, npt.NDArray[np.generic]],
+        types: dict[str, int],
+    ) -> bool:
+        tensor = self._initializers.get(name)
+        if tensor is None:
+            sparse = self._sparse.get(name)
+            if sparse is None:
+                return False
+            graph.sparse_initializer.append(sparse)
+            return True
+        weight = self._weights.get(name)
+        if weight is None:
+            graph.initializer.append(tensor)
+            return True
+        # Built anew: the original may carry a location, or payload fields that the mark would contradict.
+        copy = graph.initializer.add(name=name, data_type=weight.dtype, dims=weight.dims)
+        if weight.nbytes and weight.dtype in HANDED_OVER:
+            copy.data_location = onnx.TensorProto.EXTERNAL
+            copy.external_data.append(_MARK)
+            weights[name] = weight.view()
+            types[name] = weight.dtype
+        else:
+            restore(copy, weight)
+        return True
+
+    def _input(self, name: str) -> onnx.ValueInfoProto:
+        declared = self._inputs.get(name)
+        if declared is not None:
+            return declared
+        return self._declare(name, shape_of_output=False)
+
+    def _output(self, name: str) -> onnx.ValueInfoProto:
+        declared = self._outputs.get(name) or self._inputs.get(name)
+        if declared is not None and declared.type.WhichOneof("value") is not None:
+            return declared
+        return self._declare(name, shape_of_output=True)
+
+    def _declare(self, name: str, *, shape_of_output: bool) -> onnx.ValueInfoProto:
+        value = onnx.ValueInfoProto(name=name)
+        tensor = self._initializers.get(name)
+        if tensor is not None:
+            value.type.tensor_type.elem_type = tensor.data_type
+            value.type.tensor_type.shape.SetInParent()
+            for dim in tensor.dims:
+                value.type.tensor_type.shape.dim.add(dim_value=dim)
+            return value
+        kind = self._type(name)
+        if kind is None:
+            if shape_of_output and name in self._outputs:
+                return value  # ONNX Runtime infers the type of an untyped output
+            raise InternalError(f"tensor {name!r} has no known element type and cannot cross a segment")
+        value.type.CopyFrom(kind)
+        return value
+
+    def _type(self, name: str) -> onnx.TypeProto | None:
+        """Type to declare for a tensor: proven sizes only (see ``_inference``), None unless a typed tensor."""
+        if (declared := self._inputs.get(name)) is not None:
+            return declared.type if _elem_type(declared.type) else None
+        if name not in self._graph.producers:
+            return None
+        types = self._infer()
+        proven = types.proven.get(name)
+        if proven is not None and _elem_type(proven):
+            return proven
+        for source in (types.believed.get(name), self._stated_type(name)):
+            if source is not None and (elem_type := _elem_type(source)):
+                bare = onnx.TypeProto()
+                bare.tensor_type.elem_type = elem_type
+                return bare
+        return None
+
+    def _stated_type(self, name: str) -> onnx.TypeProto | None:
+        value = self._stated.get(name) or self._outputs.get(name)
+        return None if value is None else value.type
+
+
+def _elem_type(kind: onnx.TypeProto) -> int:
+    return int(kind.tensor_type.elem_type) if kind.WhichOneof("value") == "tensor_type" else 0

@@ -1,0 +1,83 @@
+"""Types of every tensor, by ONNX's shape inference, without trusting what the file says of them.
+
+Files often carry stale ``value_info`` and output shapes (a batch size edited after export). ONNX
+Runtime believes its own inference first and only warns; but a segment's *input* with a wrong static
+shape would be refused when fed. So inference runs from graph inputs and operators alone (*proven*
+types). Where that leaves gaps the file can fill (operators of other domains), it runs a second time
+with the file's statements in the gaps (*believed* types), good for costs but not for declaring shapes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx
+import onnx.shape_inference
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferredTypes:
+    """Types by tensor name; ``bodies`` is the graph that inference annotated, for types inside bodies."""
+
+    proven: Mapping[str, onnx.TypeProto]
+    believed: Mapping[str, onnx.TypeProto]
+    annotated: onnx.GraphProto
+
+
+def infer_types(model: onnx.ModelProto) -> InferredTypes:
+    """Infer the types of every tensor of a model without its weights. Never fails: it learns less instead."""
+    stated = {value.name: value.type for value in (*model.graph.value_info, *model.graph.output)}
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.value_info[:]
+    for value in bare.graph.output:
+        if value.type.WhichOneof("value") == "tensor_type":
+            value.type.tensor_type.ClearField("shape")
+    graph = _infer(bare)
+    proven = {value.name: value.type for value in (*graph.value_info, *graph.output)}
+    produced = {name for node in model.graph.node for name in node.output}
+    gaps = [name for name, kind in stated.items() if name in produced and knowledge(kind) > knowledge(proven.get(name))]
+    if not gaps:
+        return InferredTypes(proven=proven, believed=proven, annotated=graph)
+    outputs = {value.name: value for value in bare.graph.output}
+    for name in gaps:
+        if name in outputs:
+            outputs[name].type.CopyFrom(stated[name])
+        else:
+            bare.graph.value_info.add(name=name, type=stated[name])
+    graph = _infer(bare)
+    believed = {value.name: value.type for value in (*graph.value_info, *graph.output)}
+    return InferredTypes(proven=proven, believed=believed, annotated=graph)
+
+
+def knowledge(kind: onnx.TypeProto | None) -> int:
+    """0 nothing, 1 element type, 2 rank, 3 all sizes known or named."""
+    if kind is None:
+        return 0
+    which = kind.WhichOneof("value")
+    if which is None:
+        return 0
+    if which != "tensor_type":
+        return 3
+    tensor = kind.tensor_type
+    if not tensor.elem_type:
+        return 0
+    if not tensor.HasField("shape"):
+        return 1
+    return 3 if all(dim.HasField("dim_value") for dim in tensor.shape.dim) else 2
+
+
+def _infer(model: onnx.ModelProto) -> onnx.GraphProto:
+    try:
+        return onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=True).graph
+    except Exception as exc:  # whatever the binding raises, types are optional knowledge
+        _log.debug("shape inference with data propagation failed: %s", exc)
+    try:
+        return onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False).graph
+    except Exception as exc:
+        _log.debug("shape inference failed: %s", exc)
+        return model.graph

@@ -1,0 +1,269 @@
+"""A loaded model: its graph, its weights in place, and sub-models cut out of it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
+
+from parallax.errors import InternalError, ModelFileError
+from parallax.model._build import Built, build_bodies, build_graph
+from parallax.model._extract import Extractor, SegmentModel
+from parallax.model._functions import inline_functions
+from parallax.model._graph import OpGraph, TensorInfo
+from parallax.model._inference import InferredTypes, infer_types, knowledge
+from parallax.model._lazy import LazyMapping
+from parallax.model._nested import collect_nested, restore
+from parallax.model._shapes import Shapes, apply_shapes
+from parallax.model._source import ModelSource, Source, open_source
+from parallax.model._types import tensor_info, type_info
+from parallax.model._versions import check_versions, opsets
+from parallax.model._weights import ExternalFiles, Weight, check_inline, lifted_weight
+from parallax.model._wire import strip_weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What every view of one loaded model shares.
+
+    ``skeleton`` is the model without its large weights, functions inlined; nobody changes it once
+    the graph is built.
+    """
+
+    source: Source
+    skeleton: onnx.ModelProto
+    digest: bytes
+    weights: Mapping[str, Weight]
+    """Lifted and external initializers of the main graph."""
+    nested: Mapping[int, Weight]
+    weight_bytes: int
+
+
+class Model:
+    """A model that was loaded and checked. Immutable; safe to use from several threads.
+
+    It holds the mapped file (or the given bytes) and a parsed skeleton without the large weights;
+    weights are views made when asked for. Made by ``load_model``.
+    """
+
+    def __init__(self, parts: Parts, built: Built, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._parts = parts
+        self._built = built
+        self._lock = threading.Lock()
+        self._types: InferredTypes | None = None
+        self._inferred: OpGraph | None = None
+        self.shapes: Mapping[str, tuple[int, ...]] = MappingProxyType(dict(shapes))
+        """Input shapes fixed by the caller."""
+        self.graph: OpGraph = built.graph
+        """The graph with the types that the file declares; ``inferred`` knows more, at a cost."""
+        self.path: Path | None = parts.source.path
+        self.opset_imports: Mapping[str, int] = MappingProxyType(opsets(parts.skeleton))
+        self.ir_version: int = parts.skeleton.ir_version
+        self.metadata: Mapping[str, str] = MappingProxyType(
+            {entry.key: entry.value for entry in parts.skeleton.metadata_props}
+        )
+        self.weight_bytes: int = parts.weight_bytes
+        """Bytes of all initializers of the main graph, and of large tensors inside nodes."""
+
+    def __repr__(self) -> str:
+        origin = str(self.path) if self.path is not None else "bytes"
+        return f"<Model {origin}: {len(self.graph.nodes)} nodes, {self.weight_bytes} weight bytes>"
+
+    @functools.cached_property
+    def structure_digest(self) -> str:
+        """Hex digest of structure, shapes and small constants; large weights' values do not count."""
+        digest = hashlib.blake2b(self._parts.digest, digest_size=20)
+        digest.update(json.dumps(sorted(self.shapes.items())).encode())
+        return digest.hexdigest()
+
+    def whole(self) -> str | bytes:
+        """What an uncut ONNX Runtime session opens: the path, or the bytes where there is none.
+
+        As given, so ``shapes`` are not written into it; extract all nodes for a model that has them.
+        """
+        source = self._parts.source
+        return str(source.path) if source.path is not None else source.data[:]
+
+    def with_shapes(self, shapes: Shapes) -> Model:
+        """The same model with these input shapes fixed as well; weights are shared.
+
+        Raises:
+            ConfigError: as ``load_model``.
+        """
+        skeleton = onnx.ModelProto()
+        skeleton.CopyFrom(self._parts.skeleton)
+        checked = apply_shapes(skeleton, shapes)
+        return _assemble(replace(self._parts, skeleton=skeleton), {**self.shapes, **checked})
+
+    def inferred(self) -> OpGraph:
+        """The graph with every type that ONNX shape inference finds, bodies included.
+
+        Computed once (milliseconds per hundred nodes), then kept. Never fails: what inference
+        cannot tell keeps its declared type, or none.
+        """
+        if self._inferred is None:
+            types = self._inferred_types()
+            with self._lock:
+                if self._inferred is None:
+                    self._inferred = self._with_types(types)
+        return self._inferred
+
+    def can_cut(self, tensor_name: str) -> bool:
+        """Whether this tensor may cross a segment: a dense tensor of known, fixed-size element type."""
+        return self._extractor.can_cut(tensor_name)
+
+    def extract(
+        self, nodes: Sequence[int], inputs: Sequence[str], outputs: Sequence[str], *, name: str
+    ) -> SegmentModel:
+        """Cut out a model of its own that computes ``outputs`` from ``inputs`` by these nodes.
+
+        Initializers that the nodes read come along: large ones as zero-copy views, to be handed to
+        ``SessionOptions.add_external_initializers``, small ones inside the proto. Those that the
+        model lets callers override stay overridable. Nodes carry the unique names of ``graph``.
+        A node may be in several extracts. Cost: linear in the nodes and their edges.
+
+        Args:
+            nodes: indices into ``graph.nodes``.
+            inputs: tensors fed, in this order: model inputs (used or not) or outputs of other nodes.
+            outputs: tensors returned, in this order; model inputs and initializers are allowed.
+            name: the segment's name.
+
+        Raises:
+            InternalError: a tensor is missing from ``inputs``, cannot be produced, or cannot be cut at.
+        """
+        return self._extractor.extract(nodes, inputs, outputs, name=name)
+
+    @functools.cached_property
+    def _extractor(self) -> Extractor:
+        parts = self._parts
+        return Extractor(parts.skeleton, self._built, parts.weights, parts.nested, self._inferred_types)
+
+    def _inferred_types(self) -> InferredTypes:
+        if self._types is None:
+            with self._lock:
+                if self._types is None:
+                    self._types = infer_types(self._parts.skeleton)
+        return self._types
+
+    def _with_types(self, types: InferredTypes) -> OpGraph:
+        graph, proto = self.graph, self._parts.skeleton.graph
+        raw: dict[str, object] = {name: kind for name, kind in types.believed.items() if name}
+        for value in (*proto.value_info, *proto.output):
+            if knowledge(value.type) > knowledge(types.believed.get(value.name)):
+                raw[value.name] = value.type
+        raw.update((info.name, info) for info in graph.inputs)
+        raw.update(graph.initializers)
+        nodes = list(graph.nodes)
+        annotated = types.annotated.node
+        for position, node in enumerate(nodes):
+            if node.bodies:
+                found = build_bodies(annotated[self._built.order[position]], position, "")
+                nodes[position] = replace(node, bodies=tuple((name, built.graph) for name, built in found))
+        return replace(graph, nodes=tuple(nodes), tensors=LazyMapping(raw, _typed))
+
+
+def _typed(name: str, raw: object) -> TensorInfo | None:
+    if isinstance(raw, TensorInfo):
+        return raw
+    if isinstance(raw, onnx.TypeProto):
+        return type_info(name, raw)
+    return tensor_info(raw) if isinstance(raw, onnx.ValueInfoProto) else None
+
+
+def load_model(source: ModelSource, *, shapes: Shapes | None = None) -> Model:
+    """Load and check a model without reading its weights.
+
+    A file is mapped: its large weights stay on disk until used, and the file must stay as it is
+    while the model lives. External data is mapped too, and must lie in the model's folder.
+
+    Args:
+        source: a path, the bytes of a model, or a ModelProto (which is copied).
+        shapes: input name -> concrete shape, fixing what the model leaves dynamic.
+
+    Raises:
+        ModelFileError: it cannot be read: missing, truncated, not ONNX.
+        ExternalDataError: external data is missing, short, or outside the model's folder.
+        UnsupportedModelError: newer than what is installed.
+        ModelError: it can be read but makes no sense (cycles, undefined tensors, wrong sizes).
+        ConfigError: ``shapes`` does not fit the model.
+    """
+    opened = open_source(source)
+    try:
+        parts = _read(opened)
+    except ModelFileError as exc:
+        if opened.path is None or str(opened.path) in (exc.where or ""):
+            raise
+        where = str(opened.path) if exc.where is None else f"{opened.path}, {exc.where}"
+        raise type(exc)(exc.what, where=where, fix=exc.fix) from exc.__cause__
+    checked = apply_shapes(parts.skeleton, shapes) if shapes is not None else {}
+    return _assemble(parts, checked)
+
+
+def _read(source: Source) -> Parts:
+    stripped = strip_weights(source.data)
+    skeleton = onnx.ModelProto()
+    try:
+        skeleton.ParseFromString(stripped.skeleton)
+    except DecodeError as exc:
+        raise ModelFileError(
+            f"the bytes are not an ONNX model: {exc}", fix="check the file and fetch or export it again"
+        ) from exc
+    if not skeleton.HasField("graph"):
+        raise ModelFileError("there is no graph in it", fix="this is not an ONNX model: fetch or export it again")
+    check_versions(skeleton)
+    files = ExternalFiles(source.folders)
+    weights: dict[str, Weight] = {}
+    total = 0
+    external = onnx.TensorProto.EXTERNAL
+    for ordinal, tensor in enumerate(skeleton.graph.initializer):
+        payload = stripped.initializers.get(ordinal)
+        if payload is not None:
+            weight = lifted_weight(tensor, payload, source.data)
+        elif tensor.data_location == external:
+            weight = files.weight(tensor)
+        else:
+            total += check_inline(tensor)
+            weights.pop(tensor.name, None)  # a later definition replaces an earlier one, as in ONNX Runtime
+            continue
+        total += weight.nbytes
+        weights[tensor.name] = weight
+    for sparse in skeleton.graph.sparse_initializer:
+        for tensor in (sparse.values, sparse.indices):
+            if tensor.data_location == external:
+                restore(tensor, files.weight(tensor))
+    skeleton = inline_functions(skeleton)
+    nested: dict[int, Weight] = {}
+    # Looking into every node costs; the word occurs once per lifted tensor if none else is external.
+    if stripped.skeleton.count(b"location") > len(stripped.initializers):
+        nested = collect_nested(skeleton.graph.node, stripped.nested, source.data, files)
+    return Parts(
+        source=source,
+        skeleton=skeleton,
+        digest=hashlib.blake2b(stripped.skeleton, digest_size=20).digest(),
+        weights=weights,
+        nested=nested,
+        weight_bytes=total + sum(weight.nbytes for weight in nested.values()),
+    )
+
+
+def _assemble(parts: Parts, shapes: Mapping[str, tuple[int, ...]]) -> Model:
+    try:
+        built = build_graph(parts.skeleton.graph, overridable=parts.skeleton.ir_version >= 4)
+    except UnicodeDecodeError as exc:
+        raise ModelFileError(
+            "a name in the model is not UTF-8 text", where=parts.source.where, fix="fetch or export it again"
+        ) from exc
+    for node, proto in zip(built.graph.nodes, built.protos, strict=True):
+        if proto.name != node.name:
+            proto.name = node.name
+    if len(built.protos) != len(parts.skeleton.graph.node):
+        raise InternalError("nodes were lost while ordering the graph")
+    return Model(parts, built, shapes)

@@ -1,0 +1,98 @@
+"""What a caller may hand in as a model, brought to bytes that can be scanned in place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from parallax.errors import ConfigError, ModelFileError, UnsupportedModelError
+from parallax.model._weights import map_file
+from parallax.model._wire import Buffer
+
+ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto
+"""A file, its content, or the parsed message."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The model's bytes and where it came from.
+
+    ``folders`` are where external data may lie: the model's own, and, where the path is a link
+    (as in the caches of model hubs, which link model and data into one folder), that of its target.
+    """
+
+    data: Buffer
+    path: Path | None
+    folders: Sequence[Path]
+
+    @property
+    def where(self) -> str | None:
+        return None if self.path is None else str(self.path)
+
+
+def open_source(source: ModelSource) -> Source:
+    """Map or take over a model's bytes.
+
+    Bytes and messages have no folder, so external data is looked up in the working directory, as
+    ONNX Runtime does.
+
+    Raises:
+        ModelFileError: missing, unreadable, a folder, empty, or evidently something else.
+        UnsupportedModelError: a model in ONNX Runtime's own format.
+        ConfigError: not a path, bytes or ModelProto.
+    """
+    if isinstance(source, onnx.ModelProto):
+        opened = Source(data=source.SerializeToString(), path=None, folders=(Path.cwd(),))
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        opened = Source(data=bytes(source), path=None, folders=(Path.cwd(),))
+    elif isinstance(source, (str, os.PathLike)):
+        opened = _open_path(source)
+    else:
+        raise ConfigError(
+            f"a model is a path, bytes or onnx.ModelProto, not {type(source).__name__}", fix="pass one of these"
+        )
+    _check_magic(opened)
+    return opened
+
+
+def _open_path(source: str | os.PathLike[str]) -> Source:
+    path = Path(os.fsdecode(source))
+    try:
+        data = map_file(path)
+        target = Path(os.path.realpath(path))
+    except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
+        reason = (exc.strerror or exc) if isinstance(exc, OSError) else exc
+        raise ModelFileError(
+            f"cannot read the model: {reason}", where=str(path), fix="give the path of an existing .onnx file"
+        ) from exc
+    folders = (path.parent,) if target.parent == path.parent else (path.parent, target.parent)
+    return Source(data=data, path=path, folders=folders)
+
+
+_LOOKALIKES = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the model itself", "run `git lfs pull`"),
+    (b"PK\x03\x04", "a ZIP archive", "unpack it and give the .onnx file inside"),
+    (b"\x1f\x8b", "gzip-compressed", "decompress it first"),
+    (b"<", "an HTML or XML page", "the download went wrong: fetch the model again"),
+    (b"{", "JSON text", "convert it to ONNX's binary form"),
+    (b"\x89HDF", "an HDF5 file", "export the model to ONNX"),
+)
+
+
+def _check_magic(source: Source) -> None:
+    head = source.data[:32]
+    if not head:
+        raise ModelFileError("the model is empty (0 bytes)", where=source.where, fix="fetch or export it again")
+    if head[4:8] == b"ORTM":
+        raise UnsupportedModelError(
+            "this is a model in ONNX Runtime's own .ort format, which has no graph to analyse",
+            where=source.where,
+            fix="give the .onnx file it was made from",
+        )
+    for magic, what, fix in _LOOKALIKES:
+        if head.startswith(magic):
+            raise ModelFileError(f"this is {what}", where=source.where, fix=fix)

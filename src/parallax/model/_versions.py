@@ -1,0 +1,102 @@
+"""Whether what is installed can run a model of this IR version and these opsets.
+
+onnx and onnxruntime each have a newest version they know; the lower one counts. onnxruntime states
+its own nowhere, so it is asked: an empty model of the same versions either loads or does not.
+Versions that every supported onnxruntime knows skip the question.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import onnx
+
+from parallax.errors import ModelFileError, UnsupportedModelError
+
+_KNOWN_IR = 11
+_KNOWN_OPSETS = {
+    "": 23,
+    "ai.onnx.ml": 5,
+    "ai.onnx.training": 1,
+    "ai.onnx.preview.training": 1,
+    "com.microsoft": 1,
+}
+"""Loaded by every onnxruntime from 1.24 on. Domains not listed belong to custom operators and are left alone."""
+
+_OLDEST_PROBED = 1
+
+
+def opsets(model: onnx.ModelProto) -> dict[str, int]:
+    """Domain -> version, "ai.onnx" written as ""; the highest where a domain is imported twice."""
+    out: dict[str, int] = {}
+    for entry in model.opset_import:
+        domain = "" if entry.domain == "ai.onnx" else entry.domain
+        out[domain] = max(out.get(domain, entry.version), entry.version)
+    return out
+
+
+def check_versions(model: onnx.ModelProto) -> None:
+    """Refuse what cannot run.
+
+    Raises:
+        ModelFileError: no IR version or no opset: not a model, or a truncated one.
+        UnsupportedModelError: newer than what is installed.
+    """
+    broken = "this is not a complete ONNX model: fetch or export it again"
+    if not model.HasField("ir_version") or model.ir_version <= 0:
+        raise ModelFileError("the model has no IR version", fix=broken)
+    imports = opsets(model)
+    if not imports:
+        raise ModelFileError("the model imports no operator set", fix=broken)
+    for domain, version in imports.items():
+        if version < 1:
+            raise ModelFileError(f"opset {version} of domain {domain or 'ai.onnx'!r} does not exist", fix=broken)
+    doubtful = {d: v for d, v in imports.items() if d in _KNOWN_OPSETS and v > _KNOWN_OPSETS[d]}
+    newest = onnx.defs.onnx_opset_version()
+    if doubtful.get("", 0) > newest:
+        raise _too_new("opset", doubtful[""], newest, "onnx")
+    if model.ir_version > _KNOWN_IR and not _loads(model.ir_version, "", _KNOWN_OPSETS[""]):
+        best = _newest(lambda ir: _loads(ir, "", _KNOWN_OPSETS[""]), model.ir_version, _KNOWN_IR)
+        raise _too_new("IR version", model.ir_version, best, "onnxruntime")
+    for domain, version in doubtful.items():
+        if not _loads(_KNOWN_IR, domain, version):
+            best = _newest(functools.partial(_loads, _KNOWN_IR, domain), version, _KNOWN_OPSETS[domain])
+            raise _too_new(f"opset of {domain or 'ai.onnx'}", version, best, "onnxruntime")
+
+
+def _too_new(what: str, version: int, newest: int, package: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"the model needs {what} {version}, the installed {package} knows up to {newest}",
+        fix=f"update {package}, or convert the model (onnx.version_converter) or export it for an older version",
+    )
+
+
+def _newest(loads: object, version: int, floor: int) -> int:
+    # The gap is a handful of releases unless the number is nonsense, so look from the floor up.
+    assert callable(loads)
+    best = floor
+    while best + 1 < version and loads(best + 1):
+        best += 1
+    return best
+
+
+@functools.lru_cache(maxsize=64)
+def _loads(ir_version: int, domain: str, version: int) -> bool:
+    """Whether onnxruntime loads an Identity model of these versions."""
+    import onnxruntime
+
+    imports: Mapping[str, int] = {"": _KNOWN_OPSETS[""], domain: version}
+    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "probe", value[:1], value[1:])
+    model = onnx.helper.make_model(
+        graph, ir_version=ir_version, opset_imports=[onnx.helper.make_opsetid(d, v) for d, v in imports.items()]
+    )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    try:
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception:  # onnxruntime's exception classes share no root of their own
+        return False
+    return True

@@ -1,0 +1,293 @@
+"""Weights as read-only numpy views on the bytes they came in, and the checks on where they may lie."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from parallax.errors import ExternalDataError, ModelError
+from parallax.model._wire import Buffer, Payload
+
+View = npt.NDArray[np.generic]
+
+_BITS: dict[int, int] = {
+    onnx.TensorProto.UINT4: 4,
+    onnx.TensorProto.INT4: 4,
+    onnx.TensorProto.FLOAT4E2M1: 4,
+    onnx.TensorProto.UINT2: 2,
+    onnx.TensorProto.INT2: 2,
+}
+"""Types packed several to a byte."""
+
+_FIELD_TYPES = {
+    4: (onnx.TensorProto.FLOAT, onnx.TensorProto.COMPLEX64),
+    10: (onnx.TensorProto.DOUBLE, onnx.TensorProto.COMPLEX128),
+}
+"""Typed payload fields that hold exactly the bytes of these types."""
+
+_DTYPES: dict[int, np.dtype[np.generic]] = {
+    dtype: onnx.helper.tensor_dtype_to_np_dtype(dtype)
+    for dtype in onnx.TensorProto.DataType.values()
+    if dtype not in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING)
+}
+
+HANDED_OVER = frozenset(
+    dtype
+    for dtype in _DTYPES
+    if dtype not in _BITS
+    # ONNX Runtime wraps no complex tensors and no E8M0 scales as OrtValues.
+    and dtype not in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128, onnx.TensorProto.FLOAT8E8M0)
+)
+"""Types whose views ONNX Runtime takes as external initializers; packed ones would not match their dims."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weight:
+    """A tensor's bytes, somewhere: ``nbytes`` of ``buffer`` from ``offset``."""
+
+    name: str
+    dtype: int
+    dims: tuple[int, ...]
+    buffer: Buffer
+    offset: int
+    nbytes: int
+
+    def view(self) -> View:
+        """Zero-copy, read-only array of the tensor's shape; offsets need not be aligned."""
+        dtype = _DTYPES[self.dtype]
+        array = np.frombuffer(self.buffer, dtype, self.nbytes // dtype.itemsize, self.offset).reshape(self.dims)
+        array.flags.writeable = False
+        return array
+
+    def raw(self) -> bytes:
+        """A copy of the bytes, as TensorProto.raw_data holds them."""
+        return self.buffer[self.offset : self.offset + self.nbytes]
+
+
+def byte_size(name: str, dtype: int, dims: Sequence[int]) -> int | None:
+    """Bytes of a tensor of this type and shape; None when its elements have no fixed size (strings).
+
+    Raises:
+        ModelError: a negative size, or an undefined type.
+    """
+    count = math.prod(dims)
+    if count < 0 or (count == 0 and any(dim < 0 for dim in dims)) or (count > 0 and min(dims, default=0) < 0):
+        raise ModelError(
+            f"initializer has a negative size in its shape {tuple(dims)}",
+            where=f"tensor {name!r}",
+            fix="the exporter wrote a broken tensor: export the model again",
+        )
+    if dtype == onnx.TensorProto.STRING:
+        return None
+    bits = _BITS.get(dtype)
+    if bits is not None:
+        return (count * bits + 7) // 8
+    known = _DTYPES.get(dtype)
+    if known is None:
+        raise ModelError(
+            f"initializer has element type {dtype}, which this version of ONNX does not know",
+            where=f"tensor {name!r}",
+            fix="update onnx, or export the model with a type it knows",
+        )
+    return count * int(known.itemsize)
+
+
+def lifted_weight(tensor: onnx.TensorProto, payload: Payload, data: Buffer) -> Weight:
+    """The weight behind a tensor whose payload was lifted out of ``data``.
+
+    Raises:
+        ModelError: the payload does not hold exactly the bytes that type and shape ask for.
+    """
+    name, dtype, dims = tensor.name, tensor.data_type, tuple(tensor.dims)
+    expected = byte_size(name, dtype, dims)
+    actual = payload.end - payload.start
+    allowed = _FIELD_TYPES.get(payload.field)
+    if expected != actual or (allowed is not None and dtype not in allowed):
+        raise _size_mismatch(name, dtype, dims, expected, actual)
+    return Weight(name=name, dtype=dtype, dims=dims, buffer=data, offset=payload.start, nbytes=actual)
+
+
+def check_inline(tensor: onnx.TensorProto) -> int:
+    """Check that a tensor kept inline holds what its shape promises; returns its size in bytes.
+
+    Raises:
+        ModelError: it does not, so that allocating by its shape could exhaust memory.
+    """
+    name, dtype, dims = tensor.name, tensor.data_type, tensor.dims
+    expected = byte_size(name, dtype, dims)
+    if tensor.HasField("raw_data"):
+        actual = len(tensor.raw_data)
+        if expected is None or expected != actual:
+            raise _size_mismatch(name, dtype, tuple(dims), expected, actual)
+        return actual
+    count = math.prod(dims)
+    if expected is None:
+        held, size = len(tensor.string_data), sum(map(len, tensor.string_data))
+    else:
+        # Packed types keep several elements in one int32; complex ones two floats per element.
+        bits = _BITS.get(dtype)
+        entries = len(tensor.int32_data) if bits else 0
+        held = 0
+        if bits:
+            held = count if entries == (count * bits + 7) // 8 or entries == count else entries
+        else:
+            held = (
+                len(tensor.float_data)
+                or len(tensor.int32_data)
+                or len(tensor.int64_data)
+                or len(tensor.double_data)
+                or len(tensor.uint64_data)
+            )
+            if dtype in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128):
+                held //= 2
+        size = expected
+    if held != count:
+        raise ModelError(
+            f"initializer of shape {tuple(dims)} needs {count} elements but holds {held}",
+            where=f"tensor {name!r}",
+            fix="the file is damaged or the exporter wrote a broken tensor: export the model again",
+        )
+    return size
+
+
+def _size_mismatch(name: str, dtype: int, dims: tuple[int, ...], expected: int | None, actual: int) -> ModelError:
+    kind = onnx.TensorProto.DataType.Name(dtype) if dtype in onnx.TensorProto.DataType.values() else str(dtype)
+    need = "no raw bytes" if expected is None else f"{expected} bytes"
+    return ModelError(
+        f"initializer of type {kind} and shape {dims} needs {need} but its data has {actual}",
+        where=f"tensor {name!r}",
+        fix="the file is damaged or the exporter wrote a broken tensor: export the model again",
+    )
+
+
+class ExternalFiles:
+    """Opens external data files, each once, and only inside the model's folder.
+
+    Args:
+        folders: what locations are relative to, the first that has the file counting; no location
+            may leave all of them, links resolved.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = folders
+        self._roots: list[str] = []
+        self._open: dict[str, Buffer] = {}
+
+    def weight(self, tensor: onnx.TensorProto) -> Weight:
+        """The weight that an external tensor points to.
+
+        Raises:
+            ExternalDataError: no location, a location outside the folder, a missing or short file.
+            ModelError: the stated length disagrees with type and shape.
+        """
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        where = f"tensor {tensor.name!r}"
+        location = entries.get("location", "")
+        dims = tuple(tensor.dims)
+        expected = byte_size(tensor.name, tensor.data_type, dims)
+        if expected is None:
+            raise ExternalDataError("string tensors cannot be external", where=where, fix="export the model again")
+        offset = _count(entries.get("offset"), 0, "offset", where)
+        length = _count(entries.get("length"), expected, "length", where)
+        if length != expected:
+            raise _size_mismatch(tensor.name, tensor.data_type, dims, expected, length)
+        buffer = self._buffer(location, where) if expected else b""
+        if expected and offset + length > len(buffer):
+            raise ExternalDataError(
+                f"external data {location!r} has {len(buffer)} bytes, but {length} are needed from byte {offset}",
+                where=where,
+                fix="the data file is truncated or belongs to another model: copy it again",
+            )
+        return Weight(
+            name=tensor.name,
+            dtype=tensor.data_type,
+            dims=dims,
+            buffer=buffer,
+            offset=offset if expected else 0,
+            nbytes=length,
+        )
+
+    def _buffer(self, location: str, where: str) -> Buffer:
+        known = self._open.get(location)
+        if known is not None:
+            return known
+        path = self._confined(location, where)
+        try:
+            buffer = map_file(path)
+        except OSError as exc:
+            raise ExternalDataError(
+                f"cannot read external data {location!r}: {exc.strerror or exc}",
+                where=where,
+                fix=f"put the file {location!r} next to the model, in {self.folders[0]}",
+            ) from exc
+        self._open[location] = buffer
+        return buffer
+
+    def _confined(self, location: str, where: str) -> str:
+        """The real path of a location, which must lie inside the folder, links resolved."""
+        parts = location.replace("\\", "/").split("/")
+        fix = "keep external data in the model's folder and refer to it by a relative path"
+        if not location or "\0" in location:
+            raise ExternalDataError(f"external data has no usable location ({location!r})", where=where, fix=fix)
+        if (
+            parts[0] == ""
+            or ".." in parts
+            or os.path.isabs(location)
+            or os.path.splitdrive(location)[0]
+            or ":" in parts[0]
+        ):
+            raise ExternalDataError(f"external data {location!r} leaves the model's folder", where=where, fix=fix)
+        if not self._roots:
+            self._roots = [os.path.realpath(folder) for folder in self.folders]
+        reals = [os.path.realpath(os.path.join(root, location)) for root in self._roots]
+        inside = [real for real in reals if any(_is_inside(real, root) for root in self._roots)]
+        if not inside:
+            raise ExternalDataError(
+                f"external data {location!r} is a link that leaves the model's folder", where=where, fix=fix
+            )
+        return next((real for real in inside if os.path.exists(real)), inside[0])
+
+
+def _is_inside(path: str, root: str) -> bool:
+    return os.path.commonpath((root, path)) == root
+
+
+def map_file(path: str | os.PathLike[str]) -> Buffer:
+    """Map a regular file read-only; an empty one gives empty bytes, which cannot be mapped.
+
+    Raises:
+        OSError: it is missing, not a regular file, or not readable.
+    """
+    # Checked before opening: opening a pipe would block.
+    if not os.path.isfile(path):
+        kind = (
+            "is a folder"
+            if os.path.isdir(path)
+            else "is not a regular file"
+            if os.path.exists(path)
+            else "no such file"
+        )
+        raise OSError(kind)
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return b""
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _count(text: str | None, default: int, what: str, where: str) -> int:
+    if text is None:
+        return default
+    # isdecimal alone would take other scripts' digits; the length bound keeps int() cheap.
+    if not (text.isascii() and text.isdecimal() and len(text) <= 19):
+        raise ExternalDataError(
+            f"external data has a {what} that is not a count: {text[:40]!r}", where=where, fix="export the model again"
+        )
+    return int(text)
