@@ -1,0 +1,36 @@
+"""Run a plan: compiled segments, lanes, the executor that drives the dispatcher, and the trace.
+
+Refuses to decide anything: what may start is the dispatcher's decision, what is a segment the plan's.
+"""
+
+from parallax.engine._compile import Progress, compile_plan, compile_segment
+from parallax.engine._executor import CompiledSegment, Executor
+from parallax.engine._failures import FOREIGN_EXCEPTIONS, RUNTIME_EXCEPTIONS, both, segment_failure
+from parallax.engine._interrupt import run_interruptibly
+from parallax.engine._lanes import LanePool, LaneStatistics, lane_pool
+from parallax.engine._ort import CPU_DEVICE, RuntimeOptions, make_session, make_value
+from parallax.engine._trace import SegmentSpan, TraceRecorder, TraceSink, write_chrome_trace
+
+__all__ = [
+    "CPU_DEVICE",
+    "FOREIGN_EXCEPTIONS",
+    "RUNTIME_EXCEPTIONS",
+    "CompiledSegment",
+    "Executor",
+    "LanePool",
+    "LaneStatistics",
+    "Progress",
+    "RuntimeOptions",
+    "SegmentSpan",
+    "TraceRecorder",
+    "TraceSink",
+    "both",
+    "compile_plan",
+    "compile_segment",
+    "lane_pool",
+    "make_session",
+    "make_value",
+    "run_interruptibly",
+    "segment_failure",
+    "write_chrome_trace",
+]

@@ -1,0 +1,59 @@
+"""From a plan to compiled segments: extract each segment's sub-model and give it to the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from parallax.engine._executor import CompiledSegment, Executor
+from parallax.engine._failures import FOREIGN_EXCEPTIONS, both
+from parallax.engine._lanes import lane_pool
+from parallax.engine._ort import RuntimeOptions, make_session
+from parallax.errors import BackendError
+from parallax.model import Model
+from parallax.schedule import Plan, Segment
+
+Progress = Callable[[int, int], None]
+"""Called with (segments done, segments in all)."""
+
+
+def compile_segment(model: Model, segment: Segment, options: RuntimeOptions) -> CompiledSegment:
+    """Compile one segment at its planned width.
+
+    Raises: BackendError naming the segment and its nodes, if the runtime refuses it.
+    """
+    extracted = model.extract(segment.nodes, segment.inputs, segment.outputs, name=segment.name)
+    node_names = tuple(model.graph.nodes[index].name for index in segment.nodes)
+    try:
+        session = make_session(extracted.proto, extracted.weights, width=segment.width, options=options)
+    except FOREIGN_EXCEPTIONS as error:
+        raise both(BackendError, type(error))(
+            f"the runtime refuses a part of the model: {error}",
+            where=f"segment {segment.name!r}, nodes {', '.join(node_names[:8])}",
+            fix='run the model uncut with policy="sequential"',
+        ) from error
+    return CompiledSegment(
+        name=segment.name,
+        node_names=node_names,
+        width=segment.width,
+        session=session,
+        inputs=segment.inputs,
+        outputs=segment.outputs,
+        weights=extracted.weights,
+    )
+
+
+def compile_plan(model: Model, plan: Plan, options: RuntimeOptions, *, progress: Progress | None = None) -> Executor:
+    """Compile every segment of ``plan`` and return an executor on this process's lanes."""
+    segments = []
+    for done, segment in enumerate(plan.segments, start=1):
+        segments.append(compile_segment(model, segment, options))
+        if progress is not None:
+            progress(done, len(plan.segments))
+    graph = model.graph
+    return Executor(
+        plan,
+        segments,
+        inputs=[info.name for info in (*graph.inputs, *graph.overridable)],
+        outputs=[info.name for info in graph.outputs],
+        pool=lane_pool(),
+    )

@@ -1,0 +1,55 @@
+"""Translation of ONNX Runtime's exceptions: one place, so that no foreign error crosses a segment.
+
+A translated error is an instance of both worlds: ``except ParallaxError`` and code written for
+ONNX Runtime (``except onnxruntime...InvalidArgument``) both catch it.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from onnxruntime.capi import onnxruntime_pybind11_state as C
+
+from parallax.errors import BackendError, ParallaxError, RunCancelled, SegmentError
+
+RUNTIME_EXCEPTIONS: tuple[type[Exception], ...] = tuple(
+    value
+    for value in vars(C).values()
+    if isinstance(value, type) and issubclass(value, Exception) and value.__module__ == C.__name__
+)
+"""Every exception class that ONNX Runtime's binding module registers."""
+
+FOREIGN_EXCEPTIONS: tuple[type[Exception], ...] = (*RUNTIME_EXCEPTIONS, RuntimeError, ValueError, TypeError)
+"""What a call into the binding can raise: its own classes, and those pybind11 raises for it."""
+
+# ONNX Runtime has no error class for a terminated run; its text is fixed in sequential_executor.cc.
+_TERMINATED = "Exiting due to terminate flag being set to true"
+
+
+@functools.cache
+def both(ours: type[ParallaxError], theirs: type[BaseException]) -> type[ParallaxError]:
+    """A class that is ``ours`` and ``theirs`` at once, named after ours."""
+    if issubclass(ours, theirs):
+        return ours
+    return type(ours.__name__, (ours, theirs), {"__module__": ours.__module__, "__doc__": ours.__doc__})
+
+
+def segment_failure(error: BaseException, *, segment: str, nodes: tuple[str, ...]) -> ParallaxError:
+    """The error a caller gets when ``error`` came out of a segment."""
+    text = str(error)
+    if _TERMINATED in text:
+        return both(RunCancelled, type(error))(
+            f"the run was stopped: {_TERMINATED}", where=f"segment {segment!r}", fix="run again to start over"
+        )
+    if isinstance(error, RUNTIME_EXCEPTIONS):
+        made = both(SegmentError, type(error))
+    elif isinstance(error, Exception):
+        made = both(SegmentError, type(error)) if type(error) in FOREIGN_EXCEPTIONS else SegmentError
+    else:
+        made = BackendError
+    shown = ", ".join(nodes[:8]) + (f", ... ({len(nodes)} nodes)" if len(nodes) > 8 else "")
+    failure = made(text, where=f"segment {segment!r}, nodes {shown}")
+    if isinstance(failure, SegmentError):
+        failure.segment = segment
+        failure.nodes = nodes
+    return failure

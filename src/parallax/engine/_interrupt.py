@@ -1,0 +1,77 @@
+"""Ctrl-C that stops a run: the main thread waits where signals can reach it.
+
+Python delivers KeyboardInterrupt only between bytecodes of the main thread, so a main thread inside
+the runtime hears of it when the run is over. A long run is therefore done on a spare thread while the
+main thread waits on a lock; on an interrupt it sets ``RunOptions.terminate``, which the runtime reads
+between nodes, waits for the run to end, and lets the interrupt go on.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from onnxruntime.capi import onnxruntime_pybind11_state as C
+
+from parallax.engine._lanes import Lane
+from parallax.engine._mailbox import Mailbox
+
+T = TypeVar("T")
+
+# Not one of the pool's lanes: it stands in for the main thread, which only waits meanwhile.
+_stand_in: Lane | None = None
+_in_use = False
+
+
+def run_interruptibly(call: Callable[[Any], T], run_options: Any = None) -> T:
+    """Return ``call(run_options)``, in a way that Ctrl-C can stop.
+
+    Only the main thread receives signals: in any other thread, and in a call from within such a
+    call, ``call`` is simply called. ``run_options`` None makes a RunOptions of its own for the call.
+    """
+    global _in_use, _stand_in
+    if _in_use or threading.current_thread() is not threading.main_thread():
+        return call(run_options)
+    options = C.RunOptions() if run_options is None else run_options
+    if _stand_in is None:
+        _stand_in = Lane(-1)
+    result: list[T] = []
+    error: list[BaseException] = []
+    done: Mailbox[bool] = Mailbox()
+
+    def job(_: None) -> None:
+        try:
+            result.append(call(options))
+        except BaseException as caught:  # handed to the waiting thread, which raises it
+            error.append(caught)
+        done.put(True)
+
+    _in_use = True
+    try:
+        _stand_in.mailbox.put((job, None))
+        try:
+            done.take(0)
+        except BaseException:
+            options.terminate = True
+            try:
+                done.take(0)
+            finally:
+                options.terminate = False
+            raise
+    finally:
+        _in_use = False
+    if error:
+        raise error[0]
+    return result[0]
+
+
+def _forget_stand_in_after_fork() -> None:
+    global _in_use, _stand_in
+    _stand_in = None
+    _in_use = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_stand_in_after_fork)

@@ -1,0 +1,143 @@
+"""Lanes: the process's worker threads, shared by every session.
+
+A lane is a Python thread that runs one segment at a time; the wrapped runtime releases the GIL while
+it computes. The thread that calls ``run`` is a lane too (lane 0 of its run), so a process needs at
+most one lane fewer than it has cores, however many sessions are open: ten sessions share one set.
+
+A run leases the cores it means to use. Leases are what keeps "widths in flight <= cores" true across
+concurrent runs: a run that gets fewer cores than it asked for goes on with fewer lanes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from parallax.device import available_cores
+from parallax.engine._mailbox import Mailbox
+
+# How long an idle lane spins before it parks. Hand-overs inside a run arrive within tens of microseconds
+# of each other; anything longer would burn a core that a wide segment could use.
+LANE_SPIN_NS = 60_000
+
+Job = tuple[Callable[[Any], None], Any]
+"""A function and its one argument: cheaper to make per hand-over than a closure."""
+
+
+class Lane:
+    """One worker thread with a mailbox of jobs. Started lazily, daemonic, named for debuggers."""
+
+    __slots__ = ("_thread", "index", "mailbox")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.mailbox: Mailbox[Job] = Mailbox()
+        self._thread = threading.Thread(target=self._loop, name=f"parallax-lane-{index}", daemon=True)
+        self._thread.start()
+
+    def _loop(self) -> None:
+        take = self.mailbox.take
+        while True:
+            # A job contains its own failures (it reports them to its run), so the lane never dies of one.
+            function, argument = take(LANE_SPIN_NS)
+            function(argument)
+            del function, argument  # or the parked lane would keep the last run's tensors alive
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Cores granted to one run: the caller's own, plus one lane for each further core."""
+
+    cores: int
+    lanes: tuple[Lane, ...]
+
+
+class LanePool:
+    """The lanes and cores of this process.
+
+    Thread-safe. ``cores`` is what affinity and cgroup quota allow at creation.
+
+    Invariant: the cores of all outstanding leases sum to at most ``cores``, except that a lease of
+    one core is always granted once its turn comes, so that every run makes progress.
+    """
+
+    def __init__(self, cores: int) -> None:
+        if cores < 1:
+            raise ValueError(f"a pool needs at least one core, got {cores}")
+        self.cores = cores
+        self._lock = threading.Condition(threading.Lock())
+        self._free_cores = cores
+        self._idle: list[Lane] = []
+        self._made = 0
+
+    def lease(self, cores: int) -> Lease:
+        """Grant up to ``cores`` cores, at least one; waits while none is free."""
+        with self._lock:
+            while self._free_cores < 1:
+                self._lock.wait()
+            granted = min(cores, self._free_cores)
+            self._free_cores -= granted
+            lanes = []
+            for _ in range(granted - 1):
+                if self._idle:
+                    lanes.append(self._idle.pop())
+                else:
+                    lanes.append(Lane(self._made))
+                    self._made += 1
+            if self._free_cores:
+                self._lock.notify()  # a release of several cores can serve the next waiter too
+        return Lease(granted, tuple(lanes))
+
+    def give_back(self, lease: Lease) -> None:
+        """Return a lease whose lanes are all idle again."""
+        with self._lock:
+            self._free_cores += lease.cores
+            self._idle.extend(reversed(lease.lanes))
+            self._lock.notify()
+
+    def statistics(self) -> LaneStatistics:
+        """A snapshot for reports and tests."""
+        with self._lock:
+            return LaneStatistics(
+                cores=self.cores, free_cores=self._free_cores, lanes=self._made, idle_lanes=len(self._idle)
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneStatistics:
+    """State of a pool at one moment: cores in all and free, lane threads started and idle."""
+
+    cores: int
+    free_cores: int
+    lanes: int
+    idle_lanes: int
+
+
+_pool: LanePool | None = None
+_pool_lock = threading.Lock()
+
+
+def lane_pool() -> LanePool:
+    """The pool of this process, made on first use."""
+    global _pool
+    pool = _pool
+    if pool is None:
+        with _pool_lock:
+            if _pool is None:
+                _pool = LanePool(available_cores())
+            pool = _pool
+    return pool
+
+
+def _forget_pool_after_fork() -> None:
+    # Threads do not survive a fork: the child makes its own lanes when it first needs one.
+    global _pool, _pool_lock
+    _pool = None
+    _pool_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool_after_fork)

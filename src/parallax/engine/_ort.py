@@ -1,0 +1,84 @@
+"""The only place that creates ONNX Runtime sessions for segments, and that knows its binding module.
+
+The sessions are the C extension's own objects (what ``onnxruntime.InferenceSession`` keeps in
+``_sess``): a segment needs none of the Python wrapper, whose input checks cost more than a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as C
+
+CPU_DEVICE: Any = C.OrtDevice(C.OrtDevice.cpu(), C.OrtDevice.default_memory(), 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeOptions:
+    """The caller's session options that a segment inherits.
+
+    ``config`` are session config entries; names are those of ONNX Runtime's
+    ``onnxruntime_session_options_config_keys.h``.
+    """
+
+    graph_optimization_level: Any = None
+    """None keeps the runtime's default (all)."""
+    enable_cpu_mem_arena: bool = True
+    enable_mem_pattern: bool = True
+    enable_mem_reuse: bool = True
+    deterministic: bool = False
+    log_severity_level: int = -1
+    log_verbosity_level: int = 0
+    logid: str = ""
+    config: tuple[tuple[str, str], ...] = ()
+
+    def to_session_options(self) -> Any:
+        """A new ``onnxruntime.SessionOptions`` that holds these."""
+        made = onnxruntime.SessionOptions()
+        if self.graph_optimization_level is not None:
+            made.graph_optimization_level = self.graph_optimization_level
+        made.enable_cpu_mem_arena = self.enable_cpu_mem_arena
+        made.enable_mem_pattern = self.enable_mem_pattern
+        made.enable_mem_reuse = self.enable_mem_reuse
+        made.use_deterministic_compute = self.deterministic
+        made.log_severity_level = self.log_severity_level
+        made.log_verbosity_level = self.log_verbosity_level
+        made.logid = self.logid
+        for key, value in self.config:
+            made.add_session_config_entry(key, value)
+        return made
+
+
+def make_session(
+    proto: bytes, weights: Mapping[str, np.ndarray[Any, Any]], *, width: int, options: RuntimeOptions
+) -> Any:
+    """Compile one segment for the CPU, to be run with ``width`` threads.
+
+    ``weights`` are shared with the session, not copied: the arrays must outlive it (the returned
+    session is kept beside them by its owner). At width 1 the session has no thread pool at all; at
+    larger widths its pool stops spinning as soon as a run ends, since a spinning pool takes the
+    core of the lane that works next.
+
+    Raises: whatever ONNX Runtime raises for a model it cannot load.
+    """
+    session_options = options.to_session_options()
+    session_options.intra_op_num_threads = width
+    session_options.inter_op_num_threads = 1
+    session_options.add_session_config_entry("session.force_spinning_stop", "1")
+    if weights:
+        values = [make_value(array) for array in weights.values()]
+        session_options.add_external_initializers(list(weights), values)
+    session = C.InferenceSession(session_options, proto, False, False)
+    session.initialize_session(["CPUExecutionProvider"], [{}], set())
+    return session
+
+
+def make_value(array: np.ndarray[Any, Any], onnx_type: int = 0) -> onnxruntime.OrtValue:
+    """An OrtValue over the array's own memory (strings are copied: the runtime keeps its own)."""
+    if onnx_type:
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, onnx_type)
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array)

@@ -1,0 +1,96 @@
+"""What ran where and when: one typed record per segment, for people and for programs.
+
+Tracing costs nothing while no sink is attached.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentSpan:
+    """One execution of one segment. Times are ``time.perf_counter_ns`` readings."""
+
+    run: int
+    """Number of the run within the process, from 1."""
+    segment: int
+    name: str
+    lane: int
+    """0 is the thread that called ``run``."""
+    width: int
+    start_ns: int
+    end_ns: int
+    input_bytes: int
+    output_bytes: int
+
+    @property
+    def duration_ns(self) -> int:
+        return self.end_ns - self.start_ns
+
+
+class TraceSink(Protocol):
+    """Receives spans from any lane, so it must be thread-safe. An error in a sink never breaks a run:
+    the sink is detached and the error logged."""
+
+    def record(self, span: SegmentSpan) -> None: ...
+
+
+class TraceRecorder:
+    """Keeps spans in memory, in order of completion."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._spans: list[SegmentSpan] = []
+
+    def record(self, span: SegmentSpan) -> None:
+        with self._lock:
+            self._spans.append(span)
+
+    def take(self) -> tuple[SegmentSpan, ...]:
+        """The spans so far; the recorder is empty afterwards."""
+        with self._lock:
+            spans, self._spans = self._spans, []
+        return tuple(spans)
+
+
+def write_chrome_trace(spans: Sequence[SegmentSpan], path: str | os.PathLike[str]) -> None:
+    """Write spans in the Trace Event Format that chrome://tracing and Perfetto open.
+
+    Durations are microseconds from the first span; one row per lane. The file is written under a
+    temporary name and renamed, so a reader never sees half of it.
+    """
+    origin = min((span.start_ns for span in spans), default=0)
+    events: list[dict[str, object]] = [
+        {"ph": "M", "name": "thread_name", "pid": 1, "tid": lane, "args": {"name": f"lane {lane}"}}
+        for lane in sorted({span.lane for span in spans})
+    ]
+    events += [
+        {
+            "ph": "X",
+            "name": span.name,
+            "cat": "segment",
+            "pid": 1,
+            "tid": span.lane,
+            "ts": (span.start_ns - origin) / 1e3,
+            "dur": span.duration_ns / 1e3,
+            "args": {
+                "run": span.run,
+                "segment": span.segment,
+                "width": span.width,
+                "input_bytes": span.input_bytes,
+                "output_bytes": span.output_bytes,
+            },
+        }
+        for span in spans
+    ]
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
+    temporary.replace(target)
