@@ -237,16 +237,15 @@ class _Run:
             segment = executor.segments[index]
             feeds = executor._feeds[index]
             names, slots = executor._fetches[index]
-            failed = False
+            failure: ParallaxError | None = None
             begin = time.perf_counter_ns() if sink is not None else 0
             try:
                 fetched = segment.session.run_with_ort_values(
                     {name: values[slot] for name, slot in feeds if values[slot] is not None}, names, self._options
                 )
             except Exception as error:
-                failed = True
-                translated = segment_failure(error, segment=segment.name, nodes=segment.node_names)
-                translated.__cause__ = error
+                failure = segment_failure(error, segment=segment.name, nodes=segment.node_names)
+                failure.__cause__ = error
             else:
                 for position, slot in enumerate(slots):
                     values[slot] = fetched[position]
@@ -256,9 +255,8 @@ class _Run:
             with self._lock:
                 if self.aborted:
                     return False
-                if failed:
-                    if self.failure is None:
-                        self.failure = translated
+                if failure is not None:
+                    self.failure = self.failure or failure
                     starts = dispatcher.segment_failed(index)
                 else:
                     for _, slot in feeds:

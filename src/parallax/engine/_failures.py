@@ -6,8 +6,6 @@ ONNX Runtime (``except onnxruntime...InvalidArgument``) both catch it.
 
 from __future__ import annotations
 
-import functools
-
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.errors import BackendError, ParallaxError, RunCancelled, SegmentError
@@ -26,12 +24,18 @@ FOREIGN_EXCEPTIONS: tuple[type[Exception], ...] = (*RUNTIME_EXCEPTIONS, RuntimeE
 _TERMINATED = "Exiting due to terminate flag being set to true"
 
 
-@functools.cache
+_combined: dict[tuple[type[BaseException], type[BaseException]], type[ParallaxError]] = {}
+
+
 def both(ours: type[ParallaxError], theirs: type[BaseException]) -> type[ParallaxError]:
-    """A class that is ``ours`` and ``theirs`` at once, named after ours."""
+    """A class that is ``ours`` and ``theirs`` at once, named after ours; the same one each time."""
     if issubclass(ours, theirs):
         return ours
-    return type(ours.__name__, (ours, theirs), {"__module__": ours.__module__, "__doc__": ours.__doc__})
+    made = _combined.get((ours, theirs))
+    if made is None:
+        made = type(ours.__name__, (ours, theirs), {"__module__": ours.__module__, "__doc__": ours.__doc__})
+        made = _combined.setdefault((ours, theirs), made)
+    return made
 
 
 def segment_failure(error: BaseException, *, segment: str, nodes: tuple[str, ...]) -> ParallaxError:
