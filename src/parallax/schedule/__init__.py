@@ -1,25 +1,38 @@
 """What runs when, where: plans, the policies that make them, and the dispatcher that carries them out.
 
-Pure: no clock, no thread, no environment. The engine drives the `Dispatcher` with real lanes.
+Pure: no clock, no thread, no environment. The engine drives the `Dispatcher` with real lanes, `simulate`
+with a virtual clock.
 """
 
+from parallax.schedule._adaptive import AdaptivePolicy
 from parallax.schedule._dispatcher import Dispatcher
 from parallax.schedule._plan import Assignment, Candidate, Plan, Provenance, Schedule, Segment, Task
+from parallax.schedule._policy import Policy, SequentialPolicy, policy, policy_names, verify_schedule
+from parallax.schedule._simulate import SimulatedRun, Span, simulate
 from parallax.schedule._table import LEGAL_MOVES, DispatchTable, SegmentState, Start
 from parallax.schedule._verify_state import verify_state
 
 __all__ = [
     "LEGAL_MOVES",
+    "AdaptivePolicy",
     "Assignment",
     "Candidate",
     "DispatchTable",
     "Dispatcher",
     "Plan",
+    "Policy",
     "Provenance",
     "Schedule",
     "Segment",
     "SegmentState",
+    "SequentialPolicy",
+    "SimulatedRun",
+    "Span",
     "Start",
     "Task",
+    "policy",
+    "policy_names",
+    "simulate",
+    "verify_schedule",
     "verify_state",
 ]

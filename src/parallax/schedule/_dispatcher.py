@@ -12,10 +12,11 @@ What a plan fixes is computed once (`DispatchTable`); what a run changes is a fe
 from __future__ import annotations
 
 import sys
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from typing import Final
 
 from parallax.errors import ConfigError, InternalError
+from parallax.schedule._fit_queue import EMPTY, FitQueue
 from parallax.schedule._table import ANY_LANE, LEGAL_MOVES, DispatchTable, SegmentState, Start
 from parallax.schedule._verify_state import verify_state
 
@@ -52,7 +53,7 @@ class Dispatcher:
        large), ties by 2 and 3; without backfill the head. Nothing starts beside it until it ends.
     7. After a failure or `cancel` nothing starts; what runs is waited for.
 
-    Cost: O(successors + starts x classes) per event; where a budget binds, O(ready) more.
+    Cost: O(successors + starts x classes) heap operations per event, however many segments are ready.
 
     Args:
         table: the plan's table.
@@ -70,6 +71,7 @@ class Dispatcher:
         "_classes",
         "_cores",
         "_failed",
+        "_fits",
         "_free_bytes",
         "_free_cores",
         "_idle",
@@ -102,8 +104,12 @@ class Dispatcher:
         self._states = bytearray(table.states)
         self._remaining = list(table.remaining)
         # Per class: heap of the ranks of its ready segments, width, mask of the lanes it may use (rule 5).
+        # Once there is a budget the heaps stay empty and `_fits` holds what is ready.
         self._classes = [(list(ranks), width, mask & every or every) for ranks, width, mask in table.classes]
-        self._ready = table.ready_count  # entries in all those heaps
+        self._ready = table.ready_count  # entries in all those queues
+        self._fits: list[FitQueue] | None = None  # per class
+        if budget_bytes is not None and table.has_peaks:
+            self._queue_by_size()
         self._pending = len(table.states)  # segments not yet done, failed or cancelled
         self._running: dict[int, int] = {}  # segment -> lane, in order of start
         self._failed: tuple[int, ...] = ()
@@ -149,7 +155,10 @@ class Dispatcher:
                     if log is not None:
                         self._note(successor, SegmentState.READY, f"its last predecessor {segment} is done")
                     states[successor] = _READY
-                    heappush(self._classes[table.class_of[successor]][0], table.ranks[successor])
+                    if self._fits is None:
+                        heappush(self._classes[table.class_of[successor]][0], table.ranks[successor])
+                    else:
+                        self._fits[table.class_of[successor]].put(table.places[successor], table.peaks[successor])
                     self._ready += 1
             if self._ready:
                 starts = self._admit(lane)
@@ -197,6 +206,8 @@ class Dispatcher:
         budget = UNLIMITED_BYTES if budget_bytes is None else budget_bytes
         self._free_bytes += budget - self._budget_bytes
         self._budget_bytes = budget
+        if budget_bytes is not None and self._fits is None and self._table.has_peaks:
+            self._queue_by_size()
         return self._capacity_changed()
 
     # -- readings -------------------------------------------------------------------------------------
@@ -236,58 +247,78 @@ class Dispatcher:
 
     def _admit(self, lane: int) -> tuple[Start, ...]:
         """Start all that may start; ``lane`` has just reported, or is `ANY_LANE`."""
+        preferred = 0 if lane < 0 else 1 << lane
+        if self._fits is not None:
+            return self._admit_within_budget(self._fits, preferred)
         table = self._table
-        classes = self._classes
-        order, peaks = table.order, table.peaks
+        order = table.order
         backfill = table.backfill
         nothing = len(order)
-        preferred = 0 if lane < 0 else 1 << lane
-        free_cores = self._free_cores
-        idle = self._idle
         starts: tuple[Start, ...] = ()
-        held: list[tuple[list[int], int]] = []  # taken off their heap because they do not fit the bytes
-        while self._ready and idle and self._free_bytes >= table.min_peak:
+        queue: list[int] = []
+        width = usable = 0
+        while self._ready and self._idle:
+            free_cores = self._free_cores
+            idle = self._idle
             best = nothing
-            queue: list[int] = []
-            width = usable = 0
-            for ranks, asked, mask in classes:
+            for ranks, asked, mask in self._classes:
                 # In order, the head counts even where it does not fit.
                 if ranks and ranks[0] < best and ((asked <= free_cores and mask & idle) or not backfill):
                     best, queue, width, usable = ranks[0], ranks, asked, mask & idle
-            if best == nothing:
-                break
-            segment = order[best]
-            if not backfill and not (width <= free_cores and usable and peaks[segment] <= self._free_bytes):
+            if best == nothing or (not backfill and not (width <= free_cores and usable)):
                 break
             heappop(queue)
-            if peaks[segment] > self._free_bytes:
-                held.append((queue, best))
-                continue
-            starts += (self._launch(segment, width, usable & preferred or usable & -usable),)
-            free_cores = self._free_cores
-            idle = self._idle
-        for queue, rank in held:
-            heappush(queue, rank)
-        if not self._running and self._ready:
-            return (self._admit_alone(preferred),)
+            starts += (self._launch(order[best], width, usable & preferred or usable & -usable),)
+        if self._ready and not self._running:
+            # Rule 6, and only widths are too large.
+            ranks, width, usable = min(heap for heap in self._classes if heap[0])
+            starts = (self._launch(order[heappop(ranks)], width, usable & preferred or usable & -usable),)
         return starts
 
-    def _admit_alone(self, preferred: int) -> Start:
-        """Rule 6. All lanes are idle, as nothing runs; so the lane asked for is."""
-        heads: list[tuple[int, int, int]] = []
-        for index, (ranks, _, _) in enumerate(self._classes):
-            if ranks and not self._table.backfill:
-                heads.append((0, ranks[0], index))
-            elif ranks:
-                heads.extend(
-                    (max(0, self._table.peaks[self._table.order[r]] - self._free_bytes), r, index) for r in ranks
-                )
-        _, rank, index = min(heads)
-        ranks, width, mask = self._classes[index]
-        ranks.remove(rank)
-        heapify(ranks)
-        usable = mask & self._idle
-        return self._launch(self._table.order[rank], width, usable & preferred or usable & -usable)
+    def _admit_within_budget(self, fits: list[FitQueue], preferred: int) -> tuple[Start, ...]:
+        """`_admit` where bytes count as well: the same rules over queues that can be asked for what fits."""
+        table = self._table
+        backfill = table.backfill
+        nothing = len(table.order)
+        starts: tuple[Start, ...] = ()
+        while self._ready and self._idle:
+            best, index = nothing, -1
+            limit = self._free_bytes if backfill else UNLIMITED_BYTES
+            for number, (_, asked, mask) in enumerate(self._classes):
+                if backfill and not (asked <= self._free_cores and mask & self._idle):
+                    continue
+                place = fits[number].first_fitting(limit)
+                if place >= 0 and table.members[number][place] < best:
+                    best, index = table.members[number][place], number
+            if best == nothing:
+                break
+            segment = table.order[best]
+            _, width, mask = self._classes[index]
+            usable = mask & self._idle
+            if width > self._free_cores or not usable or table.peaks[segment] > self._free_bytes:
+                break
+            fits[index].put(table.places[segment], EMPTY)
+            starts += (self._launch(segment, width, usable & preferred or usable & -usable),)
+        if self._ready and not self._running:
+            # Rule 6. All lanes are idle, as nothing runs.
+            limit = max(self._free_bytes, min(queue.smallest for queue in fits)) if backfill else UNLIMITED_BYTES
+            found = [(number, queue.first_fitting(limit)) for number, queue in enumerate(fits)]
+            rank, index = min((table.members[number][place], number) for number, place in found if place >= 0)
+            segment = table.order[rank]
+            fits[index].put(table.places[segment], EMPTY)
+            _, width, usable = self._classes[index]
+            starts = (self._launch(segment, width, usable & preferred or usable & -usable),)
+        return starts
+
+    def _queue_by_size(self) -> None:
+        """From now on what is ready is held by size as well: there is a budget."""
+        table = self._table
+        self._fits = [FitQueue(len(members)) for members in table.members]
+        for (ranks, _, _), queue in zip(self._classes, self._fits, strict=True):
+            for rank in ranks:
+                segment = table.order[rank]
+                queue.put(table.places[segment], table.peaks[segment])
+            ranks.clear()
 
     def _launch(self, segment: int, width: int, lane_bit: int) -> Start:
         lane = lane_bit.bit_length() - 1
@@ -313,6 +344,8 @@ class Dispatcher:
         self._ready = 0
         for ranks, _, _ in self._classes:
             ranks.clear()
+        if self._fits is not None:
+            self._fits = [FitQueue(0) for _ in self._fits]
         states = self._states
         for segment, state in enumerate(states):
             if state in (_WAITING, _READY):

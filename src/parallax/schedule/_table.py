@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -62,7 +63,8 @@ class DispatchTable:
     A *rank* is a segment's place in the order (priority descending, then index ascending); ready queues
     hold ranks, so that comparing two segments is comparing two integers. A *class* is a set of segments
     that ask for the same width and the same lane: within one, either the best fits or (bytes apart) none
-    does, which keeps a decision independent of how many segments are ready.
+    does, which keeps a decision independent of how many segments are ready. A *place* is a segment's
+    position by rank within its class.
     """
 
     successors: tuple[tuple[int, ...], ...]
@@ -72,12 +74,15 @@ class DispatchTable:
     widths: tuple[int, ...]
     peaks: tuple[int, ...]
     """Bytes a segment holds while it runs."""
-    min_peak: int
+    has_peaks: bool
     order: tuple[int, ...]
     """Rank to segment."""
     ranks: tuple[int, ...]
     """Segment to rank: the inverse of ``order``."""
     class_of: tuple[int, ...]
+    members: tuple[tuple[int, ...], ...]
+    """Per class: ranks of its segments, ascending; a segment's place is its index here."""
+    places: tuple[int, ...]
     classes: tuple[tuple[tuple[int, ...], int, int], ...]
     """Per class: ranks ready at the start (ascending), width, bit mask of the lanes allowed."""
     states: bytes
@@ -132,7 +137,7 @@ class DispatchTable:
         """One entry of each sequence per segment; O(segments log segments + edges).
 
         Raises: PlanError naming the segment, if a predecessor is not a lower index or is named twice,
-            a width is below 1, or a lane or peak is negative.
+            a width is below 1, a lane or peak is negative, or a peak beyond any memory.
         """
         count = len(predecessors)
         successors: list[list[int]] = [[] for _ in range(count)]
@@ -146,7 +151,7 @@ class DispatchTable:
             for other in before:
                 successors[other].append(segment)
         for segment, (width, lane, peak) in enumerate(zip(widths, lanes, peaks, strict=True)):
-            if width < 1 or peak < 0 or (lane is not None and lane < 0):
+            if width < 1 or not 0 <= peak <= sys.maxsize or (lane is not None and lane < 0):
                 raise PlanError(
                     f"width {width}, lane {lane}, peak {peak} bytes cannot be dispatched",
                     where=f"segment {segment}",
@@ -168,16 +173,23 @@ class DispatchTable:
             class_of.append(index)
             if not predecessors[segment]:
                 initial[index].append(ranks[segment])
+        members: list[list[int]] = [[] for _ in class_index]
+        places = [0] * count
+        for rank, segment in enumerate(order):
+            places[segment] = len(members[class_of[segment]])
+            members[class_of[segment]].append(rank)
         return cls(
             successors=tuple(map(tuple, successors)),
             predecessors=tuple(map(tuple, predecessors)),
             remaining=tuple(map(len, predecessors)),
             widths=tuple(widths),
             peaks=tuple(peaks),
-            min_peak=min(peaks, default=0),
+            has_peaks=any(peaks),
             order=tuple(order),
             ranks=tuple(ranks),
             class_of=tuple(class_of),
+            members=tuple(map(tuple, members)),
+            places=tuple(places),
             classes=tuple((tuple(sorted(initial[index])), *key) for key, index in class_index.items()),
             states=bytes(SegmentState.WAITING if before else SegmentState.READY for before in predecessors),
             ready_count=sum(not before for before in predecessors),

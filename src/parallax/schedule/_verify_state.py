@@ -46,6 +46,10 @@ def verify_state(dispatcher: Dispatcher) -> None:
             mask = d._classes[table.class_of[segment]][2]
             require(bool(mask >> running[segment] & 1), f"segment {segment} runs off its fixed lane")
     queued = sorted(rank for ranks, _, _ in d._classes for rank in ranks)
+    if d._fits is not None:
+        require(not queued, "ready segments are held twice")
+        held = zip(table.members, d._fits, strict=True)
+        queued = sorted(members[place] for members, queue in held for place in queue.held)
     require(
         queued == sorted(table.ranks[s] for s in by_state[SegmentState.READY]), "READY segments are not those queued"
     )
