@@ -7,6 +7,7 @@ not leave this package.
 from parallax.model._extract import SegmentModel
 from parallax.model._graph import CONSTANT_BYTES, Dim, Node, OpGraph, TensorInfo, constant_value
 from parallax.model._model import Model, load_model
+from parallax.model._outline import Outline, read_outline
 from parallax.model._source import ModelSource
 
 __all__ = [
@@ -16,8 +17,10 @@ __all__ = [
     "ModelSource",
     "Node",
     "OpGraph",
+    "Outline",
     "SegmentModel",
     "TensorInfo",
     "constant_value",
     "load_model",
+    "read_outline",
 ]

@@ -11,12 +11,13 @@ import onnx
 from onnx import numpy_helper
 
 from parallax.model._graph import CONSTANT_BYTES
+from parallax.model._types import text
 
 _log = logging.getLogger(__name__)
 
 _A = onnx.AttributeProto
-_SCALARS = {_A.FLOAT: "f", _A.INT: "i"}
-_LISTS = {_A.FLOATS: "floats", _A.INTS: "ints"}
+_SCALARS: dict[int, str] = {_A.FLOAT: "f", _A.INT: "i"}
+_LISTS: dict[int, str] = {_A.FLOATS: "floats", _A.INTS: "ints"}
 
 
 class Attributes(Mapping[str, object]):
@@ -52,20 +53,27 @@ class Attributes(Mapping[str, object]):
 def _decode(proto: onnx.NodeProto) -> dict[str, object]:
     out: dict[str, object] = {}
     for attribute in proto.attribute:
-        kind = attribute.type
+        kind = attribute.type or _kind_by_content(attribute)
         if (field := _SCALARS.get(kind)) is not None:
-            out[attribute.name] = getattr(attribute, field)
+            out[text(attribute.name)] = getattr(attribute, field)
         elif (field := _LISTS.get(kind)) is not None:
-            out[attribute.name] = tuple(getattr(attribute, field))
+            out[text(attribute.name)] = tuple(getattr(attribute, field))
         elif kind == _A.STRING:
-            out[attribute.name] = _text(attribute.s)
+            out[text(attribute.name)] = text(attribute.s)
         elif kind == _A.STRINGS:
-            out[attribute.name] = tuple(_text(item) for item in attribute.strings)
+            out[text(attribute.name)] = tuple(text(item) for item in attribute.strings)
     return out
 
 
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", errors="backslashreplace")
+def _kind_by_content(attribute: onnx.AttributeProto) -> int:
+    """The kind of an attribute that does not state it, as files of IR version 1 may."""
+    for kind, name in (*_SCALARS.items(), (_A.STRING, "s")):
+        if attribute.HasField(name):
+            return kind
+    for kind, name in (*_LISTS.items(), (_A.STRINGS, "strings")):
+        if getattr(attribute, name):
+            return kind
+    return _A.UNDEFINED
 
 
 def tensor_value(tensor: onnx.TensorProto) -> npt.NDArray[np.generic] | None:

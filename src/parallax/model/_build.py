@@ -7,14 +7,14 @@ it parses at most 100 nested messages, three for each level of If, Loop or Scan.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
-from parallax.errors import ModelError
+from parallax.errors import ModelError, ModelFileError
 from parallax.model._attributes import Attributes, constant_node_value, tensor_value
 from parallax.model._graph import CONSTANT_BYTES, Node, OpGraph, TensorInfo
 from parallax.model._lazy import LazyMapping
@@ -53,6 +53,8 @@ def build_graph(proto: onnx.GraphProto, *, overridable: bool, where: str = "") -
     """
     initializers = _initializers(proto)
     declared = [tensor_info(value) for value in proto.input]
+    output_infos = tuple(tensor_info(value) for value in proto.output)
+    check_text((proto.name, *initializers, *(info.name for info in declared), *(info.name for info in output_infos)))
     input_names = {info.name for info in declared}
     if len(input_names) != len(declared):
         raise ModelError(
@@ -79,6 +81,7 @@ def build_graph(proto: onnx.GraphProto, *, overridable: bool, where: str = "") -
             if found:
                 bodies[index] = tuple((name, built.graph) for name, built in found)
                 captures[index] = tuple(dict.fromkeys(name for _, built in found for name in built.free))
+    check_text(producers)
     clash = producers.keys() & defined
     if clash:
         name = next(name for name in producers if name in clash)
@@ -109,7 +112,6 @@ def build_graph(proto: onnx.GraphProto, *, overridable: bool, where: str = "") -
             rank[index] = position
         producers = {name: rank[index] for name, index in producers.items()}
 
-    output_infos = tuple(tensor_info(value) for value in proto.output)
     for info in output_infos:
         if info.name not in producers and info.name not in defined:
             if not where:
@@ -119,6 +121,7 @@ def build_graph(proto: onnx.GraphProto, *, overridable: bool, where: str = "") -
                 )
             free.setdefault(info.name, -1)
 
+    check_text(free)
     if free and not where:
         name, index = next(iter(free.items()))
         raise ModelError(
@@ -152,6 +155,7 @@ def build_graph(proto: onnx.GraphProto, *, overridable: bool, where: str = "") -
             )
         )
 
+    check_text({node.op_type for node in nodes} | {node.domain for node in nodes})
     fed_optionally = [info for info in declared if info.name in initializers]
     graph = OpGraph(
         name=proto.name,
@@ -176,6 +180,7 @@ def declared_tensors(
 ) -> LazyMapping[TensorInfo]:
     """Every type the file states; where it states several, the most binding one wins."""
     raw: dict[str, object] = {value.name: value for value in proto.value_info}
+    check_text(raw)
     raw.update((info.name, info) for info in outputs if info.kind != "unknown")
     raw.update((info.name, info) for info in inputs)
     raw.update(initializers)
@@ -271,6 +276,7 @@ def _cycle_error(
 def _unique_names(protos: Sequence[onnx.NodeProto]) -> list[str]:
     """The file's name where it has one that is new, else one made of operator and position."""
     given = [proto.name for proto in protos]
+    check_text(given)
     taken = set(given)
     if len(taken) == len(given) and "" not in taken:
         return given
@@ -302,6 +308,20 @@ def _constant(name: str, raw: object) -> npt.NDArray[np.generic] | None:
     if isinstance(raw, onnx.TensorProto) and raw.ByteSize() <= 16 * CONSTANT_BYTES:
         return tensor_value(raw)
     return None
+
+
+def check_text(names: Iterable[str]) -> None:
+    """Refuse names that are not UTF-8, which protobuf hands out as bytes where it promises str.
+
+    Raises:
+        ModelFileError: one of them is not text.
+    """
+    try:
+        "".join(names)
+    except TypeError:
+        raise ModelFileError(
+            "a name in the model is not UTF-8 text", fix="the file is damaged: fetch or export it again"
+        ) from None
 
 
 def _label(node: onnx.NodeProto, index: int) -> str:

@@ -24,10 +24,9 @@ from parallax.model._lazy import LazyMapping
 from parallax.model._nested import collect_nested, restore
 from parallax.model._shapes import Shapes, apply_shapes
 from parallax.model._source import ModelSource, Source, open_source
-from parallax.model._types import tensor_info, type_info
+from parallax.model._types import tensor_info, text, type_info
 from parallax.model._versions import check_versions, opsets
 from parallax.model._weights import ExternalFiles, Weight, check_inline, lifted_weight
-from parallax.model._wire import strip_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +67,7 @@ class Model:
         self.opset_imports: Mapping[str, int] = MappingProxyType(opsets(parts.skeleton))
         self.ir_version: int = parts.skeleton.ir_version
         self.metadata: Mapping[str, str] = MappingProxyType(
-            {entry.key: entry.value for entry in parts.skeleton.metadata_props}
+            {text(entry.key): text(entry.value) for entry in parts.skeleton.metadata_props}
         )
         self.weight_bytes: int = parts.weight_bytes
         """Bytes of all initializers of the main graph, and of large tensors inside nodes."""
@@ -88,9 +87,11 @@ class Model:
         """What an uncut ONNX Runtime session opens: the path, or the bytes where there is none.
 
         As given, so ``shapes`` are not written into it; extract all nodes for a model that has them.
+
+        Raises:
+            UnsupportedModelError: a ModelProto over 2 GiB has no bytes; extract all nodes instead.
         """
-        source = self._parts.source
-        return str(source.path) if source.path is not None else source.data[:]
+        return self._parts.source.whole()
 
     def with_shapes(self, shapes: Shapes) -> Model:
         """The same model with these input shapes fixed as well; weights are shared.
@@ -207,8 +208,12 @@ def load_model(source: ModelSource, *, shapes: Shapes | None = None) -> Model:
     return _assemble(parts, checked)
 
 
+_MODEL_TEXTS = ("producer_name", "producer_version", "domain", "doc_string")
+"""Free text, which need not be UTF-8 for the model to run; names must be."""
+
+
 def _read(source: Source) -> Parts:
-    stripped = strip_weights(source.data)
+    stripped = source.split()
     skeleton = onnx.ModelProto()
     try:
         skeleton.ParseFromString(stripped.skeleton)
@@ -218,6 +223,10 @@ def _read(source: Source) -> Parts:
         ) from exc
     if not skeleton.HasField("graph"):
         raise ModelFileError("there is no graph in it", fix="this is not an ONNX model: fetch or export it again")
+    for message, names in ((skeleton, _MODEL_TEXTS), (skeleton.graph, ("doc_string",))):
+        for name in names:
+            if not isinstance(value := getattr(message, name), str):
+                setattr(message, name, text(value))
     check_versions(skeleton)
     files = ExternalFiles(source.folders)
     weights: dict[str, Weight] = {}
@@ -226,7 +235,7 @@ def _read(source: Source) -> Parts:
     for ordinal, tensor in enumerate(skeleton.graph.initializer):
         payload = stripped.initializers.get(ordinal)
         if payload is not None:
-            weight = lifted_weight(tensor, payload, source.data)
+            weight = lifted_weight(tensor, payload)
         elif tensor.data_location == external:
             weight = files.weight(tensor)
         else:
@@ -243,7 +252,7 @@ def _read(source: Source) -> Parts:
     nested: dict[int, Weight] = {}
     # Looking into every node costs; the word occurs once per lifted tensor if none else is external.
     if stripped.skeleton.count(b"location") > len(stripped.initializers):
-        nested = collect_nested(skeleton.graph.node, stripped.nested, source.data, files)
+        nested = collect_nested(skeleton.graph.node, stripped.nested, files)
     return Parts(
         source=source,
         skeleton=skeleton,
@@ -255,12 +264,7 @@ def _read(source: Source) -> Parts:
 
 
 def _assemble(parts: Parts, shapes: Mapping[str, tuple[int, ...]]) -> Model:
-    try:
-        built = build_graph(parts.skeleton.graph, overridable=parts.skeleton.ir_version >= 4)
-    except UnicodeDecodeError as exc:
-        raise ModelFileError(
-            "a name in the model is not UTF-8 text", where=parts.source.where, fix="fetch or export it again"
-        ) from exc
+    built = build_graph(parts.skeleton.graph, overridable=parts.skeleton.ir_version >= 4)
     for node, proto in zip(built.graph.nodes, built.protos, strict=True):
         if proto.name != node.name:
             proto.name = node.name

@@ -12,7 +12,7 @@ import onnx
 
 from parallax.errors import ModelError
 from parallax.model._weights import ExternalFiles, Weight, lifted_weight
-from parallax.model._wire import PAYLOAD_KEY, Buffer, Payload
+from parallax.model._wire import PAYLOAD_KEY, Payload
 
 _EXTERNAL = onnx.TensorProto.EXTERNAL
 
@@ -41,7 +41,7 @@ def _parts(sparse: onnx.SparseTensorProto) -> tuple[onnx.TensorProto, onnx.Tenso
 
 
 def collect_nested(
-    nodes: Sequence[onnx.NodeProto], payloads: Sequence[Payload], data: Buffer, files: ExternalFiles
+    nodes: Sequence[onnx.NodeProto], payloads: Sequence[Payload], files: ExternalFiles
 ) -> dict[int, Weight]:
     """Locate the bytes of every external tensor inside nodes, by index, marking those that lie in files too.
 
@@ -55,7 +55,7 @@ def collect_nested(
             continue
         index = _index(tensor)
         if index is not None and index < len(payloads) and index not in weights:
-            weights[index] = lifted_weight(tensor, payloads[index], data)
+            weights[index] = lifted_weight(tensor, payloads[index])
         elif index is None:
             number = len(payloads) + in_files
             in_files += 1

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import EncodeError  # type: ignore[import-untyped]  # ships no types
 
 from parallax.errors import ConfigError, ModelFileError, UnsupportedModelError
+from parallax.model._message import strip_message
 from parallax.model._weights import map_file
-from parallax.model._wire import Buffer
+from parallax.model._wire import Buffer, Stripped, strip_weights
 
 ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto
 """A file, its content, or the parsed message."""
@@ -25,13 +27,34 @@ class Source:
     (as in the caches of model hubs, which link model and data into one folder), that of its target.
     """
 
-    data: Buffer
+    data: Buffer | None
+    """None for a message too large to serialise."""
     path: Path | None
     folders: Sequence[Path]
+    message: onnx.ModelProto | None = None
+    """Only where ``data`` is None."""
 
     @property
     def where(self) -> str | None:
         return None if self.path is None else str(self.path)
+
+    def split(self) -> Stripped:
+        """Skeleton and payloads."""
+        if self.data is not None:
+            return strip_weights(self.data)
+        assert self.message is not None
+        return strip_message(self.message)
+
+    def whole(self) -> str | bytes:
+        """The path, or the bytes where there is none."""
+        if self.path is not None:
+            return str(self.path)
+        if self.data is None:
+            raise UnsupportedModelError(
+                "a ModelProto over 2 GiB has no serialised form that ONNX Runtime could open",
+                fix="save it with external data (onnx.save_model(..., save_as_external_data=True)) and load the path",
+            )
+        return self.data[:]
 
 
 def open_source(source: ModelSource) -> Source:
@@ -46,17 +69,25 @@ def open_source(source: ModelSource) -> Source:
         ConfigError: not a path, bytes or ModelProto.
     """
     if isinstance(source, onnx.ModelProto):
-        opened = Source(data=source.SerializeToString(), path=None, folders=(Path.cwd(),))
+        return _open_message(source)
     elif isinstance(source, (bytes, bytearray, memoryview)):
-        opened = Source(data=bytes(source), path=None, folders=(Path.cwd(),))
+        opened = Source(data=bytes(source), path=None, folders=(Path(),))
     elif isinstance(source, (str, os.PathLike)):
         opened = _open_path(source)
     else:
         raise ConfigError(
             f"a model is a path, bytes or onnx.ModelProto, not {type(source).__name__}", fix="pass one of these"
         )
-    _check_magic(opened)
+    assert opened.data is not None
+    _check_magic(opened.data[:32], opened.where)
     return opened
+
+
+def _open_message(model: onnx.ModelProto) -> Source:
+    try:
+        return Source(data=model.SerializeToString(), path=None, folders=(Path(),))
+    except EncodeError:  # over protobuf's limit of 2 GiB
+        return Source(data=None, path=None, folders=(Path(),), message=model)
 
 
 def _open_path(source: str | os.PathLike[str]) -> Source:
@@ -83,16 +114,15 @@ _LOOKALIKES = (
 )
 
 
-def _check_magic(source: Source) -> None:
-    head = source.data[:32]
+def _check_magic(head: bytes, where: str | None) -> None:
     if not head:
-        raise ModelFileError("the model is empty (0 bytes)", where=source.where, fix="fetch or export it again")
+        raise ModelFileError("the model is empty (0 bytes)", where=where, fix="fetch or export it again")
     if head[4:8] == b"ORTM":
         raise UnsupportedModelError(
             "this is a model in ONNX Runtime's own .ort format, which has no graph to analyse",
-            where=source.where,
+            where=where,
             fix="give the .onnx file it was made from",
         )
     for magic, what, fix in _LOOKALIKES:
         if head.startswith(magic):
-            raise ModelFileError(f"this is {what}", where=source.where, fix=fix)
+            raise ModelFileError(f"this is {what}", where=where, fix=fix)

@@ -58,5 +58,10 @@ def dims(shape: onnx.TensorShapeProto) -> tuple[Dim, ...]:
         if dim.HasField("dim_value"):
             out.append(dim.dim_value if dim.dim_value >= 0 else None)
         else:
-            out.append(dim.dim_param or None)
+            out.append(text(dim.dim_param) or None)
     return tuple(out)
+
+
+def text(value: str | bytes) -> str:
+    """A string field as text: protobuf hands out bytes where a file holds something else than UTF-8."""
+    return value if isinstance(value, str) else value.decode("utf-8", errors="backslashreplace")

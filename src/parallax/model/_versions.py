@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import onnx
 
 from parallax.errors import ModelFileError, UnsupportedModelError
+from parallax.model._types import text
 
 _KNOWN_IR = 11
 _KNOWN_OPSETS = {
@@ -31,7 +32,7 @@ def opsets(model: onnx.ModelProto) -> dict[str, int]:
     """Domain -> version, "ai.onnx" written as ""; the highest where a domain is imported twice."""
     out: dict[str, int] = {}
     for entry in model.opset_import:
-        domain = "" if entry.domain == "ai.onnx" else entry.domain
+        domain = "" if entry.domain == "ai.onnx" else text(entry.domain)
         out[domain] = max(out.get(domain, entry.version), entry.version)
     return out
 

@@ -100,8 +100,8 @@ def byte_size(name: str, dtype: int, dims: Sequence[int]) -> int | None:
     return count * int(known.itemsize)
 
 
-def lifted_weight(tensor: onnx.TensorProto, payload: Payload, data: Buffer) -> Weight:
-    """The weight behind a tensor whose payload was lifted out of ``data``.
+def lifted_weight(tensor: onnx.TensorProto, payload: Payload) -> Weight:
+    """The weight behind a tensor whose payload was lifted out of the model.
 
     Raises:
         ModelError: the payload does not hold exactly the bytes that type and shape ask for.
@@ -112,7 +112,7 @@ def lifted_weight(tensor: onnx.TensorProto, payload: Payload, data: Buffer) -> W
     allowed = _FIELD_TYPES.get(payload.field)
     if expected != actual or (allowed is not None and dtype not in allowed):
         raise _size_mismatch(name, dtype, dims, expected, actual)
-    return Weight(name=name, dtype=dtype, dims=dims, buffer=data, offset=payload.start, nbytes=actual)
+    return Weight(name=name, dtype=dtype, dims=dims, buffer=payload.buffer, offset=payload.start, nbytes=actual)
 
 
 def check_inline(tensor: onnx.TensorProto) -> int:
@@ -257,7 +257,10 @@ class ExternalFiles:
 
 
 def _is_inside(path: str, root: str) -> bool:
-    return os.path.commonpath((root, path)) == root
+    try:
+        return os.path.commonpath((root, path)) == root
+    except ValueError:  # different drives
+        return False
 
 
 def map_file(path: str | os.PathLike[str]) -> Buffer:

@@ -47,8 +47,9 @@ _MAX_DEPTH = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payload:
-    """Bytes ``start:end`` of the input, lifted out of TensorProto field ``field``, which begins at ``tag``."""
+    """Bytes ``start:end`` of ``buffer``, lifted out of TensorProto field ``field``, which begins at ``tag``."""
 
+    buffer: Buffer
     tag: int
     start: int
     end: int
@@ -231,7 +232,7 @@ class _Scanner:
                 if field in _TENSOR_PAYLOADS:
                     if found is not None:
                         return None
-                    found = Payload(tag=field_start, start=position, end=stop, field=field)
+                    found = Payload(buffer=data, tag=field_start, start=position, end=stop, field=field)
                 position = stop
                 continue
             if field == _DATA_LOCATION and tag & 7 == 0:
@@ -248,7 +249,7 @@ class _Scanner:
 
     def _marked(self, start: int, end: int, payload: Payload, index: int | None) -> list[memoryview | bytes]:
         """A TensorProto with its payload replaced by an external-data mark."""
-        return [self.view[start : payload.tag], self.view[payload.end : end], _mark(index)]
+        return [self.view[start : payload.tag], self.view[payload.end : end], external_mark(index)]
 
     def _skip(self, tag: int, position: int, end: int) -> int:
         """Position after the value of a field that is not looked into."""
@@ -311,8 +312,8 @@ def _header(tag: int, length: int) -> bytes:
     return bytes(out)
 
 
-def _mark(index: int | None) -> bytes:
-    """TensorProto fields: data_location = EXTERNAL, and external_data entries."""
+def external_mark(index: int | None = None) -> bytes:
+    """Wire form of two TensorProto fields: data_location = EXTERNAL, and external_data entries."""
     entries = [(b"location", b"*")]
     if index is not None:
         entries.append((PAYLOAD_KEY.encode(), str(index).encode()))
