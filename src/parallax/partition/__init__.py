@@ -23,6 +23,8 @@ from parallax.partition._dag import (
     verify_convex,
     verify_dag,
 )
+from parallax.partition._lanes import by_lanes
+from parallax.partition._list_schedule import ListSchedule, list_schedule
 from parallax.partition._refine import (
     BranchLoad,
     CostRule,
@@ -66,6 +68,7 @@ __all__ = [
     "Dag",
     "DraftSegment",
     "LayerDecision",
+    "ListSchedule",
     "NodeClass",
     "PaperRule",
     "Partition",
@@ -76,6 +79,7 @@ __all__ = [
     "assemble",
     "bottom_levels",
     "by_branches",
+    "by_lanes",
     "by_layers",
     "classify",
     "contract",
@@ -84,6 +88,7 @@ __all__ = [
     "find_barriers",
     "find_boundaries",
     "find_branches",
+    "list_schedule",
     "load_layers",
     "lpt_makespan",
     "strong_components",

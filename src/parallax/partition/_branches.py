@@ -72,10 +72,10 @@ class BranchGraph:
 def classify(dag: Dag, *, control_flow: Collection[int] = _NOTHING) -> tuple[NodeClass, ...]:
     """The class of each node. Nodes in ``control_flow`` (If, Loop, Scan) are forced to Split-Merge. O(V)."""
     return tuple(
-        NodeClass.SPLIT_MERGE
-        if index in control_flow
-        else _BY_DEGREE[len(dag.predecessors[index]) > 1, len(dag.successors[index]) > 1]
-        for index in range(len(dag))
+        [
+            NodeClass.SPLIT_MERGE if index in control_flow else _BY_DEGREE[len(preds) > 1, len(targets) > 1]
+            for index, (preds, targets) in enumerate(zip(dag.predecessors, dag.successors, strict=True))
+        ]
     )
 
 

@@ -41,7 +41,7 @@ class Dag:
 
         Raises: InternalError if an edge does not go from a lower to a higher index.
         """
-        rows = tuple(tuple(sorted(set(row))) for row in predecessors)
+        rows = tuple([tuple(sorted(set(row))) for row in predecessors])
         out: list[list[int]] = [[] for _ in rows]
         for index, row in enumerate(rows):
             if row and (row[0] < 0 or row[-1] >= index):

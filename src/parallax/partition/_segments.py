@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from parallax.errors import ConfigError, InternalError
-from parallax.partition._branches import BranchGraph, find_branches
+from parallax.partition._branches import Branch, BranchGraph, find_branches
 from parallax.partition._dag import Dag
 from parallax.partition._refine import BranchLoad, LayerDecision, RefinementRule
 
@@ -189,37 +189,56 @@ def load_layers(
     units: UnitGraph, found: BranchGraph, costs: UnitCosts, *, regions: frozenset[int] = frozenset()
 ) -> tuple[tuple[BranchLoad, ...], ...]:
     """For each layer what a refinement rule may know of its branches. ``regions`` are units that are one. O(V)."""
-    sizes = [sum(node not in units.replicated for node in nodes) for nodes in units.units]
-    loads = [
-        BranchLoad(
-            branch=branch.index,
-            nodes=sum(sizes[unit] for unit in branch.nodes),
-            flops=sum(costs.flops[unit] for unit in branch.nodes),
-            narrow_ns=sum(costs.narrow_ns[unit] for unit in branch.nodes),
-            wide_ns=sum(costs.wide_ns[unit] for unit in branch.nodes),
-            is_region=branch.nodes[0] in regions,
-        )
-        for branch in found.branches
-    ]
-    return tuple(tuple(loads[branch] for branch in layer) for layer in found.layers)
+    return tuple(
+        tuple(_load(units, found.branches[branch], costs, regions) for branch in layer) for layer in found.layers
+    )
 
 
-def by_layers(units: UnitGraph, costs: UnitCosts, rule: RefinementRule, *, label: str, lanes: int) -> Partition:
+def _load(units: UnitGraph, branch: Branch, costs: UnitCosts, regions: frozenset[int]) -> BranchLoad:
+    members = branch.nodes
+    replicated = units.replicated
+    nodes = sum(len(units.units[unit]) for unit in members)
+    if replicated:
+        nodes -= sum(node in replicated for unit in members for node in units.units[unit])
+    return BranchLoad(
+        branch=branch.index,
+        nodes=nodes,
+        flops=sum([costs.flops[unit] for unit in members]),
+        narrow_ns=sum([costs.narrow_ns[unit] for unit in members]),
+        wide_ns=sum([costs.wide_ns[unit] for unit in members]),
+        is_region=members[0] in regions,
+    )
+
+
+def by_layers(
+    units: UnitGraph,
+    costs: UnitCosts,
+    rule: RefinementRule,
+    *,
+    label: str,
+    lanes: int,
+    branches: BranchGraph | None = None,
+) -> Partition:
     """The branches a rule chooses become segments, everything else as few serial segments as possible. O(V + E).
 
     Each unit has a *stage*: the most times a path to it goes from a chosen branch back to serial units.
     Serial units of one stage are one segment. Fewer are impossible, for the units along such a path are
     kept apart by the branches between them; and none of it makes a cycle, for an edge never leads to a
     lower stage, and within a stage only from serial units to branches and among branches.
+
+    ``branches`` are those of the unit graph, for callers that try several rules.
     """
-    found = find_branches(units.dag, control_flow=units.control_flow)
+    found = find_branches(units.dag, control_flow=units.control_flow) if branches is None else branches
+    none: frozenset[int] = frozenset()
     decisions = tuple(
-        rule.decide(layer, loads) for layer, loads in enumerate(load_layers(units, found, costs)) if len(loads) > 1
+        rule.decide(index, [_load(units, found.branches[branch], costs, none) for branch in layer])
+        for index, layer in enumerate(found.layers)
+        if len(layer) > 1
     )
     chosen = [False] * len(found.branches)
     for decision in decisions:
-        for branch in decision.parallel:
-            chosen[branch] = True
+        for index in decision.parallel:
+            chosen[index] = True
     if not any(chosen):
         whole = uncut(units, width=costs.wide_width, cost_wide=costs.wide_ns)
         return Partition(
@@ -234,20 +253,22 @@ def by_layers(units: UnitGraph, costs: UnitCosts, rule: RefinementRule, *, label
 
     stage = [0] * len(units)
     serial: dict[int, list[int]] = {}
+    is_chosen = [chosen[branch] for branch in found.branch_of]
     for unit, preds in enumerate(units.dag.predecessors):
-        own = chosen[found.branch_of[unit]]
+        level = 0
         for pred in preds:
-            stage[unit] = max(stage[unit], stage[pred] + (chosen[found.branch_of[pred]] and not own))
-        if not own:
-            serial.setdefault(stage[unit], []).append(unit)
+            level = max(level, stage[pred] + (is_chosen[pred] and not is_chosen[unit]))
+        stage[unit] = level
+        if not is_chosen[unit]:
+            serial.setdefault(level, []).append(unit)
     drafts: list[tuple[tuple[int, int, int], DraftSegment]] = []
     for level, members in serial.items():
         segment = DraftSegment(units=tuple(members), width=costs.wide_width, cause=Cause.SERIAL)
         drafts.append(((level, 0, 0), segment))
-    for branch in (index for index, is_chosen in enumerate(chosen) if is_chosen):
-        members = list(found.branches[branch].nodes)
-        segment = DraftSegment(units=tuple(members), width=costs.narrow_width, cause=Cause.BRANCH)
-        drafts.append(((stage[members[0]], 1, branch), segment))
+    for branch in found.branches:
+        if chosen[branch.index]:
+            segment = DraftSegment(units=branch.nodes, width=costs.narrow_width, cause=Cause.BRANCH)
+            drafts.append(((stage[branch.nodes[0]], 1, branch.index), segment))
     drafts.sort(key=lambda draft: draft[0])
     return assemble(
         units,

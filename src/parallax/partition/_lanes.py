@@ -1,0 +1,272 @@
+"""The cost rule proper: cut where running side by side on lanes is predicted to save time.
+
+Each operator is cheap either way: on all cores, one after the other, or on one lane beside others.
+Convolutions scale and lose little by going one after the other; what does not scale gains from company.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from parallax.errors import ConfigError
+from parallax.partition._dag import bottom_levels, find_barriers
+from parallax.partition._list_schedule import list_schedule
+from parallax.partition._pieces import Stretch, Terms, cut_schedule
+from parallax.partition._segments import Cause, DraftSegment, Partition, assemble
+
+if TYPE_CHECKING:
+    from parallax.partition._units import UnitGraph
+
+
+@dataclass(slots=True, kw_only=True)
+class _Step:
+    """One segment to be, in order of time. ``exclusive``: nothing runs beside it."""
+
+    units: list[int]
+    lane: int
+    exclusive: bool
+    cause: Cause
+    stretch: int
+    """The first unit of the stretch that was decided at once."""
+    serial_ns: int
+    parallel_ns: int
+
+
+def by_lanes(
+    units: UnitGraph,
+    cost_narrow: Sequence[int],
+    cost_wide: Sequence[int],
+    *,
+    lanes: int,
+    handover_ns: int,
+    segment_overhead_ns: int,
+    narrow_width: int = 1,
+    wide_width: int | None = None,
+    min_gain: float = 0.0,
+) -> Partition:
+    """Cut where the predicted time is less than that of the uncut graph; uncut where it is nowhere. O((V + E) log V).
+
+    1. Barriers (units comparable with every other) split the graph into blocks. A block runs side by side if
+       its list schedule on the lanes, cut into segments and run again with their overhead and hand-overs,
+       takes less time than its units one after the other on all cores.
+    2. The same is tried with the whole graph as one block, for graphs that have no barriers or cheap ones.
+    3. What runs alone in the timeline gets full width; neighbours in time that do so are one segment.
+    4. The better of both is kept if it beats the sum of ``cost_wide``, which is the uncut time.
+
+    Args:
+        cost_narrow: ns per unit at ``narrow_width`` threads, the width of a lane.
+        cost_wide: ns per unit at ``wide_width`` threads (default ``lanes * narrow_width``), the whole machine.
+        handover_ns: from the end of a segment to the start of one on another lane that waited for it.
+        segment_overhead_ns: added to each segment's duration.
+        min_gain: fraction of the serial time a cut must save, for each block and in all.
+
+    Returns: a partition with its predicted timeline; segments in order of their predicted start. Each
+        carries the two times compared for its block (for an uncut answer: for the graph).
+    """
+    if lanes < 1 or len(cost_narrow) != len(units) or len(cost_wide) != len(units):
+        raise ConfigError(
+            f"{lanes} lanes, {len(cost_narrow)} narrow and {len(cost_wide)} wide costs for {len(units)} units",
+            fix="give at least one lane and one cost per unit",
+        )
+    terms = Terms(
+        narrow=cost_narrow, wide=cost_wide, lanes=lanes, handover_ns=handover_ns, overhead_ns=segment_overhead_ns
+    )
+    width = lanes * narrow_width if wide_width is None else wide_width
+    uncut_ns = sum(cost_wide)
+    best_ns: int | None = None
+    best: tuple[list[_Step], list[int], list[int], str] | None = None
+    if lanes > 1 and len(units) > 1:
+        search = _Search(units, terms, min_gain)
+        proposals = [("by blocks", _merge_exclusive(search.block_steps()))]
+        if 0 < len(search.barriers) < len(units):
+            proposals.append(("as one block", _merge_exclusive(search.whole_steps())))
+        for label, steps in proposals:
+            if len(steps) > 1:
+                start, end = _replay(units, steps, terms)
+                total = max(end)
+                if best_ns is None or total < best_ns:
+                    best_ns, best = total, (steps, start, end, label)
+    if best is None or best_ns is None or best_ns >= uncut_ns * (1 - min_gain):
+        return _uncut(units, width, lanes, uncut_ns, best_ns)
+    steps, start, end, label = best
+    order = sorted(range(len(steps)), key=lambda index: (start[index], index))
+    return assemble(
+        units,
+        [
+            DraftSegment(
+                units=tuple(sorted(steps[index].units)),
+                width=width if steps[index].exclusive else narrow_width,
+                cause=steps[index].cause,
+                lane=steps[index].lane,
+                start_ns=start[index],
+                end_ns=end[index],
+                serial_ns=steps[index].serial_ns,
+                parallel_ns=steps[index].parallel_ns,
+            )
+            for index in order
+        ],
+        label=f"{lanes} lanes, {label}",
+        lanes=lanes,
+        predicted_ns=best_ns,
+        uncut_ns=uncut_ns,
+    )
+
+
+def _uncut(units: UnitGraph, width: int, lanes: int, uncut_ns: int, cut_ns: int | None) -> Partition:
+    segments = []
+    if len(units):
+        whole = DraftSegment(
+            units=tuple(range(len(units))),
+            width=width,
+            cause=Cause.UNCUT,
+            start_ns=0,
+            end_ns=uncut_ns,
+            serial_ns=None if cut_ns is None else uncut_ns,
+            parallel_ns=cut_ns,
+        )
+        segments.append(whole)
+    return assemble(
+        units, segments, label=f"{lanes} lanes, uncut", lanes=lanes, predicted_ns=uncut_ns, uncut_ns=uncut_ns
+    )
+
+
+def _blocks(size: int, barriers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Half-open ranges of units: each barrier, and what lies between two of them."""
+    low = 0
+    for barrier in barriers:
+        if low < barrier:
+            yield low, barrier
+        yield barrier, barrier + 1
+        low = barrier + 1
+    if low < size:
+        yield low, size
+
+
+class _Search:
+    """What both proposals share: barriers, priorities, and how fast a stretch could be at best."""
+
+    def __init__(self, units: UnitGraph, terms: Terms, min_gain: float) -> None:
+        self.units, self.terms, self.min_gain = units, terms, min_gain
+        self.barriers = find_barriers(units.dag)
+        self.priority = bottom_levels(units.dag, terms.narrow)
+        # Whatever its width, no unit takes less than this, nor less of the lanes' joint time.
+        pairs = list(zip(terms.narrow, terms.wide, strict=True))
+        self._shortest = bottom_levels(units.dag, [min(narrow, wide) for narrow, wide in pairs])
+        self._lane_time = [min(narrow, terms.lanes * wide) for narrow, wide in pairs]
+
+    def block_steps(self) -> list[_Step]:
+        """Each block side by side where that pays, serially elsewhere."""
+        overhead = self.terms.overhead_ns
+        steps: list[_Step] = []
+        for low, high in _blocks(len(self.units), self.barriers):
+            serial = parallel = sum(self.terms.wide[low:high])
+            if high - low > 1:
+                # Side by side it is at least a segment more for the serial stretch it interrupts, and one of its own.
+                parallel = self._least(low, high) + 2 * overhead
+                if parallel < serial * (1 - self.min_gain):
+                    stretch = self._schedule(low, high, self.terms.narrow)
+                    parallel = stretch.makespan + overhead
+                    if len(stretch.pieces) > 1 and parallel < serial * (1 - self.min_gain):
+                        steps.extend(_stretch_steps(stretch, low, serial, parallel))
+                        continue
+            steps.append(
+                _Step(
+                    units=list(range(low, high)),
+                    lane=0,
+                    exclusive=True,
+                    cause=Cause.SERIAL,
+                    stretch=low,
+                    serial_ns=serial,
+                    parallel_ns=parallel,
+                )
+            )
+        return steps
+
+    def whole_steps(self) -> list[_Step]:
+        """The graph as one block; empty where that cannot pay. Barriers run alone, so they have full width."""
+        size, serial = len(self.units), sum(self.terms.wide)
+        if self._least(0, size) + self.terms.overhead_ns >= serial * (1 - self.min_gain):
+            return []
+        costs = list(self.terms.narrow)
+        for barrier in self.barriers:
+            costs[barrier] = min(costs[barrier], self.terms.wide[barrier])
+        stretch = self._schedule(0, size, costs)
+        return _stretch_steps(stretch, 0, serial, stretch.makespan)
+
+    def _schedule(self, low: int, high: int, costs: Sequence[int]) -> Stretch:
+        schedule = list_schedule(
+            self.units.dag,
+            costs,
+            self.priority,
+            low,
+            high,
+            lanes=self.terms.lanes,
+            handover_ns=self.terms.handover_ns,
+        )
+        return cut_schedule(self.units.dag, schedule, self.terms)
+
+    def _least(self, low: int, high: int) -> int:
+        """No schedule of a stretch that ends at a barrier, or at the end, takes less: longest path, and work shared."""
+        after = self._shortest[high] if high < len(self._shortest) else 0
+        return max(max(self._shortest[low:high]) - after, sum(self._lane_time[low:high]) // self.terms.lanes)
+
+
+def _stretch_steps(stretch: Stretch, first: int, serial: int, parallel: int) -> list[_Step]:
+    return [
+        _Step(
+            units=list(piece.units),
+            lane=piece.lane,
+            exclusive=piece.exclusive,
+            cause=Cause.ALONE if piece.exclusive else Cause.PARALLEL,
+            stretch=first,
+            serial_ns=serial,
+            parallel_ns=parallel,
+        )
+        for piece in stretch.pieces
+    ]
+
+
+def _merge_exclusive(steps: Sequence[_Step]) -> list[_Step]:
+    """Join neighbours in time beside which nothing runs: all else is over before them or starts after them."""
+    merged: list[_Step] = []
+    for step in steps:
+        last = merged[-1] if merged else None
+        if last is None or not (last.exclusive and step.exclusive):
+            merged.append(step)
+            continue
+        if Cause.SERIAL in (last.cause, step.cause):
+            last.cause = Cause.SERIAL
+            last.lane = 0
+        last.units.extend(step.units)
+        if step.stretch != last.stretch:
+            last.stretch = step.stretch
+            last.serial_ns += step.serial_ns
+            last.parallel_ns += step.parallel_ns
+    return merged
+
+
+def _replay(units: UnitGraph, steps: Sequence[_Step], terms: Terms) -> tuple[list[int], list[int]]:
+    """Start and end of each step, run in the given order on its lane."""
+    home = [0] * len(units)
+    for index, step in enumerate(steps):
+        for unit in step.units:
+            home[unit] = index
+    free_at = [0] + [terms.handover_ns] * (terms.lanes - 1)
+    start, end = [0] * len(steps), [0] * len(steps)
+    for index, step in enumerate(steps):
+        begin = max(free_at) if step.exclusive else free_at[step.lane]
+        for unit in step.units:
+            for pred in units.dag.predecessors[unit]:
+                before = home[pred]
+                if before != index:
+                    handover = terms.handover_ns if steps[before].lane != step.lane else 0
+                    begin = max(begin, end[before] + handover)
+        costs = terms.wide if step.exclusive else terms.narrow
+        start[index] = begin
+        end[index] = begin + terms.overhead_ns + sum(costs[unit] for unit in step.units)
+        free_at[step.lane] = end[index]
+        if step.exclusive:
+            free_at = [max(each, end[index]) for each in free_at]
+    return start, end
