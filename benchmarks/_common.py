@@ -1,0 +1,145 @@
+"""What every benchmark shares: the machine's description, result files, tables, zoo models with inputs.
+
+Timing itself (rivals that take turns, pauses until spinning pools are quiet, ratios round by round) is
+`parallax.cli`'s, so that `parallax bench` and these scripts measure alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import psutil
+
+import parallax
+from parallax import zoo
+from parallax.cli import Ratio, Timing
+from parallax.device import available_cores
+from parallax.profile import machine_fingerprint
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def describe_machine() -> dict[str, Any]:
+    """What a reader needs to judge the figures; names neither host nor user."""
+    memory = psutil.virtual_memory()
+    load = os.getloadavg() if hasattr(os, "getloadavg") else None
+    return {
+        "machine": machine_fingerprint(),
+        "cores_used": available_cores(),
+        "cores_of_machine": os.cpu_count(),
+        "memory_gib": round(memory.total / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "parallax": parallax.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "onnx": onnx.__version__,
+        "numpy": np.__version__,
+        "load_before": None if load is None else [round(figure, 2) for figure in load],
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """One benchmark's result: Markdown for people, JSON for programs, both with the machine."""
+
+    title: str
+    method: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    data: Mapping[str, Any]
+    remarks: Sequence[str] = ()
+
+    def markdown(self, machine: Mapping[str, Any]) -> str:
+        lines = [f"# {self.title}", "", self.method, ""]
+        lines += [_markdown_row(self.columns), _markdown_row(["---"] * len(self.columns))]
+        lines += [_markdown_row(row) for row in self.rows]
+        lines += ["", *(f"* {remark}" for remark in self.remarks), "", "## Machine", ""]
+        lines += [f"* {key.replace('_', ' ')}: {value}" for key, value in machine.items()]
+        return "\n".join(lines) + "\n"
+
+
+def publish(report: Report, output: Path, machine: Mapping[str, Any]) -> None:
+    """Print the table; write ``output`` (Markdown) and the same name with ``.json``."""
+    text = report.markdown(machine)
+    print(text)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(text, encoding="utf-8")
+    document = {"title": report.title, "machine": dict(machine), **report.data}
+    output.with_suffix(".json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    say(f"wrote {output} and {output.with_suffix('.json').name}")
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def make_parser(description: str | None, name: str) -> argparse.ArgumentParser:
+    """A parser with ``--output``, which every benchmark has."""
+    parser = argparse.ArgumentParser(description=(description or "").split("\n")[0])
+    parser.add_argument(
+        "--output", type=Path, default=RESULTS / f"{name}.md", help="Markdown file to write; the JSON goes beside it"
+    )
+    return parser
+
+
+def say(text: str) -> None:
+    """Progress, on stderr so that stdout is the report."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def pick_models(names: Sequence[str]) -> tuple[str, ...]:
+    """Zoo models by name; ``paper`` stands for the ten of the papers, ``all`` for every one."""
+    picked: dict[str, None] = {}
+    for name in names:
+        group = {"paper": zoo.PAPER_MODELS, "all": zoo.names()}.get(name, (name,))
+        picked.update(dict.fromkeys(group))
+    missing = sorted(set(picked) - set(zoo.names()))
+    if missing:
+        raise SystemExit(f"no such zoo models: {', '.join(missing)}; there are {', '.join(zoo.names())}")
+    return tuple(picked)
+
+
+def open_inputs(path: Path, feeds: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]] | None:
+    """Shapes for ``InferenceSession(shapes=)``: of the inputs that the model leaves open."""
+    graph = parallax.model.load_model(path).graph
+    return {info.name: feeds[info.name].shape for info in graph.inputs if not info.is_static} or None
+
+
+def ms(ns: float) -> str:
+    """Milliseconds with three significant digits."""
+    value = ns / 1e6
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.3g}"
+
+
+def us(ns: float) -> str:
+    """Microseconds with one decimal."""
+    return f"{ns / 1e3:.1f}"
+
+
+def spread(timing: Timing, unit: Callable[[float], str] = ms) -> str:
+    """``median (first quartile - third quartile)``."""
+    low, high = timing.quartiles_ns
+    return f"{unit(timing.median_ns)} ({unit(low)} - {unit(high)})"
+
+
+def show_ratio(ratio: Ratio) -> str:
+    """``median (first quartile - third quartile)`` of per-round ratios."""
+    return f"{ratio.median:.3f} ({ratio.low:.3f} - {ratio.high:.3f})"
+
+
+def dump_timing(timing: Timing) -> dict[str, Any]:
+    """For JSON: the samples themselves, so that anyone can compute another statistic."""
+    return {"median_ns": timing.median_ns, "samples_ns": [round(sample) for sample in timing.samples_ns]}

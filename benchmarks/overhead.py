@@ -1,0 +1,174 @@
+"""What the engine adds: per segment on a lane, per hand-over between lanes, per run of an uncut model.
+
+All three run operators that take next to nothing, so that the difference to bare calls of ONNX Runtime's
+C sessions is overhead. Rounds are interleaved; figures are medians of per-round differences.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from _common import Report, describe_machine, make_parser, publish, us
+from _graphs import trivial_chain
+from onnxruntime.capi import onnxruntime_pybind11_state as C
+
+import parallax
+from parallax.cli import quartiles
+from parallax.engine import CPU_DEVICE, Executor, RuntimeOptions, compile_plan
+from parallax.model import Model, load_model
+from parallax.partition import every_unit
+from parallax.schedule import Plan, Provenance
+from parallax.session import PlanningContext
+
+# Bounds that the project promises, in ns.
+SEGMENT_LIMIT_NS = 10_000
+HANDOVER_LIMIT_NS = 15_000
+UNCUT_LIMIT_NS = 5_000
+
+_ORIGIN = Provenance(
+    source="forced",
+    uncut_ns=None,
+    chosen_ns=None,
+    candidates=(),
+    runtime_version=onnxruntime.__version__,
+    machine="",
+    reason="benchmark",
+)
+
+
+def chain_plan(model: Model, *, lanes: int) -> Plan:
+    """Every operator a segment of its own; with two lanes, each on the other lane than its predecessor."""
+    context = PlanningContext(model, cores=max(1, lanes))
+    plan = context.plan(context.propose(every_unit(context.units, lanes=lanes)), _ORIGIN)
+    return replace(
+        plan,
+        segments=tuple(replace(segment, lane=segment.index % lanes, width=1) for segment in plan.segments),
+    )
+
+
+def bare_caller(executor: Executor, feeds: dict[str, Any]) -> Callable[[], object]:
+    """The same C sessions called one after the other with nothing in between but the values handed on."""
+    steps = [
+        (segment.session.run_with_ort_values, segment.inputs[0], [segment.outputs[0]]) for segment in executor.segments
+    ]
+    options = C.RunOptions()
+    (start,) = feeds.values()
+
+    def call() -> object:
+        value = start
+        for run, input_name, output_names in steps:
+            value = run({input_name: value}, output_names, options)[0]
+        return value
+
+    return call
+
+
+def interleave(calls: dict[str, Callable[[], object]], *, rounds: int, repeats: int) -> dict[str, list[float]]:
+    """ns per call, one sample per rival and round. No pool spins here (all sessions have width 1), so no pauses."""
+    for call in calls.values():
+        for _ in range(50):
+            call()
+    samples: dict[str, list[float]] = {label: [] for label in calls}
+    labels = list(calls)
+    for number in range(rounds):
+        shift = number % len(labels)
+        for label in (*labels[shift:], *labels[:shift]):
+            call = calls[label]
+            call()
+            begin = time.perf_counter_ns()
+            for _ in range(repeats):
+                call()
+            samples[label].append((time.perf_counter_ns() - begin) / repeats)
+    return samples
+
+
+def measure_engine(*, length: int, rounds: int) -> dict[str, list[float]]:
+    """Overhead samples in ns: per segment on one lane, per hand-over between two."""
+    model = load_model(trivial_chain(length))
+    value = C.OrtValue.ortvalue_from_numpy(np.full(8, 0.5, np.float32), CPU_DEVICE)
+    feeds = {"t0": value}
+    outputs = [f"t{length}"]
+    one = compile_plan(model, chain_plan(model, lanes=1), RuntimeOptions())
+    two = compile_plan(model, chain_plan(model, lanes=2), RuntimeOptions())
+    if len(one.segments) != length or len(two.segments) != length:
+        raise SystemExit(f"the chain was cut into {len(one.segments)} segments, not {length}")
+    samples = interleave(
+        {
+            "bare": bare_caller(one, feeds),
+            "one lane": lambda: one.run(feeds, outputs),
+            "two lanes": lambda: two.run(feeds, outputs),
+        },
+        rounds=rounds,
+        repeats=20,
+    )
+    # The last segment's end is reported to the caller's lane: one more hand-over if it ran on the other.
+    handovers = length - 1 + (length - 1) % 2
+    return {
+        "segment": [(ours - bare) / length for ours, bare in zip(samples["one lane"], samples["bare"], strict=True)],
+        "handover": [
+            (two_ns - one_ns) / handovers
+            for two_ns, one_ns in zip(samples["two lanes"], samples["one lane"], strict=True)
+        ],
+        "bare_call": [bare / length for bare in samples["bare"]],
+    }
+
+
+def measure_uncut(*, rounds: int) -> dict[str, list[float]]:
+    """Overhead of ``run`` on an uncut model in ns, and what ``onnxruntime`` takes for the same."""
+    model = trivial_chain(1).SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    theirs = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    ours = parallax.InferenceSession(model, threads=1)
+    if not ours.plan.is_uncut:
+        raise SystemExit("the trivial model was cut")
+    feeds = {"t0": np.full(8, 0.5, np.float32)}
+    samples = interleave(
+        {"theirs": lambda: theirs.run(None, feeds), "ours": lambda: ours.run(None, feeds)}, rounds=rounds, repeats=500
+    )
+    return {
+        "uncut_run": [mine - base for mine, base in zip(samples["ours"], samples["theirs"], strict=True)],
+        "onnxruntime_run": samples["theirs"],
+    }
+
+
+def main() -> None:
+    parser = make_parser(__doc__, "overhead")
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--length", type=int, default=41, help="segments of the chain")
+    arguments = parser.parse_args()
+    machine = describe_machine()
+    samples = measure_engine(length=arguments.length, rounds=arguments.rounds) | measure_uncut(rounds=arguments.rounds)
+    rows = []
+    for label, key, limit in (
+        ("segment on a lane: engine minus bare C calls, per segment", "segment", SEGMENT_LIMIT_NS),
+        ("hand-over: two lanes in turn minus one lane, per hand-over", "handover", HANDOVER_LIMIT_NS),
+        ("run of an uncut model: ours minus onnxruntime's", "uncut_run", UNCUT_LIMIT_NS),
+        ("for comparison: one bare C call on a trivial segment", "bare_call", None),
+        ("for comparison: onnxruntime's run of the trivial model", "onnxruntime_run", None),
+    ):
+        median = statistics.median(samples[key])
+        low, high = quartiles(samples[key])
+        verdict = "" if limit is None else "met" if median <= limit else "**missed**"
+        rows.append([label, us(median), f"{us(low)} - {us(high)}", "" if limit is None else us(limit), verdict])
+    publish(
+        Report(
+            title="Overhead of the engine",
+            method=f"Microseconds, medians over {arguments.rounds} interleaved rounds of per-round differences.",
+            columns=["what", "median", "quartiles", "bound", ""],
+            rows=rows,
+            data={"rounds": arguments.rounds, "length": arguments.length, "samples_ns": samples},
+        ),
+        arguments.output,
+        machine,
+    )
+
+
+if __name__ == "__main__":
+    main()

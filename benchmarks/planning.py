@@ -1,0 +1,133 @@
+"""Planning time against model size: random DAGs of 1,000, 10,000 and 100,000 operators.
+
+Planning is everything after costs are known: contraction to units, branches and layers, candidates, their
+schedules and simulations, and the plan. Loading, shape inference and cost tables are shown beside it. No
+operator of these graphs can be fused, so every one is a unit of its own: the worst case.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import math
+import statistics
+import time
+from typing import Any
+
+import onnxruntime
+from _common import Report, describe_machine, make_parser, publish, say
+from _graphs import random_dag
+
+from parallax.model import load_model
+from parallax.schedule import Provenance
+from parallax.session import PlanningContext
+
+TEN_THOUSAND_LIMIT_S = 1.0
+"""What the project promises for 10,000 nodes."""
+
+# A slope of 1 is linear time; what lies above must be noise or a logarithm.
+SLOPE_LIMIT = 1.15
+
+_ORIGIN = Provenance(
+    source="tables",
+    uncut_ns=None,
+    chosen_ns=None,
+    candidates=(),
+    runtime_version=onnxruntime.__version__,
+    machine="",
+    reason="benchmark",
+)
+
+
+def plan_once(model_bytes: bytes, *, cores: int) -> dict[str, float]:
+    """Seconds per stage for one model, nothing kept from an earlier call."""
+    gc.collect()
+    clock = time.perf_counter
+    marks = [clock()]
+    model = load_model(model_bytes)
+    marks.append(clock())
+    model.inferred()
+    marks.append(clock())
+    context = PlanningContext(model, cores=cores)
+    _ = context.costs, context.uncut_ns
+    marks.append(clock())
+    units = context.units
+    _ = context.unit_costs
+    marks.append(clock())
+    proposals = context.candidates()
+    marks.append(clock())
+    if proposals:
+        context.plan(proposals[0], _ORIGIN)
+    marks.append(clock())
+    load, infer, costs, contract, search, plan = (after - before for before, after in itertools.pairwise(marks))
+    return {
+        "load": load,
+        "infer": infer,
+        "costs": costs,
+        "contract": contract,
+        "search": search,
+        "plan": plan,
+        "planning": contract + search + plan,
+        "units": float(len(units)),
+        "candidates": float(len(proposals)),
+    }
+
+
+def slope(sizes: list[int], seconds: list[float]) -> float:
+    """Exponent of the power law through the points (least squares on logarithms)."""
+    xs, ys = [math.log(size) for size in sizes], [math.log(value) for value in seconds]
+    mean_x, mean_y = statistics.fmean(xs), statistics.fmean(ys)
+    return sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / sum((x - mean_x) ** 2 for x in xs)
+
+
+def main() -> None:
+    parser = make_parser(__doc__, "planning")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--repeats", type=int, default=3, help="times each size is planned; the median counts")
+    parser.add_argument("--cores", type=int, default=2)
+    arguments = parser.parse_args()
+    machine = describe_machine()
+    results: list[dict[str, Any]] = []
+    for size in arguments.sizes:
+        say(f"{size} nodes")
+        model_bytes = random_dag(size).SerializeToString()
+        runs = [plan_once(model_bytes, cores=arguments.cores) for _ in range(arguments.repeats)]
+        medians = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        results.append({"nodes": size, **medians, "runs": runs})
+    remarks = []
+    if len(results) > 1:
+        exponent = slope([row["nodes"] for row in results], [row["planning"] for row in results])
+        verdict = "linear" if exponent <= SLOPE_LIMIT else "**more than linear**"
+        remarks.append(f"planning grows with nodes to the power {exponent:.2f}: {verdict}")
+    for row in results:
+        if row["nodes"] == 10_000:
+            met = "met" if row["planning"] <= TEN_THOUSAND_LIMIT_S else "**missed**"
+            remarks.append(f"bound for 10,000 nodes, {TEN_THOUSAND_LIMIT_S:.0f} s of planning: {met}")
+    stages = ("planning", "contract", "search", "plan", "load", "infer", "costs")
+    publish(
+        Report(
+            title="Planning time",
+            method=(
+                f"Seconds, median of {arguments.repeats}; planning = contract + search + plan. "
+                f"{arguments.cores} cores planned for."
+            ),
+            columns=["nodes", "units", "candidates", *stages],
+            rows=[
+                [
+                    str(row["nodes"]),
+                    f"{row['units']:.0f}",
+                    f"{row['candidates']:.0f}",
+                    *(f"{row[key]:.3f}" for key in stages),
+                ]
+                for row in results
+            ],
+            remarks=remarks,
+            data={"cores": arguments.cores, "results": results},
+        ),
+        arguments.output,
+        machine,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Is what the simulator predicts what the machine does? Simulated against measured makespan on the zoo.
+
+Per model two plans: the one that tuning keeps, and the best cut that the search found (compiled even where
+the search would not). Both are simulated from measured operator costs and timed in turn with the uncut model.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+from _common import Report, describe_machine, make_parser, ms, open_inputs, pick_models, publish, say
+from onnxruntime.capi import onnxruntime_pybind11_state as C
+
+from parallax import zoo
+from parallax.cli import Timing, time_interleaved
+from parallax.device import available_cores
+from parallax.engine import CPU_DEVICE, RuntimeOptions, compile_plan
+from parallax.model import load_model
+from parallax.profile import measure_costs
+from parallax.schedule import Provenance
+from parallax.session import PlanningContext
+
+ERROR_LIMIT = 0.10
+"""What the project promises: simulated within this share of measured."""
+
+
+def measure_model(name: str, *, threads: int, runs: int) -> list[dict[str, Any]]:
+    """Rows of (plan, simulated ns, measured timing)."""
+    path = Path(zoo.load(name))
+    feeds = zoo.example_inputs(name)
+    model = load_model(path, shapes=open_inputs(path, feeds))
+    widths = sorted({1, threads})
+    say(f"{name}: profiling")
+    costs = measure_costs(model, widths=widths, feeds=feeds)
+    context = PlanningContext(model, cores=threads, costs=costs)
+    proposals = context.candidates()
+    uncut_width = min(widths, key=lambda width: sum(costs.node_ns(width)))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = uncut_width
+    uncut = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    simulated = {"uncut": sum(costs.node_ns(uncut_width))}
+    shapes = {"uncut": (1, f"{uncut_width} threads")}
+    calls = {"uncut": lambda: uncut.run(None, feeds)}
+    if proposals:
+        best = proposals[0]
+        origin = Provenance(
+            source="measured",
+            uncut_ns=None,
+            chosen_ns=None,
+            candidates=(),
+            runtime_version=onnxruntime.__version__,
+            machine="",
+            reason="benchmark",
+        )
+        executor = compile_plan(model, context.plan(best, origin), RuntimeOptions())
+        values = {key: C.OrtValue.ortvalue_from_numpy(value, CPU_DEVICE) for key, value in feeds.items()}
+        outputs = [info.name for info in model.graph.outputs]
+        label = f"best cut: {best.partition.label}"
+        simulated[label] = best.simulated_ns
+        shapes[label] = (len(executor.segments), f"{best.schedule.lanes} lanes")
+        calls[label] = lambda: executor.run(values, outputs)
+    say(f"{name}: timing")
+    timings = time_interleaved(calls, rounds=runs)
+    rows = []
+    # The search keeps what is faster when measured.
+    kept = min(timings.values(), key=lambda timing: timing.median_ns).label
+    for label, timing in timings.items():
+        rows.append(
+            {
+                "model": name,
+                "plan": label,
+                "kept": label == kept,
+                "segments": shapes[label][0],
+                "form": shapes[label][1],
+                "simulated_ns": simulated[label],
+                "measured_ns": timing.median_ns,
+                "error": simulated[label] / timing.median_ns - 1,
+                "samples_ns": [round(sample) for sample in timing.samples_ns],
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = make_parser(__doc__, "simulation")
+    parser.add_argument("--models", nargs="+", default=["all"], metavar="NAME")
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=available_cores())
+    arguments = parser.parse_args()
+    machine = describe_machine()
+    results = [
+        row
+        for name in pick_models(arguments.models)
+        for row in measure_model(name, threads=arguments.threads, runs=arguments.runs)
+    ]
+    rows = []
+    for row in results:
+        low, high = Timing(label="", samples_ns=tuple(row["samples_ns"])).quartiles_ns
+        verdict = "met" if abs(row["error"]) <= ERROR_LIMIT else "**missed**"
+        rows.append(
+            [
+                row["model"],
+                row["plan"] + (" (kept)" if row["kept"] else ""),
+                str(row["segments"]),
+                row["form"],
+                ms(row["simulated_ns"]),
+                f"{ms(row['measured_ns'])} ({ms(low)} - {ms(high)})",
+                f"{row['error']:+.1%}",
+                verdict,
+            ]
+        )
+    worst = max(results, key=lambda row: abs(row["error"]))
+    typical = statistics.median(abs(row["error"]) for row in results)
+    publish(
+        Report(
+            title="Simulated against measured makespan",
+            method=(
+                f"Milliseconds; measured: median (quartiles) of {arguments.runs} interleaved runs on "
+                f"{arguments.threads} threads. The bound is {ERROR_LIMIT:.0%}."
+            ),
+            columns=["model", "plan", "segments", "form", "simulated", "measured", "error", ""],
+            rows=rows,
+            remarks=[
+                f"median of |error|: {typical:.1%}; worst: {worst['error']:+.1%} ({worst['model']}, {worst['plan']})",
+                f"{sum(abs(row['error']) <= ERROR_LIMIT for row in results)} of {len(results)} plans within the bound",
+            ],
+            data={"runs": arguments.runs, "threads": arguments.threads, "results": results},
+        ),
+        arguments.output,
+        machine,
+    )
+
+
+if __name__ == "__main__":
+    main()

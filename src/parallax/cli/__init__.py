@@ -1,0 +1,32 @@
+"""The ``parallax`` command: inspect, run, bench and compile ONNX models from a terminal.
+
+Also what its measurements rest on, for scripts that measure more: rivals that take turns
+(`time_interleaved`), ONNX Runtime as its documentation sets it up (`Rival`), outputs compared.
+"""
+
+from __future__ import annotations
+
+from parallax.cli._app import app
+from parallax.cli._rivals import Difference, Rival, compare_outputs, runtime_rivals, thread_counts
+from parallax.cli._timing import Ratio, Timing, quartiles, ratio, time_interleaved, wait_until_quiet
+
+__all__ = [
+    "Difference",
+    "Ratio",
+    "Rival",
+    "Timing",
+    "app",
+    "compare_outputs",
+    "main",
+    "quartiles",
+    "ratio",
+    "runtime_rivals",
+    "thread_counts",
+    "time_interleaved",
+    "wait_until_quiet",
+]
+
+
+def main() -> None:
+    """Entry point of the ``parallax`` command; exits with 0, 1 (outputs differ), 2 (bad input) or 130 (Ctrl-C)."""
+    app(prog_name="parallax")

@@ -1,0 +1,197 @@
+"""The commands and their options; what they do is in the module named after each."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import parallax
+from parallax.cli._bench import bench_model
+from parallax.cli._compile import compile_model
+from parallax.cli._console import Screen, guarded
+from parallax.cli._inspect import inspect_model
+from parallax.cli._run import run_model
+from parallax.cli._zoo_list import list_zoo
+
+app = typer.Typer(
+    name="parallax",
+    help="Run ONNX models through a plan of their own: inspect, run, bench and compile them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # an unexpected exception is a bug: the plain traceback is what a report needs
+    rich_markup_mode="markdown",
+)
+zoo_app = typer.Typer(help="Reference models that need no download.", no_args_is_help=True)
+app.add_typer(zoo_app, name="zoo")
+
+
+class Rule(StrEnum):
+    """Refinement rules by their names on the command line."""
+
+    COST = "cost"
+    PAPER = "paper"
+
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Path of an .onnx file, or zoo:NAME (see `parallax zoo list`).")
+]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="NAME=VALUE",
+        help="FILE.npy, FILE.npz, random, zeros, ones, or numbers. Repeat per input; random where left out.",
+    ),
+]
+ShapeOption = Annotated[
+    list[str] | None,
+    typer.Option("--shape", "-s", metavar="NAME=1,3,224,224", help="Concrete shape of an input. Repeat per input."),
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", "-t", min=1, help="Cores to use. Default: all that this process may use.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of random inputs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of tables.")]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"parallax {parallax.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("inspect")
+@guarded
+def inspect_command(
+    model: ModelArgument,
+    shape: ShapeOption = None,
+    threads: ThreadsOption = None,
+    rule: Annotated[Rule, typer.Option("--rule", help="Which layers to call worth running in parallel.")] = Rule.COST,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a model is made of and where it could be cut.
+
+    Operators with their FLOPs and bytes, node classes, branches, layers, dynamic dimensions, control flow, and what
+    the cost tables predict. Runs nothing.
+
+    Example: `parallax inspect zoo:yolov8n --rule paper`
+    """
+    inspect_model(model, shapes=shape or (), threads=threads, rule=rule.value, screen=Screen(as_json=as_json))
+
+
+@app.command("run")
+@guarded
+def run_command(
+    model: ModelArgument,
+    inputs: InputOption = None,
+    shape: ShapeOption = None,
+    runs: Annotated[int, typer.Option("--runs", "-n", min=1, help="Timed runs, after one untimed.")] = 1,
+    threads: ThreadsOption = None,
+    tune: Annotated[bool, typer.Option("--tune", help="Search and measure for the best plan first.")] = False,
+    seed: SeedOption = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write each output as a .npy file here.")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option("--save", metavar="FILE.npz", help="Write all outputs to one .npz file.")
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", metavar="FILE.json", help="Write a trace for Perfetto or chrome://tracing."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a model and show its outputs and latency.
+
+    Example: `parallax run model.onnx --input x=image.npy --runs 20 --trace trace.json`
+    """
+    run_model(
+        model,
+        inputs=inputs or (),
+        shapes=shape or (),
+        runs=runs,
+        threads=threads,
+        tune=tune,
+        seed=seed,
+        output_folder=output,
+        output_archive=save,
+        trace=trace,
+        screen=Screen(as_json=as_json),
+    )
+
+
+@app.command("bench")
+@guarded
+def bench_command(
+    model: ModelArgument,
+    inputs: InputOption = None,
+    shape: ShapeOption = None,
+    runs: Annotated[int, typer.Option("--runs", "-n", min=1, help="Rounds; each times every rival once.")] = 30,
+    threads: ThreadsOption = None,
+    tune: Annotated[bool, typer.Option("--tune/--no-tune", help="Search for the best plan before timing.")] = True,
+    seed: SeedOption = 0,
+    save: Annotated[
+        Path | None, typer.Option("--save", metavar="FILE.json", help="Write the report as JSON here as well.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time a model against plain ONNX Runtime on 1 to N threads and in its parallel mode.
+
+    Rivals take turns, so that what disturbs the machine disturbs them all. Outputs are compared.
+
+    Example: `parallax bench zoo:yolov8n --runs 30`
+    """
+    bench_model(
+        model,
+        inputs=inputs or (),
+        shapes=shape or (),
+        runs=runs,
+        threads=threads,
+        tune=tune,
+        seed=seed,
+        save=save,
+        screen=Screen(as_json=as_json),
+    )
+
+
+@app.command("compile")
+@guarded
+def compile_command(
+    model: ModelArgument,
+    inputs: InputOption = None,
+    shape: ShapeOption = None,
+    threads: ThreadsOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the best plan for a model on this machine and keep it for later sessions.
+
+    Profiles the model, searches plans, measures the best of them against the uncut model, and shows what was compared.
+
+    Example: `parallax compile model.onnx --shape x=1,3,640,640`
+    """
+    compile_model(
+        model, inputs=inputs or (), shapes=shape or (), threads=threads, seed=seed, screen=Screen(as_json=as_json)
+    )
+
+
+@zoo_app.command("list")
+@guarded
+def zoo_list_command(as_json: JsonOption = False) -> None:
+    """List the reference models.
+
+    Example: `parallax zoo list --json`
+    """
+    list_zoo(screen=Screen(as_json=as_json))

@@ -1,0 +1,107 @@
+"""What a command shows: tables or JSON on stdout; notices, progress and errors on stderr.
+
+Under ``--json`` stdout carries one JSON document and nothing else. Colour and progress need a terminal:
+piped output is plain text.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from parallax.errors import ParallaxError
+
+BAD_INPUT_EXIT = 2
+INTERRUPTED_EXIT = 130
+"""What shells report for a process that SIGINT ended: 128 + 2."""
+
+# Wide enough that no table of ours wraps in a file or pipe, where there is no terminal to ask.
+_PIPED_COLUMNS = 200
+
+ProgressCallback = Callable[[str, int, int], None]
+"""Called with (stage, steps done, steps in all), as by ``InferenceSession(progress=)``."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Screen:
+    """One command's output. Made when the command starts, so that redirected streams are honoured."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self.out = _console(stderr=False)
+        self.err = _console(stderr=True)
+
+    def show(self, report: Mapping[str, Any], render: Callable[[Console], None]) -> None:
+        """Print ``report`` as JSON under ``--json``, else what ``render`` draws of it."""
+        if self.as_json:
+            # Not through rich: it would wrap long lines.
+            sys.stdout.write(json.dumps(report, indent=2, allow_nan=False) + "\n")
+        else:
+            render(self.out)
+
+    def notice(self, text: str) -> None:
+        """Something the reader should know that is neither result nor failure."""
+        self.err.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def progress(self) -> Iterator[ProgressCallback]:
+        """A bar per stage on stderr while the block runs; nothing where stderr is no terminal."""
+        if not self.err.is_terminal:
+            yield lambda stage, done, total: None
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self.err, transient=True) as bars:
+            tasks: dict[str, Any] = {}
+
+            def report(stage: str, done: int, total: int) -> None:
+                if stage not in tasks:
+                    tasks[stage] = bars.add_task(escape(stage), total=total)
+                bars.update(tasks[stage], completed=done, total=total)
+
+            yield report
+
+
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn what a command raises on purpose into one line on stderr and an exit code.
+
+    ``ParallaxError`` (what happened, where, how to mend it) exits with 2 and Ctrl-C with 130. Anything
+    else is a bug of ours and keeps its traceback.
+    """
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except ParallaxError as error:
+            _console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(BAD_INPUT_EXIT) from None
+        except KeyboardInterrupt:
+            _console(stderr=True).print("interrupted")
+            raise typer.Exit(INTERRUPTED_EXIT) from None
+
+    return wrapper
+
+
+def make_table(title: str | None, *columns: str, left: int = 1) -> Table:
+    """A plain table; the first ``left`` columns are text, the others numbers and set flush right."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="left" if position < left else "right", overflow="fold")
+    return table
+
+
+def _console(*, stderr: bool) -> Console:
+    probe = Console(stderr=stderr)
+    return probe if probe.is_terminal else Console(stderr=stderr, width=_PIPED_COLUMNS)

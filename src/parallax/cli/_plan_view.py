@@ -1,0 +1,101 @@
+"""A plan for people and for JSON: what runs where, what was compared, and why this won."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from parallax.cli._console import make_table
+from parallax.cli._units import milliseconds
+from parallax.schedule import Plan
+
+# Segments listed one by one; a plan of more says how many there are.
+_LISTED_SEGMENTS = 40
+
+
+def describe_plan(plan: Plan) -> dict[str, Any]:
+    """The plan's figures, for a report."""
+    provenance = plan.provenance
+    return {
+        "uncut": plan.is_uncut,
+        "policy": plan.policy,
+        "cores": plan.cores,
+        "lanes": plan.lanes,
+        "segments": [
+            {
+                "name": segment.name,
+                "nodes": len(segment.nodes),
+                "width": segment.width,
+                "lane": segment.lane,
+                "predicted_ms": segment.cost_ns / 1e6,
+                "after": list(segment.predecessors),
+                "reason": segment.reason,
+            }
+            for segment in plan.segments
+        ],
+        "source": provenance.source,
+        "reason": provenance.reason,
+        "uncut_ms": _ms(provenance.uncut_ns),
+        "chosen_ms": _ms(provenance.chosen_ns),
+        "candidates": [
+            {
+                "label": candidate.label,
+                "segments": candidate.segments,
+                "lanes": candidate.lanes,
+                "simulated_ms": candidate.simulated_ns / 1e6,
+                "measured_ms": _ms(candidate.measured_ns),
+                "note": candidate.note,
+            }
+            for candidate in provenance.candidates
+        ],
+        "runtime_version": provenance.runtime_version,
+        "machine": provenance.machine,
+    }
+
+
+def summarise_plan(plan: Plan) -> str:
+    """One line: ``uncut (reason)`` or ``12 segments on 2 lanes (reason)``."""
+    form = "uncut" if plan.is_uncut else f"{len(plan.segments)} segments on {plan.lanes} lanes"
+    return f"{form}: {plan.provenance.reason}"
+
+
+def render_plan(plan: Plan, console: Console) -> None:
+    """Segments, if the model is cut, and the candidates that were compared."""
+    console.print(f"plan: {summarise_plan(plan)}", markup=False, highlight=False)
+    if not plan.is_uncut:
+        table = make_table(None, "segment", "why", "operators", "width", "lane", "predicted ms", left=2)
+        for segment in plan.segments[:_LISTED_SEGMENTS]:
+            table.add_row(
+                segment.name,
+                segment.reason,
+                str(len(segment.nodes)),
+                str(segment.width),
+                "any" if segment.lane is None else str(segment.lane),
+                milliseconds(segment.cost_ns),
+            )
+        console.print(table)
+        if len(plan.segments) > _LISTED_SEGMENTS:
+            console.print(f"... and {len(plan.segments) - _LISTED_SEGMENTS} more segments (--json lists them all)")
+    render_candidates(plan, console)
+
+
+def render_candidates(plan: Plan, console: Console) -> None:
+    """What the search looked at; nothing where it did not search."""
+    if not plan.provenance.candidates:
+        return
+    table = make_table("candidates", "candidate", "note", "segments", "lanes", "simulated ms", "measured ms", left=2)
+    for candidate in plan.provenance.candidates:
+        table.add_row(
+            candidate.label,
+            candidate.note,
+            str(candidate.segments),
+            str(candidate.lanes),
+            milliseconds(candidate.simulated_ns),
+            "-" if candidate.measured_ns is None else milliseconds(candidate.measured_ns),
+        )
+    console.print(table)
+
+
+def _ms(ns: int | None) -> float | None:
+    return None if ns is None else ns / 1e6
