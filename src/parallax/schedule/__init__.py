@@ -6,7 +6,17 @@ with a virtual clock.
 
 from parallax.schedule._adaptive import AdaptivePolicy
 from parallax.schedule._dispatcher import Dispatcher
-from parallax.schedule._plan import Assignment, Candidate, Plan, Provenance, Schedule, Segment, Task
+from parallax.schedule._plan import (
+    PLAN_FORMAT_VERSION,
+    Assignment,
+    Candidate,
+    Plan,
+    Provenance,
+    Schedule,
+    Segment,
+    Task,
+    verify_plan,
+)
 from parallax.schedule._policy import Policy, SequentialPolicy, policy, policy_names, verify_schedule
 from parallax.schedule._simulate import SimulatedRun, Span, simulate
 from parallax.schedule._table import LEGAL_MOVES, DispatchTable, SegmentState, Start
@@ -14,6 +24,7 @@ from parallax.schedule._verify_state import verify_state
 
 __all__ = [
     "LEGAL_MOVES",
+    "PLAN_FORMAT_VERSION",
     "AdaptivePolicy",
     "Assignment",
     "Candidate",
@@ -33,6 +44,7 @@ __all__ = [
     "policy",
     "policy_names",
     "simulate",
+    "verify_plan",
     "verify_schedule",
     "verify_state",
 ]

@@ -6,7 +6,19 @@ everything after it is mechanism. ``Plan.to_json`` and ``Plan.from_json`` are ex
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+from parallax.errors import PlanError
+from parallax.schedule._records import from_value, parse, to_value
+
+PLAN_FORMAT_VERSION: Final = 1
+"""Of ``Plan.to_json``: raised whenever a plan written before must not be read any more."""
+
+MAX_CORES: Final = 4096
+"""More cores or lanes than this come from no machine, but from a damaged file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,3 +130,82 @@ class Plan:
     @property
     def is_uncut(self) -> bool:
         return len(self.segments) <= 1
+
+    def to_json(self) -> dict[str, object]:
+        """A value of JSON types; `from_json` is its exact inverse, also through a JSON text."""
+        return to_value(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object] | str | bytes) -> Plan:
+        """Read a plan from what `to_json` made, or from a JSON text of it. Its source is not trusted.
+
+        Raises: PlanError naming the field at fault, if it is of another format version, ill-typed or not
+            a plan that could run (see `verify_plan`).
+        """
+        parsed = parse(value) if isinstance(value, str | bytes) else value
+        version = parsed.get("format_version") if isinstance(parsed, Mapping) else None
+        if type(version) is int and version != PLAN_FORMAT_VERSION:
+            shown = version if abs(version) < 1_000_000 else "far beyond any"  # a huge integer cannot be printed
+            raise PlanError(
+                f"a plan of format version {shown}; this version of Parallax reads {PLAN_FORMAT_VERSION}",
+                where="plan.format_version",
+                fix="make the plan again",
+            )
+        plan = from_value(cls, parsed, "plan")
+        verify_plan(plan)
+        return plan
+
+
+def verify_plan(plan: Plan, n_nodes: int | None = None) -> None:
+    """Judge whether a plan could run, from the plan alone; O(size of the plan).
+
+    It must be of this format version. Each segment's index is its position, its predecessors are distinct
+    lower indices, its width is 1 to ``cores``, its fixed lane one of ``lanes``, its nodes ascend (a node may
+    be in several segments: constants are replicated; or in none: dead nodes are left out). A tensor is
+    produced by one segment, and whatever reads it has that segment among its predecessors.
+
+    Args:
+        plan: the plan.
+        n_nodes: nodes of the model's graph, to check node indices against; None where it is not at hand.
+
+    Raises: PlanError naming the segment at fault.
+    """
+
+    def refuse(what: str, segment: Segment | None = None) -> PlanError:
+        where = "plan" if segment is None else f"plan.segments[{segment.index}] {segment.name!r}"
+        return PlanError(what, where=where, fix="this plan cannot run: make it again")
+
+    if plan.format_version != PLAN_FORMAT_VERSION:
+        raise refuse(f"format version {plan.format_version} where {PLAN_FORMAT_VERSION} is current")
+    for name, capacity in (("cores", plan.cores), ("lanes", plan.lanes)):
+        if not 1 <= capacity <= MAX_CORES:
+            raise refuse(f"{capacity} {name} are not within 1 to {MAX_CORES}")
+    producer: dict[str, int] = {}
+    for position, segment in enumerate(plan.segments):
+        if segment.index != position:
+            raise refuse(f"index {segment.index} at position {position}", segment)
+        before = segment.predecessors
+        if len(set(before)) != len(before) or any(not 0 <= other < position for other in before):
+            raise refuse(f"predecessors {before[:20]} are not distinct lower indices", segment)
+        if not 1 <= segment.width <= plan.cores:
+            raise refuse(f"width {segment.width} is not within 1 to the plan's {plan.cores} cores", segment)
+        if segment.lane is not None and not 0 <= segment.lane < plan.lanes:
+            raise refuse(f"lane {segment.lane} is not one of the plan's {plan.lanes} lanes", segment)
+        if segment.cost_ns < 0 or segment.peak_bytes < 0:
+            raise refuse(f"cost {segment.cost_ns} ns or peak {segment.peak_bytes} bytes is negative", segment)
+        nodes = segment.nodes
+        if any(low >= high for low, high in pairwise(nodes)) or (nodes and nodes[0] < 0):
+            raise refuse(f"nodes {nodes[:20]} are not ascending indices", segment)
+        if nodes and n_nodes is not None and nodes[-1] >= n_nodes:
+            raise refuse(f"node {nodes[-1]} of a graph of {n_nodes} nodes", segment)
+        if not nodes and len(plan.segments) > 1:
+            raise refuse("a segment of a cut plan has no nodes", segment)
+        for tensor in segment.outputs:
+            if producer.setdefault(tensor, position) != position:
+                raise refuse(f"tensor {tensor!r} is produced by segment {producer[tensor]} as well", segment)
+    for segment in plan.segments:
+        known = set(segment.predecessors)
+        for tensor in segment.inputs:
+            source = producer.get(tensor)
+            if source is not None and source not in known:
+                raise refuse(f"reads {tensor!r} of segment {source}, which is not among its predecessors", segment)

@@ -1,0 +1,137 @@
+"""Frozen records to and from values of JSON types, checked against their annotations.
+
+For records made of int, str, bool, ``T | None``, ``tuple[T, ...]``, ``tuple[A, B]`` and other such records. What
+was written anywhere else is not trusted: a field that is missing, unknown or of another type is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import asdict, fields, is_dataclass
+from functools import cache
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from parallax.errors import InternalError, PlanError
+
+T = TypeVar("T")
+
+_INT_BOUND = 1 << 63
+"""Integers must fit 64 bits: beyond that they come from no machine."""
+
+_FIX = "it was not written by this version, or was changed since: make the plan again"
+
+
+def to_value(record: Any) -> dict[str, object]:
+    """The record as a value of JSON types (dicts, lists, ints, strings, booleans, None)."""
+    value = _listed(asdict(record))
+    assert isinstance(value, dict)
+    return value
+
+
+def _listed(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _listed(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_listed(entry) for entry in value]
+    return value
+
+
+def parse(text: str | bytes) -> object:
+    """A JSON text as a value. Raises: PlanError if it is not JSON, nests too deep, or names a field twice."""
+    try:
+        value: object = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        raise PlanError(f"this is not a plan in JSON: {error}", fix=_FIX) from error
+    return value
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a field stands twice in one object")
+    return found
+
+
+def from_value(kind: type[T], value: object, where: str) -> T:
+    """Inverse of `to_value`. Raises: PlanError saying which field, counted from ``where``, is at fault."""
+    hint: Any = kind
+    record = _reader(hint)(value, where)
+    assert isinstance(record, kind)
+    return record
+
+
+_Reader = Callable[[object, str], Any]
+
+
+@cache
+def _reader(hint: Hashable) -> _Reader:
+    """The function that checks a value against a type hint, built once per hint."""
+    if is_dataclass(hint) and isinstance(hint, type):
+        return _record_reader(hint)
+    if hint in (int, str, bool):
+        return _scalar_reader(hint)
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType) and len(arguments) == 2 and arguments[1] is type(None):
+        some = _reader(arguments[0])
+        return lambda value, where: None if value is None else some(value, where)
+    if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
+        return _sequence_reader(_reader(arguments[0]))
+    if origin is tuple:
+        return _product_reader(tuple(map(_reader, arguments)))
+    raise InternalError(f"no rule to read {hint!r} from JSON")
+
+
+def _record_reader(kind: type) -> _Reader:
+    hints = get_type_hints(kind)
+    readers = {field.name: _reader(hints[field.name]) for field in fields(kind)}
+
+    def read(value: object, where: str) -> Any:
+        if not isinstance(value, Mapping):
+            raise _refusal(value, "an object", where)
+        if value.keys() != readers.keys():
+            names = ", ".join(sorted(repr(name) for name in value.keys() ^ readers.keys()))
+            raise PlanError(f"fields missing or unknown: {names[:200]}", where=where, fix=_FIX)
+        return kind(**{name: read_field(value[name], f"{where}.{name}") for name, read_field in readers.items()})
+
+    return read
+
+
+def _scalar_reader(kind: type) -> _Reader:
+    def read(value: object, where: str) -> Any:
+        # Exactly that type: True is an int to isinstance.
+        if type(value) is not kind or (type(value) is int and not -_INT_BOUND <= value < _INT_BOUND):
+            raise _refusal(value, {int: "an integer of 64 bits", str: "a string", bool: "true or false"}[kind], where)
+        return value
+
+    return read
+
+
+def _sequence_reader(read_entry: _Reader) -> _Reader:
+    def read(value: object, where: str) -> Any:
+        if not isinstance(value, list):
+            raise _refusal(value, "a list", where)
+        return tuple(read_entry(entry, f"{where}[{index}]") for index, entry in enumerate(value))
+
+    return read
+
+
+def _product_reader(readers: tuple[_Reader, ...]) -> _Reader:
+    def read(value: object, where: str) -> Any:
+        if not isinstance(value, list) or len(value) != len(readers):
+            raise _refusal(value, f"a list of {len(readers)}", where)
+        return tuple(
+            read_entry(entry, f"{where}[{index}]")
+            for index, (read_entry, entry) in enumerate(zip(readers, value, strict=True))
+        )
+
+    return read
+
+
+def _refusal(value: object, wanted: str, where: str) -> PlanError:
+    # A hostile value may be huge, and an integer of that size may refuse to be printed: name its type only.
+    shown = (
+        repr(value)[:40] if isinstance(value, str | bool | float | None) else f"a value of type {type(value).__name__}"
+    )
+    return PlanError(f"expected {wanted}, found {shown}", where=where, fix=_FIX)
