@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from parallax.model._graph import Node, OpGraph, TensorInfo
+import numpy as np
+
+from parallax.model import Node, OpGraph, TensorInfo
 
 FLOAT = 1
 INT8 = 3
@@ -19,6 +21,7 @@ def make_graph(
     *,
     bodies: Mapping[int, Sequence[tuple[str, OpGraph]]] | None = None,
     domains: Mapping[int, str] | None = None,
+    constants: Mapping[str, object] | None = None,
 ) -> OpGraph:
     """``shapes`` maps a tensor to its shape (float32) or to (dtype, shape)."""
     tensors = {name: _info(name, value) for name, value in shapes.items()}
@@ -36,17 +39,22 @@ def make_graph(
         for index, (op_type, inputs, outputs, attributes) in enumerate(nodes)
     )
     producers = {name: node.index for node in made for name in node.outputs if name}
-    read = {name for node in made for name in node.inputs if name}
+    consumers: dict[str, list[int]] = {}
+    for node in made:
+        for name in dict.fromkeys(node.inputs):
+            if name:
+                consumers.setdefault(name, []).append(node.index)
     return OpGraph(
         name="g",
         nodes=made,
-        inputs=tuple(info for name, info in tensors.items() if name in read and name not in producers),
+        inputs=tuple(info for name, info in tensors.items() if name in consumers and name not in producers),
         overridable=(),
-        outputs=tuple(info for name, info in tensors.items() if name in producers and name not in read),
+        outputs=tuple(info for name, info in tensors.items() if name in producers and name not in consumers),
         tensors=tensors,
         initializers={},
         producers=producers,
-        consumers={name: tuple(node.index for node in made if name in node.inputs) for name in read},
+        constants={name: np.asarray(value) for name, value in (constants or {}).items()},
+        consumers={name: tuple(readers) for name, readers in consumers.items()},
     )
 
 

@@ -130,7 +130,7 @@ def test_a_value_without_a_json_form_is_our_mistake_and_leaves_nothing(tmp_path)
 
 
 def _write_many(directory: str, writer: int) -> None:
-    for turn in range(40):
+    for turn in range(15):
         Cache(directory).store("k", {"writer": writer, "turn": turn, "padding": "x" * 20_000})
 
 

@@ -71,11 +71,12 @@ def test_a_loop_costs_its_body_once_per_iteration():
 
     def loop(count: int) -> int:
         graph = make_graph(
-            [("Constant", [], ["m"], {"value_int": count}), ("Loop", ["m", "", "x"], ["y"], {})],
+            [("Loop", ["m", "", "x"], ["y"], {})],
             {"m": (INT64, ()), "x": (10**6,), "y": (10**6,)},
-            bodies={1: [("body", body)]},
+            bodies={0: [("body", body)]},
+            constants={"m": count},
         )
-        return estimate_costs(graph, cores=1).node_ns(1)[1]
+        return estimate_costs(graph, cores=1).node_ns(1)[0]
 
     assert loop(20) == pytest.approx(20 * loop(1), rel=0.05)
 

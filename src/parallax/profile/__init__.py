@@ -4,6 +4,7 @@ from parallax.profile._cache import Cache
 from parallax.profile._costs import CostModel
 from parallax.profile._fingerprint import machine_fingerprint
 from parallax.profile._flops import TotalWork, Work, intensity, node_bytes, node_flops, node_work, total_work
+from parallax.profile._measure import measure_costs, random_feeds, surviving_tensors
 from parallax.profile._tables import estimate_costs
 
 __all__ = [
@@ -14,8 +15,11 @@ __all__ = [
     "estimate_costs",
     "intensity",
     "machine_fingerprint",
+    "measure_costs",
     "node_bytes",
     "node_flops",
     "node_work",
+    "random_feeds",
+    "surviving_tensors",
     "total_work",
 ]

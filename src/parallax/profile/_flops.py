@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from parallax.model._graph import Node, OpGraph
+from parallax.model import Node, OpGraph, constant_value
 from parallax.profile._formulas import FORMULAS, NO_ARITHMETIC, PARTIAL_BYTES, PER_INPUT_ELEMENT, PER_OUTPUT_ELEMENT
 from parallax.profile._shapes import Shapes, UnknownShape
 
@@ -181,21 +181,9 @@ def iteration_count(shapes: Shapes, node: Node) -> int | None:
         except (UnknownShape, IndexError):
             return None
     if node.op_type == "Loop" and node.inputs and node.inputs[0]:
-        return _constant_int(shapes.graph, node.inputs[0])
-    return None
-
-
-def _constant_int(graph: OpGraph, name: str) -> int | None:
-    """The value of a scalar made by a ``Constant`` node, if the graph holds it."""
-    producer = graph.producers.get(name)
-    if producer is None or graph.nodes[producer].op_type != "Constant":
-        return None
-    attributes = graph.nodes[producer].attributes
-    for key in ("value_int", "value_ints"):
-        value = attributes.get(key)
-        if isinstance(value, tuple) and len(value) == 1:
-            value = value[0]
-        if isinstance(value, int):
+        count_value = constant_value(shapes.graph, node.inputs[0])
+        if count_value is not None and count_value.size == 1:
             # A while loop is written as a Loop with the largest trip count there is.
-            return max(0, value) if value <= _MAX_ITERATIONS else None
+            trips = int(count_value.reshape(()))
+            return max(0, trips) if trips <= _MAX_ITERATIONS else None
     return None

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from parallax.model._graph import Node
+from parallax.model import Node
 from parallax.profile._shapes import Shapes, UnknownShape
 
 Formula = Callable[[Shapes, Node], int]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from parallax.model._graph import Node, OpGraph, TensorInfo
+from parallax.model import Node, OpGraph, TensorInfo
 
 
 class UnknownShape(Exception):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from parallax.errors import ConfigError
-from parallax.model._graph import Node, OpGraph
+from parallax.model import Node, OpGraph
 from parallax.profile._costs import CostModel
 from parallax.profile._flops import MAX_BODY_DEPTH, iteration_count, shaped_work
 from parallax.profile._shapes import Shapes, UnknownShape
