@@ -23,7 +23,6 @@ from parallax.model._types import tensor_info
 _BODY_OPS = frozenset(("If", "Loop", "Scan", "SequenceMap"))
 """Operators of the ONNX domain with graph attributes; other domains are searched."""
 
-_ONNX_DOMAINS = ("", "ai.onnx")
 _GRAPH, _GRAPHS = onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS
 
 
@@ -34,8 +33,8 @@ class Built:
     graph: OpGraph
     protos: tuple[onnx.NodeProto, ...]
     """The message of each node of ``graph``, in its order."""
-    order: tuple[int, ...]
-    """Position in the file of each node of ``graph``."""
+    in_file_order: bool
+    """Whether that order is the file's."""
     free: tuple[str, ...]
     """Names read but defined nowhere in this graph: outer-scope tensors, in order of first use."""
 
@@ -50,129 +49,166 @@ def build_graph(proto: onnx.GraphProto, *, overridable: bool, where: str = "") -
 
     Raises:
         ModelError: an edge cycle, a tensor defined twice, an output that nothing defines.
+        ModelFileError: a name that is not text.
     """
     initializers = _initializers(proto)
     declared = [tensor_info(value) for value in proto.input]
-    output_infos = tuple(tensor_info(value) for value in proto.output)
-    check_text((proto.name, *initializers, *(info.name for info in declared), *(info.name for info in output_infos)))
-    input_names = {info.name for info in declared}
-    if len(input_names) != len(declared):
+    outputs = tuple(tensor_info(value) for value in proto.output)
+    check_text((proto.name, *initializers, *(info.name for info in declared), *(info.name for info in outputs)))
+    nodes = _Nodes(proto.node, where)
+    input_names = _check_definitions(declared, initializers, nodes)
+    free, in_file_order = _edges(nodes, input_names | initializers.keys(), outputs)
+    order: Sequence[int] = range(len(nodes.protos)) if in_file_order else _topological(nodes)
+    protos = nodes.protos if in_file_order else [nodes.protos[index] for index in order]
+
+    names = _unique_names(nodes, order)
+    producers: dict[str, int] = {}
+    consumers: dict[str, list[int]] = {}
+    built: list[Node] = []
+    for position, index in enumerate(order):
+        for name in nodes.reads[index]:
+            if name:
+                readers = consumers.get(name)
+                if readers is None:
+                    consumers[name] = [position]
+                elif readers[-1] != position:
+                    readers.append(position)
+        for name in nodes.outputs[index]:
+            if name:
+                producers[name] = position
+        built.append(
+            Node(
+                index=position,
+                name=names[position],
+                op_type=nodes.op_types[index],
+                domain=nodes.domains[index],
+                inputs=nodes.inputs[index],
+                outputs=nodes.outputs[index],
+                attributes=Attributes(nodes.protos[index]),
+                bodies=nodes.bodies.get(index, ()),
+                captures=nodes.captures.get(index, ()),
+            )
+        )
+
+    fed_optionally = [info for info in declared if info.name in initializers] if overridable else []
+    graph = OpGraph(
+        name=proto.name,
+        nodes=tuple(built),
+        inputs=tuple(info for info in declared if info.name not in initializers),
+        overridable=tuple(fed_optionally),
+        outputs=outputs,
+        tensors=_declared_tensors(proto, declared, initializers, outputs),
+        initializers=initializers,
+        producers=producers,
+        consumers={name: tuple(readers) for name, readers in consumers.items()},
+        constants=_constants(proto, nodes, {info.name for info in fed_optionally}),
+    )
+    return Built(graph=graph, protos=tuple(protos), in_file_order=in_file_order, free=free)
+
+
+class _Nodes:
+    """The nodes of a GraphProto, column by column and in the file's order: each field is read once."""
+
+    def __init__(self, protos: Iterable[onnx.NodeProto], where: str) -> None:
+        self.where = where
+        self.protos: list[onnx.NodeProto] = list(protos)
+        self.names: list[str] = [node.name for node in self.protos]
+        self.op_types: list[str] = [node.op_type for node in self.protos]
+        self.domains: list[str] = ["" if (d := node.domain) == "ai.onnx" else d for node in self.protos]
+        self.inputs: list[tuple[str, ...]] = [tuple(node.input) for node in self.protos]
+        self.outputs: list[tuple[str, ...]] = [tuple(node.output) for node in self.protos]
+        check_text(self.names)
+        check_text({*self.op_types, *self.domains})
+        self.bodies: dict[int, tuple[tuple[str, OpGraph], ...]] = {}
+        self.captures: dict[int, tuple[str, ...]] = {}
+        for index, op_type in enumerate(self.op_types):
+            if (op_type in _BODY_OPS or self.domains[index]) and (
+                found := build_bodies(self.protos[index], self.label(index))
+            ):
+                self.bodies[index] = tuple((name, built.graph) for name, built in found)
+                self.captures[index] = tuple(dict.fromkeys(name for _, built in found for name in built.free))
+        self.reads: list[tuple[str, ...]] = self.inputs
+        """Inputs and captures."""
+        if self.captures:
+            self.reads = [(*names, *self.captures.get(index, ())) for index, names in enumerate(self.inputs)]
+        self.producers: dict[str, int] = {}
+        for index, names in enumerate(self.outputs):
+            for name in names:
+                if name:
+                    if name in self.producers:
+                        first = self.label(self.producers[name])
+                        raise ModelError(
+                            f"tensor {name!r} is produced by both {first} and {self.label(index)}",
+                            where=where or None,
+                            fix="rename one of the outputs: every tensor has one producer",
+                        )
+                    self.producers[name] = index
+        check_text(self.producers)
+
+    def label(self, index: int) -> str:
+        name = self.names[index]
+        return f"node {name!r} ({self.op_types[index]})" if name else f"node #{index} ({self.op_types[index]})"
+
+
+def _check_definitions(declared: Sequence[TensorInfo], initializers: dict[str, TensorInfo], nodes: _Nodes) -> set[str]:
+    """Refuse names defined twice; returns the names of the inputs."""
+    names = [info.name for info in declared]
+    unique = set(names)
+    if len(unique) != len(names):
         raise ModelError(
-            f"graph input {_first_duplicate([info.name for info in declared])!r} is declared twice",
-            where=where or None,
+            f"graph input {next(n for i, n in enumerate(names) if n in names[:i])!r} is declared twice",
+            where=nodes.where or None,
             fix="give each input its own name",
         )
-    defined = input_names | initializers.keys()
-
-    protos: Sequence[onnx.NodeProto] = proto.node
-    inputs, outputs, bodies, captures = [], [], {}, {}
-    producers: dict[str, int] = {}
-    for index, node in enumerate(protos):
-        inputs.append(tuple(node.input))
-        produced = tuple(node.output)
-        outputs.append(produced)
-        for name in produced:
-            if name:
-                if name in producers:
-                    raise _defined_twice(name, protos[producers[name]], producers[name], node, index, where)
-                producers[name] = index
-        if node.op_type in _BODY_OPS or node.domain not in _ONNX_DOMAINS:
-            found = build_bodies(node, index, where)
-            if found:
-                bodies[index] = tuple((name, built.graph) for name, built in found)
-                captures[index] = tuple(dict.fromkeys(name for _, built in found for name in built.free))
-    check_text(producers)
-    clash = producers.keys() & defined
+    clash = nodes.producers.keys() & (unique | initializers.keys())
     if clash:
-        name = next(name for name in producers if name in clash)
-        what = "a graph input" if name in input_names else "an initializer"
+        name = next(name for name in nodes.producers if name in clash)
+        what = "a graph input" if name in unique else "an initializer"
         raise ModelError(
-            f"tensor {name!r} is both {what} and an output of {_label(protos[producers[name]], producers[name])}",
-            where=where or None,
+            f"tensor {name!r} is both {what} and an output of {nodes.label(nodes.producers[name])}",
+            where=nodes.where or None,
             fix="rename one of them: every tensor has one definition",
         )
+    return unique
 
-    # One look at every edge: what is free, and whether the file's order already is topological.
+
+def _edges(nodes: _Nodes, defined: set[str], outputs: Sequence[TensorInfo]) -> tuple[tuple[str, ...], bool]:
+    """One look at every edge: the names that are free, and whether the file's order is topological.
+
+    Raises:
+        ModelError: a free name in a graph that has no outer scope.
+    """
+    producers = nodes.producers
     free: dict[str, int] = {}
-    is_sorted = True
-    reads = [(*names, *captures[index]) if index in captures else names for index, names in enumerate(inputs)]
-    for index, names in enumerate(reads):
+    in_file_order = True
+    for index, names in enumerate(nodes.reads):
         for name in names:
             producer = producers.get(name)
             if producer is None:
-                if name and name not in defined and name not in free:
-                    free[name] = index
+                if name and name not in defined:
+                    free.setdefault(name, index)
             elif producer >= index:
-                is_sorted = False
-    order: Sequence[int] = range(len(inputs))
-    if not is_sorted:
-        order = _topological(reads, producers, protos, where)
-        rank = [0] * len(order)
-        for position, index in enumerate(order):
-            rank[index] = position
-        producers = {name: rank[index] for name, index in producers.items()}
-
-    for info in output_infos:
+                in_file_order = False
+    check_text(free)
+    if not nodes.where:
+        for name, index in free.items():
+            raise ModelError(
+                f"tensor {name!r} is neither a graph input, an initializer nor the output of a node",
+                where=nodes.label(index),
+                fix="feed it as a graph input or mend the exporter",
+            )
+    for info in outputs:
         if info.name not in producers and info.name not in defined:
-            if not where:
+            if not nodes.where:
                 raise ModelError(
                     f"nothing in the graph produces its output {info.name!r}",
                     fix="name an existing tensor as output, or export the model again",
                 )
             free.setdefault(info.name, -1)
-
-    check_text(free)
-    if free and not where:
-        name, index = next(iter(free.items()))
-        raise ModelError(
-            f"tensor {name!r} is neither a graph input, an initializer nor the output of a node",
-            where=_label(protos[index], index),
-            fix="feed it as a graph input or mend the exporter",
-        )
-
-    ordered = [protos[index] for index in order]
-    node_names = _unique_names(ordered)
-    consumers: dict[str, list[int]] = {}
-    nodes: list[Node] = []
-    for position, index in enumerate(order):
-        node = ordered[position]
-        for name in reads[index]:
-            if name:
-                readers = consumers.setdefault(name, [])
-                if not readers or readers[-1] != position:
-                    readers.append(position)
-        nodes.append(
-            Node(
-                index=position,
-                name=node_names[position],
-                op_type=node.op_type,
-                domain=node.domain,
-                inputs=inputs[index],
-                outputs=outputs[index],
-                attributes=Attributes(node),
-                bodies=bodies.get(index, ()),
-                captures=captures.get(index, ()),
-            )
-        )
-
-    check_text({node.op_type for node in nodes} | {node.domain for node in nodes})
-    fed_optionally = [info for info in declared if info.name in initializers]
-    graph = OpGraph(
-        name=proto.name,
-        nodes=tuple(nodes),
-        inputs=tuple(info for info in declared if info.name not in initializers),
-        overridable=tuple(fed_optionally) if overridable else (),
-        outputs=output_infos,
-        tensors=declared_tensors(proto, declared, initializers, output_infos),
-        initializers=initializers,
-        producers=producers,
-        consumers={name: tuple(readers) for name, readers in consumers.items()},
-        constants=_constants(proto, ordered, {info.name for info in fed_optionally} if overridable else set()),
-    )
-    return Built(graph=graph, protos=tuple(ordered), order=tuple(order), free=tuple(free))
+    return tuple(free), in_file_order
 
 
-def declared_tensors(
+def _declared_tensors(
     proto: onnx.GraphProto,
     inputs: Sequence[TensorInfo],
     initializers: dict[str, TensorInfo],
@@ -203,11 +239,11 @@ def _initializers(proto: onnx.GraphProto) -> dict[str, TensorInfo]:
     return out
 
 
-def build_bodies(node: onnx.NodeProto, index: int, where: str) -> list[tuple[str, Built]]:
-    """The graphs of a node's bodies, each under the name of its attribute."""
+def build_bodies(node: onnx.NodeProto, label: str) -> list[tuple[str, Built]]:
+    """The graphs of a node's bodies, each under the name of its attribute; ``label`` names the node in messages."""
     found: list[tuple[str, Built]] = []
     for attribute in node.attribute:
-        place = f"{where}{_label(node, index)}, {attribute.name}: "
+        place = f"{label}, body {attribute.name!r}"
         if attribute.type == _GRAPH:
             found.append((attribute.name, build_graph(attribute.g, overridable=False, where=place)))
         elif attribute.type == _GRAPHS:
@@ -215,16 +251,13 @@ def build_bodies(node: onnx.NodeProto, index: int, where: str) -> list[tuple[str
                 (f"{attribute.name}[{number}]", build_graph(body, overridable=False, where=place))
                 for number, body in enumerate(attribute.graphs)
             )
+    check_text(name for name, _ in found)
     return found
 
 
-def _topological(
-    reads: Sequence[tuple[str, ...]],
-    producers: dict[str, int],
-    protos: Sequence[onnx.NodeProto],
-    where: str,
-) -> list[int]:
+def _topological(nodes: _Nodes) -> list[int]:
     """Kahn's algorithm (1962); of the nodes that are ready, the one that comes first in the file is next."""
+    reads, producers = nodes.reads, nodes.producers
     waiting = [0] * len(reads)
     successors: list[list[int]] = [[] for _ in reads]
     for index, names in enumerate(reads):
@@ -241,64 +274,56 @@ def _topological(
             if waiting[successor] == 0:
                 heapq.heappush(ready, successor)
     if len(order) < len(reads):
-        raise _cycle_error(reads, producers, waiting, protos, where)
+        raise _cycle_error(nodes, waiting)
     return order
 
 
 _CYCLE_SHOWN = 8
 
 
-def _cycle_error(
-    reads: Sequence[tuple[str, ...]],
-    producers: dict[str, int],
-    waiting: Sequence[int],
-    protos: Sequence[onnx.NodeProto],
-    where: str,
-) -> ModelError:
+def _cycle_error(nodes: _Nodes, waiting: Sequence[int]) -> ModelError:
     # Every node still waiting has a predecessor still waiting, so walking back must close a cycle.
+    producers = nodes.producers
     index = next(i for i, count in enumerate(waiting) if count)
     position: dict[int, int] = {}
     path: list[int] = []
     while index not in position:
         position[index] = len(path)
         path.append(index)
-        index = next(producers[name] for name in reads[index] if name in producers and waiting[producers[name]])
+        index = next(producers[name] for name in nodes.reads[index] if name in producers and waiting[producers[name]])
     cycle = path[position[index] :][::-1]
-    shown = " -> ".join(_label(protos[i], i) for i in cycle[:_CYCLE_SHOWN])
+    shown = " -> ".join(map(nodes.label, cycle[:_CYCLE_SHOWN]))
     more = "" if len(cycle) <= _CYCLE_SHOWN else f" -> ... ({len(cycle)} nodes)"
     return ModelError(
-        f"the graph has a cycle: {shown}{more} -> {_label(protos[cycle[0]], cycle[0])}",
-        where=where or None,
+        f"the graph has a cycle: {shown}{more} -> {nodes.label(cycle[0])}",
+        where=nodes.where or None,
         fix="a model must be acyclic: express loops by Loop or Scan",
     )
 
 
-def _unique_names(protos: Sequence[onnx.NodeProto]) -> list[str]:
-    """The file's name where it has one that is new, else one made of operator and position."""
-    given = [proto.name for proto in protos]
-    check_text(given)
-    taken = set(given)
-    if len(taken) == len(given) and "" not in taken:
-        return given
+def _unique_names(nodes: _Nodes, order: Sequence[int]) -> list[str]:
+    """Names in ``order``: the file's where it has one that is new, else one made of operator and position."""
+    names = [nodes.names[index] for index in order]
+    taken = set(names)
+    if len(taken) == len(names) and "" not in taken:
+        return names
     seen: set[str] = set()
-    for index, name in enumerate(given):
+    for position, name in enumerate(names):
         if not name or name in seen:
-            name = f"{protos[index].op_type}_{index}"
+            name = f"{nodes.op_types[order[position]]}_{position}"
             while name in taken:
                 name += "_"
             taken.add(name)
-            given[index] = name
+            names[position] = name
         seen.add(name)
-    return given
+    return names
 
 
-def _constants(
-    proto: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], changeable: set[str]
-) -> LazyMapping[npt.NDArray[np.generic]]:
+def _constants(proto: onnx.GraphProto, nodes: _Nodes, changeable: set[str]) -> LazyMapping[npt.NDArray[np.generic]]:
     raw: dict[str, object] = {t.name: t for t in proto.initializer if t.name not in changeable}
-    for node in nodes:
-        if node.op_type == "Constant" and node.domain in _ONNX_DOMAINS and node.output:
-            raw[node.output[0]] = node
+    for index, op_type in enumerate(nodes.op_types):
+        if op_type == "Constant" and not nodes.domains[index] and nodes.outputs[index]:
+            raw[nodes.outputs[index][0]] = nodes.protos[index]
     return LazyMapping(raw, _constant)
 
 
@@ -322,26 +347,3 @@ def check_text(names: Iterable[str]) -> None:
         raise ModelFileError(
             "a name in the model is not UTF-8 text", fix="the file is damaged: fetch or export it again"
         ) from None
-
-
-def _label(node: onnx.NodeProto, index: int) -> str:
-    return f"node {node.name!r} ({node.op_type})" if node.name else f"node #{index} ({node.op_type})"
-
-
-def _defined_twice(
-    name: str, first: onnx.NodeProto, first_index: int, second: onnx.NodeProto, second_index: int, where: str
-) -> ModelError:
-    return ModelError(
-        f"tensor {name!r} is produced by both {_label(first, first_index)} and {_label(second, second_index)}",
-        where=where or None,
-        fix="rename one of the outputs: every tensor has one producer",
-    )
-
-
-def _first_duplicate(names: Sequence[str]) -> str:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-    return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +11,7 @@ import onnx
 
 from parallax.errors import InternalError
 from parallax.model._build import Built
-from parallax.model._inference import InferredTypes
+from parallax.model._inference import TypesOnDemand
 from parallax.model._nested import restore, restore_nested
 from parallax.model._weights import HANDED_OVER, Weight
 
@@ -43,14 +43,14 @@ class Extractor:
         built: Built,
         weights: Mapping[str, Weight],
         nested: Mapping[int, Weight],
-        infer: Callable[[], InferredTypes],
+        types: TypesOnDemand,
     ) -> None:
         self._skeleton = skeleton
         self._graph = built.graph
         self._protos = built.protos
         self._weights = weights
         self._nested = nested
-        self._infer = infer
+        self._types = types
         graph = skeleton.graph
         self._inputs: dict[str, onnx.ValueInfoProto] = {value.name: value for value in reversed(graph.input)}
         self._outputs: dict[str, onnx.ValueInfoProto] = {value.name: value for value in reversed(graph.output)}
@@ -192,7 +192,7 @@ class Extractor:
             return declared.type if _elem_type(declared.type) else None
         if name not in self._graph.producers:
             return None
-        types = self._infer()
+        types = self._types.get()
         proven = types.proven.get(name)
         if proven is not None and _elem_type(proven):
             return proven

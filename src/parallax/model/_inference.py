@@ -10,6 +10,7 @@ with the file's statements in the gaps (*believed* types), good for costs but no
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -26,6 +27,23 @@ class InferredTypes:
     proven: Mapping[str, onnx.TypeProto]
     believed: Mapping[str, onnx.TypeProto]
     annotated: onnx.GraphProto
+
+
+class TypesOnDemand:
+    """Infers a model's types when first asked, once, whichever thread asks."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
+        self._lock = threading.Lock()
+        self._types: InferredTypes | None = None
+
+    def get(self) -> InferredTypes:
+        """The types; computed by the first caller while others wait."""
+        if self._types is None:
+            with self._lock:
+                if self._types is None:
+                    self._types = infer_types(self._model)
+        return self._types
 
 
 def infer_types(model: onnx.ModelProto) -> InferredTypes:

@@ -14,12 +14,12 @@ from types import MappingProxyType
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
 
-from parallax.errors import InternalError, ModelFileError
+from parallax.errors import ModelFileError
 from parallax.model._build import Built, build_bodies, build_graph
 from parallax.model._extract import Extractor, SegmentModel
 from parallax.model._functions import inline_functions
 from parallax.model._graph import OpGraph, TensorInfo
-from parallax.model._inference import InferredTypes, infer_types, knowledge
+from parallax.model._inference import InferredTypes, TypesOnDemand, knowledge
 from parallax.model._lazy import LazyMapping
 from parallax.model._nested import collect_nested, restore
 from parallax.model._shapes import Shapes, apply_shapes
@@ -57,7 +57,7 @@ class Model:
         self._parts = parts
         self._built = built
         self._lock = threading.Lock()
-        self._types: InferredTypes | None = None
+        self._types = TypesOnDemand(parts.skeleton)
         self._inferred: OpGraph | None = None
         self.shapes: Mapping[str, tuple[int, ...]] = MappingProxyType(dict(shapes))
         """Input shapes fixed by the caller."""
@@ -111,7 +111,7 @@ class Model:
         cannot tell keeps its declared type, or none.
         """
         if self._inferred is None:
-            types = self._inferred_types()
+            types = self._types.get()
             with self._lock:
                 if self._inferred is None:
                     self._inferred = self._with_types(types)
@@ -145,14 +145,7 @@ class Model:
     @functools.cached_property
     def _extractor(self) -> Extractor:
         parts = self._parts
-        return Extractor(parts.skeleton, self._built, parts.weights, parts.nested, self._inferred_types)
-
-    def _inferred_types(self) -> InferredTypes:
-        if self._types is None:
-            with self._lock:
-                if self._types is None:
-                    self._types = infer_types(self._parts.skeleton)
-        return self._types
+        return Extractor(parts.skeleton, self._built, parts.weights, parts.nested, self._types)
 
     def _with_types(self, types: InferredTypes) -> OpGraph:
         graph, proto = self.graph, self._parts.skeleton.graph
@@ -166,7 +159,7 @@ class Model:
         annotated = types.annotated.node
         for position, node in enumerate(nodes):
             if node.bodies:
-                found = build_bodies(annotated[self._built.order[position]], position, "")
+                found = build_bodies(annotated[position], node.name)
                 nodes[position] = replace(node, bodies=tuple((name, built.graph) for name, built in found))
         return replace(graph, nodes=tuple(nodes), tensors=LazyMapping(raw, _typed))
 
@@ -268,6 +261,8 @@ def _assemble(parts: Parts, shapes: Mapping[str, tuple[int, ...]]) -> Model:
     for node, proto in zip(built.graph.nodes, built.protos, strict=True):
         if proto.name != node.name:
             proto.name = node.name
-    if len(built.protos) != len(parts.skeleton.graph.node):
-        raise InternalError("nodes were lost while ordering the graph")
+    if not built.in_file_order:
+        # Shape inference reads nodes in file order. Sorting in place moves no message.
+        rank = {node.name: node.index for node in built.graph.nodes}
+        parts.skeleton.graph.node.sort(key=lambda proto: rank[proto.name])
     return Model(parts, built, shapes)
