@@ -63,7 +63,8 @@ def by_lanes(
         min_gain: fraction of the serial time a cut must save, for each block and in all.
 
     Returns: a partition with its predicted timeline; segments in order of their predicted start. Each
-        carries the two times compared for its block (for an uncut answer: for the graph).
+        carries the two times compared for its block (for an uncut answer: for the graph, where "side by
+        side" is the least it could take if that alone ruled it out).
     """
     if lanes < 1 or len(cost_narrow) != len(units) or len(cost_wide) != len(units):
         raise ConfigError(
@@ -76,12 +77,14 @@ def by_lanes(
     width = lanes * narrow_width if wide_width is None else wide_width
     uncut_ns = sum(cost_wide)
     best_ns: int | None = None
+    least_ns: int | None = None
     best: tuple[list[_Step], list[int], list[int], str] | None = None
     if lanes > 1 and len(units) > 1:
         search = _Search(units, terms, min_gain)
         proposals = [("by blocks", _merge_exclusive(search.block_steps()))]
         if 0 < len(search.barriers) < len(units):
             proposals.append(("as one block", _merge_exclusive(search.whole_steps())))
+        least_ns = proposals[0][1][0].parallel_ns
         for label, steps in proposals:
             if len(steps) > 1:
                 start, end = _replay(units, steps, terms)
@@ -89,7 +92,7 @@ def by_lanes(
                 if best_ns is None or total < best_ns:
                     best_ns, best = total, (steps, start, end, label)
     if best is None or best_ns is None or best_ns >= uncut_ns * (1 - min_gain):
-        return _uncut(units, width, lanes, uncut_ns, best_ns)
+        return _uncut(units, width, lanes, uncut_ns, least_ns if best_ns is None else best_ns)
     steps, start, end, label = best
     order = sorted(range(len(steps)), key=lambda index: (start[index], index))
     return assemble(
@@ -253,10 +256,11 @@ def _replay(units: UnitGraph, steps: Sequence[_Step], terms: Terms) -> tuple[lis
     for index, step in enumerate(steps):
         for unit in step.units:
             home[unit] = index
-    free_at = [0] + [terms.handover_ns] * (terms.lanes - 1)
+    free_at = [0] * terms.lanes
     start, end = [0] * len(steps), [0] * len(steps)
     for index, step in enumerate(steps):
-        begin = max(free_at) if step.exclusive else free_at[step.lane]
+        # A run begins on lane 0; waking another lane is a hand-over.
+        begin = max(free_at) if step.exclusive else max(free_at[step.lane], terms.handover_ns if step.lane else 0)
         for unit in step.units:
             for pred in units.dag.predecessors[unit]:
                 before = home[pred]

@@ -237,13 +237,13 @@ class _Timeline:
     def run(self, terms: Terms) -> None:
         """Each piece as soon as its lane and its operands allow, in order. Ends when all is back on lane 0."""
         handover, overhead = terms.handover_ns, terms.overhead_ns
-        # Lane 0 is where the stretch begins; waking another lane is a hand-over.
-        free_at = [0] + [handover] * (terms.lanes - 1)
+        free_at = [0] * terms.lanes
         start: list[int] = []
         end: list[int] = []
         back = 0
         for lane, cost, preds, exclusive in zip(self.lane, self.cost, self.preds, self.exclusive, strict=True):
-            begin = max(free_at) if exclusive else free_at[lane]
+            # A stretch begins on lane 0; waking another lane is a hand-over.
+            begin = max(free_at) if exclusive else max(free_at[lane], handover if lane else 0)
             for pred in preds:
                 done = end[pred] if self.lane[pred] == lane else end[pred] + handover
                 if done > begin:

@@ -6,6 +6,7 @@ becomes the plan is decided by simulation and measurement elsewhere.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import itertools
 from collections.abc import Iterable, Sequence
@@ -221,10 +222,10 @@ def by_layers(
 ) -> Partition:
     """The branches a rule chooses become segments, everything else as few serial segments as possible. O(V + E).
 
-    Each unit has a *stage*: the most times a path to it goes from a chosen branch back to serial units.
-    Serial units of one stage are one segment. Fewer are impossible, for the units along such a path are
-    kept apart by the branches between them; and none of it makes a cycle, for an edge never leads to a
-    lower stage, and within a stage only from serial units to branches and among branches.
+    Each unit has a *stage*: the most runs of serial units on a path to it, its own run included. Serial
+    units of one stage are one segment. Fewer are impossible, for the runs along one path are kept apart by
+    the branches between them; and none of it makes a cycle, for an edge never leads to a lower stage, and
+    within a stage only from serial units to branches and among branches.
 
     ``branches`` are those of the unit graph, for callers that try several rules.
     """
@@ -241,21 +242,13 @@ def by_layers(
             chosen[index] = True
     if not any(chosen):
         whole = uncut(units, width=costs.wide_width, cost_wide=costs.wide_ns)
-        return Partition(
-            label=label,
-            segments=whole.segments,
-            dag=whole.dag,
-            lanes=lanes,
-            predicted_ns=whole.predicted_ns,
-            uncut_ns=whole.uncut_ns,
-            decisions=decisions,
-        )
+        return dataclasses.replace(whole, label=label, lanes=lanes, decisions=decisions)
 
     stage = [0] * len(units)
     serial: dict[int, list[int]] = {}
     is_chosen = [chosen[branch] for branch in found.branch_of]
     for unit, preds in enumerate(units.dag.predecessors):
-        level = 0
+        level = 0 if is_chosen[unit] else 1
         for pred in preds:
             level = max(level, stage[pred] + (is_chosen[pred] and not is_chosen[unit]))
         stage[unit] = level
