@@ -40,6 +40,21 @@ def test_softmax_over_an_inner_axis_is_dear_and_serial():
     assert inner[0] == inner[1] > last[0] > last[1]
 
 
+def test_reducing_an_inner_axis_is_dearer_than_reducing_the_last():
+    shape = (1, 256, 64, 64)
+    inner = cost("ReduceSum", [shape], [(1, 64, 64)], 1, axes=(1,))
+    assert inner > 3 * cost("ReduceSum", [shape], [(1, 256)], 1, axes=(-1, -2))
+    node = [("ReduceSum", ["x", "axes"], ["y"], {})]
+    shapes = {"x": shape, "axes": (INT64, (1,)), "y": (1, 64, 64)}
+    told = make_graph(node, shapes, constants={"axes": [1]})
+    assert estimate_costs(told, cores=1).node_ns(1)[0] == pytest.approx(inner, rel=0.01)
+
+
+def test_gathering_single_elements_is_dearer_than_gathering_rows():
+    rows = cost("Gather", [(4096, 64), (INT64, (4096,))], [(4096, 64)], 1, axis=0)
+    assert cost("Gather", [(64, 4096), (INT64, (4096,))], [(64, 4096)], 1, axis=-1) > 3 * rows
+
+
 def test_depthwise_convolution_is_slower_per_flop_than_a_dense_one():
     dense = cost("Conv", [(1, 96, 56, 56), (96, 96, 1, 1)], [(1, 96, 56, 56)], 1) / (2 * 96 * 96 * 56 * 56)
     depth = cost("Conv", [(1, 96, 56, 56), (96, 1, 3, 3)], [(1, 96, 56, 56)], 1, group=96) / (2 * 96 * 9 * 56 * 56)
@@ -93,7 +108,20 @@ def test_no_cores_are_refused():
 
 
 @given(
-    st.sampled_from(["Conv", "MatMul", "Softmax", "LayerNormalization", "Relu", "Transpose", "LSTM", "Frobnicate"]),
+    st.sampled_from(
+        [
+            "Conv",
+            "MatMul",
+            "Softmax",
+            "LayerNormalization",
+            "Relu",
+            "Transpose",
+            "LSTM",
+            "Gather",
+            "ReduceSum",
+            "Frobnicate",
+        ]
+    ),
     st.lists(st.integers(0, 600), min_size=3, max_size=3),
     st.integers(1, 70),
 )
