@@ -6,6 +6,7 @@ module only answers "how long", so a policy judged here is judged by the code th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -78,17 +79,17 @@ def simulate(
         ConfigError: a negative time, ``contention`` below 1, or ``cost_ns`` of another length.
         PlanError: tasks and schedule do not fit each other.
     """
+    table = DispatchTable.from_schedule(tasks, schedule)
     durations = durations_ns(tasks, schedule) if cost_ns is None else tuple(cost_ns)
-    # Not `contention < 1`: that would let NaN through.
-    if handover_ns < 0 or segment_overhead_ns < 0 or not contention >= 1 or min(durations, default=0) < 0:
+    shortest = min(durations, default=0)
+    if handover_ns < 0 or segment_overhead_ns < 0 or shortest < 0 or not 1 <= contention < math.inf:
         raise ConfigError(
             f"cannot simulate handover_ns={handover_ns}, segment_overhead_ns={segment_overhead_ns}, "
-            f"contention={contention}, shortest segment {min(durations, default=0)} ns",
-            fix="times are 0 or more, contention is 1 or more",
+            f"contention={contention}, shortest segment {shortest} ns",
+            fix="times are 0 or more, contention is 1 or more and finite",
         )
     if len(durations) != len(tasks):
         raise ConfigError(f"{len(durations)} durations for {len(tasks)} tasks", fix="give one cost_ns per task")
-    table = DispatchTable.from_schedule(tasks, schedule)
     dispatcher = Dispatcher(table, cores=schedule.cores, lanes=schedule.lanes, budget_bytes=budget_bytes)
     clock = _Clock(table, durations, handover_ns, segment_overhead_ns, contention)
     clock.issue(dispatcher.start(), 0)
@@ -193,5 +194,5 @@ class _Clock:
 def durations_ns(tasks: Sequence[Task], schedule: Schedule) -> tuple[int, ...]:
     """Duration of each task at the width it was assigned."""
     return tuple(
-        duration_ns(task, assignment.width) for task, assignment in zip(tasks, schedule.assignments, strict=False)
+        duration_ns(task, assignment.width) for task, assignment in zip(tasks, schedule.assignments, strict=True)
     )
