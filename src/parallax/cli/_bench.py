@@ -11,7 +11,7 @@ import onnxruntime
 import typer
 from rich.console import Console
 
-from parallax.cli._console import Screen, make_table
+from parallax.cli._console import Screen, make_table, print_line
 from parallax.cli._open import Subject, check_writable, prepare
 from parallax.cli._plan_view import describe_plan, summarise_plan
 from parallax.cli._rivals import Difference, Rival, compare_outputs, runtime_rivals
@@ -50,6 +50,7 @@ def bench_model(
     cores = threads or available_cores()
     with screen.progress() as progress:
         session = subject.open(threads=threads, tune=tune, progress=progress)
+        subject.run(session)
         opened, failed = _open_rivals(runtime_rivals(cores), subject, progress)
         differences = _compare(session, opened, subject)
         calls = {OURS: _caller(session, subject)}
@@ -60,7 +61,7 @@ def bench_model(
         save.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     screen.show(report, lambda console: _render(report, session, console))
     if differences and not any(difference.within(TOLERANCE) for difference in differences.values()):
-        screen.err.print("error: outputs differ from ONNX Runtime's beyond tolerance; please report this model")
+        print_line(screen.err, "error: outputs differ from ONNX Runtime's beyond tolerance; please report this model")
         raise typer.Exit(1)
 
 
@@ -144,8 +145,8 @@ def _make_report(
 
 
 def _render(report: dict[str, Any], session: InferenceSession, console: Console) -> None:
-    title = f"{report['model']}, {report['runs']} interleaved runs on {report['threads']} threads"
-    table = make_table(title, "", "outputs", "median ms", "quartiles", "min", "max", "Parallax takes", left=2)
+    print_line(console, f"{report['model']}, {report['runs']} interleaved runs on {report['threads']} threads")
+    table = make_table("", "outputs", "median ms", "quartiles", "min", "max", "Parallax takes", left=2)
     for row in report["timings"]:
         low, high = (milliseconds(ms * 1e6) for ms in row["quartiles_ms"])
         against = row.get("ours_over_this")
@@ -160,15 +161,15 @@ def _render(report: dict[str, Any], session: InferenceSession, console: Console)
         )
     console.print(table)
     for label, reason in report["failed"].items():
-        console.print(f"{label} does not run this model: {reason}", markup=False, highlight=False)
+        print_line(console, f"{label} does not run this model: {reason}")
     if report["ratio_to_best"] is not None:
         median, (low, high) = report["ratio_to_best"]["median"], report["ratio_to_best"]["quartiles"]
-        console.print(
+        print_line(
+            console,
             f"Parallax takes {median:.3f} of the time of the best ({report['best_of_onnxruntime']}); "
             f"quartiles over rounds {low:.3f} - {high:.3f}",
-            highlight=False,
         )
-    console.print(f"plan: {summarise_plan(session.plan)}", markup=False, highlight=False)
+    print_line(console, f"plan: {summarise_plan(session.plan)}")
 
 
 def _outputs_cell(outputs: dict[str, Any] | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from parallax.cli._console import Screen
+from parallax.cli._console import Screen, print_line
 from parallax.cli._open import prepare
 from parallax.cli._plan_view import describe_plan, render_plan
 from parallax.cli._units import milliseconds
@@ -31,7 +31,7 @@ def compile_model(
         render_plan(plan, console)
         uncut, chosen = plan.provenance.uncut_ns, plan.provenance.chosen_ns
         if uncut is not None and chosen is not None:
-            console.print(f"uncut {milliseconds(uncut)} ms, chosen {milliseconds(chosen)} ms", highlight=False)
-        console.print(f"machine: {plan.provenance.machine}", markup=False, highlight=False)
+            print_line(console, f"uncut {milliseconds(uncut)} ms, chosen {milliseconds(chosen)} ms")
+        print_line(console, f"machine: {plan.provenance.machine}")
 
     screen.show(report, render)

@@ -53,7 +53,7 @@ class Screen:
 
     def notice(self, text: str) -> None:
         """Something the reader should know that is neither result nor failure."""
-        self.err.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
+        print_line(self.err, f"note: {text}")
 
     @contextmanager
     def progress(self) -> Iterator[ProgressCallback]:
@@ -85,7 +85,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except ParallaxError as error:
-            _console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+            print_line(_console(stderr=True), f"error: {error}")
             raise typer.Exit(BAD_INPUT_EXIT) from None
         except KeyboardInterrupt:
             _console(stderr=True).print("interrupted")
@@ -94,14 +94,21 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-def make_table(title: str | None, *columns: str, left: int = 1) -> Table:
+def make_table(*columns: str, left: int = 1) -> Table:
     """A plain table; the first ``left`` columns are text, the others numbers and set flush right."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for position, column in enumerate(columns):
         table.add_column(column, justify="left" if position < left else "right", overflow="fold")
     return table
 
 
+def print_line(console: Console, text: str) -> None:
+    """One line, however long: wrapping would break paths and messages that people copy."""
+    console.print(text, soft_wrap=True)
+
+
 def _console(*, stderr: bool) -> Console:
-    probe = Console(stderr=stderr)
-    return probe if probe.is_terminal else Console(stderr=stderr, width=_PIPED_COLUMNS)
+    """Text is shown as it is: names of tensors and nodes hold brackets, colons and numbers that rich would style."""
+    as_is: dict[str, Any] = {"stderr": stderr, "markup": False, "highlight": False, "emoji": False}
+    probe = Console(**as_is)
+    return probe if probe.is_terminal else Console(**as_is, width=_PIPED_COLUMNS)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,7 @@ def make_feeds(
         InputError: an array does not fit its input, or a file holds none.
     """
     known = {entry.name: entry for entry in (*inputs, *optional)}
-    for name in shapes:
-        if name not in known:
-            raise ConfigError(f"--shape names {name!r}, which is no input", fix=_which_inputs(name, known))
-        _check_shape(known[name], shapes[name], where=f"--shape {name}")
+    check_shapes(shapes, known)
     feeds: dict[str, Any] = {}
     notices: list[str] = []
     for specification in specifications:
@@ -103,6 +101,17 @@ def make_feeds(
             feeds[name] = _fill(known[name], "random", shapes=shapes, seed=seed, notices=notices)
             notices.append(f"input {name!r} was not given: using random {_describe(feeds[name])}")
     return {name: feeds[name] for name in known if name in feeds}, notices
+
+
+def check_shapes(shapes: Mapping[str, tuple[int, ...]], known: Mapping[str, TensorInfo]) -> None:
+    """Hold what ``--shape`` gave against what the inputs declare.
+
+    Raises: ConfigError for a name that is no input, InputError for another rank or another fixed size.
+    """
+    for name, shape in shapes.items():
+        if name not in known:
+            raise ConfigError(f"--shape names {name!r}, which is no input", fix=_which_inputs(name, known))
+        _check_shape(known[name], shape, where=f"--shape {name}")
 
 
 def _read_specification(
@@ -150,31 +159,25 @@ def _read_value(
 
 
 def _load_npy(path: Path) -> Array:
-    # Mapped first: a header that promises more than the file holds is refused before anything is allocated.
-    array = _guarded_load(path, mmap_mode="r")
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"{str(path)!r} is not a .npy file", fix="write it with numpy.save")
-    return np.array(array)
+    with _reading(path):
+        # Mapped first: a header that promises more than the file holds is refused before anything is allocated.
+        mapped = np.lib.format.open_memmap(path, mode="r")
+        return np.array(mapped)
 
 
 def _load_npz(path: Path) -> dict[str, Array]:
-    archive = _guarded_load(path)
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise InputError(f"{str(path)!r} is not a .npz file", fix="write it with numpy.savez")
-    try:
-        with archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, MemoryError) as error:
-        raise _unreadable(path, error) from error
+    with _reading(path), path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
 
 
-def _guarded_load(path: Path, **options: Any) -> Any:
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what numpy and zipfile raise for damaged files, a dozen types, into an InputError."""
     if not path.is_file():
         raise InputError(f"there is no input file {str(path)!r}", fix="give a .npy or .npz file that exists")
     try:
-        # Without pickles: loading one runs code from the file.
-        return np.load(path, allow_pickle=False, **options)
-    except Exception as error:  # numpy and zipfile raise a dozen types for damaged files
+        yield
+    except Exception as error:
         raise _unreadable(path, error) from error
 
 

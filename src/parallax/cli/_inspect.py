@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from parallax import zoo
-from parallax.cli._console import Screen, make_table
-from parallax.cli._feeds import parse_shapes
+from parallax.cli._console import Screen, make_table, print_line
+from parallax.cli._feeds import check_shapes, parse_shapes
 from parallax.cli._models import ModelSource, find_model
 from parallax.cli._types import show_shape, type_name
 from parallax.cli._units import count, milliseconds, significant, size
 from parallax.device import available_cores
+from parallax.errors import BackendError
 from parallax.model import Model, OpGraph, TensorInfo, load_model
 from parallax.partition import (
     BranchGraph,
@@ -30,7 +31,7 @@ from parallax.partition import (
     find_branches,
     load_layers,
 )
-from parallax.profile import node_work
+from parallax.profile import CostModel, estimate_costs, node_work, surviving_tensors
 from parallax.session import PlanningContext
 
 # Operator types listed in the table; --json lists all.
@@ -45,13 +46,15 @@ def inspect_model(model: str, *, shapes: Sequence[str], threads: int | None, rul
     with screen.progress() as progress:
         progress("loading", 0, 3)
         loaded = load_model(source.path)
+        check_shapes(given, {entry.name: entry for entry in (*loaded.graph.inputs, *loaded.graph.overridable)})
         concrete = _with_typical_shapes(source, loaded, given, screen)
         if concrete:
             loaded = loaded.with_shapes(concrete)
         progress("inferring shapes", 1, 3)
         graph = loaded.inferred()
         progress("planning", 2, 3)
-        context = PlanningContext(loaded, cores=threads or available_cores())
+        cores = threads or available_cores()
+        context = PlanningContext(loaded, cores=cores, costs=_table_costs(loaded, graph, cores=cores, screen=screen))
         report = {
             **_describe_file(source, loaded, graph),
             **_describe_operators(graph),
@@ -81,6 +84,16 @@ def _with_typical_shapes(
             )
         shapes.update(filled)
     return shapes
+
+
+def _table_costs(model: Model, graph: OpGraph, *, cores: int, screen: Screen) -> CostModel:
+    """Costs from tables, with the tensors that survive the runtime's optimiser: the places for cuts."""
+    costs = estimate_costs(graph, cores=cores)
+    try:
+        return replace(costs, survivors=surviving_tensors(model))
+    except BackendError as error:
+        screen.notice(f"ONNX Runtime cannot open this model, so every tensor counts as a place for a cut: {error}")
+        return costs
 
 
 # What the file says -----------------------------------------------------------------------------------
@@ -257,7 +270,8 @@ def _render(report: Mapping[str, Any], console: Console) -> None:
     _render_file(report, console)
     _render_operators(report, console)
     if report["control_flow"]:
-        table = make_table("\ncontrol flow", "node", "operator", "bodies", "reads from outside", left=3)
+        print_line(console, "\ncontrol flow")
+        table = make_table("node", "operator", "bodies", "reads from outside", left=3)
         for row in report["control_flow"]:
             bodies = ", ".join(f"{body['name']} ({body['nodes']} operators)" for body in row["bodies"])
             table.add_row(row["node"], row["operator"], bodies, str(len(row["captures"])))
@@ -267,22 +281,20 @@ def _render(report: Mapping[str, Any], console: Console) -> None:
 
 
 def _render_file(report: Mapping[str, Any], console: Console) -> None:
-    def line(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
     opsets = ", ".join(f"{domain} {version}" for domain, version in report["opsets"].items())
-    line(f"{report['model']}: IR version {report['ir_version']}, opsets {opsets}")
-    line(f"weights: {size(report['weight_bytes'])} in {report['initializers']} initializers")
+    print_line(console, f"{report['model']}: IR version {report['ir_version']}, opsets {opsets}")
+    print_line(console, f"weights: {size(report['weight_bytes'])} in {report['initializers']} initializers")
     for role, key in (("input", "inputs"), ("optional input", "overridable_inputs"), ("output", "outputs")):
         for tensor in report[key]:
-            line(f"{role} {tensor['name']}: {tensor['type']} {show_shape(tensor['shape'])}")
+            print_line(console, f"{role} {tensor['name']}: {tensor['type']} {show_shape(tensor['shape'])}")
     for name, places in report["dynamic_dims"].items():
         shown = ", ".join(places[:6]) + (", ..." if len(places) > 6 else "")
-        line(f"open size {name}: {shown}")
+        print_line(console, f"open size {name}: {shown}")
 
 
 def _render_operators(report: Mapping[str, Any], console: Console) -> None:
-    table = make_table("\noperators", "type", "nodes", "FLOPs", "bytes", "FLOPs/byte", "cost unknown")
+    print_line(console, "\noperators")
+    table = make_table("type", "nodes", "FLOPs", "bytes", "FLOPs/byte", "cost unknown")
     for row in report["operators"][:_LISTED_OPERATORS]:
         intensity = row["flops_per_byte"]
         table.add_row(
@@ -311,9 +323,8 @@ def _render_operators(report: Mapping[str, Any], console: Console) -> None:
 
 def _render_structure(structure: Mapping[str, Any], console: Console) -> None:
     kinds = [kind.value for kind in NodeClass]
-    table = make_table(
-        "\nstructure", "graph of", "nodes", *kinds, "branches", "layers", "parallel layers", "widest layer"
-    )
+    print_line(console, "\nstructure")
+    table = make_table("graph of", "nodes", *kinds, "branches", "layers", "parallel layers", "widest layer")
     for name in ("operators", "units"):
         row = structure[name]
         table.add_row(
@@ -323,26 +334,27 @@ def _render_structure(structure: Mapping[str, Any], console: Console) -> None:
             *(str(row[key]) for key in ("branches", "layers", "parallel_layers", "widest_layer")),
         )
     console.print(table)
-    console.print(
+    print_line(
+        console,
         f"Units are what no cut may separate; {structure['tensors_that_may_be_cut']} tensors lie between them.",
-        highlight=False,
     )
 
 
 def _render_prediction(prediction: Mapping[str, Any], console: Console) -> None:
     chosen = [layer for layer in prediction["layers"] if layer["parallel"]]
-    console.print(
+    print_line(
+        console,
         f"\nThe {prediction['rule']} rule would run {len(chosen)} of {len(prediction['layers'])} layers of several "
         "branches in parallel.",
-        highlight=False,
     )
     for reason, number in Counter(layer["reason"] for layer in prediction["layers"]).most_common():
-        console.print(f"  {number} x {reason}", highlight=False)
-    table = make_table(
+        print_line(console, f"  {number} x {reason}")
+    print_line(
+        console,
         f"\npredicted from {prediction['costs']} for {prediction['cores']} cores "
         f"({prediction['known_fraction']:.0%} of operators known)",
-        *("plan", "segments", "lanes", "ms", "of uncut"),
     )
+    table = make_table("plan", "segments", "lanes", "ms", "of uncut")
     table.add_row("uncut", "1", "1", milliseconds(prediction["uncut_ms"] * 1e6), "1.00")
     for row in prediction["candidates"][:_LISTED_CANDIDATES]:
         ratio = row["ratio_to_uncut"]
@@ -355,4 +367,4 @@ def _render_prediction(prediction: Mapping[str, Any], console: Console) -> None:
         )
     console.print(table)
     if not prediction["candidates"]:
-        console.print("No cut is worth simulating.")
+        print_line(console, "No cut is worth simulating.")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
+
 from parallax.cli._console import ProgressCallback, Screen
 from parallax.cli._feeds import make_feeds, parse_shapes
 from parallax.cli._models import ModelSource, find_model
-from parallax.engine import TraceSink
-from parallax.errors import ConfigError
+from parallax.engine import RUNTIME_EXCEPTIONS, TraceSink
+from parallax.errors import BackendError, ConfigError, ParallaxError
 from parallax.model import Model, load_model
 from parallax.session import InferenceSession
 
@@ -23,6 +26,12 @@ class Subject:
     source: ModelSource
     model: Model
     feeds: dict[str, Any]
+
+    def run(self, session: onnxruntime.InferenceSession) -> list[Any]:
+        """One run on the feeds. Raises: BackendError with the runtime's words, if it fails."""
+        with runtime_errors_at(self.source.label, fix="check the shapes and values of the inputs (--shape, --input)"):
+            outputs: list[Any] = session.run(None, self.feeds)
+            return outputs
 
     def open(
         self,
@@ -37,16 +46,31 @@ class Subject:
         Shapes are given for open inputs only: a static model is then the same to the cache of plans as
         one opened without any.
         """
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # its errors come as exceptions, which are shown once, by us
         open_inputs = {entry.name for entry in self.model.graph.inputs if not entry.is_static}
-        return InferenceSession(
-            self.source.path,
-            threads=threads,
-            shapes={name: value.shape for name, value in self.feeds.items() if name in open_inputs} or None,
-            calibration=self.feeds if tune else None,
-            tune=tune,
-            trace=trace,
-            progress=progress,
-        )
+        with runtime_errors_at(self.source.label, fix="check that this ONNX Runtime knows the model's operators"):
+            return InferenceSession(
+                self.source.path,
+                options,
+                threads=threads,
+                shapes={name: value.shape for name, value in self.feeds.items() if name in open_inputs} or None,
+                calibration=self.feeds if tune else None,
+                tune=tune,
+                trace=trace,
+                progress=progress,
+            )
+
+
+@contextmanager
+def runtime_errors_at(where: str, *, fix: str) -> Iterator[None]:
+    """Turn ONNX Runtime's own exceptions, which an uncut model's session lets through, into a BackendError."""
+    try:
+        yield
+    except ParallaxError:
+        raise  # some of ours are instances of the runtime's classes as well
+    except RUNTIME_EXCEPTIONS as error:
+        raise BackendError(" ".join(str(error).split()), where=where, fix=fix) from error
 
 
 def prepare(model: str, *, inputs: Sequence[str], shapes: Sequence[str], seed: int, screen: Screen) -> Subject:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from parallax.cli._console import make_table
+from parallax.cli._console import make_table, print_line
 from parallax.cli._units import milliseconds
 from parallax.schedule import Plan
 
@@ -62,9 +62,9 @@ def summarise_plan(plan: Plan) -> str:
 
 def render_plan(plan: Plan, console: Console) -> None:
     """Segments, if the model is cut, and the candidates that were compared."""
-    console.print(f"plan: {summarise_plan(plan)}", markup=False, highlight=False)
+    print_line(console, f"plan: {summarise_plan(plan)}")
     if not plan.is_uncut:
-        table = make_table(None, "segment", "why", "operators", "width", "lane", "predicted ms", left=2)
+        table = make_table("segment", "why", "operators", "width", "lane", "predicted ms", left=2)
         for segment in plan.segments[:_LISTED_SEGMENTS]:
             table.add_row(
                 segment.name,
@@ -76,7 +76,9 @@ def render_plan(plan: Plan, console: Console) -> None:
             )
         console.print(table)
         if len(plan.segments) > _LISTED_SEGMENTS:
-            console.print(f"... and {len(plan.segments) - _LISTED_SEGMENTS} more segments (--json lists them all)")
+            print_line(
+                console, f"... and {len(plan.segments) - _LISTED_SEGMENTS} more segments (--json lists them all)"
+            )
     render_candidates(plan, console)
 
 
@@ -84,7 +86,8 @@ def render_candidates(plan: Plan, console: Console) -> None:
     """What the search looked at; nothing where it did not search."""
     if not plan.provenance.candidates:
         return
-    table = make_table("candidates", "candidate", "note", "segments", "lanes", "simulated ms", "measured ms", left=2)
+    print_line(console, "candidates:")
+    table = make_table("candidate", "note", "segments", "lanes", "simulated ms", "measured ms", left=2)
     for candidate in plan.provenance.candidates:
         table.add_row(
             candidate.label,

@@ -98,7 +98,8 @@ def compare_outputs(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Diffe
         if expected.dtype.kind not in "fc":
             return Difference(identical=False, relative=float("inf"), detail=f"output {name!r} differs")
         finite = np.isfinite(expected)
-        if not np.array_equal(actual[~finite], expected[~finite], equal_nan=True):
+        agree = np.array_equal(np.isfinite(actual), finite)
+        if not (agree and np.array_equal(actual[~finite], expected[~finite], equal_nan=True)):
             return Difference(identical=False, relative=float("inf"), detail=f"output {name!r}: NaN or inf in one only")
         largest = float(np.max(np.abs(expected[finite].astype(np.float64)), initial=0.0))
         gap = float(

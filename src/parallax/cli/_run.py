@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from parallax.cli._console import Screen, make_table
+from parallax.cli._console import Screen, make_table, print_line
 from parallax.cli._open import check_writable, prepare
 from parallax.cli._plan_view import describe_plan, summarise_plan
 from parallax.cli._types import show_shape
@@ -44,7 +44,7 @@ def run_model(
     recorder = TraceRecorder() if trace is not None else None
     with screen.progress() as progress:
         session = subject.open(threads=threads, tune=tune, trace=recorder, progress=progress)
-        values = session.run(None, subject.feeds)  # untimed: first-run allocations are not the model's latency
+        values = subject.run(session)  # untimed: first-run allocations are not the model's latency
         if recorder is not None:
             recorder.take()
         durations_ns = []
@@ -75,22 +75,24 @@ def run_model(
         report["trace_spans"] = len(spans)
 
     def render(console: Console) -> None:
-        table = make_table(None, "output", "type", "shape", "min", "mean", "max", left=3)
+        table = make_table("output", "type", "shape", "min", "mean", "max", left=3)
         for row in report["outputs"]:
             figures = [_figure(row[key]) for key in ("min", "mean", "max")]
             table.add_row(row["name"], row["type"], show_shape(row["shape"]), *figures)
         console.print(table)
         for row in report["outputs"]:
             if row["not_finite"]:
-                console.print(f"{row['not_finite']} elements of {row['name']} are NaN or infinite; not in the figures")
-        console.print(
+                print_line(
+                    console, f"{row['not_finite']} elements of {row['name']} are NaN or infinite; not in the figures"
+                )
+        print_line(
+            console,
             f"latency: median {milliseconds(statistics.median(durations_ns))} ms, "
             f"{milliseconds(min(durations_ns))} to {milliseconds(max(durations_ns))} ms in {runs} runs",
-            highlight=False,
         )
-        console.print(f"plan: {summarise_plan(session.plan)}", markup=False, highlight=False)
+        print_line(console, f"plan: {summarise_plan(session.plan)}")
         for path in (*saved, *([] if trace is None else [str(trace)])):
-            console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+            print_line(console, f"wrote {path}")
 
     screen.show(report, render)
 

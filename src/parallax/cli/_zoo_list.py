@@ -34,7 +34,7 @@ def list_zoo(*, screen: Screen) -> None:
     }
 
     def render(console: Console) -> None:
-        table = make_table(None, "name", "model", "inputs", "operators", "parameters", "file", left=3)
+        table = make_table("name", "model", "inputs", "operators", "parameters", "file", left=3)
         for card in cards:
             inputs = ", ".join(f"{entry.name} {show_shape(entry.shape)}" for entry in card.inputs)
             table.add_row(card.name, card.title, inputs, str(card.nodes), count(card.parameters), size(card.file_bytes))

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from parallax.cli import Rival, Timing, compare_outputs, ratio, runtime_rivals, thread_counts, time_interleaved
+from tests.cli._models import affine, branching, invoke
+
+
+def test_a_bench_times_every_rival_and_compares_outputs(tmp_path: Path) -> None:
+    path = branching(tmp_path / "m.onnx")
+    result = invoke(
+        *("bench", path, "--runs", 2, "--threads", 2, "--no-tune", "-s", "x=4,8"),
+        "--json",
+        "--save",
+        tmp_path / "b.json",
+    )
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    labels = [row["label"] for row in report["timings"]]
+    assert labels == ["Parallax", *(rival.label for rival in runtime_rivals(2))]
+    for row in report["timings"]:
+        low, high = row["quartiles_ms"]
+        assert 0 < row["min_ms"] <= low <= row["median_ms"] <= high <= row["max_ms"]
+    for row in report["timings"][1:]:
+        assert row["outputs"]["identical"] is True
+        assert row["ours_over_this"]["median"] > 0
+    assert report["best_of_onnxruntime"] in labels
+    assert json.loads((tmp_path / "b.json").read_text()) == report
+
+
+def test_the_table_says_how_it_compares_with_the_best(tmp_path: Path) -> None:
+    result = invoke("bench", affine(tmp_path / "m.onnx"), "--runs", 1, "--threads", 1, "--no-tune")
+    assert result.exit_code == 0
+    assert "of the time of the best (ONNX Runtime, 1 thread)" in result.stdout
+    assert "plan: uncut: " in result.stdout
+
+
+def test_rivals_take_turns_in_rotating_order() -> None:
+    calls: list[str] = []
+    rivals = {name: (lambda name=name: calls.append(name)) for name in "abc"}
+    timings = time_interleaved(rivals, rounds=3, warmups=1)
+    assert [len(timings[name].samples_ns) for name in "abc"] == [3, 3, 3]
+    turns = [name for name, before in zip(calls[3:], [None, *calls[3:]], strict=False) if name != before]
+    assert "".join(turns) == "abc" + "bca" + "cab"
+
+
+def test_all_rivals_run_equally_often() -> None:
+    counts = {"a": 0, "b": 0}
+
+    def call(name: str) -> None:
+        counts[name] += 1
+
+    time_interleaved({name: (lambda name=name: call(name)) for name in counts}, rounds=5)
+    assert counts["a"] == counts["b"]
+
+
+def test_progress_counts_rounds() -> None:
+    seen: list[tuple[int, int]] = []
+    time_interleaved({"a": lambda: None}, rounds=3, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_ratio_compares_round_by_round() -> None:
+    # The machine was ten times slower in the second round; ours took half the time in every round.
+    ours = Timing(label="ours", samples_ns=(10.0, 100.0, 10.0))
+    theirs = Timing(label="theirs", samples_ns=(20.0, 200.0, 20.0))
+    against = ratio(ours, theirs)
+    assert (against.median, against.low, against.high) == (0.5, 0.5, 0.5)
+
+
+def test_statistics_of_one_sample_are_that_sample() -> None:
+    timing = Timing(label="", samples_ns=(7.0,))
+    assert timing.median_ns == timing.min_ns == timing.max_ns == 7
+    assert timing.quartiles_ns == (7, 7)
+
+
+@pytest.mark.parametrize(("threads", "counts"), [(1, (1,)), (2, (1, 2)), (6, (1, 2, 4, 6)), (8, (1, 2, 4, 8))])
+def test_thread_counts_double_up_to_all(threads: int, counts: tuple[int, ...]) -> None:
+    assert thread_counts(threads) == counts
+
+
+def test_a_rival_has_the_threads_and_mode_of_its_label() -> None:
+    import onnxruntime
+
+    options = Rival(label="", threads=3, inter_op_threads=4).options()
+    assert options.intra_op_num_threads == 3
+    assert options.inter_op_num_threads == 4
+    assert options.execution_mode == onnxruntime.ExecutionMode.ORT_PARALLEL
+    assert Rival(label="", threads=3).options().execution_mode == onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+
+
+def _compare(ours: object, theirs: object):
+    return compare_outputs({"y": ours}, {"y": theirs})
+
+
+def test_equal_outputs_are_identical_nan_included() -> None:
+    array = np.array([1.0, np.nan, np.inf], np.float32)
+    assert _compare(array, array.copy()).identical
+
+
+def test_the_difference_is_relative_to_the_largest_magnitude() -> None:
+    difference = _compare(np.array([100.0, 1.0], np.float32), np.array([100.0, 2.0], np.float32))
+    assert not difference.identical
+    assert difference.relative == pytest.approx(0.01)
+    assert difference.within(0.02)
+    assert not difference.within(0.005)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "says"),
+    [
+        (np.zeros(2, np.float32), np.zeros(3, np.float32), "not float32[3]"),
+        (np.zeros(2, np.float32), np.zeros(2, np.float64), "not float64[2]"),
+        (np.array([1, 2]), np.array([1, 3]), "differs"),
+        (np.array([1.0, np.nan]), np.array([1.0, 2.0]), "NaN or inf"),
+        (np.array([1.0, np.inf]), np.array([1.0, -np.inf]), "NaN or inf"),
+        ([np.zeros(2)], [np.ones(2)], "differs"),
+    ],
+)
+def test_what_cannot_be_a_rounding_error_is_never_within_tolerance(ours: object, theirs: object, says: str) -> None:
+    difference = _compare(ours, theirs)
+    assert says in difference.detail
+    assert not difference.within(1e9)

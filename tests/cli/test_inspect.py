@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from onnx import TensorProto, helper
+
+from tests.cli._models import branching, choosing, invoke, save, two_inputs, value
+
+
+def inspect(*arguments: object) -> dict[str, Any]:
+    result = invoke("inspect", *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    report: dict[str, Any] = json.loads(result.stdout)
+    return report
+
+
+def test_operators_are_counted_with_their_work(tmp_path: Path) -> None:
+    report = inspect(branching(tmp_path / "m.onnx"), "--shape", "x=16,8")
+    rows = {row["operator"]: row for row in report["operators"]}
+    assert {name: row["nodes"] for name, row in rows.items()} == {"Relu": 1, "Sin": 3, "Cos": 3, "Add": 1}
+    assert rows["Add"]["flops"] == 16 * 8
+    assert rows["Add"]["bytes"] == 3 * 16 * 8 * 4
+    assert report["flops"] == sum(row["flops"] for row in rows.values())
+    assert report["nodes_with_unknown_cost"] == 0
+
+
+def test_classes_branches_and_layers_of_a_diamond(tmp_path: Path) -> None:
+    operators = inspect(branching(tmp_path / "m.onnx"))["structure"]["operators"]
+    assert operators["classes"] == {"sequential": 6, "splitter": 1, "merger": 1, "split-merge": 0}
+    assert operators["branches"] == 4
+    assert operators["layers"] == 3
+    assert operators["parallel_layers"] == 1
+    assert operators["widest_layer"] == 2
+
+
+def test_the_rules_answer_for_each_layer_of_several_branches(tmp_path: Path) -> None:
+    path = branching(tmp_path / "m.onnx")
+    paper = inspect(path, "--shape", "x=16,8", "--rule", "paper")["prediction"]
+    cost = inspect(path, "--shape", "x=16,8", "--rule", "cost")["prediction"]
+    assert [layer["branches"] for layer in paper["layers"]] == [2]
+    # Three equal operators a side satisfy the paper; microseconds of work do not pay for lanes.
+    assert [layer["parallel"] for layer in paper["layers"]] == [2]
+    assert paper["rule"] == "paper"
+    assert cost["rule"] == "cost"
+    assert all(layer["reason"] for layer in paper["layers"] + cost["layers"])
+
+
+def test_open_sizes_are_listed_where_they_occur(tmp_path: Path) -> None:
+    report = inspect(two_inputs(tmp_path / "m.onnx"))
+    assert report["dynamic_dims"] == {"batch": ["table[0]", "total[0]"], "n": ["index[0]", "total[1]"]}
+
+
+def test_given_shapes_close_open_sizes(tmp_path: Path) -> None:
+    report = inspect(two_inputs(tmp_path / "m.onnx"), "--shape", "table=2,4", "--shape", "index=3")
+    assert report["inputs"][0]["shape"] == [2, 4]
+    assert report["nodes_with_unknown_cost"] == 0
+
+
+def test_control_flow_is_listed_with_its_bodies(tmp_path: Path) -> None:
+    report = inspect(choosing(tmp_path / "m.onnx"))
+    (row,) = report["control_flow"]
+    assert row["node"] == "choose"
+    assert row["operator"] == "If"
+    assert {body["name"]: body["nodes"] for body in row["bodies"]} == {"then_branch": 1, "else_branch": 2}
+    assert row["captures"] == ["x"]
+    assert report["nodes"] == 1
+    assert report["nodes_with_bodies_included"] == 4
+    assert report["structure"]["operators"]["classes"]["split-merge"] == 1
+
+
+def test_a_model_that_the_runtime_refuses_can_still_be_inspected(tmp_path: Path) -> None:
+    path = save(
+        [helper.make_node("NoSuchOperator", ["x"], ["y"])],
+        [value("x", TensorProto.FLOAT, [4])],
+        [value("y", TensorProto.FLOAT, [4])],
+        tmp_path / "m.onnx",
+    )
+    result = invoke("inspect", path, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["nodes_with_unknown_cost"] == 1
+    assert "note: ONNX Runtime cannot open this model" in result.stderr
+
+
+def test_tables_name_every_part_and_hold_no_escape_codes(tmp_path: Path) -> None:
+    result = invoke("inspect", choosing(tmp_path / "m.onnx"))
+    for part in ("operators", "control flow", "structure", "predicted from tables", "then_branch (1 operators)"):
+        assert part in result.stdout
+    assert "\x1b" not in result.stdout
+    # Shapes in brackets are text, not markup.
+    assert "input x: float32 [4]" in result.stdout
+
+
+def test_fused_operators_lie_in_one_unit() -> None:
+    structure = inspect("zoo:resnet18")["structure"]
+    # Each Relu is fused into the convolution before it, so fewer units than operators.
+    assert structure["units"]["nodes"] < structure["operators"]["nodes"]
