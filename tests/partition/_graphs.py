@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from hypothesis import strategies as st
 
-from parallax.model._graph import Node, OpGraph, TensorInfo
+from parallax.model import Node, OpGraph, TensorInfo
 from parallax.partition import Dag
 
 INT64, FLOAT = 7, 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from parallax.model._graph import Node, OpGraph
+    from parallax.model import Node, OpGraph
 
 _STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from parallax.errors import InternalError
 
 if TYPE_CHECKING:
-    from parallax.model._graph import OpGraph
+    from parallax.model import OpGraph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

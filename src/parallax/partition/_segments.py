@@ -19,7 +19,7 @@ from parallax.partition._dag import Dag
 from parallax.partition._refine import BranchLoad, LayerDecision, RefinementRule
 
 if TYPE_CHECKING:
-    from parallax.model._graph import OpGraph
+    from parallax.model import OpGraph
     from parallax.partition._units import UnitGraph
 
 

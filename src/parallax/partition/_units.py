@@ -17,7 +17,7 @@ from parallax.partition._constants import find_constants, find_replicable, is_sh
 from parallax.partition._dag import Dag
 
 if TYPE_CHECKING:
-    from parallax.model._graph import OpGraph
+    from parallax.model import OpGraph
 
 CONTROL_FLOW_OPS = frozenset({"If", "Loop", "Scan"})
 
