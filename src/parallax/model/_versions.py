@@ -1,14 +1,14 @@
 """Whether what is installed can run a model of this IR version and these opsets.
 
-onnx and onnxruntime each have a newest version they know; the lower one counts. onnxruntime states
-its own nowhere, so it is asked: an empty model of the same versions either loads or does not.
+onnxruntime states nowhere which versions it knows (its newest opset is below that of the onnx package
+released beside it), so it is asked: a one-node model of the same versions either loads or does not.
 Versions that every supported onnxruntime knows skip the question.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import onnx
 
@@ -24,8 +24,6 @@ _KNOWN_OPSETS = {
     "com.microsoft": 1,
 }
 """Loaded by every onnxruntime from 1.24 on. Domains not listed belong to custom operators and are left alone."""
-
-_OLDEST_PROBED = 1
 
 
 def opsets(model: onnx.ModelProto) -> dict[str, int]:
@@ -53,29 +51,26 @@ def check_versions(model: onnx.ModelProto) -> None:
     for domain, version in imports.items():
         if version < 1:
             raise ModelFileError(f"opset {version} of domain {domain or 'ai.onnx'!r} does not exist", fix=broken)
-    doubtful = {d: v for d, v in imports.items() if d in _KNOWN_OPSETS and v > _KNOWN_OPSETS[d]}
-    newest = onnx.defs.onnx_opset_version()
-    if doubtful.get("", 0) > newest:
-        raise _too_new("opset", doubtful[""], newest, "onnx")
-    if model.ir_version > _KNOWN_IR and not _loads(model.ir_version, "", _KNOWN_OPSETS[""]):
-        best = _newest(lambda ir: _loads(ir, "", _KNOWN_OPSETS[""]), model.ir_version, _KNOWN_IR)
-        raise _too_new("IR version", model.ir_version, best, "onnxruntime")
-    for domain, version in doubtful.items():
-        if not _loads(_KNOWN_IR, domain, version):
-            best = _newest(functools.partial(_loads, _KNOWN_IR, domain), version, _KNOWN_OPSETS[domain])
-            raise _too_new(f"opset of {domain or 'ai.onnx'}", version, best, "onnxruntime")
+    ir_version = model.ir_version
+    if ir_version > _KNOWN_IR and not _loads(ir_version, "", _KNOWN_OPSETS[""]):
+        best = _newest(lambda ir: _loads(ir, "", _KNOWN_OPSETS[""]), ir_version, _KNOWN_IR)
+        raise _too_new(f"IR version {ir_version}", best)
+    for domain, version in imports.items():
+        known = _KNOWN_OPSETS.get(domain)
+        if known is not None and version > known and not _loads(_KNOWN_IR, domain, version):
+            best = _newest(functools.partial(_loads, _KNOWN_IR, domain), version, known)
+            raise _too_new(f"{domain or 'ai.onnx'} opset {version}", best)
 
 
-def _too_new(what: str, version: int, newest: int, package: str) -> UnsupportedModelError:
+def _too_new(what: str, newest: int) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"the model needs {what} {version}, the installed {package} knows up to {newest}",
-        fix=f"update {package}, or convert the model (onnx.version_converter) or export it for an older version",
+        f"the model needs {what}, the installed onnxruntime knows up to {newest}",
+        fix="update onnxruntime, or convert the model (onnx.version_converter) or export it for an older version",
     )
 
 
-def _newest(loads: object, version: int, floor: int) -> int:
+def _newest(loads: Callable[[int], bool], version: int, floor: int) -> int:
     # The gap is a handful of releases unless the number is nonsense, so look from the floor up.
-    assert callable(loads)
     best = floor
     while best + 1 < version and loads(best + 1):
         best += 1
