@@ -21,6 +21,8 @@ from parallax.errors import (
     SegmentError,
     UnsupportedModelError,
 )
+from parallax.schedule import Plan
+from parallax.session import InferenceSession
 
 __version__ = "0.1.0"
 
@@ -28,12 +30,14 @@ __all__ = [
     "BackendError",
     "ConfigError",
     "ExternalDataError",
+    "InferenceSession",
     "InputError",
     "InternalError",
     "MissingExtraError",
     "ModelError",
     "ModelFileError",
     "ParallaxError",
+    "Plan",
     "PlanError",
     "RunCancelled",
     "SegmentError",

@@ -4,8 +4,9 @@ A lane is a Python thread that runs one segment at a time; the wrapped runtime r
 it computes. The thread that calls ``run`` is a lane too (lane 0 of its run), so a process needs at
 most one lane fewer than it has cores, however many sessions are open: ten sessions share one set.
 
-A run leases the cores it means to use. Leases are what keeps "widths in flight <= cores" true across
-concurrent runs: a run that gets fewer cores than it asked for goes on with fewer lanes.
+A run leases the cores it means to use, and the pool grants what is free. The calling thread is the
+caller's own, so a run always has at least that one core and never waits for another run: with as many
+callers as cores, every run goes on alone in its own thread, which is also what gives most throughput.
 """
 
 from __future__ import annotations
@@ -60,25 +61,23 @@ class LanePool:
 
     Thread-safe. ``cores`` is what affinity and cgroup quota allow at creation.
 
-    Invariant: the cores of all outstanding leases sum to at most ``cores``, except that a lease of
-    one core is always granted once its turn comes, so that every run makes progress.
+    Invariant: lanes are granted only from free cores, so the cores of all leases together exceed
+    ``cores`` by no more than there are calling threads beyond it.
     """
 
     def __init__(self, cores: int) -> None:
         if cores < 1:
             raise ValueError(f"a pool needs at least one core, got {cores}")
         self.cores = cores
-        self._lock = threading.Condition(threading.Lock())
-        self._free_cores = cores
+        self._lock = threading.Lock()
+        self._free_cores = cores  # negative while there are more callers than cores
         self._idle: list[Lane] = []
         self._made = 0
 
     def lease(self, cores: int) -> Lease:
-        """Grant up to ``cores`` cores, at least one; waits while none is free."""
+        """Grant up to ``cores`` cores: the caller's own, and a lane for each other that is free. Never waits."""
         with self._lock:
-            while self._free_cores < 1:
-                self._lock.wait()
-            granted = min(cores, self._free_cores)
+            granted = max(1, min(cores, self._free_cores))
             self._free_cores -= granted
             lanes = []
             for _ in range(granted - 1):
@@ -87,8 +86,6 @@ class LanePool:
                 else:
                     lanes.append(Lane(self._made))
                     self._made += 1
-            if self._free_cores:
-                self._lock.notify()  # a release of several cores can serve the next waiter too
         return Lease(granted, tuple(lanes))
 
     def give_back(self, lease: Lease) -> None:
@@ -96,7 +93,6 @@ class LanePool:
         with self._lock:
             self._free_cores += lease.cores
             self._idle.extend(reversed(lease.lanes))
-            self._lock.notify()
 
     def statistics(self) -> LaneStatistics:
         """A snapshot for reports and tests."""

@@ -1,0 +1,178 @@
+"""Feeds of a cut model: from what users pass to ``run`` to the runtime's own values, and back.
+
+Refuses what ONNX Runtime refuses, with its exception classes and its words, so that client code that
+handles those keeps working. Conversion shares memory wherever the array allows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as C
+
+from parallax.engine import CPU_DEVICE, both
+from parallax.errors import InputError
+from parallax.model import TensorInfo
+
+# onnx.TensorProto.DataType -> (numpy dtype, the runtime's spelling). Types that numpy lacks (bfloat16,
+# float8, int4) are left out: a model that takes or gives one of those is run uncut.
+ELEMENT_TYPES: Mapping[int, tuple[np.dtype[Any], str]] = {
+    1: (np.dtype(np.float32), "float"),
+    2: (np.dtype(np.uint8), "uint8"),
+    3: (np.dtype(np.int8), "int8"),
+    4: (np.dtype(np.uint16), "uint16"),
+    5: (np.dtype(np.int16), "int16"),
+    6: (np.dtype(np.int32), "int32"),
+    7: (np.dtype(np.int64), "int64"),
+    8: (np.dtype(object), "string"),
+    9: (np.dtype(np.bool_), "bool"),
+    10: (np.dtype(np.float16), "float16"),
+    11: (np.dtype(np.float64), "double"),
+    12: (np.dtype(np.uint32), "uint32"),
+    13: (np.dtype(np.uint64), "uint64"),
+}
+
+_InvalidInput = both(InputError, C.InvalidArgument)
+_MissingInput = both(InputError, ValueError)
+_STRING = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedSpec:
+    """What one model input accepts."""
+
+    name: str
+    dtype: np.dtype[Any]
+    is_string: bool
+    type_name: str
+    """The runtime's spelling of the element type, as in ``tensor(float)``."""
+    shape: tuple[int | None, ...] | None
+    """None where any size is accepted; None as a whole where any rank is."""
+    required: bool
+
+    @classmethod
+    def from_tensor(cls, info: TensorInfo, *, required: bool) -> FeedSpec:
+        dtype, type_name = ELEMENT_TYPES[info.dtype]
+        shape = None if info.shape is None else tuple(dim if isinstance(dim, int) else None for dim in info.shape)
+        return cls(
+            name=info.name,
+            dtype=dtype,
+            is_string=info.dtype == _STRING,
+            type_name=type_name,
+            shape=shape,
+            required=required,
+        )
+
+
+def is_feedable(info: TensorInfo) -> bool:
+    """Whether a cut model can take or give this value: a tensor of a type that numpy has."""
+    return info.kind == "tensor" and info.dtype in ELEMENT_TYPES
+
+
+class FeedBinder:
+    """Turns feeds into C OrtValues, checking them as ONNX Runtime does."""
+
+    def __init__(self, specs: Sequence[FeedSpec]) -> None:
+        self._specs = {spec.name: spec for spec in specs}
+        self._required = [spec.name for spec in specs if spec.required]
+
+    def bind(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Name -> C OrtValue. The values may share the caller's memory: keep ``feeds`` alive while they run.
+
+        Raises:
+            InputError (and ValueError): a required input is missing.
+            InputError (and onnxruntime's InvalidArgument): wrong name, type, rank or size.
+        """
+        missing = [name for name in self._required if name not in feeds]
+        if missing:
+            raise _MissingInput(
+                f"Required inputs ({missing}) are missing from input feed ({list(feeds)}).",
+                fix="feed every input that get_inputs() lists",
+            )
+        specs = self._specs
+        bound = {}
+        for name, value in feeds.items():
+            spec = specs.get(name)
+            if spec is None:
+                raise _InvalidInput(f"Invalid input name: {name}", fix=f"the model's inputs are {sorted(specs)}")
+            bound[name] = _bind_one(spec, value)
+        return bound
+
+
+def _bind_one(spec: FeedSpec, value: Any) -> Any:
+    if isinstance(value, onnxruntime.OrtValue):
+        value = value._get_c_value()
+    if isinstance(value, C.OrtValue):
+        actual = value.data_type()
+        if actual != f"tensor({spec.type_name})":
+            raise _wrong_type(spec, actual)
+        _check_shape(spec, value.shape())
+        return value
+    array = _as_array(spec, value)
+    _check_shape(spec, array.shape)
+    return C.OrtValue.ortvalue_from_numpy(array, CPU_DEVICE)
+
+
+def _as_array(spec: FeedSpec, value: Any) -> np.ndarray[Any, Any]:
+    if not isinstance(value, np.ndarray):
+        # ONNX Runtime converts plain lists (and scalars) to the type that the model wants.
+        try:
+            array = np.asarray(value, dtype=spec.dtype)
+        except (TypeError, ValueError) as error:
+            raise _InvalidInput(
+                f"cannot turn a {type(value).__name__} into tensor({spec.type_name}): {error}",
+                where=f"input {spec.name!r}",
+                fix="feed a numpy array or a nested list of numbers of one length per axis",
+            ) from error
+        return np.ascontiguousarray(array).reshape(array.shape)
+    if spec.is_string:
+        if value.dtype.kind not in "OSU":
+            raise _wrong_type(spec, f"numpy {value.dtype}")
+        return value.astype(object)
+    fed: np.ndarray[Any, Any] = value
+    if fed.dtype != spec.dtype:
+        native = fed.dtype.newbyteorder("=")
+        if native != spec.dtype:
+            raise _wrong_type(spec, _runtime_type(native))
+        fed = fed.astype(spec.dtype)
+    return fed if fed.flags.c_contiguous else np.ascontiguousarray(fed)
+
+
+def _check_shape(spec: FeedSpec, shape: Sequence[int]) -> None:
+    expected = spec.shape
+    if expected is None:
+        return
+    if len(shape) != len(expected):
+        raise _InvalidInput(
+            f"Invalid rank for input: {spec.name} Got: {len(shape)} Expected: {len(expected)}",
+            fix="Please fix either the inputs/outputs or the model.",
+        )
+    wrong = [
+        f" index: {axis} Got: {got} Expected: {want}"
+        for axis, (got, want) in enumerate(zip(shape, expected, strict=True))
+        if want is not None and got != want
+    ]
+    if wrong:
+        raise _InvalidInput(
+            f"Got invalid dimensions for input: {spec.name} for the following indices\n" + "\n".join(wrong),
+            fix="Please fix either the inputs/outputs or the model.",
+        )
+
+
+def _wrong_type(spec: FeedSpec, actual: str) -> Exception:
+    return _InvalidInput(
+        f"Unexpected input data type. Actual: ({actual}) , expected: (tensor({spec.type_name}))",
+        where=f"input {spec.name!r}",
+        fix="convert the array with .astype",
+    )
+
+
+def _runtime_type(dtype: np.dtype[Any]) -> str:
+    for candidate, name in ELEMENT_TYPES.values():
+        if candidate == dtype:
+            return f"tensor({name})"
+    return f"numpy {dtype}"

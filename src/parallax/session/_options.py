@@ -1,0 +1,155 @@
+"""The options of a session, checked at the edge and carried inward as one frozen record."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from parallax.device import available_cores
+from parallax.engine import RuntimeOptions, TraceSink
+from parallax.errors import ConfigError
+from parallax.schedule import Plan
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, steps done, steps in all) during long work."""
+
+# Config entries that change how a kernel or the optimiser behaves, and so must hold in each segment too.
+# Threading and file options are not among them: the engine owns threads, and files are the whole session's.
+_INHERITED_CONFIG = (
+    "mlas.disable_kleidiai",
+    "mlas.enable_gemm_fastmath_arm64_bfloat16",
+    "mlas.use_lut_gemm",
+    "optimization.disable_specified_optimizers",
+    "optimization.enable_cast_chain_elimination",
+    "optimization.enable_gelu_approximation",
+    "optimization.minimal_build_optimizations",
+    "session.disable_double_qdq_remover",
+    "session.disable_prepacking",
+    "session.disable_qdq_constant_folding",
+    "session.disable_quant_qdq",
+    "session.enable_quant_qdq_cleanup",
+    "session.qdqisint8allowed",
+    "session.set_denormal_as_zero",
+    "session.x64quantprecision",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOptions:
+    """Parallax's own keywords of ``InferenceSession``; see there for their meaning."""
+
+    threads: int | None = None
+    policy: str = "adaptive"
+    shapes: Mapping[str, tuple[int, ...]] | None = None
+    calibration: Mapping[str, Any] | None = None
+    tune: bool = False
+    min_gain: float | None = None
+    cache_dir: Path | None = None
+    trace: TraceSink | None = None
+    progress: Progress | None = None
+
+
+def check_threads(threads: Any) -> int | None:
+    """Raises: ConfigError unless None or an integer of at least 1."""
+    if threads is None:
+        return None
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ConfigError(
+            f"threads={threads!r} is not a positive integer", fix="give the number of cores to use, or None"
+        )
+    return threads
+
+
+def check_min_gain(min_gain: Any) -> float | None:
+    """Raises: ConfigError unless None or a finite number from 0 to below 1."""
+    if min_gain is None:
+        return None
+    if isinstance(min_gain, bool) or not isinstance(min_gain, int | float) or not 0 <= min_gain < 1:
+        raise ConfigError(
+            f"min_gain={min_gain!r} is not a fraction from 0 to below 1",
+            fix="give for example 0.15 to cut where 15% less latency is predicted, or 0 to cut wherever possible",
+        )
+    return float(min_gain)
+
+
+def runtime_options(session_options: Any) -> RuntimeOptions:
+    """What segments inherit of the caller's ``onnxruntime.SessionOptions`` (None: its defaults)."""
+    if session_options is None:
+        session_options = (
+            onnxruntime.SessionOptions()
+        )  # so that None and the defaults spelt out are the same to a cache
+    config = []
+    for key in _INHERITED_CONFIG:
+        try:
+            config.append((key, session_options.get_session_config_entry(key)))
+        except RuntimeError:  # how the binding says "not set"
+            continue
+    return RuntimeOptions(
+        graph_optimization_level=session_options.graph_optimization_level,
+        enable_cpu_mem_arena=session_options.enable_cpu_mem_arena,
+        enable_mem_pattern=session_options.enable_mem_pattern,
+        enable_mem_reuse=session_options.enable_mem_reuse,
+        deterministic=session_options.use_deterministic_compute,
+        log_severity_level=session_options.log_severity_level,
+        log_verbosity_level=session_options.log_verbosity_level,
+        logid=session_options.logid,
+        config=tuple(config),
+    )
+
+
+@contextlib.contextmanager
+def planned_threads(session_options: Any, threads: int | None, plan: Plan | None) -> Iterator[Any]:
+    """Session options with the planned number of threads, for the time it takes to open a session.
+
+    The caller's own setting wins. Their object is restored afterwards: a session copies what it is given.
+
+    Args:
+        threads: the ``threads=`` keyword.
+        plan: an uncut plan that tuning found best at another width than the default, or None.
+    """
+    given = 0 if session_options is None else int(session_options.intra_op_num_threads)
+    wanted = threads or 0
+    if plan is not None and plan.provenance.source == "measured":
+        wanted = plan.segments[0].width
+        if wanted == available_cores():
+            wanted = threads or 0  # the runtime's default, which also pins its threads to cores
+    if given or not wanted:
+        yield session_options
+    elif session_options is None:
+        made = onnxruntime.SessionOptions()
+        made.intra_op_num_threads = wanted
+        yield made
+    else:
+        session_options.intra_op_num_threads = wanted
+        try:
+            yield session_options
+        finally:
+            session_options.intra_op_num_threads = given
+
+
+def why_not_cut(session_options: Any, providers: Sequence[Any] | None) -> str | None:
+    """Why these options call for the runtime's own session over the whole model, or None."""
+    for provider in providers or ():
+        name = provider[0] if isinstance(provider, tuple) else provider
+        if name not in _CPU_PROVIDERS:
+            return f"provider {name} takes the whole model"
+    if session_options is None:
+        return None
+    if session_options.enable_profiling:
+        return "profiling of the whole model was asked for"
+    if session_options.optimized_model_filepath:
+        return "the optimised model is to be written to a file"
+    if session_options.execution_mode == onnxruntime.ExecutionMode.ORT_PARALLEL:
+        return "the runtime's own parallel mode was asked for"
+    if session_options.has_providers():
+        return "execution providers were added to the session options"
+    return None
+
+
+# On a CPU-only build these two are what "all available providers" means; Azure's only takes its own custom nodes.
+_CPU_PROVIDERS = frozenset({"CPUExecutionProvider", "AzureExecutionProvider"})

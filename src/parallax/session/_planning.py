@@ -1,0 +1,458 @@
+"""From a model and its options to a plan: forced, remembered, tuned, from tables, or uncut.
+
+The order in which these are tried, and the reason for what was chosen, is all that this module adds to
+partition and schedule: both do the work.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import onnxruntime
+
+from parallax.device import available_cores
+from parallax.engine import Executor, compile_plan
+from parallax.errors import PlanError
+from parallax.model import Model, OpGraph
+from parallax.partition import (
+    CostRule,
+    PaperRule,
+    Partition,
+    UnitCosts,
+    UnitGraph,
+    by_branches,
+    by_lanes,
+    by_layers,
+    contract,
+    find_boundaries,
+)
+from parallax.profile import Cache, CostModel, estimate_costs, machine_fingerprint, node_flops
+from parallax.schedule import (
+    AdaptivePolicy,
+    Candidate,
+    Plan,
+    Provenance,
+    Schedule,
+    Segment,
+    Task,
+    simulate,
+)
+from parallax.session._feeds import is_feedable
+from parallax.session._options import SessionOptions, runtime_options
+
+logger = logging.getLogger(__name__)
+
+PLAN_FORMAT = 1
+
+# Measured by benchmarks/overhead.py on 2 cores; upper ends, since a plan that relies on less would be fragile.
+SEGMENT_OVERHEAD_NS = 8_000
+HANDOVER_NS = 15_000
+
+DEFAULT_MIN_GAIN = 0.15
+"""Without measurement the tables must promise this much: they are right about orders, not percents."""
+
+_KNOWN_DOMAINS = frozenset(
+    {
+        "",
+        "ai.onnx",
+        "ai.onnx.ml",
+        "ai.onnx.preview.training",
+        "ai.onnx.training",
+        "com.microsoft",
+        "com.microsoft.nchwc",
+    }
+)
+
+# Kernels that scale nearly linearly with threads: where their work dominates, running branches side by side
+# cannot beat giving each operator all cores by the margin that tables must promise.
+_SCALABLE = frozenset(
+    {"Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Einsum", "Attention"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A way to run the model: its cut, its schedule and what the simulator makes of it."""
+
+    partition: Partition
+    schedule: Schedule
+    durations_ns: tuple[int, ...]
+    """Predicted, per segment, at the width it was given."""
+    simulated_ns: int
+
+
+class PlanningContext:
+    """What all candidate plans of one model on one machine share. Properties are computed on first use."""
+
+    def __init__(self, model: Model, *, cores: int, costs: CostModel | None = None) -> None:
+        self.model = model
+        self.cores = cores
+        self._measured = costs
+
+    @cached_property
+    def graph(self) -> OpGraph:
+        return self.model.inferred()
+
+    @cached_property
+    def costs(self) -> CostModel:
+        return self._measured or estimate_costs(self.graph, cores=self.cores)
+
+    @cached_property
+    def units(self) -> UnitGraph:
+        return contract(self.graph, survivors=self.costs.survivors, cuttable=self.model.can_cut)
+
+    @cached_property
+    def unit_costs(self) -> UnitCosts:
+        units = self.units
+        flops = [node_flops(self.graph, node) or 0 for node in self.graph.nodes]
+        return UnitCosts(
+            narrow_ns=units.unit_costs(self.costs.node_ns(1)),
+            wide_ns=units.unit_costs(self.costs.node_ns(self.cores)),
+            flops=units.unit_costs(flops),
+            narrow_width=1,
+            wide_width=self.cores,
+        )
+
+    @cached_property
+    def uncut_ns(self) -> int:
+        """Predicted latency of the uncut model at its best width."""
+        return min(sum(self.costs.node_ns(width)) for width in {1, self.cores})
+
+    def propose(self, partition: Partition) -> Proposal:
+        """Schedule a partition and predict its makespan."""
+        tasks = self.tasks(partition)
+        # The partition has decided each segment's width; what is left to the policy are order and lanes.
+        decided = {index: segment.width for index, segment in enumerate(partition.segments)}
+        schedule = AdaptivePolicy(
+            widths=decided, handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS
+        ).assign(tasks, cores=self.cores, lanes=partition.lanes)
+        run = simulate(tasks, schedule, handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS)
+        return Proposal(
+            partition=partition,
+            schedule=schedule,
+            durations_ns=tuple(
+                dict(task.cost_ns)[assignment.width]
+                for task, assignment in zip(tasks, schedule.assignments, strict=True)
+            ),
+            simulated_ns=run.makespan_ns,
+        )
+
+    def tasks(self, partition: Partition) -> tuple[Task, ...]:
+        """The segments as a policy sees them, with the summed costs of their units."""
+        narrow, wide = self.unit_costs.narrow_ns, self.unit_costs.wide_ns
+        tasks = []
+        for index, segment in enumerate(partition.segments):
+            costs = {1: sum(narrow[unit] for unit in segment.units)}
+            if self.cores > 1:
+                costs[self.cores] = sum(wide[unit] for unit in segment.units)
+            tasks.append(
+                Task(
+                    index=index,
+                    predecessors=partition.dag.predecessors[index],
+                    cost_ns=tuple(sorted(costs.items())),
+                )
+            )
+        return tuple(tasks)
+
+    def candidates(self) -> tuple[Proposal, ...]:
+        """Cuts under both rules and several lane counts, best predicted first; uncut ones left out."""
+        found: dict[tuple[tuple[int, ...], ...], Proposal] = {}
+        for partition in self._partitions():
+            if partition.is_uncut:
+                continue
+            key = tuple(segment.units for segment in partition.segments)
+            proposal = self.propose(partition)
+            if key not in found or proposal.simulated_ns < found[key].simulated_ns:
+                found[key] = proposal
+        return tuple(sorted(found.values(), key=lambda proposal: (proposal.simulated_ns, proposal.partition.label)))
+
+    def _partitions(self) -> Sequence[Partition]:
+        units, costs = self.units, self.unit_costs
+        lane_counts = sorted({lanes for lanes in (2, 3, 4, self.cores) if 2 <= lanes <= self.cores})
+        partitions = [
+            by_lanes(
+                units,
+                cost_narrow=costs.narrow_ns,
+                cost_wide=costs.wide_ns,
+                wide_width=self.cores,
+                lanes=lanes,
+                handover_ns=HANDOVER_NS,
+                segment_overhead_ns=SEGMENT_OVERHEAD_NS,
+            )
+            for lanes in lane_counts
+        ]
+        if lane_counts:
+            lanes = lane_counts[-1]
+            cost_rule = CostRule(lanes=lanes, handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS)
+            partitions.append(by_layers(units, costs, cost_rule, label="layers, cost rule", lanes=lanes))
+            for drop in (False, True):
+                label = "layers, paper rule" + (" without outliers" if drop else "")
+                partitions.append(by_layers(units, costs, PaperRule(drop_outliers=drop), label=label, lanes=lanes))
+        return partitions
+
+    def plan(self, proposal: Proposal, provenance: Provenance) -> Plan:
+        """The plan that a proposal stands for."""
+        return build_plan(self.model, self.graph, self.units, proposal, provenance, cores=self.cores)
+
+
+def build_plan(
+    model: Model, graph: OpGraph, units: UnitGraph, proposal: Proposal, provenance: Provenance, *, cores: int
+) -> Plan:
+    """Join cut, boundaries and schedule."""
+    partition, schedule = proposal.partition, proposal.schedule
+    boundaries = find_boundaries(graph, units, partition)
+    read = {name for boundary in boundaries for name in boundary.inputs}
+    # Inputs that no node reads still belong to the model: the first segment carries them.
+    unread = tuple(info.name for info in (*graph.inputs, *graph.overridable) if info.name not in read)
+    segments: list[Segment] = []
+    for index, (draft, boundary, assignment) in enumerate(
+        zip(partition.segments, boundaries, schedule.assignments, strict=True)
+    ):
+        segments.append(
+            Segment(
+                index=index,
+                name=f"segment_{index}",
+                nodes=boundary.nodes,
+                inputs=boundary.inputs + (unread if index == 0 else ()),
+                outputs=boundary.outputs,
+                predecessors=partition.dag.predecessors[index],
+                width=assignment.width,
+                priority=assignment.priority,
+                lane=assignment.lane,
+                cost_ns=proposal.durations_ns[index],
+                reason=draft.reason,
+            )
+        )
+    return Plan(
+        format_version=PLAN_FORMAT,
+        structure_digest=model.structure_digest,
+        policy=schedule.policy,
+        cores=cores,
+        lanes=schedule.lanes,
+        backfill=schedule.backfill,
+        segments=tuple(segments),
+        provenance=provenance,
+    )
+
+
+def uncut_plan(
+    model: Model | None,
+    reason: str,
+    *,
+    cores: int | None = None,
+    width: int | None = None,
+    provenance: Provenance | None = None,
+) -> Plan:
+    """The plan that leaves the model to the wrapped runtime's own session.
+
+    Args:
+        model: None where there is no graph to look at (ORT format).
+        width: threads; default the cores allowed.
+    """
+    cores = cores or available_cores()
+    if provenance is None:
+        provenance = make_provenance("default", reason)
+    segment = Segment(
+        index=0,
+        name="whole_model",
+        nodes=() if model is None else tuple(range(len(model.graph.nodes))),
+        inputs=() if model is None else tuple(info.name for info in model.graph.inputs),
+        outputs=() if model is None else tuple(info.name for info in model.graph.outputs),
+        predecessors=(),
+        width=min(width or cores, cores),
+        priority=0,
+        lane=None,
+        cost_ns=0,
+        reason=reason,
+    )
+    return Plan(
+        format_version=PLAN_FORMAT,
+        structure_digest="" if model is None else model.structure_digest,
+        policy="sequential",
+        cores=cores,
+        lanes=1,
+        backfill=True,
+        segments=(segment,),
+        provenance=provenance,
+    )
+
+
+def make_provenance(
+    source: str,
+    reason: str,
+    *,
+    uncut_ns: int | None = None,
+    chosen_ns: int | None = None,
+    candidates: tuple[Candidate, ...] = (),
+) -> Provenance:
+    """A provenance of this machine and runtime."""
+    return Provenance(
+        source=source,
+        uncut_ns=uncut_ns,
+        chosen_ns=chosen_ns,
+        candidates=candidates,
+        runtime_version=onnxruntime.__version__,
+        machine=machine_fingerprint(),
+        reason=reason,
+    )
+
+
+def choose_plan(model: Model, options: SessionOptions, session_options: Any) -> tuple[Plan, Executor | None]:
+    """The plan for one session, and its executor if the model is cut.
+
+    Tried in this order: what the model does not allow, what the caller demands (``policy``,
+    ``min_gain=0``, ``tune``), what tuning found earlier on this machine, what the tables promise.
+    """
+    cores = session_cores(options, session_options)
+    obstacle = why_model_stays_whole(model)
+    if options.policy == "sequential":
+        obstacle = 'policy="sequential" leaves the model uncut'
+    if obstacle is not None:
+        return uncut_plan(model, obstacle, cores=cores), None
+    if options.min_gain == 0:
+        plan = forced_plan(model, cores=cores)
+    elif options.tune:
+        from parallax.session._tuning import tune  # measuring is a tuned session's cost, importing too
+
+        plan = tune(model, options, session_options, cores=cores)
+    else:
+        plan = remembered_plan(model, options, session_options, cores=cores) or _plan_unasked(
+            model, options, session_options, cores=cores
+        )
+    if plan.is_uncut:
+        return plan, None
+    return plan, compile_plan(model, plan, runtime_options(session_options))
+
+
+def _plan_unasked(model: Model, options: SessionOptions, session_options: Any, *, cores: int) -> Plan:
+    if session_options is not None and options.min_gain is None:
+        # Initializers and custom operators registered there cannot be seen, and segments would not have them.
+        return uncut_plan(
+            model,
+            "session options were given: a model is then cut only on demand (tune=True or min_gain=)",
+            cores=cores,
+        )
+    min_gain = DEFAULT_MIN_GAIN if options.min_gain is None else options.min_gain
+    return plan_from_tables(model, cores=cores, min_gain=min_gain)
+
+
+def session_cores(options: SessionOptions, session_options: Any) -> int:
+    """Cores to use: ``threads=``, else the session options' intra-op threads, else what the machine allows."""
+    if options.threads is not None:
+        return options.threads
+    if session_options is not None and session_options.intra_op_num_threads > 0:
+        return int(session_options.intra_op_num_threads)
+    return available_cores()
+
+
+def why_model_stays_whole(model: Model) -> str | None:
+    """Why this model cannot be cut at all, or None."""
+    graph = model.graph
+    if len(graph.nodes) < 2:
+        return "fewer than two operators: nothing to run side by side"
+    for info in (*graph.inputs, *graph.overridable, *graph.outputs):
+        if not is_feedable(info):
+            return f"{info.name!r} is not a tensor of a type that numpy has; only the whole session converts it"
+    for info in graph.outputs:
+        if info.name not in graph.producers:
+            return f"output {info.name!r} is computed by no operator"
+    foreign = {node.domain for _, node in graph.walk()} - _KNOWN_DOMAINS
+    if foreign:
+        return f"operators of domain {min(foreign)!r} are the caller's own; only the whole session knows them"
+    return None
+
+
+def forced_plan(model: Model, *, cores: int) -> Plan:
+    """Every branch a segment, whether it gains or not: for tests, and to see what cutting costs."""
+    context = PlanningContext(model, cores=cores)
+    proposal = context.propose(by_branches(context.units, lanes=max(2, cores)))
+    reason = "cut at every branch because min_gain=0 demands it"
+    if proposal.partition.is_uncut:
+        return uncut_plan(model, "the model cannot be cut: one branch", cores=cores)
+    return context.plan(
+        proposal,
+        make_provenance("forced", reason, uncut_ns=context.uncut_ns, chosen_ns=proposal.simulated_ns),
+    )
+
+
+def plan_from_tables(model: Model, *, cores: int, min_gain: float) -> Plan:
+    """Cut only where the tables, unmeasured, promise at least ``min_gain``. Must not delay opening."""
+    if cores < 2:
+        return uncut_plan(model, "one core: nothing can run side by side", cores=cores)
+    if not may_gain_clearly(model.graph):
+        return uncut_plan(
+            model, "operators that scale with threads dominate; tables cannot promise a clear gain", cores=cores
+        )
+    context = PlanningContext(model, cores=cores)
+    proposals = context.candidates()
+    if not proposals:
+        return uncut_plan(model, "no branches worth running side by side", cores=cores)
+    best = proposals[0]
+    gain = 1 - best.simulated_ns / max(1, context.uncut_ns)
+    if gain < min_gain:
+        return uncut_plan(
+            model, f"the best cut promises {gain:.0%} less latency, {min_gain:.0%} is asked for", cores=cores
+        )
+    return context.plan(
+        best,
+        make_provenance(
+            "tables",
+            f"{best.partition.label}: tables promise {gain:.0%} less latency than the uncut model",
+            uncut_ns=context.uncut_ns,
+            chosen_ns=best.simulated_ns,
+        ),
+    )
+
+
+def may_gain_clearly(graph: OpGraph) -> bool:
+    """A cheap necessary condition for a clear gain from tables: work that does not scale with threads is common.
+
+    Looks at operator types only, so that opening a model that will not be cut costs no shape inference.
+    """
+    scalable = sum(node.op_type in _SCALABLE for node in graph.nodes)
+    return scalable * 10 < len(graph.nodes)
+
+
+def plan_key(model: Model, session_options: Any, *, cores: int) -> str:
+    """Under which a tuned plan is kept: everything that measured figures depend on."""
+    inherited = runtime_options(session_options)
+    return "|".join(
+        (
+            f"plan-{PLAN_FORMAT}",
+            model.structure_digest,
+            machine_fingerprint(),
+            f"{cores} threads",
+            f"optimiser {inherited.graph_optimization_level}",
+            f"config {inherited.config}",
+        )
+    )
+
+
+def remembered_plan(model: Model, options: SessionOptions, session_options: Any, *, cores: int) -> Plan | None:
+    """The plan that tuning found earlier for this model on this machine, if it is still readable."""
+    stored = Cache(options.cache_dir).load(plan_key(model, session_options, cores=cores))
+    if stored is None:
+        return None
+    try:
+        plan = Plan.from_json(stored)
+    except PlanError as error:
+        logger.warning("ignoring a kept plan that cannot be read: %s", error)
+        return None
+    return plan if plan.structure_digest == model.structure_digest else None
+
+
+def is_onnx_source(path: str | None, data: bytes | None, session_options: Any) -> bool:
+    """Whether the base class would read this as ONNX (and not as ORT format)."""
+    if session_options is not None:
+        try:
+            stated = session_options.get_session_config_entry("session.load_model_format")
+            return str(stated).upper() == "ONNX"
+        except RuntimeError:  # how the binding says "not set"; then the name or the bytes decide
+            pass
+    if path is not None:
+        return not path.endswith(".ort")
+    return data is not None and data[4:8] != b"ORTM"

@@ -1,0 +1,426 @@
+"""``parallax.InferenceSession``: a real subclass of ``onnxruntime.InferenceSession``.
+
+An uncut model *is* the wrapped session: the base class does everything, at its speed. A cut model runs
+through the engine, and the whole-model C session (``_sess``) is made only when something asks for it,
+so that weights are not held twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+from onnxruntime.capi.onnxruntime_inference_collection import check_and_normalize_provider_args
+
+from parallax.engine import Executor, SegmentSpan, TraceSink, both, run_interruptibly
+from parallax.errors import ConfigError, InputError, ModelError
+from parallax.model import Model, load_model
+from parallax.schedule import Plan
+from parallax.session._failures import as_runtime_error
+from parallax.session._feeds import FeedBinder, FeedSpec
+from parallax.session._options import (
+    Progress,
+    SessionOptions,
+    check_min_gain,
+    check_threads,
+    planned_threads,
+    runtime_options,
+    why_not_cut,
+)
+from parallax.session._planning import choose_plan, is_onnx_source, session_cores, uncut_plan
+
+logger = logging.getLogger(__name__)
+
+# A run longer than this is worth the hand-over that lets Ctrl-C stop it (see engine._interrupt).
+_INTERRUPTIBLE_NS = 20_000_000
+
+_fork_generation = 0
+# C sessions that a fork left without their threads: destroying one would wait for threads that are gone.
+_orphans: list[Any] = []
+
+_async_pool: ThreadPoolExecutor | None = None
+_async_lock = threading.Lock()
+
+
+def _note_fork() -> None:
+    global _async_lock, _async_pool, _fork_generation
+    _fork_generation += 1
+    _async_pool = None
+    _async_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
+    """Runs an ONNX model through Parallax; usable wherever ``onnxruntime.InferenceSession`` is.
+
+    Args:
+        path_or_bytes: file name, serialised model, or ``onnx.ModelProto``.
+        sess_options, providers, provider_options: as in ONNX Runtime. Providers other than the CPU's get
+            the whole model.
+        threads: cores to use; default what affinity, cgroup quota and ``intra_op_num_threads`` allow.
+        policy: "adaptive" (cut where it pays) or "sequential" (never cut).
+        shapes: input name -> concrete shape, for planning models with dynamic dimensions. Other shapes
+            still run.
+        calibration: feeds (input name -> array) to measure with under ``tune``; default random ones.
+        tune: profile the model, search plans, measure the best against the uncut model, keep the winner
+            and cache it on disk; later sessions on the same model and machine open with it.
+        min_gain: least predicted gain (fraction of the latency) for which the model is cut; default 0.15
+            from tables alone. 0 cuts wherever the model can be cut, whether it gains or not.
+        cache_dir: where plans and profiles are kept; default the user's cache folder.
+        trace: receives a span per segment and run.
+        progress: called with (stage, done, total) during tuning.
+
+    ``plan`` says what was decided and why.
+
+    Raises:
+        ModelError: the model is at fault. Also an instance of the class ONNX Runtime raises for it.
+        ConfigError: an option is at fault.
+
+    Example::
+
+        session = parallax.InferenceSession("model.onnx")
+        outputs = session.run(None, {"x": array})
+    """
+
+    _executor: Executor | None = None
+    _fork = 0
+    # Set by the untyped base class; named here for type checkers.
+    _sess_options: Any
+    _sess_options_initial: Any
+    _captured_graph_bindings: dict[int, Any]
+
+    def __init__(
+        self,
+        path_or_bytes: Any,
+        sess_options: Any = None,
+        providers: Sequence[Any] | None = None,
+        provider_options: Sequence[dict[Any, Any]] | None = None,
+        *,
+        threads: int | None = None,
+        policy: str = "adaptive",
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        calibration: Mapping[str, Any] | None = None,
+        tune: bool = False,
+        min_gain: float | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        trace: TraceSink | None = None,
+        progress: Progress | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if policy not in ("adaptive", "sequential"):
+            raise ConfigError(f"unknown policy {policy!r}", fix='choose "adaptive" or "sequential"')
+        self._parallax_options = SessionOptions(
+            threads=check_threads(threads),
+            policy=policy,
+            shapes=None if shapes is None else {name: tuple(shape) for name, shape in shapes.items()},
+            calibration=calibration,
+            tune=bool(tune),
+            min_gain=check_min_gain(min_gain),
+            cache_dir=None if cache_dir is None else Path(cache_dir),
+            trace=trace,
+            progress=progress,
+        )
+        self._lazy_lock = threading.RLock()
+        self._model: Model | None = None
+        self._plan: Plan | None = None
+        self._interruptible = True
+        self._fork = _fork_generation
+        if hasattr(path_or_bytes, "SerializeToString") and hasattr(path_or_bytes, "graph"):
+            self._model = self._load(path_or_bytes)
+            path_or_bytes = self._model.whole()
+        super().__init__(path_or_bytes, sess_options, providers, provider_options, **kwargs)
+
+    # -- opening ----------------------------------------------------------------------------------------
+
+    def _create_inference_session(self, providers: Any, provider_options: Any, disabled_optimizers: Any = None) -> None:
+        """Called by the base class to open the model, and again by ``set_providers``."""
+        options = self._parallax_options
+        self._executor = None
+        self._whole_arguments = (providers, provider_options, disabled_optimizers)
+        if not is_onnx_source(self._model_path, self._model_bytes, self._sess_options):
+            self._open_whole("the model is not in ONNX format (ORT format has no graph to cut)")
+            return
+        if self._model is None:
+            self._model = self._load(self._model_path if self._model_path is not None else self._model_bytes)
+        model = self._model
+        obstacle = why_not_cut(self._sess_options, providers)
+        if obstacle is None and disabled_optimizers:
+            obstacle = "single optimisers were disabled"
+        if obstacle is not None:
+            self._open_whole(obstacle)
+            return
+        # The base class checks these only when it opens the model itself.
+        check_and_normalize_provider_args(providers, provider_options, onnxruntime.get_available_providers())
+        self._fallback_providers = ["CPUExecutionProvider"]
+        plan, executor = choose_plan(model, options, self._sess_options)
+        self._plan = plan
+        if executor is not None:
+            self._adopt(model, plan, executor)
+            return
+        self._open_whole(plan.provenance.reason, plan)
+
+    def _load(self, source: Any) -> Model:
+        try:
+            return load_model(source, shapes=self._parallax_options.shapes)
+        except ModelError as error:
+            raise as_runtime_error(error, source) from error
+
+    def _open_whole(self, reason: str, plan: Plan | None = None) -> None:
+        """Leave the model to the base class; its options are the caller's, but for the threads that were planned."""
+        providers, provider_options, disabled_optimizers = self._whole_arguments
+        cores = session_cores(self._parallax_options, self._sess_options)
+        self._plan = plan = plan or uncut_plan(self._model, reason, cores=cores)
+        options = self._sess_options
+        with planned_threads(options, self._parallax_options.threads, plan) as self._sess_options:
+            super()._create_inference_session(providers, provider_options, disabled_optimizers)
+
+    def _adopt(self, model: Model, plan: Plan, executor: Executor) -> None:
+        """Make a cut plan this session's: what the base class reads of ``_sess`` comes from the segments."""
+        executor.trace_sink = self._parallax_options.trace
+        graph = model.graph
+        sessions = [segment.session for segment in executor.segments]
+        inputs = {
+            arg.name: (arg, info) for s in sessions for arg, info in zip(s.inputs_meta, s.input_meminfos, strict=True)
+        }
+        outputs = {
+            arg.name: (arg, info) for s in sessions for arg, info in zip(s.outputs_meta, s.output_meminfos, strict=True)
+        }
+        overridable = {arg.name: arg for s in sessions for arg in s.overridable_initializers}
+        self._inputs_meta = [inputs[info.name][0] for info in graph.inputs]
+        self._input_meminfos = [inputs[info.name][1] for info in graph.inputs]
+        self._outputs_meta = [outputs[info.name][0] for info in graph.outputs]
+        self._output_meminfos = [outputs[info.name][1] for info in graph.outputs]
+        self._overridable_initializers = [
+            overridable[info.name] for info in graph.overridable if info.name in overridable
+        ]
+        first = sessions[0]
+        self._input_epdevices = list(first.input_epdevices)[:1] * len(self._inputs_meta)
+        self._model_meta = first.model_meta
+        self._providers = first.get_providers()
+        self._provider_options = first.get_provider_options()
+        self._profiling_start_time_ns = first.get_profiling_start_time_ns
+        if self._sess_options is None:
+            self._sess_options = onnxruntime.SessionOptions()
+        self._output_names = [info.name for info in graph.outputs]
+        self._known_outputs = frozenset(self._output_names)
+        self._binder = FeedBinder(
+            [
+                *(FeedSpec.from_tensor(info, required=True) for info in graph.inputs),
+                *(FeedSpec.from_tensor(info, required=False) for info in graph.overridable),
+            ]
+        )
+        del self._sess  # from here on __getattr__ makes it on demand
+        self._executor = executor
+
+    def __getattr__(self, name: str) -> Any:
+        # Only reached when the attribute is missing, which for _sess means: the model is cut and nobody has
+        # asked for the whole-model session yet. In an uncut session _sess is a plain attribute.
+        if name == "_sess" and self._executor is not None:
+            with self._lazy_lock:
+                if "_sess" not in self.__dict__:
+                    self.__dict__["_sess"] = self._make_whole_session()
+                return self.__dict__["_sess"]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _make_whole_session(self) -> Any:
+        logger.info("something asked for the whole-model session of a cut model; its weights are now held twice")
+        providers, provider_options, disabled_optimizers = self._whole_arguments
+        with planned_threads(self._sess_options_initial, self._parallax_options.threads, None) as session_options:
+            whole = onnxruntime.InferenceSession(
+                self._model_path if self._model_path is not None else self._model_bytes,
+                session_options,
+                providers,
+                provider_options,
+                disabled_optimizers=disabled_optimizers,
+            )
+        return whole._sess
+
+    def _reset_session(self, providers: Any, provider_options: Any) -> None:
+        self._executor = None
+        self._interruptible = True
+        super()._reset_session(providers, provider_options)
+
+    def _reopen_after_fork(self) -> None:
+        """A forked child has no lanes and no pool threads: open again, from the same source."""
+        with self._lazy_lock:
+            if self._fork == _fork_generation:
+                return
+            _orphans.append((self.__dict__.get("_sess"), self._executor, self._inputs_meta, self._outputs_meta))
+            self._fork = _fork_generation
+            self._captured_graph_bindings = {}
+            self._executor = None
+            self._sess = None
+            self._sess_options = self._sess_options_initial
+            providers, provider_options, disabled_optimizers = self._whole_arguments
+            self._create_inference_session(providers, provider_options, disabled_optimizers)
+
+    # -- what a plan adds -------------------------------------------------------------------------------
+
+    @property
+    def plan(self) -> Plan:
+        """What runs where, and why; one segment means that the model is uncut."""
+        assert self._plan is not None
+        return self._plan
+
+    @property
+    def trace(self) -> TraceSink | None:
+        """Receives a span per segment and run while set."""
+        return self._parallax_options.trace
+
+    # -- running ----------------------------------------------------------------------------------------
+
+    def run(self, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
+        """Compute the outputs, as ``onnxruntime.InferenceSession.run`` does.
+
+        Args:
+            output_names: which outputs, in which order; None or empty means all.
+            input_feed: input name -> numpy array, nested list, or OrtValue.
+            run_options: ``onnxruntime.RunOptions``; ``terminate`` stops a run from another thread.
+
+        Raises:
+            InputError (and ONNX Runtime's class for it): a feed has the wrong name, type, rank or size.
+            SegmentError (likewise): a segment failed; names it and its nodes. The session stays usable.
+            RunCancelled: ``run_options.terminate`` was set.
+        """
+        if self._fork != _fork_generation:
+            self._reopen_after_fork()
+        begin = time.perf_counter_ns()
+        call = self._run_whole if self._executor is None else self._run_cut
+        if self._interruptible:
+            result = run_interruptibly(lambda options: call(output_names, input_feed, options), run_options)
+        else:
+            result = call(output_names, input_feed, run_options)
+        end = time.perf_counter_ns()
+        self._interruptible = end - begin > _INTERRUPTIBLE_NS
+        return result
+
+    def _run_whole(self, output_names: Any, input_feed: Any, run_options: Any) -> Any:
+        sink = self._parallax_options.trace
+        if sink is None:
+            return super().run(output_names, input_feed, run_options)
+        begin = time.perf_counter_ns()
+        result = super().run(output_names, input_feed, run_options)
+        segment = self.plan.segments[0]
+        sink.record(
+            SegmentSpan(
+                run=0,
+                segment=0,
+                name=segment.name,
+                lane=0,
+                width=segment.width,
+                start_ns=begin,
+                end_ns=time.perf_counter_ns(),
+                input_bytes=sum(getattr(value, "nbytes", 0) for value in input_feed.values()),
+                output_bytes=sum(getattr(value, "nbytes", 0) for value in result),
+            )
+        )
+        return result
+
+    def _run_cut(self, output_names: Any, input_feed: Any, run_options: Any) -> Any:
+        return [value.numpy() for value in self._execute(output_names, input_feed, run_options)]
+
+    def _execute(self, output_names: Any, input_feed: Mapping[str, Any], run_options: Any) -> list[Any]:
+        assert self._executor is not None
+        bound = self._binder.bind(input_feed)
+        if not output_names:
+            output_names = self._output_names
+        elif not self._known_outputs.issuperset(output_names):
+            unknown = [name for name in output_names if name not in self._known_outputs]
+            raise both(InputError, onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument)(
+                f"Invalid output name: {unknown[0]}", fix=f"the model's outputs are {self._output_names}"
+            )
+        return self._executor.run(bound, output_names, run_options)
+
+    def run_with_ort_values(
+        self, output_names: Any, input_dict_ort_values: Mapping[str, Any], run_options: Any = None
+    ) -> Any:
+        """As ``run``, with ``onnxruntime.OrtValue`` on both sides and no copies."""
+        if self._fork != _fork_generation:
+            self._reopen_after_fork()
+        if self._executor is None:
+            return super().run_with_ort_values(output_names, input_dict_ort_values, run_options)
+        feeds = {name: value._get_c_value() for name, value in input_dict_ort_values.items()}
+        return [onnxruntime.OrtValue(value) for value in self._execute(output_names, feeds, run_options)]
+
+    def run_async(
+        self, output_names: Any, input_feed: Any, callback: Any, user_data: Any, run_options: Any = None
+    ) -> None:
+        """As ``run``, returning at once; ``callback(results, user_data, error_text)`` is called from another thread."""
+        if self._fork != _fork_generation:
+            self._reopen_after_fork()
+        if self._executor is None:
+            super().run_async(output_names, input_feed, callback, user_data, run_options)
+            return
+
+        def job() -> None:
+            try:
+                results = self._run_cut(output_names, input_feed, run_options)
+            except Exception as error:  # the callback is how the caller hears of it, as in ONNX Runtime
+                callback([], user_data, str(error))
+            else:
+                callback(results, user_data, "")
+
+        _async_threads().submit(job)
+
+    def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
+        """As in ONNX Runtime. A binding belongs to the whole-model session, so that is what runs it."""
+        if self._fork != _fork_generation:
+            self._reopen_after_fork()
+        super().run_with_iobinding(iobinding, run_options)
+
+    # -- copies -----------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What it takes to open the same model in the same way elsewhere: the source and the options.
+
+        A model given by path is opened from that path again; sinks and callbacks stay behind.
+        """
+        options = self._parallax_options
+        given = self._sess_options_initial
+        providers, provider_options, _ = self._whole_arguments
+        return {
+            "source": self._model_path if self._model_path is not None else self._model_bytes,
+            "session_options": None if given is None else (given.intra_op_num_threads, runtime_options(given)),
+            "providers": providers,
+            "provider_options": provider_options,
+            "keywords": {
+                "threads": options.threads,
+                "policy": options.policy,
+                "shapes": options.shapes,
+                "min_gain": options.min_gain,
+                "cache_dir": options.cache_dir,
+            },
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        session_options = None
+        if state["session_options"] is not None:
+            threads, inherited = state["session_options"]
+            session_options = inherited.to_session_options()
+            session_options.intra_op_num_threads = threads
+        InferenceSession.__init__(
+            self,
+            state["source"],
+            session_options,
+            state["providers"],
+            state["provider_options"],
+            **state["keywords"],
+        )
+
+
+def _async_threads() -> ThreadPoolExecutor:
+    global _async_pool
+    with _async_lock:
+        if _async_pool is None:
+            _async_pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="parallax-async")
+        return _async_pool

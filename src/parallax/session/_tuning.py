@@ -1,0 +1,303 @@
+"""The plan search: simulate many plans, measure the best few against the uncut model, keep the winner.
+
+The contract is that a kept plan is never slower than the uncut model beyond noise: a cut is kept only
+where it wins in the median by a margin, and wins in three rounds of four, in one interleaved run.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from parallax.engine import Executor, TraceRecorder, compile_plan
+from parallax.errors import BackendError, ConfigError, ParallaxError
+from parallax.model import Model
+from parallax.profile import Cache, measure_costs, random_feeds
+from parallax.schedule import Candidate, Plan
+from parallax.session._feeds import FeedBinder, FeedSpec
+from parallax.session._options import SessionOptions, runtime_options
+from parallax.session._planning import PlanningContext, make_provenance, plan_key, remembered_plan, uncut_plan
+
+logger = logging.getLogger(__name__)
+
+MEASURED_CANDIDATES = 3
+"""Of the simulated cuts, how many are compiled and timed."""
+
+MEASURED_SLACK = 1.25
+"""A cut predicted to take longer than this times the uncut model is not worth compiling."""
+
+ROUNDS = 25
+TURN_NS = 4_000_000
+"""Least time of one peer's turn within a round; quick models run several times per turn."""
+
+LONGEST_NS = 30_000_000_000
+"""Measuring stops after this, if at least MIN_ROUNDS are done."""
+
+MIN_ROUNDS = 7
+
+KEEP_RATIO = 0.98
+"""A plan other than the default must take at most this share of its time: less is noise."""
+
+# How long ONNX Runtime's idle pool may go on spinning after a run (measured: some 40 ms of CPU at most); the
+# next peer waits it out, or it would share its cores with a pool that does nothing.
+SPIN_PAUSE_S = 0.03
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """One way to run the model, to be timed against others."""
+
+    label: str
+    run: Callable[[], object]
+    plan: Plan
+    spins: bool
+
+
+def tune(model: Model, options: SessionOptions, session_options: Any, *, cores: int) -> Plan:
+    """Search, measure, keep on disk, and return the plan to run with.
+
+    A plan kept by an earlier search is returned as it is.
+
+    Raises:
+        ConfigError: the model does not run on the calibration feeds.
+    """
+    kept = remembered_plan(model, options, session_options, cores=cores)
+    if kept is not None:
+        return kept
+    progress = options.progress or _silent
+    feeds = dict(options.calibration) if options.calibration is not None else random_feeds(model.graph)
+    widths = sorted({1, *(2**k for k in range(1, cores.bit_length()) if 2**k < cores), cores})
+    source = model.whole()
+    progress("profile", 0, 1)
+    try:
+        costs = measure_costs(
+            model,
+            widths=widths,
+            feeds=feeds,
+            session_options=runtime_options(session_options).to_session_options,
+            cache=Cache(options.cache_dir) if session_options is None else None,
+            progress=lambda done, total: progress("profile", done, total),
+        )
+    except BackendError as error:
+        raise ConfigError(
+            f"the model does not run on the feeds it was to be tuned with: {error}",
+            fix="give feeds that it accepts with calibration={name: array, ...}, or shapes={name: (...)}",
+        ) from error
+    context = PlanningContext(model, cores=cores, costs=costs)
+    proposals = context.candidates()
+    progress("search", 1, 1)
+
+    peers = [_uncut_peer(source, session_options, feeds, width, model, cores) for width in reversed(widths)]
+    candidates: list[Candidate] = [
+        Candidate(
+            label=peer.label,
+            segments=1,
+            lanes=1,
+            simulated_ns=sum(costs.node_ns(peer.plan.segments[0].width)),
+            measured_ns=None,
+        )
+        for peer in peers
+    ]
+    reference = peers[0].run()
+    limit = context.uncut_ns * MEASURED_SLACK
+    chosen = [proposal for proposal in proposals if proposal.simulated_ns <= limit][:MEASURED_CANDIDATES]
+    for number, proposal in enumerate(chosen):
+        progress("compile", number, len(chosen))
+        label = f"{proposal.partition.label}, {proposal.schedule.lanes} lanes"
+        plan = context.plan(proposal, make_provenance("measured", "being measured"))
+        note = ""
+        try:
+            peer = _cut_peer(label, model, plan, session_options, feeds)
+            note = difference(reference, peer.run())
+            if not note:
+                peers.append(peer)
+        except ParallaxError as error:
+            logger.warning("a candidate plan does not run and is left out: %s", error)
+            note = f"does not run: {error}"
+        candidates.append(
+            Candidate(
+                label=label,
+                segments=len(plan.segments),
+                lanes=plan.lanes,
+                simulated_ns=proposal.simulated_ns,
+                measured_ns=None,
+                note=note,
+            )
+        )
+    for proposal in proposals:
+        if proposal not in chosen:
+            candidates.append(
+                Candidate(
+                    label=f"{proposal.partition.label}, {proposal.schedule.lanes} lanes",
+                    segments=len(proposal.partition.segments),
+                    lanes=proposal.schedule.lanes,
+                    simulated_ns=proposal.simulated_ns,
+                    measured_ns=None,
+                    note="predicted too slow to be worth measuring",
+                )
+            )
+    times = measure_interleaved(peers, progress=lambda done, total: progress("measure", done, total))
+    medians = [round(statistics.median(series)) for series in times]
+    measured = {peer.label: median for peer, median in zip(peers, medians, strict=True)}
+    candidates = [replace(c, measured_ns=measured.get(c.label)) for c in candidates]
+    winner = pick_winner(times)
+    plan = _finish(peers[winner], medians, winner, tuple(candidates))
+    Cache(options.cache_dir).store(plan_key(model, session_options, cores=cores), plan.to_json())
+    return plan
+
+
+def pick_winner(times: Sequence[Sequence[int]]) -> int:
+    """Index of the series to keep. Series 0 is the default and stays unless another clearly beats it.
+
+    Compared round by round: the median of the ratios must be at most KEEP_RATIO, and the upper quartile
+    below 1, so that a winner wins in at least three rounds of four.
+    """
+    best, best_ratio = 0, 1.0
+    for index in range(1, len(times)):
+        ratios = sorted(mine / base for mine, base in zip(times[index], times[0], strict=True))
+        median = statistics.median(ratios)
+        upper = ratios[min(len(ratios) - 1, math.ceil(0.75 * len(ratios)))]
+        if median <= KEEP_RATIO and upper < 1 and median < best_ratio:
+            best, best_ratio = index, median
+    return best
+
+
+def measure_interleaved(peers: Sequence[Peer], *, progress: Callable[[int, int], None]) -> list[list[int]]:
+    """Time the peers in turn, round after round; returns per peer the ns of one run, per round.
+
+    Within a round each peer has one turn: a run that is not counted, then enough runs to fill TURN_NS,
+    of which the median counts. The order rotates, so that no peer always follows the same one.
+    """
+    repeats = []
+    for peer in peers:
+        peer.run()
+        begin = time.perf_counter_ns()
+        peer.run()
+        repeats.append(max(1, min(100, TURN_NS // max(1, time.perf_counter_ns() - begin))))
+    series: list[list[int]] = [[] for _ in peers]
+    began = time.perf_counter_ns()
+    for number in range(ROUNDS):
+        if number >= MIN_ROUNDS and time.perf_counter_ns() - began > LONGEST_NS:
+            break
+        progress(number, ROUNDS)
+        for offset in range(len(peers)):
+            index = (number + offset) % len(peers)
+            run = peers[index].run
+            run()
+            turn = []
+            for _ in range(repeats[index]):
+                begin = time.perf_counter_ns()
+                run()
+                turn.append(time.perf_counter_ns() - begin)
+            series[index].append(round(statistics.median(turn)))
+            if peers[index].spins:
+                time.sleep(SPIN_PAUSE_S)
+    progress(ROUNDS, ROUNDS)
+    return series
+
+
+def difference(expected: object, actual: object, *, tolerance: float = 1e-4) -> str:
+    """How two lists of outputs differ, or "" where they agree.
+
+    Bit for bit, or within ``tolerance`` of the largest magnitude of the output: another cut may let
+    the runtime choose another layout, and with it another order of additions.
+    """
+    if not isinstance(expected, Sequence) or not isinstance(actual, Sequence):
+        return "not comparable"
+    for position, (want, got) in enumerate(zip(expected, actual, strict=True)):
+        if want.shape != got.shape or want.dtype != got.dtype:
+            return f"output {position} is {got.dtype}{got.shape}, not {want.dtype}{want.shape}"
+        if np.array_equal(want, got, equal_nan=want.dtype.kind == "f"):
+            continue
+        if want.dtype.kind != "f":
+            return f"output {position} differs"
+        scale = max(1e-30, float(np.nanmax(np.abs(want.astype(np.float64)), initial=0.0)))
+        if not np.allclose(want, got, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
+            return f"output {position} differs beyond {tolerance:g} of its scale"
+    return ""
+
+
+def _uncut_peer(
+    source: str | bytes,
+    session_options: Any,
+    feeds: Mapping[str, Any],
+    width: int,
+    model: Model,
+    cores: int,
+) -> Peer:
+    made = runtime_options(session_options).to_session_options()
+    made.intra_op_num_threads = width
+    session = onnxruntime.InferenceSession(source, made, providers=["CPUExecutionProvider"])
+    label = f"uncut, {width} thread{'s' if width > 1 else ''}"
+    return Peer(
+        label=label,
+        run=lambda: session.run(None, feeds),
+        plan=uncut_plan(model, label, cores=cores, width=width),
+        spins=width > 1,
+    )
+
+
+def _cut_peer(label: str, model: Model, plan: Plan, session_options: Any, feeds: Mapping[str, Any]) -> Peer:
+    executor = compile_plan(model, plan, runtime_options(session_options))
+    graph = model.graph
+    binder = FeedBinder(
+        [
+            *(FeedSpec.from_tensor(info, required=True) for info in graph.inputs),
+            *(FeedSpec.from_tensor(info, required=False) for info in graph.overridable),
+        ]
+    )
+    names = [info.name for info in graph.outputs]
+
+    def run() -> list[Any]:
+        return [value.numpy() for value in executor.run(binder.bind(feeds), names)]
+
+    return Peer(label=label, run=run, plan=_with_traced_costs(plan, executor, run), spins=False)
+
+
+def _with_traced_costs(plan: Plan, executor: Executor, run: Callable[[], object], runs: int = 7) -> Plan:
+    """The plan with each segment's cost as traced in whole runs instead of summed from single operators."""
+    run()
+    recorder = TraceRecorder()
+    executor.trace_sink = recorder
+    for _ in range(runs):
+        run()
+    executor.trace_sink = None
+    durations: dict[int, list[int]] = {}
+    for span in recorder.take():
+        durations.setdefault(span.segment, []).append(span.duration_ns)
+    return replace(
+        plan,
+        segments=tuple(
+            replace(segment, cost_ns=round(statistics.median(durations[segment.index]))) for segment in plan.segments
+        ),
+    )
+
+
+def _finish(peer: Peer, medians: Sequence[int], winner: int, candidates: tuple[Candidate, ...]) -> Plan:
+    uncut_ns, chosen_ns = medians[0], medians[winner]
+    if winner == 0:
+        best = min(medians[1:], default=None)
+        reason = (
+            "nothing else was measured"
+            if best is None
+            else f"nothing beat the uncut model: the best alternative took {best / uncut_ns:.2f} of its time"
+        )
+    else:
+        reason = f"{peer.label}: took {chosen_ns / uncut_ns:.2f} of the uncut model's time"
+    provenance = make_provenance("measured", reason, uncut_ns=uncut_ns, chosen_ns=chosen_ns, candidates=candidates)
+    plan = peer.plan
+    if plan.is_uncut:
+        plan = replace(plan, segments=(replace(plan.segments[0], cost_ns=chosen_ns, reason=reason),))
+    return replace(plan, provenance=provenance)
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """No progress was asked for."""
