@@ -39,7 +39,8 @@ def _sizes(card: ModelInfo, dims: Mapping[str, int]) -> dict[str, int]:
         if dim_name not in known:
             listed = ", ".join(known) or "none: every shape of this model is static"
             raise ConfigError(
-                f"zoo model {card.name!r} has no dynamic dimension {dim_name!r}", fix=f"its dynamic dimensions: {listed}"
+                f"zoo model {card.name!r} has no dynamic dimension {dim_name!r}",
+                fix=f"its dynamic dimensions: {listed}",
             )
         maximum = known[dim_name].maximum
         if size < 1 or (maximum is not None and size > maximum):
