@@ -196,16 +196,12 @@ class Extractor:
         proven = types.proven.get(name)
         if proven is not None and _elem_type(proven):
             return proven
-        for source in (types.believed.get(name), self._stated_type(name)):
-            if source is not None and (elem_type := _elem_type(source)):
-                bare = onnx.TypeProto()
-                bare.tensor_type.elem_type = elem_type
-                return bare
+        believed = types.believed.get(name)
+        if believed is not None and (elem_type := _elem_type(believed)):
+            bare = onnx.TypeProto()
+            bare.tensor_type.elem_type = elem_type
+            return bare
         return None
-
-    def _stated_type(self, name: str) -> onnx.TypeProto | None:
-        value = self._stated.get(name) or self._outputs.get(name)
-        return None if value is None else value.type
 
 
 def _elem_type(kind: onnx.TypeProto) -> int:

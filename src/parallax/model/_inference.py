@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferredTypes:
-    """Types by tensor name; ``bodies`` is the graph that inference annotated, for types inside bodies."""
+    """Types by tensor name; ``annotated`` is the graph as inference left it, for the types inside bodies."""
 
     proven: Mapping[str, onnx.TypeProto]
     believed: Mapping[str, onnx.TypeProto]
@@ -58,7 +58,14 @@ def infer_types(model: onnx.ModelProto) -> InferredTypes:
     graph = _infer(bare)
     proven = {value.name: value.type for value in (*graph.value_info, *graph.output)}
     produced = {name for node in model.graph.node for name in node.output}
-    gaps = [name for name, kind in stated.items() if name in produced and knowledge(kind) > knowledge(proven.get(name))]
+    symbols = {
+        dim.dim_param for value in model.graph.input for dim in value.type.tensor_type.shape.dim if dim.dim_param
+    }
+    gaps = [
+        name
+        for name, kind in stated.items()
+        if name in produced and _knowledge(kind, symbols) > _knowledge(proven.get(name), symbols)
+    ]
     if not gaps:
         return InferredTypes(proven=proven, believed=proven, annotated=graph)
     outputs = {value.name: value for value in bare.graph.output}
@@ -69,15 +76,19 @@ def infer_types(model: onnx.ModelProto) -> InferredTypes:
             bare.graph.value_info.add(name=name, type=stated[name])
     graph = _infer(bare)
     believed = {value.name: value.type for value in (*graph.value_info, *graph.output)}
+    for name in gaps:
+        if _knowledge(stated[name], symbols) > _knowledge(believed.get(name), symbols):
+            believed[name] = stated[name]
     return InferredTypes(proven=proven, believed=believed, annotated=graph)
 
 
-def knowledge(kind: onnx.TypeProto | None) -> int:
-    """0 nothing, 1 element type, 2 rank, 3 all sizes known or named."""
-    if kind is None:
-        return 0
-    which = kind.WhichOneof("value")
-    if which is None:
+def _knowledge(kind: onnx.TypeProto | None, symbols: Container[str]) -> int:
+    """0 nothing, 1 element type, 2 rank, 3 all sizes.
+
+    A symbol of the model's inputs is a size; one that inference made up stands for not knowing.
+    """
+    which = None if kind is None else kind.WhichOneof("value")
+    if kind is None or which is None:
         return 0
     if which != "tensor_type":
         return 3
@@ -86,7 +97,7 @@ def knowledge(kind: onnx.TypeProto | None) -> int:
         return 0
     if not tensor.HasField("shape"):
         return 1
-    return 3 if all(dim.HasField("dim_value") for dim in tensor.shape.dim) else 2
+    return 3 if all(dim.HasField("dim_value") or dim.dim_param in symbols for dim in tensor.shape.dim) else 2
 
 
 def _infer(model: onnx.ModelProto) -> onnx.GraphProto:

@@ -19,12 +19,12 @@ from parallax.model._build import Built, build_bodies, build_graph
 from parallax.model._extract import Extractor, SegmentModel
 from parallax.model._functions import inline_functions
 from parallax.model._graph import OpGraph, TensorInfo
-from parallax.model._inference import InferredTypes, TypesOnDemand, knowledge
+from parallax.model._inference import InferredTypes, TypesOnDemand
 from parallax.model._lazy import LazyMapping
 from parallax.model._nested import collect_nested, restore
 from parallax.model._shapes import Shapes, apply_shapes
 from parallax.model._source import ModelSource, Source, open_source
-from parallax.model._types import tensor_info, text, type_info
+from parallax.model._types import text, type_info
 from parallax.model._versions import check_versions, opsets
 from parallax.model._weights import ExternalFiles, Weight, check_inline, lifted_weight
 
@@ -148,11 +148,8 @@ class Model:
         return Extractor(parts.skeleton, self._built, parts.weights, parts.nested, self._types)
 
     def _with_types(self, types: InferredTypes) -> OpGraph:
-        graph, proto = self.graph, self._parts.skeleton.graph
+        graph = self.graph
         raw: dict[str, object] = {name: kind for name, kind in types.believed.items() if name}
-        for value in (*proto.value_info, *proto.output):
-            if knowledge(value.type) > knowledge(types.believed.get(value.name)):
-                raw[value.name] = value.type
         raw.update((info.name, info) for info in graph.inputs)
         raw.update(graph.initializers)
         nodes = list(graph.nodes)
@@ -167,9 +164,7 @@ class Model:
 def _typed(name: str, raw: object) -> TensorInfo | None:
     if isinstance(raw, TensorInfo):
         return raw
-    if isinstance(raw, onnx.TypeProto):
-        return type_info(name, raw)
-    return tensor_info(raw) if isinstance(raw, onnx.ValueInfoProto) else None
+    return type_info(name, raw) if isinstance(raw, onnx.TypeProto) else None
 
 
 def load_model(source: ModelSource, *, shapes: Shapes | None = None) -> Model:
