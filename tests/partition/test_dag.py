@@ -55,6 +55,17 @@ def test_barriers_are_exactly_the_nodes_comparable_with_all_others(dag: Dag) -> 
     assert find_barriers(dag) == comparable
 
 
+@given(dags(), st.data())
+def test_rough_barriers_are_the_weighty_nodes_comparable_with_all_weighty_others(dag: Dag, data: st.DataObject) -> None:
+    weighty = data.draw(st.lists(st.booleans(), min_size=len(dag), max_size=len(dag)))
+    below = reachability(dag)
+    heavy = [node for node in range(len(dag)) if weighty[node]]
+    comparable = [
+        node for node in heavy if all(other == node or other in below[node] or node in below[other] for other in heavy)
+    ]
+    assert find_barriers(dag, weighty) == comparable
+
+
 def test_a_residual_connection_does_not_hide_barriers() -> None:
     # 0 -> 1 -> 2 -> 3 with a skip 0 -> 3: nothing can run beside any of them.
     assert find_barriers(Dag.from_edges(4, [(0, 1), (1, 2), (2, 3), (0, 3)])) == [0, 1, 2, 3]

@@ -185,6 +185,23 @@ def test_a_graph_without_barriers_is_cut_as_one_block() -> None:
     assert cut.predicted_ns < 0.62 * 36_000
 
 
+def test_a_trifle_on_the_side_does_not_hide_that_blocks_follow_each_other() -> None:
+    # A long chain 0-1-4-5 scales, the arms 2 and 3 between 1 and 4 do not; 6 makes a mask of 0 for the tail 7 only,
+    # and by itself would leave no barrier between 0 and 7.
+    edges = [(0, 1), (1, 2), (1, 3), (2, 4), (3, 4), (4, 5), (0, 6), (5, 7), (6, 7)]
+    units = units_of(8, edges)
+    narrow, wide = [800, 800, 900, 900, 800, 800, 3, 800], [410, 410, 900, 900, 410, 410, 3, 410]
+    cut = by_lanes(units, narrow, wide, lanes=2, handover_ns=10, segment_overhead_ns=5)
+    verify_timeline(units, cut, narrow, wide, handover_ns=10, overhead_ns=5, width=2)
+    assert [(segment.units, segment.width) for segment in cut.segments] == [
+        ((0, 1), 2),
+        ((2,), 1),
+        ((3,), 1),
+        ((4, 5, 6, 7), 2),
+    ]
+    assert cut.label == "2 lanes, by rough blocks"
+
+
 def test_short_units_are_not_cut_from_the_long_ones_beside_them() -> None:
     # Two long chains that exchange a trifle through units 2 and 5.
     edges = [(0, 1), (1, 3), (3, 4), (6, 7), (7, 8), (8, 9), (0, 2), (2, 8), (6, 5), (5, 3)]

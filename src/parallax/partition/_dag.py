@@ -6,7 +6,7 @@ pass over them; nothing here recurses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -120,28 +120,51 @@ def critical_path(dag: Dag, costs: Sequence[int]) -> int:
     return max(bottom_levels(dag, costs), default=0)
 
 
-def find_barriers(dag: Dag) -> list[int]:
+def find_barriers(dag: Dag, weighty: Sequence[bool] | None = None) -> list[int]:
     """The nodes comparable with every other: each is an ancestor or a descendant of them. Ascending, O(V + E).
 
     Nothing can run beside a barrier, so what lies between two of them is scheduled on its own. All
     nodes before ``b`` are its ancestors iff each of them has a successor at or before ``b`` (follow it:
     the index grows but never passes ``b``); likewise after it. An edge that skips ``b`` (a residual
     connection) is therefore no obstacle, unlike in the stricter notion of an articulation node.
+
+    With ``weighty``, the weighty nodes comparable with every other weighty node: what else could run beside
+    them is a trifle. A successor is then the first weighty node on any path through trifles.
     """
     size = len(dag)
-    # before[b]: the latest first-successor of the nodes before b; after[b]: the earliest last-predecessor after b.
+    below = _nearest(dag.successors, range(size - 1, -1, -1), weighty, min, size)
+    above = _nearest(dag.predecessors, range(size), weighty, max, -1)
+    # after[b]: the earliest last-predecessor of the nodes after b
     after = [size] * (size + 1)
     for index in range(size - 1, -1, -1):
-        preds = dag.predecessors[index]
-        last = preds[-1] if preds else -1
-        after[index] = min(after[index + 1], last)
+        counts = weighty is None or weighty[index]
+        after[index] = min(after[index + 1], above[index]) if counts else after[index + 1]
     found: list[int] = []
-    before = -1
-    for index, targets in enumerate(dag.successors):
+    before = -1  # the latest first-successor of the nodes before
+    for index, first in enumerate(below):
+        if weighty is not None and not weighty[index]:
+            continue
         if before <= index <= after[index + 1]:
             found.append(index)
-        before = max(before, targets[0] if targets else size)
+        before = max(before, first)
     return found
+
+
+def _nearest(
+    neighbours: Sequence[Sequence[int]],
+    order: Iterable[int],
+    weighty: Sequence[bool] | None,
+    choose: Callable[[int, int], int],
+    none: int,
+) -> list[int]:
+    """For each node the nearest weighty index among its neighbours and what they reach through trifles."""
+    nearest = [none] * len(neighbours)
+    for index in order:
+        best = none
+        for other in neighbours[index]:
+            best = choose(best, other if weighty is None or weighty[other] else nearest[other])
+        nearest[index] = best
+    return nearest
 
 
 def verify_convex(dag: Dag, members: Iterable[int]) -> None:

@@ -51,9 +51,10 @@ def by_lanes(
     1. Barriers (units comparable with every other) split the graph into blocks. A block runs side by side if
        its list schedule on the lanes, cut into segments and run again with their overhead and hand-overs,
        takes less time than its units one after the other on all cores.
-    2. The same is tried with the whole graph as one block, for graphs that have no barriers or cheap ones.
+    2. The same is tried with barriers that only units not worth a hand-over could run beside, and with the
+       whole graph as one block, for graphs that have no barriers or cheap ones.
     3. What runs alone in the timeline gets full width; neighbours in time that do so are one segment.
-    4. The better of both is kept if it beats the sum of ``cost_wide``, which is the uncut time.
+    4. The best of these is kept if it beats the sum of ``cost_wide``, which is the uncut time.
 
     Args:
         cost_narrow: ns per unit at ``narrow_width`` threads, the width of a lane.
@@ -81,7 +82,10 @@ def by_lanes(
     best: tuple[list[_Step], list[int], list[int], str] | None = None
     if lanes > 1 and len(units) > 1:
         search = _Search(units, terms, min_gain)
-        proposals = [("by blocks", _merge_exclusive(search.block_steps()))]
+        proposals = [("by blocks", _merge_exclusive(search.block_steps(search.barriers)))]
+        rough = search.rough_barriers()
+        if rough != search.barriers:
+            proposals.append(("by rough blocks", _merge_exclusive(search.block_steps(rough))))
         if 0 < len(search.barriers) < len(units):
             proposals.append(("as one block", _merge_exclusive(search.whole_steps())))
         least_ns = proposals[0][1][0].parallel_ns
@@ -156,14 +160,23 @@ class _Search:
         self.priority = bottom_levels(units.dag, terms.narrow)
         # Whatever its width, no unit takes less than this, nor less of the lanes' joint time.
         pairs = list(zip(terms.narrow, terms.wide, strict=True))
-        self._shortest = bottom_levels(units.dag, [min(narrow, wide) for narrow, wide in pairs])
+        self._shortest = [min(narrow, wide) for narrow, wide in pairs]
         self._lane_time = [min(narrow, terms.lanes * wide) for narrow, wide in pairs]
 
-    def block_steps(self) -> list[_Step]:
+    def rough_barriers(self) -> list[int]:
+        """Barriers if units not worth a hand-over are left out of account.
+
+        A mask or a size computed on the side then no longer hides that the rest is a sequence. Blocks remain
+        ranges of a topological order, so they are legal whatever lies at their ends.
+        """
+        worth = self.terms.handover_ns + self.terms.overhead_ns
+        return find_barriers(self.units.dag, [cost > worth for cost in self.terms.wide])
+
+    def block_steps(self, barriers: Sequence[int]) -> list[_Step]:
         """Each block side by side where that pays, serially elsewhere."""
         overhead = self.terms.overhead_ns
         steps: list[_Step] = []
-        for low, high in _blocks(len(self.units), self.barriers):
+        for low, high in _blocks(len(self.units), barriers):
             serial = parallel = sum(self.terms.wide[low:high])
             if high - low > 1:
                 # Side by side it is at least a segment more for the serial stretch it interrupts, and one of its own.
@@ -211,9 +224,19 @@ class _Search:
         return cut_schedule(self.units.dag, schedule, self.terms)
 
     def _least(self, low: int, high: int) -> int:
-        """No schedule of a stretch that ends at a barrier, or at the end, takes less: longest path, and work shared."""
-        after = self._shortest[high] if high < len(self._shortest) else 0
-        return max(max(self._shortest[low:high]) - after, sum(self._lane_time[low:high]) // self.terms.lanes)
+        """No schedule of a stretch takes less: its work shared by the lanes, and its longest path."""
+        shared = sum(self._lane_time[low:high]) // self.terms.lanes
+        successors, shortest = self.units.dag.successors, self._shortest
+        levels = [0] * (high - low)
+        for unit in range(high - 1, low - 1, -1):
+            longest = 0
+            for target in successors[unit]:
+                if target >= high:
+                    break
+                if levels[target - low] > longest:
+                    longest = levels[target - low]
+            levels[unit - low] = longest + shortest[unit]
+        return max(shared, max(levels))
 
 
 def _stretch_steps(stretch: Stretch, first: int, serial: int, parallel: int) -> list[_Step]:

@@ -1,0 +1,42 @@
+"""Branches and layers of real models: golden numbers, to be changed only with a reason."""
+
+from __future__ import annotations
+
+import pytest
+
+from parallax import zoo
+from parallax.model import load_model
+from parallax.partition import (
+    by_branches,
+    contract,
+    every_unit,
+    find_branches,
+    verify_branches,
+    verify_layers,
+    verify_partition,
+    verify_units,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "branches", "layers", "parallel_layers", "max_branches"),
+    [
+        # Of the eight residual blocks only the three that halve the image have a convolution on the skip.
+        ("resnet18", 29, 26, 3, 2),
+        ("yolov8n", 234, 190, 30, 3),
+        ("mobilenetv2", 31, 31, 0, 1),
+    ],
+)
+def test_branches_and_layers_of_reference_models(
+    name: str, branches: int, layers: int, parallel_layers: int, max_branches: int
+) -> None:
+    graph = load_model(zoo.load(name)).graph
+    units = contract(graph, tiny_elements=0)
+    verify_units(graph, units)
+    found = find_branches(units.dag, control_flow=units.control_flow)
+    verify_branches(units.dag, found)
+    verify_layers(found)
+    for cut in (by_branches(units), every_unit(units)):
+        verify_partition(units, cut)
+    counts = (len(found.branches), len(found.layers), found.parallel_layers, found.max_branches)
+    assert counts == (branches, layers, parallel_layers, max_branches)
