@@ -74,11 +74,11 @@ class Report:
 def publish(report: Report, output: Path, machine: Mapping[str, Any]) -> None:
     """Print the table; write ``output`` (Markdown) and the same name with ``.json``."""
     text = report.markdown(machine)
-    print(text)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")
     document = {"title": report.title, "machine": dict(machine), **report.data}
     output.with_suffix(".json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    print(text)
     say(f"wrote {output} and {output.with_suffix('.json').name}")
 
 

@@ -12,6 +12,7 @@ with the names of the *optimised* graph's nodes, and one device type (0: CPU) pe
 from __future__ import annotations
 
 import heapq
+import itertools
 import json
 import multiprocessing
 import queue
@@ -30,8 +31,8 @@ import onnxruntime
 from parallax.cli import Rival
 from parallax.partition import Dag, bottom_levels, find_branches
 
-# What a hand-over between streams costs at least; keeps trifles together.
-_HANDOVER_NS = 20_000
+# What a hand-over between streams may cost: the more, the fewer branches leave the stream of their producer.
+_HANDOVERS_NS = (20_000, 200_000)
 # A badly chosen assignment can stop for ever: each is tried in a process of its own first.
 _TRIAL_SECONDS = 60
 
@@ -50,18 +51,20 @@ def find_best_streams(model: Path, feeds: dict[str, np.ndarray], *, threads: int
     """The fastest of a few stream assignments for ``model``, or None if none runs or there is nothing to spread.
 
     Branches of the optimised graph, weighed by profiled time, go to the stream that finishes them first;
-    tried with as many streams as threads and one more, with operators on one thread and on all.
+    tried with as many streams as threads and one more, with hand-overs taken to be cheap and dear, with
+    operators on one thread and on all.
     """
     nodes = read_optimised_graph(model, feeds, folder=folder)
     best: tuple[float, Rival] | None = None
-    for streams in (threads, threads + 1):
-        assignment = assign_streams(nodes, streams=streams)
-        if len(assignment) < 2:
+    tried: list[list[list[str]]] = []
+    for streams, handover_ns in itertools.product((threads, threads + 1), _HANDOVERS_NS):
+        assignment = assign_streams(nodes, streams=streams, handover_ns=handover_ns)
+        if len(assignment) < 2 or assignment in tried:
             continue
-        path = folder / f"streams-{streams}.json"
-        path.write_text(
-            json.dumps({"type": "DeviceBasedPartitioner", "streams": assignment, "devices": ["0"] * len(assignment)})
-        )
+        tried.append(assignment)
+        path = folder / f"streams-{len(tried)}.json"
+        devices = ["0"] * len(assignment)
+        path.write_text(json.dumps({"type": "DeviceBasedPartitioner", "streams": assignment, "devices": devices}))
         for intra in sorted({1, threads}):
             rival = Rival(
                 label=f"ONNX Runtime, hand-written streams ({len(assignment)}, {intra} intra-op)",
@@ -141,7 +144,7 @@ def _read_profile(path: Path) -> dict[str, int]:
     return {name: round(statistics.median(values[1:] or values)) for name, values in samples.items()}
 
 
-def assign_streams(nodes: Sequence[OptimisedNode], *, streams: int) -> list[list[str]]:
+def assign_streams(nodes: Sequence[OptimisedNode], *, streams: int, handover_ns: int) -> list[list[str]]:
     """Spread branches over streams: longest path first, each to where it ends soonest. Empty streams are left out."""
     producer = {value: index for index, node in enumerate(nodes) for value in node.outputs}
     dag = Dag.from_predecessors([{producer[value] for value in node.inputs if value in producer} for node in nodes])
@@ -159,7 +162,7 @@ def assign_streams(nodes: Sequence[OptimisedNode], *, streams: int) -> list[list
 
         def end_on(stream: int, branch: int = branch) -> int:
             inputs = (
-                ends[pred] + (_HANDOVER_NS if home[pred] != stream else 0) for pred in found.dag.predecessors[branch]
+                ends[pred] + (handover_ns if home[pred] != stream else 0) for pred in found.dag.predecessors[branch]
             )
             return max(free_at[stream], max(inputs, default=0)) + costs[branch]
 

@@ -20,7 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 import parallax
 from parallax.cli import quartiles
-from parallax.engine import CPU_DEVICE, Executor, RuntimeOptions, compile_plan
+from parallax.engine import CPU_DEVICE, Executor, RuntimeOptions, TraceRecorder, compile_plan
 from parallax.model import Model, load_model
 from parallax.partition import every_unit
 from parallax.schedule import Plan, Provenance
@@ -48,8 +48,21 @@ def chain_plan(model: Model, *, lanes: int) -> Plan:
     plan = context.plan(context.propose(every_unit(context.units, lanes=lanes)), _ORIGIN)
     return replace(
         plan,
+        cores=lanes,
+        lanes=lanes,
         segments=tuple(replace(segment, lane=segment.index % lanes, width=1) for segment in plan.segments),
     )
+
+
+def check_lanes(executor: Executor, feeds: dict[str, Any], outputs: list[str]) -> None:
+    """Stop unless a run really changes lanes after every segment."""
+    recorder = TraceRecorder()
+    executor.trace_sink = recorder
+    executor.run(feeds, outputs)
+    executor.trace_sink = None
+    lanes = [span.lane for span in sorted(recorder.take(), key=lambda span: span.segment)]
+    if lanes != [index % 2 for index in range(len(executor.segments))]:
+        raise SystemExit(f"segments ran on lanes {lanes}, not in turn")
 
 
 def bare_caller(executor: Executor, feeds: dict[str, Any]) -> Callable[[], object]:
@@ -98,6 +111,7 @@ def measure_engine(*, length: int, rounds: int) -> dict[str, list[float]]:
     two = compile_plan(model, chain_plan(model, lanes=2), RuntimeOptions())
     if len(one.segments) != length or len(two.segments) != length:
         raise SystemExit(f"the chain was cut into {len(one.segments)} segments, not {length}")
+    check_lanes(two, feeds, outputs)
     samples = interleave(
         {
             "bare": bare_caller(one, feeds),
