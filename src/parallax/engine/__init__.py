@@ -5,7 +5,14 @@ Refuses to decide anything: what may start is the dispatcher's decision, what is
 
 from parallax.engine._compile import Progress, compile_plan, compile_segment
 from parallax.engine._executor import CompiledSegment, Executor
-from parallax.engine._failures import FOREIGN_EXCEPTIONS, RUNTIME_EXCEPTIONS, both, segment_failure
+from parallax.engine._failures import (
+    FOREIGN_EXCEPTIONS,
+    RUNTIME_EXCEPTIONS,
+    both,
+    open_failure,
+    run_failure,
+    segment_failure,
+)
 from parallax.engine._interrupt import run_interruptibly
 from parallax.engine._lanes import LanePool, LaneStatistics, lane_pool
 from parallax.engine._ort import CPU_DEVICE, RuntimeOptions, make_session, make_value
@@ -30,6 +37,8 @@ __all__ = [
     "lane_pool",
     "make_session",
     "make_value",
+    "open_failure",
+    "run_failure",
     "run_interruptibly",
     "segment_failure",
     "write_chrome_trace",

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.errors import BackendError, ParallaxError, RunCancelled, SegmentError
+from parallax.errors import (
+    BackendError,
+    InputError,
+    ModelError,
+    ModelFileError,
+    ParallaxError,
+    RunCancelled,
+    SegmentError,
+    UnsupportedModelError,
+)
 
 RUNTIME_EXCEPTIONS: tuple[type[Exception], ...] = tuple(
     value
@@ -36,6 +45,36 @@ def both(ours: type[ParallaxError], theirs: type[BaseException]) -> type[Paralla
         made = type(ours.__name__, (ours, theirs), {"__module__": ours.__module__, "__doc__": ours.__doc__})
         made = _combined.setdefault((ours, theirs), made)
     return made
+
+
+def run_failure(error: Exception) -> Exception:
+    """The error a caller gets when a whole-model run raised ``error``: the runtime's words, in both worlds.
+
+    What is not the runtime's (a TypeError for a wrong argument, say) is returned as it is.
+    """
+    text = str(error)
+    if isinstance(error, ParallaxError):
+        return error
+    if _TERMINATED in text:
+        return both(RunCancelled, type(error))(text)
+    if isinstance(error, C.InvalidArgument) or (isinstance(error, ValueError) and text.startswith("Required inputs")):
+        return both(InputError, type(error))(text)
+    if isinstance(error, RUNTIME_EXCEPTIONS):
+        return both(BackendError, type(error))(text)
+    return error
+
+
+def open_failure(error: Exception) -> Exception:
+    """The error a caller gets when the runtime refused to open a model, likewise."""
+    if isinstance(error, C.NoSuchFile | C.InvalidProtobuf):
+        return both(ModelFileError, type(error))(str(error))
+    if isinstance(error, C.InvalidGraph):
+        return both(ModelError, type(error))(str(error))
+    if isinstance(error, C.NotImplemented):
+        return both(UnsupportedModelError, type(error))(str(error))
+    if isinstance(error, RUNTIME_EXCEPTIONS) and not isinstance(error, ParallaxError):
+        return both(BackendError, type(error))(str(error))
+    return error
 
 
 def segment_failure(error: BaseException, *, segment: str, nodes: tuple[str, ...]) -> ParallaxError:

@@ -18,8 +18,8 @@ from parallax.engine import CPU_DEVICE, both
 from parallax.errors import InputError
 from parallax.model import TensorInfo
 
-# onnx.TensorProto.DataType -> (numpy dtype, the runtime's spelling). Types that numpy lacks (bfloat16,
-# float8, int4) are left out: a model that takes or gives one of those is run uncut.
+# onnx.TensorProto.DataType -> (numpy dtype, the runtime's spelling). Left out, so that a model that takes or gives
+# one is run uncut: types that numpy lacks (bfloat16, float8, int4), and strings, which only whole sessions convert.
 ELEMENT_TYPES: Mapping[int, tuple[np.dtype[Any], str]] = {
     1: (np.dtype(np.float32), "float"),
     2: (np.dtype(np.uint8), "uint8"),
@@ -28,7 +28,6 @@ ELEMENT_TYPES: Mapping[int, tuple[np.dtype[Any], str]] = {
     5: (np.dtype(np.int16), "int16"),
     6: (np.dtype(np.int32), "int32"),
     7: (np.dtype(np.int64), "int64"),
-    8: (np.dtype(object), "string"),
     9: (np.dtype(np.bool_), "bool"),
     10: (np.dtype(np.float16), "float16"),
     11: (np.dtype(np.float64), "double"),
@@ -38,7 +37,7 @@ ELEMENT_TYPES: Mapping[int, tuple[np.dtype[Any], str]] = {
 
 _InvalidInput = both(InputError, C.InvalidArgument)
 _MissingInput = both(InputError, ValueError)
-_STRING = 8
+_NoTensor = both(InputError, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +46,6 @@ class FeedSpec:
 
     name: str
     dtype: np.dtype[Any]
-    is_string: bool
     type_name: str
     """The runtime's spelling of the element type, as in ``tensor(float)``."""
     shape: tuple[int | None, ...] | None
@@ -61,7 +59,6 @@ class FeedSpec:
         return cls(
             name=info.name,
             dtype=dtype,
-            is_string=info.dtype == _STRING,
             type_name=type_name,
             shape=shape,
             required=required,
@@ -73,6 +70,15 @@ def is_feedable(info: TensorInfo) -> bool:
     return info.kind == "tensor" and info.dtype in ELEMENT_TYPES
 
 
+@dataclass(frozen=True, slots=True)
+class BoundFeeds:
+    """Feeds as the runtime's values, and the arrays whose memory those share: keep both while they run."""
+
+    values: dict[str, Any]
+    """Name -> C OrtValue."""
+    arrays: tuple[np.ndarray[Any, Any], ...]
+
+
 class FeedBinder:
     """Turns feeds into C OrtValues, checking them as ONNX Runtime does."""
 
@@ -80,71 +86,82 @@ class FeedBinder:
         self._specs = {spec.name: spec for spec in specs}
         self._required = [spec.name for spec in specs if spec.required]
 
-    def bind(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """Name -> C OrtValue. The values may share the caller's memory: keep ``feeds`` alive while they run.
+    def check_complete(self, feeds: Mapping[str, Any]) -> None:
+        """Raises: InputError (and ValueError) if a required input is missing."""
+        names = list(feeds.keys())
+        missing = [name for name in self._required if name not in feeds]
+        if missing:
+            raise _MissingInput(
+                f"Required inputs ({missing}) are missing from input feed ({names}).",
+                fix="feed every input that get_inputs() lists",
+            )
+
+    def bind(self, feeds: Mapping[str, Any]) -> BoundFeeds:
+        """Check the feeds and make values of them, sharing the caller's memory where its layout allows.
 
         Raises:
             InputError (and ValueError): a required input is missing.
             InputError (and onnxruntime's InvalidArgument): wrong name, type, rank or size.
+            InputError (and RuntimeError): not a tensor at all.
+            TypeError: a name that is not a string.
         """
-        missing = [name for name in self._required if name not in feeds]
-        if missing:
-            raise _MissingInput(
-                f"Required inputs ({missing}) are missing from input feed ({list(feeds)}).",
-                fix="feed every input that get_inputs() lists",
-            )
-        specs = self._specs
-        bound = {}
+        self.check_complete(feeds)
+        values = {}
+        arrays = []
         for name, value in feeds.items():
-            spec = specs.get(name)
+            spec = self._specs.get(name)
             if spec is None:
-                raise _InvalidInput(f"Invalid input name: {name}", fix=f"the model's inputs are {sorted(specs)}")
-            bound[name] = _bind_one(spec, value)
-        return bound
-
-
-def _bind_one(spec: FeedSpec, value: Any) -> Any:
-    if isinstance(value, onnxruntime.OrtValue):
-        value = value._get_c_value()
-    if isinstance(value, C.OrtValue):
-        actual = value.data_type()
-        if actual != f"tensor({spec.type_name})":
-            raise _wrong_type(spec, actual)
-        _check_shape(spec, value.shape())
-        return value
-    array = _as_array(spec, value)
-    _check_shape(spec, array.shape)
-    return C.OrtValue.ortvalue_from_numpy(array, CPU_DEVICE)
+                if not isinstance(name, str):
+                    raise TypeError(f"input names are strings, not {type(name).__name__}")
+                raise _InvalidInput(f"Invalid input name: {name}", fix=f"the model's inputs are {sorted(self._specs)}")
+            if isinstance(value, onnxruntime.OrtValue):
+                value = value._get_c_value()
+            if isinstance(value, C.OrtValue):
+                actual = value.data_type()
+                if actual != f"tensor({spec.type_name})":
+                    raise _wrong_type(spec, actual)
+                _check_shape(spec, value.shape())
+                values[name] = value
+                continue
+            array = _as_array(spec, value)
+            _check_shape(spec, array.shape)
+            arrays.append(array)
+            values[name] = C.OrtValue.ortvalue_from_numpy(array, CPU_DEVICE)
+        return BoundFeeds(values, tuple(arrays))
 
 
 def _as_array(spec: FeedSpec, value: Any) -> np.ndarray[Any, Any]:
-    if not isinstance(value, np.ndarray):
-        # ONNX Runtime converts plain lists (and scalars) to the type that the model wants.
+    if isinstance(value, list):
+        # ONNX Runtime converts lists to the type that the model wants.
         try:
-            array = np.asarray(value, dtype=spec.dtype)
+            made: np.ndarray[Any, Any] = np.array(value).astype(spec.dtype)
         except (TypeError, ValueError) as error:
-            raise _InvalidInput(
-                f"cannot turn a {type(value).__name__} into tensor({spec.type_name}): {error}",
+            raise _NoTensor(
+                f"cannot turn the list into tensor({spec.type_name}): {error}",
                 where=f"input {spec.name!r}",
                 fix="feed a numpy array or a nested list of numbers of one length per axis",
             ) from error
-        return np.ascontiguousarray(array).reshape(array.shape)
-    if spec.is_string:
-        if value.dtype.kind not in "OSU":
-            raise _wrong_type(spec, f"numpy {value.dtype}")
-        return value.astype(object)
-    fed: np.ndarray[Any, Any] = value
-    if fed.dtype != spec.dtype:
-        native = fed.dtype.newbyteorder("=")
+        return made
+    if value is None:
+        raise _InvalidInput(f"None was fed for input: {spec.name}", fix="it is not optional: feed an array")
+    if not isinstance(value, np.ndarray):
+        raise _NoTensor(
+            f"Unable to handle object of type {type(value)}",
+            where=f"input {spec.name!r}",
+            fix="feed a numpy array, a nested list or an OrtValue",
+        )
+    array = np.asarray(value)
+    if array.dtype != spec.dtype:
+        native = array.dtype.newbyteorder("=")
         if native != spec.dtype:
             raise _wrong_type(spec, _runtime_type(native))
-        fed = fed.astype(spec.dtype)
-    return fed if fed.flags.c_contiguous else np.ascontiguousarray(fed)
+        array = array.astype(spec.dtype)
+    return array if array.flags.c_contiguous else array.copy(order="C")
 
 
 def _check_shape(spec: FeedSpec, shape: Sequence[int]) -> None:
     expected = spec.shape
-    if expected is None:
+    if not expected:  # an unknown rank; and the runtime takes one element as well as a scalar
         return
     if len(shape) != len(expected):
         raise _InvalidInput(

@@ -17,13 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as C
 from onnxruntime.capi.onnxruntime_inference_collection import check_and_normalize_provider_args
 
-from parallax.engine import Executor, SegmentSpan, TraceSink, both, run_interruptibly
-from parallax.errors import ConfigError, InputError, ModelError
+from parallax.engine import (
+    RUNTIME_EXCEPTIONS,
+    Executor,
+    SegmentSpan,
+    TraceSink,
+    both,
+    open_failure,
+    run_failure,
+    run_interruptibly,
+)
+from parallax.errors import ConfigError, ExternalDataError, InputError, ModelError
 from parallax.model import Model, load_model
 from parallax.schedule import Plan
-from parallax.session._failures import as_runtime_error
 from parallax.session._feeds import FeedBinder, FeedSpec
 from parallax.session._options import (
     Progress,
@@ -117,6 +126,8 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         progress: Progress | None = None,
         **kwargs: Any,
     ) -> None:
+        if sess_options is not None and not isinstance(sess_options, onnxruntime.SessionOptions):
+            raise TypeError(f"sess_options is an onnxruntime.SessionOptions or None, not {type(sess_options).__name__}")
         if policy not in ("adaptive", "sequential"):
             raise ConfigError(f"unknown policy {policy!r}", fix='choose "adaptive" or "sequential"')
         self._parallax_options = SessionOptions(
@@ -136,7 +147,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         self._interruptible = True
         self._fork = _fork_generation
         if hasattr(path_or_bytes, "SerializeToString") and hasattr(path_or_bytes, "graph"):
-            self._model = self._load(path_or_bytes)
+            self._model = load_model(path_or_bytes, shapes=self._parallax_options.shapes)
             path_or_bytes = self._model.whole()
         super().__init__(path_or_bytes, sess_options, providers, provider_options, **kwargs)
 
@@ -151,7 +162,12 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
             self._open_whole("the model is not in ONNX format (ORT format has no graph to cut)")
             return
         if self._model is None:
-            self._model = self._load(self._model_path if self._model_path is not None else self._model_bytes)
+            source = self._model_path if self._model_path is not None else self._model_bytes
+            try:
+                self._model = load_model(source, shapes=options.shapes)
+            except ModelError as error:
+                self._open_refused(error)
+                return
         model = self._model
         obstacle = why_not_cut(self._sess_options, providers)
         if obstacle is None and disabled_optimizers:
@@ -169,11 +185,22 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
             return
         self._open_whole(plan.provenance.reason, plan)
 
-    def _load(self, source: Any) -> Model:
+    def _open_refused(self, error: ModelError) -> None:
+        """Our analysis refuses the model: let the runtime say what it thinks of it, in its own class.
+
+        Except for external data, whose confinement to the model's folder is not the runtime's to waive; but
+        data that are not there may have been given in the session options.
+        """
+        given_elsewhere = self._sess_options is not None and isinstance(error.__cause__, FileNotFoundError)
+        if isinstance(error, ExternalDataError) and not given_elsewhere:
+            raise both(type(error), C.Fail)(error.what, where=error.where, fix=error.fix) from error
         try:
-            return load_model(source, shapes=self._parallax_options.shapes)
-        except ModelError as error:
-            raise as_runtime_error(error, source) from error
+            self._open_whole(f"the analysis refuses the model: {error}")
+        except Exception as theirs:
+            if isinstance(theirs, RUNTIME_EXCEPTIONS):
+                raise both(type(error), _native_class(theirs))(error.what, where=error.where, fix=error.fix) from theirs
+            raise
+        logger.warning("the runtime opens a model that the analysis refuses, so it runs uncut: %s", error)
 
     def _open_whole(self, reason: str, plan: Plan | None = None) -> None:
         """Leave the model to the base class; its options are the caller's, but for the threads that were planned."""
@@ -182,7 +209,10 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         self._plan = plan = plan or uncut_plan(self._model, reason, cores=cores)
         options = self._sess_options
         with planned_threads(options, self._parallax_options.threads, plan) as self._sess_options:
-            super()._create_inference_session(providers, provider_options, disabled_optimizers)
+            try:
+                super()._create_inference_session(providers, provider_options, disabled_optimizers)
+            except RUNTIME_EXCEPTIONS as error:
+                raise open_failure(error) from error
 
     def _adopt(self, model: Model, plan: Plan, executor: Executor) -> None:
         """Make a cut plan this session's: what the base class reads of ``_sess`` comes from the segments."""
@@ -296,10 +326,16 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
             self._reopen_after_fork()
         begin = time.perf_counter_ns()
         call = self._run_whole if self._executor is None else self._run_cut
-        if self._interruptible:
-            result = run_interruptibly(lambda options: call(output_names, input_feed, options), run_options)
-        else:
-            result = call(output_names, input_feed, run_options)
+        try:
+            if self._interruptible:
+                result = run_interruptibly(lambda options: call(output_names, input_feed, options), run_options)
+            else:
+                result = call(output_names, input_feed, run_options)
+        except Exception as error:
+            translated = run_failure(error)
+            if translated is error:
+                raise
+            raise translated from error
         end = time.perf_counter_ns()
         self._interruptible = end - begin > _INTERRUPTIBLE_NS
         return result
@@ -334,12 +370,16 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         bound = self._binder.bind(input_feed)
         if not output_names:
             output_names = self._output_names
-        elif not self._known_outputs.issuperset(output_names):
-            unknown = [name for name in output_names if name not in self._known_outputs]
-            raise both(InputError, onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument)(
-                f"Invalid output name: {unknown[0]}", fix=f"the model's outputs are {self._output_names}"
-            )
-        return self._executor.run(bound, output_names, run_options)
+        elif isinstance(output_names, str):
+            raise TypeError("output names are a list of strings, not one string")
+        for name in output_names:
+            if name not in self._known_outputs:
+                if not isinstance(name, str):
+                    raise TypeError(f"output names are strings, not {type(name).__name__}")
+                raise both(InputError, C.InvalidArgument)(
+                    f"Invalid output name: {name}", fix=f"the model's outputs are {self._output_names}"
+                )
+        return self._executor.run(bound.values, output_names, run_options)
 
     def run_with_ort_values(
         self, output_names: Any, input_dict_ort_values: Mapping[str, Any], run_options: Any = None
@@ -361,6 +401,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         if self._executor is None:
             super().run_async(output_names, input_feed, callback, user_data, run_options)
             return
+        self._binder.check_complete(input_feed)
 
         def job() -> None:
             try:
@@ -424,3 +465,8 @@ def _async_threads() -> ThreadPoolExecutor:
         if _async_pool is None:
             _async_pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="parallax-async")
         return _async_pool
+
+
+def _native_class(error: Exception) -> type[Exception]:
+    """The runtime's own class of an error that may be of both worlds already."""
+    return next(kind for kind in type(error).__mro__ if kind in RUNTIME_EXCEPTIONS)

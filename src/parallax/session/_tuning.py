@@ -257,7 +257,8 @@ def _cut_peer(label: str, model: Model, plan: Plan, session_options: Any, feeds:
     names = [info.name for info in graph.outputs]
 
     def run() -> list[Any]:
-        return [value.numpy() for value in executor.run(binder.bind(feeds), names)]
+        bound = binder.bind(feeds)
+        return [value.numpy() for value in executor.run(bound.values, names)]
 
     return Peer(label=label, run=run, plan=_with_traced_costs(plan, executor, run), spins=False)
 
