@@ -166,7 +166,7 @@ def make_report(results: list[dict[str, Any]], *, runs: int, threads: int) -> Re
         method=(
             f"Milliseconds per run, median (quartiles) of {runs} interleaved rounds on {threads} threads. The ratio is "
             "ours to the rival with the lowest median, per round. ORT_PARALLEL and streams: inter-op threads as well. "
-            "Streams are written from a profile of the optimised graph; the fastest of up to eight set-ups counts."
+            "Streams are written from a profile of the optimised graph; the fastest of up to nine set-ups counts."
         ),
         columns=[
             *("model", "Parallax", "ORT, 1 thread", f"ORT, {threads} threads", "ORT_PARALLEL", "ORT streams"),

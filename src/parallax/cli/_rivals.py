@@ -28,6 +28,8 @@ class Rival:
     inter_op_threads: int | None = None
     """None: sequential mode."""
     streams: str | None = None
+    inter_op_spinning: bool = True
+    """Whether idle inter-op threads spin, which is the runtime's default; on few cores they take them from others."""
 
     def options(self) -> onnxruntime.SessionOptions:
         """Session options for this rival; everything not named here is at the runtime's default."""
@@ -37,6 +39,8 @@ class Rival:
         if self.inter_op_threads is not None:
             options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
             options.inter_op_num_threads = self.inter_op_threads
+        if not self.inter_op_spinning:
+            options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         if self.streams is not None:
             options.add_session_config_entry("session.node_partition_config_file", self.streams)
         return options
