@@ -64,12 +64,13 @@ class Subject:
 
 @contextmanager
 def runtime_errors_at(where: str, *, fix: str) -> Iterator[None]:
-    """Turn ONNX Runtime's own exceptions, which an uncut model's session lets through, into a BackendError."""
+    """Give what ONNX Runtime says of a model, which names no remedy, the remedy ``fix``."""
     try:
         yield
-    except ParallaxError:
-        raise  # some of ours are instances of the runtime's classes as well
-    except RUNTIME_EXCEPTIONS as error:
+    except (ParallaxError, *RUNTIME_EXCEPTIONS) as error:
+        if isinstance(error, ParallaxError) and error.fix is not None:
+            raise
+        # The runtime's words, whether the session passed them on as they are or in a class of ours.
         raise BackendError(" ".join(str(error).split()), where=where, fix=fix) from error
 
 
