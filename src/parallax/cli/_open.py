@@ -19,6 +19,9 @@ from parallax.model import Model, load_model
 from parallax.session import InferenceSession
 
 
+_SPOKEN: tuple[type[Exception], ...] = (ParallaxError, *RUNTIME_EXCEPTIONS)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
     """A model with one set of feeds for it."""
@@ -67,7 +70,7 @@ def runtime_errors_at(where: str, *, fix: str) -> Iterator[None]:
     """Give what ONNX Runtime says of a model, which names no remedy, the remedy ``fix``."""
     try:
         yield
-    except (ParallaxError, *RUNTIME_EXCEPTIONS) as error:
+    except _SPOKEN as error:
         if isinstance(error, ParallaxError) and error.fix is not None:
             raise
         # The runtime's words, whether the session passed them on as they are or in a class of ours.
