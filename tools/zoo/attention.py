@@ -106,9 +106,7 @@ def _distilbert() -> nn.Module:
 def _clip_text() -> nn.Module:
     # The text side of openai/clip-vit-base-patch32; its sizes are the defaults.
     config = CLIPTextConfig(eos_token_id=CLIP_END, bos_token_id=CLIP_BEGIN, **EAGER)
-    return Outputs(
-        CLIPTextModel(config), ("input_ids", "attention_mask"), ("last_hidden_state", "pooler_output")
-    )
+    return Outputs(CLIPTextModel(config), ("input_ids", "attention_mask"), ("last_hidden_state", "pooler_output"))
 
 
 def _vit() -> nn.Module:
@@ -129,9 +127,7 @@ def _swinv2() -> nn.Module:
 
 def _tokens(vocabulary: int, first: int, last: int | None, sequence: str = "sequence") -> InputSpec:
     parameters = {"vocabulary": vocabulary, "first": first} | ({} if last is None else {"last": last})
-    return InputSpec(
-        name="input_ids", dtype="int64", shape=("batch", sequence), fill="tokens", parameters=parameters
-    )
+    return InputSpec(name="input_ids", dtype="int64", shape=("batch", sequence), fill="tokens", parameters=parameters)
 
 
 CLIP_BEGIN, CLIP_END = 49406, 49407

@@ -25,6 +25,8 @@ import torch
 from numpy.typing import NDArray
 
 import attention
+import nasnet
+import recurrent
 import vision
 import yolo
 from condense import condense
@@ -32,11 +34,12 @@ from parallax.zoo._card import ModelInfo, parse_card
 from parallax.zoo._inputs import example_inputs_of
 from parallax.zoo._structure import materialise, read_structure
 from spec import ModelSpec
+from weights import gather_weights
 
 DATA = Path(__file__).resolve().parents[2] / "src" / "parallax" / "zoo" / "data"
 OPSET = 17
 DRAWS = 5
-SPECS = {spec.name: spec for spec in (*vision.SPECS, *yolo.SPECS, *attention.SPECS)}
+SPECS = {spec.name: spec for spec in (*vision.SPECS, *yolo.SPECS, *attention.SPECS, *nasnet.SPECS, *recurrent.SPECS)}
 
 
 class ExportError(Exception):
@@ -61,8 +64,9 @@ def export(spec: ModelSpec) -> None:
     card = _stated_card(spec)
     info = parse_card(spec.name, {**card, "opset": 0, "nodes": 0, "parameters": 0, "weight_bytes": 0, "file_bytes": 0})
     model = spec.export(module) if spec.export is not None else _torch_export(spec, module, info)
+    model = gather_weights(model)
     onnx.checker.check_model(model, full_check=True)
-    feeds = [example_inputs_of(info, seed=1, dims=dims) for dims in spec.checked_dims]
+    feeds = [example_inputs_of(info, seed=seed, dims=dims) for dims in spec.checked_dims for seed in spec.checked_seeds]
     for arrays in feeds:
         _check_against_torch(spec, module, model, arrays)
     stored, drawn, file_bytes = _condense_and_check(spec, model, feeds)

@@ -20,7 +20,7 @@ IMAGENET = {"mean": [0.485, 0.456, 0.406], "deviation": [0.229, 0.224, 0.225]}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputSpec:
-    """An input of the exported graph; string sizes name dynamic dimensions. `fill` is a value of `parallax.zoo.Fill`."""
+    """An input of the exported graph; string sizes name dynamic dimensions. `fill`: a value of `parallax.zoo.Fill`."""
 
     name: str
     dtype: str
@@ -57,6 +57,7 @@ class ModelSpec:
     outputs: Mapping[str, Mapping[int, str]]
     dims: tuple[DimSpec, ...] = ()
     checked_dims: tuple[Mapping[str, int], ...] = ({},)
+    checked_seeds: tuple[int, ...] = (1,)
     tolerance: float = 1e-3
     export: Callable[[nn.Module], onnx.ModelProto] | None = None
 

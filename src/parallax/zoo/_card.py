@@ -57,8 +57,9 @@ class InputInfo:
 class ModelInfo:
     """The card of a zoo model.
 
-    `nodes` counts the nodes of the graph and of the bodies in it; `parameters` what the architecture learns, counted before
-    batch normalisations are folded into convolutions; `weight_bytes` the bytes of all initializers of the graph; `file_bytes` the size of the materialised file.
+    `nodes` counts the nodes of the graph and of the bodies in it; `parameters` what the architecture learns, counted
+    before batch normalisations are folded into convolutions; `weight_bytes` the bytes of all initializers of the graph;
+    `file_bytes` the size of the materialised file.
     """
 
     name: str

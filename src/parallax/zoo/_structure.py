@@ -1,8 +1,8 @@
 """A model kept structure-only: a real ONNX graph whose large weights are recipes, written out as a whole model.
 
 The stored form is a gzip-compressed `ModelProto` in which a large initializer has name, type and shape, no bytes, and a
-`Recipe` under `RECIPE_KEY` in its `metadata_props`. Everything else (small weights, shape arithmetic, indices, masks) is
-kept exactly. `materialise` streams the whole model, so its peak memory is the structure plus one chunk of one weight.
+`Recipe` under `RECIPE_KEY` in its `metadata_props`. Everything else (small weights, shape arithmetic, indices, masks)
+is kept exactly. `materialise` streams the whole model, so its peak memory is the structure plus one chunk of one weight.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def materialise(
     The file is the protobuf that `onnx.save` would write (initializers last in the graph), but is never held in memory.
 
     Args:
-        progress: called with (bytes written, bytes in all) after each piece; pieces are at most 1 MiB or one small initializer.
+        progress: called with (bytes written, bytes in all) after each piece, of at most 1 MiB or one
+            initializer that was kept exactly.
     """
     skeleton = onnx.ModelProto()
     skeleton.CopyFrom(structure)
