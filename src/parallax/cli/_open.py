@@ -18,7 +18,6 @@ from parallax.errors import BackendError, ConfigError, ParallaxError
 from parallax.model import Model, load_model
 from parallax.session import InferenceSession
 
-
 _SPOKEN: tuple[type[Exception], ...] = (ParallaxError, *RUNTIME_EXCEPTIONS)
 
 
