@@ -154,16 +154,17 @@ def _nearest(
     neighbours: Sequence[Sequence[int]],
     order: Iterable[int],
     weighty: Sequence[bool] | None,
-    choose: Callable[[int, int], int],
+    choose: Callable[[Sequence[int]], int],
     none: int,
 ) -> list[int]:
     """For each node the nearest weighty index among its neighbours and what they reach through trifles."""
+    if weighty is None:
+        return [choose(row) if row else none for row in neighbours]
     nearest = [none] * len(neighbours)
     for index in order:
-        best = none
-        for other in neighbours[index]:
-            best = choose(best, other if weighty is None or weighty[other] else nearest[other])
-        nearest[index] = best
+        row = neighbours[index]
+        if row:
+            nearest[index] = choose([other if weighty[other] else nearest[other] for other in row])
     return nearest
 
 

@@ -162,6 +162,8 @@ class _Search:
         pairs = list(zip(terms.narrow, terms.wide, strict=True))
         self._shortest = [min(narrow, wide) for narrow, wide in pairs]
         self._lane_time = [min(narrow, terms.lanes * wide) for narrow, wide in pairs]
+        # Most blocks between exact barriers are also blocks between rough ones.
+        self._decided: dict[tuple[int, int], tuple[int, int, Stretch | None]] = {}
 
     def rough_barriers(self) -> list[int]:
         """Barriers if units not worth a hand-over are left out of account.
@@ -174,19 +176,12 @@ class _Search:
 
     def block_steps(self, barriers: Sequence[int]) -> list[_Step]:
         """Each block side by side where that pays, serially elsewhere."""
-        overhead = self.terms.overhead_ns
         steps: list[_Step] = []
         for low, high in _blocks(len(self.units), barriers):
-            serial = parallel = sum(self.terms.wide[low:high])
-            if high - low > 1:
-                # Side by side it is at least a segment more for the serial stretch it interrupts, and one of its own.
-                parallel = self._least(low, high) + 2 * overhead
-                if parallel < serial * (1 - self.min_gain):
-                    stretch = self._schedule(low, high, self.terms.narrow)
-                    parallel = stretch.makespan + overhead
-                    if len(stretch.pieces) > 1 and parallel < serial * (1 - self.min_gain):
-                        steps.extend(_stretch_steps(stretch, low, serial, parallel))
-                        continue
+            serial, parallel, stretch = self._decide(low, high)
+            if stretch is not None:
+                steps.extend(_stretch_steps(stretch, low, serial, parallel))
+                continue
             steps.append(
                 _Step(
                     units=list(range(low, high)),
@@ -199,6 +194,26 @@ class _Search:
                 )
             )
         return steps
+
+    def _decide(self, low: int, high: int) -> tuple[int, int, Stretch | None]:
+        """The serial and the parallel time of a block, and how to run it side by side if that pays."""
+        if high - low == 1:
+            return self.terms.wide[low], self.terms.wide[low], None
+        known = self._decided.get((low, high))
+        if known is not None:
+            return known
+        serial = sum(self.terms.wide[low:high])
+        allowed = serial * (1 - self.min_gain)
+        best: Stretch | None = None
+        # Side by side it is at least a segment more for the serial stretch it interrupts, and one of its own.
+        parallel = self._least(low, high) + 2 * self.terms.overhead_ns
+        if parallel < allowed:
+            stretch = self._schedule(low, high, self.terms.narrow)
+            parallel = stretch.makespan + self.terms.overhead_ns
+            if len(stretch.pieces) > 1 and parallel < allowed:
+                best = stretch
+        self._decided[low, high] = serial, parallel, best
+        return serial, parallel, best
 
     def whole_steps(self) -> list[_Step]:
         """The graph as one block; empty where that cannot pay. Barriers run alone, so they have full width."""
@@ -288,11 +303,12 @@ def _replay(units: UnitGraph, steps: Sequence[_Step], terms: Terms) -> tuple[lis
             for pred in units.dag.predecessors[unit]:
                 before = home[pred]
                 if before != index:
-                    handover = terms.handover_ns if steps[before].lane != step.lane else 0
-                    begin = max(begin, end[before] + handover)
+                    done = end[before] if steps[before].lane == step.lane else end[before] + terms.handover_ns
+                    if done > begin:
+                        begin = done
         costs = terms.wide if step.exclusive else terms.narrow
         start[index] = begin
-        end[index] = begin + terms.overhead_ns + sum(costs[unit] for unit in step.units)
+        end[index] = begin + terms.overhead_ns + sum([costs[unit] for unit in step.units])
         free_at[step.lane] = end[index]
         if step.exclusive:
             free_at = [max(each, end[index]) for each in free_at]

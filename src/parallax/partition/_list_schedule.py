@@ -44,7 +44,7 @@ def list_schedule(
     predecessors, successors = dag.predecessors, dag.successors
     ready: list[tuple[int, int]] = []
     for unit in range(low, high):
-        count = sum(pred >= low for pred in predecessors[unit])
+        count = len([pred for pred in predecessors[unit] if pred >= low])
         waiting[unit - low] = count
         if count == 0:
             ready.append((-priority[unit], unit))
@@ -66,11 +66,14 @@ def list_schedule(
                     continue
                 end, lane = finish[pred - low], lane_of[pred - low]
                 if lane == home:
-                    last = max(last, end)
+                    if end > last:
+                        last = end
                 elif end > last:
-                    home, last, others = lane, end, max(others, last)
-                else:
-                    others = max(others, end)
+                    if last > others:
+                        others = last
+                    home, last = lane, end
+                elif end > others:
+                    others = end
             at_home = max(last, others + handover_ns if others else 0)
             if home in idle:
                 chosen, begin = home, max(now, at_home)

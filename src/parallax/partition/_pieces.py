@@ -79,30 +79,33 @@ class _Pieces:
         """
         low, high = schedule.low, schedule.low + len(schedule.lane)
         piece_of = [-1] * len(schedule.lane)
+        lanes, starts, finishes = schedule.lane, schedule.start, schedule.finish
+        never = max(finishes) + handover_ns + 1
         current: dict[int, int] = {}
-        due: dict[int, float] = {}
+        due: dict[int, int] = {}
         for unit in schedule.order:
-            lane = schedule.lane[unit - low]
+            lane = lanes[unit - low]
             arrival = 0
             for pred in dag.predecessors[unit]:
-                if pred >= low and schedule.lane[pred - low] != lane:
-                    arrival = max(arrival, schedule.finish[pred - low] + handover_ns)
-            needed = float("inf")
+                if pred >= low and lanes[pred - low] != lane and finishes[pred - low] + handover_ns > arrival:
+                    arrival = finishes[pred - low] + handover_ns
+            needed = never
             for target in dag.successors[unit]:
-                if target < high and schedule.lane[target - low] != lane:
-                    needed = min(needed, schedule.start[target - low])
-            finish = schedule.finish[unit - low]
+                if target < high and lanes[target - low] != lane and starts[target - low] < needed:
+                    needed = starts[target - low]
+            finish = finishes[unit - low]
             piece = current.get(lane, -1)
             if piece < 0 or arrival > self.start[piece] or finish + handover_ns > due[lane]:
                 piece = current[lane] = len(self.units)
                 due[lane] = needed
                 self.units.append([])
                 self.lane.append(lane)
-                self.start.append(schedule.start[unit - low])
+                self.start.append(starts[unit - low])
                 self.end.append(finish)
             self.units[piece].append(unit)
             self.end[piece] = finish
-            due[lane] = min(due[lane], needed)
+            if needed < due[lane]:
+                due[lane] = needed
             piece_of[unit - low] = piece
         return piece_of
 
