@@ -185,8 +185,8 @@ class ExternalFiles:
         """The weight that an external tensor points to.
 
         Raises:
-            ExternalDataError: no location, a location outside the folder, a missing or short file.
-            ModelError: the stated length disagrees with type and shape.
+            ExternalDataError: no location, a location outside the folder, a missing or short file, or a
+                stated length that disagrees with type and shape.
         """
         entries = {entry.key: entry.value for entry in tensor.external_data}
         where = f"tensor {tensor.name!r}"
@@ -198,7 +198,8 @@ class ExternalFiles:
         offset = _count(entries.get("offset"), 0, "offset", where)
         length = _count(entries.get("length"), expected, "length", where)
         if length != expected:
-            raise _size_mismatch(tensor.name, tensor.data_type, dims, expected, length)
+            mismatch = _size_mismatch(tensor.name, tensor.data_type, dims, expected, length)
+            raise ExternalDataError(mismatch.what, where=mismatch.where, fix=mismatch.fix)
         buffer = self._buffer(location, where) if expected else b""
         if expected and offset + length > len(buffer):
             raise ExternalDataError(

@@ -16,8 +16,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from parallax.errors import BackendError, ConfigError
-from parallax.model import Model, OpGraph
-from parallax.model._outline import Outline, read_outline
+from parallax.model import Model, OpGraph, Outline, read_outline
 from parallax.profile._attribution import find_covers, join_covers, split_times
 from parallax.profile._cache import Cache
 from parallax.profile._costs import CostModel

@@ -15,7 +15,7 @@ from typing import Any
 import onnxruntime
 
 from parallax.device import available_cores
-from parallax.engine import Executor, compile_plan
+from parallax.engine import RUNTIME_EXCEPTIONS, Executor, compile_plan
 from parallax.errors import PlanError
 from parallax.model import Model, OpGraph
 from parallax.partition import (
@@ -311,6 +311,8 @@ def choose_plan(model: Model, options: SessionOptions, session_options: Any) -> 
     obstacle = why_model_stays_whole(model)
     if options.policy == "sequential":
         obstacle = 'policy="sequential" leaves the model uncut'
+    elif obstacle is None and session_options is not None and (options.min_gain is not None or options.tune):
+        obstacle = _why_options_stay_whole(model, session_options)
     if obstacle is not None:
         return uncut_plan(model, obstacle, cores=cores), None
     if options.min_gain == 0:
@@ -326,6 +328,21 @@ def choose_plan(model: Model, options: SessionOptions, session_options: Any) -> 
     if plan.is_uncut:
         return plan, None
     return plan, compile_plan(model, plan, runtime_options(session_options))
+
+
+def _why_options_stay_whole(model: Model, session_options: Any) -> str | None:
+    """Free dimensions that session options fix cannot be read from them, but they show in a session's inputs."""
+    source = model.whole()
+    try:
+        session = onnxruntime.InferenceSession(source, session_options, providers=["CPUExecutionProvider"])
+    except RUNTIME_EXCEPTIONS as error:
+        return f"the runtime refuses the model: {error}"
+    shown = {argument.name: tuple(argument.shape) for argument in session.get_inputs()}
+    for info in model.graph.inputs:
+        for before, after in zip(info.shape or (), shown.get(info.name, ()), strict=False):
+            if isinstance(after, int) and not isinstance(before, int):
+                return f"the session options fix free dimensions of input {info.name!r}; give shapes= instead to cut"
+    return None
 
 
 def _plan_unasked(model: Model, options: SessionOptions, session_options: Any, *, cores: int) -> Plan:

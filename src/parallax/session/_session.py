@@ -50,6 +50,9 @@ logger = logging.getLogger(__name__)
 # A run longer than this is worth the hand-over that lets Ctrl-C stop it (see engine._interrupt).
 _INTERRUPTIBLE_NS = 20_000_000
 
+# How long these take depends on data, so the last run says nothing of the next: always interruptible.
+_UNBOUNDED = frozenset({"Loop", "Scan"})
+
 _fork_generation = 0
 # C sessions that a fork left without their threads: destroying one would wait for threads that are gone.
 _orphans: list[Any] = []
@@ -103,6 +106,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
 
     _executor: Executor | None = None
     _fork = 0
+    _unbounded = False
     # Set by the untyped base class; named here for type checkers.
     _sess_options: Any
     _sess_options_initial: Any
@@ -169,6 +173,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
                 self._open_refused(error)
                 return
         model = self._model
+        self._unbounded = any(node.op_type in _UNBOUNDED for _, node in model.graph.walk())
         obstacle = why_not_cut(self._sess_options, providers)
         if obstacle is None and disabled_optimizers:
             obstacle = "single optimisers were disabled"
@@ -191,7 +196,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         Except for external data, whose confinement to the model's folder is not the runtime's to waive; but
         data that are not there may have been given in the session options.
         """
-        given_elsewhere = self._sess_options is not None and isinstance(error.__cause__, FileNotFoundError)
+        given_elsewhere = self._sess_options is not None and isinstance(error.__cause__, OSError)
         if isinstance(error, ExternalDataError) and not given_elsewhere:
             raise both(type(error), C.Fail)(error.what, where=error.where, fix=error.fix) from error
         try:
@@ -337,7 +342,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
                 raise
             raise translated from error
         end = time.perf_counter_ns()
-        self._interruptible = end - begin > _INTERRUPTIBLE_NS
+        self._interruptible = self._unbounded or end - begin > _INTERRUPTIBLE_NS
         return result
 
     def _run_whole(self, output_names: Any, input_feed: Any, run_options: Any) -> Any:
