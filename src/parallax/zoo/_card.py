@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
 from importlib import resources
-from types import MappingProxyType
 from typing import Any
 
 from parallax.errors import ConfigError
@@ -50,7 +49,7 @@ class InputInfo:
     shape: tuple[int | str, ...]
     typical_shape: tuple[int, ...]
     fill: Fill
-    parameters: Mapping[str, Any]
+    parameters: Mapping[str, Any] = field(hash=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,5 +135,5 @@ def _input_info(entry: Mapping[str, Any], typical: Mapping[str, int]) -> InputIn
         shape=shape,
         typical_shape=tuple(typical[size] if isinstance(size, str) else size for size in shape),
         fill=Fill(entry["fill"]),
-        parameters=MappingProxyType(dict(entry["parameters"])),
+        parameters=dict(entry["parameters"]),
     )

@@ -2,7 +2,7 @@
 
 The stored form is a gzip-compressed `ModelProto` in which a large initializer has name, type and shape, no bytes, and a
 `Recipe` under `RECIPE_KEY` in its `metadata_props`. Everything else (small weights, shape arithmetic, indices, masks)
-is kept exactly. `materialise` streams the whole model, so its peak memory is the structure plus one chunk of one weight.
+is kept exactly. `materialise` streams the whole model, so its peak memory is the structure plus a chunk of a weight.
 """
 
 from __future__ import annotations
