@@ -120,6 +120,14 @@ def test_segment_wider_than_the_cores_runs_alone(dispatch: Make, budget: int | N
     assert dispatcher.finished
 
 
+def test_of_those_that_exceed_only_the_cores_the_highest_priority_runs_alone(dispatch: Make) -> None:
+    tasks = [task(0, peak=1), task(1, peak=8), task(2, peak=99)]
+    dispatcher = dispatch(table_of(tasks, widths=[4, 4, 1], priorities=[1, 2, 3]), budget_bytes=10)
+    assert dispatcher.start() == (Start(1, 0, 4),)
+    assert dispatcher.segment_done(1) == (Start(0, 0, 4),)
+    assert dispatcher.segment_done(0) == (Start(2, 0, 1),)
+
+
 def test_nothing_starts_beside_one_that_runs_beyond_the_budget(dispatch: Make) -> None:
     dispatcher = dispatch(table_of([task(0, peak=20), task(1, peak=30), task(2, 0, peak=0)]), budget_bytes=10)
     assert dispatcher.start() == (Start(0, 0, 1),)

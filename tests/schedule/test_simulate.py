@@ -68,6 +68,14 @@ def test_contention_begins_when_a_lane_begins_to_compute() -> None:
     assert [(span.start_ns, span.end_ns) for span in run.timeline] == [(0, 160), (40, 200)]
 
 
+def test_segment_that_begins_amid_contention_finds_the_others_as_far_as_they_got() -> None:
+    tasks = [task(0, cost=30), task(1, cost=200), task(2, cost=200), task(3, 0, cost=165)]
+    run = simulate(tasks, schedule_of(tasks, cores=3, lanes=3), contention=2.0, segment_overhead_ns=10)
+    # Three lanes at a third of their speed from 10, two at half for 10 ns from 100, three again from 110:
+    # by then 1 and 2 did 30 + 5, and 165 are left of everything.
+    assert [(span.start_ns, span.end_ns) for span in run.timeline] == [(10, 100), (10, 605), (10, 605), (110, 605)]
+
+
 def test_given_costs_replace_those_of_the_tasks() -> None:
     tasks = [task(0, cost=100), task(1, 0, cost=100)]
     run = simulate(tasks, schedule_of(tasks), cost_ns=[7, 9])
