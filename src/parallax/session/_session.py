@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,8 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
     """
 
     _executor: Executor | None = None
+    # The C session's run, where nothing of the base class's stands between: an uncut model on the CPU.
+    _direct: Callable[..., Any] | None = None
     _fork = 0
     _unbounded = False
     # Set by the untyped base class; named here for type checkers.
@@ -161,6 +163,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         """Called by the base class to open the model, and again by ``set_providers``."""
         options = self._parallax_options
         self._executor = None
+        self._direct = None
         self._whole_arguments = (providers, provider_options, disabled_optimizers)
         if not is_onnx_source(self._model_path, self._model_bytes, self._sess_options):
             self._open_whole("the model is not in ONNX format (ORT format has no graph to cut)")
@@ -218,6 +221,11 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
                 super()._create_inference_session(providers, provider_options, disabled_optimizers)
             except RUNTIME_EXCEPTIONS as error:
                 raise open_failure(error) from error
+        self._output_names = [argument.name for argument in self._outputs_meta]
+        plain = self._providers == ["CPUExecutionProvider"] and not self._overridable_initializers
+        if plain and self._parallax_options.trace is None:
+            whole: Any = self._sess
+            self._direct = whole.run
 
     def _adopt(self, model: Model, plan: Plan, executor: Executor) -> None:
         """Make a cut plan this session's: what the base class reads of ``_sess`` comes from the segments."""
@@ -282,6 +290,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
 
     def _reset_session(self, providers: Any, provider_options: Any) -> None:
         self._executor = None
+        self._direct = None
         self._interruptible = True
         super()._reset_session(providers, provider_options)
 
@@ -329,20 +338,27 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         """
         if self._fork != _fork_generation:
             self._reopen_after_fork()
+        direct = self._direct
         begin = time.perf_counter_ns()
-        call = self._run_whole if self._executor is None else self._run_cut
         try:
-            if self._interruptible:
-                result = run_interruptibly(lambda options: call(output_names, input_feed, options), run_options)
+            # The runtime checks names, but not that inputs which no operator reads are there.
+            if direct is not None and not self._interruptible and len(input_feed) >= len(self._inputs_meta):
+                result = direct(output_names or self._output_names, input_feed, run_options)
             else:
-                result = call(output_names, input_feed, run_options)
+                call = self._run_whole if self._executor is None else self._run_cut
+                if self._interruptible:
+                    result = run_interruptibly(lambda options: call(output_names, input_feed, options), run_options)
+                else:
+                    result = call(output_names, input_feed, run_options)
         except Exception as error:
             translated = run_failure(error)
             if translated is error:
                 raise
             raise translated from error
-        end = time.perf_counter_ns()
-        self._interruptible = self._unbounded or end - begin > _INTERRUPTIBLE_NS
+        if time.perf_counter_ns() - begin > _INTERRUPTIBLE_NS:
+            self._interruptible = True
+        elif not self._unbounded:
+            self._interruptible = False
         return result
 
     def _run_whole(self, output_names: Any, input_feed: Any, run_options: Any) -> Any:
