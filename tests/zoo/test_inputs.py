@@ -56,7 +56,7 @@ def test_masks_hide_nothing() -> None:
     assert (zoo.example_inputs("distilbert")["attention_mask"] == 1).all()
 
 
-def test_images_are_normalised_photographs() -> None:
+def test_images_are_pixels_normalised_as_the_model_expects() -> None:
     plain = zoo.example_inputs("yolov8n")["images"]
     assert float(plain.min()) >= 0.0
     assert float(plain.max()) <= 1.0
