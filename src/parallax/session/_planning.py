@@ -7,9 +7,7 @@ partition and schedule: both do the work.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 import onnxruntime
@@ -19,38 +17,22 @@ from parallax.engine import RUNTIME_EXCEPTIONS, Executor, compile_plan
 from parallax.errors import PlanError
 from parallax.model import Model, OpGraph
 from parallax.partition import (
-    CostRule,
-    PaperRule,
-    Partition,
-    UnitCosts,
-    UnitGraph,
     by_branches,
-    by_lanes,
-    by_layers,
-    contract,
-    find_boundaries,
 )
-from parallax.profile import Cache, CostModel, estimate_costs, machine_fingerprint, node_flops
+from parallax.profile import Cache, machine_fingerprint, surviving_tensors
 from parallax.schedule import (
-    AdaptivePolicy,
+    PLAN_FORMAT_VERSION,
     Candidate,
     Plan,
     Provenance,
-    Schedule,
     Segment,
-    Task,
-    simulate,
+    verify_plan,
 )
+from parallax.session._candidates import PlanningContext, Proposal
 from parallax.session._feeds import is_feedable
 from parallax.session._options import SessionOptions, runtime_options
 
 logger = logging.getLogger(__name__)
-
-PLAN_FORMAT = 1
-
-# Measured by benchmarks/overhead.py on 2 cores; upper ends, since a plan that relies on less would be fragile.
-SEGMENT_OVERHEAD_NS = 8_000
-HANDOVER_NS = 15_000
 
 DEFAULT_MIN_GAIN = 0.15
 """Without measurement the tables must promise this much: they are right about orders, not percents."""
@@ -72,171 +54,6 @@ _KNOWN_DOMAINS = frozenset(
 _SCALABLE = frozenset(
     {"Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Einsum", "Attention"}
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proposal:
-    """A way to run the model: its cut, its schedule and what the simulator makes of it."""
-
-    partition: Partition
-    schedule: Schedule
-    durations_ns: tuple[int, ...]
-    """Predicted, per segment, at the width it was given."""
-    simulated_ns: int
-
-
-class PlanningContext:
-    """What all candidate plans of one model on one machine share. Properties are computed on first use."""
-
-    def __init__(self, model: Model, *, cores: int, costs: CostModel | None = None) -> None:
-        self.model = model
-        self.cores = cores
-        self._measured = costs
-
-    @cached_property
-    def graph(self) -> OpGraph:
-        return self.model.inferred()
-
-    @cached_property
-    def costs(self) -> CostModel:
-        return self._measured or estimate_costs(self.graph, cores=self.cores)
-
-    @cached_property
-    def units(self) -> UnitGraph:
-        return contract(self.graph, survivors=self.costs.survivors, cuttable=self.model.can_cut)
-
-    @cached_property
-    def unit_costs(self) -> UnitCosts:
-        units = self.units
-        flops = [node_flops(self.graph, node) or 0 for node in self.graph.nodes]
-        return UnitCosts(
-            narrow_ns=units.unit_costs(self.costs.node_ns(1)),
-            wide_ns=units.unit_costs(self.costs.node_ns(self.cores)),
-            flops=units.unit_costs(flops),
-            narrow_width=1,
-            wide_width=self.cores,
-        )
-
-    @cached_property
-    def uncut_ns(self) -> int:
-        """Predicted latency of the uncut model at its best width."""
-        return min(sum(self.costs.node_ns(width)) for width in {1, self.cores})
-
-    def propose(self, partition: Partition) -> Proposal:
-        """Schedule a partition and predict its makespan."""
-        tasks = self.tasks(partition)
-        # The partition has decided each segment's width; what is left to the policy are order and lanes.
-        decided = {index: segment.width for index, segment in enumerate(partition.segments)}
-        schedule = AdaptivePolicy(
-            widths=decided, handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS
-        ).assign(tasks, cores=self.cores, lanes=partition.lanes)
-        run = simulate(tasks, schedule, handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS)
-        return Proposal(
-            partition=partition,
-            schedule=schedule,
-            durations_ns=tuple(
-                dict(task.cost_ns)[assignment.width]
-                for task, assignment in zip(tasks, schedule.assignments, strict=True)
-            ),
-            simulated_ns=run.makespan_ns,
-        )
-
-    def tasks(self, partition: Partition) -> tuple[Task, ...]:
-        """The segments as a policy sees them, with the summed costs of their units."""
-        narrow, wide = self.unit_costs.narrow_ns, self.unit_costs.wide_ns
-        tasks = []
-        for index, segment in enumerate(partition.segments):
-            costs = {1: sum(narrow[unit] for unit in segment.units)}
-            if self.cores > 1:
-                costs[self.cores] = sum(wide[unit] for unit in segment.units)
-            tasks.append(
-                Task(
-                    index=index,
-                    predecessors=partition.dag.predecessors[index],
-                    cost_ns=tuple(sorted(costs.items())),
-                )
-            )
-        return tuple(tasks)
-
-    def candidates(self) -> tuple[Proposal, ...]:
-        """Cuts under both rules and several lane counts, best predicted first; uncut ones left out."""
-        found: dict[tuple[tuple[int, ...], ...], Proposal] = {}
-        for partition in self._partitions():
-            if partition.is_uncut:
-                continue
-            key = tuple(segment.units for segment in partition.segments)
-            proposal = self.propose(partition)
-            if key not in found or proposal.simulated_ns < found[key].simulated_ns:
-                found[key] = proposal
-        return tuple(sorted(found.values(), key=lambda proposal: (proposal.simulated_ns, proposal.partition.label)))
-
-    def _partitions(self) -> Sequence[Partition]:
-        units, costs = self.units, self.unit_costs
-        lane_counts = sorted({lanes for lanes in (2, 3, 4, self.cores) if 2 <= lanes <= self.cores})
-        partitions = [
-            by_lanes(
-                units,
-                cost_narrow=costs.narrow_ns,
-                cost_wide=costs.wide_ns,
-                wide_width=self.cores,
-                lanes=lanes,
-                handover_ns=HANDOVER_NS,
-                segment_overhead_ns=SEGMENT_OVERHEAD_NS,
-            )
-            for lanes in lane_counts
-        ]
-        if lane_counts:
-            lanes = lane_counts[-1]
-            cost_rule = CostRule(lanes=lanes, handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS)
-            partitions.append(by_layers(units, costs, cost_rule, label="layers, cost rule", lanes=lanes))
-            for drop in (False, True):
-                label = "layers, paper rule" + (" without outliers" if drop else "")
-                partitions.append(by_layers(units, costs, PaperRule(drop_outliers=drop), label=label, lanes=lanes))
-        return partitions
-
-    def plan(self, proposal: Proposal, provenance: Provenance) -> Plan:
-        """The plan that a proposal stands for."""
-        return build_plan(self.model, self.graph, self.units, proposal, provenance, cores=self.cores)
-
-
-def build_plan(
-    model: Model, graph: OpGraph, units: UnitGraph, proposal: Proposal, provenance: Provenance, *, cores: int
-) -> Plan:
-    """Join cut, boundaries and schedule."""
-    partition, schedule = proposal.partition, proposal.schedule
-    boundaries = find_boundaries(graph, units, partition)
-    read = {name for boundary in boundaries for name in boundary.inputs}
-    # Inputs that no node reads still belong to the model: the first segment carries them.
-    unread = tuple(info.name for info in (*graph.inputs, *graph.overridable) if info.name not in read)
-    segments: list[Segment] = []
-    for index, (draft, boundary, assignment) in enumerate(
-        zip(partition.segments, boundaries, schedule.assignments, strict=True)
-    ):
-        segments.append(
-            Segment(
-                index=index,
-                name=f"segment_{index}",
-                nodes=boundary.nodes,
-                inputs=boundary.inputs + (unread if index == 0 else ()),
-                outputs=boundary.outputs,
-                predecessors=partition.dag.predecessors[index],
-                width=assignment.width,
-                priority=assignment.priority,
-                lane=assignment.lane,
-                cost_ns=proposal.durations_ns[index],
-                reason=draft.reason,
-            )
-        )
-    return Plan(
-        format_version=PLAN_FORMAT,
-        structure_digest=model.structure_digest,
-        policy=schedule.policy,
-        cores=cores,
-        lanes=schedule.lanes,
-        backfill=schedule.backfill,
-        segments=tuple(segments),
-        provenance=provenance,
-    )
 
 
 def uncut_plan(
@@ -270,7 +87,7 @@ def uncut_plan(
         reason=reason,
     )
     return Plan(
-        format_version=PLAN_FORMAT,
+        format_version=PLAN_FORMAT_VERSION,
         structure_digest="" if model is None else model.structure_digest,
         policy="sequential",
         cores=cores,
@@ -386,7 +203,10 @@ def why_model_stays_whole(model: Model) -> str | None:
 def forced_plan(model: Model, *, cores: int) -> Plan:
     """Every branch a segment, whether it gains or not: for tests, and to see what cutting costs."""
     context = PlanningContext(model, cores=cores)
-    proposal = context.propose(by_branches(context.units, lanes=max(2, cores)))
+    lanes = max(2, cores)
+    proposal = context.propose(by_branches(context.units, lanes=lanes))
+    # Hand-overs are what a forced cut is there to show, even where one lane would be quicker.
+    proposal = replace(proposal, schedule=replace(proposal.schedule, lanes=lanes))
     reason = "cut at every branch because min_gain=0 demands it"
     if proposal.partition.is_uncut:
         return uncut_plan(model, "the model cannot be cut: one branch", cores=cores)
@@ -404,12 +224,14 @@ def plan_from_tables(model: Model, *, cores: int, min_gain: float) -> Plan:
         return uncut_plan(
             model, "operators that scale with threads dominate; tables cannot promise a clear gain", cores=cores
         )
-    context = PlanningContext(model, cores=cores)
-    proposals = context.candidates()
-    if not proposals:
+    context, best = _best_from_tables(model, cores=cores)
+    if best is not None and _gain(context, best) >= min_gain:
+        # Only now is the runtime's optimiser worth asking: a cut may lie only where it leaves tensors alone, and what
+        # it merges or drops (equal chains, say) is not there to be run side by side.
+        context, best = _best_from_tables(model, cores=cores, survivors=surviving_tensors(model))
+    if best is None:
         return uncut_plan(model, "no branches worth running side by side", cores=cores)
-    best = proposals[0]
-    gain = 1 - best.simulated_ns / max(1, context.uncut_ns)
+    gain = _gain(context, best)
     if gain < min_gain:
         return uncut_plan(
             model, f"the best cut promises {gain:.0%} less latency, {min_gain:.0%} is asked for", cores=cores
@@ -423,6 +245,17 @@ def plan_from_tables(model: Model, *, cores: int, min_gain: float) -> Plan:
             chosen_ns=best.simulated_ns,
         ),
     )
+
+
+def _best_from_tables(
+    model: Model, *, cores: int, survivors: frozenset[str] | None = None
+) -> tuple[PlanningContext, Proposal | None]:
+    context = PlanningContext(model, cores=cores, survivors=survivors)
+    return context, next(iter(context.candidates()), None)
+
+
+def _gain(context: PlanningContext, proposal: Proposal) -> float:
+    return 1 - proposal.simulated_ns / max(1, context.uncut_ns)
 
 
 def may_gain_clearly(graph: OpGraph) -> bool:
@@ -439,7 +272,7 @@ def plan_key(model: Model, session_options: Any, *, cores: int) -> str:
     inherited = runtime_options(session_options)
     return "|".join(
         (
-            f"plan-{PLAN_FORMAT}",
+            f"plan-{PLAN_FORMAT_VERSION}",
             model.structure_digest,
             machine_fingerprint(),
             f"{cores} threads",
@@ -456,6 +289,7 @@ def remembered_plan(model: Model, options: SessionOptions, session_options: Any,
         return None
     try:
         plan = Plan.from_json(stored)
+        verify_plan(plan, len(model.graph.nodes))
     except PlanError as error:
         logger.warning("ignoring a kept plan that cannot be read: %s", error)
         return None

@@ -1,0 +1,243 @@
+"""Candidate plans: cuts under both rules, several lane counts and widths, each scheduled and simulated.
+
+Pure but for the model's own shape inference; what is measured afterwards is the tuner's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from parallax.model import Model, OpGraph
+from parallax.partition import (
+    CostRule,
+    PaperRule,
+    Partition,
+    RefinementRule,
+    UnitCosts,
+    UnitGraph,
+    by_lanes,
+    by_layers,
+    contract,
+    find_boundaries,
+    find_branches,
+)
+from parallax.profile import CostModel, estimate_costs, node_flops
+from parallax.schedule import (
+    PLAN_FORMAT_VERSION,
+    AdaptivePolicy,
+    Assignment,
+    Plan,
+    Provenance,
+    Schedule,
+    Segment,
+    Task,
+    simulate,
+)
+
+# Measured by benchmarks/overhead.py on 2 cores; upper ends, since a plan that relies on less would be fragile.
+SEGMENT_OVERHEAD_NS = 8_000
+HANDOVER_NS = 15_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A way to run the model: its cut, its schedule and what the simulator makes of it."""
+
+    partition: Partition
+    schedule: Schedule
+    durations_ns: tuple[int, ...]
+    """Predicted, per segment, at the width it was given."""
+    simulated_ns: int
+
+
+class PlanningContext:
+    """What all candidate plans of one model on one machine share. Properties are computed on first use."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        cores: int,
+        costs: CostModel | None = None,
+        survivors: frozenset[str] | None = None,
+    ) -> None:
+        """``costs``: default from tables. ``survivors``: default those of the costs; None allows every cut."""
+        self.model = model
+        self._survivors = survivors
+        self.cores = cores
+        self._measured = costs
+        self._unit_ns: dict[int, tuple[int, ...]] = {}
+
+    @cached_property
+    def graph(self) -> OpGraph:
+        return self.model.inferred()
+
+    @cached_property
+    def costs(self) -> CostModel:
+        return self._measured or estimate_costs(self.graph, cores=self.cores)
+
+    @cached_property
+    def units(self) -> UnitGraph:
+        survivors = self.costs.survivors if self._survivors is None else self._survivors
+        return contract(self.graph, survivors=survivors, cuttable=self.model.can_cut)
+
+    @cached_property
+    def unit_costs(self) -> UnitCosts:
+        flops = [node_flops(self.graph, node) or 0 for node in self.graph.nodes]
+        return UnitCosts(
+            narrow_ns=self.unit_ns(1),
+            wide_ns=self.unit_ns(self.cores),
+            flops=self.units.unit_costs(flops),
+            narrow_width=1,
+            wide_width=self.cores,
+        )
+
+    def unit_ns(self, width: int) -> tuple[int, ...]:
+        """Cost of each unit at ``width`` threads."""
+        known = self._unit_ns.get(width)
+        if known is None:
+            known = self._unit_ns[width] = self.units.unit_costs(self.costs.node_ns(width))
+        return known
+
+    @cached_property
+    def uncut_ns(self) -> int:
+        """Predicted latency of the uncut model at its best width."""
+        return min(sum(self.costs.node_ns(width)) for width in {1, self.cores})
+
+    def propose(self, partition: Partition) -> Proposal:
+        """Schedule a partition and predict its makespan, in the policy's order or in the one it was drafted in."""
+        tasks = self.tasks(partition)
+        # The partition has decided each segment's width; what is left to the policy are order and lanes.
+        decided = {index: segment.width for index, segment in enumerate(partition.segments)}
+        policy = AdaptivePolicy(widths=decided, handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS)
+        proposals = [self._simulated(partition, tasks, policy.assign(tasks, cores=self.cores, lanes=partition.lanes))]
+        if all(segment.start_ns is not None for segment in partition.segments):
+            proposals.append(self._simulated(partition, tasks, self._as_drafted(partition)))
+        return min(proposals, key=lambda proposal: proposal.simulated_ns)
+
+    def _as_drafted(self, partition: Partition) -> Schedule:
+        """The order and lanes of the timeline that the partition was cut from."""
+        return Schedule(
+            policy="adaptive",
+            cores=self.cores,
+            lanes=partition.lanes,
+            assignments=tuple(
+                Assignment(
+                    segment=index,
+                    width=segment.width,
+                    priority=-(segment.start_ns or 0),
+                    lane=segment.lane,
+                )
+                for index, segment in enumerate(partition.segments)
+            ),
+        )
+
+    def _simulated(self, partition: Partition, tasks: tuple[Task, ...], schedule: Schedule) -> Proposal:
+        run = simulate(tasks, schedule, handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS)
+        return Proposal(
+            partition=partition,
+            schedule=schedule,
+            durations_ns=tuple(
+                dict(task.cost_ns)[assignment.width]
+                for task, assignment in zip(tasks, schedule.assignments, strict=True)
+            ),
+            simulated_ns=run.makespan_ns,
+        )
+
+    def tasks(self, partition: Partition) -> tuple[Task, ...]:
+        """The segments as a policy sees them, with the summed costs of their units."""
+        tasks = []
+        for index, segment in enumerate(partition.segments):
+            costs = []
+            for width in sorted({1, segment.width, self.cores}):
+                unit_ns = self.unit_ns(width)
+                costs.append((width, sum(unit_ns[unit] for unit in segment.units)))
+            tasks.append(Task(index=index, predecessors=partition.dag.predecessors[index], cost_ns=tuple(costs)))
+        return tuple(tasks)
+
+    def candidates(self) -> tuple[Proposal, ...]:
+        """Cuts under both rules and several lane counts, best predicted first; uncut ones left out."""
+        found: dict[tuple[tuple[int, tuple[int, ...]], ...], Proposal] = {}
+        for partition in self._partitions():
+            if partition.is_uncut:
+                continue
+            key = tuple((segment.width, segment.units) for segment in partition.segments)
+            proposal = self.propose(partition)
+            if key not in found or proposal.simulated_ns < found[key].simulated_ns:
+                found[key] = proposal
+        return tuple(sorted(found.values(), key=lambda proposal: (proposal.simulated_ns, proposal.partition.label)))
+
+    def _partitions(self) -> Iterator[Partition]:
+        cores, units = self.cores, self.units
+        if cores < 2:
+            return
+        for lanes in sorted({lanes for lanes in (2, 3, 4, cores) if lanes <= cores}):
+            # Lanes of one thread leave cores idle where there are few of them: try sharing all cores out, too.
+            for width in sorted({1, cores // lanes}):
+                yield by_lanes(
+                    units,
+                    cost_narrow=self.unit_ns(width),
+                    cost_wide=self.unit_ns(cores),
+                    narrow_width=width,
+                    wide_width=cores,
+                    lanes=lanes,
+                    handover_ns=HANDOVER_NS,
+                    segment_overhead_ns=SEGMENT_OVERHEAD_NS,
+                )
+        branches = find_branches(units.dag, control_flow=units.control_flow)
+        if branches.max_branches < 2:
+            return
+        by_cost = CostRule(lanes=cores, handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS)
+        rules: dict[str, RefinementRule] = {
+            "layers, cost rule": by_cost,
+            "layers, paper rule": PaperRule(),
+            "layers, paper rule without outliers": PaperRule(drop_outliers=True),
+        }
+        for label, rule in rules.items():
+            yield by_layers(units, self.unit_costs, rule, label=label, lanes=cores, branches=branches)
+
+    def plan(self, proposal: Proposal, provenance: Provenance) -> Plan:
+        """The plan that a proposal stands for."""
+        return build_plan(self.model, self.graph, self.units, proposal, provenance, cores=self.cores)
+
+
+def build_plan(
+    model: Model, graph: OpGraph, units: UnitGraph, proposal: Proposal, provenance: Provenance, *, cores: int
+) -> Plan:
+    """Join cut, boundaries and schedule."""
+    partition, schedule = proposal.partition, proposal.schedule
+    boundaries = find_boundaries(graph, units, partition)
+    read = {name for boundary in boundaries for name in boundary.inputs}
+    # Inputs that no node reads still belong to the model: the first segment carries them.
+    unread = tuple(info.name for info in (*graph.inputs, *graph.overridable) if info.name not in read)
+    segments: list[Segment] = []
+    for index, (draft, boundary, assignment) in enumerate(
+        zip(partition.segments, boundaries, schedule.assignments, strict=True)
+    ):
+        segments.append(
+            Segment(
+                index=index,
+                name=f"segment_{index}",
+                nodes=boundary.nodes,
+                inputs=boundary.inputs + (unread if index == 0 else ()),
+                outputs=boundary.outputs,
+                predecessors=partition.dag.predecessors[index],
+                width=assignment.width,
+                priority=assignment.priority,
+                lane=assignment.lane,
+                cost_ns=proposal.durations_ns[index],
+                reason=draft.reason,
+            )
+        )
+    return Plan(
+        format_version=PLAN_FORMAT_VERSION,
+        structure_digest=model.structure_digest,
+        policy=schedule.policy,
+        cores=cores,
+        lanes=schedule.lanes,
+        backfill=schedule.backfill,
+        segments=tuple(segments),
+        provenance=provenance,
+    )
