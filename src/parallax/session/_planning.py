@@ -7,6 +7,7 @@ partition and schedule: both do the work.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -54,6 +55,8 @@ _KNOWN_DOMAINS = frozenset(
 _SCALABLE = frozenset(
     {"Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Einsum", "Attention"}
 )
+_DENSE_ELEMENTS = 100_000
+"""Weights in such kernels from which on their work is taken to dominate."""
 
 
 def uncut_plan(
@@ -222,7 +225,9 @@ def plan_from_tables(model: Model, *, cores: int, min_gain: float) -> Plan:
         return uncut_plan(model, "one core: nothing can run side by side", cores=cores)
     if not may_gain_clearly(model.graph):
         return uncut_plan(
-            model, "operators that scale with threads dominate; tables cannot promise a clear gain", cores=cores
+            model,
+            "dense layers, which scale with threads, dominate: only measuring (tune=True) can promise a gain",
+            cores=cores,
         )
     context, best = _best_from_tables(model, cores=cores)
     if best is not None and _gain(context, best) >= min_gain:
@@ -259,12 +264,21 @@ def _gain(context: PlanningContext, proposal: Proposal) -> float:
 
 
 def may_gain_clearly(graph: OpGraph) -> bool:
-    """A cheap necessary condition for a clear gain from tables: work that does not scale with threads is common.
+    """A cheap necessary condition for a clear gain from tables: no dense layers to speak of.
 
-    Looks at operator types only, so that opening a model that will not be cut costs no shape inference.
+    Looks at operator types and weight shapes only, so that opening a model that will not be cut costs no
+    shape inference. A model with dense layers may still gain from a cut, but only measuring can tell.
     """
-    scalable = sum(node.op_type in _SCALABLE for node in graph.nodes)
-    return scalable * 10 < len(graph.nodes)
+    dense = 0
+    for node in graph.nodes:
+        if node.op_type in _SCALABLE:
+            for name in node.inputs:
+                weight = graph.initializers.get(name)
+                if weight is not None:
+                    dense += math.prod(dim for dim in weight.shape or () if isinstance(dim, int))
+            if dense > _DENSE_ELEMENTS:
+                return False
+    return True
 
 
 def plan_key(model: Model, session_options: Any, *, cores: int) -> str:
