@@ -7,7 +7,9 @@ time per period, on any core). Widths are planned against the smaller of the two
 
 from __future__ import annotations
 
+import functools
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -27,12 +29,19 @@ def available_cores(*, root: Path = Path("/")) -> int:
     many is throttled for the rest of each period (usually up to 100 ms), which costs a latency-bound
     run more than the idle fraction of a core.
 
+    The quota is some two dozen file reads away, so it is read at most once a second.
+
     Args:
         root: where ``proc`` and ``sys`` are mounted.
     """
     cores = _affinity_cores()
-    quota = _quota_cores(root)
+    quota = _recent_quota(root, int(time.monotonic()))
     return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+@functools.lru_cache(maxsize=8)
+def _recent_quota(root: Path, second: int) -> float | None:
+    return _quota_cores(root)
 
 
 def _affinity_cores() -> int:
