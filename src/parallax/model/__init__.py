@@ -4,6 +4,7 @@ Weights are never read or copied here: files are mapped, and a weight is a view.
 not leave this package.
 """
 
+from parallax.model._elements import ELEMENT_BITS, STRING_TYPE
 from parallax.model._extract import SegmentModel
 from parallax.model._graph import CONSTANT_BYTES, Dim, Node, OpGraph, TensorInfo, constant_value
 from parallax.model._model import Model, load_model
@@ -12,12 +13,14 @@ from parallax.model._source import ModelSource
 
 __all__ = [
     "CONSTANT_BYTES",
+    "ELEMENT_BITS",
     "Dim",
     "Model",
     "ModelSource",
     "Node",
     "OpGraph",
     "Outline",
+    "STRING_TYPE",
     "SegmentModel",
     "TensorInfo",
     "constant_value",

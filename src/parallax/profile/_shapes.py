@@ -5,32 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from parallax.model import Node, OpGraph, TensorInfo
+from parallax.model import ELEMENT_BITS, Node, OpGraph, TensorInfo
 
 
 class UnknownShape(Exception):
     """A size that a formula needs is not known; control flow inside this package, it never leaves it."""
-
-
-_BITS_8 = (2, 3, 9, 17, 18, 19, 20, 24)  # uint8, int8, bool, the float8 kinds
-_BITS_16 = (4, 5, 10, 16)  # uint16, int16, float16, bfloat16
-_BITS_32 = (1, 6, 12)  # float, int32, uint32
-_BITS_64 = (7, 11, 13, 14)  # int64, double, uint64, complex64
-_BITS_4 = (21, 22, 23)  # uint4, int4, float4e2m1, two per byte
-_BITS_2 = (25, 26)  # uint2, int2, four per byte
-_BITS_6 = (27, 28)  # float6e2m3, float6e3m2, four in three bytes
-ELEMENT_BITS: dict[int, int] = {
-    **dict.fromkeys(_BITS_8, 8),
-    **dict.fromkeys(_BITS_16, 16),
-    **dict.fromkeys(_BITS_32, 32),
-    **dict.fromkeys(_BITS_64, 64),
-    **dict.fromkeys(_BITS_4, 4),
-    **dict.fromkeys(_BITS_2, 2),
-    **dict.fromkeys(_BITS_6, 6),
-    15: 128,  # complex128
-    8: 8 * 32,  # string: what std::string occupies, its characters not counted
-}
-"""Bits per element by ``onnx.TensorProto.DataType`` (numbers as in ``onnx.proto``)."""
 
 
 class Shapes:
