@@ -6,6 +6,7 @@ Parallax is a drop-in for ``onnxruntime.InferenceSession``. Every exception it r
 
 from __future__ import annotations
 
+from parallax.engine import share_thread_pool
 from parallax.errors import (
     BackendError,
     ConfigError,
@@ -43,4 +44,5 @@ __all__ = [
     "SegmentError",
     "UnsupportedModelError",
     "__version__",
+    "share_thread_pool",
 ]

@@ -16,6 +16,7 @@ from parallax.engine._failures import (
 from parallax.engine._interrupt import run_interruptibly
 from parallax.engine._lanes import LanePool, LaneStatistics, lane_pool
 from parallax.engine._ort import CPU_DEVICE, RuntimeOptions, make_session, make_value
+from parallax.engine._shared_pool import share_thread_pool, shared_threads, use_shared_pool
 from parallax.engine._trace import SegmentSpan, TraceRecorder, TraceSink, write_chrome_trace
 
 __all__ = [
@@ -41,5 +42,8 @@ __all__ = [
     "run_failure",
     "run_interruptibly",
     "segment_failure",
+    "share_thread_pool",
+    "shared_threads",
+    "use_shared_pool",
     "write_chrome_trace",
 ]

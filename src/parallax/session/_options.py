@@ -11,7 +11,7 @@ from typing import Any
 import onnxruntime
 
 from parallax.device import available_cores
-from parallax.engine import RuntimeOptions, TraceSink
+from parallax.engine import RuntimeOptions, TraceSink, shared_threads, use_shared_pool
 from parallax.errors import ConfigError
 from parallax.schedule import Plan
 
@@ -112,6 +112,12 @@ def planned_threads(session_options: Any, threads: int | None, plan: Plan | None
         threads: the ``threads=`` keyword.
         plan: an uncut plan that tuning found best at another width than the default, or None.
     """
+    if shared_threads() is not None:
+        # The caller's object may be used again with the same pool: there is nothing to restore.
+        shared = onnxruntime.SessionOptions() if session_options is None else session_options
+        use_shared_pool(shared)
+        yield shared
+        return
     given = 0 if session_options is None else int(session_options.intra_op_num_threads)
     wanted = threads or 0
     if plan is not None and plan.provenance.source == "measured":
@@ -138,6 +144,8 @@ def why_not_cut(session_options: Any, providers: Sequence[Any] | None) -> str | 
         name = provider[0] if isinstance(provider, tuple) else provider
         if name not in _CPU_PROVIDERS:
             return f"provider {name} takes the whole model"
+    if shared_threads() is not None:
+        return "all sessions share one thread pool, of which a lane cannot have a part"
     if session_options is None:
         return None
     if session_options.enable_profiling:
