@@ -48,13 +48,13 @@ class Subject:
         Shapes are given for open inputs only: a static model is then the same to the cache of plans as
         one opened without any.
         """
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # its errors come as exceptions, which are shown once, by us
+        # Its errors come as exceptions, which are shown once, by us. (Not by session options: a model opened with
+        # some is not cut unasked.)
+        onnxruntime.set_default_logger_severity(4)
         open_inputs = {entry.name for entry in self.model.graph.inputs if not entry.is_static}
         with runtime_errors_at(self.source.label, fix="check that this ONNX Runtime knows the model's operators"):
             return InferenceSession(
                 self.source.path,
-                options,
                 threads=threads,
                 shapes={name: value.shape for name, value in self.feeds.items() if name in open_inputs} or None,
                 calibration=self.feeds if tune else None,
