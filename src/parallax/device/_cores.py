@@ -10,15 +10,14 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
+from parallax.device._cgroups import CgroupVersion, cgroup_folders, read_text
+
 _CONTROLLER_MOUNTS = ("cpu,cpuacct", "cpuacct,cpu", "cpu")
 """Where cgroup v1 mounts its CPU controller, below ``/sys/fs/cgroup``."""
-
-_QuotaReader = Callable[[Path], float | None]
 
 
 def available_cores(*, root: Path = Path("/")) -> int:
@@ -57,50 +56,23 @@ def _affinity_cores() -> int:
 
 def _quota_cores(root: Path) -> float | None:
     """The tightest quota in cores, or None where there is none (or no cgroups at all)."""
-    quotas = [quota for folder, read in _quota_folders(root) if (quota := read(folder)) is not None]
+    quotas = [
+        quota
+        for folder, version in cgroup_folders(root, "cpu", _CONTROLLER_MOUNTS)
+        if (quota := _read_v2(folder) if version is CgroupVersion.V2 else _read_v1(folder)) is not None
+    ]
     return min(quotas, default=None)
 
 
-def _quota_folders(root: Path) -> Iterator[tuple[Path, _QuotaReader]]:
-    membership = _read(root / "proc/self/cgroup")
-    if membership is None:
-        return
-    mount = root / "sys/fs/cgroup"
-    for line in membership.splitlines():
-        # "hierarchy:controllers:path"; v2 is hierarchy 0 with no controllers named.
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if not controllers:
-            # "unified" is where the hybrid layout of systemd mounts v2.
-            bases: tuple[Path, ...] = (mount, mount / "unified")
-            read = _read_v2
-        elif "cpu" in controllers.split(","):
-            bases = tuple(mount / name for name in _CONTROLLER_MOUNTS)
-            read = _read_v1
-        else:
-            continue
-        for base in bases:
-            # Inside a container the path may be the host's and absent here; then only the
-            # mount's own root, which is the container's group, exists and is read.
-            for level in _levels(path):
-                yield base / level, read
-
-
-def _levels(path: str) -> Iterator[str]:
-    parts = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]
-    for depth in range(len(parts), -1, -1):
-        yield "/".join(parts[:depth])
-
-
 def _read_v2(folder: Path) -> float | None:
-    fields = (_read(folder / "cpu.max") or "").split()
+    fields = (read_text(folder / "cpu.max") or "").split()
     if len(fields) != 2 or fields[0] == "max":
         return None
     return _ratio(fields[0], fields[1])
 
 
 def _read_v1(folder: Path) -> float | None:
-    quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+    quota, period = read_text(folder / "cpu.cfs_quota_us"), read_text(folder / "cpu.cfs_period_us")
     return None if quota is None or period is None else _ratio(quota, period)
 
 
@@ -110,10 +82,3 @@ def _ratio(quota: str, period: str) -> float | None:
     except ValueError:
         return None
     return microseconds / of if microseconds > 0 and of > 0 else None
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
