@@ -1,0 +1,53 @@
+"""Where does it live: lifetimes of boundary tensors, planned arenas, peaks of segments, budgets.
+
+Pure: sizes and plans in, offsets and figures out; nothing here allocates.
+"""
+
+from parallax.memory._arena import ALIGNMENT_BYTES, ArenaPlan, ArenaSlot, Effort, plan_arena
+from parallax.memory._budget import (
+    DEFAULT_MARGIN,
+    BudgetNeed,
+    admission_budget,
+    least_budget,
+    parse_bytes,
+    peak_of_schedule,
+)
+from parallax.memory._lifetimes import Lifetimes, dispatch_order, find_lifetimes, fixed_order
+from parallax.memory._outline import CacheStatistics, MemoryOutline, MemoryPlan, PlanCache
+from parallax.memory._peaks import GroupPeak, PeakTable, input_symbols
+from parallax.memory._protocols import PlanLike, SegmentLike
+from parallax.memory._sizes import MAX_TENSOR_BYTES, SizeExpression, SizeTable, bind_dims, size_expression
+from parallax.memory._verify import verify_arena_plan
+
+__all__ = [
+    "ALIGNMENT_BYTES",
+    "DEFAULT_MARGIN",
+    "MAX_TENSOR_BYTES",
+    "ArenaPlan",
+    "ArenaSlot",
+    "BudgetNeed",
+    "CacheStatistics",
+    "Effort",
+    "GroupPeak",
+    "Lifetimes",
+    "MemoryOutline",
+    "MemoryPlan",
+    "PeakTable",
+    "PlanCache",
+    "PlanLike",
+    "SegmentLike",
+    "SizeExpression",
+    "SizeTable",
+    "admission_budget",
+    "bind_dims",
+    "dispatch_order",
+    "find_lifetimes",
+    "fixed_order",
+    "input_symbols",
+    "least_budget",
+    "parse_bytes",
+    "peak_of_schedule",
+    "plan_arena",
+    "size_expression",
+    "verify_arena_plan",
+]

@@ -1,0 +1,152 @@
+"""Plans of arenas: every planner is asked, the best answer wins, and says how good it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, NamedTuple
+
+from parallax.errors import InternalError
+from parallax.memory._branch_arenas import branch_arenas
+from parallax.memory._exact import exact
+from parallax.memory._fit import best_fit, greedy_by_size, reordered
+from parallax.memory._lifetimes import Lifetimes
+from parallax.memory._packing import Offsets, Packing, antichain_bound, clique_bound, reached_bytes
+from parallax.memory._sizes import aligned
+
+ALIGNMENT_BYTES: Final = 64
+"""A cache line, and the widest vector register."""
+
+_EXACT_TENSORS: Final = 12
+_EXACT_NODES: Final = 20_000
+_ANTICHAIN_TENSORS: Final = 500
+_ROUNDS: Final = 200
+_ROUNDS_PAIRS: Final = 10_000_000
+"""Pairs of tensors that all rounds together may look at."""
+
+
+class Effort(Enum):
+    """How long to look for a smaller arena. Counted, never timed: the outcome is reproducible."""
+
+    QUICK = "quick"
+    """While a run waits: the two global planners, until one reaches the lower bound."""
+    THOROUGH = "thorough"
+    """Once, when a model is compiled: all planners, the exact one for few tensors, a tighter lower bound."""
+
+
+class ArenaSlot(NamedTuple):
+    """Where a tensor lives."""
+
+    tensor: str
+    offset: int
+    """From the arena's start, a multiple of the alignment."""
+    size_bytes: int
+    """Of the tensor itself, unpadded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArenaPlan:
+    """One arena for the boundary tensors of one run: lower_bound_bytes <= arena_bytes <= naive_bytes."""
+
+    planner: str
+    """Which of the planners made it."""
+    slots: tuple[ArenaSlot, ...]
+    """By producer, then by position among its outputs."""
+    dynamic: tuple[str, ...]
+    """Tensors of unknown size: no slot. Each lives in a growable arena of its branch, where it disturbs no other."""
+    arena_bytes: int
+    naive_bytes: int
+    """What it would take if nothing were shared: the sum of the aligned sizes."""
+    lower_bound_bytes: int
+    """No arena can be smaller: the aligned sizes of tensors of which any two may be alive at once (see
+    `plan_arena`). The smallest possible arena may lie above it."""
+    is_optimal: bool
+    """Proven: it reaches the lower bound, or the exact planner has seen all alternatives."""
+    alignment_bytes: int = ALIGNMENT_BYTES
+
+
+def plan_arena(
+    lifetimes: Lifetimes,
+    sizes: Sequence[int | None],
+    *,
+    effort: Effort = Effort.THOROUGH,
+    alignment_bytes: int = ALIGNMENT_BYTES,
+) -> ArenaPlan:
+    """Give every tensor an offset so that tensors that may be alive at once never share bytes.
+
+    Planners, in order; at equal size the earlier wins: ``greedy_by_size`` and ``best_fit`` (global offsets); with
+    `Effort.THOROUGH` also ``branch_arenas`` (the paper's arena per branch), ``exact`` (branch and bound for up to 12
+    tensors) and, where that gives up or there are more, ``reordered`` (placement orders improved step by
+    step). Whichever reaches the lower bound ends the search.
+
+    The lower bound is the heaviest set found of tensors that conflict pairwise: all of them need bytes of their
+    own. `Effort.QUICK` extends a few by whatever fits; `Effort.THOROUGH` finds the heaviest there is
+    (a maximum antichain, by a flow) where tensors are not too many. With a fixed order both are exact.
+
+    Args:
+        lifetimes: of the tensors.
+        sizes: bytes per tensor, in the order of ``lifetimes.tensors``; None for what is not known. A tensor
+            of no bytes gets offset 0.
+        alignment_bytes: a power of two.
+
+    Returns: a plan that `verify_arena_plan` accepts; the same for the same arguments, always.
+
+    Raises: InternalError for sizes that do not match the tensors, or a negative one.
+    """
+    if len(sizes) != len(lifetimes) or any(size is not None and size < 0 for size in sizes):
+        raise InternalError(f"sizes {list(sizes)[:20]} for {len(lifetimes)} tensors")
+    padded = [0 if size is None else aligned(size, alignment_bytes) for size in sizes]
+    packing = Packing(
+        sizes=padded,
+        items=[tensor for tensor, size in enumerate(padded) if size],
+        conflicts=lifetimes.conflicts,
+        sweeps=lifetimes.sweeps,
+    )
+    planner, offsets, bound, is_optimal = _pack(packing, lifetimes, effort)
+    return ArenaPlan(
+        planner=planner,
+        slots=tuple(
+            [
+                ArenaSlot(name, offset if size else 0, size)
+                for name, offset, size in zip(lifetimes.tensors, offsets, sizes, strict=True)
+                if size is not None
+            ]
+        ),
+        dynamic=tuple([name for name, size in zip(lifetimes.tensors, sizes, strict=True) if size is None]),
+        arena_bytes=reached_bytes(packing, offsets),
+        naive_bytes=packing.naive_bytes,
+        lower_bound_bytes=bound,
+        is_optimal=is_optimal,
+        alignment_bytes=alignment_bytes,
+    )
+
+
+def _pack(packing: Packing, lifetimes: Lifetimes, effort: Effort) -> tuple[str, Offsets, int, bool]:
+    """The best planner's name and offsets, the lower bound, and whether nothing smaller exists."""
+    count = len(packing.items)
+    bound = clique_bound(packing)
+    planner, best = "greedy_by_size", greedy_by_size(packing)
+    best_bytes = reached_bytes(packing, best)
+    if best_bytes > bound and effort is Effort.THOROUGH and count <= _ANTICHAIN_TENSORS:
+        bound = antichain_bound(packing)
+
+    def consider(name: str, offsets: Offsets) -> None:
+        nonlocal planner, best, best_bytes
+        reached = reached_bytes(packing, offsets)
+        if reached < best_bytes:
+            planner, best, best_bytes = name, offsets, reached
+
+    if best_bytes > bound:
+        consider("best_fit", best_fit(packing))
+    if best_bytes > bound and effort is Effort.THOROUGH:
+        consider("branch_arenas", branch_arenas(packing, lifetimes))
+    is_complete = False
+    if effort is Effort.THOROUGH:
+        if best_bytes > bound and count <= _EXACT_TENSORS:
+            offsets, is_complete = exact(packing, best, lower_bound_bytes=bound, node_limit=_EXACT_NODES)
+            consider("exact", offsets)
+        rounds = min(_ROUNDS, _ROUNDS_PAIRS // (count * count or 1))
+        if best_bytes > bound and not is_complete:
+            consider("reordered", reordered(packing, target_bytes=bound, rounds=rounds))
+    return planner, best, bound, is_complete or best_bytes == bound

@@ -1,0 +1,101 @@
+"""The planner of the Parallax paper: an arena per branch, and blocks handed over between branches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from parallax.errors import InternalError
+from parallax.memory._lifetimes import Lifetimes
+from parallax.memory._packing import UNPACKED, Offsets, Packing
+
+
+@dataclass(slots=True)
+class _Arena:
+    """One branch's bytes: a bump pointer, and below it pieces that are free."""
+
+    top: int = 0
+    free: list[tuple[int, int, int]] = field(default_factory=list)
+    """(start, end, tensor that was there), ascending and disjoint. Neighbours are joined when a tensor looks
+    for room, not before: a piece whose last tensor may still be alive beside it stays out of its run."""
+
+    def runs(self, row: bytes) -> list[tuple[int, int]]:
+        """Contiguous free space whose last tensors cannot be alive beside the one whose conflicts these are."""
+        found: list[tuple[int, int]] = []
+        for start, end, last in self.free:
+            if row[last]:
+                continue
+            if found and found[-1][1] == start:
+                found[-1] = (found[-1][0], end)
+            else:
+                found.append((start, end))
+        return found
+
+    def take(self, start: int, end: int) -> None:
+        """Remove a range from the free pieces, cutting those at its ends."""
+        kept: list[tuple[int, int, int]] = []
+        for low, high, last in self.free:
+            if high <= start or low >= end:
+                kept.append((low, high, last))
+                continue
+            if low < start:
+                kept.append((low, start, last))
+            if high > end:
+                kept.append((end, high, last))
+        self.free = kept
+
+
+def branch_arenas(packing: Packing, lifetimes: Lifetimes) -> Offsets:
+    """A dedicated arena per branch, after "branch-aware memory" in Parallax (arXiv 2512.11532).
+
+    Segments are taken in the order in which they would run one by one. A tensor goes to its branch's arena: into
+    the smallest free run that holds it; else into the smallest that a branch hands over which is over before
+    this one can begin; else on top, growing the arena. What the paper leaves open is made safe for
+    consumers in other branches: bytes pass on only where all uses of the last tensor there precede the next one
+    (so earlier ones do, too). Arenas lie one behind the other. O(T × pieces).
+    """
+    sizes, conflicts = packing.sizes, packing.conflicts
+    packed = frozenset(packing.items)
+    arenas = [_Arena() for _ in lifetimes.branch_precedes]
+    where: dict[int, tuple[int, int]] = {}
+    for tensor, sign in packing.sweeps[0]:
+        if tensor not in packed:
+            continue
+        size = sizes[tensor]
+        if sign < 0:
+            arena, start = where[tensor]
+            pieces = arenas[arena].free
+            pieces.append((start, start + size, tensor))
+            pieces.sort()
+            continue
+        branch = lifetimes.branch_of[lifetimes.producers[tensor]]
+        row = conflicts[tensor]
+        own = arenas[branch]
+        runs = own.runs(row)
+        fitting = [(end - start, branch, start) for start, end in runs if end - start >= size]
+        if not fitting:
+            fitting = [
+                (end - start, other, start)
+                for other, before in enumerate(lifetimes.branch_precedes)
+                if before >> branch & 1 and arenas[other].free
+                for start, end in arenas[other].runs(row)
+                if end - start >= size
+            ]
+        if fitting:
+            _, arena, start = min(fitting)
+        else:
+            arena = branch
+            start = runs[-1][0] if runs and runs[-1][1] == own.top else own.top
+            own.top = start + size
+        arenas[arena].take(start, start + size)
+        where[tensor] = (arena, start)
+    bases: list[int] = []
+    total = 0
+    for item in arenas:
+        bases.append(total)
+        total += item.top
+    offsets = [UNPACKED] * len(sizes)
+    for tensor, (arena, start) in where.items():
+        offsets[tensor] = bases[arena] + start
+    if len(where) != len(packing.items):
+        raise InternalError(f"a sweep begins {len(where)} of {len(packing.items)} tensors")
+    return offsets

@@ -1,0 +1,166 @@
+"""The arithmetic of budgets: what a run may hold at most, and what the least is that it can live with."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from parallax.errors import ConfigError, InternalError, PlanError
+from parallax.memory._lifetimes import descendants
+from parallax.memory._protocols import PlanLike
+
+DEFAULT_MARGIN: Final = 0.1
+"""Share of a budget left free, for what estimates do not see."""
+
+_UNITS: Final = {
+    "": 1,
+    "b": 1,
+    **{prefix + "b": 1000**power for power, prefix in enumerate(("k", "m", "g", "t"), start=1)},
+    **{prefix + "ib": 1024**power for power, prefix in enumerate(("k", "m", "g", "t"), start=1)},
+}
+_QUANTITY: Final = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)", re.ASCII)
+_FIX: Final = 'give bytes (268435456), a size ("256MiB", "1.5 GB"), or a share of free memory (0.5, "50%")'
+
+
+def parse_bytes(value: str | int | float, *, free_bytes: int | None = None, where: str = "memory_budget") -> int:
+    """A budget in bytes.
+
+    Args:
+        value: bytes as an integer; a string such as "256MiB" (KiB, MiB, GiB, TiB are powers of 1024; kB, MB, GB, TB of
+            1000; case does not matter); a float above 0 and up to 1, or a percentage such as "50%", of what is free.
+        free_bytes: what is free; None where shares are not allowed.
+        where: the option's name, for messages.
+
+    Raises: ConfigError for anything else, for 0 bytes, and for a share without ``free_bytes``.
+    """
+    share: float | None = None
+    size: float = 0
+    if isinstance(value, float):
+        share = value
+    elif isinstance(value, int) and not isinstance(value, bool):
+        size = value
+    elif isinstance(value, str):
+        text = value.strip()
+        percent = text.endswith("%")
+        match = _QUANTITY.fullmatch(text.removesuffix("%").rstrip())
+        if match is None or (percent and match[2]) or match[2].lower() not in _UNITS:
+            raise ConfigError(f"{value!r:.80} is no amount of memory", where=where, fix=_FIX)
+        if percent:
+            share = float(match[1]) / 100
+        else:
+            # Whole numbers stay exact.
+            size = (int(match[1]) if "." not in match[1] else float(match[1])) * _UNITS[match[2].lower()]
+    else:
+        raise ConfigError(f"a {type(value).__name__} is no amount of memory", where=where, fix=_FIX)
+    if share is not None:
+        if not 0 < share <= 1:  # also refuses nan
+            raise ConfigError(f"{value!r} is no share of free memory", where=where, fix=_FIX)
+        if free_bytes is None:
+            raise ConfigError(f"{value!r} is a share, and free memory is not known", where=where, fix="give bytes")
+        size = share * free_bytes
+    if not 1 <= size <= 1 << 62:
+        raise ConfigError(f"{value!r:.80} is no usable amount of memory", where=where, fix=_FIX)
+    return int(size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetNeed:
+    """What a plan needs to run at all."""
+
+    least_bytes: int
+    """The smallest budget, margin included, with which every segment can run, if need be alone."""
+    largest_segment: int | None
+    """The segment that makes it so; None for a plan without segments."""
+
+
+def least_budget(peaks: Sequence[int], *, arena_bytes: int, margin: float = DEFAULT_MARGIN) -> BudgetNeed:
+    """The smallest budget that a plan can run in: its arena and the largest of its segments, which then runs alone.
+
+    Args:
+        peaks: bytes each segment adds to the arena while it runs (`GroupPeak.interior_bytes`).
+        arena_bytes: reserved for the whole run; it holds the boundary tensors alive beside any segment.
+        margin: share of the budget to leave free, from 0 to below 1.
+
+    Raises: ConfigError for another margin.
+    """
+    _check_margin(margin)
+    largest = max(range(len(peaks)), key=lambda segment: (peaks[segment], -segment), default=None)
+    needed = arena_bytes + (0 if largest is None else peaks[largest])
+    least = math.ceil(needed / (1 - margin))
+    while _usable(least, margin) < needed:  # rounding of the division
+        least += 1
+    return BudgetNeed(least_bytes=least, largest_segment=largest)
+
+
+def admission_budget(
+    budget_bytes: int, peaks: Sequence[int], *, arena_bytes: int, margin: float = DEFAULT_MARGIN
+) -> int:
+    """What the peaks of running segments may add up to, so that a run never holds more than its budget less the margin.
+
+    This is the dispatcher's ``budget_bytes``. No segment's peak exceeds it, so nothing ever runs beyond it.
+
+    Raises:
+        PlanError: not every segment can run, even alone; the message gives the budget that would do.
+        ConfigError: a margin that is not from 0 to below 1.
+    """
+    need = least_budget(peaks, arena_bytes=arena_bytes, margin=margin)
+    if budget_bytes < need.least_bytes:
+        at = "" if need.largest_segment is None else f" and segment {need.largest_segment} alone {max(peaks)}"
+        raise PlanError(
+            f"a budget of {budget_bytes} bytes is too small: tensors between segments take {arena_bytes}{at}, "
+            f"and {margin:.0%} is kept free",
+            where="memory_budget",
+            fix=f"give at least {need.least_bytes} bytes",
+        )
+    return _usable(budget_bytes, margin) - arena_bytes
+
+
+def peak_of_schedule(plan: PlanLike, peaks: Sequence[int], *, arena_bytes: int, budget_bytes: int | None = None) -> int:
+    """An upper bound on the bytes that a run holds at any moment, whatever order its segments end in.
+
+    The arena, and the most that segments running at once can add up to: of these one is the largest, the others
+    are no larger, depend on it in neither direction, and are limited in number by the lanes and by the cores
+    it leaves. A segment wider than the cores runs alone. O(segments²) at worst.
+
+    Args:
+        plan: gives dependencies, widths, lanes and cores.
+        peaks: as in `least_budget`.
+        arena_bytes: as in `least_budget`.
+        budget_bytes: the dispatcher's limit on the sum of running peaks, if it has one. A segment larger than
+            the limit runs alone (rule 6 of the dispatcher), so the bound may lie above it.
+    """
+    segments = plan.segments
+    if len(peaks) != len(segments):
+        raise InternalError(f"{len(peaks)} peaks for {len(segments)} segments")
+    below = descendants([segment.predecessors for segment in segments])
+    by_size = sorted(range(len(segments)), key=lambda segment: (-peaks[segment], segment))
+    place = {segment: position for position, segment in enumerate(by_size)}
+    largest = max(peaks, default=0)
+    bound = 0
+    for segment in by_size:
+        if peaks[segment] * plan.lanes <= bound:
+            break  # all that follow are no larger
+        total = peaks[segment]
+        room = min(plan.lanes, 1 + max(0, plan.cores - segments[segment].width)) - 1
+        for other in by_size[place[segment] + 1 :]:
+            if not room or not peaks[other]:
+                break
+            if not (below[segment] >> other & 1 or below[other] >> segment & 1):
+                total += peaks[other]
+                room -= 1
+        bound = max(bound, total)
+    if budget_bytes is not None:
+        bound = min(bound, max(budget_bytes, largest))
+    return arena_bytes + bound
+
+
+def _usable(budget_bytes: int, margin: float) -> int:
+    return math.floor(budget_bytes * (1 - margin))
+
+
+def _check_margin(margin: float) -> None:
+    if not 0 <= margin < 1:
+        raise ConfigError(f"a margin of {margin!r}", where="margin", fix="give a share from 0 to below 1")
