@@ -113,9 +113,13 @@ def test_eight_threads_share_a_session(name: str, mode: str) -> None:
     _eight_threads(name, mode, runs=10)
 
 
+LONG = (*QUICK, "mobilenetv2", "resnet18", "nasnet-mobile", "whisper-tiny-decoder", "yolov8n")
+"""Models that 1600 runs of take less than a few minutes."""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", [*QUICK, "mobilenetv2"])
+@pytest.mark.parametrize("name", parallax.zoo.names())
 def test_eight_threads_share_a_session_for_long(name: str, mode: str) -> None:
-    _eight_threads(name, mode, runs=200)
+    _eight_threads(name, mode, runs=200 if name in LONG else 10)
