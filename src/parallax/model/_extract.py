@@ -32,6 +32,8 @@ class SegmentModel:
     """Read-only views on the model's file or bytes, possibly unaligned; they keep it alive."""
     weight_types: Mapping[str, int] = field(repr=False)
     """onnx.TensorProto.DataType of each weight, which numpy's dtype alone does not tell (bfloat16, float8)."""
+    sources: Mapping[str, Weight] = field(default_factory=dict, repr=False)
+    """Where each weight's bytes lie, for `save_segment`."""
 
 
 class Extractor:
@@ -112,7 +114,13 @@ class Extractor:
         if self._annotations:
             seen = produced | reads.keys()
             graph.quantization_annotation.extend([self._annotations[t] for t in sorted(seen) if t in self._annotations])
-        return SegmentModel(name=name, proto=model.SerializeToString(), weights=weights, weight_types=types)
+        return SegmentModel(
+            name=name,
+            proto=model.SerializeToString(),
+            weights=weights,
+            weight_types=types,
+            sources={weight: self._weights[weight] for weight in weights},
+        )
 
     def _shell(self) -> onnx.ModelProto:
         """A model with everything but the graph's content."""

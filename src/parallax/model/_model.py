@@ -44,6 +44,8 @@ class Parts:
     """Lifted and external initializers of the main graph."""
     nested: Mapping[int, Weight]
     weight_bytes: int
+    external: Mapping[str, Path]
+    """Location, as the model states it -> real path of each file of external data."""
 
 
 class Model:
@@ -71,6 +73,8 @@ class Model:
         )
         self.weight_bytes: int = parts.weight_bytes
         """Bytes of all initializers of the main graph, and of large tensors inside nodes."""
+        self.external_files: Mapping[str, Path] = MappingProxyType(dict(parts.external))
+        """Location, as the model states it -> real path of each file of external data."""
 
     def __repr__(self) -> str:
         origin = str(self.path) if self.path is not None else "bytes"
@@ -248,6 +252,7 @@ def _read(source: Source) -> Parts:
         weights=weights,
         nested=nested,
         weight_bytes=total + sum(weight.nbytes for weight in nested.values()),
+        external=files.paths,
     )
 
 

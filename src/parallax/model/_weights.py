@@ -178,6 +178,8 @@ class ExternalFiles:
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self.folders = folders
+        self.paths: dict[str, Path] = {}
+        """Location -> real path of every file that was opened."""
         self._roots: list[str] = []
         self._open: dict[str, Buffer] = {}
 
@@ -230,6 +232,7 @@ class ExternalFiles:
                 fix=f"put the file {location!r} next to the model, in {self.folders[0]}",
             ) from exc
         self._open[location] = buffer
+        self.paths[location] = Path(path)
         return buffer
 
     def _confined(self, location: str, where: str) -> str:
