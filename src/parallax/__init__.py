@@ -9,6 +9,8 @@ from __future__ import annotations
 from parallax.engine import share_thread_pool
 from parallax.errors import (
     BackendError,
+    BundleError,
+    BundleMismatchError,
     ConfigError,
     ExternalDataError,
     InputError,
@@ -23,12 +25,14 @@ from parallax.errors import (
     UnsupportedModelError,
 )
 from parallax.schedule import Plan
-from parallax.session import InferenceSession
+from parallax.session import InferenceSession, compile
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BackendError",
+    "BundleError",
+    "BundleMismatchError",
     "ConfigError",
     "ExternalDataError",
     "InferenceSession",
@@ -44,5 +48,6 @@ __all__ = [
     "SegmentError",
     "UnsupportedModelError",
     "__version__",
+    "compile",
     "share_thread_pool",
 ]

@@ -11,6 +11,8 @@
     │   └── MissingExtraError     an optional dependency is not installed
     ├── InputError            the tensors fed to a run are at fault
     ├── PlanError             no plan satisfies the constraints (budget, cores)
+    ├── BundleError           a compiled bundle is damaged or not one: compile it again
+    │   └── BundleMismatchError   it is whole, but made for another machine, runtime or version
     ├── BackendError          the wrapped runtime failed
     │   ├── SegmentError          ... while running one segment; names it and its nodes
     │   └── RunCancelled          a run was stopped on request (terminate, Ctrl-C)
@@ -24,6 +26,8 @@ from __future__ import annotations
 
 __all__ = [
     "BackendError",
+    "BundleError",
+    "BundleMismatchError",
     "ConfigError",
     "ExternalDataError",
     "InputError",
@@ -97,6 +101,14 @@ class InputError(ParallaxError):
 
 class PlanError(ParallaxError):
     """No plan satisfies the constraints: the caller relaxes them, the message says to what."""
+
+
+class BundleError(ParallaxError):
+    """A bundle cannot be used: damaged, incomplete or not a bundle. Nothing of it was run."""
+
+
+class BundleMismatchError(BundleError):
+    """A whole bundle, made for another machine, number of cores, runtime or version of Parallax."""
 
 
 class BackendError(ParallaxError):

@@ -15,7 +15,14 @@ from parallax.engine._failures import (
 )
 from parallax.engine._interrupt import run_interruptibly
 from parallax.engine._lanes import LanePool, LaneStatistics, lane_pool
-from parallax.engine._ort import CPU_DEVICE, RuntimeOptions, make_session, make_value
+from parallax.engine._ort import (
+    CPU_DEVICE,
+    RuntimeOptions,
+    make_mapped_session,
+    make_session,
+    make_value,
+    save_optimised,
+)
 from parallax.engine._shared_pool import share_thread_pool, shared_threads, use_shared_pool
 from parallax.engine._trace import SegmentSpan, TraceRecorder, TraceSink, write_chrome_trace
 
@@ -36,11 +43,13 @@ __all__ = [
     "compile_plan",
     "compile_segment",
     "lane_pool",
+    "make_mapped_session",
     "make_session",
     "make_value",
     "open_failure",
     "run_failure",
     "run_interruptibly",
+    "save_optimised",
     "segment_failure",
     "share_thread_pool",
     "shared_threads",

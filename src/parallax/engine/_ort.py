@@ -14,6 +14,8 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
+from parallax.engine._shared_pool import shared_threads, use_shared_pool
+
 CPU_DEVICE: Any = C.OrtDevice(C.OrtDevice.cpu(), C.OrtDevice.default_memory(), 0)
 
 
@@ -75,6 +77,50 @@ def make_session(
     session = C.InferenceSession(session_options, proto, False, False)
     session.initialize_session(["CPUExecutionProvider"], [{}], set())
     return session
+
+
+def make_mapped_session(path: str, *, width: int, options: RuntimeOptions) -> Any:
+    """Open one segment's graph as `save_optimised` wrote it, its weights mapped; threads as in `make_session`.
+
+    Raises: whatever ONNX Runtime raises for a model it cannot load.
+    """
+    session_options = options.to_session_options()
+    session_options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session_options.intra_op_num_threads = width
+    session_options.inter_op_num_threads = 1
+    session_options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = C.InferenceSession(session_options, path, True, False)
+    session.initialize_session(["CPUExecutionProvider"], [{}], set())
+    return session
+
+
+def save_optimised(source: str, target: str, *, data_name: str, options: RuntimeOptions) -> None:
+    """Have the runtime optimise the model at ``source`` for this CPU and write the result to ``target``.
+
+    Weights go to the file ``data_name`` beside it: as they are, and as the kernels of this CPU pack them. Loaded
+    with optimisation off, they are mapped, not copied. Needs memory for the packed weights once, if those of
+    ``source`` are external data (which the runtime maps).
+
+    See "session.save_external_prepacked_constant_initializers" in ONNX Runtime's
+    ``onnxruntime_session_options_config_keys.h``.
+
+    Raises: whatever ONNX Runtime raises for a model it cannot load.
+    """
+    session_options = options.to_session_options()
+    session_options.intra_op_num_threads = 1
+    session_options.inter_op_num_threads = 1
+    if shared_threads() is not None:
+        use_shared_pool(session_options)
+    session_options.log_severity_level = 3  # it warns that the result suits this machine only: bundles know
+    session_options.optimized_model_filepath = target
+    for key, value in (
+        ("session.optimized_model_external_initializers_file_name", data_name),
+        ("session.optimized_model_external_initializers_min_size_in_bytes", "1024"),
+        ("session.save_external_prepacked_constant_initializers", "1"),
+    ):
+        session_options.add_session_config_entry(key, value)
+    session = C.InferenceSession(session_options, source, True, False)
+    session.initialize_session(["CPUExecutionProvider"], [{}], set())
 
 
 def make_value(array: np.ndarray[Any, Any], onnx_type: int = 0) -> onnxruntime.OrtValue:

@@ -2,7 +2,7 @@
 
 from parallax.profile._cache import Cache
 from parallax.profile._costs import CostModel
-from parallax.profile._fingerprint import machine_fingerprint
+from parallax.profile._fingerprint import hardware_fingerprint, machine_fingerprint
 from parallax.profile._flops import TotalWork, Work, intensity, node_bytes, node_flops, node_work, total_work
 from parallax.profile._measure import measure_costs, random_feeds, surviving_tensors
 from parallax.profile._tables import estimate_costs
@@ -13,6 +13,7 @@ __all__ = [
     "TotalWork",
     "Work",
     "estimate_costs",
+    "hardware_fingerprint",
     "intensity",
     "machine_fingerprint",
     "measure_costs",

@@ -20,8 +20,12 @@ def machine_fingerprint() -> str:
     architecture, the cores this process may use now (affinity and quota), and the version of ONNX
     Runtime. It names neither host nor user, so cached figures can be shared between equal machines.
     """
-    cpu, features, system = _hardware()
-    return f"{cpu}|{features}|{system}|{available_cores()} cores|onnxruntime {ort.__version__}"
+    return f"{hardware_fingerprint()}|{available_cores()} cores|onnxruntime {ort.__version__}"
+
+
+def hardware_fingerprint() -> str:
+    """The part of it that no setting changes: CPU model, features, operating system and architecture."""
+    return "|".join(_hardware())
 
 
 @functools.cache

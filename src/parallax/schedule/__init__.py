@@ -18,6 +18,9 @@ from parallax.schedule._plan import (
     verify_plan,
 )
 from parallax.schedule._policy import Policy, SequentialPolicy, policy, policy_names, verify_schedule
+from parallax.schedule._records import from_value as read_record
+from parallax.schedule._records import parse as parse_json
+from parallax.schedule._records import to_value as write_record
 from parallax.schedule._simulate import SimulatedRun, Span, simulate
 from parallax.schedule._table import LEGAL_MOVES, DispatchTable, SegmentState, Start
 from parallax.schedule._verify_state import verify_state
@@ -41,10 +44,13 @@ __all__ = [
     "Span",
     "Start",
     "Task",
+    "parse_json",
     "policy",
     "policy_names",
+    "read_record",
     "simulate",
     "verify_plan",
     "verify_schedule",
     "verify_state",
+    "write_record",
 ]

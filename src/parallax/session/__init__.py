@@ -1,7 +1,9 @@
-"""The front door: ``InferenceSession``, a drop-in for ONNX Runtime's."""
+"""The front door: ``InferenceSession``, a drop-in for ONNX Runtime's, and ``compile``."""
 
+from parallax.session._bundles import cache_folder, prune_cache
 from parallax.session._candidates import PlanningContext
+from parallax.session._compile import compile
 from parallax.session._options import Progress
 from parallax.session._session import InferenceSession
 
-__all__ = ["InferenceSession", "PlanningContext", "Progress"]
+__all__ = ["InferenceSession", "PlanningContext", "Progress", "cache_folder", "compile", "prune_cache"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 
+from parallax.bundle import Verify
 from parallax.device import available_cores
 from parallax.engine import RuntimeOptions, TraceSink, shared_threads, use_shared_pool
 from parallax.errors import ConfigError
@@ -52,6 +53,8 @@ class SessionOptions:
     cache_dir: Path | None = None
     trace: TraceSink | None = None
     progress: Progress | None = None
+    verify: Verify = "once"
+    cache: bool = False
 
 
 def check_threads(threads: Any) -> int | None:
@@ -102,6 +105,12 @@ def runtime_options(session_options: Any) -> RuntimeOptions:
     )
 
 
+def compiled_options(session_options: Any) -> RuntimeOptions:
+    """Likewise for segments of a bundle: with the least memory where the caller has no wishes."""
+    inherited = runtime_options(session_options)
+    return inherited if session_options is not None else replace(inherited, enable_mem_pattern=False)
+
+
 @contextlib.contextmanager
 def planned_threads(session_options: Any, threads: int | None, plan: Plan | None) -> Iterator[Any]:
     """Session options with the planned number of threads, for the time it takes to open a session.
@@ -140,20 +149,30 @@ def planned_threads(session_options: Any, threads: int | None, plan: Plan | None
 
 def why_not_cut(session_options: Any, providers: Sequence[Any] | None) -> str | None:
     """Why these options call for the runtime's own session over the whole model, or None."""
-    for provider in providers or ():
-        name = provider[0] if isinstance(provider, tuple) else provider
-        if name not in _CPU_PROVIDERS:
-            return f"provider {name} takes the whole model"
+    obstacle = why_not_compiled(session_options, providers)
+    if obstacle is not None:
+        return obstacle
     if shared_threads() is not None:
         return "all sessions share one thread pool, of which a lane cannot have a part"
     if session_options is None:
         return None
     if session_options.enable_profiling:
         return "profiling of the whole model was asked for"
-    if session_options.optimized_model_filepath:
-        return "the optimised model is to be written to a file"
     if session_options.execution_mode == onnxruntime.ExecutionMode.ORT_PARALLEL:
         return "the runtime's own parallel mode was asked for"
+    return None
+
+
+def why_not_compiled(session_options: Any, providers: Sequence[Any] | None) -> str | None:
+    """Why these options call for the model as it came, not compiled for the CPU, or None."""
+    for provider in providers or ():
+        name = provider[0] if isinstance(provider, tuple) else provider
+        if name not in _CPU_PROVIDERS:
+            return f"provider {name} takes the whole model"
+    if session_options is None:
+        return None
+    if session_options.optimized_model_filepath:
+        return "the optimised model is to be written to a file"
     if session_options.has_providers():
         return "execution providers were added to the session options"
     return None

@@ -15,7 +15,7 @@ import onnxruntime
 
 from parallax.device import available_cores
 from parallax.engine import RUNTIME_EXCEPTIONS, Executor, compile_plan
-from parallax.errors import PlanError
+from parallax.errors import BackendError, PlanError
 from parallax.model import Model, OpGraph
 from parallax.partition import (
     by_branches,
@@ -127,6 +127,14 @@ def choose_plan(model: Model, options: SessionOptions, session_options: Any) -> 
     Tried in this order: what the model does not allow, what the caller demands (``policy``,
     ``min_gain=0``, ``tune``), what tuning found earlier on this machine, what the tables promise.
     """
+    plan = find_plan(model, options, session_options)
+    if plan.is_uncut:
+        return plan, None
+    return plan, compile_plan(model, plan, runtime_options(session_options))
+
+
+def find_plan(model: Model, options: SessionOptions, session_options: Any) -> Plan:
+    """The plan alone; see `choose_plan`."""
     cores = session_cores(options, session_options)
     obstacle = why_model_stays_whole(model)
     if options.policy == "sequential":
@@ -134,20 +142,16 @@ def choose_plan(model: Model, options: SessionOptions, session_options: Any) -> 
     elif obstacle is None and session_options is not None and (options.min_gain is not None or options.tune):
         obstacle = _why_options_stay_whole(model, session_options)
     if obstacle is not None:
-        return uncut_plan(model, obstacle, cores=cores), None
+        return uncut_plan(model, obstacle, cores=cores)
     if options.min_gain == 0:
-        plan = forced_plan(model, cores=cores)
-    elif options.tune:
+        return forced_plan(model, cores=cores)
+    if options.tune:
         from parallax.session._tuning import tune  # measuring is a tuned session's cost, importing too
 
-        plan = tune(model, options, session_options, cores=cores)
-    else:
-        plan = remembered_plan(model, options, session_options, cores=cores) or _plan_unasked(
-            model, options, session_options, cores=cores
-        )
-    if plan.is_uncut:
-        return plan, None
-    return plan, compile_plan(model, plan, runtime_options(session_options))
+        return tune(model, options, session_options, cores=cores)
+    return remembered_plan(model, options, session_options, cores=cores) or _plan_unasked(
+        model, options, session_options, cores=cores
+    )
 
 
 def _why_options_stay_whole(model: Model, session_options: Any) -> str | None:
@@ -205,7 +209,11 @@ def why_model_stays_whole(model: Model) -> str | None:
 
 def forced_plan(model: Model, *, cores: int) -> Plan:
     """Every branch a segment, whether it gains or not: for tests, and to see what cutting costs."""
-    context = PlanningContext(model, cores=cores)
+    try:
+        survivors = surviving_tensors(model)
+    except BackendError as error:
+        return uncut_plan(model, f"the runtime refuses the model: {error}", cores=cores)
+    context = PlanningContext(model, cores=cores, survivors=survivors)
     lanes = max(2, cores)
     proposal = context.propose(by_branches(context.units, lanes=lanes))
     # Hand-overs are what a forced cut is there to show, even where one lane would be quicker.

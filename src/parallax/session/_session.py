@@ -20,6 +20,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 from onnxruntime.capi.onnxruntime_inference_collection import check_and_normalize_provider_args
 
+from parallax.bundle import Bundle, Verify, looks_like_bundle
 from parallax.engine import (
     RUNTIME_EXCEPTIONS,
     Executor,
@@ -30,17 +31,20 @@ from parallax.engine import (
     run_failure,
     run_interruptibly,
 )
-from parallax.errors import ConfigError, ExternalDataError, InputError, ModelError
-from parallax.model import Model, load_model
+from parallax.errors import BundleError, ConfigError, ExternalDataError, InputError, ModelError
+from parallax.model import Model, OpGraph, load_model
 from parallax.schedule import Plan
+from parallax.session._bundles import Interface, cached_bundle, mapped_options, open_for_here, read_interface
 from parallax.session._feeds import FeedBinder, FeedSpec
 from parallax.session._options import (
     Progress,
     SessionOptions,
     check_min_gain,
     check_threads,
+    compiled_options,
     planned_threads,
     runtime_options,
+    why_not_compiled,
     why_not_cut,
 )
 from parallax.session._planning import choose_plan, is_onnx_source, session_cores, uncut_plan
@@ -76,7 +80,8 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
     """Runs an ONNX model through Parallax; usable wherever ``onnxruntime.InferenceSession`` is.
 
     Args:
-        path_or_bytes: file name, serialised model, or ``onnx.ModelProto``.
+        path_or_bytes: file name, serialised model, ``onnx.ModelProto``, or the folder of a bundle that
+            ``parallax.compile`` made. Of a bundle, plan and options are those it was compiled with.
         sess_options, providers, provider_options: as in ONNX Runtime. Providers other than the CPU's get
             the whole model.
         threads: cores to use; default what affinity, cgroup quota and ``intra_op_num_threads`` allow.
@@ -91,12 +96,19 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         cache_dir: where plans and profiles are kept; default the user's cache folder.
         trace: receives a span per segment and run.
         progress: called with (stage, done, total) during tuning.
+        verify: which digests of a bundle's large files are computed: "once" (of those that were written to since
+            they were last found right; the default), "full" (of all) or "never".
+        cache: open a model given by path from a bundle in ``cache_dir``, which is compiled the first time (this
+            takes longer than opening, and about twice the weights on disk). Bundles that were not used for
+            longest are removed beyond 4 GiB. Of no effect where ``sess_options`` are given, since what those
+            hold cannot all be seen, or with other providers than the CPU's.
 
     ``plan`` says what was decided and why.
 
     Raises:
         ModelError: the model is at fault. Also an instance of the class ONNX Runtime raises for it.
         ConfigError: an option is at fault.
+        BundleError: a bundle is damaged, or was made for another machine or version.
 
     Example::
 
@@ -110,6 +122,8 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
     _fork = 0
     _unbounded = False
     # Set by the untyped base class; named here for type checkers.
+    _model_path: str | None
+    _model_bytes: bytes | None
     _sess_options: Any
     _sess_options_initial: Any
     _captured_graph_bindings: dict[int, Any]
@@ -130,6 +144,8 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         cache_dir: str | os.PathLike[str] | None = None,
         trace: TraceSink | None = None,
         progress: Progress | None = None,
+        verify: Verify = "once",
+        cache: bool = False,
         **kwargs: Any,
     ) -> None:
         if sess_options is not None and not isinstance(sess_options, onnxruntime.SessionOptions):
@@ -146,10 +162,13 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
             cache_dir=None if cache_dir is None else Path(cache_dir),
             trace=trace,
             progress=progress,
+            verify=verify,
+            cache=bool(cache),
         )
         self._lazy_lock = threading.RLock()
         self._model: Model | None = None
         self._plan: Plan | None = None
+        self._bundle: Bundle | None = None
         self._interruptible = True
         self._fork = _fork_generation
         if hasattr(path_or_bytes, "SerializeToString") and hasattr(path_or_bytes, "graph"):
@@ -164,12 +183,18 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         options = self._parallax_options
         self._executor = None
         self._direct = None
+        self._bundle = None
         self._whole_arguments = (providers, provider_options, disabled_optimizers)
+        if self._model_path is not None and looks_like_bundle(self._model_path):
+            self._open_bundle(self._model_path, options)
+            return
+        if options.cache and self._open_cached():
+            return
         if not is_onnx_source(self._model_path, self._model_bytes, self._sess_options):
             self._open_whole("the model is not in ONNX format (ORT format has no graph to cut)")
             return
         if self._model is None:
-            source = self._model_path if self._model_path is not None else self._model_bytes
+            source: Any = self._model_path if self._model_path is not None else self._model_bytes
             try:
                 self._model = load_model(source, shapes=options.shapes)
             except ModelError as error:
@@ -189,9 +214,77 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         plan, executor = choose_plan(model, options, self._sess_options)
         self._plan = plan
         if executor is not None:
-            self._adopt(model, plan, executor)
+            self._adopt(model.graph, plan, executor)
             return
         self._open_whole(plan.provenance.reason, plan)
+
+    def _open_cached(self) -> bool:
+        """Open from the cache of bundles; False where that cannot be."""
+        providers, _, disabled_optimizers = self._whole_arguments
+        path = self._model_path
+        why = "session options were given" if self._sess_options is not None else why_not_cut(None, providers)
+        if path is None:
+            why = "the model was given as bytes"
+        elif disabled_optimizers:
+            why = "single optimisers were disabled"
+        elif not is_onnx_source(path, None, None):
+            why = "the model is not in ONNX format"
+        if why is not None or path is None:
+            logger.info("cache=True is of no effect: %s", why)
+            return False
+        bundle = cached_bundle(path, self._parallax_options)
+        if bundle is None:
+            return False
+        # What was decided when it was compiled is not asked of it again.
+        options = self._parallax_options
+        asked = SessionOptions(cache_dir=options.cache_dir, verify=options.verify, threads=options.threads)
+        try:
+            self._open_bundle(str(bundle), asked)
+        except BundleError as error:
+            logger.warning("the cached bundle of %s cannot be used: %s", path, error)
+            self._bundle = None
+            self._executor = None
+            return False
+        return True
+
+    def _open_bundle(self, path: str, options: SessionOptions) -> None:
+        """Open a compiled model. Its plan is fixed; what is left to the caller is how it is run."""
+        providers, provider_options, disabled_optimizers = self._whole_arguments
+        obstacle = why_not_compiled(self._sess_options, providers)
+        if disabled_optimizers:
+            obstacle = "single optimisers were disabled"
+        if obstacle is not None:
+            raise _not_with_a_bundle(obstacle, path)
+        # The base class checks these only when it opens the model itself.
+        check_and_normalize_provider_args(providers, provider_options, onnxruntime.get_available_providers())
+        self._fallback_providers = ["CPUExecutionProvider"]
+        open_for_here(path, self._use_bundle, options, self._sess_options)
+
+    def _use_bundle(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._unbounded = bundle.manifest.interface.unbounded
+        if not bundle.plan.is_uncut:
+            obstacle = why_not_cut(self._sess_options, self._whole_arguments[0])
+            if obstacle is not None:
+                raise _not_with_a_bundle(obstacle, str(bundle.path))
+            executor = bundle.compile(compiled_options(self._sess_options))
+            self._plan = bundle.plan
+            self._adopt(read_interface(bundle, executor), bundle.plan, executor)
+            return
+        given_path, given_options = self._model_path, self._sess_options
+        try:
+            with mapped_options(given_options) as self._sess_options:
+                self._model_path = str(bundle.graph_path(0))
+                self._open_whole("", bundle.plan)
+        except RUNTIME_EXCEPTIONS as error:
+            self._sess_options = given_options
+            raise both(BundleError, _native_class(error))(
+                f"the runtime refuses the bundle's graph: {error}",
+                where=str(bundle.path),
+                fix="compile the model again",
+            ) from error
+        finally:
+            self._model_path = given_path
 
     def _open_refused(self, error: ModelError) -> None:
         """Our analysis refuses the model: let the runtime say what it thinks of it, in its own class.
@@ -227,10 +320,9 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
             whole: Any = self._sess
             self._direct = whole.run
 
-    def _adopt(self, model: Model, plan: Plan, executor: Executor) -> None:
+    def _adopt(self, graph: OpGraph | Interface, plan: Plan, executor: Executor) -> None:
         """Make a cut plan this session's: what the base class reads of ``_sess`` comes from the segments."""
         executor.trace_sink = self._parallax_options.trace
-        graph = model.graph
         sessions = [segment.session for segment in executor.segments]
         inputs = {
             arg.name: (arg, info) for s in sessions for arg, info in zip(s.inputs_meta, s.input_meminfos, strict=True)
@@ -278,9 +370,18 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
     def _make_whole_session(self) -> Any:
         logger.info("something asked for the whole-model session of a cut model; its weights are now held twice")
         providers, provider_options, disabled_optimizers = self._whole_arguments
+        source: Any = self._model_path if self._model_path is not None else self._model_bytes
+        if self._bundle is not None and looks_like_bundle(source):
+            if self._bundle.portable_path is None:
+                raise BundleError(
+                    "this needs the whole model, which a bundle of a cut model does not hold",
+                    where=str(self._bundle.path),
+                    fix="compile it with portable=True (--portable), or open the model itself",
+                )
+            source = str(self._bundle.portable_path)
         with planned_threads(self._sess_options_initial, self._parallax_options.threads, None) as session_options:
             whole = onnxruntime.InferenceSession(
-                self._model_path if self._model_path is not None else self._model_bytes,
+                source,
                 session_options,
                 providers,
                 provider_options,
@@ -461,6 +562,8 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
                 "shapes": options.shapes,
                 "min_gain": options.min_gain,
                 "cache_dir": options.cache_dir,
+                "verify": options.verify,
+                "cache": options.cache,
             },
         }
 
@@ -478,6 +581,12 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
             state["provider_options"],
             **state["keywords"],
         )
+
+
+def _not_with_a_bundle(obstacle: str, path: str) -> ConfigError:
+    return ConfigError(
+        f"this bundle cannot be run so: {obstacle}", where=path, fix="leave that out, or open the model itself"
+    )
 
 
 def _async_threads() -> ThreadPoolExecutor:

@@ -1,0 +1,67 @@
+"""Keep it: a plan compiled for one machine, in a folder that opens in milliseconds.
+
+A bundle holds the plan, per segment the graph as ONNX Runtime optimised it for this CPU, with its weights packed
+and ready to be mapped, and a manifest that says what it was made from and for. It is checked before it is used:
+what is damaged is refused, what was made for elsewhere is made anew or refused, nothing is trusted.
+"""
+
+from parallax.bundle._digest import CheckedFiles, Signature, file_digest, settled, signature
+from parallax.bundle._identity import (
+    describe_mismatch,
+    mismatch_error,
+    parallax_version,
+    rebuild_command,
+    runtime_build,
+)
+from parallax.bundle._manifest import (
+    BUNDLE_FORMAT_VERSION,
+    MANIFEST_NAME,
+    CompileOptions,
+    FileRecord,
+    InterfaceRecord,
+    Manifest,
+    SegmentRecord,
+    SourceFile,
+    SourceRecord,
+    read_manifest,
+    render_manifest,
+)
+from parallax.bundle._open import BUNDLE_SUFFIX, Bundle, Verify, looks_like_bundle, read_bundle, use_bundle
+from parallax.bundle._publish import check_target, prune_folder, prune_leftovers
+from parallax.bundle._write import Progress, describe_source, write_bundle
+
+__all__ = [
+    "BUNDLE_FORMAT_VERSION",
+    "BUNDLE_SUFFIX",
+    "MANIFEST_NAME",
+    "Bundle",
+    "CheckedFiles",
+    "CompileOptions",
+    "FileRecord",
+    "InterfaceRecord",
+    "Manifest",
+    "Progress",
+    "SegmentRecord",
+    "Signature",
+    "SourceFile",
+    "SourceRecord",
+    "Verify",
+    "check_target",
+    "describe_mismatch",
+    "describe_source",
+    "file_digest",
+    "looks_like_bundle",
+    "mismatch_error",
+    "parallax_version",
+    "prune_folder",
+    "prune_leftovers",
+    "read_bundle",
+    "read_manifest",
+    "rebuild_command",
+    "render_manifest",
+    "runtime_build",
+    "settled",
+    "signature",
+    "use_bundle",
+    "write_bundle",
+]

@@ -1,0 +1,212 @@
+"""The manifest: what a bundle is made of, what it was made from, and what it was made for.
+
+``manifest.json`` is written in one form only, and read only in that form: whoever changes a byte of it,
+even a blank, is noticed. It names every other file with its size and digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from parallax.errors import BundleError, PlanError
+from parallax.schedule import parse_json, read_record, write_record
+
+BUNDLE_FORMAT_VERSION: Final = 1
+"""Raised whenever a bundle written before must not be read any more."""
+
+MANIFEST_NAME: Final = "manifest.json"
+
+MAX_MANIFEST_BYTES: Final = 64 << 20
+"""Larger than any manifest of ours: refused before it is read into memory."""
+
+GENERATION = re.compile(r"g-[0-9a-f]{16}")
+"""Names of the folders that hold a bundle's files; a bundle that is compiled again gets another one."""
+
+_COMPILE_AGAIN = "compile the model again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """One file of the bundle."""
+
+    path: str
+    """Below the bundle's folder, with ``/``; its first part is the generation."""
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    """A file that the model was read from."""
+
+    location: str
+    """As the model states it; the model's own name for the model itself."""
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRecord:
+    """What was compiled."""
+
+    path: str | None
+    """Absolute; None where the model came as bytes."""
+    files: tuple[SourceFile, ...]
+    """The model first, then its external data."""
+
+    @property
+    def digest(self) -> str:
+        """One hex digest over all of the source's files; their place does not count."""
+        content = [[file.location if index else "", file.size, file.sha256] for index, file in enumerate(self.files)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompileOptions:
+    """What the caller asked for; enough to do the same again."""
+
+    threads: int | None = None
+    policy: str = "adaptive"
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    min_gain: str | None = None
+    """Decimal, as ``repr`` writes it."""
+    tune: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterfaceRecord:
+    """Names the model is called with, and whether a run's length depends on data."""
+
+    inputs: tuple[str, ...]
+    overridable: tuple[str, ...]
+    outputs: tuple[str, ...]
+    unbounded: bool
+    """It has loops, so that one run says nothing of the next one's duration."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentRecord:
+    """One segment's optimised graph."""
+
+    graph: str
+    nodes: tuple[str, ...]
+    """Names of the model's nodes in it, for messages; empty in an uncut bundle."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything that is known of a bundle without opening its other files."""
+
+    format_version: int
+    generation: str
+    parallax_version: str
+    runtime_version: str
+    runtime_build: str
+    machine: str
+    """CPU, its instruction-set features, operating system."""
+    cores: int
+    """Cores the plan was made for."""
+    options: CompileOptions
+    source: SourceRecord
+    structure_digest: str
+    weight_bytes: int
+    interface: InterfaceRecord
+    plan: str
+    segments: tuple[SegmentRecord, ...]
+    portable: str | None
+    """The model as it came, if it was kept."""
+    files: tuple[FileRecord, ...]
+
+
+def render_manifest(manifest: Manifest) -> bytes:
+    """The one form of a manifest on disk: its digest, and the manifest."""
+    value = write_record(manifest)
+    return (json.dumps({"sha256": _digest(value), "manifest": value}, indent=1, ensure_ascii=True) + "\n").encode()
+
+
+def read_manifest(folder: Path) -> tuple[Manifest, bytes]:
+    """Read and check the manifest of the bundle in ``folder``; also returns the bytes it was read from.
+
+    Raises: BundleError if there is none, or it is damaged, of another format, or names what is not its own.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_MANIFEST_BYTES + 1)
+    except FileNotFoundError as error:
+        raise BundleError(
+            "this folder is not a bundle: it has no manifest", where=str(folder), fix="give a folder that was compiled"
+        ) from error
+    except OSError as error:
+        raise BundleError(f"cannot read the manifest: {error.strerror or error}", where=str(path)) from error
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise BundleError("the manifest is larger than any", where=str(path), fix=_COMPILE_AGAIN)
+    try:
+        manifest = _parse(text, str(path))
+    except PlanError as error:
+        raise BundleError(
+            f"the manifest is damaged: {error.what}", where=error.where or str(path), fix=_COMPILE_AGAIN
+        ) from error
+    return manifest, text
+
+
+def _parse(text: bytes, where: str) -> Manifest:
+    value = parse_json(text)
+    if not isinstance(value, dict) or not isinstance(value.get("manifest"), dict):
+        raise BundleError("this is not the manifest of a bundle", where=where, fix=_COMPILE_AGAIN)
+    content = value["manifest"]
+    version = content.get("format_version")
+    if type(version) is int and version != BUNDLE_FORMAT_VERSION and value.get("sha256") == _digest(content):
+        raise BundleError(
+            f"a bundle of format version {version}; this version of Parallax reads {BUNDLE_FORMAT_VERSION}",
+            where=where,
+            fix=_COMPILE_AGAIN,
+        )
+    manifest = read_record(Manifest, content, "manifest")
+    if render_manifest(manifest) != text:
+        raise BundleError("the manifest was changed since it was written", where=where, fix=_COMPILE_AGAIN)
+    _check_names(manifest, where)
+    return manifest
+
+
+def _check_names(manifest: Manifest, where: str) -> None:
+    def refuse(what: str) -> BundleError:
+        return BundleError(what, where=where, fix="do not use this bundle: " + _COMPILE_AGAIN)
+
+    if manifest.format_version != BUNDLE_FORMAT_VERSION:
+        raise refuse(f"format version {manifest.format_version} where {BUNDLE_FORMAT_VERSION} is current")
+    if GENERATION.fullmatch(manifest.generation) is None:
+        raise refuse(f"the manifest names an impossible folder {manifest.generation[:80]!r}")
+    known = set()
+    for record in manifest.files:
+        if not _stays_inside(record.path, manifest.generation):
+            raise refuse(f"the manifest names a file outside the bundle: {record.path[:200]!r}")
+        if record.path in known or record.size < 0:
+            raise refuse(f"the manifest names {record.path[:200]!r} twice, or with an impossible size")
+        known.add(record.path)
+    named = [manifest.plan, *(segment.graph for segment in manifest.segments)]
+    if manifest.portable is not None:
+        named.append(manifest.portable)
+    for path in named:
+        if path not in known:
+            raise refuse(f"the manifest uses {path[:200]!r}, which is not among its files")
+    if not manifest.segments:
+        raise refuse("the manifest names no graph")
+
+
+def _stays_inside(path: str, generation: str) -> bool:
+    """Whether a path from a manifest, which may be forged, can only mean a file below the generation's folder."""
+    parts = path.split("/")
+    if len(parts) < 2 or parts[0] != generation or PurePosixPath(path).is_absolute():
+        return False
+    # Backslashes and colons separate folders and drives elsewhere.
+    return not any(part in ("", ".", "..") or any(mark in part for mark in "\\:\0") for part in parts)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

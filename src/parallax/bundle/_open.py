@@ -1,0 +1,261 @@
+"""Open a bundle: check it, and map what it holds. Nothing of a bundle that fails a check is run."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeVar, get_args
+
+from parallax.bundle._digest import SMALL_BYTES, CheckedFiles, Signature, file_digest, settled, signature
+from parallax.bundle._manifest import MANIFEST_NAME, FileRecord, Manifest, read_manifest
+from parallax.bundle._publish import is_dropping
+from parallax.engine import (
+    FOREIGN_EXCEPTIONS,
+    CompiledSegment,
+    Executor,
+    RuntimeOptions,
+    lane_pool,
+    make_mapped_session,
+)
+from parallax.errors import BundleError, ConfigError, PlanError
+from parallax.schedule import Plan
+
+T = TypeVar("T")
+
+Verify = Literal["once", "full", "never"]
+"""Which digests of large files are computed when a bundle is opened. ``once``: of those that were not found right
+before, or were written to since. ``full``: of all. ``never``: of none; sizes are still compared. Small files
+(manifest, plan, graphs) are always read whole and checked."""
+
+BUNDLE_SUFFIX = ".plx"
+
+_ATTEMPTS = 8
+_COMPILE_AGAIN = "compile the model again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A bundle that passed its checks. Its files must stay as they are while it is open."""
+
+    path: Path
+    manifest: Manifest
+    plan: Plan
+    signatures: dict[str, Signature] = field(repr=False)
+
+    def graph_path(self, index: int) -> Path:
+        """The optimised graph of one of the plan's segments; its weights lie beside it."""
+        return self.path / self.manifest.segments[index].graph
+
+    @property
+    def portable_path(self) -> Path | None:
+        """The model as it came, if it was kept."""
+        return None if self.manifest.portable is None else self.path / self.manifest.portable
+
+    def compile(self, options: RuntimeOptions) -> Executor:
+        """Map every segment of a cut plan and return an executor on this process's lanes.
+
+        Raises: BundleError if the runtime refuses a graph, or a graph is not what the plan says.
+        """
+        interface = self.manifest.interface
+        segments = []
+        for segment, record in zip(self.plan.segments, self.manifest.segments, strict=True):
+            path = str(self.path / record.graph)
+            try:
+                session = make_mapped_session(path, width=segment.width, options=options)
+            except FOREIGN_EXCEPTIONS as error:
+                raise BundleError(
+                    f"the runtime refuses a graph of the bundle: {error}", where=path, fix=_COMPILE_AGAIN
+                ) from error
+            found = ({arg.name for arg in session.inputs_meta}, {arg.name for arg in session.outputs_meta})
+            if not found[0] <= set(segment.inputs) or not set(segment.outputs) <= found[1]:
+                raise BundleError(
+                    f"the graph is not that of segment {segment.name!r} of the plan", where=path, fix=_COMPILE_AGAIN
+                )
+            segments.append(
+                CompiledSegment(
+                    name=segment.name,
+                    node_names=record.nodes,
+                    width=segment.width,
+                    session=session,
+                    inputs=segment.inputs,
+                    outputs=segment.outputs,
+                    weights={},  # the runtime maps them itself
+                )
+            )
+        return Executor(
+            self.plan,
+            segments,
+            inputs=(*interface.inputs, *interface.overridable),
+            outputs=interface.outputs,
+            pool=lane_pool(),
+        )
+
+    def check_unchanged(self) -> None:
+        """To be called once its files are mapped. Raises: BundleError if one was changed since it was checked."""
+        for name, expected in self.signatures.items():
+            if _stat_signature(self.path / name) != expected:
+                raise BundleError("a file was changed while the bundle was opened", where=str(self.path / name))
+
+
+def looks_like_bundle(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is meant as a bundle: a folder with a manifest, or one that is named like a bundle."""
+    return os.path.isdir(path) and (
+        os.fspath(path).endswith(BUNDLE_SUFFIX) or os.path.isfile(os.path.join(path, MANIFEST_NAME))
+    )
+
+
+def use_bundle(
+    path: str | os.PathLike[str], use: Callable[[Bundle], T], *, verify: Verify = "once", cache_dir: Path | None = None
+) -> T:
+    """Open the bundle at ``path``, check it, and return what ``use`` makes of it.
+
+    A bundle that another process replaces meanwhile is opened again: then ``use`` is called once more.
+
+    Raises:
+        BundleError: it is damaged, incomplete, or not a bundle.
+        ConfigError: an unknown ``verify``.
+    """
+    if verify not in get_args(Verify):
+        raise ConfigError(f"unknown verify={verify!r}", fix='choose "once", "full" or "never"')
+    folder = Path(os.path.realpath(path))
+    for attempt in range(_ATTEMPTS):
+        manifest, text = read_manifest(folder)
+        try:
+            bundle = _check(folder, manifest, verify, cache_dir)
+            result = use(bundle)
+            bundle.check_unchanged()
+        except Exception:
+            # Replacing a bundle replaces its manifest, then removes the files: what failed may have been the old one.
+            if attempt + 1 < _ATTEMPTS and _is_replaced(folder, text):
+                continue
+            raise
+        return result
+    raise BundleError("the bundle was replaced again and again while it was opened", where=str(folder))
+
+
+def read_bundle(path: str | os.PathLike[str], *, verify: Verify = "once", cache_dir: Path | None = None) -> Bundle:
+    """Check the bundle at ``path``, whoever it was made for. Raises: as `use_bundle`."""
+    return use_bundle(path, lambda bundle: bundle, verify=verify, cache_dir=cache_dir)
+
+
+def _is_replaced(folder: Path, text: bytes) -> bool:
+    try:
+        return read_manifest(folder)[1] != text
+    except BundleError:
+        return False
+
+
+def _check(folder: Path, manifest: Manifest, verify: Verify, cache_dir: Path | None) -> Bundle:
+    _check_listing(folder, manifest)
+    checked = CheckedFiles(str(folder), cache_dir)
+    known = checked.load() if verify == "once" else {}
+    signatures: dict[str, Signature] = {}
+    lasting: dict[str, tuple[Signature, str]] = {}
+    learnt = False
+    for record in manifest.files:
+        path = folder / record.path
+        began = time.time_ns()
+        found = _stat_signature(path)
+        if found[2] != record.size:
+            raise BundleError(
+                f"the file has {found[2]} bytes, not the {record.size} it was written with",
+                where=str(path),
+                fix=_COMPILE_AGAIN,
+            )
+        signatures[record.path] = found
+        before = known.get(record.path)
+        if record.size > SMALL_BYTES and before == (found, record.sha256):
+            lasting[record.path] = before
+            continue
+        if record.size > SMALL_BYTES and verify == "never":
+            continue
+        _check_digest(path, record)
+        if record.size > SMALL_BYTES and settled(found, began):
+            lasting[record.path] = (found, record.sha256)
+            learnt = True
+    if learnt:
+        checked.store(lasting)
+    return Bundle(path=folder, manifest=manifest, plan=_read_plan(folder, manifest), signatures=signatures)
+
+
+def _check_digest(path: Path, record: FileRecord) -> None:
+    try:
+        digest = file_digest(path)
+    except OSError as error:
+        raise BundleError(f"cannot read the file: {error.strerror or error}", where=str(path)) from error
+    if digest != record.sha256:
+        raise BundleError(
+            "the file was changed since it was written: its digest is another", where=str(path), fix=_COMPILE_AGAIN
+        )
+
+
+def _read_plan(folder: Path, manifest: Manifest) -> Plan:
+    path = folder / manifest.plan
+    try:
+        plan = Plan.from_json(path.read_bytes())
+    except PlanError as error:
+        raise BundleError(
+            f"the plan cannot be used: {error.what}", where=f"{path}, {error.where}", fix=_COMPILE_AGAIN
+        ) from error
+    except OSError as error:
+        raise BundleError(f"cannot read the plan: {error.strerror or error}", where=str(path)) from error
+    interface = manifest.interface
+    available = {*interface.inputs, *interface.overridable}
+    for segment in plan.segments:
+        if not plan.is_uncut and not available.issuperset(segment.inputs):
+            break
+        available.update(segment.outputs)
+    else:
+        whole = available.issuperset(interface.outputs) and len(plan.segments) == len(manifest.segments)
+        if whole and (plan.structure_digest, plan.cores) == (manifest.structure_digest, manifest.cores):
+            return plan
+    raise BundleError("plan and manifest are not of the same bundle", where=str(path), fix=_COMPILE_AGAIN)
+
+
+def _check_listing(folder: Path, manifest: Manifest) -> None:
+    """The generation's folder holds the files that the manifest names, and nothing else."""
+    expected = {record.path for record in manifest.files}
+    root = folder / manifest.generation
+    found = set()
+    for name, entry in _walk(root, manifest.generation):
+        kind = os.lstat(entry).st_mode
+        if is_dropping(entry.name):
+            continue
+        if name not in expected:
+            raise BundleError("there is a file that the bundle does not have", where=str(entry), fix="remove it")
+        if not stat.S_ISREG(kind):
+            raise BundleError(
+                "this is a link or device, not a file of the bundle", where=str(entry), fix=_COMPILE_AGAIN
+            )
+        found.add(name)
+    for name in sorted(expected - found):
+        raise BundleError("a file of the bundle is missing", where=str(folder / name), fix=_COMPILE_AGAIN)
+
+
+def _walk(root: Path, name: str) -> Iterator[tuple[str, Path]]:
+    """Names and paths of all that is no folder below ``root``; links are not followed."""
+    if os.path.islink(root):
+        raise BundleError("this is a link, not a folder of the bundle", where=str(root), fix=_COMPILE_AGAIN)
+    try:
+        entries = sorted(os.listdir(root))
+    except OSError as error:
+        raise BundleError(
+            f"cannot read the folder: {error.strerror or error}", where=str(root), fix=_COMPILE_AGAIN
+        ) from error
+    for entry in entries:
+        path = root / entry
+        if path.is_dir() and not path.is_symlink():
+            yield from _walk(path, f"{name}/{entry}")
+        else:
+            yield f"{name}/{entry}", path
+
+
+def _stat_signature(path: Path) -> Signature:
+    try:
+        return signature(path)
+    except OSError as error:
+        raise BundleError(f"cannot read the file: {error.strerror or error}", where=str(path)) from error

@@ -1,0 +1,203 @@
+"""Write a bundle: one optimised graph per segment, weights packed for this CPU, and all that says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import onnxruntime
+
+from parallax.bundle._digest import (
+    SMALL_BYTES,
+    CheckedFiles,
+    file_digest,
+    signature,
+    wait_until_settled,
+)
+from parallax.bundle._identity import parallax_version, runtime_build
+from parallax.bundle._manifest import (
+    BUNDLE_FORMAT_VERSION,
+    CompileOptions,
+    FileRecord,
+    InterfaceRecord,
+    Manifest,
+    SegmentRecord,
+    SourceFile,
+    SourceRecord,
+    render_manifest,
+)
+from parallax.bundle._publish import Workspace
+from parallax.engine import FOREIGN_EXCEPTIONS, RuntimeOptions, both, save_optimised
+from parallax.errors import BackendError, ConfigError
+from parallax.model import Model, save_segment
+from parallax.profile import hardware_fingerprint
+from parallax.schedule import Plan, Segment
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, steps done, steps in all)."""
+
+# How long one run takes depends on data where these are.
+_UNBOUNDED = frozenset({"Loop", "Scan"})
+
+_PORTABLE_NAME = "model.onnx"
+
+
+def write_bundle(
+    model: Model,
+    plan: Plan,
+    target: str | os.PathLike[str],
+    *,
+    options: CompileOptions,
+    source: SourceRecord | None = None,
+    portable: bool = False,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Compile ``plan`` into a bundle at ``target``, replacing the bundle that is there.
+
+    Appears whole or not at all, also if this process is killed; see ``_publish``. Weights stream from the model's
+    files: the memory it takes is that of one segment's packed weights. Needs disk space for about three
+    times the weights while it works, and twice (packed and as they were) after.
+
+    Args:
+        model: without ``shapes``, for an uncut plan: it is kept for all shapes.
+        plan: for this model.
+        options: recorded, so that the bundle can be made again.
+        source: of the model, if it is known; computed otherwise, by reading its files.
+        portable: keep the model itself in the bundle too, so that it can be rebuilt on other machines.
+        cache_dir: where to remember that the files' digests are right.
+
+    Returns: the bundle's path.
+
+    Raises:
+        ConfigError: the target cannot be written, or is something else than a bundle.
+        BackendError: the runtime refuses the model or a part of it.
+    """
+    report = progress or _silent
+    with Workspace(Path(target)) as workspace:
+        folder, generation = workspace.folder, workspace.generation
+        (folder / "segments").mkdir()
+        segments = []
+        report("compile", 0, len(plan.segments))
+        for number, segment in enumerate(plan.segments):
+            name = f"segments/{number:04}.onnx"
+            _compile_segment(model, plan, segment, workspace.scratch, folder / name)
+            nodes = () if plan.is_uncut else tuple(model.graph.nodes[index].name for index in segment.nodes)
+            segments.append(SegmentRecord(graph=f"{generation}/{name}", nodes=nodes))
+            report("compile", number + 1, len(plan.segments))
+        (folder / "plan.json").write_text(json.dumps(plan.to_json(), indent=1) + "\n", encoding="utf-8")
+        if portable:
+            _keep_portable(model, folder / "portable")
+        graph = model.graph
+        files = dict(sorted(_files(folder, generation)))
+        wait_until_settled(files)
+        records, checked = [], {}
+        for number, (name, path) in enumerate(files.items()):
+            report("digest", number, len(files))
+            found = signature(path)
+            digest = file_digest(path)
+            records.append(FileRecord(path=name, size=found[2], sha256=digest))
+            if found[2] > SMALL_BYTES:
+                checked[name] = (found, digest)
+        report("digest", len(files), len(files))
+        manifest = Manifest(
+            format_version=BUNDLE_FORMAT_VERSION,
+            generation=generation,
+            parallax_version=parallax_version(),
+            runtime_version=onnxruntime.__version__,
+            runtime_build=runtime_build(),
+            machine=hardware_fingerprint(),
+            cores=plan.cores,
+            options=options,
+            source=source or describe_source(model),
+            structure_digest=plan.structure_digest,
+            weight_bytes=model.weight_bytes,
+            interface=InterfaceRecord(
+                inputs=tuple(info.name for info in graph.inputs),
+                overridable=tuple(info.name for info in graph.overridable),
+                outputs=tuple(info.name for info in graph.outputs),
+                unbounded=any(node.op_type in _UNBOUNDED for _, node in graph.walk()),
+            ),
+            plan=f"{generation}/plan.json",
+            segments=tuple(segments),
+            portable=f"{generation}/portable/{_PORTABLE_NAME}" if portable else None,
+            files=tuple(records),
+        )
+        workspace.publish(render_manifest(manifest))
+    CheckedFiles(str(workspace.target), cache_dir).store(checked)
+    return Path(target)
+
+
+def describe_source(model: Model) -> SourceRecord:
+    """Digests of the files a model was read from, by reading them; of its bytes, where there are none."""
+    whole = model.whole()
+    if isinstance(whole, bytes):
+        first = SourceFile(location="", size=len(whole), sha256=sha256(whole).hexdigest())
+    else:
+        first = _described(os.path.basename(whole), Path(whole))
+    others = [_described(location, path) for location, path in sorted(model.external_files.items())]
+    path = None if isinstance(whole, bytes) else os.path.abspath(whole)
+    return SourceRecord(path=path, files=(first, *others))
+
+
+def _described(location: str, path: Path) -> SourceFile:
+    return SourceFile(location=location, size=path.stat().st_size, sha256=file_digest(path))
+
+
+def _compile_segment(model: Model, plan: Plan, segment: Segment, scratch: Path, target: Path) -> None:
+    """Through a file, so that the runtime maps the weights it packs instead of holding them twice."""
+    graph = model.graph
+    if plan.is_uncut:
+        inputs = [info.name for info in (*graph.inputs, *graph.overridable)]
+        outputs = [info.name for info in graph.outputs]
+        part = model.extract(range(len(graph.nodes)), inputs, outputs, name=segment.name)
+    else:
+        part = model.extract(segment.nodes, segment.inputs, segment.outputs, name=segment.name)
+    staged = scratch / "segment.onnx"
+    save_segment(part, staged)
+    try:
+        save_optimised(str(staged), str(target), data_name=f"{target.stem}.data", options=RuntimeOptions())
+    except FOREIGN_EXCEPTIONS as error:
+        names = [model.graph.nodes[index].name for index in segment.nodes[:8]]
+        raise both(BackendError, type(error))(
+            f"the runtime refuses the model: {error}",
+            where=f"segment {segment.name!r}, nodes {', '.join(names)}",
+            fix="check that this ONNX Runtime knows the model's operators",
+        ) from error
+    for left in scratch.iterdir():
+        left.unlink()
+
+
+def _keep_portable(model: Model, folder: Path) -> None:
+    """Copy the model and its external data; shared blocks instead of copies where the file system can."""
+    folder.mkdir()
+    whole = model.whole()
+    if isinstance(whole, bytes):
+        (folder / _PORTABLE_NAME).write_bytes(whole)
+    else:
+        shutil.copyfile(whole, folder / _PORTABLE_NAME)
+    for location, path in model.external_files.items():
+        place = folder / location
+        if location == _PORTABLE_NAME:
+            raise ConfigError(
+                f"the model's external data is called {location!r} as the model itself will be",
+                where=str(path),
+                fix="save the model with another name for its external data",
+            )
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
+
+
+def _files(folder: Path, generation: str) -> Iterator[tuple[str, Path]]:
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = Path(root, name)
+            yield f"{generation}/{path.relative_to(folder).as_posix()}", path
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """No progress was asked for."""

@@ -1,0 +1,117 @@
+"""``parallax.compile``: find a plan for a model and keep it, ready to run, in a bundle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from parallax.bundle import CompileOptions, SourceRecord, check_target, write_bundle
+from parallax.errors import ConfigError
+from parallax.model import Model, ModelSource, load_model
+from parallax.session._options import Progress, SessionOptions, check_min_gain, check_threads
+from parallax.session._planning import find_plan
+
+
+def compile(
+    model: ModelSource,
+    target: str | os.PathLike[str],
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    threads: int | None = None,
+    policy: str = "adaptive",
+    min_gain: float | None = None,
+    tune: bool = False,
+    calibration: Mapping[str, Any] | None = None,
+    portable: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Compile a model into a bundle: a folder that ``InferenceSession`` opens in milliseconds.
+
+    The bundle holds the plan, the graphs as ONNX Runtime optimised them and the weights packed for this CPU, which are
+    mapped when it is opened. It is tied to the CPU's features, the versions of Parallax and ONNX Runtime and the
+    number of cores: elsewhere it is refused, or made anew where ``portable`` kept the model itself.
+
+    Written whole or not at all; a bundle that is there is replaced. Without ``tune``, compiling needs memory for the
+    packed weights once; ``tune`` opens and times the model as it would run. Disk: about twice the weights.
+
+    Args:
+        model: path, bytes or ``onnx.ModelProto``.
+        target: where to write it, by convention ``NAME.plx``.
+        shapes, threads, policy, min_gain, tune, calibration, cache_dir, progress: as ``InferenceSession`` has them.
+        portable: keep a copy of the model in the bundle.
+
+    Returns: ``target``.
+
+    Raises:
+        ModelError: the model is at fault.
+        ConfigError: an option is, or the target cannot be written.
+        BackendError: the runtime refuses the model.
+
+    Example::
+
+        parallax.compile("model.onnx", "model.plx")
+        session = parallax.InferenceSession("model.plx")
+    """
+    if policy not in ("adaptive", "sequential"):
+        raise ConfigError(f"unknown policy {policy!r}", fix='choose "adaptive" or "sequential"')
+    options = SessionOptions(
+        threads=check_threads(threads),
+        policy=policy,
+        shapes=None if shapes is None else {name: tuple(shape) for name, shape in shapes.items()},
+        calibration=calibration,
+        tune=bool(tune),
+        min_gain=check_min_gain(min_gain),
+        cache_dir=None if cache_dir is None else Path(cache_dir),
+        progress=progress,
+    )
+    path = Path(target)
+    check_target(Path(os.path.realpath(path)))
+    return compile_loaded(load_model(model), path, options, portable=portable)
+
+
+def compile_loaded(
+    model: Model, target: Path, options: SessionOptions, *, portable: bool = False, source: SourceRecord | None = None
+) -> Path:
+    """Likewise, of a model that was loaded without shapes."""
+    shaped = model if options.shapes is None else model.with_shapes(options.shapes)
+    plan = find_plan(shaped, options, None)
+    return write_bundle(
+        # An uncut model runs in all shapes, as it does without a bundle.
+        model if plan.is_uncut else shaped,
+        plan,
+        target,
+        options=recorded_options(options),
+        source=source,
+        portable=portable,
+        cache_dir=options.cache_dir,
+        progress=options.progress,
+    )
+
+
+def recorded_options(options: SessionOptions) -> CompileOptions:
+    """What of the options a bundle remembers."""
+    return CompileOptions(
+        threads=options.threads,
+        policy=options.policy,
+        shapes=tuple(sorted((options.shapes or {}).items())),
+        min_gain=None if options.min_gain is None else repr(options.min_gain),
+        tune=options.tune,
+    )
+
+
+def replayed_options(recorded: CompileOptions, *, cache_dir: Path | None) -> SessionOptions:
+    """The options that a bundle was compiled with.
+
+    Raises: ConfigError if they are none that `compile` would have taken.
+    """
+    return SessionOptions(
+        threads=recorded.threads,
+        policy=recorded.policy,
+        shapes=dict(recorded.shapes) or None,
+        tune=recorded.tune,
+        min_gain=None if recorded.min_gain is None else check_min_gain(float(recorded.min_gain)),
+        cache_dir=cache_dir,
+    )
