@@ -379,12 +379,7 @@ def why_excluded(complaint: str) -> str:
 
 # Case and mode -> why it may miss the suite's expected outputs though ONNX Runtime meets them. A case that meets
 # them after all fails the test, so that nothing stays on this list for longer than it must.
-EXCUSED: dict[tuple[str, str], str] = {
-    ("node/test_attention_4d_causal_fp16_expanded", "split"): (
-        "ONNX Runtime computes half precision in single precision and rounds at the end; cuts round in between, and"
-        " one element comes out two last places away, over the suite's 1e-3"
-    ),
-}
+EXCUSED: dict[tuple[str, str], str] = {}
 
 WHY_CLOSE = (
     "attention written out operator by operator, where a cut keeps ONNX Runtime from folding the scale into the"
