@@ -1,0 +1,183 @@
+"""Memory plans per shape signature, of real models and of sizes learned from runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from parallax.errors import ConfigError
+from parallax.memory import ArenaSlot, Effort, MemoryOutline, PlanCache, bind_dims, verify_arena_plan
+from parallax.model import TensorInfo, load_model
+from tests.memory._plans import plan_of
+from tests.partition._graphs import op_graph
+
+# x(n, 4) -> a(n, 4); a -> b(n, 8), c(?, 4); (b, c) -> y
+PLAN = plan_of([(("x",), ("a",)), (("a",), ("b",)), (("a",), ("c",)), (("b", "c"), ("y",))])
+GRAPH = replace(
+    op_graph(
+        [
+            ("n0", "Conv", ["x"], ["a"]),
+            ("n1", "Conv", ["a"], ["b"]),
+            ("n2", "NonZero", ["a"], ["c"]),
+            ("n3", "F", ["b", "c"], ["y"]),
+        ],
+        outputs=["y"],
+    ),
+    inputs=(TensorInfo(name="x", dtype=1, shape=("n", 4)),),
+    tensors={
+        name: TensorInfo(name=name, dtype=1, shape=shape)
+        for name, shape in {"x": ("n", 4), "a": ("n", 4), "b": ("2*n", 4), "c": (None, 4), "y": ("unk__0", 4)}.items()
+    },
+)
+
+
+def outline(**settings):
+    return MemoryOutline(PLAN, GRAPH, **settings)
+
+
+def test_the_signature_is_every_dimension_that_sizes_depend_on():
+    assert outline().symbols == ("?c:0", "n", "unk__0")
+    assert outline(place_outputs=False).symbols == ("?c:0", "n", "unk__0"), "peaks depend on outputs, too"
+
+
+def test_what_dimensions_do_not_determine_is_dynamic_and_stays_in_its_branch():
+    memory = outline().plan({"n": 8})
+    assert memory.arena.dynamic == ("c", "y")
+    assert memory.arena.slots == (
+        ArenaSlot("a", memory.arena.slots[0].offset, 128),
+        ArenaSlot("b", memory.arena.slots[1].offset, 256),
+    )
+    branch_of = outline().lifetimes.branch_of
+    assert memory.dynamic_branches == (branch_of[2], branch_of[3])
+    assert len({branch_of[1], *memory.dynamic_branches}) == 3, "each disturbs no other"
+    verify_arena_plan(memory.arena, PLAN, sizes=outline().sizes({"n": 8}), model_outputs=["y"])
+
+
+def test_offsets_of_known_tensors_do_not_depend_on_dynamic_ones():
+    before = outline().plan({"n": 8}).arena
+    after = outline().plan({"n": 8, "?c:0": 1000}).arena
+    assert before.arena_bytes < after.arena_bytes
+    assert after.dynamic == ("y",)
+
+
+def test_a_plan_states_its_dimensions_and_the_peaks_of_its_segments():
+    memory = outline().plan({"n": 8, "other": 3})
+    assert memory.dims == (("n", 8),)
+    assert [peak.total_bytes for peak in memory.peaks] == [256, 128 + 256, 128, 256]
+    assert [peak.unknown_tensors for peak in memory.peaks] == [0, 0, 1, 2]
+
+
+def test_a_seen_signature_is_answered_from_the_cache():
+    cache = PlanCache(outline())
+    first = cache.get({"n": 8, "irrelevant": 1})
+    assert cache.get({"n": 8, "irrelevant": 2}) is first
+    assert cache.get({"n": 9}) is not first
+    statistics = cache.statistics()
+    assert (statistics.hits, statistics.misses, statistics.signatures, statistics.evictions) == (1, 2, 2, 0)
+
+
+def test_the_least_recently_used_signature_is_dropped():
+    cache = PlanCache(outline(), capacity=2)
+    kept = cache.get({"n": 1})
+    dropped = cache.get({"n": 2})
+    assert cache.get({"n": 1}) is kept
+    cache.get({"n": 3})
+    assert cache.get({"n": 1}) is kept
+    assert cache.get({"n": 2}) is not dropped
+    assert cache.statistics().signatures == 2
+    assert cache.statistics().evictions == 2
+
+
+def test_a_cache_holds_at_least_one_plan():
+    with pytest.raises(ConfigError, match="hold at least 1"):
+        PlanCache(outline(), capacity=0)
+
+
+def test_sizes_that_inference_could_not_follow_are_learned_per_signature():
+    cache = PlanCache(outline())
+    cache.get({"n": 8})
+    assert cache.learn({"n": 8}, {"c": (5, 4), "y": (6, 4)})
+    assert cache.get({"n": 8}).arena.dynamic == ()
+    assert dict(cache.get({"n": 8}).dims) == {"n": 8, "?c:0": 5, "unk__0": 6}
+    assert cache.get({"n": 9}).arena.dynamic == ("c", "y"), "another signature has not run yet"
+    known = cache.get({"n": 8})
+    assert not cache.learn({"n": 8}, {"c": (5, 4), "y": (6, 4)})
+    assert cache.get({"n": 8}) is known
+
+
+def test_a_size_that_depends_on_the_data_is_not_trusted_again():
+    cache = PlanCache(outline())
+    cache.learn({"n": 8}, {"c": (5, 4), "y": (6, 4)})
+    cache.learn({"n": 9}, {"c": (7, 4)})
+    assert cache.get({"n": 9}).arena.dynamic == ("y",)
+    assert cache.learn({"n": 8}, {"c": (50, 4), "y": (6, 4)})
+    assert cache.get({"n": 8}).arena.dynamic == ("c",)
+    assert cache.get({"n": 9}).arena.dynamic == ("c", "y"), "what differs in one signature differs in all"
+    assert not cache.learn({"n": 8}, {"c": (60, 4)})
+    assert not cache.learn({"n": 9}, {"c": (60, 4)})
+
+
+def test_a_size_that_inputs_determine_is_not_relearned():
+    cache = PlanCache(outline())
+    assert not cache.learn({"n": 8}, {"a": (100, 4)})
+    assert cache.get({"n": 8}).arena.slots[0].size_bytes == 128
+
+
+def test_quick_plans_are_the_default_of_a_cache():
+    assert PlanCache(outline()).get({"n": 8}) == outline().plan({"n": 8}, effort=Effort.QUICK)
+
+
+def _model():
+    """A model with a size that inference cannot follow: Reshape to a computed shape."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Reshape", ["a", "s"], ["b"]),
+        helper.make_node("NonZero", ["a"], ["where"]),
+        helper.make_node("Neg", ["b"], ["c"]),
+        helper.make_node("Concat", ["c", "a"], ["y"], axis=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info(name, kind, None) for name, kind in (("y", 1), ("where", 7))],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_planned_sizes_are_what_the_runtime_produces():
+    proto = _model()
+    names = ("a", "s", "b", "where", "c", "y")
+    graph = load_model(proto).inferred()
+    plan = plan_of(
+        [(tuple(node.inputs), tuple(node.outputs)) for node in graph.nodes],
+    )
+    outline = MemoryOutline(plan, graph)
+    assert outline.lifetimes.tensors == names
+    cache = PlanCache(outline)
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(proto)
+    exposed.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in ("a", "s", "b", "c"))
+    session = onnxruntime.InferenceSession(exposed.SerializeToString(), providers=["CPUExecutionProvider"])
+    for n in (2, 5, 2):
+        x = np.ones((n, 3), dtype=np.float32)
+        dims = bind_dims(graph.inputs, {"x": x.shape})
+        assert dims == {"n": n}
+        values = dict(zip(names, session.run(list(names), {"x": x}), strict=True))
+        for slot in cache.get(dims).arena.slots:
+            assert slot.size_bytes == values[slot.tensor].nbytes
+        cache.learn(dims, {name: value.shape for name, value in values.items()})
+        learned = cache.get(dims).arena
+        assert learned.dynamic == ()
+        assert {slot.tensor: slot.size_bytes for slot in learned.slots} == {
+            name: value.nbytes for name, value in values.items()
+        }
+        verify_arena_plan(
+            learned, plan, sizes={name: value.nbytes for name, value in values.items()}, model_outputs=["y", "where"]
+        )
