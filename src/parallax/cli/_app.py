@@ -10,6 +10,7 @@ import typer
 
 import parallax
 from parallax.cli._bench import bench_model
+from parallax.cli._bundle import prune_bundles, show_bundle, verify_bundle
 from parallax.cli._compile import compile_model
 from parallax.cli._console import Screen, guarded
 from parallax.cli._inspect import inspect_model
@@ -25,6 +26,8 @@ app = typer.Typer(
 )
 zoo_app = typer.Typer(help="Reference models that need no download.", no_args_is_help=True)
 app.add_typer(zoo_app, name="zoo")
+bundle_app = typer.Typer(help="Compiled models: what is in them, whether they are whole.", no_args_is_help=True)
+app.add_typer(bundle_app, name="bundle")
 
 
 class Rule(StrEnum):
@@ -34,6 +37,14 @@ class Rule(StrEnum):
     PAPER = "paper"
 
 
+class Planning(StrEnum):
+    """Policies by their names on the command line."""
+
+    ADAPTIVE = "adaptive"
+    SEQUENTIAL = "sequential"
+
+
+BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that `parallax compile -o` wrote.")]
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="Path of an .onnx file, or zoo:NAME (see `parallax zoo list`).")
 ]
@@ -174,17 +185,77 @@ def compile_command(
     shape: ShapeOption = None,
     threads: ThreadsOption = None,
     seed: SeedOption = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="NAME.plx", help="Write a bundle here, ready to run.")
+    ] = None,
+    tune: Annotated[bool, typer.Option("--tune", help="With -o: search and measure for the best plan first.")] = False,
+    portable: Annotated[
+        bool, typer.Option("--portable", help="With -o: keep the model in the bundle, to make it anew elsewhere.")
+    ] = False,
+    policy: Annotated[Planning, typer.Option("--policy", help="With -o: whether to cut at all.")] = Planning.ADAPTIVE,
+    min_gain: Annotated[
+        float | None, typer.Option("--min-gain", help="With -o: least predicted gain for which the model is cut.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the best plan for a model on this machine and keep it for later sessions.
 
     Profiles the model, searches plans, measures the best of them against the uncut model, and shows what was compared.
 
-    Example: `parallax compile model.onnx --shape x=1,3,640,640`
+    With `--output`, writes a bundle instead: the plan, optimised graphs and packed weights, which
+    `InferenceSession("model.plx")` opens in milliseconds. Nothing is measured then, unless with `--tune`.
+
+    Example: `parallax compile model.onnx --output model.plx`
     """
     compile_model(
-        model, inputs=inputs or (), shapes=shape or (), threads=threads, seed=seed, screen=Screen(as_json=as_json)
+        model,
+        inputs=inputs or (),
+        shapes=shape or (),
+        threads=threads,
+        seed=seed,
+        output=output,
+        policy=policy.value,
+        min_gain=min_gain,
+        tune=tune,
+        portable=portable,
+        screen=Screen(as_json=as_json),
     )
+
+
+@bundle_app.command("info")
+@guarded
+def bundle_info_command(path: BundleArgument, as_json: JsonOption = False) -> None:
+    """Show what a bundle was made from and for, and whether it can be opened here.
+
+    Example: `parallax bundle info model.plx`
+    """
+    show_bundle(path, screen=Screen(as_json=as_json))
+
+
+@bundle_app.command("verify")
+@guarded
+def bundle_verify_command(path: BundleArgument, as_json: JsonOption = False) -> None:
+    """Compute the digest of every file of a bundle; exits with 2 if one is not as it was written.
+
+    Example: `parallax bundle verify model.plx`
+    """
+    verify_bundle(path, screen=Screen(as_json=as_json))
+
+
+@bundle_app.command("prune")
+@guarded
+def bundle_prune_command(
+    path: Annotated[
+        Path | None,
+        typer.Argument(metavar="[PATH]", help="A bundle, or a folder of bundles. Default: the cache of bundles."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove what interrupted compilations left, and from the cache what was not used for longest.
+
+    Example: `parallax bundle prune model.plx`
+    """
+    prune_bundles(path, screen=Screen(as_json=as_json))
 
 
 @zoo_app.command("list")

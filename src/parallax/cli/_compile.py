@@ -1,15 +1,20 @@
-"""``parallax compile``: profile, search, measure, keep what was found, and show it."""
+"""``parallax compile``: find a plan and keep it, in the cache or ready to run in a bundle, and show it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from parallax.bundle import check_target, read_bundle
 from parallax.cli._console import Screen, print_line
-from parallax.cli._open import prepare
+from parallax.cli._open import open_shapes, prepare, runtime_errors_at
 from parallax.cli._plan_view import describe_plan, render_plan
-from parallax.cli._units import milliseconds
+from parallax.cli._units import milliseconds, size
+from parallax.errors import ConfigError
+from parallax.session import compile as compile_bundle
 
 
 def compile_model(
@@ -19,15 +24,56 @@ def compile_model(
     shapes: Sequence[str],
     threads: int | None,
     seed: int,
+    output: Path | None,
+    policy: str,
+    min_gain: float | None,
+    tune: bool,
+    portable: bool,
     screen: Screen,
 ) -> None:
-    """Tune ``model`` for this machine; later sessions on it open with the plan that is kept."""
-    subject = prepare(model, inputs=inputs, shapes=shapes, seed=seed, screen=screen)
-    with screen.progress() as progress:
-        plan = subject.open(threads=threads, tune=True, progress=progress).plan
-    report = {"model": subject.source.label, "structure_digest": plan.structure_digest, "plan": describe_plan(plan)}
+    """Tune ``model`` for this machine; later sessions on it open with the plan that is kept.
+
+    With ``output``, compile it into a bundle there instead, tuned only if ``tune`` says so.
+    """
+    if output is None:
+        if portable or min_gain is not None or policy != "adaptive":
+            raise ConfigError(
+                "--portable, --policy and --min-gain are for bundles", fix="say where to write one with --output"
+            )
+        subject = prepare(model, inputs=inputs, shapes=shapes, seed=seed, screen=screen)
+        with screen.progress() as progress:
+            plan = subject.open(threads=threads, tune=True, progress=progress).plan
+        report: dict[str, Any] = {"model": subject.source.label}
+    else:
+        check_target(output.absolute())
+        subject = prepare(model, inputs=inputs, shapes=shapes, seed=seed, screen=screen)
+        with (
+            screen.progress() as progress,
+            runtime_errors_at(subject.source.label, fix="check that this ONNX Runtime knows the model's operators"),
+        ):
+            # Shapes that were asked for, or are to be measured with: others are made up, and would bind the plan.
+            chosen = open_shapes(subject) if tune or shapes or inputs else None
+            compile_bundle(
+                subject.source.path,
+                output,
+                shapes=chosen,
+                threads=threads,
+                policy=policy,
+                min_gain=min_gain,
+                tune=tune,
+                calibration=subject.feeds if tune else None,
+                portable=portable,
+                progress=progress,
+            )
+        bundle = read_bundle(output, verify="never")
+        plan = bundle.plan
+        held = sum(record.size for record in bundle.manifest.files)
+        report = {"model": subject.source.label, "bundle": str(output), "bytes": held}
+    report |= {"structure_digest": plan.structure_digest, "plan": describe_plan(plan)}
 
     def render(console: Console) -> None:
+        if output is not None:
+            print_line(console, f"wrote {output}, {size(report['bytes'])}")
         render_plan(plan, console)
         uncut, chosen = plan.provenance.uncut_ns, plan.provenance.chosen_ns
         if uncut is not None and chosen is not None:

@@ -51,17 +51,22 @@ class Subject:
         # Its errors come as exceptions, which are shown once, by us. (Not by session options: a model opened with
         # some is not cut unasked.)
         onnxruntime.set_default_logger_severity(4)
-        open_inputs = {entry.name for entry in self.model.graph.inputs if not entry.is_static}
         with runtime_errors_at(self.source.label, fix="check that this ONNX Runtime knows the model's operators"):
             return InferenceSession(
                 self.source.path,
                 threads=threads,
-                shapes={name: value.shape for name, value in self.feeds.items() if name in open_inputs} or None,
+                shapes=open_shapes(self),
                 calibration=self.feeds if tune else None,
                 tune=tune,
                 trace=trace,
                 progress=progress,
             )
+
+
+def open_shapes(subject: Subject) -> dict[str, tuple[int, ...]] | None:
+    """Shapes of the feeds of inputs that the model leaves open; None where it leaves none."""
+    open_inputs = {entry.name for entry in subject.model.graph.inputs if not entry.is_static}
+    return {name: value.shape for name, value in subject.feeds.items() if name in open_inputs} or None
 
 
 @contextmanager

@@ -244,13 +244,16 @@ def _source_files(path: str, cache_dir: Path | None) -> CheckedFiles:
 
 
 def prune_cache(
-    folder: Path, *, keep: Path | None = None, limit_bytes: int = CACHE_LIMIT_BYTES
+    folder: Path, *, keep: Path | None = None, limit_bytes: int | None = CACHE_LIMIT_BYTES
 ) -> tuple[tuple[Path, int], ...]:
-    """Remove leftovers of dead writers, and the bundles used longest ago while all take more than ``limit_bytes``.
+    """Remove leftovers of dead writers, and the bundles used longest ago while all take more than ``limit_bytes``
+    (None: no bundle).
 
     Returns: what was removed, with its bytes (0 for leftovers).
     """
     removed = [(path, 0) for path in prune_folder(folder)]
+    if limit_bytes is None:
+        return tuple(removed)
     found = []
     for entry in folder.iterdir():
         # Another process may prune at the same time.
