@@ -275,7 +275,8 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         try:
             with mapped_options(given_options) as self._sess_options:
                 self._model_path = str(bundle.graph_path(0))
-                self._open_whole("", bundle.plan)
+                threads = self._parallax_options.threads or bundle.manifest.options.threads
+                self._open_whole("", bundle.plan, threads=threads)
         except RUNTIME_EXCEPTIONS as error:
             self._sess_options = given_options
             raise both(BundleError, _native_class(error))(
@@ -303,13 +304,17 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
             raise
         logger.warning("the runtime opens a model that the analysis refuses, so it runs uncut: %s", error)
 
-    def _open_whole(self, reason: str, plan: Plan | None = None) -> None:
-        """Leave the model to the base class; its options are the caller's, but for the threads that were planned."""
+    def _open_whole(self, reason: str, plan: Plan | None = None, *, threads: int | None = None) -> None:
+        """Leave the model to the base class; its options are the caller's, but for the threads that were planned.
+
+        ``threads``: instead of those of our own options.
+        """
         providers, provider_options, disabled_optimizers = self._whole_arguments
         cores = session_cores(self._parallax_options, self._sess_options)
         self._plan = plan = plan or uncut_plan(self._model, reason, cores=cores)
         options = self._sess_options
-        with planned_threads(options, self._parallax_options.threads, plan) as self._sess_options:
+        threads = threads or self._parallax_options.threads
+        with planned_threads(options, threads, plan) as self._sess_options:
             try:
                 super()._create_inference_session(providers, provider_options, disabled_optimizers)
             except RUNTIME_EXCEPTIONS as error:
