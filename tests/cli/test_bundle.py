@@ -1,0 +1,115 @@
+"""``parallax compile --output`` and ``parallax bundle``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import parallax
+from tests.bundle._models import branching, expected, feeds, forge
+from tests.cli._models import invoke
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return branching(tmp_path / "m.onnx")
+
+
+def test_compile_writes_a_bundle_that_opens(model: Path, tmp_path: Path) -> None:
+    result = invoke("compile", model, "--output", tmp_path / "m.plx", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["bundle"] == str(tmp_path / "m.plx")
+    assert report["plan"]["uncut"]
+    session = parallax.InferenceSession(tmp_path / "m.plx")
+    np.testing.assert_array_equal(session.run(None, feeds())[0], expected(model, feeds()))
+
+
+def test_compile_takes_the_options_of_a_bundle(model: Path, tmp_path: Path) -> None:
+    options = ["--threads", 2, "--min-gain", 0, "--shape", "x=3,64", "--portable"]
+    result = invoke("compile", model, "-o", tmp_path / "m.plx", *options)
+    assert result.exit_code == 0, result.output
+    assert str(tmp_path / "m.plx") in result.stdout
+    info = json.loads(invoke("bundle", "info", tmp_path / "m.plx", "--json").stdout)
+    assert info["options"] == {
+        "threads": 2,
+        "policy": "adaptive",
+        "shapes": {"x": [3, 64]},
+        "min_gain": "0.0",
+        "tune": False,
+    }
+    assert info["portable"]
+    assert not info["plan"]["uncut"]
+
+
+def test_compile_tunes_a_bundle_where_it_is_told_to(model: Path, tmp_path: Path) -> None:
+    result = invoke("compile", model, "-o", tmp_path / "m.plx", "--tune", "--shape", "x=3,64", "--json")
+    assert json.loads(result.stdout)["plan"]["source"] == "measured"
+
+
+@pytest.mark.parametrize("option", ["--portable", "--policy=sequential", "--min-gain=0"])
+def test_options_of_bundles_need_a_bundle(option: str, model: Path) -> None:
+    result = invoke("compile", model, option)
+    assert result.exit_code == 2
+    assert "--output" in result.stderr
+
+
+def test_a_target_that_cannot_be_is_refused_before_the_work(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("x")
+    for target in (tmp_path / "taken", tmp_path / "no" / "m.plx"):
+        result = invoke("compile", model, "-o", target)
+        assert result.exit_code == 2
+        assert str(target) in result.stderr
+
+
+def test_info_says_what_a_bundle_was_made_from_and_for(model: Path, tmp_path: Path) -> None:
+    bundle = parallax.compile(model, tmp_path / "m.plx")
+    text = invoke("bundle", "info", bundle).stdout
+    assert str(model) in text
+    assert "made for this machine" in text
+    report = json.loads(invoke("bundle", "info", bundle, "--json").stdout)
+    assert report["fits_here"]
+    assert report["source"]["path"] == str(model)
+    forge(bundle, lambda manifest: manifest.update(runtime_version="1.0.0"))
+    result = invoke("bundle", "info", bundle)
+    assert result.exit_code == 0
+    assert "not made for here: ONNX Runtime: made for '1.0.0'" in result.stdout
+    assert f"parallax compile {model} --output {bundle}" in result.stdout
+
+
+def test_verify_tells_whole_from_damaged(model: Path, tmp_path: Path) -> None:
+    bundle = parallax.compile(model, tmp_path / "m.plx", portable=True)
+    assert "whole" in invoke("bundle", "verify", bundle).stdout
+    assert json.loads(invoke("bundle", "verify", bundle, "--json").stdout)["whole"]
+    portable = next(bundle.glob("g-*/portable/model.onnx"))
+    portable.write_bytes(bytes(portable.stat().st_size))
+    result = invoke("bundle", "verify", bundle)
+    assert result.exit_code == 2
+    assert str(portable) in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+def test_what_is_no_bundle_is_refused_in_one_line(command: str, tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing.plx"):
+        result = invoke("bundle", command, path)
+        assert result.exit_code == 2
+        assert result.stderr.startswith("error: ")
+        assert str(path) in result.stderr
+
+
+def test_prune_removes_what_dead_writers_left(model: Path, tmp_path: Path) -> None:
+    bundle = parallax.compile(model, tmp_path / "m.plx")
+    stale = tmp_path / ".m.plx.00000000000000aa.tmp"
+    for argument in (bundle, tmp_path):
+        stale.mkdir()
+        report = json.loads(invoke("bundle", "prune", argument, "--json").stdout)
+        assert [entry["path"] for entry in report["removed"]] == [str(stale)]
+        assert not stale.exists()
+    assert "nothing to remove" in invoke("bundle", "prune", bundle).stdout
+    assert invoke("bundle", "prune").exit_code == 0
+    assert invoke("bundle", "prune", tmp_path / "missing").exit_code == 2
+    parallax.InferenceSession(bundle)
