@@ -77,7 +77,6 @@ def test_each_planner_is_accepted_by_the_judge(planner, case, data):
         ),
         dynamic=tuple(name for name in lifetimes.tensors if name not in known),
         arena_bytes=reached,
-        # Arenas of branches side by side may take more than all tensors one after the other never do.
         naive_bytes=packing.naive_bytes,
         lower_bound_bytes=0,
         is_optimal=False,
@@ -144,6 +143,14 @@ def test_the_thorough_lower_bound_is_the_heaviest_set_that_conflicts_pairwise(ca
     assert antichain_bound(packing) == heaviest_clique(packing)
     if lifetimes.order is not None:
         assert clique_bound(packing) == heaviest_clique(packing), "a fixed order needs no flow"
+
+
+def test_a_tensor_goes_into_the_smallest_gap_or_the_lowest():
+    # Five pairwise conflicting tensors stacked; the last conflicts with 0, 2 and 4, whose gaps are 3 and 2 high.
+    rows = [bytes(int(i != j) for j in range(5)) + bytes([i % 2 == 0]) for i in range(5)] + [bytes([1, 0, 1, 0, 1, 0])]
+    packing = Packing(sizes=[1, 3, 1, 2, 1, 2], items=range(6), conflicts=rows, sweeps=())
+    assert place(packing, range(6)) == [0, 1, 4, 5, 7, 5]
+    assert place(packing, range(6), lowest=True) == [0, 1, 4, 5, 7, 1]
 
 
 def test_a_chain_alternates_between_two_places():

@@ -125,20 +125,22 @@ def plan_arena(
 def _pack(packing: Packing, lifetimes: Lifetimes, effort: Effort) -> tuple[str, Offsets, int, bool]:
     """The best planner's name and offsets, the lower bound, and whether nothing smaller exists."""
     count = len(packing.items)
-    bound = clique_bound(packing)
     planner, best = "greedy_by_size", greedy_by_size(packing)
     best_bytes = reached_bytes(packing, best)
+    bound = clique_bound(packing, enough_bytes=best_bytes)
     if best_bytes > bound and effort is Effort.THOROUGH and count <= _ANTICHAIN_TENSORS:
         bound = antichain_bound(packing)
 
-    def consider(name: str, offsets: Offsets) -> None:
+    def consider(name: str, offsets: Offsets | None) -> None:
         nonlocal planner, best, best_bytes
+        if offsets is None:
+            return
         reached = reached_bytes(packing, offsets)
         if reached < best_bytes:
             planner, best, best_bytes = name, offsets, reached
 
     if best_bytes > bound:
-        consider("best_fit", best_fit(packing))
+        consider("best_fit", best_fit(packing, below_bytes=best_bytes))
     if best_bytes > bound and effort is Effort.THOROUGH:
         consider("branch_arenas", branch_arenas(packing, lifetimes))
     is_complete = False

@@ -31,15 +31,12 @@ class _Arena:
         return found
 
     def take(self, start: int, end: int) -> None:
-        """Remove a range from the free pieces, cutting those at its ends."""
+        """Remove a range from the free pieces; it begins where one of them does, or at the top."""
         kept: list[tuple[int, int, int]] = []
         for low, high, last in self.free:
             if high <= start or low >= end:
                 kept.append((low, high, last))
-                continue
-            if low < start:
-                kept.append((low, start, last))
-            if high > end:
+            elif high > end:
                 kept.append((end, high, last))
         self.free = kept
 
@@ -48,22 +45,24 @@ def branch_arenas(packing: Packing, lifetimes: Lifetimes) -> Offsets:
     """A dedicated arena per branch, after "branch-aware memory" in Parallax (arXiv 2512.11532).
 
     Segments are taken in the order in which they would run one by one. A tensor goes to its branch's arena: into
-    the smallest free run that holds it; else into the smallest that a branch hands over which is over before
-    this one can begin; else on top, growing the arena. What the paper leaves open is made safe for
-    consumers in other branches: bytes pass on only where all uses of the last tensor there precede the next one
-    (so earlier ones do, too). Arenas lie one behind the other. O(T × pieces).
+    the smallest free run that holds it; else into the smallest that another branch hands over; else on top,
+    growing the arena. Bytes pass on only where all uses of the last tensor there precede the next one (so
+    earlier ones do, too), within a branch as well, because its tensors may be read in others. Between branches
+    that is the paper's rule: a branch is entered by its first segment and left by its last, so a tensor of one is
+    over before one of another begins only if the whole branch is. (With a fixed order no branches run together.)
+    Arenas lie one behind the other. O(T × pieces).
     """
     sizes, conflicts = packing.sizes, packing.conflicts
     packed = frozenset(packing.items)
-    arenas = [_Arena() for _ in lifetimes.branch_precedes]
+    arenas = [_Arena() for _ in range(max(lifetimes.branch_of, default=-1) + 1)]
     where: dict[int, tuple[int, int]] = {}
     for tensor, sign in packing.sweeps[0]:
         if tensor not in packed:
             continue
         size = sizes[tensor]
         if sign < 0:
-            arena, start = where[tensor]
-            pieces = arenas[arena].free
+            owner, start = where[tensor]
+            pieces = arenas[owner].free
             pieces.append((start, start + size, tensor))
             pieces.sort()
             continue
@@ -75,27 +74,27 @@ def branch_arenas(packing: Packing, lifetimes: Lifetimes) -> Offsets:
         if not fitting:
             fitting = [
                 (end - start, other, start)
-                for other, before in enumerate(lifetimes.branch_precedes)
-                if before >> branch & 1 and arenas[other].free
-                for start, end in arenas[other].runs(row)
+                for other, arena in enumerate(arenas)
+                if arena is not own
+                for start, end in arena.runs(row)
                 if end - start >= size
             ]
         if fitting:
-            _, arena, start = min(fitting)
+            _, owner, start = min(fitting)
         else:
-            arena = branch
+            owner = branch
             start = runs[-1][0] if runs and runs[-1][1] == own.top else own.top
             own.top = start + size
-        arenas[arena].take(start, start + size)
-        where[tensor] = (arena, start)
+        arenas[owner].take(start, start + size)
+        where[tensor] = (owner, start)
     bases: list[int] = []
     total = 0
     for item in arenas:
         bases.append(total)
         total += item.top
     offsets = [UNPACKED] * len(sizes)
-    for tensor, (arena, start) in where.items():
-        offsets[tensor] = bases[arena] + start
+    for tensor, (owner, start) in where.items():
+        offsets[tensor] = bases[owner] + start
     if len(where) != len(packing.items):
         raise InternalError(f"a sweep begins {len(where)} of {len(packing.items)} tensors")
     return offsets

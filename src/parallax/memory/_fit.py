@@ -18,10 +18,14 @@ def greedy_by_size(packing: Packing) -> Offsets:
     return place(packing, sorted(packing.items, key=lambda item: (-sizes[item], item)))
 
 
-def best_fit(packing: Packing) -> Offsets:
-    """In the order in which tensors come to be, each into the smallest gap that holds it. O(T²)."""
+def best_fit(packing: Packing, *, below_bytes: int | None = None) -> Offsets | None:
+    """In the order in which tensors come to be, each into the smallest gap that holds it. O(T²).
+
+    None, early, if that does not stay below ``below_bytes``.
+    """
     packed = frozenset(packing.items)
-    return place(packing, [tensor for tensor, sign in packing.sweeps[0] if sign > 0 and tensor in packed])
+    order = [tensor for tensor, sign in packing.sweeps[0] if sign > 0 and tensor in packed]
+    return _place(packing, order, lowest=False, below_bytes=below_bytes)
 
 
 def place(packing: Packing, order: Iterable[int], *, lowest: bool = False) -> Offsets:
@@ -29,6 +33,13 @@ def place(packing: Packing, order: Iterable[int], *, lowest: bool = False) -> Of
 
     A gap is what lies free between the bytes of those already placed that are in conflict with it.
     """
+    offsets = _place(packing, order, lowest=lowest, below_bytes=None)
+    assert offsets is not None
+    return offsets
+
+
+def _place(packing: Packing, order: Iterable[int], *, lowest: bool, below_bytes: int | None) -> Offsets | None:
+    """`place`; None as soon as a tensor does not end below ``below_bytes``."""
     sizes, conflicts = packing.sizes, packing.conflicts
     offsets = [UNPACKED] * len(sizes)
     placed: list[tuple[int, int, int]] = []  # (offset, end, tensor), ascending
@@ -49,6 +60,8 @@ def place(packing: Packing, order: Iterable[int], *, lowest: bool = False) -> Of
                     top = end
         if offset < 0:
             offset = top
+            if below_bytes is not None and offset + size >= below_bytes:
+                return None
         offsets[tensor] = offset
         insort(placed, (offset, offset + size, tensor))
     return offsets

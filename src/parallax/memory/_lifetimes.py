@@ -44,8 +44,6 @@ class Lifetimes:
     """The one order in which segments run, where there is only one; else None."""
     branch_of: tuple[int, ...]
     """Per segment: its branch in the graph of segments."""
-    branch_precedes: tuple[int, ...]
-    """Per branch: a bit for each branch that cannot run until all of this one is done."""
     sweeps: tuple[tuple[tuple[int, int], ...], ...]
     """Executions, one segment at a time, as (tensor, +1 | -1): it begins, it ends. What is alive at one
     moment of an execution conflicts pairwise, so the most bytes held in any of them is a lower bound."""
@@ -92,7 +90,6 @@ def find_lifetimes(plan: PlanLike, model_outputs: Iterable[str], *, place_output
         for user in row[1:]:
             if not later[row[0]] >> user & 1:
                 raise InternalError(f"segment {user} reads {name!r} of segment {row[0]}, which it does not depend on")
-    branches = find_branches(Dag.from_predecessors(predecessors))
     dispatch = dispatch_order(plan) if order is None else order
     return Lifetimes(
         tensors=tuple(tensors),
@@ -101,8 +98,7 @@ def find_lifetimes(plan: PlanLike, model_outputs: Iterable[str], *, place_output
         to_the_end=to_the_end,
         conflicts=_conflict_rows(producers, uses, to_the_end, later),
         order=order,
-        branch_of=branches.branch_of,
-        branch_precedes=_branch_precedes([branch.nodes for branch in branches.branches], later),
+        branch_of=find_branches(Dag.from_predecessors(predecessors)).branch_of,
         sweeps=tuple(
             _sweep(sequence, producers, uses, to_the_end)
             for sequence in dict.fromkeys((dispatch,) if order is not None else (dispatch, tuple(range(len(segments)))))
@@ -184,18 +180,6 @@ def _conflict_rows(
     conflict = ~(before | before.T)
     np.fill_diagonal(conflict, False)
     return tuple(row.tobytes() for row in conflict)
-
-
-def _branch_precedes(branches: Sequence[tuple[int, ...]], later: Sequence[int]) -> tuple[int, ...]:
-    """A branch is a chain, so its last segment precedes the first of another iff all precedes all."""
-    if not branches:
-        return ()
-    firsts = np.array([chain[0] for chain in branches])
-    width = (len(later) + 7) // 8
-    return tuple(
-        int.from_bytes(np.packbits(_bits(later[chain[-1]], width)[firsts], bitorder="little").tobytes(), "little")
-        for chain in branches
-    )
 
 
 def _bits(mask: int, width_bytes: int) -> npt.NDArray[np.uint8]:

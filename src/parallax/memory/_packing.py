@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from parallax.errors import InternalError
@@ -12,6 +13,9 @@ Offsets = list[int]
 """Per tensor its offset, -1 for one that is not packed."""
 
 UNPACKED: Final = -1
+
+_SEEDS: Final = 12
+"""Single tensors that are extended to a lower bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,19 +44,23 @@ def reached_bytes(packing: Packing, offsets: Sequence[int]) -> int:
     return max([offsets[item] + sizes[item] for item in packing.items], default=0)
 
 
-def clique_bound(packing: Packing) -> int:
+def clique_bound(packing: Packing, *, enough_bytes: int | None = None) -> int:
     """A lower bound on any packing: the heaviest set found whose members conflict pairwise.
 
     What is alive at one moment of an execution conflicts pairwise. The heaviest such moment of each known
     execution is extended by whatever else conflicts with all of it (it could be alive beside them in another
     execution), heaviest first; so are the heaviest tensors alone. With a fixed order the moment is exact already.
+
+    Args:
+        enough_bytes: stop when this is reached: some packing takes no more.
     """
     sizes = packing.sizes
     heaviest = sorted(packing.items, key=lambda item: (-sizes[item], item))
     packed = frozenset(heaviest)
     rows = [int.from_bytes(row, "little") for row in packing.conflicts]  # one byte per tensor
     best = 0
-    for start in (*(_heaviest_moment(packing, sweep, packed) for sweep in packing.sweeps), *_singles(heaviest)):
+    moments = (_heaviest_moment(packing, sweep, packed) for sweep in packing.sweeps)
+    for start in chain(moments, ((item,) for item in heaviest[:_SEEDS])):
         common = -1
         weight = 0
         for member in start:
@@ -65,14 +73,9 @@ def clique_bound(packing: Packing) -> int:
                 if not common:
                     break
         best = max(best, weight)
+        if best == enough_bytes:
+            break
     return best
-
-
-_SEEDS: Final = 12
-
-
-def _singles(items: Sequence[int]) -> list[tuple[int, ...]]:
-    return [(item,) for item in items[:_SEEDS]]
 
 
 def _heaviest_moment(packing: Packing, sweep: Sequence[tuple[int, int]], packed: Collection[int]) -> tuple[int, ...]:

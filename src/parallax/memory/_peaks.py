@@ -146,7 +146,8 @@ class PeakTable:
             return self._constant
         known = self._sizes.bind(dims)
         sizes = np.array([size or 0 for size in known], dtype=np.int64)
-        unknown = [sum([known[column] is None for column in members]) for members in self._members]
+        missing = {column for column, size in enumerate(known) if size is None}
+        unknown = [len(missing.intersection(members)) if missing else 0 for members in self._members]
         for column, number, table in self._bodies:
             (peak,) = table.bind(dims)
             sizes[column] = peak.total_bytes
