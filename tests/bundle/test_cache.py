@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,6 @@ def settle(*paths: Path) -> None:
     for path in paths:
         found = path.stat()
         os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns - 3_600_000_000_001))
-    import time
-
     time.sleep(0.15)
 
 

@@ -180,6 +180,22 @@ def test_options_that_a_compiled_model_cannot_follow_are_refused(tmp_path: Path)
         parallax.InferenceSession(bundle, verify="sometimes")  # type: ignore[arg-type]
 
 
+def test_a_model_that_hands_an_input_out_is_compiled_too(tmp_path: Path) -> None:
+    proto = onnx.load(branching(tmp_path / "m.onnx"))
+    proto.graph.output.append(proto.graph.input[0])
+    session = parallax.InferenceSession(parallax.compile(proto, tmp_path / "m.plx"))
+    assert [argument.name for argument in session.get_outputs()] == ["y", "x"]
+    np.testing.assert_array_equal(session.run(["x"], feeds())[0], feeds()["x"])
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["uncut", "cut"])
+def test_a_provider_that_is_not_installed_is_warned_about_and_left_out(cut: bool, tmp_path: Path) -> None:
+    bundle = compiled(tmp_path, cut=cut)
+    with pytest.warns(UserWarning, match="NoSuchExecutionProvider"):
+        session = parallax.InferenceSession(bundle, providers=["NoSuchExecutionProvider", "CPUExecutionProvider"])
+    assert session.get_providers() == ["CPUExecutionProvider"]
+
+
 def test_providers_can_be_set_again(tmp_path: Path) -> None:
     session = parallax.InferenceSession(compiled(tmp_path))
     session.set_providers(["CPUExecutionProvider"])

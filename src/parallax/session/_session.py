@@ -249,14 +249,15 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
 
     def _open_bundle(self, path: str, options: SessionOptions) -> None:
         """Open a compiled model. Its plan is fixed; what is left to the caller is how it is run."""
-        providers, provider_options, disabled_optimizers = self._whole_arguments
-        obstacle = why_not_compiled(self._sess_options, providers)
+        providers, _, disabled_optimizers = self._whole_arguments
+        available = onnxruntime.get_available_providers()
+        # The base class warns of what is not installed, and leaves it out.
+        installed = [entry for entry in providers or () if _provider_name(entry) in available]
+        obstacle = why_not_compiled(self._sess_options, installed)
         if disabled_optimizers:
             obstacle = "single optimisers were disabled"
         if obstacle is not None:
             raise _not_with_a_bundle(obstacle, path)
-        # The base class checks these only when it opens the model itself.
-        check_and_normalize_provider_args(providers, provider_options, onnxruntime.get_available_providers())
         self._fallback_providers = ["CPUExecutionProvider"]
         open_for_here(path, self._use_bundle, options, self._sess_options)
 
@@ -264,9 +265,12 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         self._bundle = bundle
         self._unbounded = bundle.manifest.interface.unbounded
         if not bundle.plan.is_uncut:
-            obstacle = why_not_cut(self._sess_options, self._whole_arguments[0])
+            obstacle = why_not_cut(self._sess_options, None)
             if obstacle is not None:
                 raise _not_with_a_bundle(obstacle, str(bundle.path))
+            providers, provider_options, _ = self._whole_arguments
+            # The base class checks these only when it opens the model itself.
+            check_and_normalize_provider_args(providers, provider_options, onnxruntime.get_available_providers())
             executor = bundle.compile(compiled_options(self._sess_options))
             self._plan = bundle.plan
             self._adopt(read_interface(bundle, executor), bundle.plan, executor)
@@ -586,6 +590,10 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
             state["provider_options"],
             **state["keywords"],
         )
+
+
+def _provider_name(entry: Any) -> Any:
+    return entry[0] if isinstance(entry, tuple) else entry
 
 
 def _not_with_a_bundle(obstacle: str, path: str) -> ConfigError:
