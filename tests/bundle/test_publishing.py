@@ -25,6 +25,7 @@ models, target, cache = sys.argv[1:3], sys.argv[3], sys.argv[4]
 print("ready", flush=True)
 for number in range(100_000):
     parallax.compile(models[number % 2], target, min_gain=0, threads=2, cache_dir=cache)
+    print("compiled", flush=True)
 """
 
 
@@ -50,11 +51,13 @@ def killed_again_and_again(tmp_path: Path, kills: int) -> None:
     target = folder / "m.plx"
     rng = random.Random(11)
     seen: set[str] = set()
-    for _ in range(kills):
+    for turn in range(kills):
         process = python(COMPILE_FOREVER, *models, target, tmp_path / "cache")
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0, 0.4))
+        for _ in range(turn % 3):
+            assert process.stdout.readline() == "compiled\n"
+        time.sleep(rng.uniform(0, 0.25))
         process.kill()
         process.communicate()
         if target.exists():
@@ -64,7 +67,7 @@ def killed_again_and_again(tmp_path: Path, kills: int) -> None:
     check_is_one_of(target, answers[:1])
     assert os.listdir(folder) == ["m.plx"], "the next writer clears away what the dead ones left"
     assert sorted(os.listdir(target)) == sorted([generation(target).name, "manifest.json"])
-    assert len(seen) > 1, "no compilation was ever finished: nothing was replaced"
+    assert len(seen) >= kills // 3
 
 
 def test_a_writer_killed_at_any_moment_leaves_the_old_bundle_or_the_new_one(tmp_path: Path) -> None:
