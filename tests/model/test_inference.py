@@ -151,3 +151,17 @@ def test_huge_typed_initializers_do_not_stop_inference() -> None:
     words = numpy_helper.from_array(weight((3000, 4)), "w")
     graph = load_model(model([gather], [], [value("y", None)], [tensor, words])).inferred()
     assert graph.tensors["y"].shape == (3000, 4)
+
+
+def test_the_default_of_an_overridable_initializer_proves_nothing_but_is_believed() -> None:
+    proto = model(
+        [node("Reshape", "x target", "a"), node("Relu", "a", "y")],
+        [value("x", (2, 6)), value("target", (2,), INT64)],
+        [value("y", None)],
+        {"target": np.array([3, 4])},
+    )
+    loaded = load_model(proto)
+    assert loaded.inferred().tensors["y"].shape == (3, 4)
+    cut = loaded.extract([1], ["a"], ["y"], name="cut")
+    feeds = {"a": weight((4, 3))}  # as another target would make it
+    np.testing.assert_array_equal(run(cut, feeds)[0], feeds["a"].clip(0))

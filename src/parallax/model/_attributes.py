@@ -76,7 +76,7 @@ def _kind_by_content(attribute: onnx.AttributeProto) -> int:
     return _A.UNDEFINED
 
 
-def tensor_value(tensor: onnx.TensorProto) -> npt.NDArray[np.generic] | None:
+def tensor_value(tensor: onnx.TensorProto, *, most_bytes: int = CONSTANT_BYTES) -> npt.NDArray[np.generic] | None:
     """A small tensor's value, read-only; None for strings, external data and what cannot be decoded."""
     if tensor.data_type == onnx.TensorProto.STRING or tensor.data_location == onnx.TensorProto.EXTERNAL:
         return None
@@ -85,27 +85,27 @@ def tensor_value(tensor: onnx.TensorProto) -> npt.NDArray[np.generic] | None:
     except (ValueError, TypeError, KeyError) as exc:
         _log.debug("constant %r cannot be decoded: %s", tensor.name, exc)
         return None
-    return _frozen(array)
+    return _frozen(array, most_bytes)
 
 
-def constant_node_value(node: onnx.NodeProto) -> npt.NDArray[np.generic] | None:
+def constant_node_value(node: onnx.NodeProto, *, most_bytes: int = CONSTANT_BYTES) -> npt.NDArray[np.generic] | None:
     """The value of a Constant node's output, read-only; None for strings, sparse and large ones."""
     for attribute in node.attribute:
         if attribute.name == "value":
-            return tensor_value(attribute.t)
+            return tensor_value(attribute.t, most_bytes=most_bytes)
         if attribute.name == "value_int":
-            return _frozen(np.array(attribute.i, np.int64))
+            return _frozen(np.array(attribute.i, np.int64), most_bytes)
         if attribute.name == "value_ints":
-            return _frozen(np.array(attribute.ints, np.int64))
+            return _frozen(np.array(attribute.ints, np.int64), most_bytes)
         if attribute.name == "value_float":
-            return _frozen(np.array(attribute.f, np.float32))
+            return _frozen(np.array(attribute.f, np.float32), most_bytes)
         if attribute.name == "value_floats":
-            return _frozen(np.array(attribute.floats, np.float32))
+            return _frozen(np.array(attribute.floats, np.float32), most_bytes)
     return None
 
 
-def _frozen(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic] | None:
-    if array.nbytes > CONSTANT_BYTES:
+def _frozen(array: npt.NDArray[np.generic], most_bytes: int) -> npt.NDArray[np.generic] | None:
+    if array.nbytes > most_bytes:
         return None
     array.flags.writeable = False
     return array

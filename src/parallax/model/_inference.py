@@ -2,9 +2,11 @@
 
 Files often carry stale ``value_info`` and output shapes (a batch size edited after export). ONNX
 Runtime believes its own inference first and only warns; but a segment's *input* with a wrong static
-shape would be refused when fed. So inference runs from graph inputs and operators alone (*proven*
-types). Where that leaves gaps the file can fill (operators of other domains), it runs a second time
-with the file's statements in the gaps (*believed* types), good for costs but not for declaring shapes.
+shape would be refused when fed. So inference runs from graph inputs, constants and operators alone
+(*proven* types), and a sweep over what is left follows values through shape arithmetic
+(``_propagation``). Where that leaves gaps the file can fill (operators of other domains, defaults of
+inputs), both run a second time with what the file says there (*believed* types), good for costs but
+not for declaring shapes.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from dataclasses import dataclass
 
 import onnx
 import onnx.shape_inference
+
+from parallax.model._propagation import propagate
 
 _log = logging.getLogger(__name__)
 
@@ -55,31 +59,53 @@ def infer_types(model: onnx.ModelProto) -> InferredTypes:
     for value in bare.graph.output:
         if value.type.WhichOneof("value") == "tensor_type":
             value.type.tensor_type.ClearField("shape")
-    graph = _infer(bare)
-    proven = {value.name: value.type for value in (*graph.value_info, *graph.output)}
+    overridable = _set_aside_overridable(bare)
+    inferred = _infer(bare)
+    proven, learned = _types(inferred)
     produced = {name for node in model.graph.node for name in node.output}
     symbols = {
         dim.dim_param for value in model.graph.input for dim in value.type.tensor_type.shape.dim if dim.dim_param
     }
-    gaps = [
-        name
+    gaps = {
+        name: kind
         for name, kind in stated.items()
         if name in produced and _knowledge(kind, symbols) > _knowledge(proven.get(name), symbols)
-    ]
-    if not gaps:
-        return InferredTypes(proven=proven, believed=proven, annotated=graph)
+    }
+    if not gaps and not overridable:
+        return InferredTypes(proven=proven, believed=proven, annotated=inferred.graph)
+    bare.graph.initializer.extend(overridable)
     outputs = {value.name: value for value in bare.graph.output}
-    for name in gaps:
+    for name, kind in {**learned, **gaps}.items():
         if name in outputs:
-            outputs[name].type.CopyFrom(stated[name])
+            outputs[name].type.CopyFrom(kind)
         else:
-            bare.graph.value_info.add(name=name, type=stated[name])
-    graph = _infer(bare)
-    believed = {value.name: value.type for value in (*graph.value_info, *graph.output)}
-    for name in gaps:
-        if _knowledge(stated[name], symbols) > _knowledge(believed.get(name), symbols):
-            believed[name] = stated[name]
-    return InferredTypes(proven=proven, believed=believed, annotated=graph)
+            bare.graph.value_info.add(name=name, type=kind)
+    inferred = _infer(bare)
+    believed, _ = _types(inferred)
+    for name, kind in gaps.items():
+        if _knowledge(kind, symbols) > _knowledge(believed.get(name), symbols):
+            believed[name] = kind
+    return InferredTypes(proven=proven, believed=believed, annotated=inferred.graph)
+
+
+def _set_aside_overridable(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """Take out the initializers that a caller may feed something else for: their values prove nothing."""
+    if model.ir_version < 4:
+        return []
+    inputs = {value.name for value in model.graph.input}
+    overridable = [tensor for tensor in model.graph.initializer if tensor.name in inputs]
+    if overridable:
+        kept = [tensor for tensor in model.graph.initializer if tensor.name not in inputs]
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(kept)
+    return overridable
+
+
+def _types(inferred: onnx.ModelProto) -> tuple[dict[str, onnx.TypeProto], dict[str, onnx.TypeProto]]:
+    """All types that follow from what inference left, and those of them that it did not find itself."""
+    found = {value.name: value.type for value in (*inferred.graph.value_info, *inferred.graph.output)}
+    learned = propagate(inferred, found, _infer)
+    return {**found, **learned}, learned
 
 
 def _knowledge(kind: onnx.TypeProto | None, symbols: Container[str]) -> int:
@@ -100,13 +126,13 @@ def _knowledge(kind: onnx.TypeProto | None, symbols: Container[str]) -> int:
     return 3 if all(dim.HasField("dim_value") or dim.dim_param in symbols for dim in tensor.shape.dim) else 2
 
 
-def _infer(model: onnx.ModelProto) -> onnx.GraphProto:
+def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
-        return onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=True).graph
+        return onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=True)
     except Exception as exc:  # whatever the binding raises, types are optional knowledge
         _log.debug("shape inference with data propagation failed: %s", exc)
     try:
-        return onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False).graph
+        return onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False)
     except Exception as exc:
         _log.debug("shape inference failed: %s", exc)
-        return model.graph
+        return model
