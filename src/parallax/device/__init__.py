@@ -1,6 +1,7 @@
 """Where a model can run: what this machine lets the process use."""
 
 from parallax.device._cores import available_cores
+from parallax.device._heap import trim_heap
 from parallax.device._memory import free_memory_bytes, memory_limit_bytes
 
-__all__ = ["available_cores", "free_memory_bytes", "memory_limit_bytes"]
+__all__ = ["available_cores", "free_memory_bytes", "memory_limit_bytes", "trim_heap"]

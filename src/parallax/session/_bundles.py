@@ -322,12 +322,18 @@ def _tensor(argument: Any) -> TensorInfo:
     return TensorInfo(name=argument.name, dtype=_TYPE_CODES[element], shape=tuple(argument.shape))
 
 
+LARGE_WEIGHT_BYTES = 32 << 20
+"""From here on, opening a bundle leaves enough free memory in the heap to be worth handing back."""
+
+
 @contextlib.contextmanager
 def mapped_options(session_options: Any) -> Iterator[Any]:
     """Options that open a bundle's graph: as it is, with the least memory where the caller has no wishes.
 
     The caller's object is restored afterwards. Memory patterns (one block for all tensors of a run, sized by
     the run before) are left off: measured on the zoo, they gain nothing here and cost up to half as much again.
+    Packing weights side by side ("session.prepack.enable_parallel") is too: on two cores it gained nothing,
+    and holds several weights at once.
     """
     disabled = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if session_options is None:

@@ -21,6 +21,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 from onnxruntime.capi.onnxruntime_inference_collection import check_and_normalize_provider_args
 
 from parallax.bundle import Bundle, Verify, looks_like_bundle
+from parallax.device import trim_heap
 from parallax.engine import (
     RUNTIME_EXCEPTIONS,
     Executor,
@@ -34,7 +35,14 @@ from parallax.engine import (
 from parallax.errors import BundleError, ConfigError, ExternalDataError, InputError, ModelError
 from parallax.model import Model, OpGraph, load_model
 from parallax.schedule import Plan
-from parallax.session._bundles import Interface, cached_bundle, mapped_options, open_for_here, read_interface
+from parallax.session._bundles import (
+    LARGE_WEIGHT_BYTES,
+    Interface,
+    cached_bundle,
+    mapped_options,
+    open_for_here,
+    read_interface,
+)
 from parallax.session._feeds import FeedBinder, FeedSpec
 from parallax.session._options import (
     Progress,
@@ -281,6 +289,8 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
                 self._model_path = str(bundle.graph_path(0))
                 threads = self._parallax_options.threads or bundle.manifest.options.threads
                 self._open_whole("", bundle.plan, threads=threads)
+            if bundle.manifest.weight_bytes >= LARGE_WEIGHT_BYTES:
+                trim_heap()
         except RUNTIME_EXCEPTIONS as error:
             self._sess_options = given_options
             raise both(BundleError, _native_class(error))(
