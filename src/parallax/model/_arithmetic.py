@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,6 +97,23 @@ def evaluate(node: onnx.NodeProto, inputs: Sequence[Value | None]) -> tuple[Valu
     if len(values) != len(node.output) or not all(readable(value) for value in values):
         return None
     return values
+
+
+def stored(tensor: onnx.TensorProto) -> Value | None:
+    """The value of a stored tensor that this module computes with, else None; read-only."""
+    dtype = _TYPES.get(tensor.data_type)
+    if dtype is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return None
+    if min(tensor.dims, default=0) < 0 or math.prod(tensor.dims) > LARGEST:
+        return None
+    try:
+        if tensor.HasField("raw_data") and sys.byteorder == "little":  # a fifth of numpy_helper's time
+            return np.frombuffer(tensor.raw_data, dtype).reshape(tensor.dims)
+        value: Value = onnx.numpy_helper.to_array(tensor)
+    except (ValueError, TypeError) as exc:
+        _log.debug("constant %r cannot be decoded: %s", tensor.name, exc)
+        return None
+    return value if readable(value) else None
 
 
 def readable(value: Value) -> bool:
@@ -246,6 +264,8 @@ def _slice(call: _Call) -> Any:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         size = call[0].shape[axis]
         start, end = (bound + size if bound < 0 else bound for bound in (start, end))
+        if step < 0 and end > 2**31 - 2:
+            raise ValueError("the largest end, backwards: the text says nothing is taken, ONNX Runtime takes all")
         if step > 0:
             where[axis] = slice(min(max(start, 0), size), min(max(end, 0), size), step)
         else:
@@ -261,6 +281,8 @@ def _split(call: _Call) -> tuple[Value, ...]:
     if sizes is None:
         piece = -(-size // call.outputs)
         sizes = (*[piece] * (call.outputs - 1), size - piece * (call.outputs - 1))
+        if sizes[-1] <= 0:
+            raise ValueError("too few for so many outputs")
     if min(sizes) < 0 or sum(sizes) != size:
         raise ValueError("pieces do not add up")
     return tuple(np.split(call[0], np.cumsum(sizes)[:-1], axis))
@@ -289,8 +311,12 @@ def _reduce(function: Callable[..., Any]) -> Callable[[_Call], Any]:
             if call.number("noop_with_empty_axes", 0):
                 return call[0]
             axes = tuple(range(call[0].ndim))
-        result = function(call[0], axis=axes, keepdims=bool(call.number("keepdims", 1)))
-        return np.asarray(result).astype(call[0].dtype)
+        # As Python's integers, because a runtime may saturate or wrap where the sum or product does not fit.
+        exact = np.asarray(function(call[0].astype(object), axis=axes, keepdims=bool(call.number("keepdims", 1))))
+        limits = np.iinfo(call[0].dtype)
+        if not all(limits.min <= item <= limits.max for item in exact.reshape(-1)):
+            raise OverflowError("the result does not fit its type")
+        return exact.astype(call[0].dtype)
 
     return apply
 

@@ -11,21 +11,23 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from parallax.model._arithmetic import LARGEST, OPERATORS, Value, evaluate, readable
-from parallax.model._attributes import constant_node_value, tensor_value
+from parallax.model._arithmetic import LARGEST, OPERATORS, Value, evaluate, readable, stored
+from parallax.model._attributes import constant_node_value
 
 _log = logging.getLogger(__name__)
 
-_ROOM_BYTES = 8 * LARGEST
+_ROOM_BYTES = 64 << 20
+"""Bytes of all values together that a sweep keeps; past that it learns no more of them."""
 _BODY_OPS = frozenset(("If", "Loop", "Scan", "SequenceMap"))
 _ONNX = ("", "ai.onnx")
-_SOURCES = frozenset(("Constant", "Shape", "Size"))
+_SHAPES = frozenset(("Shape", "Size"))
+_SOURCES = _SHAPES | {"Constant"}
 _MADE_UP = "unk__"
 """How inference names the sizes it knows nothing about: unique within one run of it, but not between runs."""
 
@@ -58,13 +60,10 @@ def _elements(kind: onnx.TypeProto | None) -> int | None:
     tensor = kind.tensor_type
     if not tensor.elem_type or not tensor.HasField("shape"):
         return None
-    count = 1
-    for dim in tensor.shape.dim:
-        size = dim.dim_value
-        if size < 0 or (size == 0 and not dim.HasField("dim_value")):
-            return None
-        count *= size
-    return count
+    sizes = [dim.dim_value for dim in tensor.shape.dim]
+    if 0 in sizes and not all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+        return None
+    return math.prod(sizes) if min(sizes, default=0) >= 0 else None
 
 
 class _Sweep:
@@ -77,50 +76,78 @@ class _Sweep:
         self._types = dict(types)
         self._types.update((value.name, value.type) for value in graph.input)
         self._learned: dict[str, onnx.TypeProto] = {}
-        self._producers = {name: position for position, node in enumerate(graph.node) for name in node.output if name}
         self._initializers = {tensor.name: tensor for tensor in graph.initializer}
+        self._op_types: list[str] = []
+        self._inputs: list[tuple[str, ...]] = []
+        self._producers: dict[str, int] = {}
+        self._given = {"", *self._initializers}
+        """Names of constants, and the empty one of what is omitted."""
+        self._computable: set[str] = set()
+        """Outputs that could have a value: computed by operators we evaluate from shapes and constants alone."""
+        self._read_columns()
         self._values: dict[str, Value | None] = {}
         self._protos: dict[str, onnx.TensorProto] = {}
-        self._waiting: list[onnx.NodeProto] = []
+        self._room_bytes = _ROOM_BYTES
+        self._waiting: list[int] = []
         """Nodes to infer again before anyone asks for the type of one of their outputs, ``_awaited``."""
         self._awaited: set[str] = set()
 
+    def _read_columns(self) -> None:
+        """One look at every node; fields of messages are slow to read."""
+        given, computable = self._given, self._computable
+        for position, node in enumerate(self._nodes):
+            op_type, inputs, outputs = node.op_type, tuple(node.input), node.output
+            self._op_types.append(op_type)
+            self._inputs.append(inputs)
+            for name in outputs:
+                self._producers[name] = position
+            if op_type == "Constant":
+                given.update(outputs)
+            elif op_type in _SHAPES or (
+                op_type in OPERATORS and all(name in computable or name in given for name in inputs)
+            ):
+                computable.update(outputs)
+        self._producers.pop("", None)
+
     def run(self, positions: Iterable[int]) -> dict[str, onnx.TypeProto]:
+        computable = self._computable
         for position in positions:
-            node = self._nodes[position]
-            outputs = [name for name in node.output if name]
-            if node.op_type in OPERATORS:
+            outputs = [name for name in self._nodes[position].output if name]
+            if computable.issuperset(outputs):
                 values = [value for name in outputs if (value := self._value(name)) is not None]
                 if len(values) == len(outputs):
                     for name, value in zip(outputs, values, strict=True):
                         self._learn(name, _type_of(value))
                     continue
+            reads = self._inputs[position]
             # All values before any other question: asking may infer what waits, and so teach new types.
-            news = [self._is_news(name) for name in node.input if name]
-            reads = (*node.input, *_captures(node))
-            if any(news) or any(name in self._learned or name in self._awaited for name in reads):
-                self._waiting.append(node)
+            news = [name for name in reads if name in computable and self._value(name) is not None]
+            if self._op_types[position] in _BODY_OPS:
+                reads = (*reads, *_captures(self._nodes[position]))
+            if news or any(name in self._learned or name in self._awaited for name in reads):
+                for name in reads:
+                    if name in self._given:
+                        self._value(name)
+                self._waiting.append(position)
                 self._awaited.update(outputs)
         self._infer_waiting()
         return self._learned
 
-    def _is_news(self, name: str) -> bool:
-        """Whether this is a value that inference may not have had: computed, not given."""
-        value = self._value(name)
-        position = self._producers.get(name)
-        return value is not None and position is not None and self._nodes[position].op_type != "Constant"
-
     def _infer_waiting(self) -> None:
         """Infer the nodes put off so far, together: a call for each would cost ten times as much."""
-        waiting, awaited = self._waiting, self._awaited
-        if not waiting:
+        positions, awaited = self._waiting, self._awaited
+        if not positions:
             return
         self._waiting, self._awaited = [], set()
+        waiting = [self._nodes[position] for position in positions]
         model = onnx.ModelProto()
         model.CopyFrom(self._shell)
         model.graph.node.extend(waiting)
+        reads = {name: None for position in positions for name in self._inputs[position] if name}
+        bodies = [position for position in positions if self._op_types[position] in _BODY_OPS]
+        reads.update((name, None) for position in bodies for name in _captures(self._nodes[position]))
         symbols: set[str] = set()
-        for name in {name: None for node in waiting for name in (*node.input, *_captures(node)) if name}:
+        for name in reads:
             if name in awaited:
                 continue
             if (value := self._values.get(name)) is not None:
@@ -137,8 +164,8 @@ class _Sweep:
         for value in graph.value_info:
             if value.name in awaited:
                 self._learn(value.name, value.type)
-        for node, annotated in zip(waiting, graph.node, strict=True):
-            if node.op_type in _BODY_OPS:
+        if bodies:
+            for node, annotated in zip(waiting, graph.node, strict=True):
                 node.CopyFrom(annotated)
 
     def _learn(self, name: str, kind: onnx.TypeProto) -> None:
@@ -163,48 +190,64 @@ class _Sweep:
 
         Asked in topological order, so an answer is final: what it rests on will not become better known.
         """
+        values = self._values
         stack = [wanted]
         while stack:
             name = stack[-1]
-            if name not in self._values:
-                waits_for = self._try(name)
-                if waits_for is not None:
-                    stack.append(waits_for)
-                    continue
-            stack.pop()
-        return self._values[wanted]
+            if name not in values and (first := self._settle(name)) is not None:
+                stack.append(first)
+            else:
+                stack.pop()
+        return values[wanted]
 
-    def _try(self, name: str) -> str | None:
-        """Settle the value of a tensor, or name an input to settle first."""
+    def _settle(self, name: str) -> str | None:
+        """Find the value of a tensor, or name an input whose value must be found first."""
+        values = self._values
         position = self._producers.get(name)
         if position is None:
             tensor = self._initializers.get(name)
-            self._values[name] = None if tensor is None else _readable(tensor)
+            values[name] = None if tensor is None else stored(tensor)
             return None
         node = self._nodes[position]
-        op_type = node.op_type
         outputs = tuple(node.output)
-        results: tuple[Value | None, ...] = (None,) * len(outputs)
-        if op_type in _SOURCES:
-            if len(outputs) == 1 and node.domain in _ONNX:
+        results: Sequence[Value | None] = (None,) * len(outputs)
+        if node.domain not in _ONNX:
+            pass
+        elif self._op_types[position] in _SOURCES:
+            if len(outputs) == 1:
                 results = (self._source(node),)
-        elif op_type in OPERATORS and node.domain in _ONNX and all(map(self._may_be_small, outputs)):
+        elif name in self._computable and all(map(self._may_be_small, outputs)):
             inputs: list[Value | None] = []
-            for read in node.input:
-                if read and read not in self._values:
-                    return str(read)
-                inputs.append(self._values[read] if read else None)
+            for read in self._inputs[position]:
+                if read and read not in values and not self._is_source(read):
+                    return read
+                inputs.append(values[read] if read else None)
                 if read and inputs[-1] is None:
                     break
             else:
-                results = evaluate(node, inputs) or results
-        self._values.update(zip(outputs, results, strict=True))
+                results = self._kept(evaluate(node, inputs)) or results
+        values.update(zip(outputs, results, strict=True))
         return None
+
+    def _is_source(self, name: str) -> bool:
+        """Settle a tensor right away if no other has to be settled before it."""
+        position = self._producers.get(name)
+        if position is None or self._op_types[position] in _SOURCES:
+            self._settle(name)
+            return True
+        return False
+
+    def _kept(self, values: tuple[Value, ...] | None) -> tuple[Value, ...] | None:
+        if values is not None:
+            self._room_bytes -= sum(value.nbytes for value in values)
+        return values if self._room_bytes >= 0 else None
 
     def _source(self, node: onnx.NodeProto) -> Value | None:
         """The output of a node that has a value without its inputs having one."""
         if node.op_type == "Constant":
-            value = constant_node_value(node, most_bytes=_ROOM_BYTES)
+            if len(node.attribute) == 1 and node.attribute[0].HasField("t"):
+                return stored(node.attribute[0].t)
+            value = constant_node_value(node)
             return value if value is not None and readable(value) else None
         if not node.input:
             return None
@@ -215,13 +258,6 @@ class _Sweep:
     def _may_be_small(self, name: str) -> bool:
         count = _elements(self._types.get(name))
         return count is None or count <= LARGEST
-
-
-def _readable(tensor: onnx.TensorProto) -> Value | None:
-    if math.prod(tensor.dims) > LARGEST:
-        return None
-    value = tensor_value(tensor, most_bytes=_ROOM_BYTES)
-    return value if value is not None and readable(value) else None
 
 
 def _type_of(value: Value) -> onnx.TypeProto:
@@ -262,22 +298,26 @@ def _merged(old: onnx.TypeProto | None, new: onnx.TypeProto) -> onnx.TypeProto |
     if len(old.tensor_type.shape.dim) != len(new.tensor_type.shape.dim):
         _log.debug("inference contradicts itself on a rank: %s, then %s", old, new)
         return None
-    merged = onnx.TypeProto()
-    merged.CopyFrom(old)
     gained = not old.tensor_type.elem_type
-    merged.tensor_type.elem_type = new.tensor_type.elem_type
-    for target, source in zip(merged.tensor_type.shape.dim, new.tensor_type.shape.dim, strict=True):
-        if source.HasField("dim_value"):
-            if not target.HasField("dim_value"):
-                target.dim_value = source.dim_value
-                gained = True
-            elif target.dim_value != source.dim_value:
+    lost: list[tuple[int, onnx.TensorShapeProto.Dimension]] = []
+    for axis, (had, has) in enumerate(zip(old.tensor_type.shape.dim, new.tensor_type.shape.dim, strict=True)):
+        if had.HasField("dim_value"):
+            if not has.HasField("dim_value"):
+                lost.append((axis, had))
+            elif had.dim_value != has.dim_value:
                 _log.debug("inference contradicts itself on a size: %s, then %s", old, new)
                 return None
-        elif _is_telling(source.dim_param) and not target.HasField("dim_value") and not _is_telling(target.dim_param):
-            target.dim_param = source.dim_param
+        elif has.HasField("dim_value") or (_is_telling(has.dim_param) and not _is_telling(had.dim_param)):
             gained = True
-    return merged if gained else None
+        elif had.dim_param and (_is_telling(had.dim_param) or not has.dim_param):
+            lost.append((axis, had))
+    if not gained or not lost:
+        return new if gained else None
+    merged = onnx.TypeProto()
+    merged.CopyFrom(new)
+    for axis, dim in lost:
+        merged.tensor_type.shape.dim[axis].CopyFrom(dim)
+    return merged
 
 
 def _is_telling(symbol: str) -> bool:
@@ -290,8 +330,6 @@ def _symbols(kind: onnx.TypeProto) -> set[str]:
 
 def _captures(node: onnx.NodeProto) -> list[str]:
     """Tensors of outer scopes that a node's bodies read, in order of first use."""
-    if node.op_type not in _BODY_OPS:
-        return []
     reads: dict[str, None] = {}
     defined: set[str] = set()
     stack = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
