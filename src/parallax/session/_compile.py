@@ -79,8 +79,8 @@ def compile_loaded(
     shaped = model if options.shapes is None else model.with_shapes(options.shapes)
     plan = find_plan(shaped, options, None)
     return write_bundle(
-        # An uncut model runs in all shapes, as it does without a bundle.
-        model if plan.is_uncut else shaped,
+        # Shapes are for planning alone: what is made of the model as it is runs in all of them.
+        model,
         plan,
         target,
         options=recorded_options(options),

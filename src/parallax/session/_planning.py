@@ -124,17 +124,20 @@ def make_provenance(
 def choose_plan(model: Model, options: SessionOptions, session_options: Any) -> tuple[Plan, Executor | None]:
     """The plan for one session, and its executor if the model is cut.
 
-    Tried in this order: what the model does not allow, what the caller demands (``policy``,
-    ``min_gain=0``, ``tune``), what tuning found earlier on this machine, what the tables promise.
+    ``model`` is without the shapes of the options. Tried in this order: what the model does not allow,
+    what the caller demands (``policy``, ``min_gain=0``, ``tune``), what tuning found earlier on this
+    machine, what the tables promise.
     """
-    plan = find_plan(model, options, session_options)
+    # Shapes are for planning alone: segments made from the model as it is go on accepting others.
+    shaped = model if options.shapes is None else model.with_shapes(options.shapes)
+    plan = find_plan(shaped, options, session_options)
     if plan.is_uncut:
         return plan, None
     return plan, compile_plan(model, plan, runtime_options(session_options))
 
 
 def find_plan(model: Model, options: SessionOptions, session_options: Any) -> Plan:
-    """The plan alone; see `choose_plan`."""
+    """The plan alone, for a model in its planned shapes; see `choose_plan`."""
     cores = session_cores(options, session_options)
     obstacle = why_model_stays_whole(model)
     if options.policy == "sequential":

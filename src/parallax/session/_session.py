@@ -180,7 +180,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         self._interruptible = True
         self._fork = _fork_generation
         if hasattr(path_or_bytes, "SerializeToString") and hasattr(path_or_bytes, "graph"):
-            self._model = load_model(path_or_bytes, shapes=self._parallax_options.shapes)
+            self._model = load_model(path_or_bytes)
             path_or_bytes = self._model.whole()
         super().__init__(path_or_bytes, sess_options, providers, provider_options, **kwargs)
 
@@ -204,7 +204,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         if self._model is None:
             source: Any = self._model_path if self._model_path is not None else self._model_bytes
             try:
-                self._model = load_model(source, shapes=options.shapes)
+                self._model = load_model(source)
             except ModelError as error:
                 self._open_refused(error)
                 return
