@@ -2,6 +2,7 @@
 
 from parallax.device._cores import available_cores
 from parallax.device._heap import trim_heap
+from parallax.device._load import LoadMeter
 from parallax.device._memory import free_memory_bytes, memory_limit_bytes
 
-__all__ = ["available_cores", "free_memory_bytes", "memory_limit_bytes", "trim_heap"]
+__all__ = ["LoadMeter", "available_cores", "free_memory_bytes", "memory_limit_bytes", "trim_heap"]

@@ -112,6 +112,8 @@ class Provenance:
     runtime_version: str
     machine: str
     reason: str
+    disturbed: bool = False
+    """Other processes used the cores while it was measured, so that nothing was concluded: tune again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,9 @@ where it wins in the median by a margin, and in most rounds, of one interleaved 
 
 from __future__ import annotations
 
+import functools
 import logging
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from parallax.device import LoadMeter
 from parallax.engine import Executor, TraceRecorder, compile_plan
 from parallax.errors import BackendError, ConfigError, ParallaxError
 from parallax.model import Model
@@ -23,7 +26,7 @@ from parallax.profile import Cache, measure_costs, random_feeds
 from parallax.schedule import Candidate, Plan
 from parallax.session._candidates import PlanningContext
 from parallax.session._feeds import FeedBinder, FeedSpec
-from parallax.session._options import SessionOptions, runtime_options
+from parallax.session._options import Progress, SessionOptions, runtime_options
 from parallax.session._planning import make_provenance, plan_key, remembered_plan, uncut_plan
 
 logger = logging.getLogger(__name__)
@@ -45,6 +48,9 @@ MIN_ROUNDS = 7
 
 KEEP_RATIO = 0.98
 """A plan other than the default must take at most this share of its time: less is noise."""
+
+DISTURBED_SHARE = 0.15
+"""Of the cores planned for: where other processes use more than this, figures mean nothing."""
 
 KEEP_WINS = 2 / 3
 """... and be the quicker one in at least this share of the rounds."""
@@ -73,7 +79,7 @@ def tune(model: Model, options: SessionOptions, session_options: Any, *, cores: 
         ConfigError: the model does not run on the calibration feeds.
     """
     kept = remembered_plan(model, options, session_options, cores=cores)
-    if kept is not None:
+    if kept is not None and not kept.provenance.disturbed:
         return kept
     progress = options.progress or _silent
     feeds = dict(options.calibration) if options.calibration is not None else random_feeds(model.graph)
@@ -147,14 +153,38 @@ def tune(model: Model, options: SessionOptions, session_options: Any, *, cores: 
                     note="predicted too slow to be worth measuring",
                 )
             )
-    times = measure_interleaved(peers, progress=lambda done, total: progress("measure", done, total))
+    times, others = _measure_undisturbed(peers, cores=cores, progress=progress)
+    disturbed = others > DISTURBED_SHARE * cores
     medians = [round(statistics.median(series)) for series in times]
     measured = {peer.label: median for peer, median in zip(peers, medians, strict=True)}
     candidates = [replace(c, measured_ns=measured.get(c.label)) for c in candidates]
-    winner = pick_winner(times)
+    winner = 0 if disturbed else pick_winner(times)
     plan = _finish(peers[winner], medians, winner, tuple(candidates))
+    if disturbed:
+        plan = _undecided(plan, others)
+        logger.warning("%s; tune again when the machine is idle", plan.provenance.reason)
     Cache(options.cache_dir).store(plan_key(model, session_options, cores=cores), plan.to_json())
     return plan
+
+
+def _measure_undisturbed(peers: Sequence[Peer], *, cores: int, progress: Progress) -> tuple[list[list[int]], float]:
+    """Times per peer, and how many cores others kept busy meanwhile; a disturbed measurement is done once more."""
+    others = 0.0
+    times: list[list[int]] = []
+    for stage in ("measure", "measure again: the machine was busy"):
+        meter = LoadMeter()
+        times = measure_interleaved(peers, progress=functools.partial(progress, stage))
+        # What others use of cores that we do not want is no disturbance.
+        others = meter.others_cores() - max(0, (os.cpu_count() or cores) - cores)
+        if others <= DISTURBED_SHARE * cores:
+            break
+    return times, others
+
+
+def _undecided(plan: Plan, others: float) -> Plan:
+    reason = f"other processes kept {others:.1f} cores busy while plans were measured, so nothing is concluded"
+    segment = replace(plan.segments[0], reason=reason)
+    return replace(plan, segments=(segment,), provenance=replace(plan.provenance, reason=reason, disturbed=True))
 
 
 def pick_winner(times: Sequence[Sequence[int]]) -> int:

@@ -1,0 +1,34 @@
+"""How much of the machine others are using: what a measurement must know of before it concludes anything."""
+
+from __future__ import annotations
+
+import time
+
+import psutil  # type: ignore[import-untyped]
+
+
+class LoadMeter:
+    """Cores that other processes kept busy since the meter was made or last read."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._last = self._reading()
+
+    def others_cores(self) -> float:
+        """Mean number of cores used by everything but this process since the last reading; at least 0.
+
+        What the system counts (user, system, interrupts, stolen time) less what this process used. In a
+        container it is the host's count where the kernel shows that.
+        """
+        wall, busy, own = self._reading()
+        last_wall, last_busy, last_own = self._last
+        self._last = wall, busy, own
+        return max(0.0, (busy - last_busy) - (own - last_own)) / max(1e-3, wall - last_wall)
+
+    def _reading(self) -> tuple[float, float, float]:
+        times = psutil.cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        # Guest time is counted in user time already.
+        guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
+        own = self._process.cpu_times()
+        return time.perf_counter(), sum(times) - idle - guests, own.user + own.system
