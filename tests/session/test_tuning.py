@@ -17,7 +17,7 @@ STEADY = [100] * 25
         ([96] * 25, 0),
         ([100] * 25, 0),
         ([150] * 25, 0),
-        ([50] * 13 + [150] * 12, 0),
+        ([90] * 13 + [150] * 12, 0),
     ],
     ids=["clear", "within-noise", "equal", "slower", "lucky-rounds"],
 )
@@ -29,6 +29,12 @@ def test_two_clusters_that_only_look_like_a_gain_are_not_one() -> None:
     default = [110, 110, 110, 350, 350] * 5
     other = [104] * 12 + [300] * 13
     assert pick_winner([default, other]) == 0
+
+
+def test_what_is_as_quick_and_far_steadier_is_kept() -> None:
+    default = [100, 400, 100, 400, 110] * 5
+    assert pick_winner([default, [105] * 25]) == 1
+    assert pick_winner([[105] * 25, default]) == 0
 
 
 def test_the_best_of_several_is_kept() -> None:
