@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 # Runs shorter than this are timed several at once, for the sake of the clock's grain and of noise.
-_TURN_NS = 4_000_000
+_TURN_NS = 10_000_000
+_WAKE_NS = 20_000_000
 _MAX_RUNS_PER_TURN = 64
 
 # Share of one core below which nothing of ours is spinning any more.
@@ -96,8 +97,9 @@ def time_interleaved(
 ) -> dict[str, Timing]:
     """Time each rival ``rounds`` times, interleaved, after ``warmups`` untimed runs of each.
 
-    A rival whose run is short does several per turn and contributes their mean as one sample; all
-    rivals do equally many.
+    Each turn begins with untimed runs until the cores, idle since the last turn, are awake again. A rival
+    whose run is short does several per turn and contributes their median as one sample; all rivals do
+    equally many.
 
     Args:
         rivals: label -> a call that does one run.
@@ -114,14 +116,24 @@ def time_interleaved(
         for label in (*labels[shift:], *labels[:shift]):
             call = rivals[label]
             wait_until_quiet()
-            call()
-            begin = time.perf_counter_ns()
+            _wake(call)
+            runs = []
             for _ in range(repeats):
+                begin = time.perf_counter_ns()
                 call()
-            samples[label].append((time.perf_counter_ns() - begin) / repeats)
+                runs.append(time.perf_counter_ns() - begin)
+            samples[label].append(statistics.median(runs))
         if progress is not None:
             progress(number + 1, rounds)
     return {label: Timing(label=label, samples_ns=tuple(values)) for label, values in samples.items()}
+
+
+def _wake(call: Callable[[], object]) -> None:
+    """Run, untimed, at least once and until idle cores (a virtual machine's above all) are back at work."""
+    end = time.perf_counter_ns() + _WAKE_NS
+    call()
+    while time.perf_counter_ns() < end:
+        call()
 
 
 def _warm_up(call: Callable[[], object], runs: int) -> int:

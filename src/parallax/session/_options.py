@@ -11,7 +11,6 @@ from typing import Any
 import onnxruntime
 
 from parallax.bundle import Verify
-from parallax.device import available_cores
 from parallax.engine import RuntimeOptions, TraceSink, shared_threads, use_shared_pool
 from parallax.errors import ConfigError
 from parallax.schedule import Plan
@@ -130,9 +129,9 @@ def planned_threads(session_options: Any, threads: int | None, plan: Plan | None
     given = 0 if session_options is None else int(session_options.intra_op_num_threads)
     wanted = threads or 0
     if plan is not None and plan.provenance.source == "measured":
+        # Stated even where it is the default: the runtime pins the threads of its default pool to cores, which is
+        # not what was measured, and leaves a quick model waiting whenever the caller's thread sits on theirs.
         wanted = plan.segments[0].width
-        if wanted == available_cores():
-            wanted = threads or 0  # the runtime's default, which also pins its threads to cores
     if given or not wanted:
         yield session_options
     elif session_options is None:
