@@ -96,10 +96,6 @@ class Executor:
             # Outputs are read once more at the end, by the caller.
             self._readers[slots[name]] += 1
 
-    def slot(self, name: str) -> int:
-        """Index of a model input or output, or boundary tensor, in a run's table of values."""
-        return self._slots[name]
-
     def run(self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None) -> list[Any]:
         """Run once.
 
