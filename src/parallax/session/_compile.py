@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from parallax.bundle import CompileOptions, SourceRecord, check_target, write_bundle
-from parallax.errors import ConfigError
 from parallax.model import Model, ModelSource, load_model
-from parallax.session._options import Progress, SessionOptions, check_min_gain, check_threads
+from parallax.session._options import Progress, SessionOptions, check_min_gain, make_options
 from parallax.session._planning import find_plan
 
 
@@ -55,16 +54,14 @@ def compile(
         parallax.compile("model.onnx", "model.plx")
         session = parallax.InferenceSession("model.plx")
     """
-    if policy not in ("adaptive", "sequential"):
-        raise ConfigError(f"unknown policy {policy!r}", fix='choose "adaptive" or "sequential"')
-    options = SessionOptions(
-        threads=check_threads(threads),
+    options = make_options(
+        threads=threads,
         policy=policy,
-        shapes=None if shapes is None else {name: tuple(shape) for name, shape in shapes.items()},
+        shapes=shapes,
         calibration=calibration,
-        tune=bool(tune),
-        min_gain=check_min_gain(min_gain),
-        cache_dir=None if cache_dir is None else Path(cache_dir),
+        tune=tune,
+        min_gain=min_gain,
+        cache_dir=cache_dir,
         progress=progress,
     )
     path = Path(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,6 +55,38 @@ class SessionOptions:
     progress: Progress | None = None
     verify: Verify = "once"
     cache: bool = False
+
+
+def make_options(
+    *,
+    threads: int | None,
+    policy: str,
+    shapes: Mapping[str, Sequence[int]] | None,
+    calibration: Mapping[str, Any] | None,
+    tune: bool,
+    min_gain: float | None,
+    cache_dir: str | os.PathLike[str] | None,
+    progress: Progress | None,
+    trace: TraceSink | None = None,
+    verify: Verify = "once",
+    cache: bool = False,
+) -> SessionOptions:
+    """The keywords of ``InferenceSession`` and ``compile``, checked. Raises: ConfigError naming the one at fault."""
+    if policy not in ("adaptive", "sequential"):
+        raise ConfigError(f"unknown policy {policy!r}", fix='choose "adaptive" or "sequential"')
+    return SessionOptions(
+        threads=check_threads(threads),
+        policy=policy,
+        shapes=None if shapes is None else {name: tuple(shape) for name, shape in shapes.items()},
+        calibration=calibration,
+        tune=bool(tune),
+        min_gain=check_min_gain(min_gain),
+        cache_dir=None if cache_dir is None else Path(cache_dir),
+        trace=trace,
+        progress=progress,
+        verify=verify,
+        cache=bool(cache),
+    )
 
 
 def check_threads(threads: Any) -> int | None:

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import onnxruntime
@@ -47,9 +46,8 @@ from parallax.session._feeds import FeedBinder, FeedSpec
 from parallax.session._options import (
     Progress,
     SessionOptions,
-    check_min_gain,
-    check_threads,
     compiled_options,
+    make_options,
     planned_threads,
     runtime_options,
     why_not_compiled,
@@ -158,20 +156,18 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
     ) -> None:
         if sess_options is not None and not isinstance(sess_options, onnxruntime.SessionOptions):
             raise TypeError(f"sess_options is an onnxruntime.SessionOptions or None, not {type(sess_options).__name__}")
-        if policy not in ("adaptive", "sequential"):
-            raise ConfigError(f"unknown policy {policy!r}", fix='choose "adaptive" or "sequential"')
-        self._parallax_options = SessionOptions(
-            threads=check_threads(threads),
+        self._parallax_options = make_options(
+            threads=threads,
             policy=policy,
-            shapes=None if shapes is None else {name: tuple(shape) for name, shape in shapes.items()},
+            shapes=shapes,
             calibration=calibration,
-            tune=bool(tune),
-            min_gain=check_min_gain(min_gain),
-            cache_dir=None if cache_dir is None else Path(cache_dir),
+            tune=tune,
+            min_gain=min_gain,
+            cache_dir=cache_dir,
             trace=trace,
             progress=progress,
             verify=verify,
-            cache=bool(cache),
+            cache=cache,
         )
         self._lazy_lock = threading.RLock()
         self._model: Model | None = None
