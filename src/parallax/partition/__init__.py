@@ -15,6 +15,7 @@ from parallax.partition._branches import (
     verify_branches,
     verify_layers,
 )
+from parallax.partition._by_weight import by_weight, bytes_across, lookup_tables, static_bytes, unit_weights
 from parallax.partition._dag import (
     Dag,
     bottom_levels,
@@ -81,6 +82,8 @@ __all__ = [
     "by_branches",
     "by_lanes",
     "by_layers",
+    "by_weight",
+    "bytes_across",
     "classify",
     "contract",
     "critical_path",
@@ -90,9 +93,12 @@ __all__ = [
     "find_branches",
     "list_schedule",
     "load_layers",
+    "lookup_tables",
     "lpt_makespan",
+    "static_bytes",
     "strong_components",
     "uncut",
+    "unit_weights",
     "verify_branches",
     "verify_convex",
     "verify_dag",

@@ -31,6 +31,7 @@ class Cause(enum.Enum):
     PARALLEL = "runs beside others on its own lane: faster than one after the other"
     ALONE = "part of a parallel stretch during which nothing else runs: all cores"
     BRANCH = "a branch its layer's rule chose to run beside the others"
+    WEIGHT = "cut so that its weights can be read while the one before it runs"
     FORCED = "cut regardless of cost"
 
 
