@@ -9,7 +9,6 @@ from parallax.model._extract import SegmentModel
 from parallax.model._graph import CONSTANT_BYTES, Dim, Node, OpGraph, TensorInfo, constant_value
 from parallax.model._model import Model, load_model
 from parallax.model._outline import Outline, read_outline
-from parallax.model._read_ranges import read_ranges
 from parallax.model._save import save_segment
 from parallax.model._source import ModelSource
 
@@ -28,6 +27,5 @@ __all__ = [
     "constant_value",
     "load_model",
     "read_outline",
-    "read_ranges",
     "save_segment",
 ]
