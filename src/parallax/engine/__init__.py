@@ -24,7 +24,7 @@ from parallax.engine._ort import (
     save_optimised,
 )
 from parallax.engine._shared_pool import share_thread_pool, shared_threads, use_shared_pool
-from parallax.engine._trace import SegmentSpan, TraceRecorder, TraceSink, write_chrome_trace
+from parallax.engine._trace import SegmentSpan, TraceRecorder, TraceSink, trace_durations, write_chrome_trace
 
 __all__ = [
     "CPU_DEVICE",
@@ -53,6 +53,7 @@ __all__ = [
     "segment_failure",
     "share_thread_pool",
     "shared_threads",
+    "trace_durations",
     "use_shared_pool",
     "write_chrome_trace",
 ]

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -58,6 +59,35 @@ class TraceRecorder:
         with self._lock:
             spans, self._spans = self._spans, []
         return tuple(spans)
+
+
+class Traceable(Protocol):
+    """What can be traced: the executor."""
+
+    trace_sink: TraceSink | None
+
+
+def trace_durations(executor: Traceable, run: Callable[[], object], *, runs: int = 9) -> tuple[int, ...]:
+    """What each segment takes in whole runs, in ns: medians over ``runs``, after one that is not counted.
+
+    Args:
+        executor: idle otherwise; its sink is put back afterwards.
+        run: one run of this executor.
+
+    Raises: whatever ``run`` raises.
+    """
+    run()
+    recorder = TraceRecorder()
+    before, executor.trace_sink = executor.trace_sink, recorder
+    try:
+        for _ in range(runs):
+            run()
+    finally:
+        executor.trace_sink = before
+    durations: dict[int, list[int]] = {}
+    for span in recorder.take():
+        durations.setdefault(span.segment, []).append(span.duration_ns)
+    return tuple(round(statistics.median(durations[segment])) for segment in sorted(durations))
 
 
 def write_chrome_trace(spans: Sequence[SegmentSpan], path: str | os.PathLike[str]) -> None:

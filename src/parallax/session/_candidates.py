@@ -5,10 +5,11 @@ Pure but for the model's own shape inference; what is measured afterwards is the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+from parallax.memory import size_expression
 from parallax.model import Model, OpGraph
 from parallax.partition import (
     CostRule,
@@ -39,6 +40,9 @@ from parallax.schedule import (
 # Measured by benchmarks/overhead.py on 2 cores; upper ends, since a plan that relies on less would be fragile.
 SEGMENT_OVERHEAD_NS = 8_000
 HANDOVER_NS = 15_000
+# A boundary tensor leaves the caches and the runtime's blocked layouts, and comes back: per byte, on either side.
+# Fitted to traced segments of NASNet (see benchmarks/simulation.py), whose convolutions all have blocked layouts.
+CROSSING_NS_PER_BYTE = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +73,7 @@ class PlanningContext:
         self.cores = cores
         self._measured = costs
         self._unit_ns: dict[int, tuple[int, ...]] = {}
+        self._crossing: dict[str, int] = {}
 
     @cached_property
     def graph(self) -> OpGraph:
@@ -147,15 +152,37 @@ class PlanningContext:
         )
 
     def tasks(self, partition: Partition) -> tuple[Task, ...]:
-        """The segments as a policy sees them, with the summed costs of their units."""
+        """The segments as a policy sees them, with the summed costs of their units and of crossing their boundary."""
+        boundaries = find_boundaries(self.graph, self.units, partition)
         tasks = []
-        for index, segment in enumerate(partition.segments):
+        for index, (segment, boundary) in enumerate(zip(partition.segments, boundaries, strict=True)):
+            crossing = sum(self._crossing_ns(name) for name in (*boundary.inputs, *boundary.outputs))
             costs = []
             for width in sorted({1, segment.width, self.cores}):
                 unit_ns = self.unit_ns(width)
-                costs.append((width, sum(unit_ns[unit] for unit in segment.units)))
+                costs.append((width, crossing + sum(unit_ns[unit] for unit in segment.units)))
             tasks.append(Task(index=index, predecessors=partition.dag.predecessors[index], cost_ns=tuple(costs)))
         return tuple(tasks)
+
+    def _crossing_ns(self, name: str) -> int:
+        """What one side of a cut pays for a tensor that crosses it; nothing where its size is not known."""
+        known = self._crossing.get(name)
+        if known is None:
+            info = self.graph.tensors.get(name)
+            size = None if info is None else size_expression(info)
+            known = self._crossing[name] = round(((size and size.bytes({})) or 0) * CROSSING_NS_PER_BYTE)
+        return known
+
+    def resimulate(self, proposal: Proposal, durations_ns: Sequence[int]) -> Proposal:
+        """The proposal with what its segments really take (traced) instead of what their operators add up to."""
+        run = simulate(
+            self.tasks(proposal.partition),
+            proposal.schedule,
+            handover_ns=HANDOVER_NS,
+            segment_overhead_ns=SEGMENT_OVERHEAD_NS,
+            cost_ns=durations_ns,
+        )
+        return replace(proposal, durations_ns=tuple(durations_ns), simulated_ns=run.makespan_ns)
 
     def candidates(self) -> tuple[Proposal, ...]:
         """Cuts under both rules and several lane counts, best predicted first; uncut ones left out."""

@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime
 
 from parallax.device import LoadMeter
-from parallax.engine import Executor, TraceRecorder, compile_plan
+from parallax.engine import compile_plan, trace_durations
 from parallax.errors import BackendError, ConfigError, ParallaxError
 from parallax.model import Model
 from parallax.profile import Cache, measure_costs, random_feeds
@@ -129,6 +129,8 @@ def tune(model: Model, options: SessionOptions, session_options: Any, *, cores: 
         note = ""
         try:
             peer = _cut_peer(label, model, plan, session_options, feeds)
+            # What its segments really take says more than what their operators add up to.
+            proposal = context.resimulate(proposal, [segment.cost_ns for segment in peer.plan.segments])
             note = difference(reference, peer.run())
             if not note:
                 peers.append(peer)
@@ -308,26 +310,11 @@ def _cut_peer(label: str, model: Model, plan: Plan, session_options: Any, feeds:
         bound = binder.bind(feeds)
         return [value.numpy() for value in executor.run(bound.values, names)]
 
-    return Peer(label=label, run=run, plan=_with_traced_costs(plan, executor, run), spins=False)
-
-
-def _with_traced_costs(plan: Plan, executor: Executor, run: Callable[[], object], runs: int = 7) -> Plan:
-    """The plan with each segment's cost as traced in whole runs instead of summed from single operators."""
-    run()
-    recorder = TraceRecorder()
-    executor.trace_sink = recorder
-    for _ in range(runs):
-        run()
-    executor.trace_sink = None
-    durations: dict[int, list[int]] = {}
-    for span in recorder.take():
-        durations.setdefault(span.segment, []).append(span.duration_ns)
-    return replace(
-        plan,
-        segments=tuple(
-            replace(segment, cost_ns=round(statistics.median(durations[segment.index]))) for segment in plan.segments
-        ),
+    durations = trace_durations(executor, run)
+    segments = tuple(
+        replace(segment, cost_ns=duration) for segment, duration in zip(plan.segments, durations, strict=True)
     )
+    return Peer(label=label, run=run, plan=replace(plan, segments=segments), spins=False)
 
 
 def _finish(peer: Peer, medians: Sequence[int], winner: int, candidates: tuple[Candidate, ...]) -> Plan:
