@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from parallax.errors import ConfigError
 from parallax.memory import ArenaSlot, Effort, MemoryOutline, PlanCache, bind_dims, verify_arena_plan
 from parallax.model import TensorInfo, load_model
-from tests.memory._plans import plan_of
+from tests.memory._plans import chain, plan_of
 from tests.partition._graphs import op_graph
 
 # x(n, 4) -> a(n, 4); a -> b(n, 8), c(?, 4); (b, c) -> y
@@ -130,6 +130,25 @@ def test_a_size_that_inputs_determine_is_not_relearned():
 
 def test_quick_plans_are_the_default_of_a_cache():
     assert PlanCache(outline()).get({"n": 8}) == outline().plan({"n": 8}, effort=Effort.QUICK)
+
+
+def test_a_cache_remembers_the_order_of_a_thorough_plan_for_other_shapes():
+    # Sizes on which largest first and best fit waste bytes, all of them multiples of n.
+    plan = chain(5)
+    shapes = dict(zip((f"t{i}" for i in range(5)), ((f"{k}*n", 16) for k in (3, 4, 3, 2, 5)), strict=True))
+    graph = replace(
+        op_graph([(f"n{i}", "Conv", [f"t{i - 1}" if i else "x"], [f"t{i}"]) for i in range(5)], outputs=["t4"]),
+        inputs=(TensorInfo(name="x", dtype=1, shape=("n", 16)),),
+        tensors={name: TensorInfo(name=name, dtype=1, shape=shape) for name, shape in shapes.items()},
+    )
+    alone = MemoryOutline(plan, graph)
+    assert alone.plan({"n": 2}, effort=Effort.QUICK).arena.arena_bytes > alone.plan({"n": 2}).arena.arena_bytes
+    cache = PlanCache(alone)
+    for n in range(1, 9):
+        arena = cache.get({"n": n}).arena
+        assert arena.arena_bytes == arena.lower_bound_bytes == 7 * 64 * n
+        verify_arena_plan(arena, plan, sizes=alone.sizes({"n": n}), model_outputs=["t4"])
+    assert cache.get({"n": 9}).arena.planner == "remembered"
 
 
 def _model():

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallax.errors import InternalError
-from parallax.memory import ArenaPlan, ArenaSlot, Effort, find_lifetimes, plan_arena, verify_arena_plan
+from parallax.memory import ArenaPlan, ArenaSlot, Effort, find_lifetimes, placement_order, plan_arena, verify_arena_plan
 from parallax.memory._branch_arenas import branch_arenas
 from parallax.memory._exact import exact
-from parallax.memory._fit import best_fit, greedy_by_size, place, reordered
+from parallax.memory._fit import best_fit, greedy_by_size, order_of, place, reordered, shuffled
 from parallax.memory._packing import Packing, antichain_bound, clique_bound, reached_bytes
 from parallax.memory._sizes import aligned
 from tests.memory._plans import chain, plan_of, plans, sizes_of
@@ -26,6 +26,7 @@ PLANNERS = {
     "best_fit": lambda packing, lifetimes: best_fit(packing),
     "branch_arenas": branch_arenas,
     "reordered": lambda packing, lifetimes: reordered(packing, target_bytes=0, rounds=30),
+    "shuffled": lambda packing, lifetimes: shuffled(packing, greedy_by_size(packing), target_bytes=0, rounds=30),
     "exact": lambda packing, lifetimes: exact(packing, greedy_by_size(packing), lower_bound_bytes=0, node_limit=3000)[
         0
     ],
@@ -38,6 +39,7 @@ def packing_of(lifetimes, sizes):
         sizes=padded,
         items=[tensor for tensor, size in enumerate(padded) if size],
         conflicts=lifetimes.conflicts,
+        neighbours=lifetimes.neighbours,
         sweeps=lifetimes.sweeps,
     )
 
@@ -148,9 +150,38 @@ def test_the_thorough_lower_bound_is_the_heaviest_set_that_conflicts_pairwise(ca
 def test_a_tensor_goes_into_the_smallest_gap_or_the_lowest():
     # Five pairwise conflicting tensors stacked; the last conflicts with 0, 2 and 4, whose gaps are 3 and 2 high.
     rows = [bytes(int(i != j) for j in range(5)) + bytes([i % 2 == 0]) for i in range(5)] + [bytes([1, 0, 1, 0, 1, 0])]
-    packing = Packing(sizes=[1, 3, 1, 2, 1, 2], items=range(6), conflicts=rows, sweeps=())
+    neighbours = [[j for j in range(6) if rows[i][j]] for i in range(6)]
+    packing = Packing(sizes=[1, 3, 1, 2, 1, 2], items=range(6), conflicts=rows, neighbours=neighbours, sweeps=())
     assert place(packing, range(6)) == [0, 1, 4, 5, 7, 5]
     assert place(packing, range(6), lowest=True) == [0, 1, 4, 5, 7, 1]
+
+
+@pytest.mark.parametrize("planner", PLANNERS)
+@given(case=plans(max_segments=14), data=st.data())
+@settings(max_examples=40)
+def test_placing_in_order_of_offsets_gives_a_packing_again_or_a_lower_one(planner, case, data):
+    plan, outputs = case
+    lifetimes = find_lifetimes(plan, outputs)
+    packing = packing_of(lifetimes, sizes_of(plan, data.draw))
+    offsets = PLANNERS[planner](packing, lifetimes)
+    again = place(packing, order_of(packing, offsets), lowest=True)
+    assert all(low <= high for low, high in zip(again, offsets, strict=True))
+    assert reached_bytes(packing, shuffled(packing, offsets, target_bytes=0, rounds=5)) <= reached_bytes(packing, again)
+
+
+@given(case=plans(max_segments=14), data=st.data())
+@settings(max_examples=40)
+def test_a_quick_plan_that_is_given_the_order_of_a_thorough_one_is_no_larger(case, data):
+    plan, outputs = case
+    sizes = sizes_of(plan, data.draw)
+    lifetimes = find_lifetimes(plan, outputs)
+    values = [sizes[name] for name in lifetimes.tensors]
+    thorough = plan_arena(lifetimes, values)
+    order = placement_order(thorough, lifetimes)
+    quick = plan_arena(lifetimes, values, effort=Effort.QUICK, orders=[order])
+    verify_arena_plan(quick, plan, sizes=sizes, model_outputs=outputs, order=lifetimes.order)
+    assert sorted(order) == list(range(len(lifetimes)))
+    assert quick.arena_bytes <= thorough.arena_bytes
 
 
 def test_a_chain_alternates_between_two_places():

@@ -3,7 +3,7 @@
 Pure: sizes and plans in, offsets and figures out; nothing here allocates.
 """
 
-from parallax.memory._arena import ALIGNMENT_BYTES, ArenaPlan, ArenaSlot, Effort, plan_arena
+from parallax.memory._arena import ALIGNMENT_BYTES, ArenaPlan, ArenaSlot, Effort, placement_order, plan_arena
 from parallax.memory._budget import (
     DEFAULT_MARGIN,
     BudgetNeed,
@@ -47,6 +47,7 @@ __all__ = [
     "least_budget",
     "parse_bytes",
     "peak_of_schedule",
+    "placement_order",
     "plan_arena",
     "size_expression",
     "verify_arena_plan",

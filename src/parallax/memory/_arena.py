@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -10,7 +11,7 @@ from typing import Final, NamedTuple
 from parallax.errors import InternalError
 from parallax.memory._branch_arenas import branch_arenas
 from parallax.memory._exact import exact
-from parallax.memory._fit import best_fit, greedy_by_size, reordered
+from parallax.memory._fit import best_fit, greedy_by_size, place, reordered, shuffled
 from parallax.memory._lifetimes import Lifetimes
 from parallax.memory._packing import Offsets, Packing, antichain_bound, clique_bound, reached_bytes
 from parallax.memory._sizes import aligned
@@ -22,15 +23,16 @@ _EXACT_TENSORS: Final = 12
 _EXACT_NODES: Final = 20_000
 _ANTICHAIN_TENSORS: Final = 500
 _ROUNDS: Final = 200
-_ROUNDS_PAIRS: Final = 10_000_000
-"""Pairs of tensors that all rounds together may look at."""
+_MOVES: Final = 600
+_ROUNDS_CONFLICTS: Final = 1_000_000
+"""Conflicts that all rounds of one planner together may look at."""
 
 
 class Effort(Enum):
     """How long to look for a smaller arena. Counted, never timed: the outcome is reproducible."""
 
     QUICK = "quick"
-    """While a run waits: the two global planners, until one reaches the lower bound."""
+    """While a run waits: the global planners and the orders that were given, until one reaches the lower bound."""
     THOROUGH = "thorough"
     """Once, when a model is compiled: all planners, the exact one for few tensors, a tighter lower bound."""
 
@@ -72,13 +74,15 @@ def plan_arena(
     *,
     effort: Effort = Effort.THOROUGH,
     alignment_bytes: int = ALIGNMENT_BYTES,
+    orders: Sequence[Sequence[int]] = (),
 ) -> ArenaPlan:
     """Give every tensor an offset so that tensors that may be alive at once never share bytes.
 
-    Planners, in order; at equal size the earlier wins: ``greedy_by_size`` and ``best_fit`` (global offsets); with
-    `Effort.THOROUGH` also ``branch_arenas`` (the paper's arena per branch), ``exact`` (branch and bound for up to 12
-    tensors) and, where that gives up or there are more, ``reordered`` (placement orders improved step by
-    step). Whichever reaches the lower bound ends the search.
+    Planners, in order; at equal size the earlier wins: ``greedy_by_size`` and ``best_fit`` (global offsets);
+    ``remembered`` (the ``orders`` given); with `Effort.THOROUGH` also ``branch_arenas`` (the paper's arena per branch),
+    ``exact`` (branch and bound for up to 12 tensors) and, where that gives up or there are more, ``reordered`` and
+    ``shuffled`` (placement orders improved step by step, by rule and at random from a fixed seed). Whichever reaches
+    the lower bound ends the search.
 
     The lower bound is the heaviest set found of tensors that conflict pairwise: all of them need bytes of their
     own. `Effort.QUICK` extends a few by whatever fits; `Effort.THOROUGH` finds the heaviest there is
@@ -89,6 +93,8 @@ def plan_arena(
         sizes: bytes per tensor, in the order of ``lifetimes.tensors``; None for what is not known. A tensor
             of no bytes gets offset 0.
         alignment_bytes: a power of two.
+        orders: orders in which to place the tensors, lowest gap first; each names every tensor once. What
+            `placement_order` makes of a good plan for other sizes is one.
 
     Returns: a plan that `verify_arena_plan` accepts; the same for the same arguments, always.
 
@@ -101,9 +107,10 @@ def plan_arena(
         sizes=padded,
         items=[tensor for tensor, size in enumerate(padded) if size],
         conflicts=lifetimes.conflicts,
+        neighbours=lifetimes.neighbours,
         sweeps=lifetimes.sweeps,
     )
-    planner, offsets, bound, is_optimal = _pack(packing, lifetimes, effort)
+    planner, offsets, bound, is_optimal = _pack(packing, lifetimes, effort, orders)
     return ArenaPlan(
         planner=planner,
         slots=tuple(
@@ -122,7 +129,19 @@ def plan_arena(
     )
 
 
-def _pack(packing: Packing, lifetimes: Lifetimes, effort: Effort) -> tuple[str, Offsets, int, bool]:
+def placement_order(arena: ArenaPlan, lifetimes: Lifetimes) -> tuple[int, ...]:
+    """The order of placement that gives this arena again, or a smaller one: for `plan_arena` of other sizes.
+
+    Tensors without a slot come last.
+    """
+    offset_of = {slot.tensor: slot.offset for slot in arena.slots}
+    offsets = [offset_of.get(name, sys.maxsize) for name in lifetimes.tensors]
+    return tuple(sorted(range(len(offsets)), key=lambda tensor: (offsets[tensor], tensor)))
+
+
+def _pack(
+    packing: Packing, lifetimes: Lifetimes, effort: Effort, orders: Sequence[Sequence[int]]
+) -> tuple[str, Offsets, int, bool]:
     """The best planner's name and offsets, the lower bound, and whether nothing smaller exists."""
     count = len(packing.items)
     planner, best = "greedy_by_size", greedy_by_size(packing)
@@ -141,6 +160,9 @@ def _pack(packing: Packing, lifetimes: Lifetimes, effort: Effort) -> tuple[str, 
 
     if best_bytes > bound:
         consider("best_fit", best_fit(packing, below_bytes=best_bytes))
+    for order in orders:
+        if best_bytes > bound:
+            consider("remembered", place(packing, [item for item in order if packing.sizes[item]], lowest=True))
     if best_bytes > bound and effort is Effort.THOROUGH:
         consider("branch_arenas", branch_arenas(packing, lifetimes))
     is_complete = False
@@ -148,7 +170,9 @@ def _pack(packing: Packing, lifetimes: Lifetimes, effort: Effort) -> tuple[str, 
         if best_bytes > bound and count <= _EXACT_TENSORS:
             offsets, is_complete = exact(packing, best, lower_bound_bytes=bound, node_limit=_EXACT_NODES)
             consider("exact", offsets)
-        rounds = min(_ROUNDS, _ROUNDS_PAIRS // (count * count or 1))
         if best_bytes > bound and not is_complete:
-            consider("reordered", reordered(packing, target_bytes=bound, rounds=rounds))
+            rounds = _ROUNDS_CONFLICTS // max(1, sum([len(packing.neighbours[item]) for item in packing.items]))
+            consider("reordered", reordered(packing, target_bytes=bound, rounds=min(_ROUNDS, rounds)))
+            if best_bytes > bound:
+                consider("shuffled", shuffled(packing, best, target_bytes=bound, rounds=min(_MOVES, rounds)))
     return planner, best, bound, is_complete or best_bytes == bound

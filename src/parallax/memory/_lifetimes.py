@@ -40,6 +40,8 @@ class Lifetimes:
     """Row i, column j: 1 where tensors i and j may be alive at once, in some execution. Symmetric; 0 on the
     diagonal. The rest is a strict partial order (before, after): of three tensors, if a is before b and b
     before c, a is before c."""
+    neighbours: tuple[tuple[int, ...], ...]
+    """Per tensor those it conflicts with, ascending: the rows of ``conflicts`` as lists."""
     order: tuple[int, ...] | None
     """The one order in which segments run, where there is only one; else None."""
     branch_of: tuple[int, ...]
@@ -91,12 +93,14 @@ def find_lifetimes(plan: PlanLike, model_outputs: Iterable[str], *, place_output
             if not later[row[0]] >> user & 1:
                 raise InternalError(f"segment {user} reads {name!r} of segment {row[0]}, which it does not depend on")
     dispatch = dispatch_order(plan) if order is None else order
+    conflicts, neighbours = _conflict_rows(producers, uses, to_the_end, later)
     return Lifetimes(
         tensors=tuple(tensors),
         producers=producers,
         uses=uses,
         to_the_end=to_the_end,
-        conflicts=_conflict_rows(producers, uses, to_the_end, later),
+        conflicts=conflicts,
+        neighbours=neighbours,
         order=order,
         branch_of=find_branches(Dag.from_predecessors(predecessors)).branch_of,
         sweeps=tuple(
@@ -162,10 +166,11 @@ def _followers(order: Sequence[int]) -> list[int]:
 
 def _conflict_rows(
     producers: Sequence[int], uses: Sequence[tuple[int, ...]], to_the_end: Sequence[bool], later: Sequence[int]
-) -> tuple[bytes, ...]:
+) -> tuple[tuple[bytes, ...], tuple[tuple[int, ...], ...]]:
+    """`Lifetimes.conflicts` and `Lifetimes.neighbours`."""
     count = len(producers)
     if not count:
-        return ()
+        return (), ()
     width = (len(later) + 7) // 8
     before = np.zeros((count, count), dtype=np.bool_)
     columns = np.array(producers)
@@ -179,7 +184,7 @@ def _conflict_rows(
             before[tensor] = _bits(after, width)[columns]
     conflict = ~(before | before.T)
     np.fill_diagonal(conflict, False)
-    return tuple(row.tobytes() for row in conflict)
+    return tuple(row.tobytes() for row in conflict), tuple(tuple(row.nonzero()[0].tolist()) for row in conflict)
 
 
 def _bits(mask: int, width_bytes: int) -> npt.NDArray[np.uint8]:

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from parallax.errors import ConfigError
-from parallax.memory._arena import ArenaPlan, Effort, plan_arena
+from parallax.memory._arena import ArenaPlan, Effort, placement_order, plan_arena
 from parallax.memory._lifetimes import Lifetimes, find_lifetimes
 from parallax.memory._peaks import GroupPeak, PeakTable, input_symbols
 from parallax.memory._protocols import PlanLike
 from parallax.memory._sizes import SizeTable, bind_dims, size_expression
 from parallax.model import OpGraph, TensorInfo
+
+_ROOM_TO_IMPROVE: Final = 1.02
+"""From this multiple of its lower bound on, an arena is worth a thorough search ..."""
+_THOROUGH_PLANS: Final = 2
+"""... this many times per cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +76,23 @@ class MemoryOutline:
         """What each segment needs while it runs, for these dimensions."""
         return self._peaks.bind(dims)
 
-    def plan(self, dims: Mapping[str, int], *, effort: Effort = Effort.THOROUGH) -> MemoryPlan:
-        """Plan for these dimensions (`bind_dims`); what they do not determine is dynamic."""
+    def plan(
+        self,
+        dims: Mapping[str, int],
+        *,
+        effort: Effort = Effort.THOROUGH,
+        orders: Sequence[Sequence[int]] = (),
+    ) -> MemoryPlan:
+        """Plan for these dimensions (`bind_dims`); what they do not determine is dynamic.
+
+        Args:
+            orders: as in `plan_arena`.
+        """
         lifetimes = self.lifetimes
         sizes = self._sizes.bind(dims)
         return MemoryPlan(
             dims=tuple([(name, dims[name]) for name in self.symbols if name in dims]),
-            arena=plan_arena(lifetimes, sizes, effort=effort),
+            arena=plan_arena(lifetimes, sizes, effort=effort, orders=orders),
             peaks=self._peaks.bind(dims),
             dynamic_branches=tuple(
                 [
@@ -112,6 +128,10 @@ class PlanCache:
     for that signature places those tensors as well. A size that differs between two runs of one signature
     depends on the data; it is never trusted again, and its tensors stay dynamic.
 
+    Where a quick plan is clearly larger than its lower bound, that signature is planned thoroughly, and later ones
+    try the order in which that placed its tensors: sizes differ between signatures, their proportions hardly.
+    Few signatures are worth that; all others are planned quickly.
+
     Args:
         outline: what is planned.
         capacity: signatures to hold, at least 1.
@@ -120,7 +140,17 @@ class PlanCache:
     Raises: ConfigError for a capacity below 1.
     """
 
-    __slots__ = ("_capacity", "_effort", "_entries", "_evictions", "_hits", "_misses", "_untrusted", "outline")
+    __slots__ = (
+        "_capacity",
+        "_effort",
+        "_entries",
+        "_evictions",
+        "_hits",
+        "_misses",
+        "_orders",
+        "_untrusted",
+        "outline",
+    )
 
     def __init__(self, outline: MemoryOutline, *, capacity: int = 64, effort: Effort = Effort.QUICK) -> None:
         if capacity < 1:
@@ -130,6 +160,7 @@ class PlanCache:
         self._effort = effort
         self._entries: OrderedDict[tuple[int | None, ...], _Entry] = OrderedDict()
         self._untrusted: set[str] = set()
+        self._orders: list[tuple[int, ...]] = []
         self._hits = self._misses = self._evictions = 0
 
     def get(self, dims: Mapping[str, int]) -> MemoryPlan:
@@ -139,7 +170,7 @@ class PlanCache:
             self._hits += 1
             return entry.plan
         self._misses += 1
-        entry.plan = self.outline.plan({**entry.learned, **dims}, effort=self._effort)
+        entry.plan = self._planned({**entry.learned, **dims})
         return entry.plan
 
     def learn(self, dims: Mapping[str, int], shapes: Mapping[str, Sequence[int]]) -> bool:
@@ -171,6 +202,21 @@ class PlanCache:
         return CacheStatistics(
             hits=self._hits, misses=self._misses, evictions=self._evictions, signatures=len(self._entries)
         )
+
+    def _planned(self, dims: Mapping[str, int]) -> MemoryPlan:
+        outline, orders = self.outline, self._orders
+        plan = outline.plan(dims, effort=self._effort, orders=orders)
+        arena = plan.arena
+        if (
+            self._effort is Effort.QUICK
+            and len(orders) < _THOROUGH_PLANS
+            and arena.arena_bytes > arena.lower_bound_bytes * _ROOM_TO_IMPROVE
+        ):
+            better = outline.plan(dims, effort=Effort.THOROUGH, orders=orders)
+            orders.append(placement_order(better.arena, outline.lifetimes))
+            if better.arena.arena_bytes < arena.arena_bytes:
+                plan = better
+        return plan
 
     def _entry(self, dims: Mapping[str, int]) -> _Entry:
         key = tuple([dims.get(name) for name in self.outline.symbols])

@@ -28,6 +28,8 @@ class Packing:
     """The tensors to pack: those of known size above zero, ascending."""
     conflicts: Sequence[bytes]
     """As in `Lifetimes`."""
+    neighbours: Sequence[Sequence[int]]
+    """As in `Lifetimes`."""
     sweeps: Sequence[Sequence[tuple[int, int]]]
     """As in `Lifetimes`; the first is the order in which segments are most likely to run."""
 
