@@ -142,4 +142,8 @@ def show_ratio(ratio: Ratio) -> str:
 
 def dump_timing(timing: Timing) -> dict[str, Any]:
     """For JSON: the samples themselves, so that anyone can compute another statistic."""
-    return {"median_ns": timing.median_ns, "samples_ns": [round(sample) for sample in timing.samples_ns]}
+    return {
+        "median_ns": timing.median_ns,
+        "samples_ns": [round(sample) for sample in timing.samples_ns],
+        "discarded_rounds": timing.discarded_rounds,
+    }

@@ -77,7 +77,7 @@ def measure_model(name: str, *, threads: int, runs: int) -> list[dict[str, Any]]
         shapes[label] = (len(executor.segments), f"{best.schedule.lanes} lanes")
         calls[label] = lambda: executor.run(values, outputs)
     say(f"{name}: timing")
-    timings = time_interleaved(calls, rounds=runs)
+    timings = time_interleaved(calls, rounds=runs, cores=threads)
     rows = []
     # The search keeps what is faster when measured.
     kept = min(timings.values(), key=lambda timing: timing.median_ns).label

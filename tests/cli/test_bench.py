@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +69,20 @@ def test_progress_counts_rounds() -> None:
     seen: list[tuple[int, int]] = []
     time_interleaved({"a": lambda: None}, rounds=3, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_rounds_that_other_processes_disturbed_are_measured_again() -> None:
+    cores = os.cpu_count() or 1
+    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
+    try:
+        timing = time_interleaved({"a": lambda: time.sleep(0.05)}, rounds=3, cores=cores)["a"]
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+    # What was thrown away is counted, and in the end there are as many samples as were asked for.
+    assert timing.discarded_rounds == 3
+    assert len(timing.samples_ns) == 3
 
 
 def test_a_ratio_compares_round_by_round() -> None:

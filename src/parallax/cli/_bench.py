@@ -55,7 +55,9 @@ def bench_model(
         differences = _compare(session, opened, subject)
         calls = {OURS: _caller(session, subject)}
         calls.update((label, _caller(rival, subject)) for label, rival in opened.items())
-        timings = time_interleaved(calls, rounds=runs, progress=lambda done, of: progress("rounds", done, of))
+        timings = time_interleaved(
+            calls, rounds=runs, cores=cores, progress=lambda done, of: progress("rounds", done, of)
+        )
     report = _make_report(subject, session, timings, differences, failed, cores=cores, tuned=tune)
     if save is not None:
         save.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -134,6 +136,7 @@ def _make_report(
         "inputs": {name: [str(value.dtype), list(value.shape)] for name, value in subject.feeds.items()},
         "threads": cores,
         "runs": len(ours.samples_ns),
+        "discarded_rounds": ours.discarded_rounds,
         "tuned": tuned,
         "machine": machine_fingerprint(),
         "timings": rows,
@@ -160,6 +163,11 @@ def _render(report: dict[str, Any], session: InferenceSession, console: Console)
             "" if against is None else f"{against['median']:.2f} x",
         )
     console.print(table)
+    if report["discarded_rounds"]:
+        print_line(
+            console,
+            f"{report['discarded_rounds']} rounds were measured again: other processes used the cores meanwhile",
+        )
     for label, reason in report["failed"].items():
         print_line(console, f"{label} does not run this model: {reason}")
     if report["ratio_to_best"] is not None:

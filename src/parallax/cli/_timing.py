@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from parallax.device import DISTURBED_SHARE, LoadMeter
+
 # Runs shorter than this are timed several at once, for the sake of the clock's grain and of noise.
 _TURN_NS = 10_000_000
 _WAKE_NS = 20_000_000
@@ -30,6 +32,8 @@ class Timing:
 
     label: str
     samples_ns: tuple[float, ...]
+    discarded_rounds: int = 0
+    """Rounds measured again because other processes used the cores meanwhile."""
 
     @property
     def median_ns(self) -> float:
@@ -93,6 +97,7 @@ def time_interleaved(
     *,
     rounds: int,
     warmups: int = 3,
+    cores: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Timing]:
     """Time each rival ``rounds`` times, interleaved, after ``warmups`` untimed runs of each.
@@ -103,6 +108,8 @@ def time_interleaved(
 
     Args:
         rivals: label -> a call that does one run.
+        cores: how many the rivals use. Where given, a round during which other processes took more than
+            `DISTURBED_SHARE` of them is measured again, whatever came out of it, up to ``rounds`` times in all.
         progress: called with (rounds done, rounds in all).
 
     Returns: label -> timing, in the order given.
@@ -111,21 +118,35 @@ def time_interleaved(
     repeats = min(_MAX_RUNS_PER_TURN, max(1, round(_TURN_NS / max(1, shortest_ns))))
     labels = list(rivals)
     samples: dict[str, list[float]] = {label: [] for label in labels}
-    for number in range(rounds):
+    discarded = number = 0
+    meter = LoadMeter()
+    while number < rounds:
         shift = number % len(labels)
-        for label in (*labels[shift:], *labels[:shift]):
-            call = rivals[label]
-            wait_until_quiet()
-            _wake(call)
-            runs = []
-            for _ in range(repeats):
-                begin = time.perf_counter_ns()
-                call()
-                runs.append(time.perf_counter_ns() - begin)
-            samples[label].append(statistics.median(runs))
+        turns = {label: _turn(rivals[label], repeats) for label in (*labels[shift:], *labels[:shift])}
+        if cores is not None and meter.disturbance(cores) > DISTURBED_SHARE * cores and discarded < rounds:
+            discarded += 1
+            continue
+        for label, sample in turns.items():
+            samples[label].append(sample)
+        number += 1
         if progress is not None:
-            progress(number + 1, rounds)
-    return {label: Timing(label=label, samples_ns=tuple(values)) for label, values in samples.items()}
+            progress(number, rounds)
+    return {
+        label: Timing(label=label, samples_ns=tuple(values), discarded_rounds=discarded)
+        for label, values in samples.items()
+    }
+
+
+def _turn(call: Callable[[], object], repeats: int) -> float:
+    """One rival's turn: the median of ``repeats`` runs, in ns."""
+    wait_until_quiet()
+    _wake(call)
+    runs = []
+    for _ in range(repeats):
+        begin = time.perf_counter_ns()
+        call()
+        runs.append(time.perf_counter_ns() - begin)
+    return statistics.median(runs)
 
 
 def _wake(call: Callable[[], object]) -> None:

@@ -1,8 +1,18 @@
 """Where a model can run: what this machine lets the process use."""
 
 from parallax.device._cores import available_cores
+from parallax.device._coverage import Refusal, RefusalKind
 from parallax.device._heap import trim_heap
-from parallax.device._load import LoadMeter
+from parallax.device._load import DISTURBED_SHARE, LoadMeter
 from parallax.device._memory import free_memory_bytes, memory_limit_bytes
 
-__all__ = ["LoadMeter", "available_cores", "free_memory_bytes", "memory_limit_bytes", "trim_heap"]
+__all__ = [
+    "DISTURBED_SHARE",
+    "LoadMeter",
+    "Refusal",
+    "RefusalKind",
+    "available_cores",
+    "free_memory_bytes",
+    "memory_limit_bytes",
+    "trim_heap",
+]

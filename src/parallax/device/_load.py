@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
+from typing import Final
 
 import psutil  # type: ignore[import-untyped]
+
+DISTURBED_SHARE: Final = 0.15
+"""Of the cores measured on: where other processes use more than this of them, figures mean nothing."""
 
 
 class LoadMeter:
@@ -24,6 +29,13 @@ class LoadMeter:
         last_wall, last_busy, last_own = self._last
         self._last = wall, busy, own
         return max(0.0, (busy - last_busy) - (own - last_own)) / max(1e-3, wall - last_wall)
+
+    def disturbance(self, cores: int) -> float:
+        """Cores that others took since the last reading from one who uses ``cores`` of the machine's.
+
+        What they use of the cores beyond those is no disturbance. Compare with ``DISTURBED_SHARE * cores``.
+        """
+        return max(0.0, self.others_cores() - max(0, (os.cpu_count() or cores) - cores))
 
     def _reading(self) -> tuple[float, float, float]:
         times = psutil.cpu_times()

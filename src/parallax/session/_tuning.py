@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from parallax.device import LoadMeter
+from parallax.device import DISTURBED_SHARE, LoadMeter
 from parallax.engine import compile_plan, trace_durations
 from parallax.errors import BackendError, ConfigError, ParallaxError
 from parallax.model import Model
@@ -52,9 +51,6 @@ the best of several figures flatters itself."""
 
 STEADY_RATIO = 0.85
 """... or, where it is no slower in the median, at most this share of the default's mean."""
-
-DISTURBED_SHARE = 0.15
-"""Of the cores planned for: where other processes use more than this, figures mean nothing."""
 
 KEEP_WINS = 2 / 3
 """... and be the quicker one in at least this share of the rounds."""
@@ -184,8 +180,7 @@ def _measure_undisturbed(peers: Sequence[Peer], *, cores: int, progress: Progres
     for stage in ("measure", "measure again: the machine was busy"):
         meter = LoadMeter()
         times = measure_interleaved(peers, progress=functools.partial(progress, stage))
-        # What others use of cores that we do not want is no disturbance.
-        others = meter.others_cores() - max(0, (os.cpu_count() or cores) - cores)
+        others = meter.disturbance(cores)
         if others <= DISTURBED_SHARE * cores:
             break
     return times, others
