@@ -27,8 +27,20 @@ from parallax import zoo
 from parallax.cli import Ratio, Timing
 from parallax.device import available_cores
 from parallax.profile import machine_fingerprint
+from parallax.schedule import Provenance
 
 RESULTS = Path(__file__).parent / "results"
+
+ORIGIN = Provenance(
+    source="forced",
+    uncut_ns=None,
+    chosen_ns=None,
+    candidates=(),
+    runtime_version=onnxruntime.__version__,
+    machine="",
+    reason="benchmark",
+)
+"""Of plans that a benchmark makes itself."""
 
 
 def describe_machine() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from _common import Report, describe_machine, make_parser, publish, us
+from _common import ORIGIN, Report, describe_machine, make_parser, publish, us
 from _graphs import trivial_chain
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
@@ -23,7 +23,7 @@ from parallax.cli import quartiles
 from parallax.engine import CPU_DEVICE, Executor, RuntimeOptions, TraceRecorder, compile_plan
 from parallax.model import Model, load_model
 from parallax.partition import every_unit
-from parallax.schedule import Plan, Provenance
+from parallax.schedule import Plan
 from parallax.session import PlanningContext
 
 # Bounds that the project promises, in ns.
@@ -31,21 +31,11 @@ SEGMENT_LIMIT_NS = 10_000
 HANDOVER_LIMIT_NS = 15_000
 UNCUT_LIMIT_NS = 5_000
 
-_ORIGIN = Provenance(
-    source="forced",
-    uncut_ns=None,
-    chosen_ns=None,
-    candidates=(),
-    runtime_version=onnxruntime.__version__,
-    machine="",
-    reason="benchmark",
-)
-
 
 def chain_plan(model: Model, *, lanes: int) -> Plan:
     """Every operator a segment of its own; with two lanes, each on the other lane than its predecessor."""
     context = PlanningContext(model, cores=max(1, lanes))
-    plan = context.plan(context.propose(every_unit(context.units, lanes=lanes)), _ORIGIN)
+    plan = context.plan(context.propose(every_unit(context.units, lanes=lanes)), ORIGIN)
     return replace(
         plan,
         cores=lanes,

@@ -14,12 +14,10 @@ import statistics
 import time
 from typing import Any
 
-import onnxruntime
-from _common import Report, describe_machine, make_parser, publish, say
+from _common import ORIGIN, Report, describe_machine, make_parser, publish, say
 from _graphs import random_dag
 
 from parallax.model import load_model
-from parallax.schedule import Provenance
 from parallax.session import PlanningContext
 
 TEN_THOUSAND_LIMIT_S = 1.0
@@ -27,16 +25,6 @@ TEN_THOUSAND_LIMIT_S = 1.0
 
 # A slope of 1 is linear time; what lies above must be noise or a logarithm.
 SLOPE_LIMIT = 1.15
-
-_ORIGIN = Provenance(
-    source="tables",
-    uncut_ns=None,
-    chosen_ns=None,
-    candidates=(),
-    runtime_version=onnxruntime.__version__,
-    machine="",
-    reason="benchmark",
-)
 
 
 def plan_once(model_bytes: bytes, *, cores: int) -> dict[str, float]:
@@ -57,7 +45,7 @@ def plan_once(model_bytes: bytes, *, cores: int) -> dict[str, float]:
     proposals = context.candidates()
     marks.append(clock())
     if proposals:
-        context.plan(proposals[0], _ORIGIN)
+        context.plan(proposals[0], ORIGIN)
     marks.append(clock())
     load, infer, costs, contract, search, plan = (after - before for before, after in itertools.pairwise(marks))
     return {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime
-from _common import Report, describe_machine, make_parser, ms, open_inputs, pick_models, publish, say
+from _common import ORIGIN, Report, describe_machine, make_parser, ms, open_inputs, pick_models, publish, say
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax import zoo
@@ -23,7 +23,6 @@ from parallax.device import available_cores
 from parallax.engine import CPU_DEVICE, Executor, RuntimeOptions, compile_plan, lane_pool, trace_durations
 from parallax.model import load_model
 from parallax.profile import measure_costs
-from parallax.schedule import Provenance
 from parallax.session import PlanningContext
 
 ERROR_LIMIT = 0.10
@@ -50,16 +49,7 @@ def measure_model(name: str, *, threads: int, runs: int) -> list[dict[str, Any]]
     calls = {"uncut": lambda: uncut.run(None, feeds)}
     if proposals:
         best = proposals[0]
-        origin = Provenance(
-            source="measured",
-            uncut_ns=None,
-            chosen_ns=None,
-            candidates=(),
-            runtime_version=onnxruntime.__version__,
-            machine="",
-            reason="benchmark",
-        )
-        plan = context.plan(best, origin)
+        plan = context.plan(best, ORIGIN)
         executor = compile_plan(model, plan, RuntimeOptions())
         values = {key: C.OrtValue.ortvalue_from_numpy(value, CPU_DEVICE) for key, value in feeds.items()}
         outputs = [info.name for info in model.graph.outputs]
