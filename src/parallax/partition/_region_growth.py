@@ -1,0 +1,357 @@
+"""Growing convex regions: waves of what a device takes, and what of each wave is worth taking.
+
+Everything rests on one number per unit, its *wave*: how often a path to it has gone from the device back to the
+host. Edges never lead to a lower wave, and one from the device to the host always leads to a higher one. So if
+each region lies within one wave, ordering by (wave, host before device) orders the contracted graph, which
+therefore has no cycle. Within a wave, pieces that no edge connects are not connected at all (a path would have
+to leave the device and so the wave), and may be regions of their own or one; and a piece may be cut at any
+place of its topological order, since edges never lead to a lower index.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+
+from parallax.partition._dag import Dag
+from parallax.partition._region_ground import HOST, Draft, Ground
+
+_ROUNDS = 3
+"""Pieces are looked at again as long as that changes something, at most this often."""
+
+
+def find_waves(dag: Dag, takes: Sequence[bool]) -> list[int]:
+    """The wave of each unit. O(V + E).
+
+    The waves that ONNX Runtime's greedy partitioning goes through (``CreateSupportedPartitionNodeGroups`` in
+    ``core/providers/partitioning_utils.cc``): a wave takes all it can reach without passing through the host.
+    """
+    waves: list[int] = []
+    for unit, preds in enumerate(dag.predecessors):
+        wave = 0
+        mine = takes[unit]
+        for pred in preds:
+            at = waves[pred] + (takes[pred] and not mine)
+            if at > wave:
+                wave = at
+        waves.append(wave)
+    return waves
+
+
+def find_fragments(waves: Sequence[int], takes: Sequence[bool]) -> list[list[int]]:
+    """What a greedy partition makes: all that is taken in a wave, connected or not. In order of waves."""
+    groups: dict[int, list[int]] = {}
+    for unit, wave in enumerate(waves):
+        if takes[unit]:
+            groups.setdefault(wave, []).append(unit)
+    return [groups[wave] for wave in sorted(groups)]
+
+
+def find_pieces(dag: Dag, takes: Sequence[bool], waves: list[int]) -> list[list[int]]:
+    """Connected pieces of each wave, late rather than early; ``waves`` is brought up to date. O((V + E) log V).
+
+    A piece that nobody waits for before some later wave, and that wave's device part is a reader, joins it there:
+    computed early, it would be a launch of its own. Pieces come in order of waves, then of their first unit.
+    """
+    parent = list(range(len(dag)))
+
+    def find(unit: int) -> int:
+        while parent[unit] != unit:
+            parent[unit] = parent[parent[unit]]
+            unit = parent[unit]
+        return unit
+
+    for unit, preds in enumerate(dag.predecessors):
+        if takes[unit]:
+            for pred in preds:
+                if takes[pred] and waves[pred] == waves[unit]:
+                    one, other = find(pred), find(unit)
+                    if one != other:
+                        parent[max(one, other)] = min(one, other)
+    pieces: dict[int, list[int]] = {}
+    for unit, taken in enumerate(takes):
+        if taken:
+            pieces.setdefault(find(unit), []).append(unit)
+    for leader in sorted(pieces, key=lambda leader: (-waves[leader], -leader)):
+        wave = waves[leader]
+        latest: int | None = None
+        joins: int | None = None
+        for unit in pieces[leader]:
+            for target in dag.successors[unit]:
+                if takes[target]:
+                    at = waves[target]
+                    if at == wave:
+                        continue
+                else:
+                    at = waves[target] - 1
+                if latest is None or at < latest:
+                    latest, joins = at, None
+                if takes[target] and at == latest and joins is None:
+                    joins = target
+        if latest is None or latest <= wave or joins is None:
+            continue
+        target_leader = find(joins)
+        for unit in pieces[leader]:
+            waves[unit] = latest
+        # It may link several pieces of that wave; all of them become one.
+        linked = {target_leader}
+        for unit in pieces[leader]:
+            linked.update(find(to) for to in dag.successors[unit] if takes[to] and waves[to] == latest)
+        linked.discard(leader)
+        first = min(linked | {leader})
+        merged = sorted(unit for one in (*linked, leader) for unit in pieces.pop(one))
+        for one in (*linked, leader):
+            parent[one] = first
+        pieces[first] = merged
+    return [pieces[leader] for leader in sorted(pieces, key=lambda leader: (waves[leader], leader))]
+
+
+def grow(ground: Ground, pieces: Sequence[Sequence[int]], waves: Sequence[int], *, join_siblings: bool) -> Draft:
+    """Choose what of each piece becomes regions, so that the cost falls with every choice. About linear.
+
+    Per piece the cheapest of: nothing, all of it, the intervals that a two-state dynamic program over its
+    topological order picks (exact for a chain), each followed by peeling off units at the rim that are
+    cheaper on the host. All pieces are first taken whole, because tensors between two regions need not move.
+    At last pieces of one wave that are short for a launch of their own share one; with ``join_siblings`` all of
+    a wave do where that is cheaper.
+    """
+    draft = Draft(ground)
+    next_region = 0
+    for piece in pieces:
+        draft.place(piece, next_region)
+        next_region += 1
+    for _ in range(_ROUNDS):
+        before = draft.cost_ns
+        for piece in pieces:
+            next_region = _choose(draft, piece, next_region)
+        if draft.cost_ns >= before:
+            break
+    next_region = _share_launches(draft, pieces, waves, next_region, join_siblings)
+    return draft
+
+
+def peel(draft: Draft, units: Sequence[int]) -> None:
+    """Move units at the rim of their region to the host while that gains. ``units``: one region's, ascending.
+
+    A unit is at the rim if nothing before it, or nothing after it, is in its region: placed just before or just
+    after the region, it closes no cycle.
+    """
+    dag, region_of = draft.ground.dag, draft.region_of
+    for order, neighbours in ((units, dag.predecessors), (tuple(reversed(units)), dag.successors)):
+        for unit in order:
+            region = region_of[unit]
+            if region < 0 or draft.members[region] == 1:
+                continue
+            if any(region_of[other] == region for other in neighbours[unit]):
+                continue
+            if draft.place((unit,), HOST) >= 0:
+                draft.place((unit,), region)
+
+
+def _choose(draft: Draft, piece: Sequence[int], next_region: int) -> int:
+    """The best of a piece's forms, given where all else is; ties go to the earlier form, the host first."""
+    best_cost = draft.cost_ns
+    best = draft.snapshot(piece)
+    draft.place(piece, HOST)
+    if draft.cost_ns <= best_cost:
+        best_cost, best = draft.cost_ns, [HOST] * len(piece)
+    for labels in (None, _intervals(draft, piece)):
+        draft.place(piece, HOST)
+        if labels is None:
+            draft.place(piece, next_region)
+            next_region += 1
+        else:
+            next_region = _place_intervals(draft, piece, labels, next_region)
+        regions: dict[int, list[int]] = {}
+        for unit in piece:
+            if draft.region_of[unit] >= 0:
+                regions.setdefault(draft.region_of[unit], []).append(unit)
+        for units in regions.values():
+            peel(draft, units)
+            kept = [unit for unit in units if draft.region_of[unit] >= 0]
+            region = draft.region_of[kept[0]]
+            if draft.place(kept, HOST) > 0:
+                draft.place(kept, region)
+        if draft.cost_ns < best_cost:
+            best_cost, best = draft.cost_ns, draft.snapshot(piece)
+    draft.restore(piece, best)
+    return next_region
+
+
+def _intervals(draft: Draft, piece: Sequence[int]) -> list[bool]:
+    """Which units of a piece the device should run: a two-state dynamic program over its topological order.
+
+    The state is the side the unit is on. A change of side costs the transfer of all that is alive there within
+    the piece, one to the device a launch as well. Tensors from and to outside are charged to the first unit
+    that reads them, and to the one that makes them.
+    """
+    ground, region_of = draft.ground, draft.region_of
+    freight = ground.freight
+    position = {unit: index for index, unit in enumerate(piece)}
+    size = len(piece)
+    up = [0] * (size + 1)
+    down = [0] * (size + 1)
+    device = [0] * size
+    host = [0] * size
+    last_read: dict[int, int] = {}
+    first_read: set[int] = set()
+    for index, unit in enumerate(piece):
+        device[index] += ground.device_ns[unit]
+        host[index] += ground.cpu_ns[unit]
+        for number in ground.reads[unit]:
+            item = freight[number]
+            if item.home in position:
+                last_read[number] = index
+            elif number not in first_read:
+                first_read.add(number)
+                if item.home >= 0 and region_of[item.home] >= 0:
+                    host[index] += item.down_ns
+                else:
+                    device[index] += item.up_ns
+    inside: dict[int, int] = dict.fromkeys(last_read, 0)
+    for unit in piece:
+        for number in ground.reads[unit]:
+            if number in inside:
+                inside[number] += 1
+    for index, unit in enumerate(piece):
+        for number in ground.writes[unit]:
+            item = freight[number]
+            outside = item.readers - inside.get(number, 0)
+            if item.returned or outside > draft.device_readers[number]:
+                device[index] += item.down_ns
+            elif outside:
+                host[index] += item.up_ns
+            last = last_read.get(number)
+            if last is not None:
+                # Alive at the places between its maker and its last reader.
+                up[index + 1] += item.up_ns
+                up[last + 1] -= item.up_ns
+                down[index + 1] += item.down_ns
+                down[last + 1] -= item.down_ns
+    on_host, on_device = host[0], device[0] + ground.launch_ns
+    choices: list[tuple[bool, bool]] = [(False, True)]
+    live_up = live_down = 0
+    for index in range(1, size):
+        live_up += up[index]
+        live_down += down[index]
+        back = on_device + live_down
+        forth = on_host + live_up + ground.launch_ns
+        # What came before, for each side: ties stay where they are.
+        choices.append((back < on_host, on_device <= forth))
+        on_host, on_device = min(on_host, back) + host[index], min(on_device, forth) + device[index]
+    labels = [False] * size
+    side = on_device < on_host
+    for index in range(size - 1, -1, -1):
+        labels[index] = side
+        side = choices[index][side]
+    return labels
+
+
+def _place_intervals(draft: Draft, piece: Sequence[int], labels: Sequence[bool], next_region: int) -> int:
+    """Each run of labelled units becomes regions, one per connected part of it."""
+    predecessors, region_of = draft.ground.dag.predecessors, draft.region_of
+    run: list[int] = []
+    for unit, label in (*zip(piece, labels, strict=True), (-1, False)):
+        if label:
+            run.append(unit)
+            continue
+        if run:
+            low = next_region
+            for member in run:
+                # Placed in order, so whatever connects parts finds them placed.
+                touching = {region_of[pred] for pred in predecessors[member]}
+                parts = sorted(region for region in touching if region >= low)
+                if not parts:
+                    parts = [next_region]
+                    next_region += 1
+                draft.place((member,), parts[0])
+                if len(parts) > 1:
+                    others = set(parts[1:])
+                    draft.place([other for other in run if region_of[other] in others], parts[0])
+            run = []
+    return next_region
+
+
+def _share_launches(
+    draft: Draft, pieces: Sequence[Sequence[int]], waves: Sequence[int], next_region: int, join_siblings: bool
+) -> int:
+    """Let pieces of one wave share a launch: the short ones and those dropped, or all of them, where that gains.
+
+    Only pieces that are one region, or none, take part: no path leads from one to another, so any of them may
+    be joined.
+    """
+    ground = draft.ground
+    by_wave: dict[int, list[Sequence[int]]] = {}
+    for piece in pieces:
+        by_wave.setdefault(waves[piece[0]], []).append(piece)
+    for siblings in by_wave.values():
+        if len(siblings) < 2:
+            continue
+        whole: list[Sequence[int]] = []
+        for piece in siblings:
+            places = {draft.region_of[unit] for unit in piece} - {HOST}
+            if len(places) <= 1:
+                whole.append(piece)
+        short = [piece for piece in whole if _work(draft, piece) < ground.launch_ns]
+        groups = (whole, short) if join_siblings else (short,)
+        for group in groups:
+            if len(group) < 2:
+                continue
+            # First what is on the device already, then with the dropped pieces as well.
+            kept = [[unit for unit in piece if draft.region_of[unit] >= 0] for piece in group]
+            for parts in ([part for part in kept if part], group):
+                if len(parts) < 2:
+                    continue
+                units = sorted(unit for part in parts for unit in part)
+                before = draft.snapshot(units)
+                gain = -draft.place(units, next_region)
+                if parts is group:
+                    cost = draft.cost_ns
+                    peel(draft, units)
+                    gain += cost - draft.cost_ns
+                if gain > 0:
+                    next_region += 1
+                else:
+                    draft.restore(units, before)
+    return next_region
+
+
+def _work(draft: Draft, piece: Sequence[int]) -> int:
+    """Time of a piece on the device; all of it where none of it is there."""
+    kept = [unit for unit in piece if draft.region_of[unit] >= 0]
+    return sum(draft.ground.device_ns[unit] for unit in kept or piece)
+
+
+def contracted_order(dag: Dag, regions: Iterable[Sequence[int]]) -> list[int] | None:
+    """A topological order of the graph with each region as one node, by first units; None where there is none.
+
+    Nodes of that graph are named by their smallest unit. O(V + E), plus a heap.
+    """
+    leader = list(range(len(dag)))
+    members: dict[int, Sequence[int]] = {}
+    for units in regions:
+        members[units[0]] = units
+        for unit in units:
+            leader[unit] = units[0]
+    waiting: dict[int, int] = {}
+    successors: dict[int, set[int]] = {}
+    for unit in range(len(dag)):
+        waiting.setdefault(leader[unit], 0)
+    for unit, targets in enumerate(dag.successors):
+        tail = leader[unit]
+        for target in targets:
+            head = leader[target]
+            if head != tail and head not in (known := successors.setdefault(tail, set())):
+                known.add(head)
+                waiting[head] += 1
+    ready = [node for node, count in waiting.items() if not count]
+    heapq.heapify(ready)
+    order: list[int] = []
+    while ready:
+        node = heapq.heappop(ready)
+        order.append(node)
+        for head in successors.get(node, ()):
+            waiting[head] -= 1
+            if not waiting[head]:
+                heapq.heappush(ready, head)
+    return order if len(order) == len(waiting) else None

@@ -1,0 +1,486 @@
+"""Delegate regions by cost: what of a graph an accelerator should run, and why the rest stays on the CPU.
+
+After "delegate pruning" in Parallax (arXiv 2512.11532): a region is offloaded only if it pays for its launch and
+its transfers. `RegionRule.PAPER` applies the paper's three thresholds to greedy fragments; `RegionRule.MODEL`, the
+default, evaluates the inequality behind them with the device's own figures, and shapes the regions by it.
+`RegionRule.GREEDY` is what runtimes do today, for comparison: everything supported, whatever it costs.
+
+Pure: what the device takes and what it would cost comes in as an `Offer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from parallax.errors import ConfigError, InternalError
+from parallax.model import ELEMENT_BITS
+from parallax.partition._constants import find_constants
+from parallax.partition._dag import Dag
+from parallax.partition._region_ground import HOST, Draft, Freight, Ground, cost_of
+from parallax.partition._region_growth import contracted_order, find_fragments, find_pieces, find_waves, grow
+from parallax.partition._region_plan import (
+    REFUSED,
+    NodeVerdict,
+    Offer,
+    PaperThresholds,
+    Region,
+    RegionPlan,
+    RegionRule,
+    Traffic,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from parallax.model import OpGraph
+    from parallax.partition._units import UnitGraph
+
+
+def find_regions(
+    graph: OpGraph,
+    units: UnitGraph,
+    offer: Offer,
+    *,
+    rule: RegionRule = RegionRule.MODEL,
+    join_siblings: bool = False,
+    thresholds: PaperThresholds | None = None,
+    tensor_bytes: Callable[[str], int] | None = None,
+) -> RegionPlan:
+    """Choose the regions of a graph for one device. About linear: some ten thousand nodes a second.
+
+    A unit can be taken if the device takes all its nodes; constants that its readers copy go where they are
+    read. With `RegionRule.MODEL` the placement never costs more than the CPU alone, and with ``join_siblings``
+    never more than the greedy one.
+
+    Args:
+        units: the pieces the graph may be cut into. At the grain of single nodes (``contract(graph)``) everything
+            the device takes can be taken; joined by survivors, no cut separates what the CPU would fuse.
+        join_siblings: let independent regions share launches wherever that is cheaper in sequence. Larger
+            regions are less of a choice for what runs beside them.
+        tensor_bytes: sizes of tensors by name; by default from static shapes, a dimension that is not known
+            counting as 1.
+
+    Raises: ConfigError if the offer is not one for this graph, or a cost is negative.
+    """
+    _verify_offer(graph, offer)
+    ground = _lay_ground(graph, units, offer, tensor_bytes or (lambda name: _static_bytes(graph, name)))
+    waves = find_waves(ground.dag, ground.takes)
+    fragments = find_fragments(waves, ground.takes)
+    greedy = Draft(ground)
+    for number, fragment in enumerate(fragments):
+        greedy.place(fragment, number)
+    judged: dict[int, NodeVerdict] = {}
+    if rule is RegionRule.MODEL:
+        pieces = find_pieces(ground.dag, ground.takes, waves)
+        draft = grow(ground, pieces, waves, join_siblings=join_siblings)
+        if join_siblings and greedy.cost_ns < draft.cost_ns:
+            draft = greedy
+        judged = _judge_pieces(units, draft, pieces)
+    elif rule is RegionRule.GREEDY:
+        draft = greedy
+    else:
+        draft = Draft(ground)
+        bounds = PaperThresholds() if thresholds is None else thresholds
+        copied = _copied_constants(graph, units)
+        for number, fragment in enumerate(fragments):
+            nodes = [node for node in units.nodes_of(fragment) if node not in copied]
+            fails = _fails_threshold(ground, offer, fragment, nodes, bounds)
+            if fails is None:
+                draft.place(fragment, number)
+            else:
+                judged.update(
+                    (node, NodeVerdict(node=node, verdict=fails[0], measured=fails[1], bound=fails[2]))
+                    for node in nodes
+                )
+    return _describe(graph, units, offer, ground, draft, greedy, rule, judged)
+
+
+def _verify_offer(graph: OpGraph, offer: Offer) -> None:
+    counts = {len(offer.refusals), len(offer.device_ns), len(offer.cpu_ns), len(offer.flops)}
+    if counts != {len(graph.nodes)}:
+        raise ConfigError(
+            f"an offer of {offer.device!r} for {sorted(counts)} nodes, where the graph has {len(graph.nodes)}",
+            fix="give one entry per node of the graph",
+        )
+    least = min((*offer.cpu_ns, *offer.device_ns, offer.launch_ns, offer.transfer.fixed_ns, 0))
+    if least < 0 or not 0 <= offer.transfer.ns_per_byte < float("inf"):
+        raise ConfigError(
+            f"an offer of {offer.device!r} with a negative or endless cost", fix="times are finite and at least 0"
+        )
+
+
+def _static_bytes(graph: OpGraph, name: str) -> int:
+    info = graph.tensors.get(name)
+    if info is None or info.kind != "tensor" or info.dtype not in ELEMENT_BITS or info.shape is None:
+        return 0
+    count = 1
+    for dim in info.shape:
+        count *= dim if isinstance(dim, int) else 1
+    return (count * ELEMENT_BITS[info.dtype] + 7) // 8
+
+
+def _lay_ground(graph: OpGraph, units: UnitGraph, offer: Offer, tensor_bytes: Callable[[str], int]) -> Ground:
+    copied = _copied_constants(graph, units)
+    takes = tuple(
+        all(offer.refusals[node] is None for node in nodes if node not in copied)
+        and any(node not in copied for node in nodes)
+        for nodes in units.units
+    )
+    freight: list[Freight] = []
+    reads: list[list[int]] = [[] for _ in units.units]
+    writes: list[list[int]] = [[] for _ in units.units]
+
+    def add(name: str, home: int, readers: Iterable[int]) -> None:
+        outside = sorted({unit for unit in readers if unit != home})
+        returned = name in graph.output_names and home >= 0
+        if not outside and not returned:
+            return
+        size = tensor_bytes(name)
+        moving = offer.transfer.ns(size)
+        number = len(freight)
+        freight.append(
+            Freight(
+                name=name,
+                home=home,
+                readers=len(outside),
+                returned=returned,
+                size_bytes=size,
+                up_ns=moving,
+                down_ns=moving,
+            )
+        )
+        for unit in outside:
+            reads[unit].append(number)
+        if home >= 0:
+            writes[home].append(number)
+
+    unit_of = units.unit_of
+    for info in (*graph.inputs, *graph.overridable):
+        add(info.name, HOST, (unit_of[node] for node in graph.consumers.get(info.name, ()) if node not in copied))
+    for name, producer in graph.producers.items():
+        if producer not in copied:
+            add(
+                name, unit_of[producer], (unit_of[node] for node in graph.consumers.get(name, ()) if node not in copied)
+            )
+    device_ns, cpu_ns = offer.device_ns, offer.cpu_ns
+    return Ground(
+        dag=units.dag,
+        takes=takes,
+        device_ns=tuple(sum(device_ns[node] for node in nodes if node not in copied) for nodes in units.units),
+        cpu_ns=tuple(sum(cpu_ns[node] for node in nodes if node not in copied) for nodes in units.units),
+        launch_ns=offer.launch_ns,
+        freight=tuple(freight),
+        reads=tuple(map(tuple, reads)),
+        writes=tuple(map(tuple, writes)),
+    )
+
+
+def _copied_constants(graph: OpGraph, units: UnitGraph) -> frozenset[int]:
+    """Constants that go where they are read, or are folded there: neither side computes them in a run."""
+    return frozenset(
+        node
+        for node in find_constants(graph)
+        if node in units.replicated
+        or (
+            all(units.unit_of[reader] == units.unit_of[node] for reader in graph.successors[node])
+            and not any(name in graph.output_names for name in graph.nodes[node].outputs)
+        )
+    )
+
+
+def _fails_threshold(
+    ground: Ground, offer: Offer, fragment: Sequence[int], nodes: Sequence[int], bounds: PaperThresholds
+) -> tuple[Verdict, float, float] | None:
+    members = set(fragment)
+    crossing = {
+        number for unit in fragment for number in ground.reads[unit] if ground.freight[number].home not in members
+    }
+    for unit in fragment:
+        for number in ground.writes[unit]:
+            item = ground.freight[number]
+            inside = sum(number in ground.reads[other] for other in ground.dag.successors[unit] if other in members)
+            if item.returned or inside < item.readers:
+                crossing.add(number)
+    moved = sum(ground.freight[number].size_bytes for number in crossing)
+    macs = sum(offer.flops[node] for node in nodes) / 2
+    if len(nodes) < bounds.min_nodes:
+        return Verdict.TOO_FEW_NODES, len(nodes), bounds.min_nodes
+    if macs < bounds.min_macs:
+        return Verdict.TOO_LITTLE_WORK, macs, bounds.min_macs
+    if moved > bounds.max_bytes_per_mac * macs:
+        return Verdict.TOO_MUCH_TRAFFIC, moved / macs, bounds.max_bytes_per_mac
+    return None
+
+
+def _judge_pieces(units: UnitGraph, draft: Draft, pieces: Sequence[Sequence[int]]) -> dict[int, NodeVerdict]:
+    """For what was supported and is not taken: the costs of the two ways, given where all else is."""
+    found: dict[int, NodeVerdict] = {}
+    ground, region_of = draft.ground, draft.region_of
+    spare = max((region for region in region_of if region >= 0), default=-1) + 1
+    for piece in pieces:
+        dropped = [unit for unit in piece if region_of[unit] < 0]
+        if not dropped:
+            continue
+        neighbours = {region_of[unit] for unit in piece} - {HOST}
+        verdict = Verdict.CHEAPER_ON_CPU if neighbours else Verdict.GAINS_NOTHING
+        # All of the piece that was dropped is judged at once where none is taken, else each stretch by itself.
+        for stretch in (dropped,) if not neighbours else _stretches(ground.dag, dropped):
+            cpu = sum(ground.cpu_ns[unit] for unit in stretch)
+            beside = {
+                region_of[other]
+                for unit in stretch
+                for other in (*ground.dag.predecessors[unit], *ground.dag.successors[unit])
+            } & neighbours
+            added = draft.place(stretch, min(beside) if beside else spare)
+            draft.place(stretch, HOST)
+            for node in units.nodes_of(stretch):
+                found[node] = NodeVerdict(node=node, verdict=verdict, device_ns=cpu + added, cpu_ns=cpu)
+    return found
+
+
+def _stretches(dag: Dag, members: Sequence[int]) -> list[list[int]]:
+    """Connected parts of a set of units, ascending."""
+    label: dict[int, int] = {}
+    parts: dict[int, list[int]] = {}
+    inside = set(members)
+    for start in members:
+        if start in label:
+            continue
+        stack = [start]
+        label[start] = start
+        while stack:
+            unit = stack.pop()
+            parts.setdefault(start, []).append(unit)
+            for other in (*dag.predecessors[unit], *dag.successors[unit]):
+                if other in inside and other not in label:
+                    label[other] = start
+                    stack.append(other)
+    return [sorted(part) for part in parts.values()]
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What a region moves, while it is being counted."""
+
+    uploads: list[int] = field(default_factory=list)
+    downloads: list[int] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
+
+
+def _tally(draft: Draft) -> dict[int, _Tally]:
+    ground, region_of = draft.ground, draft.region_of
+    tallies = {region: _Tally() for region in draft.members}
+    readers: list[list[int]] = [[] for _ in ground.freight]
+    for unit, numbers in enumerate(ground.reads):
+        for number in numbers:
+            readers[number].append(unit)
+    for number, item in enumerate(ground.freight):
+        home = region_of[item.home] if item.home >= 0 else HOST
+        reading = [region_of[unit] for unit in readers[number]]
+        others = dict.fromkeys(region for region in reading if region not in (HOST, home))
+        if home != HOST:
+            if item.returned or HOST in reading:
+                tallies[home].downloads.append(number)
+            if others:
+                for region in (home, *others):
+                    tallies[region].kept.append(number)
+        elif others:
+            # Readers ascend, which is an order of execution: the first to read it brings it over.
+            first, *rest = others
+            tallies[first].uploads.append(number)
+            for region in rest:
+                tallies[region].kept.append(number)
+    return tallies
+
+
+def _traffic(draft: Draft, tallies: dict[int, _Tally]) -> Traffic:
+    moved = [number for tally in tallies.values() for number in (*tally.uploads, *tally.downloads)]
+    return Traffic(
+        fragments=len(draft.members),
+        tensors=len(moved),
+        bytes=sum(draft.ground.freight[number].size_bytes for number in moved),
+    )
+
+
+def _describe(
+    graph: OpGraph,
+    units: UnitGraph,
+    offer: Offer,
+    ground: Ground,
+    draft: Draft,
+    greedy: Draft,
+    rule: RegionRule,
+    judged: dict[int, NodeVerdict],
+) -> RegionPlan:
+    by_region: dict[int, list[int]] = {}
+    for unit, region in enumerate(draft.region_of):
+        if region != HOST:
+            by_region.setdefault(region, []).append(unit)
+    leaders = contracted_order(ground.dag, by_region.values())
+    if leaders is None:
+        raise InternalError(f"contracting the regions of {offer.device!r} closes a cycle")
+    labels = sorted(by_region, key=lambda label: by_region[label][0])
+    rank = {leader: index for index, leader in enumerate(leaders)}
+    labels.sort(key=lambda label: rank[by_region[label][0]])
+    group_of = [
+        rank[by_region[region][0]] if region != HOST else rank[unit] for unit, region in enumerate(draft.region_of)
+    ]
+    groups: list[list[int]] = [[] for _ in leaders]
+    for unit, group in enumerate(group_of):
+        groups[group].append(unit)
+    tallies = _tally(draft)
+    freight = ground.freight
+    regions: list[Region] = []
+    index_of = {label: index for index, label in enumerate(labels)}
+    for index, label in enumerate(labels):
+        members = by_region[label]
+        tally = tallies[label]
+        gain = draft.place(members, HOST)
+        draft.place(members, label)
+        nodes = units.nodes_of(members)
+        regions.append(
+            Region(
+                index=index,
+                units=tuple(members),
+                nodes=nodes,
+                compute_ns=sum(ground.device_ns[unit] for unit in members),
+                launch_ns=ground.launch_ns,
+                transfer_ns=sum(freight[number].up_ns for number in tally.uploads)
+                + sum(freight[number].down_ns for number in tally.downloads),
+                cpu_ns=sum(ground.cpu_ns[unit] for unit in members),
+                gain_ns=gain,
+                flops=sum(offer.flops[node] for node in nodes),
+                uploads=tuple(freight[number].name for number in tally.uploads),
+                downloads=tuple(freight[number].name for number in tally.downloads),
+                upload_bytes=sum(freight[number].size_bytes for number in tally.uploads),
+                download_bytes=sum(freight[number].size_bytes for number in tally.downloads),
+                kept=tuple(freight[number].name for number in tally.kept),
+            )
+        )
+    return RegionPlan(
+        device=offer.device,
+        rule=rule,
+        regions=tuple(regions),
+        verdicts=_verdicts(graph, units, offer, draft, index_of, judged, regions),
+        dag=ground.dag.quotient(group_of, len(groups)),
+        groups=tuple(map(tuple, groups)),
+        group_of=tuple(group_of),
+        region_groups=tuple(rank[by_region[label][0]] for label in labels),
+        cpu_only_ns=sum(ground.cpu_ns),
+        greedy_ns=greedy.cost_ns,
+        chosen_ns=draft.cost_ns,
+        before=_traffic(greedy, _tally(greedy)),
+        after=_traffic(draft, tallies),
+    )
+
+
+def _verdicts(
+    graph: OpGraph,
+    units: UnitGraph,
+    offer: Offer,
+    draft: Draft,
+    index_of: dict[int, int],
+    judged: dict[int, NodeVerdict],
+    regions: Sequence[Region],
+) -> tuple[NodeVerdict, ...]:
+    copied = _copied_constants(graph, units)
+    found: list[NodeVerdict] = []
+    for node in graph.nodes:
+        index = node.index
+        unit = units.unit_of[index]
+        region = draft.region_of[unit]
+        refusal = offer.refusals[index]
+        if index in copied:
+            found.append(NodeVerdict(node=index, verdict=Verdict.FOLDED))
+        elif region != HOST:
+            taken = regions[index_of[region]]
+            found.append(
+                NodeVerdict(
+                    node=index,
+                    verdict=Verdict.TAKEN,
+                    region=taken.index,
+                    device_ns=taken.device_ns,
+                    cpu_ns=taken.cpu_ns,
+                )
+            )
+        elif refusal is not None:
+            found.append(NodeVerdict(node=index, verdict=REFUSED[refusal.kind], detail=refusal.detail))
+        elif index in judged:
+            found.append(judged[index])
+        else:
+            refused = next(
+                other for other in units.units[unit] if offer.refusals[other] is not None and other not in copied
+            )
+            name = graph.nodes[refused].name
+            found.append(
+                NodeVerdict(node=index, verdict=Verdict.ENTANGLED, detail=f"'{name}' ({graph.nodes[refused].op_type})")
+            )
+    return tuple(found)
+
+
+def verify_regions(
+    graph: OpGraph,
+    units: UnitGraph,
+    offer: Offer,
+    plan: RegionPlan,
+    *,
+    tensor_bytes: Callable[[str], int] | None = None,
+) -> None:
+    """Judge of a region plan, from the graph and the offer alone. O(V + E).
+
+    Raises: InternalError unless every region holds only what the device takes, no unit is in two of them, the
+        contracted graph is acyclic and its order topological, the verdicts agree, and the costs are what adding
+        everything up anew gives.
+    """
+    home: dict[int, int] = {}
+    copied = _copied_constants(graph, units)
+    for region in plan.regions:
+        for unit in region.units:
+            if unit in home:
+                raise InternalError(f"unit {unit} is in regions {home[unit]} and {region.index}")
+            home[unit] = region.index
+            for node in units.units[unit]:
+                refusal = offer.refusals[node]
+                if refusal is not None and node not in copied:
+                    raise InternalError(
+                        f"region {region.index} holds a node that {offer.device!r} refuses: {refusal.detail}",
+                        where=graph.nodes[node].name,
+                    )
+    seen: set[int] = set()
+    for group, members in enumerate(plan.groups):
+        if not members or any(plan.group_of[unit] != group for unit in members) or seen.intersection(members):
+            raise InternalError(f"group {group} is empty, or disagrees with group_of: {members}")
+        seen.update(members)
+        regions_here = {home.get(unit) for unit in members}
+        if len(regions_here) != 1 or (None in regions_here and len(members) > 1):
+            raise InternalError(f"group {group} is neither one region nor one unit of the host")
+    if len(seen) != len(units):
+        raise InternalError(f"{len(units) - len(seen)} units are in no group")
+    for index, group in enumerate(plan.region_groups):
+        if plan.groups[group] != plan.regions[index].units:
+            raise InternalError(f"region {index} is not group {group}")
+    edges: set[tuple[int, int]] = set()
+    for head, preds in enumerate(units.dag.predecessors):
+        for tail in preds:
+            before, after = plan.group_of[tail], plan.group_of[head]
+            if before > after:
+                raise InternalError(f"contracting regions closes a cycle: unit {tail} -> {head} leads back")
+            if before < after:
+                edges.add((before, after))
+    if edges != {(tail, head) for head, preds in enumerate(plan.dag.predecessors) for tail in preds}:
+        raise InternalError("edges between groups differ from the graph's")
+    for verdict, judged in zip(plan.verdicts, graph.nodes, strict=True):
+        unit = units.unit_of[judged.index]
+        taken = verdict.verdict is Verdict.TAKEN
+        if taken != (unit in home and judged.index not in copied) or (taken and verdict.region != home[unit]):
+            raise InternalError(f"the verdict {verdict.verdict.name} disagrees with the regions", where=judged.name)
+    ground = _lay_ground(graph, units, offer, tensor_bytes or (lambda name: _static_bytes(graph, name)))
+    if plan.cpu_only_ns != sum(ground.cpu_ns):
+        raise InternalError(f"{plan.cpu_only_ns} ns on the CPU alone, where the units add up to {sum(ground.cpu_ns)}")
+    cost = cost_of(ground, [region.units for region in plan.regions])
+    spent = sum(region.device_ns for region in plan.regions) + sum(
+        ns for unit, ns in enumerate(ground.cpu_ns) if unit not in home
+    )
+    if not cost == spent == plan.chosen_ns:
+        raise InternalError(f"the plan states {plan.chosen_ns} ns, its regions {spent} ns, and it costs {cost} ns")
