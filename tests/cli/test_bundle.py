@@ -50,6 +50,28 @@ def test_compile_tunes_a_bundle_where_it_is_told_to(model: Path, tmp_path: Path)
     assert json.loads(result.stdout)["plan"]["source"] == "measured"
 
 
+@pytest.mark.parametrize("how", [[], ["--min-gain", 0, "--threads", 2, "--shape", "x=3,64"]])
+def test_a_bundle_runs_as_its_model_does(how: list[object], model: Path, tmp_path: Path) -> None:
+    assert invoke("compile", model, "-o", tmp_path / "m.plx", *how).exit_code == 0
+    same = ("--shape", "x=3,64", "--seed", 3, "--json")
+    ours = invoke("run", tmp_path / "m.plx", *same, "--save", tmp_path / "ours.npz", "--trace", tmp_path / "t.json")
+    assert ours.exit_code == 0, ours.output
+    assert json.loads(ours.stdout)["plan"]["uncut"] == (not how)
+    assert invoke("run", model, *same, "--save", tmp_path / "theirs.npz").exit_code == 0
+    with np.load(tmp_path / "ours.npz") as mine, np.load(tmp_path / "theirs.npz") as other:
+        assert mine.files == other.files
+        for name in other.files:
+            np.testing.assert_array_equal(mine[name], other[name])
+
+
+def test_a_bundle_is_not_tuned_nor_taken_where_a_model_is_needed(model: Path, tmp_path: Path) -> None:
+    assert invoke("compile", model, "-o", tmp_path / "m.plx").exit_code == 0
+    for command, said in ((("run", "--tune"), "its plan is fixed"), (("inspect",), "is a compiled model")):
+        result = invoke(command[0], tmp_path / "m.plx", *command[1:])
+        assert result.exit_code == 2
+        assert said in result.stderr
+
+
 @pytest.mark.parametrize("option", ["--portable", "--policy=sequential", "--min-gain=0"])
 def test_options_of_bundles_need_a_bundle(option: str, model: Path) -> None:
     result = invoke("compile", model, option)

@@ -48,6 +48,9 @@ BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="Path of an .onnx file, or zoo:NAME (see `parallax zoo list`).")
 ]
+RunnableArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Path of an .onnx file or of a bundle (.plx), or zoo:NAME.")
+]
 InputOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -105,7 +108,7 @@ def inspect_command(
 @app.command("run")
 @guarded
 def run_command(
-    model: ModelArgument,
+    model: RunnableArgument,
     inputs: InputOption = None,
     shape: ShapeOption = None,
     runs: Annotated[int, typer.Option("--runs", "-n", min=1, help="Timed runs, after one untimed.")] = 1,

@@ -1,4 +1,4 @@
-"""What ``MODEL`` on the command line may be: a file, or ``zoo:NAME``."""
+"""What ``MODEL`` on the command line may be: a file, ``zoo:NAME``, or a bundle where the command runs it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parallax import zoo
+from parallax.bundle import looks_like_bundle
 from parallax.cli._console import Screen
 from parallax.errors import ModelFileError
 
@@ -19,10 +20,14 @@ class ModelSource:
     label: str
     path: Path
     zoo_name: str | None = None
+    is_bundle: bool = False
 
 
-def find_model(text: str, screen: Screen) -> ModelSource:
+def find_model(text: str, screen: Screen, *, bundles: bool = False) -> ModelSource:
     """Resolve a MODEL argument; a zoo model is written to the cache folder on first use.
+
+    Args:
+        bundles: whether the command can do with a compiled model.
 
     Raises:
         ModelFileError: there is no such file, or it is a folder.
@@ -35,6 +40,12 @@ def find_model(text: str, screen: Screen) -> ModelSource:
             path = zoo.load(name, progress=lambda done, total: progress(stage, done, total))
         return ModelSource(label=text, path=path, zoo_name=name)
     path = Path(text)
+    if looks_like_bundle(path):
+        if bundles:
+            return ModelSource(label=text, path=path, is_bundle=True)
+        raise ModelFileError(
+            f"{text!r} is a compiled model", fix="name the .onnx file it was made from, or see `parallax bundle info`"
+        )
     if path.is_dir():
         raise ModelFileError(f"{text!r} is a folder", fix="name the .onnx file in it")
     if not path.exists():

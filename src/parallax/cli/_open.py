@@ -13,9 +13,10 @@ import onnxruntime
 from parallax.cli._console import ProgressCallback, Screen
 from parallax.cli._feeds import make_feeds, parse_shapes
 from parallax.cli._models import ModelSource, find_model
+from parallax.cli._types import declared_by
 from parallax.engine import RUNTIME_EXCEPTIONS, TraceSink
 from parallax.errors import BackendError, ConfigError, ParallaxError
-from parallax.model import Model, load_model
+from parallax.model import TensorInfo, load_model
 from parallax.session import InferenceSession
 
 _SPOKEN: tuple[type[Exception], ...] = (ParallaxError, *RUNTIME_EXCEPTIONS)
@@ -26,7 +27,8 @@ class Subject:
     """A model with one set of feeds for it."""
 
     source: ModelSource
-    model: Model
+    inputs: tuple[TensorInfo, ...]
+    """What every run must feed."""
     feeds: dict[str, Any]
 
     def run(self, session: onnxruntime.InferenceSession) -> list[Any]:
@@ -55,7 +57,7 @@ class Subject:
             return InferenceSession(
                 self.source.path,
                 threads=threads,
-                shapes=open_shapes(self),
+                shapes=None if self.source.is_bundle else open_shapes(self),
                 calibration=self.feeds if tune else None,
                 tune=tune,
                 trace=trace,
@@ -65,7 +67,7 @@ class Subject:
 
 def open_shapes(subject: Subject) -> dict[str, tuple[int, ...]] | None:
     """Shapes of the feeds of inputs that the model leaves open; None where it leaves none."""
-    open_inputs = {entry.name for entry in subject.model.graph.inputs if not entry.is_static}
+    open_inputs = {entry.name for entry in subject.inputs if not entry.is_static}
     return {name: value.shape for name, value in subject.feeds.items() if name in open_inputs} or None
 
 
@@ -81,18 +83,33 @@ def runtime_errors_at(where: str, *, fix: str) -> Iterator[None]:
         raise BackendError(" ".join(str(error).split()), where=where, fix=fix) from error
 
 
-def prepare(model: str, *, inputs: Sequence[str], shapes: Sequence[str], seed: int, screen: Screen) -> Subject:
-    """Find and load the model, and read or make up its feeds, with a notice for each one made up."""
+def prepare(
+    model: str, *, inputs: Sequence[str], shapes: Sequence[str], seed: int, screen: Screen, bundles: bool = False
+) -> Subject:
+    """Find and load the model, and read or make up its feeds, with a notice for each one made up.
+
+    Args:
+        bundles: whether the command can do with a compiled model.
+    """
     concrete = parse_shapes(shapes)
-    source = find_model(model, screen)
-    loaded = load_model(source.path)
-    graph = loaded.graph
+    source = find_model(model, screen, bundles=bundles)
+    required, optional = _declared_inputs(source)
     feeds, notices = make_feeds(
-        inputs, graph.inputs, optional=graph.overridable, shapes=concrete, seed=seed, zoo_name=source.zoo_name
+        inputs, required, optional=optional, shapes=concrete, seed=seed, zoo_name=source.zoo_name
     )
     for notice in notices:
         screen.notice(notice)
-    return Subject(source=source, model=loaded, feeds=feeds)
+    return Subject(source=source, inputs=required, feeds=feeds)
+
+
+def _declared_inputs(source: ModelSource) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+    """The inputs that a run must feed, and those that it may."""
+    if source.is_bundle:
+        session = InferenceSession(source.path)
+        required, optional = session.get_inputs(), session.get_overridable_initializers()
+        return tuple(map(declared_by, required)), tuple(map(declared_by, optional))
+    graph = load_model(source.path).graph
+    return graph.inputs, graph.overridable
 
 
 def check_writable(path: Path) -> None:

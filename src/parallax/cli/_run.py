@@ -40,7 +40,9 @@ def run_model(
             check_writable(path)
     if output_folder is not None and output_folder.exists() and not output_folder.is_dir():
         raise ConfigError(f"{str(output_folder)!r} is a file", fix="name a folder")
-    subject = prepare(model, inputs=inputs, shapes=shapes, seed=seed, screen=screen)
+    subject = prepare(model, inputs=inputs, shapes=shapes, seed=seed, screen=screen, bundles=True)
+    if tune and subject.source.is_bundle:
+        raise ConfigError(f"{model!r} is compiled: its plan is fixed", fix="tune when it is made: `parallax compile`")
     recorder = TraceRecorder() if trace is not None else None
     with screen.progress() as progress:
         session = subject.open(threads=threads, tune=tune, trace=recorder, progress=progress)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -28,6 +30,27 @@ def type_name(info: TensorInfo) -> str:
     """``float32``, ``sequence(int64)``; ``unknown`` where the model does not tell."""
     element = _NAMES[info.dtype] if info.dtype < len(_NAMES) else f"type {info.dtype}"
     return (element or "unknown") if info.kind == "tensor" else f"{info.kind}({element or 'unknown'})"
+
+
+_RUNTIME_TYPE = re.compile(r"(?:(?P<kind>seq|optional|sparse_tensor|map)\()?.*?(?P<element>[a-z0-9]+)\)+$")
+_RUNTIME_NAMES = {"float": "float32", "double": "float64"}
+
+
+def declared_by(argument: Any) -> TensorInfo:
+    """What a session (``onnxruntime.NodeArg``) says of an input: all that is known of a compiled model's.
+
+    An element type that the runtime spells in a way unknown here counts as unknown.
+    """
+    found = _RUNTIME_TYPE.match(argument.type)
+    kind = (found and found["kind"]) or "tensor"
+    element = found["element"] if found else ""
+    name = _RUNTIME_NAMES.get(element, element)
+    return TensorInfo(
+        name=argument.name,
+        kind={"seq": "sequence"}.get(kind, kind),
+        dtype=_NAMES.index(name) if name in _NAMES else 0,
+        shape=tuple(argument.shape) if kind == "tensor" else None,
+    )
 
 
 def numpy_dtype(info: TensorInfo) -> np.dtype | None:
