@@ -7,12 +7,11 @@ from collections.abc import Iterable, Sequence
 
 from hypothesis import strategies as st
 
-from parallax.device import Refusal, RefusalKind
 from parallax.model import OpGraph
-from parallax.partition import Offer, TransferCost
+from parallax.partition import Decline, Offer, TransferCost, Verdict
 from tests.partition._graphs import edge_lists, op_graph
 
-NO = Refusal(kind=RefusalKind.OPERATOR, detail="Relu")
+NO = Decline(verdict=Verdict.UNSUPPORTED_OPERATOR, detail="Relu")
 
 
 def offer_of(
@@ -27,7 +26,7 @@ def offer_of(
 ) -> Offer:
     return Offer(
         device="toy",
-        refusals=tuple(NO if no else None for no in refused),
+        declined=tuple(NO if no else None for no in refused),
         device_ns=tuple(device_ns),
         cpu_ns=tuple(cpu_ns),
         flops=tuple(flops or [0] * len(refused)),
@@ -105,7 +104,7 @@ def best_chain_cost(graph: OpGraph, offer: Offer) -> int:
     """The cheapest placement of a chain, by trying every one."""
     best = None
     for sides in itertools.product((False, True), repeat=len(graph.nodes)):
-        if any(side and offer.refusals[index] is not None for index, side in enumerate(sides)):
+        if any(side and offer.declined[index] is not None for index, side in enumerate(sides)):
             continue
         regions: list[list[int]] = []
         for index, side in enumerate(sides):

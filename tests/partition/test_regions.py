@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parallax.device import Refusal, RefusalKind
 from parallax.errors import ConfigError, InternalError
 from parallax.model import OpGraph
 from parallax.partition import (
     Dag,
+    Decline,
     Offer,
     PaperThresholds,
     RegionPlan,
@@ -135,7 +135,7 @@ def test_every_node_has_a_verdict_that_fits(case: tuple[OpGraph, Offer]) -> None
     plan = plan_of(graph, offer)
     assert [verdict.node for verdict in plan.verdicts] == list(range(len(graph.nodes)))
     for verdict in plan.verdicts:
-        assert verdict.verdict.is_refusal == (offer.refusals[verdict.node] is not None)
+        assert verdict.verdict.is_refusal == (offer.declined[verdict.node] is not None)
         if verdict.verdict in (Verdict.GAINS_NOTHING, Verdict.CHEAPER_ON_CPU):
             assert verdict.device_ns is not None
             assert verdict.cpu_ns is not None
@@ -317,18 +317,14 @@ def test_paper_rule_drops_fragments_of_fewer_than_three_nodes() -> None:
 
 
 def test_refusals_keep_their_kind_and_say_what_is_at_fault() -> None:
-    kinds = {
-        RefusalKind.OPERATOR: Verdict.UNSUPPORTED_OPERATOR,
-        RefusalKind.ELEMENT_TYPE: Verdict.UNSUPPORTED_TYPE,
-        RefusalKind.DYNAMIC_SHAPE: Verdict.DYNAMIC_SHAPE,
-        RefusalKind.FORM: Verdict.UNSUPPORTED_FORM,
-    }
-    assert set(kinds) == set(RefusalKind)
+    refusals = [verdict for verdict in Verdict if verdict.is_refusal]
+    size = len(refusals)
     offer = dataclasses.replace(
-        offer_of([1] * 4, [1] * 4, [9] * 4), refusals=tuple(Refusal(kind=kind, detail="input 'x'") for kind in kinds)
+        offer_of([1] * size, [1] * size, [9] * size),
+        declined=tuple(Decline(verdict=verdict, detail="input 'x'") for verdict in refusals),
     )
-    plan = plan_of(chain(*"abcd"), offer)
-    assert [found.verdict for found in plan.verdicts] == list(kinds.values())
+    plan = plan_of(chain(*"abcdefgh"[:size]), offer)
+    assert [found.verdict for found in plan.verdicts] == refusals
     assert plan.verdicts[1].reason == "the device does not compute in this element type: input 'x'"
 
 
@@ -338,7 +334,7 @@ def test_node_in_a_unit_with_a_refused_one_is_entangled() -> None:
     offer = offer_of([0, 1, 0], [1] * 3, [900] * 3, launch_ns=10)
     plan = find_regions(graph, units, offer)
     verify_regions(graph, units, offer, plan)
-    assert plan.verdicts[0].reason == "cannot be separated from a node that the device refuses: 'b' (Relu)"
+    assert plan.verdicts[0].reason == "cannot be separated from a node that the device declines: 'b' (Relu)"
     assert [found.verdict for found in plan.verdicts[1:]] == [Verdict.UNSUPPORTED_OPERATOR, Verdict.TAKEN]
 
 
@@ -366,6 +362,11 @@ def test_offer_for_another_graph_or_with_negative_costs_is_refused() -> None:
         plan_of(chain(*"abc"), offer_of([0, 0], [1, 1], [1, 1]))
     with pytest.raises(ConfigError, match="negative"):
         plan_of(chain("a"), offer_of([0], [1], [-1]))
+    with pytest.raises(ConfigError, match="no reason of a device"):
+        plan_of(
+            chain("a"),
+            dataclasses.replace(offer_of([1], [1], [1]), declined=(Decline(verdict=Verdict.TAKEN, detail=""),)),
+        )
     with pytest.raises(ConfigError, match="negative"):
         plan_of(chain("a"), dataclasses.replace(offer_of([0], [1], [1]), transfer=TransferCost(ns_per_byte=-1.0)))
 
@@ -376,8 +377,8 @@ def test_judge_refuses_plans_broken_on_purpose() -> None:
     offer = offer_of([0] * 5, [5, 5, 300, 5, 5], [100, 100, 20, 100, 100], launch_ns=40, ns_per_byte=0.1)
     plan = find_regions(graph, units, offer)
     verify_regions(graph, units, offer, plan)
-    refusing = dataclasses.replace(offer, refusals=(None, NO, None, None, None))
-    with pytest.raises(InternalError, match="holds a node that 'toy' refuses"):
+    refusing = dataclasses.replace(offer, declined=(None, NO, None, None, None))
+    with pytest.raises(InternalError, match="holds a node that 'toy' declines"):
         verify_regions(graph, units, refusing, plan)
     with pytest.raises(InternalError, match="and it costs"):
         verify_regions(graph, units, offer, dataclasses.replace(plan, chosen_ns=plan.chosen_ns - 1))

@@ -36,6 +36,7 @@ from parallax.partition._refine import (
     lpt_makespan,
 )
 from parallax.partition._region_plan import (
+    Decline,
     NodeVerdict,
     Offer,
     PaperThresholds,
@@ -79,6 +80,7 @@ __all__ = [
     "Cause",
     "CostRule",
     "Dag",
+    "Decline",
     "DraftSegment",
     "LayerDecision",
     "ListSchedule",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from parallax.device import Refusal, RefusalKind
 from parallax.partition._dag import Dag
 
 
@@ -23,13 +22,59 @@ class TransferCost:
         return self.fixed_ns + round(size_bytes * self.ns_per_byte)
 
 
+class Verdict(enum.Enum):
+    """What becomes of a node."""
+
+    TAKEN = "runs on the device"
+    FOLDED = "a constant: computed once, when the model is loaded"
+    UNSUPPORTED_OPERATOR = "the device has no such operator"
+    UNSUPPORTED_TYPE = "the device does not compute in this element type"
+    LOWER_PRECISION = "the device would compute with less precision than the model asks for"
+    DYNAMIC_SHAPE = "the device needs shapes that are known when the model is loaded"
+    CONTROL_FLOW = "holds bodies, which are graphs of their own"
+    UNSUPPORTED_FORM = "the device has this operator, but does not take it in this form"  # rank, attributes, operands
+    ENTANGLED = "cannot be separated from a node that the device declines"
+    GAINS_NOTHING = "too small to pay: the device would take longer, launch and transfers included"
+    CHEAPER_ON_CPU = "left out of a region beside it, which is faster without it"
+    TOO_FEW_NODES = "its fragment has too few nodes"  # N, least allowed
+    TOO_LITTLE_WORK = "its fragment has too little work"  # MACs, least allowed
+    TOO_MUCH_TRAFFIC = "its fragment moves too many bytes for its work"  # bytes per MAC, most allowed
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the device itself does not take the node, whatever it costs."""
+        return self in _REFUSALS
+
+
+_REFUSALS = frozenset(
+    {
+        Verdict.UNSUPPORTED_OPERATOR,
+        Verdict.UNSUPPORTED_TYPE,
+        Verdict.LOWER_PRECISION,
+        Verdict.DYNAMIC_SHAPE,
+        Verdict.CONTROL_FLOW,
+        Verdict.UNSUPPORTED_FORM,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decline:
+    """A device's answer for a node that it does not take."""
+
+    verdict: Verdict
+    """One that `Verdict.is_refusal`."""
+    detail: str
+    """What exactly, for people: the type, tensor or attribute at fault."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
     """What a device says of each node of a graph, and what the work would cost on it. One entry per node."""
 
     device: str
     """Names the device for people."""
-    refusals: tuple[Refusal | None, ...]
+    declined: tuple[Decline | None, ...]
     """None where the device takes the node."""
     device_ns: tuple[int, ...]
     """Time on the device, dispatch included; of no meaning where it refuses."""
@@ -66,36 +111,6 @@ class PaperThresholds:
     max_bytes_per_mac: float = 0.1
 
 
-class Verdict(enum.Enum):
-    """What becomes of a node."""
-
-    TAKEN = "runs on the device"
-    FOLDED = "a constant: computed once, when the model is loaded"
-    UNSUPPORTED_OPERATOR = RefusalKind.OPERATOR.value
-    UNSUPPORTED_TYPE = RefusalKind.ELEMENT_TYPE.value
-    DYNAMIC_SHAPE = RefusalKind.DYNAMIC_SHAPE.value
-    UNSUPPORTED_FORM = RefusalKind.FORM.value
-    ENTANGLED = "cannot be separated from a node that the device refuses"
-    GAINS_NOTHING = "too small to pay: the device would take longer, launch and transfers included"
-    CHEAPER_ON_CPU = "left out of a region beside it, which is faster without it"
-    TOO_FEW_NODES = "its fragment has too few nodes"  # N, least allowed
-    TOO_LITTLE_WORK = "its fragment has too little work"  # MACs, least allowed
-    TOO_MUCH_TRAFFIC = "its fragment moves too many bytes for its work"  # bytes per MAC, most allowed
-
-    @property
-    def is_refusal(self) -> bool:
-        """Whether the device itself does not take the node, whatever it costs."""
-        return self in REFUSED.values()
-
-
-REFUSED = {
-    RefusalKind.OPERATOR: Verdict.UNSUPPORTED_OPERATOR,
-    RefusalKind.ELEMENT_TYPE: Verdict.UNSUPPORTED_TYPE,
-    RefusalKind.DYNAMIC_SHAPE: Verdict.DYNAMIC_SHAPE,
-    RefusalKind.FORM: Verdict.UNSUPPORTED_FORM,
-}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeVerdict:
     """What becomes of one node, and why."""
@@ -105,7 +120,7 @@ class NodeVerdict:
     region: int | None = None
     """Index of its region where it is taken."""
     detail: str = ""
-    """What exactly the device refuses."""
+    """What exactly the device declines."""
     device_ns: int | None = None
     cpu_ns: int | None = None
     """The two costs compared, both of the whole piece it was judged with, transfers and launch included."""

@@ -21,7 +21,6 @@ from parallax.partition._dag import Dag
 from parallax.partition._region_ground import HOST, Draft, Freight, Ground, cost_of
 from parallax.partition._region_growth import contracted_order, find_fragments, find_pieces, find_waves, grow
 from parallax.partition._region_plan import (
-    REFUSED,
     NodeVerdict,
     Offer,
     PaperThresholds,
@@ -97,11 +96,16 @@ def find_regions(
 
 
 def _verify_offer(graph: OpGraph, offer: Offer) -> None:
-    counts = {len(offer.refusals), len(offer.device_ns), len(offer.cpu_ns), len(offer.flops)}
+    counts = {len(offer.declined), len(offer.device_ns), len(offer.cpu_ns), len(offer.flops)}
     if counts != {len(graph.nodes)}:
         raise ConfigError(
             f"an offer of {offer.device!r} for {sorted(counts)} nodes, where the graph has {len(graph.nodes)}",
             fix="give one entry per node of the graph",
+        )
+    if any(declined is not None and not declined.verdict.is_refusal for declined in offer.declined):
+        raise ConfigError(
+            f"an offer of {offer.device!r} that declines a node for what is no reason of a device's",
+            fix="decline with a verdict for which is_refusal holds",
         )
     least = min((*offer.cpu_ns, *offer.device_ns, offer.launch_ns, offer.transfer.fixed_ns, 0))
     if least < 0 or not 0 <= offer.transfer.ns_per_byte < float("inf"):
@@ -123,7 +127,7 @@ def _static_bytes(graph: OpGraph, name: str) -> int:
 def _lay_ground(graph: OpGraph, units: UnitGraph, offer: Offer, tensor_bytes: Callable[[str], int]) -> Ground:
     copied = _copied_constants(graph, units)
     takes = tuple(
-        all(offer.refusals[node] is None for node in nodes if node not in copied)
+        all(offer.declined[node] is None for node in nodes if node not in copied)
         and any(node not in copied for node in nodes)
         for nodes in units.units
     )
@@ -390,7 +394,7 @@ def _verdicts(
         index = node.index
         unit = units.unit_of[index]
         region = draft.region_of[unit]
-        refusal = offer.refusals[index]
+        declined = offer.declined[index]
         if index in copied:
             found.append(NodeVerdict(node=index, verdict=Verdict.FOLDED))
         elif region != HOST:
@@ -404,13 +408,13 @@ def _verdicts(
                     cpu_ns=taken.cpu_ns,
                 )
             )
-        elif refusal is not None:
-            found.append(NodeVerdict(node=index, verdict=REFUSED[refusal.kind], detail=refusal.detail))
+        elif declined is not None:
+            found.append(NodeVerdict(node=index, verdict=declined.verdict, detail=declined.detail))
         elif index in judged:
             found.append(judged[index])
         else:
             refused = next(
-                other for other in units.units[unit] if offer.refusals[other] is not None and other not in copied
+                other for other in units.units[unit] if offer.declined[other] is not None and other not in copied
             )
             name = graph.nodes[refused].name
             found.append(
@@ -441,10 +445,10 @@ def verify_regions(
                 raise InternalError(f"unit {unit} is in regions {home[unit]} and {region.index}")
             home[unit] = region.index
             for node in units.units[unit]:
-                refusal = offer.refusals[node]
-                if refusal is not None and node not in copied:
+                declined = offer.declined[node]
+                if declined is not None and node not in copied:
                     raise InternalError(
-                        f"region {region.index} holds a node that {offer.device!r} refuses: {refusal.detail}",
+                        f"region {region.index} holds a node that {offer.device!r} declines: {declined.detail}",
                         where=graph.nodes[node].name,
                     )
     seen: set[int] = set()
