@@ -39,8 +39,8 @@ def test_a_bundle_from_elsewhere_is_refused_with_the_command_that_makes_it_anew(
 
 def test_a_bundle_of_another_format_says_so(tmp_path: Path) -> None:
     bundle = compiled(tmp_path)
-    forge(bundle, lambda manifest: manifest.update(format_version=2, something="new"))
-    with pytest.raises(parallax.BundleError, match="format version 2"):
+    forge(bundle, lambda manifest: manifest.update(format_version=99, something="new"))
+    with pytest.raises(parallax.BundleError, match="format version 99"):
         parallax.InferenceSession(bundle)
 
 

@@ -33,7 +33,7 @@ from tests.bundle._models import (
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cut, portable bundle of small files; tests work on copies."""
-    return compiled(tmp_path_factory.mktemp("small"), cut=True, portable=True)
+    return compiled(tmp_path_factory.mktemp("small"), cut=True, portable=True, width=96)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,8 @@ def flip(path: Path, position: int) -> None:
 
 def test_an_untouched_copy_opens(whole: Path, tmp_path: Path) -> None:
     session = parallax.InferenceSession(copied(whole, tmp_path / "m.plx"))
-    np.testing.assert_allclose(session.run(None, feeds())[0], expected(whole.parent / "model.onnx", feeds()), rtol=1e-5)
+    fed = feeds(width=96)
+    np.testing.assert_allclose(session.run(None, fed)[0], expected(whole.parent / "model.onnx", fed), rtol=1e-5)
 
 
 def test_a_flipped_bit_anywhere_is_reported(whole: Path, tmp_path: Path) -> None:

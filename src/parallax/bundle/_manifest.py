@@ -16,7 +16,7 @@ from typing import Final
 from parallax.errors import BundleError, PlanError
 from parallax.schedule import parse_json, read_record, write_record
 
-BUNDLE_FORMAT_VERSION: Final = 1
+BUNDLE_FORMAT_VERSION: Final = 2
 """Raised whenever a bundle written before must not be read any more."""
 
 MANIFEST_NAME: Final = "manifest.json"

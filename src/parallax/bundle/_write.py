@@ -33,7 +33,7 @@ from parallax.bundle._manifest import (
 from parallax.bundle._publish import Workspace
 from parallax.engine import FOREIGN_EXCEPTIONS, RuntimeOptions, both, save_optimised
 from parallax.errors import BackendError, ConfigError
-from parallax.model import Model, save_segment
+from parallax.model import Model, save_arranged, save_segment
 from parallax.profile import hardware_fingerprint
 from parallax.schedule import Plan, Segment
 
@@ -60,7 +60,7 @@ def write_bundle(
     """Compile ``plan`` into a bundle at ``target``, replacing the bundle that is there.
 
     Appears whole or not at all, also if this process is killed; see ``_publish``. Weights stream from the model's
-    files: the memory it takes is that of one segment's packed weights. Needs disk space for about three
+    files: the memory it takes is that of one segment's packed weights. Needs disk space for about four
     times the weights while it works, and twice (packed and as they were) after.
 
     Args:
@@ -149,7 +149,7 @@ def _described(location: str, path: Path) -> SourceFile:
 
 
 def _compile_segment(model: Model, plan: Plan, segment: Segment, scratch: Path, target: Path) -> None:
-    """Through a file, so that the runtime maps the weights it packs instead of holding them twice."""
+    """Through files, so that the runtime maps the weights it packs instead of holding them twice."""
     graph = model.graph
     if plan.is_uncut:
         inputs = [info.name for info in (*graph.inputs, *graph.overridable)]
@@ -157,10 +157,10 @@ def _compile_segment(model: Model, plan: Plan, segment: Segment, scratch: Path, 
         part = model.extract(range(len(graph.nodes)), inputs, outputs, name=segment.name)
     else:
         part = model.extract(segment.nodes, segment.inputs, segment.outputs, name=segment.name)
-    staged = scratch / "segment.onnx"
+    staged, optimised = scratch / "segment.onnx", scratch / "optimised.onnx"
     save_segment(part, staged)
     try:
-        save_optimised(str(staged), str(target), data_name=f"{target.stem}.data", options=RuntimeOptions())
+        save_optimised(str(staged), str(optimised), data_name="optimised.data", options=RuntimeOptions())
     except FOREIGN_EXCEPTIONS as error:
         names = [model.graph.nodes[index].name for index in segment.nodes[:8]]
         raise both(BackendError, type(error))(
@@ -168,6 +168,9 @@ def _compile_segment(model: Model, plan: Plan, segment: Segment, scratch: Path, 
             where=f"segment {segment.name!r}, nodes {', '.join(names)}",
             fix="check that this ONNX Runtime knows the model's operators",
         ) from error
+    for left in scratch.glob("segment.*"):
+        left.unlink()
+    save_arranged(optimised, target)
     for left in scratch.iterdir():
         left.unlink()
 

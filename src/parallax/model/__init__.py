@@ -4,6 +4,7 @@ Weights are never read or copied here: files are mapped, and a weight is a view.
 not leave this package.
 """
 
+from parallax.model._arrange import save_arranged
 from parallax.model._elements import ELEMENT_BITS, STRING_TYPE
 from parallax.model._extract import SegmentModel
 from parallax.model._graph import CONSTANT_BYTES, Dim, Node, OpGraph, TensorInfo, constant_value
@@ -27,5 +28,6 @@ __all__ = [
     "constant_value",
     "load_model",
     "read_outline",
+    "save_arranged",
     "save_segment",
 ]

@@ -1,0 +1,158 @@
+"""Lay out the external data of a saved model so that they can be used where they are mapped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import onnx
+
+from parallax.errors import ModelFileError
+
+_PAGE_BYTES = 4096
+_LINE_BYTES = 64
+"""Kernels read packed weights with instructions that fault on addresses of a lesser alignment."""
+_SMALL_BYTES = 64 << 10
+"""Below this, data are packed to lines instead of pages, or else half of what they take is gaps."""
+_CHUNK_BYTES = 8 << 20
+_PREPACKED = "prepacked_"
+_BLOCK = re.compile(r"(\d+);(\d+);(.*)")
+
+
+@dataclass(slots=True)
+class _Block:
+    """Bytes ``start : start + size`` of the source's data, and where they come to lie."""
+
+    start: int
+    size: int
+    place: int = -1
+
+
+def save_arranged(source: Path, target: Path) -> None:
+    """Copy an optimised model that the runtime wrote, its external data moved to ``<stem of target>.data``.
+
+    The runtime appends tensors, and the packed forms of weights, with no regard to alignment unless they are large;
+    loaded again, it hands mapped addresses to kernels as they are. (Observed with ONNX Runtime 1.31.1: a packed
+    matrix at an odd offset ends the process.) Here everything starts on a cache line, larger things on a page.
+    What is needed while running comes first, in the order of its use, so that reading it for the first
+    time is one sequential read; then the weights that are stored in packed form as well, which are read when
+    the model is opened and never again.
+
+    Packed forms are external-data entries ``prepacked_<i>`` with the value ``key|offset;length;checksum|...``; see
+    ``tensor_external_data_info.cc`` in ONNX Runtime.
+
+    Args:
+        source: its external data are one file beside it, or none.
+        target: where to write the graph; in a folder that exists.
+
+    Raises:
+        ModelFileError: the external data are not of this form.
+        OSError: the disk refuses.
+    """
+    model = onnx.ModelProto()
+    model.ParseFromString(source.read_bytes())
+    tensors = {id(tensor): tensor for tensor in _external_tensors(model.graph)}
+    if not tensors:
+        target.write_bytes(model.SerializeToString())
+        return
+    locations = {_entries(tensor)["location"] for tensor in tensors.values()}
+    if len(locations) != 1:
+        raise ModelFileError("the external data lie in several files", where=str(source))
+    needed: list[_Block] = []
+    opened: list[_Block] = []
+    blocks: dict[int, tuple[_Block, dict[str, list[_Block]]]] = {}
+    for tensor in _by_use(model.graph, tensors):
+        entries = _entries(tensor)
+        plain = _Block(start=int(entries.get("offset", "0")), size=int(entries["length"]))
+        packed = {key: _packed_blocks(value) for key, value in entries.items() if key.startswith(_PREPACKED)}
+        blocks[id(tensor)] = plain, packed
+        (opened if packed else needed).append(plain)
+        needed.extend(block for found in packed.values() for block in found)
+    needed.sort(key=lambda block: block.size >= _SMALL_BYTES)  # stable: small ones first, else by use
+    data = target.with_name(f"{target.stem}.data")
+    with open(source.with_name(locations.pop()), "rb") as read, open(data, "wb") as write:
+        for block in (*needed, *opened):
+            _copy(read, write, block)
+    for identity, (plain, packed) in blocks.items():
+        _set_entries(tensors[identity], data.name, plain, packed)
+    target.write_bytes(model.SerializeToString())
+
+
+def _external_tensors(graph: Any) -> Iterator[Any]:
+    for tensor in graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            yield tensor
+    for body in _bodies(graph):
+        yield from _external_tensors(body)
+
+
+def _bodies(graph: Any) -> Iterator[Any]:
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield attribute.g
+            yield from attribute.graphs
+
+
+def _by_use(graph: Any, tensors: dict[int, Any]) -> Iterator[Any]:
+    """Every tensor once: those that nodes read in the order of the nodes, then the others."""
+    yielded = set()
+    for tensor in _uses(graph, {}):
+        if id(tensor) in tensors and id(tensor) not in yielded:
+            yielded.add(id(tensor))
+            yield tensor
+    yield from (tensor for identity, tensor in tensors.items() if identity not in yielded)
+
+
+def _uses(graph: Any, outer: dict[str, Any]) -> Iterator[Any]:
+    scope = outer | {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        for name in node.input:
+            if name in scope:
+                yield scope[name]
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
+                yield from _uses(body, scope)
+
+
+def _entries(tensor: Any) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _packed_blocks(value: str) -> list[_Block]:
+    found = []
+    for part in value.split("|")[1:]:
+        match = _BLOCK.fullmatch(part)
+        if match is None:
+            raise ModelFileError(f"unknown form of a packed weight's place: {part[:80]!r}")
+        found.append(_Block(start=int(match[1]), size=int(match[2])))
+    return found
+
+
+def _copy(read: BinaryIO, write: BinaryIO, block: _Block) -> None:
+    alignment = _LINE_BYTES if block.size < _SMALL_BYTES else _PAGE_BYTES
+    block.place = write.seek(-(-write.tell() // alignment) * alignment)
+    read.seek(block.start)
+    left = block.size
+    while left:
+        chunk = read.read(min(left, _CHUNK_BYTES))
+        if not chunk:
+            raise ModelFileError("the external data end early", where=f"byte {block.start + block.size - left}")
+        write.write(chunk)
+        left -= len(chunk)
+
+
+def _set_entries(tensor: Any, location: str, plain: _Block, packed: dict[str, list[_Block]]) -> None:
+    for entry in tensor.external_data:
+        if entry.key == "location":
+            entry.value = location
+        elif entry.key == "offset":
+            entry.value = str(plain.place)
+        elif entry.key in packed:
+            key, *parts = entry.value.split("|")
+            checksums = [part.split(";", 2)[2] for part in parts]
+            places = zip(packed[entry.key], checksums, strict=True)
+            entry.value = "|".join([key, *(f"{block.place};{block.size};{check}" for block, check in places)])
