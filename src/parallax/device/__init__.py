@@ -1,19 +1,70 @@
-"""Where a model can run: what this machine lets the process use."""
+"""Where a model can run: what this machine lets the process use, and the backends that compute."""
 
+from parallax.device._backend import (
+    HOST_MEMORY,
+    Backend,
+    BackendInfo,
+    Capability,
+    CompiledModel,
+    CompileOptions,
+    DeviceKind,
+    DeviceSpeed,
+    MemoryDomain,
+    OperatorWork,
+    Price,
+    Refusal,
+    RefusedNode,
+    Work,
+)
 from parallax.device._cores import available_cores
 from parallax.device._heap import trim_heap
 from parallax.device._load import DISTURBED_SHARE, LoadMeter
 from parallax.device._memory import free_memory_bytes, memory_limit_bytes, private_bytes
+from parallax.device._onnxruntime import OnnxRuntimeBackend, OnnxRuntimeModel
+from parallax.device._openvino import OpenVinoBackend
 from parallax.device._pressure import PressureMonitor, PressureReading, read_pressure
+from parallax.device._registry import (
+    ENTRY_POINTS,
+    BackendFactory,
+    FoundBackend,
+    find_backends,
+    forget_backends,
+    open_backend,
+    open_providers,
+)
 
 __all__ = [
     "DISTURBED_SHARE",
+    "ENTRY_POINTS",
+    "HOST_MEMORY",
+    "Backend",
+    "BackendFactory",
+    "BackendInfo",
+    "Capability",
+    "CompileOptions",
+    "CompiledModel",
+    "DeviceKind",
+    "DeviceSpeed",
+    "FoundBackend",
     "LoadMeter",
+    "MemoryDomain",
+    "OnnxRuntimeBackend",
+    "OnnxRuntimeModel",
+    "OpenVinoBackend",
+    "OperatorWork",
     "PressureMonitor",
     "PressureReading",
+    "Price",
+    "Refusal",
+    "RefusedNode",
+    "Work",
     "available_cores",
+    "find_backends",
+    "forget_backends",
     "free_memory_bytes",
     "memory_limit_bytes",
+    "open_backend",
+    "open_providers",
     "private_bytes",
     "read_pressure",
     "trim_heap",

@@ -8,6 +8,7 @@ from parallax.model._arrange import save_arranged
 from parallax.model._elements import ELEMENT_BITS, STRING_TYPE
 from parallax.model._extract import SegmentModel
 from parallax.model._graph import CONSTANT_BYTES, Dim, Node, OpGraph, TensorInfo, constant_value
+from parallax.model._handover import SegmentInterface, proto_with_weights, segment_interface
 from parallax.model._model import Model, load_model
 from parallax.model._outline import Outline, read_outline
 from parallax.model._save import save_segment
@@ -23,11 +24,14 @@ __all__ = [
     "Node",
     "OpGraph",
     "Outline",
+    "SegmentInterface",
     "SegmentModel",
     "TensorInfo",
     "constant_value",
     "load_model",
+    "proto_with_weights",
     "read_outline",
     "save_arranged",
     "save_segment",
+    "segment_interface",
 ]

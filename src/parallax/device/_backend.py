@@ -1,0 +1,269 @@
+"""The seam between plans and what computes them: questions first, then prices, then a compiled part.
+
+A `Backend` answers which nodes it takes and what a part would cost before anything is compiled, and leaves nothing
+behind by answering. What it compiles is called like ONNX Runtime's own sessions, so that the engine has one way to run
+a segment, wherever it runs. Tensors travel as the C extension's ``OrtValue``.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from parallax.model import Model, SegmentModel
+
+
+class DeviceKind(enum.Enum):
+    """What a backend computes on."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+    NPU = "npu"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryDomain:
+    """Where a backend's tensors live. Two backends of the same domain hand tensors over without a copy."""
+
+    name: str
+    """Unique in the process: "cpu", or for example "WebGPU_Buf:0"."""
+    is_host: bool
+    """Whether the processor reads and writes it directly: its own memory, or memory both sides share."""
+
+
+HOST_MEMORY: Final = MemoryDomain(name="cpu", is_host=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendInfo:
+    """What a backend is, for plans, caches and readers."""
+
+    name: str
+    """As `open_backend` and ``providers=`` take it."""
+    kind: DeviceKind
+    device: str
+    """What it runs on, as its runtime calls it; "" where unknown."""
+    version: str
+    """Of the library that computes: figures measured with another one are void."""
+    memory: MemoryDomain
+
+
+class Refusal(enum.Enum):
+    """Why a backend leaves a node to others."""
+
+    OPERATOR = "operator"
+    """It has no kernel for the operator."""
+    DTYPE = "dtype"
+    """It has one, but not for these element types."""
+    PRECISION = "precision"
+    """It would compute with less precision than the model asks for."""
+    CONTROL_FLOW = "control flow"
+    """The node holds bodies, which are planned as graphs of their own."""
+    OTHER = "other"
+    """Its own reasons: an attribute, a dynamic shape, or that it holds the node cheaper on the processor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedNode:
+    """A node that a backend does not take."""
+
+    node: int
+    """Index into ``OpGraph.nodes``."""
+    reason: Refusal
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capability:
+    """A backend's answer for a whole graph. Each node is in exactly one of ``taken`` and ``refused``."""
+
+    backend: str
+    taken: tuple[int, ...]
+    """Ascending."""
+    refused: tuple[RefusedNode, ...]
+    """Ascending in node."""
+    fragments: tuple[tuple[int, ...], ...]
+    """``taken`` as the backend's own greedy placement would group it, each run in one piece; ordered by first node."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorWork:
+    """One operator's share of a part of a model."""
+
+    op_type: str
+    flops: int
+    touched_bytes: int
+    """Bytes it reads and writes, weights included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What running a part once amounts to."""
+
+    operators: tuple[OperatorWork, ...]
+    input_bytes: int
+    """Bytes it needs from other domains."""
+    output_bytes: int
+    """Bytes that other domains need from it."""
+
+    @property
+    def flops(self) -> int:
+        return sum(operator.flops for operator in self.operators)
+
+    @property
+    def touched_bytes(self) -> int:
+        return sum(operator.touched_bytes for operator in self.operators)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """An estimate of one run, in ns, by its parts."""
+
+    launch_ns: int
+    compute_ns: int
+    transfer_ns: int
+
+    @property
+    def total_ns(self) -> int:
+        return self.launch_ns + self.compute_ns + self.transfer_ns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSpeed:
+    """A device in four numbers, after Parallax (arXiv 2512.11532), appendix on delegate regions: ``L + F/R + B/W``.
+
+    The paper has no term for memory-bound operators; ours compute at the slower of arithmetic and memory (roofline).
+    """
+
+    launch_ns: int
+    """From a call until the device works, and back."""
+    flops_per_s: float
+    memory_bytes_per_s: float
+    """Between the device and its own memory; infinite leaves the term out."""
+    link_bytes_per_s: float
+    """Between the processor's memory and the device's; infinite where they share it."""
+    link_latency_ns: int = 0
+    """Per transfer."""
+
+    def price(self, work: Work) -> Price:
+        """What ``work`` should cost."""
+        seconds = sum(
+            max(operator.flops / self.flops_per_s, operator.touched_bytes / self.memory_bytes_per_s)
+            for operator in work.operators
+        )
+        transfers = sum(self.transfer_ns(size) for size in (work.input_bytes, work.output_bytes) if size)
+        return Price(launch_ns=self.launch_ns, compute_ns=round(seconds * 1e9), transfer_ns=transfers)
+
+    def transfer_ns(self, size_bytes: int) -> int:
+        """What moving ``size_bytes`` over the link should cost."""
+        return self.link_latency_ns + round(size_bytes / self.link_bytes_per_s * 1e9)
+
+
+SessionOptionsFactory = Callable[[], Any]
+"""Makes a fresh ``onnxruntime.SessionOptions`` for each session."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompileOptions:
+    """How a part is to be compiled."""
+
+    session_options: SessionOptionsFactory | None = None
+    """What ONNX Runtime's providers start from; other backends have no use for it."""
+    exclusive: bool = False
+    """Fail to compile rather than leave some nodes to the processor."""
+    lower_precision: bool = False
+    """Let the backend compute in less than the model's own precision, where it likes to."""
+
+
+DEFAULT_OPTIONS: Final = CompileOptions()
+
+
+class CompiledModel(Protocol):
+    """A compiled part, in the place of ONNX Runtime's C session. Any number of threads may run it at once."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names to feed."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names to ask for."""
+        ...
+
+    @property
+    def memory(self) -> MemoryDomain:
+        """Where it makes its outputs if nobody says where they should go."""
+        ...
+
+    def run_with_ort_values(
+        self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None
+    ) -> Sequence[Any]:
+        """Run once, as ONNX Runtime's C session does.
+
+        Args:
+            feeds: input name -> C OrtValue, of any memory domain the backend reads.
+            outputs: names, in the order of the answer; no repetitions.
+            run_options: ``onnxruntime.RunOptions``; at least ``terminate`` is heeded.
+
+        Returns: C OrtValues in the processor's memory, the caller's own: no later run writes to them.
+
+        Raises:
+            InputError: a feed is missing, unknown, or of the wrong type or shape.
+            RunCancelled: ``run_options.terminate`` was set.
+            BackendError: the backend failed; the part can be run elsewhere.
+        """
+        ...
+
+    def run_bound(
+        self, feeds: Mapping[str, Any], targets: Mapping[str, Any], run_options: Any = None
+    ) -> Mapping[str, Any]:
+        """Run once, with a say in where outputs go.
+
+        Args:
+            feeds: as in `run_with_ort_values`.
+            targets: output name -> a C OrtValue to write to, which has exactly the output's type and shape, or
+                None to leave the output in ``memory``, where a later part of the same domain may read it.
+            run_options: as in `run_with_ort_values`.
+
+        Returns: a C OrtValue for each target.
+
+        Raises: as `run_with_ort_values`; also where a target does not fit.
+        """
+        ...
+
+
+class Backend(Protocol):
+    """Something that compiles parts of models. Thread-safe, and the same answers each time it is asked."""
+
+    @property
+    def info(self) -> BackendInfo:
+        """What it is."""
+        ...
+
+    def capability(self, model: Model) -> Capability:
+        """Which nodes of a model it would take. May take as long as compiling; leaves nothing behind.
+
+        Raises: BackendError if it cannot tell.
+        """
+        ...
+
+    def price(self, work: Work) -> Price | None:
+        """What running ``work`` should cost, or None where nothing is known. Pure and quick."""
+        ...
+
+    def transfer_ns(self, size_bytes: int) -> int | None:
+        """What moving so many bytes between the processor's memory and its own should cost; 0 where they are one."""
+        ...
+
+    def compile(self, segment: SegmentModel, *, width: int, options: CompileOptions = DEFAULT_OPTIONS) -> CompiledModel:
+        """Compile a part, to run with at most ``width`` threads of the processor.
+
+        The weights are read where they are, if the backend can: ``segment.weights`` lives as long as the result.
+
+        Raises: BackendError with the segment's name, if the backend refuses it.
+        """
+        ...

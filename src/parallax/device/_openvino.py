@@ -1,0 +1,243 @@
+"""OpenVINO through its own Python package: the processor's kernels of oneDNN, and Intel's GPUs and NPUs."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from parallax.device._backend import (
+    DEFAULT_OPTIONS,
+    HOST_MEMORY,
+    BackendInfo,
+    Capability,
+    CompileOptions,
+    DeviceKind,
+    DeviceSpeed,
+    Price,
+    Refusal,
+    RefusedNode,
+    Work,
+)
+from parallax.device._foreign import compile_error
+from parallax.device._openvino_convert import placeholders, read_partially, read_segment
+from parallax.device._openvino_model import OpenVinoModel
+from parallax.device._openvino_rules import refused_nodes
+from parallax.errors import BackendError, ConfigError, MissingExtraError
+from parallax.model import Model, Node, OpGraph, SegmentModel, segment_interface
+
+_PACKAGE: Final = "openvino"
+_KINDS: Final = {"CPU": DeviceKind.CPU, "GPU": DeviceKind.GPU, "NPU": DeviceKind.NPU}
+
+
+class OpenVinoBackend:
+    """One of OpenVINO's devices.
+
+    Args:
+        device: "CPU", "GPU", "GPU.1", "NPU", ... as OpenVINO names them.
+        options: OpenVINO's own properties, by name; they win over ours.
+        speed: what to price by, or None.
+
+    Raises:
+        MissingExtraError: the package is not installed.
+        ConfigError: there is no such device here.
+    """
+
+    def __init__(
+        self, device: str = "CPU", *, options: Mapping[str, Any] | None = None, speed: DeviceSpeed | None = None
+    ) -> None:
+        self._openvino = _import()
+        self._core = _core()
+        devices = tuple(self._core.available_devices)
+        if device not in devices and f"{device}.0" not in devices:
+            raise ConfigError(f"OpenVINO has no device {device!r} here", fix=f"choose among {', '.join(devices)}")
+        self._device = device
+        self._options = dict(options or {})
+        self._speed = speed
+        self._supported = frozenset(str(name) for name in self._core.get_property(device, "SUPPORTED_PROPERTIES"))
+        self._kind = _KINDS.get(device.partition(".")[0], DeviceKind.OTHER)
+        self._info = BackendInfo(
+            name=_PACKAGE if device == "CPU" else f"{_PACKAGE}:{device}",
+            kind=self._kind,
+            device=str(self._core.get_property(device, "FULL_DEVICE_NAME")).strip(),
+            version=str(self._openvino.get_version()),
+            memory=HOST_MEMORY,
+        )
+
+    @property
+    def info(self) -> BackendInfo:
+        """What it is."""
+        return self._info
+
+    def capability(self, model: Model) -> Capability:
+        """What its translator understands, its device has, and our rules on precision allow.
+
+        Raises: BackendError if OpenVINO cannot be asked.
+        """
+        graph = model.inferred()
+        refused = dict(refused_nodes(graph))
+        try:
+            self._ask(model, graph, refused)
+        except RuntimeError as error:
+            raise BackendError(
+                f"cannot ask OpenVINO what it takes: {error}",
+                where=None if model.path is None else str(model.path),
+                fix="leave this backend out",
+            ) from error
+        return Capability(
+            backend=self._info.name,
+            taken=tuple(node.index for node in graph.nodes if node.index not in refused),
+            refused=tuple(refused[index] for index in sorted(refused)),
+            fragments=tuple(_runs(graph, refused)),
+        )
+
+    def price(self, work: Work) -> Price | None:
+        """By the speed it was made with; None without."""
+        return None if self._speed is None else self._speed.price(work)
+
+    def transfer_ns(self, size_bytes: int) -> int | None:
+        """Nothing on the processor; by the speed it was made with elsewhere."""
+        if self._kind is DeviceKind.CPU:
+            return 0
+        return None if self._speed is None else self._speed.transfer_ns(size_bytes)
+
+    def compile(self, segment: SegmentModel, *, width: int, options: CompileOptions = DEFAULT_OPTIONS) -> OpenVinoModel:
+        """Compile a part for one stream of ``width`` threads, the caller's among them, that do not spin or pin.
+
+        Large weights are read where ``segment`` has them. The result has no use for them on the processor once they
+        are packed, so their pages may be dropped; only the packed form stays in memory.
+
+        Raises: BackendError with the segment's name.
+        """
+        interface = segment_interface(segment)
+        unfit = [info.name for info in (*interface.inputs, *interface.outputs) if info.kind != "tensor"]
+        try:
+            if unfit:
+                raise RuntimeError(f"{unfit} are no tensors")
+            read = read_segment(self._openvino, self._core, segment)
+            compiled = self._core.compile_model(read, self._device, self._properties(width, options))
+            return OpenVinoModel(
+                self._openvino,
+                compiled,
+                interface=interface,
+                weights=segment.weights,
+                checks_integers=self._kind is DeviceKind.CPU,
+                name=segment.name,
+            )
+        except BackendError:
+            raise
+        except Exception as error:
+            raise compile_error(error, backend=self._info.name, segment=segment.name) from error
+
+    def _properties(self, width: int, options: CompileOptions) -> Mapping[str, Any]:
+        wanted: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": width,
+            "ENABLE_CPU_PINNING": False,
+            "ENABLE_CPU_RESERVATION": False,
+            # True leaves it to the width how many threads there are; False would count physical cores instead.
+            "ENABLE_HYPER_THREADING": True,
+        }
+        if not options.lower_precision:
+            wanted |= {
+                "EXECUTION_MODE_HINT": "ACCURACY",
+                "INFERENCE_PRECISION_HINT": "f32",
+                # Else activations are quantised where weights are.
+                "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+            }
+        return {name: value for name, value in wanted.items() if name in self._supported} | self._options
+
+    def _ask(self, model: Model, graph: OpGraph, refused: dict[int, RefusedNode]) -> None:
+        """Add to ``refused`` what the translator or the device does not know."""
+        frontend = _frontend()
+        if _has_only_known_types(refused.values()):
+            whole = model.extract(
+                range(len(graph.nodes)),
+                [info.name for info in (*graph.inputs, *graph.overridable)],
+                [info.name for info in graph.outputs],
+                name="whole",
+            )
+            if self._understands(frontend, whole) is None:
+                return
+        # Which node is at fault is not told reliably for a whole model, so each is asked about alone.
+        constants = {node.outputs[0]: node.index for node in graph.nodes if node.op_type == "Constant"}
+        for node in graph.nodes:
+            if node.index not in refused and node.op_type != "Constant":
+                detail = self._understands(frontend, _alone(model, node, constants))
+                if detail is not None:
+                    refused[node.index] = RefusedNode(
+                        node=node.index, reason=Refusal.OPERATOR, detail=f"{self._info.name} {detail}"
+                    )
+
+    def _understands(self, frontend: Any, segment: SegmentModel) -> str | None:
+        """None, or what speaks against it."""
+        try:
+            read = read_partially(frontend, segment)
+        except RuntimeError as error:
+            return f"fails to translate it: {error}"
+        if placeholders(read):
+            return "has no translation for it"
+        held = self._core.query_model(read, self._device)
+        lacking = sorted({op.get_type_name() for op in read.get_ops() if op.get_friendly_name() not in held})
+        return f"has no kernel for {', '.join(lacking)}" if lacking else None
+
+
+def _alone(model: Model, node: Node, constants: Mapping[str, int]) -> SegmentModel:
+    """One node as a model, with the constants it reads."""
+    known = [constants[name] for name in node.inputs if name in constants]
+    graph = model.graph
+    fed = dict.fromkeys(
+        name for name in node.inputs if name and name not in constants and name not in graph.initializers
+    )
+    return model.extract(
+        [*known, node.index], list(fed), [name for name in node.outputs if name], name=f"node {node.name}"
+    )
+
+
+def _has_only_known_types(refused: Any) -> bool:
+    # Strings crash some releases of OpenVINO's translator.
+    return all(refusal.reason is not Refusal.DTYPE for refusal in refused)
+
+
+def _runs(graph: OpGraph, refused: Mapping[int, RefusedNode]) -> Iterator[tuple[int, ...]]:
+    """Nodes that follow each other in the graph's order without a refused one between."""
+    run: list[int] = []
+    for node in graph.nodes:
+        if node.index not in refused:
+            run.append(node.index)
+        elif run:
+            yield tuple(run)
+            run = []
+    if run:
+        yield tuple(run)
+
+
+def openvino_devices() -> Sequence[str]:
+    """OpenVINO's devices here. Raises: MissingExtraError."""
+    _import()
+    return tuple(_core().available_devices)
+
+
+def _import() -> Any:
+    try:
+        return importlib.import_module(_PACKAGE)
+    except ModuleNotFoundError as error:
+        if error.name != _PACKAGE:
+            raise
+        raise MissingExtraError(
+            "the backend openvino needs the package openvino, which is not installed",
+            fix="pip install 'parallax-runtime[openvino]'",
+        ) from error
+
+
+@functools.cache
+def _core() -> Any:
+    """One per process: it holds the plugins."""
+    return _import().Core()
+
+
+@functools.cache
+def _frontend() -> Any:
+    return importlib.import_module("openvino.frontend").FrontEndManager().load_by_framework("onnx")

@@ -1,0 +1,116 @@
+"""From a sub-model to OpenVINO's own graph, with the large weights shared instead of copied."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from parallax.device._openvino_rules import EXACT_INTEGER
+from parallax.device._ort_values import bytes_at
+from parallax.errors import BackendError
+from parallax.model import SegmentModel, proto_with_weights
+
+Weights = Mapping[str, npt.NDArray[np.generic]]
+
+_SHARED_BYTES: Final = 1 << 14
+"""Smaller weights are copied into the model's bytes: scales, axes and the like, whose values a translator may read."""
+
+_INTEGER_TYPES: Final = ("i32", "i64")
+_UNLIMITED: Final = (1 << 31) - 1
+"""Constants from here on mean "to the end" or "no limit" (Slice, Clip), and are clamped with that meaning intact."""
+
+
+_TYPE_NAMES: Final = {1: "f32", 2: "u8", 3: "i8", 6: "i32", 7: "i64", 9: "boolean", 10: "f16", 16: "bf16"}
+SHAREABLE_TYPES: Final = frozenset(_TYPE_NAMES)
+"""Types of ``onnx.TensorProto.DataType`` whose elements lie in OpenVINO's memory as in ONNX's."""
+
+
+def element_types(openvino: Any) -> Mapping[int, Any]:
+    """OpenVINO's type for each of `SHAREABLE_TYPES`."""
+    return {number: getattr(openvino.Type, name) for number, name in _TYPE_NAMES.items()}
+
+
+def read_segment(openvino: Any, core: Any, segment: SegmentModel) -> Any:
+    """An ``openvino.Model``. It reads large weights where ``segment`` has them, so these must outlive it.
+
+    Raises:
+        RuntimeError: OpenVINO does not understand the model.
+        BackendError: a constant is an integer that OpenVINO would not compute with exactly.
+    """
+    shared = _shared_weights(segment)
+    model = core.read_model(proto_with_weights(segment, as_inputs=shared.keys()))
+    _bind(openvino, model, shared, segment.weight_types)
+    for constant in _constants(model):
+        _check_integers(constant, segment.name)
+    return model
+
+
+def read_partially(frontend: Any, segment: SegmentModel) -> Any:
+    """Likewise for questions only: weights stay inputs, and what is not understood stays as a placeholder."""
+    proto = proto_with_weights(segment, as_inputs=_shared_weights(segment).keys())
+    return frontend.convert_partially(frontend.load(io.BytesIO(proto)))
+
+
+def placeholders(model: Any) -> list[Any]:
+    """Operations of a partly converted model that OpenVINO does not understand."""
+    # They live in an operator set of the frontend's own, under names that have changed between releases.
+    return [operation for operation in model.get_ops() if not _is_standard(operation)]
+
+
+def _is_standard(operation: Any) -> bool:
+    info = operation.get_type_info()
+    return str(info.version_id).startswith("opset") and "ONNX" not in str(info.name)
+
+
+def _shared_weights(segment: SegmentModel) -> Weights:
+    return {
+        name: array
+        for name, array in segment.weights.items()
+        if array.nbytes >= _SHARED_BYTES and segment.weight_types[name] in SHAREABLE_TYPES
+    }
+
+
+def _bind(openvino: Any, model: Any, weights: Weights, types: Mapping[str, int]) -> None:
+    """Put constants that share memory with ``weights`` in place of the inputs of these names."""
+    elements = element_types(openvino)
+    for parameter in list(model.get_parameters()):
+        name = next((name for name in parameter.output(0).get_names() if name in weights), None)
+        if name is None:
+            continue
+        array = weights[name]
+        # The weights are read-only and OpenVINO insists on writable arrays, although it writes to none of them.
+        address, _ = array.__array_interface__["data"]
+        tensor = openvino.Tensor(bytes_at(address, array.nbytes), list(array.shape), elements[types[name]])
+        constant = openvino.op.Constant(tensor, shared_memory=True)
+        constant.set_friendly_name(parameter.get_friendly_name())
+        parameter.output(0).replace(constant.output(0))
+        model.remove_parameter(parameter)
+    model.validate_nodes_and_infer_types()
+
+
+def _constants(model: Any) -> Iterator[Any]:
+    return (operation for operation in model.get_ops() if operation.get_type_name() == "Constant")
+
+
+def _check_integers(constant: Any, segment: str) -> None:
+    if constant.get_element_type().get_type_name() not in _INTEGER_TYPES:
+        return
+    values = constant.data
+    if values.size and not exact(values):
+        unsafe = np.abs(values.astype(np.float64))
+        unsafe = unsafe[(unsafe > EXACT_INTEGER) & (unsafe < _UNLIMITED)]
+        if unsafe.size:
+            raise BackendError(
+                f"a constant holds {int(unsafe.max())}, and OpenVINO computes with integers up to 2**24 exactly",
+                where=f"segment {segment!r}, constant {constant.get_friendly_name()!r}",
+                fix="run this part on the CPU",
+            )
+
+
+def exact(integers: npt.NDArray[Any]) -> bool:
+    """Whether all of them are exact in float32."""
+    return not integers.size or bool(integers.max() <= EXACT_INTEGER and integers.min() >= -EXACT_INTEGER)

@@ -1,0 +1,236 @@
+"""A model compiled by OpenVINO, behind the interface of ONNX Runtime's sessions."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from parallax.device._backend import HOST_MEMORY, MemoryDomain
+from parallax.device._foreign import TERMINATED
+from parallax.device._openvino_convert import Weights, element_types, exact
+from parallax.device._openvino_rules import EXACT_INTEGER
+from parallax.device._ort_values import Bytes, empty_host_value, host_bytes, is_on_host
+from parallax.errors import BackendError, InputError, ParallaxError, RunCancelled
+from parallax.model import SegmentInterface
+
+_INTEGER_VIEWS: Final = {6: np.int32, 7: np.int64}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Input:
+    name: str
+    position: int
+    onnx_type: int
+    element: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Output:
+    name: str
+    position: int
+    onnx_type: int
+    element: Any
+    shape: tuple[int, ...] | None
+    """None where only a run can tell: OpenVINO allocates such an output, and it is copied out."""
+
+
+class OpenVinoModel:
+    """A compiled part. Inputs are read, and outputs of known size written, where the caller has them.
+
+    Runs of several threads have a request each, and take turns inside OpenVINO, which holds one set of intermediate
+    tensors: more than one would be more threads than were asked for.
+
+    Args:
+        openvino: the module.
+        compiled: an ``openvino.CompiledModel``.
+        interface: what the part declares; some inputs may have been unused and dropped.
+        weights: memory that ``compiled`` reads.
+        checks_integers: whether fed integers must be exact in float32.
+        name: of the part, for messages.
+    """
+
+    def __init__(
+        self,
+        openvino: Any,
+        compiled: Any,
+        *,
+        interface: SegmentInterface,
+        weights: Weights,
+        checks_integers: bool,
+        name: str,
+    ) -> None:
+        self._tensor = openvino.Tensor
+        self._compiled = compiled
+        self._weights = weights
+        self._checks_integers = checks_integers
+        self._where = f"segment {name!r}, backend openvino"
+        self._overridable = frozenset(info.name for info in interface.overridable)
+        self._declared = {info.name: info for info in interface.inputs}
+        self._inputs = self._read_inputs(element_types(openvino))
+        self._outputs = self._read_outputs(element_types(openvino), [info.name for info in interface.outputs])
+        self._idle: deque[Any] = deque()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names to feed."""
+        return tuple(self._declared)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names to ask for."""
+        return tuple(self._outputs)
+
+    @property
+    def memory(self) -> MemoryDomain:
+        """The processor's, whatever the device: OpenVINO moves tensors by itself."""
+        return HOST_MEMORY
+
+    def run_with_ort_values(
+        self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None
+    ) -> Sequence[Any]:
+        """See `CompiledModel`. ``run_options.terminate`` is looked at before and after the run."""
+        made = self._run(feeds, dict.fromkeys(outputs), run_options)
+        return [made[name] for name in outputs]
+
+    def run_bound(
+        self, feeds: Mapping[str, Any], targets: Mapping[str, Any], run_options: Any = None
+    ) -> Mapping[str, Any]:
+        """See `CompiledModel`."""
+        return self._run(feeds, targets, run_options)
+
+    def _run(self, feeds: Mapping[str, Any], targets: Mapping[str, Any], run_options: Any) -> dict[str, Any]:
+        self._check_names(feeds, targets)
+        _heed(run_options)
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        try:
+            for port in self._inputs:
+                request.set_input_tensor(port.position, self._fed(port, feeds[port.name]))
+            made = {}
+            for output in self._outputs.values():
+                if output.shape is not None:
+                    value = self._target(output, output.shape, targets.get(output.name))
+                    made[output.name] = value
+                    # Outputs nobody asked for are bound too: the request may still hold the memory of a run before.
+                    request.set_output_tensor(
+                        output.position, self._wrap(host_bytes(value), output.shape, output.element)
+                    )
+            request.infer({}, share_inputs=True, share_outputs=True)
+            for name in targets:
+                if name not in made:
+                    made[name] = self._copied(self._outputs[name], request, targets[name])
+        except ParallaxError:
+            raise
+        except Exception as error:
+            raise self._failure(error, feeds) from error
+        self._idle.append(request)
+        _heed(run_options)
+        return {name: made[name] for name in targets}
+
+    def _fed(self, port: _Input, value: Any) -> Any:
+        if not value.is_tensor() or value.element_type() != port.onnx_type:
+            raise InputError(
+                f"input {port.name!r} is of type {value.data_type()}",
+                where=self._where,
+                fix=f"feed a tensor of element type {port.element}",
+            )
+        if not is_on_host(value):
+            raise InputError(f"input {port.name!r} is not in the processor's memory", where=self._where)
+        data = host_bytes(value)
+        view = _INTEGER_VIEWS.get(port.onnx_type)
+        if view is not None and self._checks_integers and not exact(data.view(view)):
+            raise BackendError(
+                f"input {port.name!r} holds integers beyond {EXACT_INTEGER}, which OpenVINO does not keep exact",
+                where=self._where,
+                fix="run this part on the CPU",
+            )
+        return self._wrap(data, value.shape(), port.element)
+
+    def _wrap(self, data: Bytes, shape: Sequence[int], element: Any) -> Any:
+        if not data.size:
+            return self._tensor(element, list(shape))
+        return self._tensor(data, list(shape), element)
+
+    def _target(self, output: _Output, shape: Sequence[int], given: Any) -> Any:
+        if given is None:
+            return empty_host_value(shape, output.onnx_type)
+        if not is_on_host(given) or given.element_type() != output.onnx_type or list(given.shape()) != list(shape):
+            raise InputError(
+                f"the target of output {output.name!r} is {given.data_type()} of shape {list(given.shape())}",
+                where=self._where,
+                fix=f"give a tensor of type {output.element} and shape {list(shape)} in the processor's memory",
+            )
+        return given
+
+    def _copied(self, output: _Output, request: Any, given: Any) -> Any:
+        tensor = request.get_output_tensor(output.position)
+        target = self._target(output, tuple(tensor.get_shape()), given)
+        if tensor.get_byte_size():
+            host_bytes(target)[:] = tensor.data.reshape(-1).view(np.uint8)
+        return target
+
+    def _check_names(self, feeds: Mapping[str, Any], targets: Mapping[str, Any]) -> None:
+        missing = [name for name in self._declared if name not in feeds]
+        if missing:
+            raise InputError(f"inputs {missing} are missing", where=self._where)
+        if len(feeds) > len(self._declared):
+            for name in feeds.keys() - self._declared.keys():
+                if name in self._overridable:
+                    raise BackendError(
+                        f"a value for {name!r} was fed, which is built into what OpenVINO compiled",
+                        where=self._where,
+                        fix="run this part on the CPU",
+                    )
+                raise InputError(f"there is no input {name!r}", where=self._where, fix=f"feed {list(self._declared)}")
+        unknown = [name for name in targets if name not in self._outputs]
+        if unknown:
+            raise InputError(f"there are no outputs {unknown}", where=self._where, fix=f"ask for {self.outputs}")
+
+    def _failure(self, error: Exception, feeds: Mapping[str, Any]) -> ParallaxError:
+        """OpenVINO has one exception for everything, so a wrong shape is looked for in the feeds."""
+        for name, info in self._declared.items():
+            shape = feeds[name].shape()
+            fits = info.shape is None or (
+                len(shape) == len(info.shape)
+                and all(not isinstance(dim, int) or dim == size for dim, size in zip(info.shape, shape, strict=True))
+            )
+            if not fits:
+                return InputError(
+                    f"input {name!r} has shape {list(shape)}", where=self._where, fix=f"feed {list(info.shape or ())}"
+                )
+        return BackendError(str(error).strip(), where=self._where, fix="run this part on the CPU")
+
+    def _read_inputs(self, elements: Mapping[int, Any]) -> tuple[_Input, ...]:
+        inputs = []
+        for position, port in enumerate(self._compiled.inputs):
+            name = next(name for name in port.get_names() if name in self._declared)
+            onnx_type = self._declared[name].dtype
+            inputs.append(_Input(name=name, position=position, onnx_type=onnx_type, element=elements[onnx_type]))
+        return tuple(inputs)
+
+    def _read_outputs(self, elements: Mapping[int, Any], names: Sequence[str]) -> dict[str, _Output]:
+        onnx_types = {str(element): number for number, element in elements.items()}
+        found = {}
+        for position, port in enumerate(self._compiled.outputs):
+            element = port.get_element_type()
+            shape = port.get_partial_shape()
+            for name in port.get_names() & set(names):
+                found[name] = _Output(
+                    name=name,
+                    position=position,
+                    onnx_type=onnx_types[str(element)],
+                    element=element,
+                    shape=tuple(port.get_shape()) if shape.is_static else None,
+                )
+        return {name: found[name] for name in names}
+
+
+def _heed(run_options: Any) -> None:
+    if run_options is not None and run_options.terminate:
+        raise RunCancelled(f"the run was stopped: {TERMINATED}", fix="run again to start over")
