@@ -17,12 +17,15 @@ from parallax.device._backend import (
     Work,
 )
 from parallax.device._cores import available_cores
+from parallax.device._coverage import Coverage, Gap, OperatorRule, Uncovered
+from parallax.device._figures import Basis, Figure
 from parallax.device._heap import trim_heap
 from parallax.device._load import DISTURBED_SHARE, LoadMeter
 from parallax.device._memory import free_memory_bytes, memory_limit_bytes, private_bytes
 from parallax.device._onnxruntime import OnnxRuntimeBackend, OnnxRuntimeModel
 from parallax.device._openvino import OpenVinoBackend
 from parallax.device._pressure import PressureMonitor, PressureReading, read_pressure
+from parallax.device._profiles import CpuCluster, DeviceProfile, DeviceRates, load_profile, profile_names
 from parallax.device._registry import (
     ENTRY_POINTS,
     BackendFactory,
@@ -40,32 +43,43 @@ __all__ = [
     "Backend",
     "BackendFactory",
     "BackendInfo",
+    "Basis",
     "Capability",
     "CompileOptions",
     "CompiledModel",
+    "Coverage",
+    "CpuCluster",
     "DeviceKind",
+    "DeviceProfile",
+    "DeviceRates",
     "DeviceSpeed",
+    "Figure",
     "FoundBackend",
+    "Gap",
     "LoadMeter",
     "MemoryDomain",
     "OnnxRuntimeBackend",
     "OnnxRuntimeModel",
     "OpenVinoBackend",
+    "OperatorRule",
     "OperatorWork",
     "PressureMonitor",
     "PressureReading",
     "Price",
     "Refusal",
     "RefusedNode",
+    "Uncovered",
     "Work",
     "available_cores",
     "find_backends",
     "forget_backends",
     "free_memory_bytes",
+    "load_profile",
     "memory_limit_bytes",
     "open_backend",
     "open_providers",
     "private_bytes",
+    "profile_names",
     "read_pressure",
     "trim_heap",
 ]
