@@ -1,0 +1,193 @@
+"""Run models larger than memory: read the weights of the next segments while one runs, and drop those behind.
+
+Left to itself, the kernel drops what was used longest ago, which in a cycle is what is needed next, and reads again
+only when a kernel touches a page and has to wait. Here a thread reads ahead of the run, in its order, and keeps as much
+as there is room for from one run to the next (`_window` decides what).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from parallax.bundle._paging import Stretch, drop, fill, mapped_share, request
+from parallax.bundle._window import Act, Step, Window
+
+logger = logging.getLogger(__name__)
+
+DENSE_SHARE = 0.5
+"""Mapped weights of which the first run touched less than this are not read ahead: tables that rows are looked up in,
+bodies that were not entered."""
+
+SMALL_BYTES = 1 << 20
+"""Smaller ones are read whole in any case."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """Memory that weights may take."""
+
+    bytes: int
+    forget: bool
+    """What is dropped is to leave the system's cache of files, too: that is what there is no room for."""
+
+
+class ReadAhead:
+    """A `WeightAdvisor` for segments whose weights are mapped.
+
+    Args:
+        stretches: of each segment, in the order they run in.
+        room: asked before every run, and during the first.
+        owners: whatever must live for the mappings to last. They are kept until the last advice was given.
+    """
+
+    def __init__(
+        self, stretches: Sequence[Sequence[Stretch]], *, room: Callable[[], Room], owners: Sequence[object]
+    ) -> None:
+        self._reader = _Reader(stretches, room, owners)
+        # The thread must not outlive this object, nor be kept alive by it.
+        self._stop = weakref.finalize(self, self._reader.stop)
+
+    def will_start(self, segment: int) -> None:
+        """See `WeightAdvisor`. Waits until the segment's weights are in memory."""
+        self._reader.will_start(segment)
+
+    def has_ended(self, segment: int) -> None:
+        """See `WeightAdvisor`."""
+        self._reader.has_ended(segment)
+
+    def close(self) -> None:
+        """Stop; from then on every call returns at once."""
+        self._stop()
+
+
+class _Reader:
+    """What the thread and the lanes share; everything below ``_changed`` is touched only while that is held."""
+
+    def __init__(
+        self, stretches: Sequence[Sequence[Stretch]], room: Callable[[], Room], owners: Sequence[object]
+    ) -> None:
+        self._stretches = [tuple(found) for found in stretches]
+        self._measure = room
+        self._owners: tuple[object, ...] = tuple(owners)
+        self._changed = threading.Condition()
+        first = room()
+        self._window = Window([_size(found) for found in self._stretches], first.bytes)
+        self._forget = first.forget
+        self._unknown = set(range(len(stretches)))  # nobody has seen yet what they touch
+        self._ended: deque[int] = deque()  # of those, the ones whose first run is over
+        self._stale = False  # how much room there is is to be asked again
+        self._last = -1
+        self._over = False
+        self._thread: threading.Thread | None = None
+
+    def will_start(self, segment: int) -> None:
+        with self._changed:
+            if self._over:
+                return
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="parallax-read-ahead", daemon=True)
+                self._thread.start()
+            self._stale = self._stale or segment <= self._last or segment in self._unknown
+            self._last = segment
+            self._window.start(segment)
+            self._changed.notify_all()
+            while not self._window.is_present(segment) and not self._over:
+                self._changed.wait()
+
+    def has_ended(self, segment: int) -> None:
+        with self._changed:
+            self._window.end(segment)
+            if segment in self._unknown:
+                self._unknown.discard(segment)
+                self._ended.append(segment)
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Returns once no more advice is given."""
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+        thread = self._thread
+        # Called from the thread itself where that lets go of the last reference to the advisor.
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+        self._owners = ()
+
+    def _work(self) -> None:
+        try:
+            while self._once():
+                pass
+        except Exception:  # a run must not fail for want of advice
+            logger.warning("weights are not read ahead any more: reading or mapping them failed", exc_info=True)
+        finally:
+            with self._changed:
+                self._over = True
+                self._changed.notify_all()
+
+    def _once(self) -> bool:
+        """Do one thing, or wait until there is one; False when it is over."""
+        with self._changed:
+            if self._over:
+                return False
+            stale, self._stale = self._stale, False
+            ended = self._ended.popleft() if self._ended else None
+            step = None
+            if not stale and ended is None:
+                step = self._window.next()
+                if step is None:
+                    self._changed.wait()
+                    return True
+                if step.act is Act.DROP:
+                    # Noted before it is done: a run that comes to this segment meanwhile waits for it.
+                    self._window.done(step)
+        if stale:
+            self._ask_room()
+        if ended is not None:
+            self._learn(ended)
+        if step is not None:
+            self._do(step)
+        return True
+
+    def _do(self, step: Step) -> None:
+        segment = step.segment
+        for stretch in self._stretches[segment]:
+            if step.act is Act.REQUEST:
+                if segment in self._unknown and self._forget:
+                    # What was written or read lately is cached in pieces of up to 2 MiB, which are mapped whole when
+                    # one byte is touched. Asked for anew, pages come singly, and it shows which are touched.
+                    drop(stretch, forget=True)
+                request(stretch)
+            elif step.act is Act.DROP:
+                drop(stretch, forget=self._forget)
+            elif segment not in self._unknown:
+                fill(stretch)
+        if step.act is not Act.DROP:
+            with self._changed:
+                self._window.done(step)
+                self._changed.notify_all()
+
+    def _ask_room(self) -> None:
+        room = self._measure()
+        with self._changed:
+            self._window.set_room(room.bytes)
+            self._forget = room.forget
+
+    def _learn(self, segment: int) -> None:
+        """After its first run: what of a segment's weights was touched."""
+        found = self._stretches[segment]
+        dense = tuple(
+            stretch for stretch in found if stretch.length < SMALL_BYTES or mapped_share(stretch) >= DENSE_SHARE
+        )
+        if dense != found:
+            self._stretches[segment] = dense
+            with self._changed:
+                self._window.resize(segment, _size(dense))
+
+
+def _size(stretches: Sequence[Stretch]) -> int:
+    return sum(stretch.length for stretch in stretches)

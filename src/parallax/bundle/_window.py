@@ -1,0 +1,169 @@
+"""Which weights are to be in memory now, when there is not room for all: a state machine without clock or threads.
+
+Segments run in a cycle, run after run. For cyclic access, keeping what was used last (LRU, as the kernel does) is the
+worst there is: each segment is dropped just before it is needed. Best is to keep a fixed part and to let the rest pass
+through a small buffer (Belady's rule, applied to a cycle). Which part is kept is spread evenly over the cycle, so that
+the disk has something to do all the time.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+BUFFERED = 3
+"""Segments the buffer has room for: one runs, one is ready, one is being read."""
+
+AHEAD = 2
+"""Segments that the disk is asked for at once."""
+
+
+class Act(enum.Enum):
+    """What is to be done with a segment's weights."""
+
+    REQUEST = "ask the disk for them"
+    FILL = "wait for them, and map them"
+    DROP = "let go of them"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to be done, and then reported with `Window.done`."""
+
+    act: Act
+    segment: int
+
+
+class _State(enum.Enum):
+    ABSENT = enum.auto()
+    REQUESTED = enum.auto()
+    PRESENT = enum.auto()
+
+
+class Window:
+    """Decides what to read and what to drop. Not thread-safe.
+
+    Args:
+        sizes: bytes of each segment's weights, in the order they run in.
+        room_bytes: what they may take together.
+    """
+
+    def __init__(self, sizes: Sequence[int], room_bytes: int) -> None:
+        self._sizes = list(sizes)
+        self._state = [_State.ABSENT if size else _State.PRESENT for size in sizes]
+        self._users = [0] * len(sizes)
+        self._wanted: dict[int, None] = {}  # in use and not present, in the order of asking
+        self._now = 0
+        self.held_bytes = 0
+        self.room_bytes = room_bytes
+        self._settled = settle(self._sizes, room_bytes)
+
+    def set_room(self, room_bytes: int) -> None:
+        """From now on they may take so much."""
+        if room_bytes != self.room_bytes:
+            self.room_bytes = room_bytes
+            self._settled = settle(self._sizes, room_bytes)
+
+    def resize(self, segment: int, size: int) -> None:
+        """Less of a segment is read than was thought."""
+        if self._state[segment] is not _State.ABSENT:
+            self.held_bytes += size - self._sizes[segment]
+        self._sizes[segment] = size
+        if not size:
+            self._state[segment] = _State.PRESENT
+            self._wanted.pop(segment, None)
+        self._settled = settle(self._sizes, self.room_bytes)
+
+    def start(self, segment: int) -> None:
+        """A run has come to this segment: it is in use, and what comes after it is needed next."""
+        self._now = segment
+        self._users[segment] += 1
+        if self._state[segment] is not _State.PRESENT:
+            self._wanted[segment] = None
+
+    def end(self, segment: int) -> None:
+        """A run is done with it."""
+        self._users[segment] -= 1
+
+    def is_present(self, segment: int) -> bool:
+        """Whether its weights can be used without waiting for the disk."""
+        return self._state[segment] is _State.PRESENT
+
+    def next(self) -> Step | None:
+        """What to do now; None if nothing, until something changes. O(segments)."""
+        for segment in self._wanted:
+            # Room or no room, it has to be there.
+            return self._bring(segment, nearer=-1) or Step(Act.REQUEST, segment)
+        if self.held_bytes > self.room_bytes and (victim := self._victim(nearer=-1)) is not None:
+            return Step(Act.DROP, victim)
+        asked = None
+        outstanding = 0
+        for distance in range(len(self._sizes)):
+            segment = (self._now + distance) % len(self._sizes)
+            state = self._state[segment]
+            if state is _State.REQUESTED:
+                outstanding += 1
+                asked = asked or Step(Act.FILL, segment)
+                if outstanding == AHEAD:
+                    break
+            elif state is _State.ABSENT:
+                return self._bring(segment, nearer=distance) or asked
+        return asked
+
+    def _bring(self, segment: int, *, nearer: int) -> Step | None:
+        """The next step to having an absent or requested segment; None if that needs room that there is not."""
+        if self._state[segment] is _State.REQUESTED:
+            return Step(Act.FILL, segment)
+        if self.held_bytes + self._sizes[segment] <= self.room_bytes:
+            return Step(Act.REQUEST, segment)
+        victim = self._victim(nearer=nearer)
+        return None if victim is None else Step(Act.DROP, victim)
+
+    def _victim(self, *, nearer: int) -> int | None:
+        """What is needed last, if that is later than in ``nearer`` segments. With -1 there is need: of all, and of what
+        is settled if of nothing else."""
+        count = len(self._sizes)
+        reluctant = None
+        for distance in range(count - 1, nearer, -1):
+            segment = (self._now + distance) % count
+            if self._state[segment] is _State.ABSENT or self._users[segment] or not self._sizes[segment]:
+                continue
+            if segment not in self._settled:
+                return segment
+            if reluctant is None:
+                reluctant = segment
+        return reluctant if nearer < 0 else None
+
+    def done(self, step: Step) -> None:
+        """This was done."""
+        segment = step.segment
+        if step.act is Act.REQUEST:
+            self._state[segment] = _State.REQUESTED
+            self.held_bytes += self._sizes[segment]
+        elif step.act is Act.FILL:
+            self._state[segment] = _State.PRESENT
+            self._wanted.pop(segment, None)
+        else:
+            self._state[segment] = _State.ABSENT
+            self.held_bytes -= self._sizes[segment]
+
+
+def settle(sizes: Sequence[int], room_bytes: int) -> frozenset[int]:
+    """Which segments stay in memory, of those in a cycle: as many as leave room for the others to pass through.
+
+    All of them, if all fit. Otherwise they are spread evenly, by bytes.
+    """
+    total = sum(sizes)
+    if total <= room_bytes:
+        return frozenset(range(len(sizes)))
+    keep = room_bytes - BUFFERED * max(sizes)
+    kept: set[int] = set()
+    taken = passed = 0
+    for segment, size in enumerate(sizes):
+        passed += size
+        # In step with what would have been kept of all up to here, were weights divisible.
+        if taken + size <= keep and (taken + size) * total <= keep * (passed + size):
+            kept.add(segment)
+            taken += size
+    return frozenset(kept)

@@ -1,0 +1,67 @@
+"""Models whose weights do not fit into the memory they are to run in: when that is so, and the plan for them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from parallax.model import Model
+from parallax.partition import Partition, by_weight, static_bytes, unit_weights
+from parallax.profile import surviving_tensors
+from parallax.schedule import Assignment, Plan, Schedule
+from parallax.session._candidates import PlanningContext, Proposal
+from parallax.session._planning import make_provenance
+
+SHARE: Final = 16
+"""Segments have at most one in so many of the bytes they are to fit into: one or two of them are being read while
+one runs, and all the rest of the room holds weights that stay."""
+
+MIN_SEGMENT_BYTES: Final = 1 << 20
+"""Below this, calls and hand-overs would cost more than the reading."""
+
+
+def streamed_plan(model: Model, *, cores: int, room_bytes: int, reason: str) -> Plan:
+    """A chain of segments, each on all cores, with weights of at most a `SHARE`-th of ``room_bytes`` each.
+
+    Args:
+        model: in the shapes to plan for.
+        room_bytes: memory that the model is to run in.
+        reason: for the plan's provenance.
+
+    Raises: BackendError if the runtime refuses the model.
+    """
+    context = PlanningContext(model, cores=cores, survivors=surviving_tensors(model))
+    graph, units = context.graph, context.units
+    sizes = {name: static_bytes(info) for name in units.crossing if (info := graph.tensors.get(name)) is not None}
+    partition = by_weight(
+        units,
+        unit_weights(graph, units),
+        segment_bytes=max(room_bytes // SHARE, MIN_SEGMENT_BYTES),
+        tensor_bytes={name: size for name, size in sizes.items() if size is not None},
+        width=cores,
+    )
+    proposal = _in_order(context, partition)
+    provenance = make_provenance(
+        "memory", reason, uncut_ns=context.uncut_ns, chosen_ns=proposal.simulated_ns if len(units) else None
+    )
+    return context.plan(proposal, provenance)
+
+
+def _in_order(context: PlanningContext, partition: Partition) -> Proposal:
+    """One after the other, in the order the weights are read in."""
+    unit_ns = context.unit_ns(context.cores)
+    durations = tuple(sum(unit_ns[unit] for unit in segment.units) for segment in partition.segments)
+    return Proposal(
+        partition=partition,
+        schedule=Schedule(
+            policy="sequential",
+            cores=context.cores,
+            lanes=1,
+            assignments=tuple(
+                Assignment(segment=index, width=segment.width, priority=-index, lane=0)
+                for index, segment in enumerate(partition.segments)
+            ),
+            backfill=False,
+        ),
+        durations_ns=durations,
+        simulated_ns=sum(durations),
+    )

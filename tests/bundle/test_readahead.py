@@ -1,0 +1,300 @@
+"""Reading ahead of a run and dropping behind it, on files that are really mapped."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import mmap
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from parallax.bundle import _paging
+from parallax.bundle._paging import OwnMappings, Stretch, can_page, drop, fill, mapped_share, request
+from parallax.bundle._readahead import SMALL_BYTES, ReadAhead, Room
+
+pytestmark = pytest.mark.skipif(not can_page(), reason="this system cannot be told what to keep in memory")
+
+PAGE = _paging.PAGE_BYTES
+SEGMENT_BYTES = 64 * PAGE
+
+
+def content(index: int, size: int = SEGMENT_BYTES) -> bytes:
+    return bytes([index + 1]) * size
+
+
+def mapped(path: Path) -> mmap.mmap:
+    """The whole file, mapped as ONNX Runtime maps weights: privately, and writable."""
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+def write(path: Path, data: bytes) -> Path:
+    # On the disk, because pages that were not written yet cannot be dropped.
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+def file_of(folder: Path, index: int = 0, size: int = SEGMENT_BYTES) -> Path:
+    return write(folder / f"weights {index}.data", content(index, size))
+
+
+def own(path: Path) -> tuple[mmap.mmap, Stretch]:
+    with OwnMappings([path]) as mappings:
+        memory = mapped(path)
+    found = mappings.stretches()
+    assert found is not None
+    (stretch,) = found
+    return memory, stretch
+
+
+def soon(condition: Callable[[], bool]) -> bool:
+    """Whether it holds within seconds: threads take their time."""
+    for _ in range(1000):
+        if condition():
+            return True
+        time.sleep(0.005)
+    return False
+
+
+# -- mappings and pages ---------------------------------------------------------------------------------------
+
+
+def test_a_mapping_is_found_with_its_place_in_the_file(tmp_path: Path) -> None:
+    path = file_of(tmp_path)
+    memory, stretch = own(path)
+    assert (stretch.path, stretch.offset, stretch.length) == (str(path), 0, SEGMENT_BYTES)
+    memory.close()
+
+
+def test_what_was_mapped_before_is_not_ones_own(tmp_path: Path) -> None:
+    path = file_of(tmp_path)
+    with contextlib.closing(mapped(path)):
+        with OwnMappings([path]) as nothing:
+            pass
+        assert nothing.stretches() == ()
+        memory, stretch = own(path)
+        assert stretch.length == SEGMENT_BYTES
+        memory.close()
+
+
+def test_what_is_mapped_twice_is_in_doubt(tmp_path: Path) -> None:
+    path = file_of(tmp_path)
+    with OwnMappings([path]) as mappings:
+        one, other = mapped(path), mapped(path)
+    assert mappings.stretches() is None
+    one.close()
+    other.close()
+
+
+def test_what_was_written_to_is_never_touched(tmp_path: Path) -> None:
+    path = file_of(tmp_path)
+    with OwnMappings([path]) as mappings:
+        memory = mapped(path)
+        memory[PAGE] = 77
+    assert mappings.stretches() is None
+    memory.close()
+
+
+def test_names_of_files_may_hold_any_character(tmp_path: Path) -> None:
+    path = write(tmp_path / "a\\ b\nö.data", content(0))
+    memory, stretch = own(path)
+    assert stretch.path == str(path)
+    memory.close()
+
+
+def test_pages_are_mapped_when_filled_and_gone_when_dropped_and_their_content_stays(tmp_path: Path) -> None:
+    memory, stretch = own(file_of(tmp_path))
+    assert mapped_share(stretch) == 0
+    request(stretch)
+    fill(stretch)
+    assert mapped_share(stretch) == 1
+    drop(stretch, forget=False)
+    assert mapped_share(stretch) == 0
+    assert memory[:] == content(0)
+    drop(stretch, forget=True)
+    assert memory[:] == content(0)
+    memory.close()
+
+
+def test_what_is_forgotten_leaves_the_cache_of_files(tmp_path: Path) -> None:
+    memory, stretch = own(file_of(tmp_path))
+    # Touched by hand: every page is mapped now or lies beside one that is.
+    fill(stretch)
+    drop(stretch, forget=True)
+    before = faults_of_disk()
+    assert memory[10 * PAGE] == 1
+    assert faults_of_disk() == before + 1
+    drop(stretch, forget=False)
+    before = faults_of_disk()
+    assert memory[10 * PAGE] == 1
+    assert faults_of_disk() == before
+    memory.close()
+
+
+def faults_of_disk() -> int:
+    resource = pytest.importorskip("resource")
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_majflt
+
+
+def test_a_file_that_was_replaced_or_removed_is_no_obstacle(tmp_path: Path) -> None:
+    path = file_of(tmp_path)
+    memory, stretch = own(path)
+    path.unlink()
+    fill(stretch)
+    drop(stretch, forget=True)
+    assert memory[:] == content(0)
+    memory.close()
+
+
+# -- runs -----------------------------------------------------------------------------------------------------
+
+
+class Chain:
+    """Segments with a file of weights each, which a run reads whole or in part."""
+
+    def __init__(self, folder: Path, count: int, *, size: int = SEGMENT_BYTES) -> None:
+        self.size = size
+        self.paths = [file_of(folder, index, size) for index in range(count)]
+        with OwnMappings(self.paths) as mappings:
+            self.memory = [mapped(path) for path in self.paths]
+        found = mappings.stretches()
+        assert found is not None
+        by_path = {stretch.path: stretch for stretch in found}
+        self.stretches = [(by_path[str(path)],) for path in self.paths]
+
+    def advisor(self, room_bytes: int, *, forget: bool = True) -> ReadAhead:
+        return ReadAhead(self.stretches, room=lambda: Room(bytes=room_bytes, forget=forget), owners=self.memory)
+
+    def run(self, advisor: ReadAhead, *, part: int = 1) -> None:
+        for index, memory in enumerate(self.memory):
+            advisor.will_start(index)
+            assert memory[: self.size // part] == content(index, self.size // part)
+            advisor.has_ended(index)
+
+    def close(self) -> None:
+        for memory in self.memory:
+            memory.close()
+
+    def present(self) -> int:
+        return sum(mapped_share(stretch) > 0 for (stretch,) in self.stretches)
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Iterator[Chain]:
+    made = Chain(tmp_path, 8)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("forget", [False, True])
+def test_runs_read_the_right_weights_and_hold_no_more_than_there_is_room_for(chain: Chain, forget: bool) -> None:
+    advisor = chain.advisor(4 * SEGMENT_BYTES, forget=forget)
+    for _ in range(5):
+        chain.run(advisor)
+        assert chain.present() <= 4 + 1, "one may just be on its way out"
+    advisor.close()
+
+
+def test_without_room_every_segment_is_still_read_before_it_runs(chain: Chain) -> None:
+    advisor = chain.advisor(0)
+    for _ in range(3):
+        chain.run(advisor)
+    advisor.close()
+
+
+def test_the_next_weights_come_while_a_segment_runs(chain: Chain) -> None:
+    advisor = chain.advisor(4 * SEGMENT_BYTES)
+    chain.run(advisor)
+    advisor.will_start(0)
+    assert soon(lambda: mapped_share(chain.stretches[1][0]) == 1)
+    advisor.has_ended(0)
+    advisor.close()
+
+
+def test_runs_from_many_threads_all_read_the_right_weights(chain: Chain) -> None:
+    advisor = chain.advisor(4 * SEGMENT_BYTES)
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(5):
+                chain.run(advisor)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert not failures
+    advisor.close()
+
+
+def test_what_the_first_run_does_not_touch_is_not_read_ahead(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, 3, size=4 * SMALL_BYTES)
+    advisor = chain.advisor(2 * chain.size)
+    for _ in range(2):
+        chain.run(advisor, part=16)
+    assert soon(lambda: not any(advisor._reader._stretches))
+    drop(chain.stretches[2][0], forget=True)
+    chain.run(advisor, part=16)
+    assert 0 < mapped_share(chain.stretches[2][0]) < 0.5
+    advisor.close()
+    chain.close()
+
+
+def test_a_room_that_shrinks_is_kept_from_the_next_run_on(chain: Chain) -> None:
+    room = 8 * SEGMENT_BYTES
+    advisor = ReadAhead(chain.stretches, room=lambda: Room(bytes=room, forget=True), owners=chain.memory)
+    for _ in range(2):
+        chain.run(advisor)
+    assert soon(lambda: chain.present() == 8)
+    room = 4 * SEGMENT_BYTES
+    chain.run(advisor)
+    assert soon(lambda: chain.present() <= 4)
+    advisor.close()
+
+
+def test_the_thread_ends_with_the_advisor_and_only_then_are_the_mappings_let_go(chain: Chain) -> None:
+    advisor = chain.advisor(4 * SEGMENT_BYTES)
+    chain.run(advisor)
+    thread = advisor._reader._thread
+    reader = weakref.ref(advisor._reader)
+    assert thread is not None
+    assert thread.is_alive()
+    del advisor
+    gc.collect()
+    assert not thread.is_alive()
+    del thread
+    gc.collect()
+    assert reader() is None
+
+
+def test_a_reader_that_fails_leaves_the_runs_alone(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
+    broken = [(replace(stretch, address=PAGE),) for (stretch,) in chain.stretches]  # where nothing is mapped
+    advisor = ReadAhead(broken, room=lambda: Room(bytes=4 * SEGMENT_BYTES, forget=True), owners=chain.memory)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            chain.run(advisor)
+    assert "not read ahead any more" in caplog.text
+    advisor.close()
+
+
+def test_after_closing_nothing_waits(chain: Chain) -> None:
+    advisor = chain.advisor(4 * SEGMENT_BYTES)
+    chain.run(advisor)
+    advisor.close()
+    chain.run(advisor)
