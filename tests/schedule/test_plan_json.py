@@ -222,7 +222,7 @@ IMPOSSIBLE: list[tuple[str, Any, str]] = [
     ("segments.1.predecessors", [2], "not distinct lower"),
     ("segments.1.predecessors", [-1], "not distinct lower"),
     ("segments.2.predecessors", [1, 1], "not distinct lower"),
-    ("segments.1.width", 0, "width 0"),
+    ("segments.0.width", 0, "width 0"),  # without a fixed lane it is no device's queue
     ("segments.1.width", 5, "width 5"),
     ("segments.1.lane", 2, "lane 2"),
     ("segments.1.lane", -1, "lane -1"),

@@ -12,6 +12,7 @@ from parallax.errors import ConfigError, PlanError
 from parallax.schedule import (
     AdaptivePolicy,
     Assignment,
+    HeftPolicy,
     Policy,
     Schedule,
     Task,
@@ -25,6 +26,7 @@ from tests.schedule._dags import schedule_of, task, task_lists
 POLICIES: dict[str, Policy] = {name: policy(name) for name in policy_names()} | {
     "adaptive with overheads": AdaptivePolicy(handover_ns=40, segment_overhead_ns=20, contention=1.3),
     "adaptive with hints": AdaptivePolicy(widths={0: 2, 1: 5, 7: 3}, lane_hints={0: 1, 1: 0, 3: 9}),
+    "heft, one core per lane": HeftPolicy(cpu_width=1),
     "adaptive, out of breath": AdaptivePolicy(simulated_segments=0),
 }
 
@@ -86,7 +88,7 @@ def test_tasks_that_break_the_contract_are_refused(name: str, bad: str) -> None:
 
 
 def test_unknown_policy_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="there is no policy 'heroic'; choose one of: adaptive, sequential"):
+    with pytest.raises(ConfigError, match="there is no policy 'heroic'; choose one of: adaptive, heft, sequential"):
         policy("heroic")
 
 

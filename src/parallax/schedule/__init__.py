@@ -6,6 +6,7 @@ with a virtual clock.
 
 from parallax.schedule._adaptive import AdaptivePolicy
 from parallax.schedule._dispatcher import Dispatcher
+from parallax.schedule._heft import HeftPolicy
 from parallax.schedule._plan import (
     PLAN_FORMAT_VERSION,
     Assignment,
@@ -33,6 +34,7 @@ __all__ = [
     "Candidate",
     "DispatchTable",
     "Dispatcher",
+    "HeftPolicy",
     "Plan",
     "Policy",
     "Provenance",

@@ -105,7 +105,13 @@ class _Search:
             cores=self.cores,
             lanes=lanes,
             assignments=tuple(
-                Assignment(segment=index, width=width, priority=levels[index], lane=hints.get(index))
+                # What a device's queue runs has the last lane, unless a hint says otherwise.
+                Assignment(
+                    segment=index,
+                    width=width,
+                    priority=levels[index],
+                    lane=hints.get(index, None if width else lanes - 1),
+                )
                 for index, width in enumerate(widths)
             ),
         )

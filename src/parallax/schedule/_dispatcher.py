@@ -48,6 +48,7 @@ class Dispatcher:
     5. A segment with a fixed lane runs there. Any other takes the lane that has just reported (its
        predecessor's data are warm there, and nothing is handed over) if that lane is idle, else the lowest idle
        lane. A fixed lane that this run does not have counts as none: a run may get fewer lanes than its plan.
+       A lane that a segment of width 0 is fixed to is a device's queue: segments that may choose stay off it.
     6. Where nothing runs and nothing may start, one segment runs alone, beyond the limits, so that a run
        never stalls: with backfill the one that exceeds the budget least (none exceeds it: only widths are too
        large), ties by 2 and 3; without backfill the head. Nothing starts beside it until it ends.

@@ -25,7 +25,8 @@ MAX_CORES: Final = 4096
 class Task:
     """What a policy needs to know of a segment: its dependencies and what it costs.
 
-    ``cost_ns[w]`` is the duration at width ``w``; every task has at least width 1.
+    ``cost_ns[w]`` is the duration at width ``w``. Width 0 is a device's queue, which takes no core; a task has
+    width 1, or that, or both.
     """
 
     index: int
@@ -37,10 +38,14 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """A policy's decision for one segment."""
+    """A policy's decision for one segment.
+
+    A lane that some segment of width 0 is fixed to is a device's queue: segments that may choose stay off it.
+    """
 
     segment: int
     width: int
+    """Threads; 0 on the lane of a device's queue, which must then be fixed."""
     priority: int
     """Higher starts first among those that are ready; ties fall to the lower segment index."""
     lane: int | None = None
@@ -162,9 +167,10 @@ def verify_plan(plan: Plan, n_nodes: int | None = None) -> None:
     """Judge whether a plan could run, from the plan alone; O(size of the plan).
 
     It must be of this format version. Each segment's index is its position, its predecessors are distinct
-    lower indices, its width is 1 to ``cores``, its fixed lane one of ``lanes``, its nodes ascend (a node may
-    be in several segments: constants are replicated; or in none: dead nodes are left out). A tensor is
-    produced by one segment, and whatever reads it has that segment among its predecessors.
+    lower indices, its width is 1 to ``cores`` (0 on a fixed lane: a device's queue), its fixed lane one of
+    ``lanes``, its nodes ascend (a node may be in several segments: constants are replicated; or in none: dead
+    nodes are left out). A tensor is produced by one segment, and whatever reads it has that segment among its
+    predecessors.
 
     Args:
         plan: the plan.
@@ -189,7 +195,7 @@ def verify_plan(plan: Plan, n_nodes: int | None = None) -> None:
         before = segment.predecessors
         if len(set(before)) != len(before) or any(not 0 <= other < position for other in before):
             raise refuse(f"predecessors {before[:20]} are not distinct lower indices", segment)
-        if not 1 <= segment.width <= plan.cores:
+        if not (0 if segment.lane is not None else 1) <= segment.width <= plan.cores:
             raise refuse(f"width {segment.width} is not within 1 to the plan's {plan.cores} cores", segment)
         if segment.lane is not None and not 0 <= segment.lane < plan.lanes:
             raise refuse(f"lane {segment.lane} is not one of the plan's {plan.lanes} lanes", segment)

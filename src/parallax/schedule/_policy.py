@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from parallax.errors import ConfigError, PlanError
 from parallax.schedule._adaptive import AdaptivePolicy
+from parallax.schedule._heft import HeftPolicy
 from parallax.schedule._plan import Assignment, Schedule, Task
 from parallax.schedule._widths import best_width, verify_tasks
 
@@ -20,10 +21,10 @@ class Policy(Protocol):
     Contract of ``assign``:
 
     * ``tasks`` are in a topological order: ``task.index`` is its position, predecessors are distinct lower
-      indices, ``cost_ns`` starts at width 1. There may be none.
+      indices, ``cost_ns`` starts at width 1, or at 0 where a device's queue can run the task. There may be none.
     * It returns one assignment per task, in task order. Widths are among those of the task's costs and at
-      most ``cores``; a fixed lane is below the schedule's ``lanes``; the schedule's ``cores`` is ``cores``,
-      its ``lanes`` at most ``lanes``.
+      most ``cores``; a fixed lane is below the schedule's ``lanes``, and there is one where the width is 0; the
+      schedule's ``cores`` is ``cores``, its ``lanes`` at most ``lanes``.
     * It is pure and deterministic: equal arguments, equal schedules, in any process.
     * It does not change its arguments and does not keep them.
 
@@ -47,7 +48,9 @@ class SequentialPolicy:
             lanes=1,
             # Equal priorities: the lowest index that is ready goes first, and indices are topological.
             assignments=tuple(
-                Assignment(segment=task.index, width=best_width(task, cores), priority=0) for task in tasks
+                Assignment(segment=task.index, width=width, priority=0, lane=None if width else 0)
+                for task in tasks
+                for width in (best_width(task, cores),)
             ),
             backfill=False,
         )
@@ -55,6 +58,7 @@ class SequentialPolicy:
 
 _POLICIES: Final[Mapping[str, Callable[[], Policy]]] = {
     "adaptive": AdaptivePolicy,
+    "heft": HeftPolicy,
     "sequential": SequentialPolicy,
 }
 
@@ -91,7 +95,8 @@ def verify_schedule(tasks: Sequence[Task], schedule: Schedule, *, cores: int, la
     for task, assignment in zip(tasks, schedule.assignments, strict=True):
         if assignment.segment != task.index:
             raise refuse(f"assignment of segment {assignment.segment} in its place", task.index)
-        if not 1 <= assignment.width <= cores or assignment.width not in dict(task.cost_ns):
+        least = 1 if assignment.lane is None else 0
+        if not least <= assignment.width <= cores or assignment.width not in dict(task.cost_ns):
             raise refuse(f"width {assignment.width} is not a width of the task within {cores} cores", task.index)
         if assignment.lane is not None and not 0 <= assignment.lane < schedule.lanes:
             raise refuse(f"lane {assignment.lane} is not among {schedule.lanes}", task.index)

@@ -151,22 +151,27 @@ class DispatchTable:
             for other in before:
                 successors[other].append(segment)
         for segment, (width, lane, peak) in enumerate(zip(widths, lanes, peaks, strict=True)):
-            if width < 1 or not 0 <= peak <= sys.maxsize or (lane is not None and lane < 0):
+            if width < (1 if lane is None else 0) or not 0 <= peak <= sys.maxsize or (lane is not None and lane < 0):
                 raise PlanError(
                     f"width {width}, lane {lane}, peak {peak} bytes cannot be dispatched",
                     where=f"segment {segment}",
-                    fix="give a width of at least 1, and a lane and a peak of at least 0",
+                    fix="give a width of at least 1 (0 on a fixed lane: a queue), a lane and a peak of at least 0",
                 )
         order = sorted(range(count), key=lambda segment: (-priorities[segment], segment))
         ranks = [0] * count
         for rank, segment in enumerate(order):
             ranks[segment] = rank
+        # Lanes of devices' queues: nothing else may hold one up, where there are other lanes.
+        queues = 0
+        for width, lane in zip(widths, lanes, strict=True):
+            if not width and lane is not None:
+                queues |= 1 << lane
         class_index: dict[tuple[int, int], int] = {}
         initial: list[list[int]] = []
         class_of: list[int] = []
         for segment in range(count):
             lane = lanes[segment]
-            key = (widths[segment], ANY_LANE if lane is None else 1 << lane)
+            key = (widths[segment], ANY_LANE & ~queues if lane is None else 1 << lane)
             index = class_index.setdefault(key, len(class_index))
             if index == len(initial):
                 initial.append([])

@@ -63,9 +63,15 @@ def verify_tasks(tasks: Sequence[Task], *, cores: int, lanes: int) -> None:
                 fix="list tasks in a topological order",
             )
         widths = [width for width, _ in task.cost_ns]
-        if widths[:1] != [1] or sorted(set(widths)) != widths or min(cost for _, cost in task.cost_ns) < 0:
+        on_cores = widths[1:] if widths[:1] == [0] else widths
+        if (
+            not widths
+            or on_cores[:1] not in ([], [1])
+            or sorted(set(widths)) != widths
+            or min(cost for _, cost in task.cost_ns) < 0
+        ):
             raise PlanError(
-                f"costs {task.cost_ns} do not start at width 1, ascend, and stay at 0 or more",
+                f"costs {task.cost_ns} do not start at width 1 (or 0: a device's queue), ascend, and stay at 0 or more",
                 where=where,
                 fix="give (width, duration in ns) pairs, width 1 first",
             )
