@@ -18,7 +18,8 @@ import pytest
 
 from parallax.bundle import _paging
 from parallax.bundle._paging import OwnMappings, Stretch, can_page, drop, fill, mapped_share, request
-from parallax.bundle._readahead import SMALL_BYTES, ReadAhead, Room
+from parallax.bundle._readahead import SMALL_BYTES, ReadAhead, weight_room
+from parallax.device import free_memory_bytes
 
 pytestmark = pytest.mark.skipif(not can_page(), reason="this system cannot be told what to keep in memory")
 
@@ -119,27 +120,33 @@ def test_pages_are_mapped_when_filled_and_gone_when_dropped_and_their_content_st
     request(stretch)
     fill(stretch)
     assert mapped_share(stretch) == 1
-    drop(stretch, forget=False)
+    drop(stretch)
     assert mapped_share(stretch) == 0
-    assert memory[:] == content(0)
-    drop(stretch, forget=True)
     assert memory[:] == content(0)
     memory.close()
 
 
-def test_what_is_forgotten_leaves_the_cache_of_files(tmp_path: Path) -> None:
+def test_what_is_dropped_leaves_the_cache_of_files_and_has_to_be_read_again(tmp_path: Path) -> None:
     memory, stretch = own(file_of(tmp_path))
-    # Touched by hand: every page is mapped now or lies beside one that is.
     fill(stretch)
-    drop(stretch, forget=True)
+    drop(stretch)
     before = faults_of_disk()
     assert memory[10 * PAGE] == 1
     assert faults_of_disk() == before + 1
-    drop(stretch, forget=False)
-    before = faults_of_disk()
-    assert memory[10 * PAGE] == 1
-    assert faults_of_disk() == before
     memory.close()
+
+
+def test_what_another_maps_stays_in_the_cache_of_files(tmp_path: Path) -> None:
+    path = file_of(tmp_path)
+    with contextlib.closing(mapped(path)) as other:
+        assert other[:] == content(0)
+        memory, stretch = own(path)
+        fill(stretch)
+        drop(stretch)
+        before = faults_of_disk()
+        assert memory[10 * PAGE] == 1
+        assert faults_of_disk() == before
+        memory.close()
 
 
 def faults_of_disk() -> int:
@@ -152,7 +159,7 @@ def test_a_file_that_was_replaced_or_removed_is_no_obstacle(tmp_path: Path) -> N
     memory, stretch = own(path)
     path.unlink()
     fill(stretch)
-    drop(stretch, forget=True)
+    drop(stretch)
     assert memory[:] == content(0)
     memory.close()
 
@@ -173,8 +180,8 @@ class Chain:
         by_path = {stretch.path: stretch for stretch in found}
         self.stretches = [(by_path[str(path)],) for path in self.paths]
 
-    def advisor(self, room_bytes: int, *, forget: bool = True) -> ReadAhead:
-        return ReadAhead(self.stretches, room=lambda: Room(bytes=room_bytes, forget=forget), owners=self.memory)
+    def advisor(self, room_bytes: int) -> ReadAhead:
+        return ReadAhead(self.stretches, room=lambda held: room_bytes, owners=self.memory)
 
     def run(self, advisor: ReadAhead, *, part: int = 1) -> None:
         for index, memory in enumerate(self.memory):
@@ -197,9 +204,8 @@ def chain(tmp_path: Path) -> Iterator[Chain]:
     made.close()
 
 
-@pytest.mark.parametrize("forget", [False, True])
-def test_runs_read_the_right_weights_and_hold_no_more_than_there_is_room_for(chain: Chain, forget: bool) -> None:
-    advisor = chain.advisor(4 * SEGMENT_BYTES, forget=forget)
+def test_runs_read_the_right_weights_and_hold_no_more_than_there_is_room_for(chain: Chain) -> None:
+    advisor = chain.advisor(4 * SEGMENT_BYTES)
     for _ in range(5):
         chain.run(advisor)
         assert chain.present() <= 4 + 1, "one may just be on its way out"
@@ -249,7 +255,7 @@ def test_what_the_first_run_does_not_touch_is_not_read_ahead(tmp_path: Path) -> 
     for _ in range(2):
         chain.run(advisor, part=16)
     assert soon(lambda: not any(advisor._reader._stretches))
-    drop(chain.stretches[2][0], forget=True)
+    drop(chain.stretches[2][0])
     chain.run(advisor, part=16)
     assert 0 < mapped_share(chain.stretches[2][0]) < 0.5
     advisor.close()
@@ -258,7 +264,7 @@ def test_what_the_first_run_does_not_touch_is_not_read_ahead(tmp_path: Path) -> 
 
 def test_a_room_that_shrinks_is_kept_from_the_next_run_on(chain: Chain) -> None:
     room = 8 * SEGMENT_BYTES
-    advisor = ReadAhead(chain.stretches, room=lambda: Room(bytes=room, forget=True), owners=chain.memory)
+    advisor = ReadAhead(chain.stretches, room=lambda held: room, owners=chain.memory)
     for _ in range(2):
         chain.run(advisor)
     assert soon(lambda: chain.present() == 8)
@@ -285,7 +291,7 @@ def test_the_thread_ends_with_the_advisor_and_only_then_are_the_mappings_let_go(
 
 def test_a_reader_that_fails_leaves_the_runs_alone(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
     broken = [(replace(stretch, address=PAGE),) for (stretch,) in chain.stretches]  # where nothing is mapped
-    advisor = ReadAhead(broken, room=lambda: Room(bytes=4 * SEGMENT_BYTES, forget=True), owners=chain.memory)
+    advisor = ReadAhead(broken, room=lambda held: 4 * SEGMENT_BYTES, owners=chain.memory)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             chain.run(advisor)
@@ -298,3 +304,11 @@ def test_after_closing_nothing_waits(chain: Chain) -> None:
     chain.run(advisor)
     advisor.close()
     chain.run(advisor)
+
+
+def test_there_is_less_room_than_memory_for_something_has_to_run(chain: Chain) -> None:
+    for memory in chain.memory:
+        assert memory[0]
+    free = free_memory_bytes()
+    assert 0 < weight_room(0) < free
+    assert weight_room(1 << 62) <= free

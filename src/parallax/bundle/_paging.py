@@ -89,25 +89,17 @@ def fill(stretch: Stretch) -> None:
         _advise(stretch.address + start, min(_CHUNK_BYTES, stretch.length - start), _MADV_POPULATE_READ)
 
 
-def drop(stretch: Stretch, *, forget: bool) -> None:
-    """Let go of the pages.
-
-    Args:
-        forget: also in the system's cache of files, unless another process maps them. Otherwise they stay there
-            for as long as the system has no better use for the memory.
-
-    Raises: OSError.
-    """
+def drop(stretch: Stretch) -> None:
+    """Let go of the pages, also in the system's cache of files unless another process maps them. Raises: OSError."""
     _advise(stretch.address, stretch.length, _MADV_DONTNEED)
-    if forget:
-        # By name, lest every segment keep a file open. Should another file have taken its place, that one loses
-        # a few pages of cache.
-        with contextlib.suppress(FileNotFoundError):
-            descriptor = os.open(stretch.path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.posix_fadvise(descriptor, stretch.offset, stretch.length, os.POSIX_FADV_DONTNEED)
-            finally:
-                os.close(descriptor)
+    # By name, lest every segment keep a file open. Should another file have taken its place, that one loses a few
+    # pages of cache.
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(stretch.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.posix_fadvise(descriptor, stretch.offset, stretch.length, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
 
 
 def mapped_share(stretch: Stretch) -> float:

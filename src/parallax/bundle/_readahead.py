@@ -8,14 +8,16 @@ as there is room for from one run to the next (`_window` decides what).
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 from parallax.bundle._paging import Stretch, drop, fill, mapped_share, request
 from parallax.bundle._window import Act, Step, Window
+from parallax.device import free_memory_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +29,32 @@ SMALL_BYTES = 1 << 20
 """Smaller ones are read whole in any case."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
-    """Memory that weights may take."""
+SPARE_SHARE = 16
+"""One part in so many of what is free is left to the rest of the process."""
 
-    bytes: int
-    forget: bool
-    """What is dropped is to leave the system's cache of files, too: that is what there is no room for."""
+
+def weight_room(held_bytes: int) -> int:
+    """Bytes that weights may take now: what is free, less what the process's code takes and a little.
+
+    Pages of files count as free, which mapped weights are, but so is code; without it nothing runs.
+
+    Args:
+        held_bytes: what weights take now.
+    """
+    free = free_memory_bytes()
+    code = max(0, _mapped_file_bytes() - held_bytes)
+    # Of code, only a part is used again and again; it is not to take all the room there is.
+    return max(0, free - max(min(code, free // 2), free // SPARE_SHARE))
+
+
+def _mapped_file_bytes() -> int:
+    """Pages of files in this process's memory; 0 where the system does not tell."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0
+    found = re.search(r"^RssFile:\s+(\d+) kB", status, re.MULTILINE)
+    return 0 if found is None else int(found[1]) << 10
 
 
 class ReadAhead:
@@ -41,12 +62,13 @@ class ReadAhead:
 
     Args:
         stretches: of each segment, in the order they run in.
-        room: asked before every run, and during the first.
+        room: how many bytes the weights may take, given those that they take now; asked before every run, and
+            during the first. See `weight_room`.
         owners: whatever must live for the mappings to last. They are kept until the last advice was given.
     """
 
     def __init__(
-        self, stretches: Sequence[Sequence[Stretch]], *, room: Callable[[], Room], owners: Sequence[object]
+        self, stretches: Sequence[Sequence[Stretch]], *, room: Callable[[int], int], owners: Sequence[object]
     ) -> None:
         self._reader = _Reader(stretches, room, owners)
         # The thread must not outlive this object, nor be kept alive by it.
@@ -69,15 +91,13 @@ class _Reader:
     """What the thread and the lanes share; everything below ``_changed`` is touched only while that is held."""
 
     def __init__(
-        self, stretches: Sequence[Sequence[Stretch]], room: Callable[[], Room], owners: Sequence[object]
+        self, stretches: Sequence[Sequence[Stretch]], room: Callable[[int], int], owners: Sequence[object]
     ) -> None:
         self._stretches = [tuple(found) for found in stretches]
         self._measure = room
         self._owners: tuple[object, ...] = tuple(owners)
         self._changed = threading.Condition()
-        first = room()
-        self._window = Window([_size(found) for found in self._stretches], first.bytes)
-        self._forget = first.forget
+        self._window = Window([_size(found) for found in self._stretches], room(0))
         self._unknown = set(range(len(stretches)))  # nobody has seen yet what they touch
         self._ended: deque[int] = deque()  # of those, the ones whose first run is over
         self._stale = False  # how much room there is is to be asked again
@@ -157,13 +177,13 @@ class _Reader:
         segment = step.segment
         for stretch in self._stretches[segment]:
             if step.act is Act.REQUEST:
-                if segment in self._unknown and self._forget:
+                if segment in self._unknown:
                     # What was written or read lately is cached in pieces of up to 2 MiB, which are mapped whole when
                     # one byte is touched. Asked for anew, pages come singly, and it shows which are touched.
-                    drop(stretch, forget=True)
+                    drop(stretch)
                 request(stretch)
             elif step.act is Act.DROP:
-                drop(stretch, forget=self._forget)
+                drop(stretch)
             elif segment not in self._unknown:
                 fill(stretch)
         if step.act is not Act.DROP:
@@ -172,10 +192,11 @@ class _Reader:
                 self._changed.notify_all()
 
     def _ask_room(self) -> None:
-        room = self._measure()
         with self._changed:
-            self._window.set_room(room.bytes)
-            self._forget = room.forget
+            held = self._window.held_bytes
+        room = self._measure(held)
+        with self._changed:
+            self._window.set_room(room)
 
     def _learn(self, segment: int) -> None:
         """After its first run: what of a segment's weights was touched."""
