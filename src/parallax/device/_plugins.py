@@ -65,7 +65,16 @@ def load_plugin(plugin: Plugin) -> tuple[Any, ...]:
     return devices
 
 
+def unload_plugin(plugin: Plugin) -> None:
+    """Take a library that `load_plugin` registered out again. No session and no device of it may be in use any more."""
+    with _lock:
+        if plugin.provider in _registered:
+            onnxruntime.unregister_execution_provider_library(plugin.provider)
+            _registered.discard(plugin.provider)
+
+
 _registered: Final[set[str]] = set()
+"""Providers whose libraries are registered by us (lock)."""
 
 
 def _register(plugin: Plugin) -> None:
