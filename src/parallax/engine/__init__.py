@@ -3,6 +3,8 @@
 Refuses to decide anything: what may start is the dispatcher's decision, what is a segment the plan's.
 """
 
+from parallax.engine._advice import WeightAdvisor
+from parallax.engine._arenas import ArenaUsage
 from parallax.engine._compile import Progress, compile_plan, compile_segment
 from parallax.engine._executor import CompiledSegment, Executor
 from parallax.engine._failures import (
@@ -30,6 +32,7 @@ __all__ = [
     "CPU_DEVICE",
     "FOREIGN_EXCEPTIONS",
     "RUNTIME_EXCEPTIONS",
+    "ArenaUsage",
     "CompiledSegment",
     "Executor",
     "LanePool",
@@ -39,6 +42,7 @@ __all__ = [
     "SegmentSpan",
     "TraceRecorder",
     "TraceSink",
+    "WeightAdvisor",
     "both",
     "compile_plan",
     "compile_segment",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+from parallax.engine._advice import WeightAdvisor
 from parallax.engine._executor import CompiledSegment, Executor
 from parallax.engine._failures import FOREIGN_EXCEPTIONS, both
 from parallax.engine._lanes import lane_pool
 from parallax.engine._ort import RuntimeOptions, make_session
 from parallax.errors import BackendError
+from parallax.memory import MemoryOutline
 from parallax.model import Model
 from parallax.schedule import Plan, Segment
 
@@ -42,18 +45,38 @@ def compile_segment(model: Model, segment: Segment, options: RuntimeOptions) -> 
     )
 
 
-def compile_plan(model: Model, plan: Plan, options: RuntimeOptions, *, progress: Progress | None = None) -> Executor:
-    """Compile every segment of ``plan`` and return an executor on this process's lanes."""
+def compile_plan(
+    model: Model,
+    plan: Plan,
+    options: RuntimeOptions,
+    *,
+    progress: Progress | None = None,
+    outline: MemoryOutline | None = None,
+    advisor: WeightAdvisor | None = None,
+) -> Executor:
+    """Compile every segment of ``plan`` and return an executor on this process's lanes.
+
+    Args:
+        progress: told as segments are done.
+        outline: of the plan's memory, if the caller has one (made with ``place_outputs=False``).
+        advisor: see `Executor`.
+    """
     segments = []
     for done, segment in enumerate(plan.segments, start=1):
         segments.append(compile_segment(model, segment, options))
         if progress is not None:
             progress(done, len(plan.segments))
     graph = model.graph
+    if outline is None and not plan.is_uncut:
+        # Without the nodes: what segments need inside is of no matter to arenas, and costs most of an outline.
+        bare = replace(plan, segments=tuple([replace(segment, nodes=()) for segment in plan.segments]))
+        outline = MemoryOutline(bare, model.inferred(), place_outputs=False)
     return Executor(
         plan,
         segments,
         inputs=[info.name for info in (*graph.inputs, *graph.overridable)],
         outputs=[info.name for info in graph.outputs],
         pool=lane_pool(),
+        outline=outline,
+        advisor=advisor,
     )

@@ -33,6 +33,11 @@ FOREIGN_EXCEPTIONS: tuple[type[Exception], ...] = (*RUNTIME_EXCEPTIONS, RuntimeE
 _TERMINATED = "Exiting due to terminate flag being set to true"
 
 
+def is_termination(error: BaseException) -> bool:
+    """Whether a call ended because ``RunOptions.terminate`` was set."""
+    return _TERMINATED in str(error)
+
+
 _combined: dict[tuple[type[BaseException], type[BaseException]], type[ParallaxError]] = {}
 
 
@@ -55,7 +60,7 @@ def run_failure(error: Exception) -> Exception:
     text = str(error)
     if isinstance(error, ParallaxError):
         return error
-    if _TERMINATED in text:
+    if is_termination(error):
         return both(RunCancelled, type(error))(text)
     if isinstance(error, C.InvalidArgument) or (isinstance(error, ValueError) and text.startswith("Required inputs")):
         return both(InputError, type(error))(text)
@@ -80,7 +85,7 @@ def open_failure(error: Exception) -> Exception:
 def segment_failure(error: BaseException, *, segment: str, nodes: tuple[str, ...]) -> ParallaxError:
     """The error a caller gets when ``error`` came out of a segment."""
     text = str(error)
-    if _TERMINATED in text:
+    if is_termination(error):
         return both(RunCancelled, type(error))(
             f"the run was stopped: {_TERMINATED}", where=f"segment {segment!r}", fix="run again to start over"
         )

@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
+from parallax.engine._shared_allocator import use_shared_allocator
 from parallax.engine._shared_pool import shared_threads, use_shared_pool
 
 CPU_DEVICE: Any = C.OrtDevice(C.OrtDevice.cpu(), C.OrtDevice.default_memory(), 0)
@@ -67,7 +68,7 @@ def make_session(
     ``weights`` are shared with the session, not copied: the arrays must outlive it (the returned
     session is kept beside them by its owner). At width 1 the session has no thread pool at all; at
     larger widths its pool stops spinning as soon as a run ends, since a spinning pool takes the
-    core of the lane that works next.
+    core of the lane that works next. It allocates from the allocator that all segments share.
 
     Raises: whatever ONNX Runtime raises for a model it cannot load.
     """
@@ -75,6 +76,7 @@ def make_session(
     session_options.intra_op_num_threads = width
     session_options.inter_op_num_threads = 1
     session_options.add_session_config_entry("session.force_spinning_stop", "1")
+    use_shared_allocator(session_options, dict(options.config))
     if weights:
         values = [make_value(array) for array in weights.values()]
         session_options.add_external_initializers(list(weights), values)
@@ -93,6 +95,7 @@ def make_mapped_session(path: str, *, width: int, options: RuntimeOptions) -> An
     session_options.intra_op_num_threads = width
     session_options.inter_op_num_threads = 1
     session_options.add_session_config_entry("session.force_spinning_stop", "1")
+    use_shared_allocator(session_options, dict(options.config))
     session = C.InferenceSession(session_options, path, True, False)
     session.initialize_session(["CPUExecutionProvider"], [{}], set())
     return session
