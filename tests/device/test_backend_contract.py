@@ -464,5 +464,5 @@ def test_compiling_and_running_again_and_again_leaks_nothing(backend: Backend) -
     assert _footprint() == before
     after = private_bytes()
     if memory is not None and after is not None:
-        # A quarter of what the weights of `_dense` would amount to: allocators keep some pages.
-        assert after - memory < cycles * 4 * (128 * 96 + 128 * 80) // 4
+        # Allocators keep some pages; the weights of `_dense` alone would be twice this.
+        assert after - memory < 8 << 20
