@@ -18,8 +18,10 @@ from parallax.device._backend import (
 )
 from parallax.device._cores import available_cores
 from parallax.device._coverage import Coverage, Gap, OperatorRule, Uncovered
+from parallax.device._emulated import EmulatedBackend, EmulatedModel
 from parallax.device._figures import Basis, Figure
 from parallax.device._heap import trim_heap
+from parallax.device._host_speed import host_gemm_flops
 from parallax.device._load import DISTURBED_SHARE, LoadMeter
 from parallax.device._memory import free_memory_bytes, memory_limit_bytes, private_bytes
 from parallax.device._onnxruntime import OnnxRuntimeBackend, OnnxRuntimeModel
@@ -53,6 +55,8 @@ __all__ = [
     "DeviceProfile",
     "DeviceRates",
     "DeviceSpeed",
+    "EmulatedBackend",
+    "EmulatedModel",
     "Figure",
     "FoundBackend",
     "Gap",
@@ -74,6 +78,7 @@ __all__ = [
     "find_backends",
     "forget_backends",
     "free_memory_bytes",
+    "host_gemm_flops",
     "load_profile",
     "memory_limit_bytes",
     "open_backend",

@@ -60,6 +60,10 @@ class Refusal(enum.Enum):
     """It has one, but not for these element types."""
     PRECISION = "precision"
     """It would compute with less precision than the model asks for."""
+    DYNAMIC_SHAPE = "dynamic shape"
+    """It needs shapes that are known when the model is loaded."""
+    FORM = "form"
+    """It has the operator, but not with this rank, these attributes, or an operand that is not constant."""
     CONTROL_FLOW = "control flow"
     """The node holds bodies, which are planned as graphs of their own."""
     OTHER = "other"
@@ -176,6 +180,8 @@ class CompileOptions:
     """Fail to compile rather than leave some nodes to the processor."""
     lower_precision: bool = False
     """Let the backend compute in less than the model's own precision, where it likes to."""
+    work: Work | None = None
+    """What running it once amounts to, where that is known. Emulated devices take as long as they price it."""
 
 
 DEFAULT_OPTIONS: Final = CompileOptions()

@@ -88,12 +88,15 @@ class Coverage:
     operators: Mapping[str, OperatorRule]
     """By operator; those of another domain than ONNX's as ``domain:operator``."""
 
-    def uncovered(self, graph: OpGraph, node: Node, *, constants: Collection[str] = ()) -> Uncovered | None:
+    def uncovered(
+        self, graph: OpGraph, node: Node, *, constants: Collection[str] = (), unknown_types_pass: bool = False
+    ) -> Uncovered | None:
         """Why the delegate does not take a node, or None where it does.
 
         Args:
             constants: tensors that are constant beside initializers and small constants, because the runtime
                 computes them when it loads the model.
+            unknown_types_pass: take tensors of which nothing is known for ones that will do.
         """
         name = node.op_type if node.domain in _STANDARD_DOMAINS else f"{node.domain}:{node.op_type}"
         rule = self.operators.get(name)
@@ -115,6 +118,8 @@ class Coverage:
                 )
         flowing = [tensor for tensor in node.inputs if tensor and not is_constant(tensor)]
         for tensor in (*flowing, *(tensor for tensor in node.outputs if tensor)):
+            if unknown_types_pass and tensor not in graph.tensors:
+                continue
             found = self._uncovered_tensor(name, rule, tensor, graph.tensors.get(tensor))
             if found is not None:
                 return found

@@ -1,8 +1,8 @@
 """Backends by name: those we know, those that other distributions register, and ONNX Runtime's providers.
 
-A name is ``family`` or ``family:device``: "cpu", "webgpu", "openvino", "openvino:GPU", or the name of an execution
-provider, such as "CUDAExecutionProvider". Other distributions add families through the entry point group
-``parallax.backends``; an entry point's value is a `BackendFactory`. Nothing is imported before it is asked for.
+A name is ``family`` or ``family:device``: "cpu", "webgpu", "openvino", "openvino:GPU", "emulated:pixel-6-gpu", or the
+name of an execution provider, such as "CUDAExecutionProvider". Other distributions add families through the entry point
+group ``parallax.backends``; an entry point's value is a `BackendFactory`. Nothing is imported before it is asked for.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any, Final
 import onnxruntime
 
 from parallax.device._backend import Backend, BackendInfo
+from parallax.device._emulated import PREFIX as EMULATED
+from parallax.device._emulated import open_emulated
 from parallax.device._onnxruntime import CPU_PROVIDER, OnnxRuntimeBackend
 from parallax.device._openvino import OpenVinoBackend
 from parallax.device._plugins import PLUGINS, WEBGPU, Plugin, load_plugin, plugin_devices
@@ -155,6 +157,7 @@ _BUILT_IN: Final[Mapping[str, BackendFactory]] = {
     "cpu": _cpu,
     "webgpu": functools.partial(_plugin, WEBGPU),
     "openvino": _openvino,
+    EMULATED: open_emulated,
 }
 
 

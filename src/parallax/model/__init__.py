@@ -12,6 +12,7 @@ from parallax.model._handover import SegmentInterface, proto_with_weights, segme
 from parallax.model._model import Model, load_model
 from parallax.model._outline import Outline, read_outline
 from parallax.model._save import save_segment
+from parallax.model._segment_graph import segment_graph
 from parallax.model._source import ModelSource
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "read_outline",
     "save_arranged",
     "save_segment",
+    "segment_graph",
     "segment_interface",
 ]

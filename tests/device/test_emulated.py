@@ -1,0 +1,237 @@
+"""Emulated accelerators: the processor's answers in the device's time, marked as emulated; the contract holds."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from parallax.device import (
+    Backend,
+    CompileOptions,
+    EmulatedBackend,
+    EmulatedModel,
+    OperatorWork,
+    Refusal,
+    Work,
+    load_profile,
+    open_backend,
+    profile_names,
+)
+from parallax.device import _emulated as emulated
+from parallax.errors import BackendError, ConfigError, InputError, RunCancelled
+from parallax.model import load_model
+from tests.device._backends import Array, compiled, model_of, on_the_processor, run, value
+from tests.device.test_backend_contract import (  # noqa: F401 - the contract, run on the `backend` of this module
+    test_a_part_it_cannot_compile_is_a_backend_error_that_names_it,
+    test_a_target_that_does_not_fit_is_refused,
+    test_an_unknown_output_is_refused,
+    test_answers_belong_to_the_caller,
+    test_answers_equal_the_processors,
+    test_asking_leaves_nothing_behind,
+    test_capability_divides_the_nodes,
+    test_exclusive_means_that_nothing_is_left_to_the_processor,
+    test_feeds_are_left_as_they_are,
+    test_outputs_come_in_the_order_asked_for_and_alone,
+    test_outputs_go_where_they_are_told,
+    test_outputs_left_in_its_own_memory_feed_its_next_part,
+    test_terminate_stops_a_run,
+    test_threads_may_call_at_once,
+    test_wrong_feeds_are_refused_and_forgotten,
+)
+
+F32 = TensorProto.FLOAT
+node = helper.make_node
+
+
+@pytest.fixture(scope="module")
+def backend() -> Backend:
+    # Its delegate takes dynamic shapes, as the contract's models have them; fast, for the tests' sake.
+    return open_backend("emulated:jetson-agx-orin", {"speed": 1000})
+
+
+def chain(rows: Any = 4) -> Any:
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"]), node("Erf", ["r"], ["y"])]
+    weights = {"w": np.eye(8, dtype=np.float32)}
+    return model_of(nodes, {"x": (F32, [rows, 8])}, {"y": (F32, [rows, 8])}, weights)
+
+
+def floats(seed: int, *shape: int) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_device_is_marked_as_emulated_wherever_it_says_what_it_is(name: str) -> None:
+    info = open_backend(f"emulated:{name}", {"speed": 2}).info
+    assert info.name == f"emulated:{name}"
+    assert "emulated at 2 times its speed" in info.device
+    assert load_profile(name).title in info.device
+
+
+def test_speed_keeps_the_ratio_of_processor_and_accelerator_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = load_profile("pixel-6-gpu")
+    monkeypatch.setattr(emulated, "host_gemm_flops", lambda: 3 * profile.cpu_gemm_flops)
+    made = EmulatedBackend(profile)
+    assert made.speed == pytest.approx(3)
+    assert made.rates.flops_per_s["float32"] == pytest.approx(3 * profile.rates().flops_per_s["float32"])
+
+
+def test_refusals_say_what_the_delegate_lacks() -> None:
+    made = open_backend("emulated:pixel-6-gpu", {"speed": 1})
+    answer = made.capability(load_model(chain()))
+    assert answer.taken == (0, 1)
+    (erf,) = answer.refused
+    assert (erf.reason, erf.detail) == (Refusal.OPERATOR, "tflite-gpu has no Erf")
+    dynamic = made.capability(load_model(chain("rows")))
+    assert not dynamic.taken
+    assert [entry.reason for entry in dynamic.refused] == [Refusal.DYNAMIC_SHAPE] * 2 + [Refusal.OPERATOR]
+
+
+def test_fragments_are_those_of_a_greedy_placement() -> None:
+    nodes = [
+        node("Relu", ["x"], ["a"]),
+        node("Erf", ["a"], ["b"]),
+        node("Relu", ["b"], ["c"]),
+        node("Relu", ["x"], ["d"]),
+        node("Add", ["c", "d"], ["y"]),
+    ]
+    proto = model_of(nodes, {"x": (F32, [2, 2])}, {"y": (F32, [2, 2])})
+    assert open_backend("emulated:pixel-6-gpu", {"speed": 1}).capability(load_model(proto)).fragments == (
+        (0, 3),
+        (2, 4),
+    )
+
+
+WORK = Work(
+    operators=(OperatorWork(op_type="MatMul", flops=10**9, touched_bytes=10**6),), input_bytes=10**6, output_bytes=10**5
+)
+
+
+def test_price_is_the_profiles_at_its_speed() -> None:
+    profile = load_profile("pixel-6-gpu")
+    rates = profile.rates()
+    price = EmulatedBackend(profile, speed=1.0).price(WORK)
+    assert price.launch_ns == rates.launch_ns
+    assert price.compute_ns == rates.operator_ns(10**9, 10**6)
+    assert price.transfer_ns == rates.transfer_ns(10**6) + rates.transfer_ns(10**5)
+    assert EmulatedBackend(profile, speed=4.0).price(WORK).total_ns == pytest.approx(price.total_ns / 4, abs=4)
+
+
+def test_each_input_is_computed_once_and_replayed_from_then_on() -> None:
+    proto = chain()
+    model = compiled(open_backend("emulated:jetson-agx-orin", {"speed": 1000}), proto)
+    assert isinstance(model, EmulatedModel)
+    inputs = [floats(seed, 4, 8) for seed in range(3)]
+    for x in inputs * 3:
+        np.testing.assert_array_equal(run(model, {"x": x})[0], on_the_processor(proto, {"x": x})[0])
+    assert (model.computed, model.replayed) == (3, 6)
+
+
+def test_inputs_that_differ_in_a_single_element_are_told_apart() -> None:
+    nodes = [node("Neg", ["x"], ["y"])]
+    proto = model_of(nodes, {"x": (F32, [100_000])}, {"y": (F32, [100_000])})
+    model = compiled(open_backend("emulated:jetson-agx-orin", {"speed": 1000}), proto)
+    x = floats(1, 100_000)
+    run(model, {"x": x})
+    for place in (0, 1, 77_777, 99_999):
+        other = x.copy()
+        other[place] += 1
+        np.testing.assert_array_equal(run(model, {"x": other})[0], -other)
+
+
+def test_answers_that_a_caller_writes_to_are_not_the_next_callers() -> None:
+    model = compiled(open_backend("emulated:jetson-agx-orin", {"speed": 1000}), chain())
+    x = floats(1, 4, 8)
+    for _ in range(3):
+        (answer,) = model.run_with_ort_values({"x": value(x)}, model.outputs)
+        np.testing.assert_array_equal(answer.numpy(), on_the_processor(chain(), {"x": x})[0])
+        answer.update_inplace(np.zeros((4, 8), np.float32))
+
+
+def test_more_inputs_than_it_can_remember_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulated, "MEMORY_LIMIT_BYTES", 3 * 2 * 4 * 8 * 4)
+    model = compiled(open_backend("emulated:jetson-agx-orin", {"speed": 1000}), chain())
+    assert isinstance(model, EmulatedModel)
+    inputs = [floats(seed, 4, 8) for seed in range(4)]
+    for x in (*inputs, inputs[3], inputs[0]):
+        run(model, {"x": x})
+    assert (model.computed, model.replayed) == (5, 1)
+
+
+def test_replay_takes_the_modelled_time_and_hardly_any_of_the_processors() -> None:
+    # No upper bound on the wall clock: other processes may hold anybody up.
+    backend = EmulatedBackend(load_profile("pixel-6-gpu"), speed=0.1)
+    price = backend.price(WORK)
+    model = compiled(backend, chain(), options=CompileOptions(work=WORK))
+    x = value(floats(1, 4, 8))
+    model.run_with_ort_values({"x": x}, model.outputs)
+    begin, used = time.perf_counter_ns(), time.thread_time_ns()
+    model.run_with_ort_values({"x": x}, model.outputs)
+    assert time.perf_counter_ns() - begin >= price.total_ns
+    assert time.thread_time_ns() - used < price.total_ns / 2
+
+
+def test_device_runs_one_part_at_a_time() -> None:
+    backend = EmulatedBackend(load_profile("pixel-6-gpu"), speed=0.5)
+    total_ns = backend.price(WORK).total_ns
+    models = [compiled(backend, chain(), options=CompileOptions(work=WORK)) for _ in range(3)]
+    x = value(floats(1, 4, 8))
+    for model in models:
+        model.run_with_ort_values({"x": x}, model.outputs)
+    begin = time.perf_counter_ns()
+    threads = [threading.Thread(target=model.run_with_ort_values, args=({"x": x}, model.outputs)) for model in models]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert time.perf_counter_ns() - begin >= 3 * total_ns
+
+
+def test_cancelled_while_the_device_works_stops_soon() -> None:
+    hour = Work(
+        operators=(OperatorWork(op_type="MatMul", flops=10**15, touched_bytes=0),), input_bytes=0, output_bytes=0
+    )
+    backend = EmulatedBackend(load_profile("pixel-6-gpu"), speed=1.0)
+    model = compiled(backend, chain(), options=CompileOptions(work=hour))
+    options = onnxruntime.RunOptions()
+    timer = threading.Timer(0.1, lambda: setattr(options, "terminate", True))
+    timer.start()
+    with pytest.raises(RunCancelled, match="terminate flag"):
+        model.run_with_ort_values({"x": value(floats(1, 4, 8))}, model.outputs, options)
+    timer.join()
+
+
+def test_part_with_an_uncovered_operator_is_not_compiled_where_that_must_not_be() -> None:
+    backend = open_backend("emulated:pixel-6-gpu", {"speed": 1})
+    with pytest.raises(BackendError, match="tflite-gpu has no Erf") as caught:
+        compiled(backend, chain(), options=CompileOptions(exclusive=True))
+    assert caught.value.where == "segment 'whole'"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "complaint"),
+    [
+        ("emulated", {}, "write emulated:NAME with one of jetson-agx-orin"),
+        ("emulated:pixel-9000", {}, "no device profile 'pixel-9000'"),
+        ("emulated:pixel-6-gpu", {"sped": 2}, "no option 'sped'"),
+        ("emulated:pixel-6-gpu", {"speed": "fast"}, "speed='fast'"),
+        ("emulated:pixel-6-gpu", {"speed": 0}, "a speed of 0"),
+    ],
+)
+def test_wrong_names_and_options_say_what_is_right(name: str, options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        open_backend(name, options)
+
+
+def test_feeds_that_do_not_fit_are_refused_on_replay_too() -> None:
+    model = compiled(open_backend("emulated:jetson-agx-orin", {"speed": 1000}), chain())
+    run(model, {"x": floats(1, 4, 8)})
+    with pytest.raises(InputError):
+        model.run_with_ort_values({}, model.outputs)
+    with pytest.raises(InputError):
+        model.run_with_ort_values({"x": value(floats(1, 4, 9))}, model.outputs)
