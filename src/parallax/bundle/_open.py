@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
@@ -13,6 +13,8 @@ from typing import Literal, TypeVar, get_args
 from parallax.bundle._digest import SMALL_BYTES, CheckedFiles, Signature, file_digest, settled, signature
 from parallax.bundle._manifest import MANIFEST_NAME, FileRecord, Manifest, read_manifest
 from parallax.bundle._publish import is_dropping
+from parallax.bundle._readahead import open_streamed
+from parallax.device import trim_heap
 from parallax.engine import (
     FOREIGN_EXCEPTIONS,
     CompiledSegment,
@@ -58,9 +60,29 @@ class Bundle:
     def compile(self, options: RuntimeOptions) -> Executor:
         """Map every segment of a cut plan and return an executor on this process's lanes.
 
+        Weights of a plan that was cut for their size are read ahead of the runs, if they do not fit into memory.
+
         Raises: BundleError if the runtime refuses a graph, or a graph is not what the plan says.
         """
         interface = self.manifest.interface
+        segments: Sequence[CompiledSegment]
+        advisor = None
+        if self.plan.provenance.source == "memory":
+            paths = [self.graph_path(segment.index).with_suffix(".data") for segment in self.plan.segments]
+            segments, advisor = open_streamed(paths, lambda: self._open_segments(options, lean=True))
+        else:
+            segments = self._open_segments(options)
+        return Executor(
+            self.plan,
+            segments,
+            inputs=(*interface.inputs, *interface.overridable),
+            outputs=interface.outputs,
+            pool=lane_pool(),
+            advisor=advisor,
+        )
+
+    def _open_segments(self, options: RuntimeOptions, *, lean: bool = False) -> list[CompiledSegment]:
+        """``lean``: at no time with more memory than the largest segment needs to open."""
         segments = []
         for segment, record in zip(self.plan.segments, self.manifest.segments, strict=True):
             path = str(self.path / record.graph)
@@ -86,13 +108,9 @@ class Bundle:
                     weights={},  # the runtime maps them itself
                 )
             )
-        return Executor(
-            self.plan,
-            segments,
-            inputs=(*interface.inputs, *interface.overridable),
-            outputs=interface.outputs,
-            pool=lane_pool(),
-        )
+            if lean:
+                trim_heap()
+        return segments
 
     def check_unchanged(self) -> None:
         """To be called once its files are mapped. Raises: BundleError if one was changed since it was checked."""

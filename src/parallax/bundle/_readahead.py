@@ -14,8 +14,9 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from parallax.bundle._paging import Stretch, drop, fill, mapped_share, request
+from parallax.bundle._paging import OwnMappings, Stretch, can_page, drop, fill, mapped_share, request
 from parallax.bundle._window import Act, Step, Window
 from parallax.device import free_memory_bytes
 
@@ -55,6 +56,33 @@ def _mapped_file_bytes() -> int:
         return 0
     found = re.search(r"^RssFile:\s+(\d+) kB", status, re.MULTILINE)
     return 0 if found is None else int(found[1]) << 10
+
+
+T = TypeVar("T")
+
+
+def open_streamed(paths: Sequence[Path], open_all: Callable[[], Sequence[T]]) -> tuple[Sequence[T], ReadAhead | None]:
+    """What ``open_all`` opens, and who reads ahead for it; nobody, where the system cannot be told or all fits.
+
+    Args:
+        paths: per segment the file with its weights, absolute and without links. It may be missing.
+        open_all: opens the segments, which map these files for as long as they live.
+    """
+    if not can_page():
+        logger.info("this system cannot be told to read weights ahead of a run")
+        return open_all(), None
+    with OwnMappings(paths) as own:
+        opened = open_all()
+    stretches = own.stretches()
+    if stretches is None:
+        logger.warning("weights are not read ahead: it is not sure which mappings are theirs")
+        return opened, None
+    if sum(stretch.length for stretch in stretches) <= weight_room(0):
+        return opened, None
+    by_path: dict[str, list[Stretch]] = {str(path): [] for path in paths}
+    for stretch in stretches:
+        by_path[stretch.path].append(stretch)
+    return opened, ReadAhead([by_path[str(path)] for path in paths], room=weight_room, owners=opened)
 
 
 class ReadAhead:
