@@ -99,6 +99,6 @@ def forge(bundle: Path, edit: Callable[[dict[str, Any]], None], *, rehash: bool 
 
 
 def sign(path: Path, manifest: Any) -> None:
-    """Write a manifest of any content with its digest, in the one form that is read."""
-    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-    path.write_text(json.dumps({"sha256": digest, "manifest": manifest}, indent=1) + "\n")
+    """Write a manifest of any content with its digest, in the form that is read."""
+    body = json.dumps(manifest, indent=1)
+    path.write_text(f'{{"sha256": "{hashlib.sha256(body.encode()).hexdigest()}", "manifest": {body}}}\n')

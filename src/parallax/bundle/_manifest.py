@@ -1,7 +1,7 @@
 """The manifest: what a bundle is made of, what it was made from, and what it was made for.
 
-``manifest.json`` is written in one form only, and read only in that form: whoever changes a byte of it,
-even a blank, is noticed. It names every other file with its size and digest.
+``manifest.json`` begins with a digest over the bytes of the rest: whoever changes one of them, even a blank, is
+noticed. It names every other file with its size and digest.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ MAX_MANIFEST_BYTES: Final = 64 << 20
 
 GENERATION = re.compile(r"g-[0-9a-f]{16}")
 """Names of the folders that hold a bundle's files; a bundle that is compiled again gets another one."""
+
+_FORM = re.compile(rb'\{"sha256": "([0-9a-f]{64})", "manifest": (\{.*\})\}\n', re.DOTALL)
 
 _COMPILE_AGAIN = "compile the model again"
 
@@ -124,9 +126,9 @@ class Manifest:
 
 
 def render_manifest(manifest: Manifest) -> bytes:
-    """The one form of a manifest on disk: its digest, and the manifest."""
-    value = write_record(manifest)
-    return (json.dumps({"sha256": _digest(value), "manifest": value}, indent=1, ensure_ascii=True) + "\n").encode()
+    """A manifest as it lies on disk: a JSON object of a digest, and the manifest whose bytes it is of."""
+    body = json.dumps(write_record(manifest), indent=1, ensure_ascii=True).encode()
+    return b'{"sha256": "%s", "manifest": %s}\n' % (_digest(body), body)
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, bytes]:
@@ -156,20 +158,23 @@ def read_manifest(folder: Path) -> tuple[Manifest, bytes]:
 
 
 def _parse(text: bytes, where: str) -> Manifest:
-    value = parse_json(text)
-    if not isinstance(value, dict) or not isinstance(value.get("manifest"), dict):
-        raise BundleError("this is not the manifest of a bundle", where=where, fix=_COMPILE_AGAIN)
-    content = value["manifest"]
-    version = content.get("format_version")
-    if type(version) is int and version != BUNDLE_FORMAT_VERSION and value.get("sha256") == _digest(content):
+    form = _FORM.fullmatch(text)
+    if form is None:
+        if isinstance(parse_json(text), dict):
+            raise BundleError("this is not the manifest of a bundle, or one of an early version", where=where, fix=_COMPILE_AGAIN)
+        raise BundleError("this is not a manifest at all", where=where, fix=_COMPILE_AGAIN)
+    digest, body = form.groups()
+    if digest != _digest(body):
+        raise BundleError("the manifest was changed since it was written", where=where, fix=_COMPILE_AGAIN)
+    content = parse_json(body)
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if type(version) is int and version != BUNDLE_FORMAT_VERSION:
         raise BundleError(
             f"a bundle of format version {version}; this version of Parallax reads {BUNDLE_FORMAT_VERSION}",
             where=where,
             fix=_COMPILE_AGAIN,
         )
     manifest = read_record(Manifest, content, "manifest")
-    if render_manifest(manifest) != text:
-        raise BundleError("the manifest was changed since it was written", where=where, fix=_COMPILE_AGAIN)
     _check_names(manifest, where)
     return manifest
 
@@ -208,5 +213,5 @@ def _stays_inside(path: str, generation: str) -> bool:
     return not any(part in ("", ".", "..") or any(mark in part for mark in "\\:\0") for part in parts)
 
 
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def _digest(body: bytes) -> bytes:
+    return hashlib.sha256(body).hexdigest().encode()

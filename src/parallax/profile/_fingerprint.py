@@ -6,7 +6,6 @@ import functools
 import hashlib
 import platform
 import subprocess
-from pathlib import Path
 
 import onnxruntime as ort
 
@@ -37,21 +36,31 @@ def _hardware() -> tuple[str, str, str]:
 
 def _cpu() -> tuple[str, str]:
     """Model name and feature flags; either may be a fallback where the system does not tell."""
-    fallback = platform.processor() or platform.machine() or "unknown CPU"
     if platform.system() == "Linux":
-        return _parse_cpuinfo(_cpuinfo(), fallback)
+        model, features = _parse_cpuinfo(_cpuinfo(), "")
+        # Not asked for before it is needed: on Linux, Python finds it by starting a process.
+        return model or _processor(), features
     if platform.system() == "Darwin":
         # An Apple core's name ("Apple M2") implies its features.
-        return _sysctl("machdep.cpu.brand_string") or fallback, ""
+        return _sysctl("machdep.cpu.brand_string") or _processor(), ""
     # Windows: "Intel64 Family 6 Model 85 Stepping 7, GenuineIntel" names the features as well.
-    return fallback, ""
+    return _processor(), ""
+
+
+def _processor() -> str:
+    return platform.processor() or platform.machine() or "unknown CPU"
 
 
 def _cpuinfo() -> str:
+    """What the system says of the first processor: to tell of all takes it milliseconds where there are many."""
+    text = b""
     try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        with open("/proc/cpuinfo", "rb", buffering=0) as file:
+            while b"\n\n" not in text and (piece := file.read(4096)):
+                text += piece
     except OSError:
         return ""
+    return text.decode("utf-8", errors="replace")
 
 
 def _parse_cpuinfo(text: str, fallback: str) -> tuple[str, str]:

@@ -83,9 +83,26 @@ def _reader(hint: Hashable) -> _Reader:
     raise InternalError(f"no rule to read {hint!r} from JSON")
 
 
+# Most annotations are these. Evaluating all of them takes longer than reading a small plan.
+_COMMON_HINTS: dict[Any, Any] = {
+    "int": int,
+    "str": str,
+    "bool": bool,
+    "int | None": int | None,
+    "str | None": str | None,
+    "tuple[int, ...]": tuple[int, ...],
+    "tuple[str, ...]": tuple[str, ...],
+}
+
+
 def _record_reader(kind: type) -> _Reader:
-    hints = get_type_hints(kind)
-    readers = {field.name: _reader(hints[field.name]) for field in fields(kind)}
+    annotations = {field.name: field.type for field in fields(kind)}
+    rare = {name: hint for name, hint in annotations.items() if hint not in _COMMON_HINTS}
+    holder = type(kind.__name__, (), {"__annotations__": rare, "__module__": kind.__module__})
+    evaluated = get_type_hints(holder) if rare else {}
+    readers = {
+        name: _reader(evaluated[name] if name in rare else _COMMON_HINTS[hint]) for name, hint in annotations.items()
+    }
 
     def read(value: object, where: str) -> Any:
         if not isinstance(value, Mapping):

@@ -37,7 +37,7 @@ from parallax.bundle import (
     signature,
     use_bundle,
 )
-from parallax.device import available_cores
+from parallax.device import available_cores, free_memory_bytes
 from parallax.engine import Executor
 from parallax.errors import BundleError, ConfigError, ParallaxError
 from parallax.model import Model, TensorInfo, load_model
@@ -327,19 +327,24 @@ LARGE_WEIGHT_BYTES = 32 << 20
 
 
 @contextlib.contextmanager
-def mapped_options(session_options: Any) -> Iterator[Any]:
-    """Options that open a bundle's graph: as it is, with the least memory where the caller has no wishes.
+def mapped_options(session_options: Any, weight_bytes: int = 0) -> Iterator[Any]:
+    """Options that open a bundle's graph: as it is, with little memory where the caller has no wishes.
 
     The caller's object is restored afterwards. Memory patterns (one block for all tensors of a run, sized by
     the run before) are left off: measured on the zoo, they gain nothing here and cost up to half as much again.
-    Packing weights side by side ("session.prepack.enable_parallel") is too: on two cores it gained nothing,
-    and holds several weights at once.
+    Weights are packed side by side, to be compared with what is stored, where memory is not scarce: that holds
+    as many of them at once as there are threads.
+
+    Args:
+        weight_bytes: of all weights of the model.
     """
     disabled = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if session_options is None:
         made = onnxruntime.SessionOptions()
         made.graph_optimization_level = disabled
         made.enable_mem_pattern = False
+        if weight_bytes < LARGE_WEIGHT_BYTES or 2 * weight_bytes < free_memory_bytes():
+            made.add_session_config_entry("session.prepack.enable_parallel", "1")
         yield made
         return
     level = session_options.graph_optimization_level
