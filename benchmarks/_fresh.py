@@ -1,0 +1,316 @@
+"""One session in a process of its own: what is asked of it, and the process itself.
+
+Every variant imports the same libraries, so that what they take is the same in all. The process says "ready" when
+it has, and begins when it is told to; then it opens, runs once, runs on, and says what it saw. Where memory is asked
+for, the parent reads the child's figures from /proc meanwhile, since the runtime holds Python's lock while it opens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+import parallax
+
+CPU = ["CPUExecutionProvider"]
+
+DEFAULT = "ONNX Runtime"
+LEAN = "ONNX Runtime, lean"
+ORT_FORMAT = "ONNX Runtime, ORT format mapped"
+MAPPED = "ONNX Runtime, packed weights mapped"
+OURS = "Parallax"
+VARIANTS = (DEFAULT, LEAN, ORT_FORMAT, MAPPED, OURS)
+
+SETTINGS = {
+    DEFAULT: "no options",
+    LEAN: (
+        "no arena, no memory pattern, session.use_device_allocator_for_initializers, session.disable_prepacking "
+        "(other kernels, so other last digits and slower runs)"
+    ),
+    ORT_FORMAT: (
+        "the lean options on the optimised model in ORT format, with session.use_memory_mapped_ort_model and "
+        "session.use_ort_model_bytes_for_initializers"
+    ),
+    MAPPED: (
+        "the optimised model saved with session.save_external_prepacked_constant_initializers, opened with "
+        "optimisation, arena and memory pattern off: what a bundle builds upon"
+    ),
+    OURS: 'parallax.InferenceSession("model.plx")',
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What a fresh process is to do."""
+
+    variant: str
+    path: str
+    """Of the variant's own file or folder, see `prepare`."""
+    feeds: str
+    """An .npz with the inputs."""
+    least_runs: int = 5
+    least_seconds: float = 0.15
+    """Steady runs: at least so many, and at least for so long."""
+    outputs: str | None = None
+    """Where to write the outputs, as .npz."""
+    hold: bool = False
+    """Stay, idle, until told to end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a fresh process saw. Times in ns, memory in bytes above what the process held before it opened."""
+
+    load_ns: int
+    first_ns: int
+    steady_ns: int
+    digest: str
+    """Of the outputs' bytes."""
+    opened_bytes: int = 0
+    """Private memory after opening."""
+    peak_bytes: int = 0
+    """The most seen from the first moment to the last run."""
+    after_bytes: int = 0
+    """After the last run."""
+
+    @property
+    def overhead_ns(self) -> int:
+        """What starting costs beyond one inference."""
+        return self.load_ns + self.first_ns - self.steady_ns
+
+
+class ChildError(RuntimeError):
+    """A fresh process that did not end well; its message says how."""
+
+
+# -- the parent's side ------------------------------------------------------------------------------------------
+
+
+def prepare(model: Path, folder: Path, **compile_options: Any) -> dict[str, str]:
+    """Make what each variant opens, from the model: path by variant. Reads all of it once: the page cache is warm."""
+    paths = {DEFAULT: str(model), LEAN: str(model)}
+    ort, mapped = folder / "model.ort", folder / "mapped.onnx"
+    options = _quiet()
+    options.optimized_model_filepath = str(ort)
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(str(model), options, providers=CPU)
+    paths[ORT_FORMAT] = str(ort)
+    options = _quiet()
+    options.optimized_model_filepath = str(mapped)
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "mapped.data")
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+    onnxruntime.InferenceSession(str(model), options, providers=CPU)
+    paths[MAPPED] = str(mapped)
+    paths[OURS] = str(parallax.compile(model, folder / "model.plx", **compile_options))
+    for file in (model, *folder.rglob("*")):
+        if file.is_file():
+            with open(file, "rb") as opened:
+                while opened.read(8 << 20):
+                    pass
+    return paths
+
+
+def save_feeds(feeds: Mapping[str, Any], folder: Path) -> str:
+    path = folder / "feeds.npz"
+    np.savez(path, **feeds)
+    return str(path)
+
+
+class Child:
+    """A fresh process that has imported its libraries and waits."""
+
+    def __init__(self, order: Order, *, prefix: Sequence[str] = ()) -> None:
+        """``prefix``: a command that runs the rest of its arguments, for limits."""
+        command = [*prefix, sys.executable, __file__, json.dumps(asdict(order))]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self._expect("ready")
+
+    def start(self) -> None:
+        """Let it open and run."""
+        self._tell("go")
+
+    def outcome(self) -> Outcome:
+        """Wait for what it saw, and for its end, unless it holds. Raises: ChildError."""
+        return Outcome(**json.loads(self._line()))
+
+    def end(self) -> None:
+        """Let one that holds end; wait for it."""
+        with suppress(OSError):
+            self._tell("end")
+        self.process.communicate()
+
+    def private_bytes(self) -> int:
+        """Anonymous resident memory now; 0 once it has ended."""
+        return _anonymous_bytes(self.process.pid)
+
+    def _tell(self, word: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+
+    def _expect(self, word: str) -> None:
+        line = self._line()
+        if line != word:
+            raise ChildError(f"said {line[:100]!r} instead of {word!r}")
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().strip()
+        if not line:
+            _, errors = self.process.communicate()
+            code = self.process.returncode
+            how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+            last = errors.strip().splitlines()[-1:] or [""]
+            raise ChildError(f"{how}{': ' + last[0][:200] if code > 0 else ''}")
+        return line
+
+
+def run_fresh(order: Order) -> Outcome:
+    """Times of one fresh process. Raises: ChildError if it fails or crashes."""
+    child = Child(order)
+    child.start()
+    outcome = child.outcome()
+    child.end()
+    return outcome
+
+
+def run_watched(order: Order, *, interval_s: float = 0.001) -> Outcome:
+    """Likewise, with its private memory, looked at every millisecond or so: a spike in between is missed."""
+    child = Child(order)
+    before = child.private_bytes()
+    seen = [before]
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            seen.append(child.private_bytes())
+            time.sleep(interval_s)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        child.start()
+        outcome = child.outcome()
+    finally:
+        done.set()
+        watcher.join()
+    child.end()
+    figures = asdict(outcome)
+    figures["peak_bytes"] = max(max(seen) - before, outcome.after_bytes)
+    return Outcome(**figures)
+
+
+def proportional_bytes(pid: int, suffix: str = "") -> tuple[int, int]:
+    """(resident, proportional) bytes of a process: of the mappings of files with that suffix, or of all."""
+    resident = proportional = 0
+    wanted = not suffix
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        words = line.split()
+        if not words[0].endswith(":"):
+            wanted = not suffix or line.endswith(suffix)
+        elif wanted and words[0] == "Rss:":
+            resident += int(words[1]) * 1024
+        elif wanted and words[0] == "Pss:":
+            proportional += int(words[1]) * 1024
+    return resident, proportional
+
+
+def _anonymous_bytes(pid: int | str) -> int:
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"RssAnon:"):
+                    return int(line.split()[1]) * 1024
+    except (FileNotFoundError, ProcessLookupError):
+        return 0  # ended, or no /proc: memory.py needs Linux and says so
+    return 0
+
+
+# -- the child's side -------------------------------------------------------------------------------------------
+
+
+def open_variant(variant: str, path: str) -> Any:
+    """A session on ``path``, as a user of that variant opens it."""
+    if variant == OURS:
+        return parallax.InferenceSession(path)
+    options = onnxruntime.SessionOptions()
+    if variant != DEFAULT:
+        options.enable_cpu_mem_arena = False
+        options.enable_mem_pattern = False
+    if variant in (LEAN, ORT_FORMAT):
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    if variant in (ORT_FORMAT, MAPPED):
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if variant == ORT_FORMAT:
+        options.add_session_config_entry("session.load_model_format", "ORT")
+        options.add_session_config_entry("session.use_memory_mapped_ort_model", "1")
+        options.add_session_config_entry("session.use_ort_model_bytes_for_initializers", "1")
+    return onnxruntime.InferenceSession(path, options, providers=CPU)
+
+
+def main(order: Order) -> None:
+    with np.load(order.feeds) as stored:
+        feeds = {name: stored[name] for name in stored.files}
+    print("ready", flush=True)
+    sys.stdin.readline()
+    before = _anonymous_bytes("self")
+    begin = time.perf_counter_ns()
+    session = open_variant(order.variant, order.path)
+    opened = time.perf_counter_ns()
+    opened_bytes = _anonymous_bytes("self")
+    first_begin = time.perf_counter_ns()
+    outputs = session.run(None, feeds)
+    first = time.perf_counter_ns()
+    steady: list[int] = []
+    while len(steady) < order.least_runs or sum(steady) < order.least_seconds * 1e9:
+        run_begin = time.perf_counter_ns()
+        outputs = session.run(None, feeds)
+        steady.append(time.perf_counter_ns() - run_begin)
+    after_bytes = _anonymous_bytes("self")
+    digest = hashlib.sha256(b"".join(np.ascontiguousarray(output).tobytes() for output in outputs)).hexdigest()
+    if order.outputs is not None:
+        np.savez(order.outputs, **{str(number): output for number, output in enumerate(outputs)})
+    outcome = Outcome(
+        load_ns=opened - begin,
+        first_ns=first - first_begin,
+        # The first of them still finds the caches as the start left them.
+        steady_ns=round(statistics.median(steady[1:])),
+        digest=digest,
+        opened_bytes=opened_bytes - before,
+        after_bytes=after_bytes - before,
+    )
+    print(json.dumps(asdict(outcome)), flush=True)
+    if order.hold:
+        sys.stdin.readline()
+    # Tearing down is not measured, and takes seconds for some.
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _quiet() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # it warns that the result suits this machine only
+    return options
+
+
+if __name__ == "__main__":
+    main(Order(**json.loads(sys.argv[1])))
