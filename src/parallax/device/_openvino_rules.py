@@ -5,7 +5,8 @@ ReduceSum, ReduceMax, MatMul) in float32, where only 24 bits are exact; doubles 
 ONNX wraps. All of this was seen with OpenVINO 2026.4. What depends on it is left to others, by the rules below:
 
 * An integer that enters from outside is checked against `EXACT_INTEGER` when it is fed.
-* What moves, compares or selects such integers stays within the bound.
+* What moves, compares or selects integers keeps their bound; that of sums and products is computed, and must not
+  exceed `EXACT_INTEGER` either.
 * Arithmetic on sizes (from Shape and constants alone) and on what is only used as shape or index is trusted:
   a size or an index beyond 2**24 in a model would be a tensor of that many rows.
 * All other integer arithmetic is refused.
@@ -13,16 +14,19 @@ ONNX wraps. All of this was seen with OpenVINO 2026.4. What depends on it is lef
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from parallax.device._backend import Refusal, RefusedNode
 from parallax.device._kernel_lists import TYPE_NAMES
-from parallax.model import Node, OpGraph, TensorInfo
+from parallax.model import Node, OpGraph, TensorInfo, constant_value
 
 EXACT_INTEGER: Final = 1 << 24
 """Integers up to this magnitude are exact in float32."""
+
+_UNLIMITED: Final = (1 << 31) - 1
+"""Constants from here on mean "to the end" or "no limit", and are clamped with that meaning intact."""
 
 _FLOATS: Final = frozenset({1, 10, 16})  # float, float16, bfloat16: all computed in float32
 _BOOL: Final = 9
@@ -85,6 +89,8 @@ _SELECTS: Final = frozenset(
     ]
 )
 """Exact on exact integers, and within their bound."""
+_SIZES: Final = frozenset({"Constant", "ConstantOfShape", "Shape", "Size"})
+_INDICES: Final = frozenset({"ArgMax", "ArgMin", "NonMaxSuppression", "NonZero", "TopK"})
 _QUANTISES: Final = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast"}) | _MOVES
 """Operators that may touch bytes."""
 _RANDOM: Final = frozenset(
@@ -118,27 +124,47 @@ _INDEX_OPERANDS: Final[Mapping[str, tuple[int, ...]]] = {
 """Operands that are a shape, an axis or an index, by position."""
 
 
-class _Range(enum.IntEnum):
-    """What is known of an integer tensor; the larger, the less."""
+class _Integers:
+    """What is known of the integer tensors seen so far: which are sizes, and how large the others can be."""
 
-    SIZE = 0
-    """Made of sizes and constants."""
-    BOUNDED = 1
-    """Within `EXACT_INTEGER`."""
-    UNKNOWN = 2
+    def __init__(self, graph: OpGraph) -> None:
+        self._graph = graph
+        self._bounds: dict[str, int] = {}
+        self._sizes: set[str] = set()
+        self.used_as_index: Final = _used_as_index(graph)
+
+    def bound(self, name: str) -> int:
+        """The largest magnitude that the tensor can have."""
+        known = self._bounds.get(name)
+        if known is not None:
+            return known
+        constant = constant_value(self._graph, name)
+        if constant is None:
+            # A size, or checked elsewhere: weights when the part is compiled, what comes from outside when it is fed.
+            return EXACT_INTEGER
+        magnitudes = [abs(int(number)) for number in constant.reshape(-1)]
+        return max((size for size in magnitudes if size < _UNLIMITED), default=0)
+
+    def is_size(self, name: str) -> bool:
+        return name in self._sizes or name in self._graph.initializers
+
+    def note_size(self, names: Sequence[str]) -> None:
+        self._sizes.update(names)
+
+    def note_bound(self, names: Sequence[str], bound: int) -> None:
+        self._bounds.update((name, bound) for name in names)
 
 
 def refused_nodes(graph: OpGraph) -> Mapping[int, RefusedNode]:
     """The nodes that OpenVINO must not compute, by index. ``graph`` with its types inferred."""
-    used_as_index = _used_as_index(graph)
-    ranges: dict[str, _Range] = {}
+    integers = _Integers(graph)
     refused: dict[int, RefusedNode] = {}
     for node in graph.nodes:
-        verdict = _structure(graph, node) or _integers(graph, node, ranges, used_as_index)
+        verdict = _structure(graph, node) or _follow_integers(graph, node, integers)
         if verdict is not None:
             refused[node.index] = RefusedNode(node=node.index, reason=verdict[0], detail=verdict[1])
             # Its outputs come from outside then, and are checked on entry.
-            ranges.update((name, _Range.BOUNDED) for name in node.outputs)
+            integers.note_bound(node.outputs, EXACT_INTEGER)
     return refused
 
 
@@ -159,37 +185,58 @@ def _structure(graph: OpGraph, node: Node) -> tuple[Refusal, str] | None:
     return None
 
 
-def _integers(
-    graph: OpGraph, node: Node, ranges: dict[str, _Range], used_as_index: frozenset[str]
-) -> tuple[Refusal, str] | None:
-    """Whether the node's integers stay exact; notes the range of its outputs in ``ranges``."""
+def _follow_integers(graph: OpGraph, node: Node, integers: _Integers) -> tuple[Refusal, str] | None:
+    """Whether the node's integers stay exact; notes what is then known of its outputs."""
     indices = _INDEX_OPERANDS.get(node.op_type, ())
     data = [name for at, name in enumerate(node.inputs) if name and at not in indices and _is_integer(graph, name)]
     made = [name for name in node.outputs if name and _is_integer(graph, name)]
     if not data and not made:
         return None
-    known = max((_range(graph, name, ranges) for name in data), default=_Range.SIZE)
-    if made and all(name in used_as_index for name in made):
-        ranges.update((name, _Range.SIZE) for name in made)
+    if node.op_type in _SIZES or (made and all(name in integers.used_as_index for name in made)):
+        integers.note_size(made)
         return None
-    if node.op_type in ("Shape", "Size", "Constant", "ConstantOfShape"):
-        out = _Range.SIZE
-    elif node.op_type in ("NonZero", "ArgMax", "ArgMin", "NonMaxSuppression", "TopK", "Unique"):
-        out = _Range.BOUNDED
-    elif node.op_type in _MOVES or node.op_type in _SELECTS:
-        out = known
-    elif node.op_type == "Cast":
-        source = graph.tensors[node.inputs[0]].dtype
-        if made and source in _FLOATS:
-            return Refusal.PRECISION, "OpenVINO saturates at 32 bits where a float is cast to an integer"
-        out = _Range.BOUNDED if source == _BOOL or source in _BYTES else known
-    elif known is _Range.SIZE and (data or not made):
-        out = _Range.SIZE
-    else:
-        return Refusal.PRECISION, f"OpenVINO computes {node.op_type} on integers in float32 or 32 bits"
-    if known is _Range.UNKNOWN:
+    bounds = [integers.bound(name) for name in data]
+    if max(bounds, default=0) > EXACT_INTEGER:
         return Refusal.PRECISION, f"integers of {node.op_type} may exceed 2**24, beyond which OpenVINO is not exact"
-    ranges.update((name, out) for name in made)
+    if node.op_type in _INDICES:
+        integers.note_bound(made, EXACT_INTEGER)
+        return None
+    if data and all(integers.is_size(name) for name in data):
+        integers.note_size(made)
+        return None
+    bound = _result_bound(graph, node, bounds)
+    if made and (bound is None or bound > EXACT_INTEGER):
+        return Refusal.PRECISION, f"{node.op_type} may make integers beyond 2**24, which OpenVINO does not keep exact"
+    if not made and node.op_type not in _MOVES | _SELECTS | {"Cast"}:
+        return Refusal.PRECISION, f"OpenVINO is not known to read the integers of {node.op_type} exactly"
+    if bound is not None:
+        integers.note_bound(made, bound)
+    return None
+
+
+def _result_bound(graph: OpGraph, node: Node, bounds: Sequence[int]) -> int | None:
+    """The largest magnitude of what a node makes of integers within ``bounds``, or None."""
+    kind = node.op_type
+    if kind in _MOVES or kind in _SELECTS:
+        return max(bounds, default=0)
+    if kind in ("Add", "Sub", "Sum"):
+        return sum(bounds)
+    if kind == "Mul":
+        return math.prod(bounds)
+    if kind in ("Div", "Mod"):
+        return bounds[0]  # whole numbers: a divisor is at least 1
+    if kind == "ReduceSum":
+        shape = graph.tensors[node.inputs[0]].shape
+        if shape is None or not all(isinstance(dim, int) for dim in shape):
+            return None
+        return bounds[0] * math.prod(dim for dim in shape if isinstance(dim, int))
+    if kind == "Cast":
+        source = graph.tensors[node.inputs[0]].dtype
+        if source == _BOOL:
+            return 1
+        if source in _BYTES:
+            return 255
+        return None if source in _FLOATS else bounds[0]
     return None
 
 
@@ -213,13 +260,6 @@ def _reads_as_index(graph: OpGraph, reader: Node, name: str, found: set[str]) ->
         return True
     outputs = [output for output in reader.outputs if output]
     return bool(outputs) and all(_is_integer(graph, output) and output in found for output in outputs)
-
-
-def _range(graph: OpGraph, name: str, ranges: Mapping[str, _Range]) -> _Range:
-    if name in graph.initializers:
-        return _Range.SIZE  # its values are checked when it is compiled
-    # What no node before this one made is fed, and checked then.
-    return ranges.get(name, _Range.BOUNDED)
 
 
 def _is_integer(graph: OpGraph, name: str) -> bool:
