@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
+from parallax.device import memory_limit_bytes
 from parallax.model import Model
 from parallax.partition import Partition, by_weight, static_bytes, unit_weights
 from parallax.profile import surviving_tensors
 from parallax.schedule import Assignment, Plan, Schedule
 from parallax.session._candidates import PlanningContext, Proposal
-from parallax.session._planning import make_provenance
+from parallax.session._options import SessionOptions
+from parallax.session._planning import find_plan, make_provenance, session_cores, why_model_stays_whole
+
+logger = logging.getLogger(__name__)
+
+PROCESS_BYTES: Final = 96 << 20
+"""What a process takes beside mapped weights: code of Python and of the runtime, and what both and a run allocate. On
+the zoo 90 to 130 MiB, of which some of the code is rarely used."""
 
 SHARE: Final = 16
 """Segments have at most one in so many of the bytes they are to fit into: one or two of them are being read while
@@ -17,6 +26,36 @@ one runs, and all the rest of the room holds weights that stay."""
 
 MIN_SEGMENT_BYTES: Final = 1 << 20
 """Below this, calls and hand-overs would cost more than the reading."""
+
+
+def binding_limit(weight_bytes: int, memory_limit: int | None) -> int | None:
+    """The limit on the memory of a process, if so many bytes of weights do not fit into it beside the rest.
+
+    Args:
+        memory_limit: None for that of this process, by its control groups and the machine.
+    """
+    limit = memory_limit_bytes() if memory_limit is None else memory_limit
+    return limit if weight_bytes + PROCESS_BYTES > limit else None
+
+
+def find_plan_within(model: Model, options: SessionOptions, memory_limit: int | None) -> Plan:
+    """`find_plan` for a bundle, or a chain of segments if weights do not fit into the memory it is to run in.
+
+    Args:
+        model: in the shapes to plan for.
+        memory_limit: as in `binding_limit`.
+
+    Raises: BackendError if the runtime refuses the model.
+    """
+    limit = binding_limit(model.weight_bytes, memory_limit)
+    if limit is None:
+        return find_plan(model, options, None)
+    shortage = f"{model.weight_bytes >> 20} MiB of weights do not fit into {limit >> 20} MiB of memory beside the rest"
+    obstacle = "it is to stay uncut" if options.policy == "sequential" else why_model_stays_whole(model)
+    if obstacle is not None:
+        logger.warning("%s, and cannot be read segment by segment: %s", shortage, obstacle)
+        return find_plan(model, options, None)
+    return streamed_plan(model, cores=session_cores(options, None), room_bytes=limit, reason=shortage)
 
 
 def streamed_plan(model: Model, *, cores: int, room_bytes: int, reason: str) -> Plan:
