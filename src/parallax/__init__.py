@@ -9,6 +9,7 @@ from __future__ import annotations
 from parallax.engine import share_thread_pool
 from parallax.errors import (
     BackendError,
+    BudgetError,
     BundleError,
     BundleMismatchError,
     ConfigError,
@@ -25,12 +26,13 @@ from parallax.errors import (
     UnsupportedModelError,
 )
 from parallax.schedule import Plan
-from parallax.session import InferenceSession, compile
+from parallax.session import InferenceSession, MemoryUsage, compile
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BackendError",
+    "BudgetError",
     "BundleError",
     "BundleMismatchError",
     "ConfigError",
@@ -38,6 +40,7 @@ __all__ = [
     "InferenceSession",
     "InputError",
     "InternalError",
+    "MemoryUsage",
     "MissingExtraError",
     "ModelError",
     "ModelFileError",

@@ -11,6 +11,7 @@
     │   └── MissingExtraError     an optional dependency is not installed
     ├── InputError            the tensors fed to a run are at fault
     ├── PlanError             no plan satisfies the constraints (budget, cores)
+    │   └── BudgetError           the memory budget is too small; says which one would do
     ├── BundleError           a compiled bundle is damaged or not one: compile it again
     │   └── BundleMismatchError   it is whole, but made for another machine, runtime or version
     ├── BackendError          the wrapped runtime failed
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 __all__ = [
     "BackendError",
+    "BudgetError",
     "BundleError",
     "BundleMismatchError",
     "ConfigError",
@@ -101,6 +103,20 @@ class InputError(ParallaxError):
 
 class PlanError(ParallaxError):
     """No plan satisfies the constraints: the caller relaxes them, the message says to what."""
+
+
+class BudgetError(PlanError):
+    """A memory budget is too small for the model: the caller gives more, or makes less do.
+
+    Args:
+        least_bytes: the smallest budget that would do.
+    """
+
+    def __init__(
+        self, what: str, *, least_bytes: int | None = None, where: str | None = None, fix: str | None = None
+    ) -> None:
+        self.least_bytes = least_bytes
+        super().__init__(what, where=where, fix=fix)
 
 
 class BundleError(ParallaxError):

@@ -6,7 +6,7 @@ Refuses to decide anything: what may start is the dispatcher's decision, what is
 from parallax.engine._advice import WeightAdvisor
 from parallax.engine._arenas import ArenaUsage
 from parallax.engine._compile import Progress, compile_plan, compile_segment
-from parallax.engine._executor import CompiledSegment, Executor
+from parallax.engine._executor import CompiledSegment, Executor, RunBudget
 from parallax.engine._failures import (
     FOREIGN_EXCEPTIONS,
     RUNTIME_EXCEPTIONS,
@@ -26,6 +26,7 @@ from parallax.engine._ort import (
     save_optimised,
 )
 from parallax.engine._shared_pool import share_thread_pool, shared_threads, use_shared_pool
+from parallax.engine._sketch import sketch_outline, stated_type
 from parallax.engine._trace import SegmentSpan, TraceRecorder, TraceSink, trace_durations, write_chrome_trace
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "LanePool",
     "LaneStatistics",
     "Progress",
+    "RunBudget",
     "RuntimeOptions",
     "SegmentSpan",
     "TraceRecorder",
@@ -57,6 +59,8 @@ __all__ = [
     "segment_failure",
     "share_thread_pool",
     "shared_threads",
+    "sketch_outline",
+    "stated_type",
     "trace_durations",
     "use_shared_pool",
     "write_chrome_trace",

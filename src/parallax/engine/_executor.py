@@ -59,6 +59,31 @@ class CompiledSegment:
     """Memory the session reads its weights from; held here because the session does not."""
 
 
+class RunBudget:
+    """What segments of one run that run at the same time may need together, changed from outside while it runs.
+
+    Args:
+        limit_bytes: for the sum of their ``Segment.peak_bytes``; None: no limit.
+    """
+
+    __slots__ = ("_run", "limit_bytes")
+
+    def __init__(self, limit_bytes: int | None) -> None:
+        self.limit_bytes = limit_bytes
+        self._run: _Run | None = None
+
+    def change(self, limit_bytes: int | None) -> None:
+        """From now on; what runs is not stopped. From any thread."""
+        self.limit_bytes = limit_bytes
+        run = self._run
+        if run is not None:
+            run.change_budget(limit_bytes)
+
+    def _bind(self, run: _Run) -> None:
+        self._run = run
+        run.change_budget(self.limit_bytes)
+
+
 class Executor:
     """Runs a plan. Thread-safe: every run has its own state.
 
@@ -147,13 +172,21 @@ class Executor:
         )
         return ArenaPool(planner, self._wiring, len(self._slots)) if planner.is_useful else None
 
-    def run(self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None) -> list[Any]:
+    def run(
+        self,
+        feeds: Mapping[str, Any],
+        outputs: Sequence[str],
+        run_options: Any = None,
+        *,
+        budget: RunBudget | None = None,
+    ) -> list[Any]:
         """Run once.
 
         Args:
             feeds: model input name -> C OrtValue; absent means omitted.
             outputs: names to return, in order; they may repeat.
             run_options: the caller's RunOptions, seen by every segment, or None.
+            budget: of this run, in place of that of `set_budget`.
 
         Returns: C OrtValues, owned by the caller: no later run writes to them.
 
@@ -168,7 +201,7 @@ class Executor:
             if taken is not None:
                 context, layout = taken
                 try:
-                    run = self._run(layout, feeds, run_options)
+                    run = self._run(layout, feeds, run_options, budget)
                 except BaseException:
                     arenas.discard(context)
                     raise
@@ -179,7 +212,7 @@ class Executor:
                 else:
                     self._conclude(arenas, context, layout, run)
                     return self._results(run, outputs)
-        return self._results(self._run(self._plain, feeds, run_options), outputs)
+        return self._results(self._run(self._plain, feeds, run_options, budget), outputs)
 
     def memory(self) -> ArenaUsage:
         """What the arenas of this executor's runs take; all 0 for a plan without any."""
@@ -214,18 +247,21 @@ class Executor:
         for run in tuple(self._runs):
             run.change_budget(budget_bytes)
 
-    def _run(self, layout: Layout, feeds: Mapping[str, Any], run_options: Any) -> _Run:
+    def _run(self, layout: Layout, feeds: Mapping[str, Any], run_options: Any, budget: RunBudget | None) -> _Run:
         """Run to the end, well or not: then ``failure`` says so."""
         values = layout.values.copy()
         slots = self._slots
         for name, value in feeds.items():
             values[slots[name]] = value
         lease = self.pool.lease(self.plan.cores)
-        budget_bytes = self._budget_bytes
+        budget_bytes = self._budget_bytes if budget is None else budget.limit_bytes
         run = _Run(self, layout, values, run_options, lease, budget_bytes)
-        self._runs.add(run)
+        if budget is None:
+            self._runs.add(run)
         try:
-            if self._budget_bytes != budget_bytes:  # it changed before this run could be told
+            if budget is not None:
+                budget._bind(run)
+            elif self._budget_bytes != budget_bytes:  # it changed before this run could be told
                 run.change_budget(self._budget_bytes)
             run.drive()
         except BaseException:

@@ -5,5 +5,6 @@ from parallax.session._candidates import PlanningContext
 from parallax.session._compile import compile
 from parallax.session._options import Progress
 from parallax.session._session import InferenceSession
+from parallax.session._usage import MemoryUsage
 
-__all__ = ["InferenceSession", "PlanningContext", "Progress", "cache_folder", "compile", "prune_cache"]
+__all__ = ["InferenceSession", "MemoryUsage", "PlanningContext", "Progress", "cache_folder", "compile", "prune_cache"]

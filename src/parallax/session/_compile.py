@@ -9,6 +9,8 @@ from typing import Any
 
 from parallax.bundle import CompileOptions, SourceRecord, check_target, write_bundle
 from parallax.model import Model, ModelSource, load_model
+from parallax.session._budgeting import fit_plan, noted_peaks
+from parallax.session._memory import Budget
 from parallax.session._options import Progress, SessionOptions, check_min_gain, make_options
 from parallax.session._planning import find_plan
 
@@ -26,6 +28,7 @@ def compile(
     portable: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    memory_budget: int | str | float | None = None,
 ) -> Path:
     """Compile a model into a bundle: a folder that ``InferenceSession`` opens in milliseconds.
 
@@ -41,12 +44,16 @@ def compile(
         target: where to write it, by convention ``NAME.plx``.
         shapes, threads, policy, min_gain, tune, calibration, cache_dir, progress: as ``InferenceSession`` has them.
         portable: keep a copy of the model in the bundle.
+        memory_budget: what a session on this bundle will have to run in, as ``InferenceSession`` has it (mapped
+            weights do not count). A plan that fits is chosen; where none does, that is said now. Sessions state
+            theirs anew.
 
     Returns: ``target``.
 
     Raises:
         ModelError: the model is at fault.
         ConfigError: an option is, or the target cannot be written.
+        BudgetError: no plan fits the memory budget; its ``least_bytes`` would do.
         BackendError: the runtime refuses the model.
 
     Example::
@@ -63,6 +70,7 @@ def compile(
         min_gain=min_gain,
         cache_dir=cache_dir,
         progress=progress,
+        memory_budget=memory_budget,
     )
     path = Path(target)
     check_target(Path(os.path.realpath(path)))
@@ -75,6 +83,9 @@ def compile_loaded(
     """Likewise, of a model that was loaded without shapes."""
     shaped = model if options.shapes is None else model.with_shapes(options.shapes)
     plan = find_plan(shaped, options, None)
+    if options.budget_bytes is not None:
+        plan, _ = fit_plan(model, plan, Budget.of(options.budget_bytes, weight_bytes=0), options.shapes)
+    plan = noted_peaks(shaped, plan)
     return write_bundle(
         # Shapes are for planning alone: what is made of the model as it is runs in all of them.
         model,

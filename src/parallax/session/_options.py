@@ -12,8 +12,10 @@ from typing import Any
 import onnxruntime
 
 from parallax.bundle import Verify
+from parallax.device import free_memory_bytes
 from parallax.engine import RuntimeOptions, TraceSink, shared_threads, use_shared_pool
 from parallax.errors import ConfigError
+from parallax.memory import parse_bytes
 from parallax.schedule import Plan
 
 Progress = Callable[[str, int, int], None]
@@ -55,6 +57,10 @@ class SessionOptions:
     progress: Progress | None = None
     verify: Verify = "once"
     cache: bool = False
+    memory_budget: int | str | float | None = None
+    budget_bytes: int | None = None
+    """What ``memory_budget`` came to when it was checked."""
+    idle_trim_s: float | None = None
 
 
 def make_options(
@@ -70,6 +76,8 @@ def make_options(
     trace: TraceSink | None = None,
     verify: Verify = "once",
     cache: bool = False,
+    memory_budget: int | str | float | None = None,
+    idle_trim_s: float | None = None,
 ) -> SessionOptions:
     """The keywords of ``InferenceSession`` and ``compile``, checked. Raises: ConfigError naming the one at fault."""
     if policy not in ("adaptive", "sequential"):
@@ -86,6 +94,9 @@ def make_options(
         progress=progress,
         verify=verify,
         cache=bool(cache),
+        memory_budget=memory_budget,
+        budget_bytes=None if memory_budget is None else parse_bytes(memory_budget, free_bytes=free_memory_bytes()),
+        idle_trim_s=check_idle_trim(idle_trim_s),
     )
 
 
@@ -110,6 +121,18 @@ def check_min_gain(min_gain: Any) -> float | None:
             fix="give for example 0.15 to cut where 15% less latency is predicted, or 0 to cut wherever possible",
         )
     return float(min_gain)
+
+
+def check_idle_trim(seconds: Any) -> float | None:
+    """Raises: ConfigError unless None or a number above 0, which may be infinite."""
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+        raise ConfigError(
+            f"idle_trim_s={seconds!r} is not a number of seconds above 0",
+            fix='give for example 60, or float("inf") to keep memory for the next run however long that takes',
+        )
+    return float(seconds)
 
 
 def runtime_options(session_options: Any) -> RuntimeOptions:
@@ -141,6 +164,29 @@ def compiled_options(session_options: Any) -> RuntimeOptions:
     """Likewise for segments of a bundle: with the least memory where the caller has no wishes."""
     inherited = runtime_options(session_options)
     return inherited if session_options is not None else replace(inherited, enable_mem_pattern=False)
+
+
+@contextlib.contextmanager
+def lean_memory(session_options: Any) -> Iterator[Any]:
+    """Options for a session that lives inside a budget: it holds what is alive, and no more.
+
+    By default ONNX Runtime holds a block for all tensors of a run, laid out by the run before (memory patterns), and
+    keeps a dead tensor's buffer for a later tensor of the same shape (memory reuse), however much later. Without
+    these, what a run holds is the sum of its tensors alive, which is what a budget counts. Measured on the zoo:
+    0.5 to 1.0 of the memory, at the same speed. The caller's object is restored afterwards.
+    """
+    made = onnxruntime.SessionOptions() if session_options is None else session_options
+    given = (made.enable_mem_pattern, made.enable_mem_reuse)
+    made.enable_mem_pattern = made.enable_mem_reuse = False
+    try:
+        yield made
+    finally:
+        made.enable_mem_pattern, made.enable_mem_reuse = given
+
+
+def lean_options(options: RuntimeOptions) -> RuntimeOptions:
+    """Likewise for segments."""
+    return replace(options, enable_mem_pattern=False, enable_mem_reuse=False)
 
 
 @contextlib.contextmanager

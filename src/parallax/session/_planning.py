@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +32,7 @@ from parallax.schedule import (
 )
 from parallax.session._candidates import PlanningContext, Proposal
 from parallax.session._feeds import is_feedable
-from parallax.session._options import SessionOptions, runtime_options
+from parallax.session._options import SessionOptions, lean_options, runtime_options
 
 logger = logging.getLogger(__name__)
 
@@ -121,19 +122,23 @@ def make_provenance(
     )
 
 
-def choose_plan(model: Model, options: SessionOptions, session_options: Any) -> tuple[Plan, Executor | None]:
+def choose_plan(
+    model: Model, options: SessionOptions, session_options: Any, fit: Callable[[Model, Plan], Plan]
+) -> tuple[Plan, Executor | None]:
     """The plan for one session, and its executor if the model is cut.
 
     ``model`` is without the shapes of the options. Tried in this order: what the model does not allow,
     what the caller demands (``policy``, ``min_gain=0``, ``tune``), what tuning found earlier on this
-    machine, what the tables promise.
+    machine, what the tables promise. ``fit`` makes it fit the memory: given the model in its planned shapes and the
+    plan, it returns that plan with peaks, or another.
     """
     # Shapes are for planning alone: segments made from the model as it is go on accepting others.
     shaped = model if options.shapes is None else model.with_shapes(options.shapes)
-    plan = find_plan(shaped, options, session_options)
+    plan = fit(shaped, find_plan(shaped, options, session_options))
     if plan.is_uncut:
         return plan, None
-    return plan, compile_plan(model, plan, runtime_options(session_options))
+    inherited = runtime_options(session_options)
+    return plan, compile_plan(model, plan, inherited if options.budget_bytes is None else lean_options(inherited))
 
 
 def find_plan(model: Model, options: SessionOptions, session_options: Any) -> Plan:

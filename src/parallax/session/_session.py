@@ -7,10 +7,12 @@ so that weights are not held twice.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,10 +22,11 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 from onnxruntime.capi.onnxruntime_inference_collection import check_and_normalize_provider_args
 
 from parallax.bundle import Bundle, Verify, looks_like_bundle
-from parallax.device import trim_heap
+from parallax.device import private_bytes, trim_heap
 from parallax.engine import (
     RUNTIME_EXCEPTIONS,
     Executor,
+    RunBudget,
     SegmentSpan,
     TraceSink,
     both,
@@ -34,6 +37,7 @@ from parallax.engine import (
 from parallax.errors import BundleError, ConfigError, ExternalDataError, InputError, ModelError
 from parallax.model import Model, OpGraph, load_model
 from parallax.schedule import Plan
+from parallax.session._budgeting import counted_bundle, estimate_bundle, fit_plan, with_known_peaks
 from parallax.session._bundles import (
     LARGE_WEIGHT_BYTES,
     Interface,
@@ -42,11 +46,16 @@ from parallax.session._bundles import (
     open_for_here,
     read_interface,
 )
+from parallax.session._estimate import UNKNOWN_NEED, Estimator, RunNeed, dispatcher_budget, estimate_model
 from parallax.session._feeds import FeedBinder, FeedSpec
+from parallax.session._gate import Grant
+from parallax.session._memory import IDLE_TRIM_S, Budget, SessionMemory, shapes_of
 from parallax.session._options import (
     Progress,
     SessionOptions,
     compiled_options,
+    lean_memory,
+    lean_options,
     make_options,
     planned_threads,
     runtime_options,
@@ -54,6 +63,8 @@ from parallax.session._options import (
     why_not_cut,
 )
 from parallax.session._planning import choose_plan, is_onnx_source, session_cores, uncut_plan
+from parallax.session._shrink import shrink_arena
+from parallax.session._usage import MemoryUsage
 
 logger = logging.getLogger(__name__)
 
@@ -108,12 +119,21 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
             takes longer than opening, and about twice the weights on disk). Bundles that were not used for
             longest are removed beyond 4 GiB. Of no effect where ``sess_options`` are given, since what those
             hold cannot all be seen, or with other providers than the CPU's.
+        memory_budget: what this session may hold at once to run: bytes, a size ("256MiB"), or a share of what is
+            free when it opens (0.5, "50%"; container limits count). It covers, for all runs of the session together,
+            the tensors between segments, the outputs, what segments make inside while they run, and private copies
+            of weights; not mapped weights (a bundle's), the caller's inputs, and opening itself. A tenth is left
+            free for what estimates do not see. Less memory means fewer segments at a time, and runs of other threads
+            that wait; what could not run even alone is refused. While memory is short on the machine, less is used.
+        idle_trim_s: seconds without a run after which the session gives back, as ``trim`` does, what it keeps for the
+            next one. Default 30 with a budget, else never; ``float("inf")`` is never.
 
     ``plan`` says what was decided and why.
 
     Raises:
         ModelError: the model is at fault. Also an instance of the class ONNX Runtime raises for it.
         ConfigError: an option is at fault.
+        BudgetError: the memory budget is too small; its ``least_bytes`` would do.
         BundleError: a bundle is damaged, or was made for another machine or version.
 
     Example::
@@ -127,6 +147,9 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
     _direct: Callable[..., Any] | None = None
     _fork = 0
     _unbounded = False
+    _memory: SessionMemory | None = None
+    _estimator: Estimator | None = None
+    _budget: Budget | None = None
     # Set by the untyped base class; named here for type checkers.
     _model_path: str | None
     _model_bytes: bytes | None
@@ -152,6 +175,8 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         progress: Progress | None = None,
         verify: Verify = "once",
         cache: bool = False,
+        memory_budget: int | str | float | None = None,
+        idle_trim_s: float | None = None,
         **kwargs: Any,
     ) -> None:
         if sess_options is not None and not isinstance(sess_options, onnxruntime.SessionOptions):
@@ -168,6 +193,8 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
             progress=progress,
             verify=verify,
             cache=cache,
+            memory_budget=memory_budget,
+            idle_trim_s=idle_trim_s,
         )
         self._lazy_lock = threading.RLock()
         self._model: Model | None = None
@@ -184,11 +211,19 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
 
     def _create_inference_session(self, providers: Any, provider_options: Any, disabled_optimizers: Any = None) -> None:
         """Called by the base class to open the model, and again by ``set_providers``."""
-        options = self._parallax_options
         self._executor = None
         self._direct = None
         self._bundle = None
+        self._memory = None
+        self._estimator = None
+        self._budget = None
         self._whole_arguments = (providers, provider_options, disabled_optimizers)
+        self._open()
+        self._watch_memory()
+
+    def _open(self) -> None:
+        providers, provider_options, disabled_optimizers = self._whole_arguments
+        options = self._parallax_options
         if self._model_path is not None and looks_like_bundle(self._model_path):
             self._open_bundle(self._model_path, options)
             return
@@ -215,7 +250,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         # The base class checks these only when it opens the model itself.
         check_and_normalize_provider_args(providers, provider_options, onnxruntime.get_available_providers())
         self._fallback_providers = ["CPUExecutionProvider"]
-        plan, executor = choose_plan(model, options, self._sess_options)
+        plan, executor = choose_plan(model, options, self._sess_options, self._fit)
         self._plan = plan
         if executor is not None:
             self._adopt(model.graph, plan, executor)
@@ -275,16 +310,22 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
             providers, provider_options, _ = self._whole_arguments
             # The base class checks these only when it opens the model itself.
             check_and_normalize_provider_args(providers, provider_options, onnxruntime.get_available_providers())
-            executor = bundle.compile(compiled_options(self._sess_options))
-            self._plan = bundle.plan
-            self._adopt(read_interface(bundle, executor), bundle.plan, executor)
+            inherited = compiled_options(self._sess_options)
+            if self._parallax_options.budget_bytes is None:
+                executor = bundle.compile(inherited)
+            else:
+                executor = counted_bundle(bundle).compile(lean_options(inherited))
+            self._plan = executor.plan
+            self._adopt(read_interface(bundle, executor), executor.plan, executor)
+            self._fit_bundle(bundle, [segment.session for segment in executor.segments])
             return
         given_path, given_options = self._model_path, self._sess_options
         try:
-            with mapped_options(given_options, bundle.manifest.weight_bytes) as self._sess_options:
+            with mapped_options(given_options) as self._sess_options:
                 self._model_path = str(bundle.graph_path(0))
                 threads = self._parallax_options.threads or bundle.manifest.options.threads
                 self._open_whole("", bundle.plan, threads=threads)
+            self._fit_bundle(bundle, [self._sess])
             if bundle.manifest.weight_bytes >= LARGE_WEIGHT_BYTES:
                 trim_heap()
         except RUNTIME_EXCEPTIONS as error:
@@ -321,17 +362,20 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         """
         providers, provider_options, disabled_optimizers = self._whole_arguments
         cores = session_cores(self._parallax_options, self._sess_options)
-        self._plan = plan = plan or uncut_plan(self._model, reason, cores=cores)
+        if plan is None:
+            plan = self._fit(self._model, uncut_plan(self._model, reason, cores=cores))
+        self._plan = plan
         options = self._sess_options
         threads = threads or self._parallax_options.threads
-        with planned_threads(options, threads, plan) as self._sess_options:
+        lean = contextlib.nullcontext if self._parallax_options.budget_bytes is None else lean_memory
+        with lean(options) as options, planned_threads(options, threads, plan) as self._sess_options:
             try:
                 super()._create_inference_session(providers, provider_options, disabled_optimizers)
             except RUNTIME_EXCEPTIONS as error:
                 raise open_failure(error) from error
         self._output_names = [argument.name for argument in self._outputs_meta]
         plain = self._providers == ["CPUExecutionProvider"] and not self._overridable_initializers
-        if plain and self._parallax_options.trace is None:
+        if plain and self._parallax_options.trace is None and not self._is_watched:
             whole: Any = self._sess
             self._direct = whole.run
 
@@ -384,6 +428,9 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
 
     def _make_whole_session(self) -> Any:
         logger.info("something asked for the whole-model session of a cut model; its weights are now held twice")
+        if self._memory is not None and self._budget is not None:
+            known = self._model if self._bundle is None else self._bundle.manifest
+            self._memory.hold(self._budget.weight_bytes if known is None else known.weight_bytes)
         providers, provider_options, disabled_optimizers = self._whole_arguments
         source: Any = self._model_path if self._model_path is not None else self._model_bytes
         if self._bundle is not None and looks_like_bundle(source):
@@ -419,10 +466,124 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
             self._fork = _fork_generation
             self._captured_graph_bindings = {}
             self._executor = None
+            self._memory = None
             self._sess = None
             self._sess_options = self._sess_options_initial
             providers, provider_options, disabled_optimizers = self._whole_arguments
             self._create_inference_session(providers, provider_options, disabled_optimizers)
+
+    # -- memory -----------------------------------------------------------------------------------------
+
+    @property
+    def _is_watched(self) -> bool:
+        """Whether runs are counted: for a budget, or to know when the session idles."""
+        options = self._parallax_options
+        return options.budget_bytes is not None or options.idle_trim_s not in (None, float("inf"))
+
+    def _fit(self, shaped: Model | None, plan: Plan) -> Plan:
+        """The plan that fits the budget, in place of ``plan``; with peaks, where they are known."""
+        options, model = self._parallax_options, self._model
+        if options.budget_bytes is None:
+            return plan if shaped is None else with_known_peaks(shaped, plan)
+        if model is None:
+            # There is no graph to look at, so nothing can be refused, and each run gets all there is.
+            self._budget = Budget.of(options.budget_bytes, weight_bytes=self._source_bytes())
+            self._budget.check(UNKNOWN_NEED, where="memory_budget")
+            return plan
+        self._budget = Budget.of(options.budget_bytes, weight_bytes=model.weight_bytes)
+        plan, self._estimator = fit_plan(model, plan, self._budget, options.shapes)
+        return plan
+
+    def _fit_bundle(self, bundle: Bundle, sessions: Sequence[Any]) -> None:
+        """Refuse a bundle that does not fit the budget. Its weights are mapped."""
+        budget_bytes = self._parallax_options.budget_bytes
+        if budget_bytes is None:
+            return
+        self._budget = Budget.of(budget_bytes, weight_bytes=0)
+        self._estimator = estimate_bundle(bundle, sessions)
+        self._budget.check(self._estimator.need({}), where="memory_budget")
+
+    def _source_bytes(self) -> int:
+        if self._model_path is not None:
+            return os.path.getsize(self._model_path) if os.path.isfile(self._model_path) else 0
+        return len(self._model_bytes or b"")
+
+    def _watch_memory(self) -> None:
+        """Once the session is open: from now on runs are admitted, and idle memory goes back."""
+        if not self._is_watched:
+            return
+        given = self._parallax_options.idle_trim_s
+        trim = weakref.WeakMethod(self.trim)
+
+        def trim_if_alive() -> None:
+            method = trim()
+            if method is not None:
+                method()
+
+        self._memory = SessionMemory(
+            estimator=self._estimator,
+            budget=self._budget,
+            idle_trim_s=IDLE_TRIM_S if given is None else given,
+            trim=trim_if_alive,
+        )
+
+    def memory(self) -> MemoryUsage:
+        """What this session holds now, and what it plans with. Takes milliseconds.
+
+        A session without a budget infers the sizes of its tensors when this is first called, which takes
+        longer.
+        """
+        with self._lazy_lock:
+            executor, bundle, model = self._executor, self._bundle, self._model
+            if self._estimator is None:
+                if bundle is not None:
+                    sessions = [self._sess] if executor is None else [segment.session for segment in executor.segments]
+                    self._estimator = estimate_bundle(bundle, sessions)
+                elif model is not None:
+                    self._estimator = estimate_model(model, self.plan, planned=self._parallax_options.shapes)
+            estimator = self._estimator
+        memory, budget = self._memory, self._budget
+        shapes = {} if memory is None else memory.last_shapes
+        need = UNKNOWN_NEED if estimator is None else estimator.need(shapes)
+        arenas = None if executor is None else executor.memory()
+        gate = None if memory is None else memory.gate
+        return MemoryUsage(
+            planned_bytes=None if arenas is None else arenas.planned_bytes,
+            reserved_bytes=None if arenas is None else arenas.reserved_bytes,
+            touched_bytes=None if arenas is None else arenas.touched_bytes,
+            run_peak_bytes=need.wanted_bytes if need.is_known else None,
+            weights_mapped_bytes=self._mapped_bytes(),
+            weights_private_bytes=0 if bundle is not None else None if model is None else model.weight_bytes,
+            process_private_bytes=private_bytes(),
+            budget_bytes=None if budget is None else budget.budget_bytes,
+            limit_bytes=None if gate is None else gate.limit_bytes,
+            admitted_bytes=None if gate is None else gate.granted_bytes,
+            admitted_peak_bytes=None if gate is None else gate.peak_granted_bytes,
+            least_budget_bytes=None if budget is None or not need.is_known else budget.least_bytes(need),
+        )
+
+    def _mapped_bytes(self) -> int | None:
+        if self._bundle is not None:
+            return sum(record.size for record in self._bundle.manifest.files if record.path.endswith(".data"))
+        if self._executor is None or self._model is None:
+            return None  # whether the runtime maps external data is its own affair
+        return self._model.weight_bytes if self._model.path is not None else 0
+
+    def trim(self) -> int:
+        """Give memory that is kept for the next run back to the system: arenas that no run uses, what ONNX Runtime's
+        arenas hold, free pages of the heap. The next run takes a little longer.
+
+        Returns: bytes by which the process's private memory shrank meanwhile (where the system does not tell,
+        those of arenas).
+        """
+        before = private_bytes()
+        returned = 0 if self._executor is None else self._executor.trim()
+        whole = self.__dict__.get("_sess")
+        if whole is not None:
+            shrink_arena(whole)
+        trim_heap()
+        after = private_bytes()
+        return returned if before is None or after is None else max(0, before - after)
 
     # -- what a plan adds -------------------------------------------------------------------------------
 
@@ -477,7 +638,19 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
             self._interruptible = False
         return result
 
+    def _admitted(
+        self, feeds: Any, run_options: Any, need: RunNeed | None = None
+    ) -> contextlib.AbstractContextManager[Grant | None]:
+        """Around one run of the whole model; waits until the budget allows it."""
+        if self._memory is None:
+            return contextlib.nullcontext()
+        return self._memory.run(shapes_of(feeds), need=need, run_options=run_options)
+
     def _run_whole(self, output_names: Any, input_feed: Any, run_options: Any) -> Any:
+        with self._admitted(input_feed, run_options):
+            return self._run_traced(output_names, input_feed, run_options)
+
+    def _run_traced(self, output_names: Any, input_feed: Any, run_options: Any) -> Any:
         sink = self._parallax_options.trace
         if sink is None:
             return super().run(output_names, input_feed, run_options)
@@ -516,7 +689,25 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
                 raise both(InputError, C.InvalidArgument)(
                     f"Invalid output name: {name}", fix=f"the model's outputs are {self._output_names}"
                 )
-        return self._executor.run(bound.values, output_names, run_options)
+        if self._memory is None:
+            return self._executor.run(bound.values, output_names, run_options)
+        shapes = {name: tuple(value.shape()) for name, value in bound.values.items()}
+        with self._memory.run(shapes, run_options=run_options) as grant:
+            return self._executor.run(bound.values, output_names, run_options, budget=self._limited(grant))
+
+    def _limited(self, grant: Grant | None) -> RunBudget | None:
+        """What a grant leaves for segments running at the same time, kept up to date."""
+        if grant is None:
+            return None
+        plan, need = self.plan, grant.need
+
+        def limit() -> int | None:
+            return dispatcher_budget(plan, need, grant.running_bytes)
+
+        budget = RunBudget(limit())
+        grant.on_change(lambda: budget.change(limit()))
+        budget.change(limit())  # it may have changed in between
+        return budget
 
     def run_with_ort_values(
         self, output_names: Any, input_dict_ort_values: Mapping[str, Any], run_options: Any = None
@@ -525,7 +716,8 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         if self._fork != _fork_generation:
             self._reopen_after_fork()
         if self._executor is None:
-            return super().run_with_ort_values(output_names, input_dict_ort_values, run_options)
+            with self._admitted(input_dict_ort_values, run_options):
+                return super().run_with_ort_values(output_names, input_dict_ort_values, run_options)
         feeds = {name: value._get_c_value() for name, value in input_dict_ort_values.items()}
         return [onnxruntime.OrtValue(value) for value in self._execute(output_names, feeds, run_options)]
 
@@ -535,14 +727,18 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         """As ``run``, returning at once; ``callback(results, user_data, error_text)`` is called from another thread."""
         if self._fork != _fork_generation:
             self._reopen_after_fork()
-        if self._executor is None:
+        if self._executor is None and self._memory is None:
             super().run_async(output_names, input_feed, callback, user_data, run_options)
             return
-        self._binder.check_complete(input_feed)
+        if self._executor is None:
+            self._validate_input(list(input_feed.keys()))
+        else:
+            self._binder.check_complete(input_feed)
+        run = self._run_whole if self._executor is None else self._run_cut
 
         def job() -> None:
             try:
-                results = self._run_cut(output_names, input_feed, run_options)
+                results = run(output_names, input_feed, run_options)
             except Exception as error:  # the callback is how the caller hears of it, as in ONNX Runtime
                 callback([], user_data, str(error))
             else:
@@ -554,7 +750,11 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         """As in ONNX Runtime. A binding belongs to the whole-model session, so that is what runs it."""
         if self._fork != _fork_generation:
             self._reopen_after_fork()
-        super().run_with_iobinding(iobinding, run_options)
+        # A binding does not say what shapes are bound.
+        estimator = self._estimator if self._executor is None else None
+        need = UNKNOWN_NEED if estimator is None or estimator.open_inputs else None
+        with self._admitted({}, run_options, need=need):
+            super().run_with_iobinding(iobinding, run_options)
 
     # -- copies -----------------------------------------------------------------------------------------
 
@@ -579,6 +779,8 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
                 "cache_dir": options.cache_dir,
                 "verify": options.verify,
                 "cache": options.cache,
+                "memory_budget": options.memory_budget,
+                "idle_trim_s": options.idle_trim_s,
             },
         }
 

@@ -1,0 +1,243 @@
+"""Pressure and idleness: sessions get narrower while memory is short, and give back what they do not use."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+
+import pytest
+
+from parallax.device import PressureMonitor, PressureReading
+from parallax.session._estimate import RUNTIME_BYTES, RunNeed
+from parallax.session._gate import Grant
+from parallax.session._housekeeper import Housekeeper
+from parallax.session._memory import Budget, SessionMemory, limit_under_pressure
+
+MIB = 1 << 20
+PLENTY = PressureReading(free_bytes=1 << 40, stalled_share=0.0)
+PATIENCE_S = 30
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class IdleKeeper(Housekeeper):
+    """A housekeeper without a thread: the test says when it comes."""
+
+    def look_after(self, tended: object, within_s: float) -> None:
+        self.asked = (tended, within_s)
+
+
+def session_memory(
+    *, budget_mib: int | None = 100, idle_trim_s: float = 30, reading: PressureReading = PLENTY
+) -> tuple[SessionMemory, Clock, list[PressureReading], list[float]]:
+    clock = Clock()
+    readings = [reading]
+    trims: list[float] = []
+    memory = SessionMemory(
+        estimator=None,
+        budget=None if budget_mib is None else Budget.of(budget_mib * MIB, weight_bytes=0),
+        idle_trim_s=idle_trim_s,
+        trim=lambda: trims.append(clock.now_s),
+        monitor=PressureMonitor(read=lambda: readings[0], clock=clock, interval_s=0.25),
+        keeper=IdleKeeper(clock),
+    )
+    return memory, clock, readings, trims
+
+
+def need_mib(*peaks: int) -> RunNeed:
+    sizes = tuple(peak * MIB for peak in peaks)
+    return RunNeed(fixed_bytes=0, peaks=sizes, wanted_bytes=sum(sizes))
+
+
+@pytest.mark.parametrize(
+    ("reading", "current", "granted", "expected"),
+    [
+        pytest.param(PressureReading(free_bytes=10_000), 1000, 0, 1000, id="plenty is free"),
+        pytest.param(PressureReading(free_bytes=500), 1000, 0, 450, id="a tenth of what is free stays free"),
+        pytest.param(PressureReading(free_bytes=500), 1000, 300, 750, id="what runs hold is not taken from them"),
+        pytest.param(PressureReading(free_bytes=0), 1000, 0, 0, id="nothing is free"),
+        pytest.param(PressureReading(free_bytes=10_000, stalled_share=0.5), 1000, 0, 750, id="tasks wait for memory"),
+        pytest.param(PressureReading(free_bytes=10_000, stalled_share=0.05), 1000, 0, 1000, id="hardly any wait"),
+        pytest.param(PressureReading(free_bytes=10_000), 200, 0, 450, id="back by a quarter at a time"),
+        pytest.param(PressureReading(free_bytes=10_000), 900, 0, 1000, id="never beyond the limit"),
+    ],
+)
+def test_the_limit_follows_what_the_machine_has_left(reading, current, granted, expected):
+    assert limit_under_pressure(reading, limit_bytes=1000, current_bytes=current, granted_bytes=granted) == expected
+
+
+def test_a_run_in_flight_gets_narrower_under_pressure_and_wider_again_after_it():
+    memory, clock, readings, _ = session_memory()
+    gate = memory.gate
+    assert gate is not None
+    full = gate.limit_bytes
+    assert full == 90 * MIB - RUNTIME_BYTES
+    with memory.run({}, need=need_mib(10, 10, 10, 10)) as grant:
+        assert grant is not None
+        assert grant.running_bytes == 40 * MIB
+        seen: list[int] = []
+        grant.on_change(lambda: seen.append(grant.running_bytes))
+        readings[0] = PressureReading(free_bytes=0)
+        clock.now_s += 1
+        memory.tend(clock.now_s)
+        assert seen == [], "what it has is not free for others, but nothing more is"
+        readings[0] = PressureReading(free_bytes=0, stalled_share=0.9)
+        for _ in range(20):
+            clock.now_s += 1
+            assert memory.tend(clock.now_s) == 0.25
+        assert seen[-1] == 10 * MIB, "down to one segment at a time, and no further"
+        assert seen == sorted(seen, reverse=True)
+        readings[0] = PLENTY
+        for _ in range(8):
+            clock.now_s += 1
+            memory.tend(clock.now_s)
+        assert seen[-1] == 40 * MIB
+    assert gate.limit_bytes == full
+
+
+def test_pressure_is_seen_by_the_first_run_after_a_pause():
+    memory, clock, readings, _ = session_memory()
+    with memory.run({}, need=need_mib(10, 10, 10, 10)):
+        pass
+    readings[0] = PressureReading(free_bytes=15 * MIB)
+    clock.now_s += 100
+    with memory.run({}, need=need_mib(10, 10, 10, 10)) as grant:
+        assert grant is not None
+        assert 10 * MIB <= grant.running_bytes < 15 * MIB
+
+
+def test_an_idle_session_is_trimmed_once_until_it_runs_again():
+    memory, clock, _, trims = session_memory(idle_trim_s=30)
+    with memory.run({}, need=need_mib(1)):
+        pass
+    clock.now_s += 5
+    assert memory.tend(clock.now_s) == pytest.approx(25)
+    clock.now_s += 25
+    assert memory.tend(clock.now_s) is None
+    assert len(trims) == 1
+    assert memory.tend(clock.now_s + 100) is None
+    assert len(trims) == 1
+    with memory.run({}, need=need_mib(1)):
+        pass
+    clock.now_s += 31
+    memory.tend(clock.now_s)
+    assert len(trims) == 2
+
+
+def test_a_session_that_runs_is_never_trimmed():
+    memory, clock, _, trims = session_memory(idle_trim_s=30)
+    with memory.run({}, need=need_mib(1)):
+        clock.now_s += 1000
+        assert memory.tend(clock.now_s) == 0.25
+    assert trims == []
+
+
+def test_idle_time_is_watched_without_a_budget_too():
+    memory, clock, _, trims = session_memory(budget_mib=None, idle_trim_s=10)
+    with memory.run({}) as grant:
+        assert grant is None
+    clock.now_s += 4
+    assert memory.tend(clock.now_s) == pytest.approx(6)
+    clock.now_s += 6
+    assert memory.tend(clock.now_s) is None
+    assert len(trims) == 1
+
+
+def test_without_end_means_never():
+    memory, clock, _, trims = session_memory(idle_trim_s=float("inf"))
+    with memory.run({}, need=need_mib(1)):
+        pass
+    clock.now_s += 1e6
+    assert memory.tend(clock.now_s) is None
+    assert trims == []
+
+
+# -- the thread -----------------------------------------------------------------------------------------------
+
+
+class Chore:
+    """Wants to be tended to a number of times."""
+
+    def __init__(self, times: int, *, fails: bool = False) -> None:
+        self.left = times
+        self.fails = fails
+        self.done = threading.Event()
+
+    def tend(self, now_s: float) -> float | None:
+        self.left -= 1
+        if self.fails:
+            self.done.set()
+            raise RuntimeError("this chore fails")
+        if not self.left:
+            self.done.set()
+            return None
+        return 0.001
+
+
+def wait_until_at_rest(keeper: Housekeeper) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while keeper.is_working:
+        assert time.monotonic() < deadline, "the thread does not end"
+        time.sleep(0.002)
+
+
+def test_all_sessions_share_one_thread_which_ends_when_nothing_is_left():
+    keeper = Housekeeper()
+    assert not keeper.is_working
+    chores = [Chore(times) for times in (3, 1, 7)]
+    names = set()
+    for chore in chores:
+        keeper.look_after(chore, 0.0)
+        names |= {thread.ident for thread in threading.enumerate() if thread.name == "parallax-memory"}
+    for chore in chores:
+        assert chore.done.wait(PATIENCE_S)
+    assert len(names) <= 2, "at most one more than the first, which may have ended in between"
+    wait_until_at_rest(keeper)
+    again = Chore(2)
+    keeper.look_after(again, 0.0)
+    assert again.done.wait(PATIENCE_S)
+    wait_until_at_rest(keeper)
+
+
+def test_something_due_soon_is_not_kept_waiting_by_something_due_later():
+    keeper = Housekeeper()
+    late, soon = Chore(1), Chore(1)
+    keeper.look_after(late, 3600)
+    keeper.look_after(soon, 0.01)
+    assert soon.done.wait(PATIENCE_S)
+    assert late.left == 1
+
+
+def test_what_is_gone_is_forgotten():
+    keeper = Housekeeper()
+    chore = Chore(1)
+    keeper.look_after(chore, 3600)
+    del chore
+    gc.collect()
+    keeper.look_after(Chore(1), 3600)  # gone at once as well
+    gc.collect()
+    assert keeper.step() is None
+
+
+def test_a_chore_that_fails_does_not_end_the_others(caplog):
+    keeper = Housekeeper()
+    bad, good = Chore(1, fails=True), Chore(4)
+    keeper.look_after(bad, 0.0)
+    keeper.look_after(good, 0.0)
+    assert bad.done.wait(PATIENCE_S)
+    assert good.done.wait(PATIENCE_S)
+    wait_until_at_rest(keeper)
+    assert "left alone" in caplog.text
+
+
+def test_grants_start_without_anybody_to_tell():
+    grant = Grant(need_mib(3), 3 * MIB)
+    grant._set(2 * MIB)
+    assert grant.granted_bytes == 2 * MIB
