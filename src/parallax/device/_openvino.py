@@ -21,7 +21,8 @@ from parallax.device._backend import (
     Work,
 )
 from parallax.device._foreign import compile_error
-from parallax.device._openvino_convert import placeholders, read_partially, read_segment
+from parallax.device._kernel_lists import TYPE_NAMES
+from parallax.device._openvino_convert import SHAREABLE_TYPES, placeholders, read_partially, read_segment
 from parallax.device._openvino_model import OpenVinoModel
 from parallax.device._openvino_rules import refused_nodes
 from parallax.errors import BackendError, ConfigError, MissingExtraError
@@ -111,10 +112,10 @@ class OpenVinoBackend:
         Raises: BackendError with the segment's name.
         """
         interface = segment_interface(segment)
-        unfit = [info.name for info in (*interface.inputs, *interface.outputs) if info.kind != "tensor"]
         try:
-            if unfit:
-                raise RuntimeError(f"{unfit} are no tensors")
+            for info in (*interface.inputs, *interface.outputs):
+                if info.kind != "tensor" or info.dtype not in SHAREABLE_TYPES:
+                    raise TypeError(f"{info.name!r} is a {info.kind} of {TYPE_NAMES.get(info.dtype, 'unknown type')}")
             read = read_segment(self._openvino, self._core, segment)
             compiled = self._core.compile_model(read, self._device, self._properties(width, options))
             return OpenVinoModel(
@@ -159,29 +160,32 @@ class OpenVinoBackend:
                 [info.name for info in graph.outputs],
                 name="whole",
             )
-            if self._understands(frontend, whole) is None:
+            if self._obstacle(frontend, whole) is None:
                 return
         # Which node is at fault is not told reliably for a whole model, so each is asked about alone.
         constants = {node.outputs[0]: node.index for node in graph.nodes if node.op_type == "Constant"}
         for node in graph.nodes:
             if node.index not in refused and node.op_type != "Constant":
-                detail = self._understands(frontend, _alone(model, node, constants))
-                if detail is not None:
+                obstacle = self._obstacle(frontend, _alone(model, node, constants))
+                if obstacle is not None:
+                    reason, detail = obstacle
                     refused[node.index] = RefusedNode(
-                        node=node.index, reason=Refusal.OPERATOR, detail=f"{self._info.name} {detail}"
+                        node=node.index, reason=reason, detail=f"{self._info.name} {detail}"
                     )
 
-    def _understands(self, frontend: Any, segment: SegmentModel) -> str | None:
-        """None, or what speaks against it."""
+    def _obstacle(self, frontend: Any, segment: SegmentModel) -> tuple[Refusal, str] | None:
+        """What speaks against a part, or None."""
         try:
             read = read_partially(frontend, segment)
         except RuntimeError as error:
-            return f"fails to translate it: {error}"
+            return Refusal.FORM, f"fails to translate it: {error}"
         if placeholders(read):
-            return "has no translation for it"
+            return Refusal.OPERATOR, "has no translation for it"
+        if any(port.get_partial_shape().rank.is_dynamic for port in read.inputs):
+            return Refusal.DYNAMIC_SHAPE, "needs to know the rank of its inputs"
         held = self._core.query_model(read, self._device)
         lacking = sorted({op.get_type_name() for op in read.get_ops() if op.get_friendly_name() not in held})
-        return f"has no kernel for {', '.join(lacking)}" if lacking else None
+        return (Refusal.OPERATOR, f"has no kernel for {', '.join(lacking)}") if lacking else None
 
 
 def _alone(model: Model, node: Node, constants: Mapping[str, int]) -> SegmentModel:

@@ -9,10 +9,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from parallax.device._openvino_rules import EXACT_INTEGER
+from parallax.device._openvino_rules import EXACT_INTEGER, NO_LIMIT
 from parallax.device._ort_values import bytes_at
 from parallax.errors import BackendError
-from parallax.model import SegmentModel, proto_with_weights
+from parallax.model import CONSTANT_BYTES, SegmentModel, proto_with_weights
 
 Weights = Mapping[str, npt.NDArray[np.generic]]
 
@@ -20,8 +20,6 @@ _SHARED_BYTES: Final = 1 << 14
 """Smaller weights are copied into the model's bytes: scales, axes and the like, whose values a translator may read."""
 
 _INTEGER_TYPES: Final = ("i32", "i64")
-_UNLIMITED: Final = (1 << 31) - 1
-"""Constants from here on mean "to the end" or "no limit" (Slice, Clip), and are clamped with that meaning intact."""
 
 
 _TYPE_NAMES: Final = {1: "f32", 2: "u8", 3: "i8", 6: "i32", 7: "i64", 9: "boolean", 10: "f16", 16: "bf16"}
@@ -101,9 +99,10 @@ def _check_integers(constant: Any, segment: str) -> None:
         return
     values = constant.data
     if values.size and not exact(values):
-        unsafe = np.abs(values.astype(np.float64))
-        unsafe = unsafe[(unsafe > EXACT_INTEGER) & (unsafe < _UNLIMITED)]
-        if unsafe.size:
+        unsafe = np.abs(values.astype(np.float64)).reshape(-1)
+        unsafe = unsafe[unsafe > EXACT_INTEGER]
+        # Small ones that say "to the end" or "no limit" are judged by who reads them, before it comes to this.
+        if constant.get_byte_size() >= CONSTANT_BYTES or unsafe.min() < NO_LIMIT:
             raise BackendError(
                 f"a constant holds {int(unsafe.max())}, and OpenVINO computes with integers up to 2**24 exactly",
                 where=f"segment {segment!r}, constant {constant.get_friendly_name()!r}",

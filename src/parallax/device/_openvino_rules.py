@@ -25,8 +25,8 @@ from parallax.model import Node, OpGraph, TensorInfo, constant_value
 EXACT_INTEGER: Final = 1 << 24
 """Integers up to this magnitude are exact in float32."""
 
-_UNLIMITED: Final = (1 << 31) - 1
-"""Constants from here on mean "to the end" or "no limit", and are clamped with that meaning intact."""
+NO_LIMIT: Final = (1 << 31) - 1
+"""Constants from here on are clamped to this: as operands that bound or are compared with, to the same effect."""
 
 _FLOATS: Final = frozenset({1, 10, 16})  # float, float16, bfloat16: all computed in float32
 _BOOL: Final = 9
@@ -89,6 +89,8 @@ _SELECTS: Final = frozenset(
     ]
 )
 """Exact on exact integers, and within their bound."""
+_LIMITS: Final = frozenset({"Clip", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
+"""Operators that may be given a constant beyond all limits."""
 _SIZES: Final = frozenset({"Constant", "ConstantOfShape", "Shape", "Size"})
 _INDICES: Final = frozenset({"ArgMax", "ArgMin", "NonMaxSuppression", "NonZero", "TopK"})
 _QUANTISES: Final = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast"}) | _MOVES
@@ -142,8 +144,12 @@ class _Integers:
         if constant is None:
             # A size, or checked elsewhere: weights when the part is compiled, what comes from outside when it is fed.
             return EXACT_INTEGER
-        magnitudes = [abs(int(number)) for number in constant.reshape(-1)]
-        return max((size for size in magnitudes if size < _UNLIMITED), default=0)
+        return max((abs(int(number)) for number in constant.reshape(-1)), default=0)
+
+    def is_no_limit(self, name: str) -> bool:
+        """Whether it is a constant that every exact integer lies below, or above, clamped or not."""
+        constant = constant_value(self._graph, name)
+        return constant is not None and all(abs(int(number)) >= NO_LIMIT for number in constant.reshape(-1))
 
     def is_size(self, name: str) -> bool:
         return name in self._sizes or name in self._graph.initializers
@@ -195,6 +201,8 @@ def _follow_integers(graph: OpGraph, node: Node, integers: _Integers) -> tuple[R
     if node.op_type in _SIZES or (made and all(name in integers.used_as_index for name in made)):
         integers.note_size(made)
         return None
+    if node.op_type in _LIMITS:
+        data = [name for name in data if not integers.is_no_limit(name)]
     bounds = [integers.bound(name) for name in data]
     if max(bounds, default=0) > EXACT_INTEGER:
         return Refusal.PRECISION, f"integers of {node.op_type} may exceed 2**24, beyond which OpenVINO is not exact"
