@@ -94,7 +94,9 @@ def mixed_tasks(draw: st.DrawFn) -> tuple[Task, ...]:
 
 
 @pytest.mark.parametrize(
-    "policy", [SequentialPolicy(), AdaptivePolicy(), HeftPolicy(), HeftPolicy(cpu_width=1)], ids=repr
+    "policy",
+    [SequentialPolicy(), AdaptivePolicy(), HeftPolicy(), HeftPolicy(cpu_width=1)],
+    ids=["sequential", "adaptive", "heft", "heft, narrow lanes"],
 )
 @settings(max_examples=40)
 @given(tasks=mixed_tasks(), cores=st.integers(1, 5), lanes=st.integers(1, 4))

@@ -8,14 +8,17 @@ from parallax.memory._budget import (
     DEFAULT_MARGIN,
     BudgetNeed,
     admission_budget,
+    keep_apart,
     least_budget,
     parse_bytes,
     peak_of_schedule,
 )
+from parallax.memory._handover import HandOver, hand_over
 from parallax.memory._lifetimes import Lifetimes, dispatch_order, find_lifetimes, fixed_order
 from parallax.memory._outline import CacheStatistics, MemoryOutline, MemoryPlan, PlanCache
 from parallax.memory._peaks import GroupPeak, PeakTable, input_symbols
 from parallax.memory._protocols import PlanLike, SegmentLike
+from parallax.memory._report import PEAK_RATIO, MemoryReport, peak_of_sequence, report_memory, sequential_orders
 from parallax.memory._sizes import MAX_TENSOR_BYTES, SizeExpression, SizeTable, bind_dims, size_expression
 from parallax.memory._verify import verify_arena_plan
 
@@ -23,15 +26,18 @@ __all__ = [
     "ALIGNMENT_BYTES",
     "DEFAULT_MARGIN",
     "MAX_TENSOR_BYTES",
+    "PEAK_RATIO",
     "ArenaPlan",
     "ArenaSlot",
     "BudgetNeed",
     "CacheStatistics",
     "Effort",
     "GroupPeak",
+    "HandOver",
     "Lifetimes",
     "MemoryOutline",
     "MemoryPlan",
+    "MemoryReport",
     "PeakTable",
     "PlanCache",
     "PlanLike",
@@ -43,12 +49,17 @@ __all__ = [
     "dispatch_order",
     "find_lifetimes",
     "fixed_order",
+    "hand_over",
     "input_symbols",
+    "keep_apart",
     "least_budget",
     "parse_bytes",
     "peak_of_schedule",
+    "peak_of_sequence",
     "placement_order",
     "plan_arena",
+    "report_memory",
+    "sequential_orders",
     "size_expression",
     "verify_arena_plan",
 ]

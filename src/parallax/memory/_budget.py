@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Final
 
 from parallax.errors import ConfigError, InternalError, PlanError
@@ -132,29 +133,83 @@ def peak_of_schedule(plan: PlanLike, peaks: Sequence[int], *, arena_bytes: int, 
         budget_bytes: the dispatcher's limit on the sum of running peaks, if it has one. A segment larger than
             the limit runs alone (rule 6 of the dispatcher), so the bound may lie above it.
     """
+    if len(peaks) != len(plan.segments):
+        raise InternalError(f"{len(peaks)} peaks for {len(plan.segments)} segments")
+    company = heaviest_company(plan, peaks, descendants([segment.predecessors for segment in plan.segments]))
+    bound = sum(peaks[segment] for segment in company)
+    if budget_bytes is not None:
+        bound = min(bound, max(budget_bytes, max(peaks, default=0)))
+    return arena_bytes + bound
+
+
+def keep_apart(
+    plan: PlanLike, peaks: Sequence[int], spans: Sequence[tuple[int, int]], *, limit_bytes: int
+) -> tuple[tuple[int, int], ...] | None:
+    """Edges with which the peaks of segments running at once never add up to more than a limit, in any execution.
+
+    As long as some could, the two of them that lie furthest apart in the predicted timeline get an edge between them.
+
+    Args:
+        plan: its segments in the order of their predicted start.
+        peaks: as in `least_budget`.
+        spans: per segment its (start, end).
+        limit_bytes: for the sum of those that run.
+
+    Returns: (a segment, a later one that must wait for it), ascending; None where segments that exceed the limit
+        together do not follow each other in the timeline either.
+    """
+    below = descendants([segment.predecessors for segment in plan.segments])
+    edges: list[tuple[int, int]] = []
+    while True:
+        company = sorted(heaviest_company(plan, peaks, below))
+        if sum(peaks[segment] for segment in company) <= limit_bytes:
+            return tuple(sorted(edges))
+        # They are apart from the largest, but not all from each other.
+        pause, before, after = max(
+            (
+                (spans[second][0] - spans[first][1], first, second)
+                for first, second in combinations(company, 2)
+                if not below[first] >> second & 1
+            ),
+            default=(-1, 0, 0),
+        )
+        if pause < 0:
+            return None
+        edges.append((before, after))
+        gained = below[after] | 1 << after
+        for segment in range(before + 1):
+            if segment == before or below[segment] >> before & 1:
+                below[segment] |= gained
+
+
+def heaviest_company(plan: PlanLike, peaks: Sequence[int], below: Sequence[int]) -> tuple[int, ...]:
+    """The segments whose peaks add up to the bound of `peak_of_schedule`, the largest first.
+
+    Args:
+        plan: gives widths, lanes and cores.
+        peaks: as in `least_budget`.
+        below: per segment a bit set of those that depend on it.
+    """
     segments = plan.segments
-    if len(peaks) != len(segments):
-        raise InternalError(f"{len(peaks)} peaks for {len(segments)} segments")
-    below = descendants([segment.predecessors for segment in segments])
     by_size = sorted(range(len(segments)), key=lambda segment: (-peaks[segment], segment))
-    place = {segment: position for position, segment in enumerate(by_size)}
-    largest = max(peaks, default=0)
+    queues = len({segment.lane for segment in segments if not segment.width})  # of devices: they take no core
+    best: list[int] = []
     bound = 0
-    for segment in by_size:
+    for position, segment in enumerate(by_size):
         if peaks[segment] * plan.lanes <= bound:
             break  # all that follow are no larger
-        total = peaks[segment]
-        room = min(plan.lanes, 1 + max(0, plan.cores - segments[segment].width)) - 1
-        for other in by_size[place[segment] + 1 :]:
+        company = [segment]
+        room = min(plan.lanes, 1 + max(0, plan.cores - segments[segment].width) + queues) - 1
+        for other in by_size[position + 1 :]:
             if not room or not peaks[other]:
                 break
             if not (below[segment] >> other & 1 or below[other] >> segment & 1):
-                total += peaks[other]
+                company.append(other)
                 room -= 1
-        bound = max(bound, total)
-    if budget_bytes is not None:
-        bound = min(bound, max(budget_bytes, largest))
-    return arena_bytes + bound
+        total = sum([peaks[other] for other in company])
+        if total > bound:
+            bound, best = total, company
+    return tuple(best)
 
 
 def _usable(budget_bytes: int, margin: float) -> int:

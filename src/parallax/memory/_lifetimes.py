@@ -54,13 +54,20 @@ class Lifetimes:
         return len(self.tensors)
 
 
-def find_lifetimes(plan: PlanLike, model_outputs: Iterable[str], *, place_outputs: bool = True) -> Lifetimes:
+def find_lifetimes(
+    plan: PlanLike,
+    model_outputs: Iterable[str],
+    *,
+    place_outputs: bool = True,
+    order: Sequence[int] | None = None,
+) -> Lifetimes:
     """Lifetimes of the tensors that segments pass on. O(T²) bytes, fast for some thousand tensors.
 
     Args:
         plan: a plan that `verify_plan` accepts.
         model_outputs: names of the model's outputs.
         place_outputs: False leaves the model's outputs out, for an engine that hands them to its caller.
+        order: lifetimes if segments run one by one in this topological order, whatever the plan says.
 
     Raises: InternalError if a segment reads what only a later one, or none of its ancestors, produces.
     """
@@ -86,7 +93,7 @@ def find_lifetimes(plan: PlanLike, model_outputs: Iterable[str], *, place_output
     to_the_end = tuple(name in ends for name in tensors)
 
     predecessors = [segment.predecessors for segment in segments]
-    order = fixed_order(plan)
+    order = fixed_order(plan) if order is None else tuple(order)
     later = descendants(predecessors) if order is None else _followers(order)
     for name, row in zip(tensors, uses, strict=True):
         for user in row[1:]:

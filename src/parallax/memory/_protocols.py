@@ -30,7 +30,11 @@ class SegmentLike(Protocol):
 
     @property
     def width(self) -> int:
-        """Threads."""
+        """Threads; 0 on the fixed lane of a device's queue."""
+
+    @property
+    def lane(self) -> int | None:
+        """A fixed lane."""
 
     @property
     def priority(self) -> int:

@@ -22,12 +22,15 @@ from parallax.schedule._policy import Policy, SequentialPolicy, policy, policy_n
 from parallax.schedule._records import from_value as read_record
 from parallax.schedule._records import parse as parse_json
 from parallax.schedule._records import to_value as write_record
+from parallax.schedule._serialise import MAX_SLOWDOWN, SerialisedPlan, serialise_for_memory, simulate_plan
 from parallax.schedule._simulate import SimulatedRun, Span, simulate
 from parallax.schedule._table import LEGAL_MOVES, DispatchTable, SegmentState, Start
+from parallax.schedule._timeline import timeline_within
 from parallax.schedule._verify_state import verify_state
 
 __all__ = [
     "LEGAL_MOVES",
+    "MAX_SLOWDOWN",
     "PLAN_FORMAT_VERSION",
     "AdaptivePolicy",
     "Assignment",
@@ -42,6 +45,7 @@ __all__ = [
     "Segment",
     "SegmentState",
     "SequentialPolicy",
+    "SerialisedPlan",
     "SimulatedRun",
     "Span",
     "Start",
@@ -50,7 +54,10 @@ __all__ = [
     "policy",
     "policy_names",
     "read_record",
+    "serialise_for_memory",
     "simulate",
+    "simulate_plan",
+    "timeline_within",
     "verify_plan",
     "verify_schedule",
     "verify_state",

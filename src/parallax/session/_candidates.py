@@ -33,8 +33,11 @@ from parallax.schedule import (
     Provenance,
     Schedule,
     Segment,
+    SerialisedPlan,
     Task,
+    serialise_for_memory,
     simulate,
+    simulate_plan,
 )
 
 # Measured by benchmarks/overhead.py on 2 cores; upper ends, since a plan that relies on less would be fragile.
@@ -43,6 +46,10 @@ HANDOVER_NS = 15_000
 # A boundary tensor leaves the caches and the runtime's blocked layouts, and comes back: per byte, on either side.
 # Fitted to traced segments of NASNet (see benchmarks/simulation.py), whose convolutions all have blocked layouts.
 CROSSING_NS_PER_BYTE = 0.03
+
+_NO_PROVENANCE = Provenance(
+    source="default", uncut_ns=None, chosen_ns=None, candidates=(), runtime_version="", machine="", reason=""
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +81,7 @@ class PlanningContext:
         self._measured = costs
         self._unit_ns: dict[int, tuple[int, ...]] = {}
         self._crossing: dict[str, int] = {}
+        self._plans: dict[int, tuple[Proposal, SerialisedPlan]] = {}
 
     @cached_property
     def graph(self) -> OpGraph:
@@ -174,15 +182,14 @@ class PlanningContext:
         return known
 
     def resimulate(self, proposal: Proposal, durations_ns: Sequence[int]) -> Proposal:
-        """The proposal with what its segments really take (traced) instead of what their operators add up to."""
-        run = simulate(
-            self.tasks(proposal.partition),
-            proposal.schedule,
+        """The proposal with the time it takes if the segments of its `plan` take these times (traced)."""
+        run = simulate_plan(
+            self.serialised(proposal).plan,
             handover_ns=HANDOVER_NS,
             segment_overhead_ns=SEGMENT_OVERHEAD_NS,
             cost_ns=durations_ns,
         )
-        return replace(proposal, durations_ns=tuple(durations_ns), simulated_ns=run.makespan_ns)
+        return replace(proposal, simulated_ns=run.makespan_ns)
 
     def candidates(self) -> tuple[Proposal, ...]:
         """Cuts under both rules and several lane counts, best predicted first; uncut ones left out."""
@@ -226,8 +233,19 @@ class PlanningContext:
             yield by_layers(units, self.unit_costs, rule, label=label, lanes=cores, branches=branches)
 
     def plan(self, proposal: Proposal, provenance: Provenance) -> Plan:
-        """The plan that a proposal stands for."""
-        return build_plan(self.model, self.graph, self.units, proposal, provenance, cores=self.cores)
+        """The plan that a proposal stands for, within the memory of a sequential one. It may number segments anew."""
+        return replace(self.serialised(proposal).plan, provenance=provenance)
+
+    def serialised(self, proposal: Proposal) -> SerialisedPlan:
+        """The plan, without its provenance, and what keeping its memory small took."""
+        known = self._plans.get(id(proposal))
+        if known is None:
+            plan = build_plan(self.model, self.graph, self.units, proposal, _NO_PROVENANCE, cores=self.cores)
+            made = serialise_for_memory(
+                plan, self.graph, handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS
+            )
+            known = self._plans[id(proposal)] = proposal, made  # held, so that its id stays its own
+        return known[1]
 
 
 def build_plan(
