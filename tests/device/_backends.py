@@ -23,7 +23,7 @@ from parallax.device import Backend, CompiledModel, CompileOptions, open_backend
 from parallax.device._plugins import WEBGPU, unload_plugin
 from parallax.model import Model, SegmentModel, load_model
 
-NAMES = ("cpu", "openvino", "webgpu")
+NAMES = ("cpu", "openvino", "webgpu", "emulated:pixel-6-gpu")
 CPU_DEVICE = C.OrtDevice(C.OrtDevice.cpu(), C.OrtDevice.default_memory(), 0)
 Array = np.ndarray[Any, Any]
 
