@@ -21,10 +21,10 @@ demo: $(VENV)/.demo ## find speech in a recording with a real model, then inspec
 	$(BIN)/parallax inspect zoo:yolov8n
 	$(BIN)/parallax bench zoo:yolov8n
 
-test: check ## lint, formatting, strict types, layers, tests
+test: check $(VENV)/.backends ## lint, formatting, strict types, layers, tests
 	$(PYTEST)
 
-test-all: check ## the same, and the slow suites
+test-all: check $(VENV)/.backends ## the same, and the slow suites
 	$(PYTEST) -m "slow or not slow" --timeout 1800
 
 check: $(VENV)/.dev
@@ -61,6 +61,14 @@ $(VENV)/.core: $(VENV)/.made pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.demo
 	@echo "Installing the development tools"
 	@$(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+# What some platforms have no wheels or no driver for: there, the tests of that backend are skipped, and say why.
+$(VENV)/.backends: $(VENV)/.dev tools/install_swiftshader.py
+	@echo "Installing the optional backends, and a software GPU to test them with"
+	@$(PIP) --no-build-isolation --editable '.[dev,openvino]' || echo "No OpenVINO here: its tests will be skipped"
+	@$(PIP) --no-build-isolation --editable '.[dev,webgpu]' || echo "No WebGPU plugin here: its tests will be skipped"
+	@$(BIN)/python tools/install_swiftshader.py || echo "No SwiftShader here: the tests of WebGPU will be skipped"
 	@touch $@
 
 # The wheel asks for torch, which its ONNX files do not need: hence --no-deps.
