@@ -14,6 +14,7 @@ from parallax.partition import (
     by_weight,
     bytes_across,
     contract,
+    crossing_bytes,
     find_boundaries,
     lookup_tables,
     unit_weights,
@@ -121,7 +122,7 @@ def test_a_transformer_is_cut_into_segments_that_hold_all_its_weights_once() -> 
     units = contract(graph, cuttable=model.can_cut)
     weights = unit_weights(graph, units)
     assert 0.99 * model.weight_bytes <= sum(weights) <= 1.01 * model.weight_bytes
-    partition = by_weight(units, weights, segment_bytes=4 << 20, tensor_bytes={}, width=2)
+    partition = by_weight(units, weights, segment_bytes=4 << 20, tensor_bytes=crossing_bytes(graph, units), width=2)
     verify_partition(units, partition)
     assert len(partition.segments) >= sum(weights) // (4 << 20)
     read = {info.name for info in graph.inputs}

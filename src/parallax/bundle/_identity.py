@@ -67,6 +67,8 @@ def rebuild_command(manifest: Manifest, path: Path) -> str:
         words += ["--min-gain", options.min_gain]
     if options.tune:
         words.append("--tune")
+    if options.memory_limit is not None:
+        words += ["--memory-limit", str(options.memory_limit)]
     if manifest.portable is not None:
         words.append("--portable")
     return shlex.join(words)

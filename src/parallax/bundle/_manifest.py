@@ -78,6 +78,8 @@ class CompileOptions:
     min_gain: str | None = None
     """Decimal, as ``repr`` writes it."""
     tune: bool = False
+    memory_limit: int | None = None
+    """Bytes into which the weights do not fit beside the rest, so that the model was cut by weight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,14 @@ from parallax.partition._branches import (
     verify_branches,
     verify_layers,
 )
-from parallax.partition._by_weight import by_weight, bytes_across, lookup_tables, static_bytes, unit_weights
+from parallax.partition._by_weight import (
+    by_weight,
+    bytes_across,
+    crossing_bytes,
+    lookup_tables,
+    static_bytes,
+    unit_weights,
+)
 from parallax.partition._dag import (
     Dag,
     bottom_levels,
@@ -110,6 +117,7 @@ __all__ = [
     "classify",
     "contract",
     "critical_path",
+    "crossing_bytes",
     "every_unit",
     "find_barriers",
     "find_boundaries",

@@ -57,6 +57,12 @@ def lookup_tables(graph: OpGraph) -> frozenset[str]:
     )
 
 
+def crossing_bytes(graph: OpGraph, units: UnitGraph) -> dict[str, int]:
+    """Bytes of the tensors that cross between units, those left out whose shape is not known."""
+    sizes = {name: static_bytes(info) for name in units.crossing if (info := graph.tensors.get(name)) is not None}
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
 def by_weight(
     units: UnitGraph,
     weights: Sequence[int],
@@ -73,7 +79,7 @@ def by_weight(
 
     Args:
         weights: bytes of weights per unit.
-        tensor_bytes: of boundary tensors; one that is missing counts nothing.
+        tensor_bytes: of boundary tensors (`crossing_bytes`); one that is missing counts nothing.
         width: threads of every segment.
 
     Raises: ConfigError if ``segment_bytes`` is not positive.

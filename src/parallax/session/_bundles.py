@@ -45,6 +45,7 @@ from parallax.profile import machine_fingerprint
 from parallax.session._compile import compile_loaded, recorded_options, replayed_options
 from parallax.session._feeds import ELEMENT_TYPES
 from parallax.session._options import SessionOptions
+from parallax.session._streaming import binding_limit
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +138,8 @@ def _rebuilt(bundle: Bundle, differences: tuple[str, ...], options: SessionOptio
     model = load_model(portable)
     # Not as the manifest says: a forged one must not put its model in another's place.
     source = describe_source(model)
-    target = _place(source, replayed)
+    limit = bundle.manifest.options.memory_limit
+    target = _place(source, replayed, limit)
     if not _is_whole(target, options):
         logger.warning(
             "the bundle %s was not made for here (%s); making it anew from the model it keeps, into %s; "
@@ -148,7 +150,7 @@ def _rebuilt(bundle: Bundle, differences: tuple[str, ...], options: SessionOptio
             rebuild_command(bundle.manifest, bundle.path),
         )
         target.parent.mkdir(parents=True, exist_ok=True)
-        compile_loaded(model, target, replayed, source=source)
+        compile_loaded(model, target, replayed, source=source, memory_limit=limit)
         prune_cache(target.parent, keep=target)
     return target
 
@@ -181,9 +183,12 @@ def cached_bundle(path: str, options: SessionOptions) -> Path | None:
         if source is None:
             model = load_model(path)
             source = _learn_source(path, model, options.cache_dir)
-        target = _place(source, options)
+        # A bundle that was cut for a container's limit is not the one to open outside of it.
+        limit = binding_limit(sum(file.size for file in source.files), None)
+        target = _place(source, options, limit)
         if not _is_whole(target, options):
-            compile_loaded(load_model(path) if model is None else model, target, options, source=source)
+            made = load_model(path) if model is None else model
+            compile_loaded(made, target, options, source=source, memory_limit=limit)
             prune_cache(folder, keep=target)
         _touch(target)
     except (ParallaxError, OSError) as error:
@@ -192,8 +197,8 @@ def cached_bundle(path: str, options: SessionOptions) -> Path | None:
     return target
 
 
-def _place(source: SourceRecord, options: SessionOptions) -> Path:
-    recorded = recorded_options(options)
+def _place(source: SourceRecord, options: SessionOptions, memory_limit: int | None) -> Path:
+    recorded = recorded_options(options, memory_limit=memory_limit)
     key = json.dumps(
         [
             BUNDLE_FORMAT_VERSION,

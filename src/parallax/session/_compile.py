@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from parallax.bundle import CompileOptions, SourceRecord, check_target, write_bundle
+from parallax.device import memory_limit_bytes
+from parallax.memory import parse_bytes
 from parallax.model import Model, ModelSource, load_model
 from parallax.session._budgeting import fit_plan, noted_peaks
 from parallax.session._memory import Budget
 from parallax.session._options import Progress, SessionOptions, check_min_gain, make_options
-from parallax.session._planning import find_plan
+from parallax.session._streaming import binding_limit, find_plan_within
 
 
 def compile(
@@ -29,6 +31,7 @@ def compile(
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     memory_budget: int | str | float | None = None,
+    memory_limit: int | str | float | None = None,
 ) -> Path:
     """Compile a model into a bundle: a folder that ``InferenceSession`` opens in milliseconds.
 
@@ -47,6 +50,10 @@ def compile(
         memory_budget: what a session on this bundle will have to run in, as ``InferenceSession`` has it (mapped
             weights do not count). A plan that fits is chosen; where none does, that is said now. Sessions state
             theirs anew.
+        memory_limit: all the memory that processes on this bundle will have, mapped weights included: bytes, a size
+            ("150MiB") or a share of what this process has; default what it has (container limits count). Where the
+            weights do not fit, the model becomes a chain of segments, and a session reads the weights of the next
+            ones while one runs (on Linux). Sessions go by the memory they find.
 
     Returns: ``target``.
 
@@ -72,17 +79,26 @@ def compile(
         progress=progress,
         memory_budget=memory_budget,
     )
+    limit = None
+    if memory_limit is not None:
+        limit = parse_bytes(memory_limit, free_bytes=memory_limit_bytes(), where="memory_limit")
     path = Path(target)
     check_target(Path(os.path.realpath(path)))
-    return compile_loaded(load_model(model), path, options, portable=portable)
+    return compile_loaded(load_model(model), path, options, portable=portable, memory_limit=limit)
 
 
 def compile_loaded(
-    model: Model, target: Path, options: SessionOptions, *, portable: bool = False, source: SourceRecord | None = None
+    model: Model,
+    target: Path,
+    options: SessionOptions,
+    *,
+    portable: bool = False,
+    source: SourceRecord | None = None,
+    memory_limit: int | None = None,
 ) -> Path:
     """Likewise, of a model that was loaded without shapes."""
     shaped = model if options.shapes is None else model.with_shapes(options.shapes)
-    plan = find_plan(shaped, options, None)
+    plan = find_plan_within(shaped, options, memory_limit)
     if options.budget_bytes is not None:
         plan, _ = fit_plan(model, plan, Budget.of(options.budget_bytes, weight_bytes=0), options.shapes)
     plan = noted_peaks(shaped, plan)
@@ -91,7 +107,7 @@ def compile_loaded(
         model,
         plan,
         target,
-        options=recorded_options(options),
+        options=recorded_options(options, memory_limit=binding_limit(model.weight_bytes, memory_limit)),
         source=source,
         portable=portable,
         cache_dir=options.cache_dir,
@@ -99,14 +115,15 @@ def compile_loaded(
     )
 
 
-def recorded_options(options: SessionOptions) -> CompileOptions:
-    """What of the options a bundle remembers."""
+def recorded_options(options: SessionOptions, *, memory_limit: int | None) -> CompileOptions:
+    """What of the options a bundle remembers. ``memory_limit``: if it binds."""
     return CompileOptions(
         threads=options.threads,
         policy=options.policy,
         shapes=tuple(sorted((options.shapes or {}).items())),
         min_gain=None if options.min_gain is None else repr(options.min_gain),
         tune=options.tune,
+        memory_limit=memory_limit,
     )
 
 

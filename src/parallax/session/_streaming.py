@@ -7,7 +7,7 @@ from typing import Final
 
 from parallax.device import memory_limit_bytes
 from parallax.model import Model
-from parallax.partition import Partition, by_weight, static_bytes, unit_weights
+from parallax.partition import Partition, by_weight, crossing_bytes, unit_weights
 from parallax.profile import surviving_tensors
 from parallax.schedule import Assignment, Plan, Schedule
 from parallax.session._candidates import PlanningContext, Proposal
@@ -70,12 +70,11 @@ def streamed_plan(model: Model, *, cores: int, room_bytes: int, reason: str) -> 
     """
     context = PlanningContext(model, cores=cores, survivors=surviving_tensors(model))
     graph, units = context.graph, context.units
-    sizes = {name: static_bytes(info) for name in units.crossing if (info := graph.tensors.get(name)) is not None}
     partition = by_weight(
         units,
         unit_weights(graph, units),
         segment_bytes=max(room_bytes // SHARE, MIN_SEGMENT_BYTES),
-        tensor_bytes={name: size for name, size in sizes.items() if size is not None},
+        tensor_bytes=crossing_bytes(graph, units),
         width=cores,
     )
     proposal = _in_order(context, partition)
