@@ -64,6 +64,12 @@ ShapeOption = Annotated[
     list[str] | None,
     typer.Option("--shape", "-s", metavar="NAME=1,3,224,224", help="Concrete shape of an input. Repeat per input."),
 ]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--memory-budget", metavar="SIZE", help="What a session may hold to run: 256MiB, or 50% of what is free."
+    ),
+]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", "-t", min=1, help="Cores to use. Default: all that this process may use.")
 ]
@@ -125,6 +131,7 @@ def run_command(
         Path | None,
         typer.Option("--trace", metavar="FILE.json", help="Write a trace for Perfetto or chrome://tracing."),
     ] = None,
+    memory_budget: BudgetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a model and show its outputs and latency.
@@ -142,6 +149,7 @@ def run_command(
         output_folder=output,
         output_archive=save,
         trace=trace,
+        memory_budget=memory_budget,
         screen=Screen(as_json=as_json),
     )
 
@@ -159,6 +167,7 @@ def bench_command(
     save: Annotated[
         Path | None, typer.Option("--save", metavar="FILE.json", help="Write the report as JSON here as well.")
     ] = None,
+    memory_budget: BudgetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Time a model against plain ONNX Runtime on 1 to N threads and in its parallel mode.
@@ -176,6 +185,7 @@ def bench_command(
         tune=tune,
         seed=seed,
         save=save,
+        memory_budget=memory_budget,
         screen=Screen(as_json=as_json),
     )
 
@@ -199,6 +209,7 @@ def compile_command(
     min_gain: Annotated[
         float | None, typer.Option("--min-gain", help="With -o: least predicted gain for which the model is cut.")
     ] = None,
+    memory_budget: BudgetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the best plan for a model on this machine and keep it for later sessions.
@@ -221,6 +232,7 @@ def compile_command(
         min_gain=min_gain,
         tune=tune,
         portable=portable,
+        memory_budget=memory_budget,
         screen=Screen(as_json=as_json),
     )
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from parallax.cli._console import Screen, make_table, print_line
 from parallax.cli._open import Subject, check_writable, prepare
-from parallax.cli._plan_view import describe_plan, summarise_plan
+from parallax.cli._plan_view import describe_plan, summarise_memory, summarise_plan
 from parallax.cli._rivals import Difference, Rival, compare_outputs, runtime_rivals
 from parallax.cli._timing import Timing, ratio, time_interleaved
 from parallax.cli._units import milliseconds
@@ -38,6 +38,7 @@ def bench_model(
     tune: bool,
     seed: int,
     save: Path | None,
+    memory_budget: str | None,
     screen: Screen,
 ) -> None:
     """Time ``model`` here and in plain ONNX Runtime, interleaved, and compare outputs.
@@ -49,7 +50,7 @@ def bench_model(
     subject = prepare(model, inputs=inputs, shapes=shapes, seed=seed, screen=screen)
     cores = threads or available_cores()
     with screen.progress() as progress:
-        session = subject.open(threads=threads, tune=tune, progress=progress)
+        session = subject.open(threads=threads, tune=tune, progress=progress, memory_budget=memory_budget)
         subject.run(session)
         opened, failed = _open_rivals(runtime_rivals(cores), subject, progress)
         differences = _compare(session, opened, subject)
@@ -144,6 +145,7 @@ def _make_report(
         "best_of_onnxruntime": None if best is None else best["label"],
         "ratio_to_best": None if best is None else best["ours_over_this"],
         "plan": describe_plan(session.plan),
+        "memory": session.memory().to_json(),
     }
 
 
@@ -178,6 +180,7 @@ def _render(report: dict[str, Any], session: InferenceSession, console: Console)
             f"quartiles over rounds {low:.3f} - {high:.3f}",
         )
     print_line(console, f"plan: {summarise_plan(session.plan)}")
+    print_line(console, f"memory: {summarise_memory(report['memory'])}")
 
 
 def _outputs_cell(outputs: dict[str, Any] | None) -> str:

@@ -29,6 +29,7 @@ def compile_model(
     min_gain: float | None,
     tune: bool,
     portable: bool,
+    memory_budget: str | None,
     screen: Screen,
 ) -> None:
     """Tune ``model`` for this machine; later sessions on it open with the plan that is kept.
@@ -42,7 +43,7 @@ def compile_model(
             )
         subject = prepare(model, inputs=inputs, shapes=shapes, seed=seed, screen=screen)
         with screen.progress() as progress:
-            plan = subject.open(threads=threads, tune=True, progress=progress).plan
+            plan = subject.open(threads=threads, tune=True, progress=progress, memory_budget=memory_budget).plan
         report: dict[str, Any] = {"model": subject.source.label}
     else:
         check_target(output.absolute())
@@ -63,6 +64,7 @@ def compile_model(
                 tune=tune,
                 calibration=subject.feeds if tune else None,
                 portable=portable,
+                memory_budget=memory_budget,
                 progress=progress,
             )
         bundle = read_bundle(output, verify="never")

@@ -32,7 +32,7 @@ from parallax.partition import (
     load_layers,
 )
 from parallax.profile import CostModel, estimate_costs, node_work, surviving_tensors
-from parallax.session import PlanningContext
+from parallax.session import Budget, PlanningContext, whole_need
 
 # Operator types listed in the table; --json lists all.
 _LISTED_OPERATORS = 24
@@ -58,6 +58,7 @@ def inspect_model(model: str, *, shapes: Sequence[str], threads: int | None, rul
         report = {
             **_describe_file(source, loaded, graph),
             **_describe_operators(graph),
+            "memory": _describe_memory(loaded),
             "control_flow": _describe_control_flow(graph),
             "structure": _describe_structure(graph, context.units),
             "prediction": _predict(context, rule),
@@ -175,6 +176,16 @@ def _describe_operators(graph: OpGraph) -> dict[str, Any]:
     }
 
 
+def _describe_memory(model: Model) -> dict[str, Any]:
+    """What a run of the uncut model holds, and the budgets that would do; None where sizes are open."""
+    need = whole_need(model)
+    least = {
+        kind: Budget.of(0, weight_bytes=weight_bytes).least_bytes(need) if need.is_known else None
+        for kind, weight_bytes in (("least_budget_bytes", model.weight_bytes), ("least_budget_of_bundle_bytes", 0))
+    }
+    return {"run_peak_bytes": need.wanted_bytes if need.is_known else None, **least}
+
+
 def _describe_control_flow(graph: OpGraph) -> list[dict[str, Any]]:
     return [
         {
@@ -269,6 +280,7 @@ def _finite(value: float) -> float | None:
 def _render(report: Mapping[str, Any], console: Console) -> None:
     _render_file(report, console)
     _render_operators(report, console)
+    _render_memory(report["memory"], console)
     if report["control_flow"]:
         print_line(console, "\ncontrol flow")
         table = make_table("node", "operator", "bodies", "reads from outside", left=3)
@@ -319,6 +331,17 @@ def _render_operators(report: Mapping[str, Any], console: Console) -> None:
         style="bold",
     )
     console.print(table)
+
+
+def _render_memory(memory: Mapping[str, Any], console: Console) -> None:
+    if memory["run_peak_bytes"] is None:
+        print_line(console, "\nmemory: what a run holds depends on open sizes (give them with --shape)")
+        return
+    print_line(
+        console,
+        f"\nmemory: a run holds {size(memory['run_peak_bytes'])} beside weights; a budget of "
+        f"{size(memory['least_budget_bytes'])} would do, {size(memory['least_budget_of_bundle_bytes'])} for a bundle",
+    )
 
 
 def _render_structure(structure: Mapping[str, Any], console: Console) -> None:

@@ -44,6 +44,7 @@ class Subject:
         tune: bool = False,
         trace: TraceSink | None = None,
         progress: ProgressCallback | None = None,
+        memory_budget: str | None = None,
     ) -> InferenceSession:
         """A session planned for the shapes of the feeds, and measured with them where it tunes.
 
@@ -62,6 +63,7 @@ class Subject:
                 tune=tune,
                 trace=trace,
                 progress=progress,
+                memory_budget=memory_budget,
             )
 
 

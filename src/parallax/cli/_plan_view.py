@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 
 from parallax.cli._console import make_table, print_line
-from parallax.cli._units import milliseconds
+from parallax.cli._units import milliseconds, size
 from parallax.schedule import Plan
 
 # Segments listed one by one; a plan of more says how many there are.
@@ -29,6 +30,7 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
                 "width": segment.width,
                 "lane": segment.lane,
                 "predicted_ms": segment.cost_ns / 1e6,
+                "peak_bytes": segment.peak_bytes or None,
                 "after": list(segment.predecessors),
                 "reason": segment.reason,
             }
@@ -60,11 +62,28 @@ def summarise_plan(plan: Plan) -> str:
     return f"{form}: {plan.provenance.reason}"
 
 
+def summarise_memory(usage: Mapping[str, int | None]) -> str:
+    """One line from `MemoryUsage.to_json`: what a run holds, arenas, weights, the budget."""
+    peak, arena, mapped = (usage[key] for key in ("run_peak_bytes", "reserved_bytes", "weights_mapped_bytes"))
+    parts = ["a run holds what cannot be known beforehand" if peak is None else f"a run holds {size(peak)} at most"]
+    if arena:
+        parts.append(f"arenas {size(arena)}")
+    if mapped:
+        parts.append(f"weights mapped {size(mapped)}")
+    private = usage["process_private_bytes"]
+    if private is not None:
+        parts.append(f"this process {size(private)}")
+    budget, least = usage["budget_bytes"], usage["least_budget_bytes"]
+    if budget is not None:
+        parts.append(f"budget {size(budget)}" + ("" if least is None else f", of which {size(least)} would do"))
+    return "; ".join(parts)
+
+
 def render_plan(plan: Plan, console: Console) -> None:
     """Segments, if the model is cut, and the candidates that were compared."""
     print_line(console, f"plan: {summarise_plan(plan)}")
     if not plan.is_uncut:
-        table = make_table("segment", "why", "operators", "width", "lane", "predicted ms", left=2)
+        table = make_table("segment", "why", "operators", "width", "lane", "predicted ms", "peak", left=2)
         for segment in plan.segments[:_LISTED_SEGMENTS]:
             table.add_row(
                 segment.name,
@@ -73,6 +92,7 @@ def render_plan(plan: Plan, console: Console) -> None:
                 str(segment.width),
                 "any" if segment.lane is None else str(segment.lane),
                 milliseconds(segment.cost_ns),
+                size(segment.peak_bytes) if segment.peak_bytes else "-",
             )
         console.print(table)
         if len(plan.segments) > _LISTED_SEGMENTS:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from parallax.cli._console import Screen, make_table, print_line
 from parallax.cli._open import check_writable, prepare
-from parallax.cli._plan_view import describe_plan, summarise_plan
+from parallax.cli._plan_view import describe_plan, summarise_memory, summarise_plan
 from parallax.cli._types import show_shape
 from parallax.cli._units import milliseconds, significant
 from parallax.engine import TraceRecorder, write_chrome_trace
@@ -32,6 +32,7 @@ def run_model(
     output_folder: Path | None,
     output_archive: Path | None,
     trace: Path | None,
+    memory_budget: str | None,
     screen: Screen,
 ) -> None:
     """Run ``model`` once untimed, then ``runs`` times timed, and show what came of it."""
@@ -45,7 +46,9 @@ def run_model(
         raise ConfigError(f"{model!r} is compiled: its plan is fixed", fix="tune when it is made: `parallax compile`")
     recorder = TraceRecorder() if trace is not None else None
     with screen.progress() as progress:
-        session = subject.open(threads=threads, tune=tune, trace=recorder, progress=progress)
+        session = subject.open(
+            threads=threads, tune=tune, trace=recorder, progress=progress, memory_budget=memory_budget
+        )
         values = subject.run(session)  # untimed: first-run allocations are not the model's latency
         if recorder is not None:
             recorder.take()
@@ -68,6 +71,7 @@ def run_model(
             "max": max(durations_ns) / 1e6,
         },
         "plan": describe_plan(session.plan),
+        "memory": session.memory().to_json(),
         "saved": saved,
         "trace": None if trace is None else str(trace),
     }
@@ -93,6 +97,7 @@ def run_model(
             f"{milliseconds(min(durations_ns))} to {milliseconds(max(durations_ns))} ms in {runs} runs",
         )
         print_line(console, f"plan: {summarise_plan(session.plan)}")
+        print_line(console, f"memory: {summarise_memory(report['memory'])}")
         for path in (*saved, *([] if trace is None else [str(trace)])):
             print_line(console, f"wrote {path}")
 

@@ -1,10 +1,24 @@
 """The front door: ``InferenceSession``, a drop-in for ONNX Runtime's, and ``compile``."""
 
+from parallax.session._budgeting import whole_need
 from parallax.session._bundles import cache_folder, prune_cache
 from parallax.session._candidates import PlanningContext
 from parallax.session._compile import compile
+from parallax.session._estimate import RunNeed
+from parallax.session._memory import Budget
 from parallax.session._options import Progress
 from parallax.session._session import InferenceSession
 from parallax.session._usage import MemoryUsage
 
-__all__ = ["InferenceSession", "MemoryUsage", "PlanningContext", "Progress", "cache_folder", "compile", "prune_cache"]
+__all__ = [
+    "Budget",
+    "InferenceSession",
+    "MemoryUsage",
+    "PlanningContext",
+    "Progress",
+    "RunNeed",
+    "cache_folder",
+    "compile",
+    "prune_cache",
+    "whole_need",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -54,6 +54,11 @@ def fit_plan(
     return _counted(plan, need.peaks), estimator
 
 
+def whole_need(model: Model) -> RunNeed:
+    """What a run of the uncut model holds, in the shapes that the model has."""
+    return estimate_graph(model.inferred(), uncut_plan(model, "asked for its memory"))
+
+
 def with_known_peaks(model: Model, plan: Plan) -> Plan:
     """A cut plan with the peaks of its segments in the shapes of ``model``, if these tell them."""
     peaks = None if plan.is_uncut else segment_peaks(model.inferred(), plan)
@@ -98,6 +103,8 @@ def estimate_bundle(bundle: Bundle, sessions: Sequence[Any]) -> Estimator:
         for argument in session.outputs_meta:
             produced[argument.name] = stated_type(argument)
     inputs = {name: known[name] for name in (*interface.inputs, *interface.overridable) if name in known}
+    symbols = {dim for info in inputs.values() for dim in info.shape or () if isinstance(dim, str)}
+    produced = {name: _without_other_names(info, symbols) for name, info in produced.items()}
 
     def estimate(shapes: Shapes) -> RunNeed:
         asked = {**planned, **{name: tuple(shape) for name, shape in shapes.items()}}
@@ -125,3 +132,10 @@ def estimate_bundle(bundle: Bundle, sessions: Sequence[Any]) -> Estimator:
         )
 
     return Estimator(plan, tuple(inputs.values()), estimate)
+
+
+def _without_other_names(info: TensorInfo, symbols: Collection[str]) -> TensorInfo:
+    """Names of dimensions that the runtime makes up anew in each segment may mean different sizes."""
+    if info.shape is None:
+        return info
+    return replace(info, shape=tuple(dim if isinstance(dim, int) or dim in symbols else None for dim in info.shape))
