@@ -70,6 +70,15 @@ def test_results_are_not_overwritten_by_later_runs(source: Any, seed: int) -> No
             assert one.numpy().tobytes() == other.tobytes()
 
 
+def test_a_result_of_a_segment_that_also_writes_into_the_arena_is_not_overwritten(pool: LanePool) -> None:
+    nodes = [helper.make_node("Split", ["x"], ["a", "b"], axis=0, num_outputs=2), helper.make_node("Neg", ["a"], ["c"])]
+    cut = Cut(proto(nodes, {"x": [4]}, ["b", "c"]), pool=pool)
+    first = cut.check({"x": value([1, 2, 3, 4])})
+    second = cut.check({"x": value([5, 6, 7, 8])})
+    assert set(cut.places()) == {"a"}
+    assert [list(one.numpy()) for one in (*first, *second)] == [[3, 4], [-1, -2], [7, 8], [-5, -6]]
+
+
 @settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.too_slow])
 @given(source=models(), seed=st.integers(0, 1000))
 def test_threads_share_an_executor_but_never_an_arena(source: Any, seed: int) -> None:

@@ -144,7 +144,7 @@ def test_a_bug_outside_any_segment_reaches_the_caller_instead_of_hanging_it(pool
     steps = [("Relu", ["x"], "a"), ("Neg", ["x"], "b"), ("Add", ["a", "b"], "c")]
     made = executor(steps, ["c"], pool=pool)
     made.run({"x": value([1.0])}, ["c"])
-    made._readers = []  # a bug of ours, as it were
+    made.readers = []  # a bug of ours, as it were
     with pytest.raises((ParallaxError, IndexError)):
         made.run({"x": value([1.0])}, ["c"])
     assert pool.statistics().free_cores == 2

@@ -6,7 +6,7 @@ Refuses to decide anything: what may start is the dispatcher's decision, what is
 from parallax.engine._advice import WeightAdvisor
 from parallax.engine._arenas import ArenaUsage
 from parallax.engine._compile import Progress, compile_plan, compile_segment
-from parallax.engine._executor import CompiledSegment, Executor, RunBudget
+from parallax.engine._executor import Executor
 from parallax.engine._failures import (
     FOREIGN_EXCEPTIONS,
     RUNTIME_EXCEPTIONS,
@@ -25,6 +25,8 @@ from parallax.engine._ort import (
     make_value,
     save_optimised,
 )
+from parallax.engine._run import RunBudget
+from parallax.engine._segment import CompiledSegment
 from parallax.engine._shared_pool import share_thread_pool, shared_threads, use_shared_pool
 from parallax.engine._sketch import sketch_outline, stated_type
 from parallax.engine._trace import SegmentSpan, TraceRecorder, TraceSink, trace_durations, write_chrome_trace

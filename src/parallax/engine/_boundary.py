@@ -1,9 +1,10 @@
 """Which boundary tensors a run can keep in a planned arena, for the shapes it is fed: facts and what was learnt.
 
 Sizes come from inferred types where these tell them. Where they do not, from runs: a shape that two runs of one
-signature agree on is taken for theirs. Inference can be wrong and agreement can be chance, so nothing here is
-trusted with memory safety: the runtime refuses to write an output into a tensor of another shape, the
-segment is run again with outputs of its own, and the tensor is left out of arenas from then on.
+signature agree on is taken for theirs, and a law that explains the shapes of several signatures (`ShapeLaw`) for the
+shapes of others. Inference can be wrong and agreement can be chance, so nothing here is trusted with memory
+safety: the runtime refuses to write an output into a tensor of another shape, and that segment is run again with
+outputs of its own.
 """
 
 from __future__ import annotations
@@ -11,43 +12,19 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from parallax.memory import ArenaPlan, MemoryOutline, PlanCache, bind_dims, size_expression, verify_arena_plan
-from parallax.model import TensorInfo
+from parallax.engine._element_types import ELEMENT_TYPES
+from parallax.engine._laws import ShapeLaw, Term
+from parallax.engine._sketch import dim_expression, sketch_outline, spell, spell_expression
+from parallax.memory import ArenaPlan, MemoryOutline, PlanCache, bind_dims, verify_arena_plan
+from parallax.model import Dim, TensorInfo
 from parallax.schedule import Plan
 
 SIGNATURES: Final = 64
 """Shape signatures whose plans are held."""
-
-_UINT8: Final = 2
-
-# Bits are left out: types of less than a byte are packed differently by different kernels.
-ELEMENT_TYPES: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
-    {
-        "tensor(float)": (1, 4),
-        "tensor(uint8)": (_UINT8, 1),
-        "tensor(int8)": (3, 1),
-        "tensor(uint16)": (4, 2),
-        "tensor(int16)": (5, 2),
-        "tensor(int32)": (6, 4),
-        "tensor(int64)": (7, 8),
-        "tensor(bool)": (9, 1),
-        "tensor(float16)": (10, 2),
-        "tensor(double)": (11, 8),
-        "tensor(uint32)": (12, 4),
-        "tensor(uint64)": (13, 8),
-        "tensor(bfloat16)": (16, 2),
-        "tensor(float8e4m3fn)": (17, 1),
-        "tensor(float8e4m3fnuz)": (18, 1),
-        "tensor(float8e5m2)": (19, 1),
-        "tensor(float8e5m2fnuz)": (20, 1),
-    }
-)
-"""ONNX Runtime's name of a tensor type -> (onnx.TensorProto.DataType, bytes per element)."""
 
 Signature = tuple[Any, ...]
 """The shapes of those model inputs whose shapes are free, and which inputs are fed."""
@@ -70,6 +47,7 @@ class BoundaryPlan:
 
     signature: Signature
     dims: Mapping[str, int]
+    """By the planner's own names."""
     arena_bytes: int
     places: Mapping[str, Place]
     """Tensors in the arena. Every other one is allocated by the runtime when it is computed."""
@@ -95,6 +73,7 @@ class BoundaryPlanner:
         plan: of the executor.
         outline: of that plan, made with ``place_outputs=False``.
         inputs: types of the model's inputs, as the runtime states them.
+        input_count: how many inputs there are, with those of which no type is stated.
         element_types: ONNX Runtime's name of the type of each boundary tensor, by tensor.
         outputs: names of the model's outputs, which belong to the caller.
     """
@@ -110,36 +89,51 @@ class BoundaryPlanner:
         outputs: Sequence[str],
     ) -> None:
         self._plan = plan
-        self._outline = outline
-        self._cache = PlanCache(outline, capacity=SIGNATURES)
-        self._outputs = frozenset(outputs)
-        self._inputs = inputs
+        self._outputs = tuple(outputs)
         self._input_count = input_count
-        self._free = tuple(
-            name
-            for name, info in inputs.items()
-            if info.kind == "tensor" and (info.shape is None or not info.is_static)
-        )
-        symbols = {dim for info in inputs.values() for dim in info.shape or () if isinstance(dim, str)}
-        self._candidates: dict[str, tuple[TensorInfo, int, int]] = {}
+        self._free = tuple(name for name, info in inputs.items() if info.kind == "tensor" and not info.is_static)
+        # Dimensions get names of our own that any expression can hold; the model's may be anything, or none.
+        self._own_names: dict[str, str] = {}  # the outline's -> ours
+        self._inputs = {name: replace(info, shape=self._renamed(info)) for name, info in inputs.items()}
+        self._types = outline.types
+        self._element_types: dict[str, tuple[int, int]] = {}
         for info in outline.types:
             element_type, element_bytes = ELEMENT_TYPES.get(element_types.get(info.name, ""), (0, 0))
             if element_type == info.dtype != 0 and info.kind == "tensor" and info.name not in self._outputs:
-                self._candidates[info.name] = (info, element_type, element_bytes)
-        names = {dim for info, _, _ in self._candidates.values() for dim in info.shape or () if isinstance(dim, str)}
-        # A dimension is the size of a row of that many bytes.
-        self._dims = {
-            name: size_expression(TensorInfo(name=name, dtype=_UINT8, shape=(name,)), symbols=symbols) for name in names
-        }
+                self._element_types[info.name] = (element_type, element_bytes)
         self._lock = threading.Lock()
         self._plans: OrderedDict[Signature, BoundaryPlan] = OrderedDict()  # (lock)
         self._lessons: OrderedDict[Signature, _Lesson] = OrderedDict()  # (lock)
         self._unsteady: set[str] = set()  # (lock) tensors whose size depends on more than shapes
+        self._laws: dict[str, ShapeLaw] = {}  # (lock)
+        self._lawful: frozenset[str] = frozenset()  # (lock) tensors of which laws tell the shape
+        self._met: dict[str, set[int]] = {}  # (lock) of each dimension, up to two values that laws were found under
+        self._use(outline, dict(self._own_names))
+
+    def _renamed(self, info: TensorInfo) -> tuple[Dim, ...] | None:
+        if info.shape is None:
+            return None
+        shape: list[Dim] = []
+        for axis, dim in enumerate(info.shape):
+            if isinstance(dim, int):
+                shape.append(dim)
+            else:  # an unnamed one has this name in `bind_dims`
+                shape.append(self._own_names.setdefault(dim or f"?{info.name}:{axis}", f"d{len(self._own_names)}"))
+        return tuple(shape)
+
+    def _use(self, outline: MemoryOutline, names: Mapping[str, str]) -> None:
+        """Plan by this outline, which calls the inputs' dimensions by these names of its own (-> ours)."""
+        self._outline = outline
+        self._cache = PlanCache(outline, capacity=SIGNATURES)
+        self._outline_names = {own: name for name, own in names.items()}
+        self._candidates = {info.name: info for info in outline.types if info.name in self._element_types}
+        dims = {dim for info in self._candidates.values() for dim in info.shape or () if isinstance(dim, str)}
+        self._sizes = {dim: dim_expression(dim, names) for dim in dims}
 
     @property
     def is_useful(self) -> bool:
         """Whether any tensor could ever live in an arena."""
-        return bool(self._candidates)
+        return bool(self._element_types)
 
     def signature(self, feeds: Mapping[str, Any]) -> Signature:
         """Of a run's feeds: model input name -> C OrtValue."""
@@ -168,62 +162,123 @@ class BoundaryPlanner:
             self._lessons.move_to_end(plan.signature)
             if len(self._lessons) > SIGNATURES:
                 self._lessons.popitem(last=False)
-            settled: dict[str, Shape] = {}
-            torn: set[str] = set()
+            is_new = False
+            observed = False
             for name, shape in shapes.items():
                 before = lesson.seen.get(name)
                 if before is None:
                     lesson.seen[name] = shape
+                    if len(plan.dims) == len(self._own_names) > 0:
+                        self._laws.setdefault(name, ShapeLaw()).observe(plan.dims, shape)
+                        observed = True
                 elif before != shape:
-                    torn.add(name)
+                    self._unsteady.add(name)
+                    is_new = True
                 elif name not in lesson.settled:
-                    settled[name] = shape
-            self._unsteady |= torn
-            lesson.settled.update(settled)
-            if settled:
-                self._cache.learn(plan.dims, settled)
-            if settled or torn:
+                    lesson.settled[name] = shape
+                    is_new = True
+            if observed and self._has_news(plan.dims, shapes):
+                self._follow_laws()
+            elif is_new:
                 plan.stale = True
                 if self._plans.get(plan.signature) is plan:
                     del self._plans[plan.signature]
 
+    def _has_news(self, dims: Mapping[str, int], observed: Iterable[str]) -> bool:
+        """Whether laws of the tensors just observed for these dimensions say else than those that are followed."""
+        is_wider = not self._is_covered(dims)
+        if 0 not in dims.values():
+            for name, size in dims.items():
+                met = self._met.setdefault(name, set())
+                if len(met) < 2:
+                    met.add(size)
+        for name in observed:
+            law, is_followed = self._laws.get(name), name in self._lawful
+            if law is not None and (law.terms is not None) != is_followed:
+                return True
+            if is_wider and is_followed:
+                return True
+        return False
+
+    def _is_covered(self, dims: Mapping[str, int]) -> bool:
+        """Whether laws can be asked about these dimensions. What one does to shapes that was the same in all runs that
+        laws were found in is not known."""
+        if len(dims) < len(self._own_names):
+            return False
+        return all(len(met) > 1 or dims[name] in met for name, met in self._met.items())
+
     def misplaced(self, plan: BoundaryPlan, shapes: Mapping[str, Shape]) -> None:
-        """Tensors of ``plan`` turned out to have these shapes instead: none of them is placed again."""
+        """Tensors of ``plan`` turned out to have these shapes instead of those they were placed with."""
         with self._lock:
-            self._unsteady.update(shapes)
-            self._cache.learn(plan.dims, shapes)
+            for name, shape in shapes.items():
+                terms = self._laws[name].terms if name in self._lawful else None
+                if terms is None or tuple([term.value(plan.dims) for term in terms]) == shape:
+                    self._unsteady.add(name)
+                else:  # the law is at fault, and another may do
+                    self._laws[name].observe(plan.dims, shape)
             plan.stale = True
-            for other in self._plans.values():
-                other.stale = True
-            self._plans.clear()
+            self._forget_plans()
+            if self._lawful:
+                self._follow_laws()
+
+    def _forget_plans(self) -> None:
+        for plan in self._plans.values():
+            plan.stale = True
+        self._plans.clear()
+
+    def _follow_laws(self) -> None:
+        """Plan by an outline in which the laws say what inference could not."""
+        lawful = {name: terms for name, law in self._laws.items() if (terms := law.terms) is not None}
+        types = {info.name: replace(info, shape=self._spelt(info, lawful.get(info.name))) for info in self._types}
+        self._lawful = frozenset(lawful)
+        self._use(
+            sketch_outline(self._plan, self._inputs, types, self._outputs),
+            {own: own for own in self._own_names.values()},
+        )
+        self._forget_plans()
+
+    def _spelt(self, info: TensorInfo, terms: Sequence[Term] | None) -> tuple[Dim, ...] | None:
+        """A shape in our names: as inferred, and by law where that tells nothing."""
+        if info.shape is None:
+            return None if terms is None else tuple([spell(term) for term in terms])
+        shape: list[Dim] = []
+        for axis, dim in enumerate(info.shape):
+            if isinstance(dim, int):
+                shape.append(dim)
+                continue
+            inferred = None if dim is None else spell_expression(dim_expression(dim, self._own_names))
+            if inferred is None and terms is not None and len(terms) == len(info.shape):
+                inferred = spell(terms[axis])
+            shape.append(inferred)
+        return tuple(shape)
 
     def _make(self, signature: Signature) -> BoundaryPlan:
         shapes = {name: shape for name, shape in zip(self._free, signature, strict=False) if shape is not None}
-        dims = bind_dims(self._inputs.values(), shapes)
-        memory = self._cache.get(dims)
-        arena = memory.arena
-        self._verify(arena)
-        values = {
-            name: None if expression is None else expression.bytes(dims) for name, expression in self._dims.items()
-        }
+        own = bind_dims(self._inputs.values(), shapes)
+        dims = {self._outline_names[name]: size for name, size in own.items() if name in self._outline_names}
         lesson = self._lessons.get(signature)
         learnt: Mapping[str, Shape] = {} if lesson is None else lesson.settled
+        if learnt:
+            self._cache.learn(dims, {name: shape for name, shape in learnt.items() if name not in self._unsteady})
+        arena = self._cache.get(dims).arena
+        self._verify(arena)
+        values = {dim: None if expression is None else expression.bytes(own) for dim, expression in self._sizes.items()}
+        doubtful = self._unsteady if self._is_covered(own) else self._unsteady | (self._lawful - learnt.keys())
         places: dict[str, Place] = {}
         for slot in arena.slots:
-            candidate = self._candidates.get(slot.tensor)
-            if candidate is None or slot.tensor in self._unsteady:
+            info = self._candidates.get(slot.tensor)
+            if info is None or slot.tensor in doubtful:
                 continue
-            info, element_type, element_bytes = candidate
-            shape = _shape(info, values) or learnt.get(slot.tensor)
+            element_type, element_bytes = self._element_types[slot.tensor]
+            shape = learnt.get(slot.tensor) or _shape(info, values)
             if shape is not None and math.prod(shape) * element_bytes == slot.size_bytes:
                 places[slot.tensor] = Place(offset=slot.offset, shape=shape, element_type=element_type)
-        open_ones = self._candidates.keys() - places.keys() - self._unsteady - learnt.keys()
         return BoundaryPlan(
             signature=signature,
-            dims=dims,
+            dims=own,
             arena_bytes=arena.arena_bytes if places else 0,
             places=places,
-            watched=frozenset(open_ones),
+            watched=frozenset(self._candidates.keys() - places.keys() - self._unsteady - learnt.keys()),
         )
 
     def _verify(self, arena: ArenaPlan) -> None:

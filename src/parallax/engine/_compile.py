@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from parallax.engine._advice import WeightAdvisor
-from parallax.engine._executor import CompiledSegment, Executor
+from parallax.engine._executor import Executor
 from parallax.engine._failures import FOREIGN_EXCEPTIONS, both
 from parallax.engine._lanes import lane_pool
 from parallax.engine._ort import RuntimeOptions, make_session
+from parallax.engine._segment import CompiledSegment
 from parallax.errors import BackendError
 from parallax.memory import MemoryOutline
 from parallax.model import Model

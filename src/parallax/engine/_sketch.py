@@ -1,45 +1,36 @@
-"""An outline of a plan's memory made from compiled segments alone, for what was opened without its model."""
+"""Outlines of a plan's memory made from stated types alone, and the names of dimensions that they are written in."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
-from parallax.engine._boundary import ELEMENT_TYPES
-from parallax.memory import MemoryOutline
-from parallax.model import OpGraph, TensorInfo
+from parallax.engine._element_types import ELEMENT_TYPES
+from parallax.engine._laws import Term
+from parallax.memory import MemoryOutline, SizeExpression, size_expression
+from parallax.model import Dim, OpGraph, TensorInfo
 from parallax.schedule import Plan
+
+_UINT8: Final = 2
 
 
 def sketch_outline(
     plan: Plan, inputs: Mapping[str, TensorInfo], tensors: Mapping[str, TensorInfo], outputs: Sequence[str]
 ) -> MemoryOutline:
-    """Lifetimes and sizes of boundary tensors, as the runtime knows their types. Peaks of segments are all 0: their
-    nodes are not known."""
-    symbols = {dim for info in inputs.values() for dim in info.shape or () if isinstance(dim, str)}
-    # Other names are the runtime's own, made up anew in each segment: the same one may mean different sizes.
-    proven = {
-        name: replace(
-            info,
-            shape=None
-            if info.shape is None
-            else tuple(dim if isinstance(dim, int) or dim in symbols else None for dim in info.shape),
-        )
-        for name, info in tensors.items()
-    }
+    """Lifetimes, and sizes of boundary tensors by these types. Peaks of segments are all 0: nodes are not looked at."""
     graph = OpGraph(
         name="sketch",
         nodes=(),
         inputs=tuple(inputs.values()),
         overridable=(),
-        outputs=tuple(proven.get(name) or TensorInfo(name=name, kind="unknown") for name in outputs),
-        tensors={**inputs, **proven},
+        outputs=tuple(tensors.get(name) or TensorInfo(name=name, kind="unknown") for name in outputs),
+        tensors={**inputs, **tensors},
         initializers={},
         producers={},
         consumers={},
     )
-    bare = replace(plan, segments=tuple(replace(segment, nodes=()) for segment in plan.segments))
+    bare = replace(plan, segments=tuple([replace(segment, nodes=()) for segment in plan.segments]))
     return MemoryOutline(bare, graph, place_outputs=False)
 
 
@@ -55,3 +46,40 @@ def stated_type(argument: Any) -> TensorInfo:
         # The runtime states no shape and a scalar's alike.
         shape=tuple(dim if isinstance(dim, int) and dim >= 0 else dim or None for dim in shape) if shape else None,
     )
+
+
+def proven_type(info: TensorInfo, inputs: Mapping[str, TensorInfo]) -> TensorInfo:
+    """A type of which only those names of dimensions are left that inputs have. The runtime makes others up anew in
+    each segment, so that the same one may mean different sizes."""
+    symbols = {dim for other in inputs.values() for dim in other.shape or () if isinstance(dim, str)}
+    if info.shape is None:
+        return info
+    return replace(info, shape=tuple(dim if isinstance(dim, int) or dim in symbols else None for dim in info.shape))
+
+
+def dim_expression(dim: str, names: Mapping[str, str]) -> SizeExpression | None:
+    """What a dimension is in terms of the inputs', whose names are the keys; in ours, which are the values. None
+    unless it depends on nothing else."""
+    # A dimension is the size of a row of that many bytes.
+    expression = size_expression(TensorInfo(name=dim, dtype=_UINT8, shape=(dim,)), symbols=names.keys())
+    if expression is None or not expression.symbols <= names.keys():
+        return None
+    return replace(
+        expression,
+        terms=tuple((count, tuple(names[symbol] for symbol in symbols)) for count, symbols in expression.terms),
+    )
+
+
+def spell_expression(expression: SizeExpression | None) -> Dim:
+    """A dimension as text that `dim_expression` reads."""
+    if expression is None:
+        return None
+    text = "0"
+    for count, symbols in expression.terms:
+        text += (" - " if count < 0 else " + ") + "*".join([str(abs(count)), *symbols])
+    return text
+
+
+def spell(term: Term) -> Dim:
+    """Likewise, of a law."""
+    return str(term) if term.symbols else term.offset

@@ -1,0 +1,326 @@
+"""One run of a plan: its dispatcher, its values, and the loop that every lane at work on it is in."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from onnxruntime.capi import onnxruntime_pybind11_state as C
+
+from parallax.engine._arenas import Layout, Step, run_bound
+from parallax.engine._boundary import Shape
+from parallax.engine._failures import is_termination, segment_failure
+from parallax.engine._lanes import Lane, Lease
+from parallax.engine._mailbox import Mailbox
+from parallax.engine._trace import SegmentSpan, TraceSink
+from parallax.errors import InternalError, ParallaxError
+from parallax.schedule import Dispatcher, Start
+
+if TYPE_CHECKING:
+    from parallax.engine._executor import Executor
+
+logger = logging.getLogger(__name__)
+
+# How long the calling thread spins for the end of its run before it parks.
+CALLER_SPIN_NS = 100_000
+
+_run_numbers = itertools.count(1)
+_FINISHED = Start(segment=-1, lane=0, width=0)
+_NO_LANE = -1
+
+# Severities in ONNX Runtime.
+_FATAL = 4
+_AS_THE_SESSION = -1
+
+
+class RunBudget:
+    """What segments of one run that run at the same time may need together, changed from outside while it runs.
+
+    Args:
+        limit_bytes: for the sum of their ``Segment.peak_bytes``; None: no limit.
+    """
+
+    __slots__ = ("_run", "limit_bytes")
+
+    def __init__(self, limit_bytes: int | None) -> None:
+        self.limit_bytes = limit_bytes
+        self._run: Run | None = None
+
+    def change(self, limit_bytes: int | None) -> None:
+        """From now on; what runs is not stopped. From any thread."""
+        self.limit_bytes = limit_bytes
+        run = self._run
+        if run is not None:
+            run.change_budget(limit_bytes)
+
+    def _bind(self, run: Run) -> None:
+        self._run = run
+        run.change_budget(self.limit_bytes)
+
+
+def _quiet_options() -> Any:
+    """The runtime's log would call it an error that an output does not fit its place."""
+    options = C.RunOptions()
+    options.log_severity_level = _FATAL
+    return options
+
+
+class Run:
+    """State of one run. Fields marked (lock) are touched only while ``_lock`` is held."""
+
+    __slots__ = (
+        "_advisor",
+        "_busy",
+        "_caller",
+        "_dispatcher",
+        "_executor",
+        "_is_quiet",
+        "_lanes",
+        "_layout",
+        "_lock",
+        "_loose",
+        "_number",
+        "_options",
+        "_readers",
+        "aborted",
+        "failure",
+        "is_out_of_place",
+        "misplaced",
+        "seen",
+        "values",
+    )
+
+    def __init__(
+        self,
+        executor: Executor,
+        layout: Layout,
+        values: list[Any],
+        run_options: Any,
+        lease: Lease,
+        budget_bytes: int | None,
+    ) -> None:
+        self._executor = executor
+        self._layout = layout
+        self._readers = executor.readers.copy()  # (lock)
+        self._options = _quiet_options() if run_options is None else run_options
+        self._lanes: tuple[Lane, ...] = lease.lanes
+        self._lock = threading.Lock()
+        self._caller: Mailbox[Start] = Mailbox()
+        self._busy = 0  # (lock) helper lanes at work on this run
+        self._number = next(_run_numbers)
+        # Slots of the arena that this run does not use. A segment adds to it before its successors start.
+        self._loose: set[int] = set()
+        lanes = min(executor.plan.lanes, 1 + len(lease.lanes))
+        self._dispatcher = Dispatcher(  # (lock)
+            executor.table, cores=lease.cores, lanes=lanes, budget_bytes=budget_bytes
+        )
+        self._is_quiet = run_options is None
+        self.values = values
+        self.failure: ParallaxError | None = None
+        self.aborted = False
+        self.is_out_of_place = False
+        """The runtime wrote elsewhere than it was told to; the run ends as failed."""
+        self.misplaced: dict[str, Shape] = {}
+        """Tensors that did not fit their place -> their shapes."""
+        self.seen: dict[str, Shape] = {}
+        """Shapes of watched tensors."""
+
+    @property
+    def is_loose(self) -> bool:
+        """Whether any tensor that has a place in the arena was kept outside."""
+        return bool(self._loose)
+
+    def drive(self) -> None:
+        """Lane 0: run what the dispatcher gives it until the run is over."""
+        with self._lock:
+            start = self._take_own(self._dispatcher.start(), 0)
+        take = self._caller.take
+        work = self._work
+        while start is not _FINISHED:
+            if start is not None and work(start):
+                break
+            start = take(CALLER_SPIN_NS)
+        if self.aborted:  # a lane hit a bug of ours; the others may still be at work
+            self.abort()
+
+    def abort(self) -> None:
+        """Tell every lane to stop and wait until none works on this run (a Ctrl-C in the caller)."""
+        self.aborted = True
+        options = self._options
+        options.terminate = True
+        try:
+            while self._busy:
+                time.sleep(0.0005)
+        finally:
+            options.terminate = False  # the options may be the caller's own: leave them usable
+
+    def change_budget(self, budget_bytes: int | None) -> None:
+        """Tell the dispatcher, and hand out what may start now. From any thread."""
+        with self._lock:
+            if not self.aborted and not self._dispatcher.finished:
+                self._take_own(self._dispatcher.budget_changed(budget_bytes), _NO_LANE)
+
+    def _lane_job(self, start: Start) -> None:
+        """What a helper lane runs: a chain of segments, then back to its pool."""
+        with self._lock:
+            # Checked and counted in one step: after ``abort`` has seen zero, no lane can begin.
+            if self.aborted:
+                return
+            self._busy += 1
+        over = False
+        try:
+            over = self._work(start)
+        except BaseException as error:  # the lane must survive, and the caller must hear of it
+            self.failure = InternalError(
+                f"a lane failed outside any segment: {error!r}",
+                where=self._executor.segments[start.segment].name,
+                fix="please report this with the traceback",
+            )
+            self.failure.__cause__ = error
+            self.aborted = over = True
+        finally:
+            with self._lock:
+                self._busy -= 1
+            if over:
+                self._caller.put(_FINISHED)
+
+    def _take_own(self, starts: Sequence[Start], lane: int) -> Start | None:
+        """Hand starts to their lanes; return the one for ``lane`` itself. Called with the lock held."""
+        own = None
+        for start in starts:
+            if start.lane == lane:
+                own = start
+            elif start.lane == 0:
+                self._caller.put(start)
+            else:
+                self._lanes[start.lane - 1].mailbox.put((self._lane_job, start))
+        return own
+
+    def _work(self, start: Start | None) -> bool:
+        """Run ``start`` and whatever the dispatcher gives this lane next; True if the run is over."""
+        executor = self._executor
+        steps = self._layout.steps
+        values = self.values
+        readers = self._readers
+        dispatcher = self._dispatcher
+        loose = self._loose
+        sink = executor.trace_sink
+        advisor = executor.advisor
+        while start is not None:
+            index, lane = start.segment, start.lane
+            step = steps[index]
+            failure: ParallaxError | None = None
+            if advisor is not None:
+                executor.advise(advisor.will_start, index)
+            begin = time.perf_counter_ns() if sink is not None else 0
+            try:
+                if step.binding is None or (loose and not loose.isdisjoint(step.arena_inputs)):
+                    self._call_by_name(index, step)
+                else:
+                    self._call_bound(index, step)
+            except Exception as error:
+                segment = executor.segments[index]
+                failure = segment_failure(error, segment=segment.name, nodes=segment.node_names)
+                failure.__cause__ = error
+            if sink is not None:
+                self._record(sink, start, begin)
+            if advisor is not None:
+                executor.advise(advisor.has_ended, index)
+            with self._lock:
+                if self.aborted:
+                    return False
+                if failure is not None:
+                    self.failure = self.failure or failure
+                    starts = dispatcher.segment_failed(index)
+                else:
+                    for slot in step.dropped:
+                        readers[slot] -= 1
+                        if not readers[slot]:
+                            values[slot] = None
+                    starts = dispatcher.segment_done(index)
+                start = self._take_own(starts, lane)
+                if start is None and dispatcher.finished:
+                    return True
+        return False
+
+    def _call_bound(self, index: int, step: Step) -> None:
+        """Run a segment whose outputs have places in the arena."""
+        try:
+            run_bound(step, self.values, self._options)
+        except Exception as error:
+            if is_termination(error):
+                raise C.Fail(str(error)) from error  # as a call by name would
+            # If it is not the places' fault, this fails as well, with the error the caller is to see.
+            if self._is_quiet:
+                self._options.log_severity_level = _AS_THE_SESSION
+            self._call_by_name(index, step)
+            self._note_misplaced(index, step)
+            return
+        if step.watched:
+            self._watch(step)
+        if not self._layout.is_proven and not self._layout.proves(step, self.values):
+            self.is_out_of_place = True
+            raise InternalError("outputs do not lie where they were bound")
+
+    def _call_by_name(self, index: int, step: Step) -> None:
+        """Run a segment whose outputs the runtime allocates."""
+        wiring = self._executor.wiring[index]
+        values = self.values
+        feeds = {name: values[slot] for name, slot in wiring.inputs if values[slot] is not None}
+        fetched = wiring.session.run_with_ort_values(feeds, wiring.names, self._options)
+        for position, (_, slot) in enumerate(wiring.outputs):
+            values[slot] = fetched[position]
+        del fetched
+        for _, slot, _ in step.placed:
+            self._loose.add(slot)
+        if step.watched:
+            self._watch(step)
+        if not self._layout.is_proven and not self._layout.proves(step, values, is_bound=False):
+            self.is_out_of_place = True
+            raise InternalError("an output lies in the arena, where it was not bound")
+
+    def _note_misplaced(self, index: int, step: Step) -> None:
+        """Why a call with places failed that went well without: outputs of other shapes, or places as such."""
+        names = self._executor.wiring[index].names
+        plan = self._layout.plan
+        assert plan is not None
+        made = {names[position]: tuple(self.values[slot].shape()) for position, slot, _ in step.placed}
+        self.misplaced.update({n: shape for n, shape in made.items() if shape != plan.places[n].shape} or made)
+
+    def _watch(self, step: Step) -> None:
+        for name, slot in step.watched:
+            self.seen[name] = tuple(self.values[slot].shape())
+
+    def _record(self, sink: TraceSink, start: Start, begin_ns: int) -> None:
+        end_ns = time.perf_counter_ns()
+        executor = self._executor
+        segment = executor.segments[start.segment]
+        values = self.values
+        wiring = executor.wiring[start.segment]
+        span = SegmentSpan(
+            run=self._number,
+            segment=start.segment,
+            name=segment.name,
+            lane=start.lane,
+            width=start.width,
+            start_ns=begin_ns,
+            end_ns=end_ns,
+            input_bytes=sum(_size_bytes(values[slot]) for _, slot in wiring.inputs),
+            output_bytes=sum(_size_bytes(values[slot]) for _, slot in wiring.outputs),
+        )
+        try:
+            sink.record(span)
+        except Exception:
+            executor.trace_sink = None
+            logger.exception("the trace sink %r failed and is detached; the run goes on", sink)
+
+
+def _size_bytes(value: Any) -> int:
+    """Bytes of a tensor; 0 for an omitted value and for what has no flat size (sequences, strings)."""
+    if value is None or not value.is_tensor() or value.data_type() == "tensor(string)":
+        return 0
+    return int(value.tensor_size_in_bytes())
