@@ -43,6 +43,18 @@ class Reference:
         self.stopped = True
         return []
 
+    def cancel(self) -> list[tuple[int, int]]:
+        self.stopped = True
+        return []
+
+    def cores_changed(self, cores: int) -> list[tuple[int, int]]:
+        self.cores = cores
+        return self._decide(None)
+
+    def budget_changed(self, budget: int | None) -> list[tuple[int, int]]:
+        self.budget = budget
+        return self._decide(None)
+
     def ready(self) -> list[int]:
         waiting = [task for task in self.tasks if task.index not in self.done and task.index not in self.running]
         ready = [task.index for task in waiting if self.done.issuperset(task.predecessors)]

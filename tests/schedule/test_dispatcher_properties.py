@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallax.schedule import Dispatcher, DispatchTable, Schedule, SegmentState, Start, Task
@@ -10,6 +10,15 @@ from tests.schedule._dags import schedules, task_lists
 from tests.schedule._reference import Reference
 
 budgets = st.none() | st.integers(0, 60)
+
+
+@st.composite
+def limits(draw: st.DrawFn, tasks: tuple[Task, ...]) -> int:
+    """A budget that some of the tasks fill exactly, or miss by a byte, or any other."""
+    if not tasks or draw(st.booleans()):
+        return draw(st.integers(0, 60))
+    together = draw(st.sets(st.sampled_from(range(len(tasks))), min_size=1, max_size=3))
+    return max(0, sum(tasks[index].peak_bytes for index in together) + draw(st.integers(-1, 1)))
 
 
 @st.composite
@@ -38,6 +47,135 @@ def test_starts_are_those_of_the_rules_written_down_again(
         segment = data.draw(st.sampled_from(dispatcher.running), label="ends")
         starts, expected = dispatcher.segment_done(segment), reference.segment_done(segment)
     assert all(state is SegmentState.DONE for state in dispatcher.states)
+
+
+@given(plans(), st.data())
+@settings(max_examples=200)
+def test_whatever_happens_the_rules_written_down_again_answer_the_same(
+    plan: tuple[tuple[Task, ...], Schedule], data: st.DataObject
+) -> None:
+    """Ends, failures, cancellation, fewer and more cores and bytes, in any order, before the start as well."""
+    tasks, schedule = plan
+    budgets = st.none() | limits(tasks)
+    budget = data.draw(budgets)
+    capacity = {"cores": schedule.cores, "lanes": schedule.lanes}
+    dispatcher = Dispatcher(DispatchTable.from_schedule(tasks, schedule), **capacity, budget_bytes=budget, strict=True)
+    reference = Reference(tasks, schedule, **capacity, budget=budget)
+    if data.draw(st.booleans(), label="budget before the start"):
+        budget = data.draw(budgets)
+        assert dispatcher.budget_changed(budget) == ()
+        reference.budget = budget
+    starts, expected = dispatcher.start(), reference.start()
+    changes = 0
+    while True:
+        assert [(start.segment, start.lane) for start in starts] == expected
+        assert dispatcher.running == tuple(reference.running)
+        assert dispatcher.finished == reference.finished
+        assert dispatcher.stopped == reference.stopped
+        if dispatcher.finished:
+            break
+        events = ["done", "done", "done", "failed", "cancel"]
+        if changes < 12:
+            events += ["cores", "budget", "budget"]
+        event = data.draw(st.sampled_from(events), label="event")
+        if event == "cancel":
+            starts, expected = dispatcher.cancel(), reference.cancel()
+        elif event == "cores":
+            changes += 1
+            cores = data.draw(st.integers(1, 8))
+            starts, expected = dispatcher.cores_changed(cores), reference.cores_changed(cores)
+        elif event == "budget":
+            changes += 1
+            budget = data.draw(budgets)
+            starts, expected = dispatcher.budget_changed(budget), reference.budget_changed(budget)
+        else:
+            segment = data.draw(st.sampled_from(dispatcher.running), label=event)
+            if event == "done":
+                starts, expected = dispatcher.segment_done(segment), reference.segment_done(segment)
+            else:
+                starts, expected = dispatcher.segment_failed(segment), reference.segment_failed(segment)
+
+
+@given(plans(), st.data())
+@settings(max_examples=200)
+def test_what_runs_together_never_exceeds_the_budget_of_the_moment_it_was_joined_in(
+    plan: tuple[tuple[Task, ...], Schedule], data: st.DataObject
+) -> None:
+    """No over-commit: beyond the budget there is at most one segment, or what ran before the budget fell."""
+    tasks, schedule = plan
+    budget = data.draw(limits(tasks))
+    dispatcher = Dispatcher(
+        DispatchTable.from_schedule(tasks, schedule),
+        cores=schedule.cores,
+        lanes=schedule.lanes,
+        budget_bytes=budget,
+        strict=True,
+    )
+    in_flight: set[int] = set()
+    allowed: dict[frozenset[int], int] = {}
+    starts = dispatcher.start()
+    stopped = False
+    while True:
+        for start in starts:
+            assert not stopped
+            assert all(tasks[start.segment].peak_bytes <= budget for _ in in_flight), "what joins others fits"
+            in_flight.add(start.segment)
+            allowed[frozenset(in_flight)] = budget
+        used = sum(tasks[segment].peak_bytes for segment in in_flight)
+        # Whatever runs now ran together when the last of it was started, under the budget of that moment.
+        latest = [limit for members, limit in allowed.items() if members >= in_flight]
+        assert len(in_flight) <= 1 or used <= max(latest)
+        if dispatcher.finished:
+            break
+        assert in_flight, "no deadlock"
+        event = data.draw(st.sampled_from(["done", "done", "done", "failed", "budget"]), label="event")
+        if event == "budget":
+            budget = data.draw(limits(tasks))
+            starts = dispatcher.budget_changed(budget)
+            continue
+        segment = data.draw(st.sampled_from(sorted(in_flight)), label=event)
+        in_flight.remove(segment)
+        if event == "done":
+            starts = dispatcher.segment_done(segment)
+        else:
+            stopped = True
+            starts = dispatcher.segment_failed(segment)
+
+
+def test_random_runs_reach_the_corners_that_budgets_have() -> None:
+    """The generators do produce runs that are held back, that exceed their budget alone, and that fall below it."""
+
+    def corners(tasks: tuple[Task, ...], schedule: Schedule, budget: int) -> set[str]:
+        seen = set()
+        dispatcher = Dispatcher(
+            DispatchTable.from_schedule(tasks, schedule),
+            cores=schedule.cores,
+            lanes=schedule.lanes,
+            budget_bytes=budget,
+        )
+        dispatcher.start()
+        while not dispatcher.finished:
+            running = dispatcher.running
+            used = sum(tasks[segment].peak_bytes for segment in running)
+            ready = [index for index, state in enumerate(dispatcher.states) if state is SegmentState.READY]
+            if len(running) == 1 and used > budget:
+                seen.add("alone beyond the budget")
+            if len(running) < schedule.lanes and any(used + tasks[index].peak_bytes > budget for index in ready):
+                seen.add("held back")
+            if len(running) > 1 and used == budget:
+                seen.add("full")
+            dispatcher.segment_done(running[-1])
+        return seen
+
+    reached: set[str] = set()
+
+    @given(plans(), st.data())
+    @settings(max_examples=200, derandomize=True, database=None)
+    def collect(plan: tuple[tuple[Task, ...], Schedule], data: st.DataObject) -> None:
+        reached.update(corners(*plan, data.draw(limits(plan[0]))))
+
+    collect()
+    assert reached == {"alone beyond the budget", "held back", "full"}
 
 
 @given(plans(), budgets, st.data())
