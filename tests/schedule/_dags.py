@@ -53,9 +53,11 @@ def table_of(tasks: Sequence[Task], **settings: object) -> DispatchTable:
 def task_lists(draw: st.DrawFn, *, max_size: int = 12, min_size: int = 0) -> tuple[Task, ...]:
     """Random DAGs with random costs (zero and equal ones too) and peaks."""
     count = draw(st.integers(min_size, max_size))
+    # Chains and crowds alike: with three predecessors each, hardly ever do two run at once.
+    most = draw(st.integers(0, 3))
     tasks = []
     for index in range(count):
-        predecessors = draw(st.sets(st.integers(0, index - 1), max_size=3)) if index else set()
+        predecessors = draw(st.sets(st.integers(0, index - 1), max_size=most)) if index else set()
         widths = draw(st.sets(st.integers(2, MAX_CORES), max_size=3))
         tasks.append(
             Task(
@@ -73,12 +75,13 @@ def schedules(draw: st.DrawFn, tasks: Sequence[Task], *, sane: bool = False) -> 
     """Random schedules; unless ``sane``, widths may exceed the cores and lanes may not be there."""
     cores = draw(st.integers(1, MAX_CORES))
     lanes = draw(st.integers(1, 4))
+    widest = draw(st.sampled_from([1, MAX_CORES + 2]))
     assignments = []
     for item in tasks:
         if sane:
             width = draw(st.sampled_from([width for width, _ in item.cost_ns if width <= cores]))
         else:
-            width = draw(st.integers(1, MAX_CORES + 2))
+            width = draw(st.integers(1, widest))
         lane = draw(st.none() | st.integers(0, lanes - 1 if sane else lanes + 1))
         assignments.append(Assignment(segment=item.index, width=width, priority=draw(st.integers(-2, 2)), lane=lane))
     return Schedule(
