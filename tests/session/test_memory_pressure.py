@@ -9,7 +9,7 @@ import time
 import pytest
 
 from parallax.device import PressureMonitor, PressureReading
-from parallax.session._estimate import RUNTIME_BYTES, RunNeed
+from parallax.session._estimate import RunNeed
 from parallax.session._gate import Grant
 from parallax.session._housekeeper import Housekeeper
 from parallax.session._memory import Budget, SessionMemory, limit_under_pressure
@@ -78,7 +78,7 @@ def test_a_run_in_flight_gets_narrower_under_pressure_and_wider_again_after_it()
     gate = memory.gate
     assert gate is not None
     full = gate.limit_bytes
-    assert full == 90 * MIB - RUNTIME_BYTES
+    assert full == 90 * MIB - Budget.of(1, weight_bytes=0).runtime_bytes
     with memory.run({}, need=need_mib(10, 10, 10, 10)) as grant:
         assert grant is not None
         assert grant.running_bytes == 40 * MIB

@@ -30,28 +30,31 @@ logger = logging.getLogger(__name__)
 
 
 def fit_plan(
-    model: Model, plan: Plan, budget: Budget, shapes: Mapping[str, Sequence[int]] | None
-) -> tuple[Plan, Estimator]:
+    model: Model, plan: Plan, budget_bytes: int, shapes: Mapping[str, Sequence[int]] | None, *, weight_bytes: int
+) -> tuple[Plan, Estimator, Budget]:
     """The plan, or the uncut one where only that fits; with the peaks of its segments.
 
     What depends on shapes that are not given is left to the run that has them.
 
     Args:
         model: without ``shapes``.
+        weight_bytes: of private weights.
 
     Raises: BudgetError with the budget that would do.
     """
     estimator = estimate_model(model, plan, planned=shapes)
+    budget = Budget.of(budget_bytes, weight_bytes=weight_bytes, segments=len(plan.segments))
     need = estimator.need({})
     if not budget.allows(need) and not plan.is_uncut:
         reason = f"cut, it needs a memory budget of {budget.least_bytes(need)} bytes at least"
         whole = uncut_plan(model, reason, cores=plan.cores)
         other = estimate_model(model, whole, planned=shapes)
-        if budget.least_bytes(other.need({})) < budget.least_bytes(need):
+        less = Budget.of(budget_bytes, weight_bytes=weight_bytes)
+        if less.least_bytes(other.need({})) < budget.least_bytes(need):
             logger.info("the model stays uncut: %s", reason)
-            plan, estimator, need = whole, other, other.need({})
+            plan, estimator, budget, need = whole, other, less, other.need({})
     budget.check(need, where=f"inputs {describe_shapes(shapes)}" if shapes else "memory_budget")
-    return _counted(plan, need.peaks), estimator
+    return _counted(plan, need.peaks), estimator, budget
 
 
 def whole_need(model: Model) -> RunNeed:

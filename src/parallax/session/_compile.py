@@ -12,7 +12,6 @@ from parallax.device import memory_limit_bytes
 from parallax.memory import parse_bytes
 from parallax.model import Model, ModelSource, load_model
 from parallax.session._budgeting import fit_plan, noted_peaks
-from parallax.session._memory import Budget
 from parallax.session._options import Progress, SessionOptions, check_min_gain, make_options
 from parallax.session._streaming import binding_limit, find_plan_within
 
@@ -100,7 +99,7 @@ def compile_loaded(
     shaped = model if options.shapes is None else model.with_shapes(options.shapes)
     plan = find_plan_within(shaped, options, memory_limit)
     if options.budget_bytes is not None:
-        plan, _ = fit_plan(model, plan, Budget.of(options.budget_bytes, weight_bytes=0), options.shapes)
+        plan, _, _ = fit_plan(model, plan, options.budget_bytes, options.shapes, weight_bytes=0)
     plan = noted_peaks(shaped, plan)
     return write_bundle(
         # Shapes are for planning alone: what is made of the model as it is runs in all of them.

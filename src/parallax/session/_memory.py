@@ -13,7 +13,7 @@ import numpy as np
 from parallax.device import PressureMonitor, PressureReading
 from parallax.errors import BudgetError, RunCancelled
 from parallax.memory import DEFAULT_MARGIN, admission_budget, least_budget
-from parallax.session._estimate import RUNTIME_BYTES, UNKNOWN_NEED, Estimator, RunNeed, Shapes
+from parallax.session._estimate import RUNTIME_BYTES, SEGMENT_BYTES, UNKNOWN_NEED, Estimator, RunNeed, Shapes
 from parallax.session._gate import Grant, MemoryGate
 from parallax.session._housekeeper import Housekeeper, housekeeper
 
@@ -34,18 +34,24 @@ class Budget:
     """A budget in bytes, and what of it is spent before anything runs."""
 
     budget_bytes: int
-    held_bytes: int
-    """Private weights, and what the runtime takes for itself."""
+    weight_bytes: int
+    """Of private weights."""
+    runtime_bytes: int
+    """What the runtime takes for itself."""
 
     @classmethod
-    def of(cls, budget_bytes: int, *, weight_bytes: int) -> Budget:
-        """For a session with that many bytes of private weights."""
-        return cls(budget_bytes=budget_bytes, held_bytes=weight_bytes + RUNTIME_BYTES)
+    def of(cls, budget_bytes: int, *, weight_bytes: int, segments: int = 1) -> Budget:
+        """For a session of so many segments with that many bytes of private weights."""
+        return cls(
+            budget_bytes=budget_bytes,
+            weight_bytes=weight_bytes,
+            runtime_bytes=RUNTIME_BYTES + segments * SEGMENT_BYTES,
+        )
 
     @property
-    def weight_bytes(self) -> int:
-        """Of ``held_bytes``, the weights."""
-        return self.held_bytes - RUNTIME_BYTES
+    def held_bytes(self) -> int:
+        """All the time."""
+        return self.weight_bytes + self.runtime_bytes
 
     @property
     def limit_bytes(self) -> int:
@@ -79,7 +85,7 @@ class Budget:
             parts.append(f"a run takes {show_bytes(need.least_bytes)} with one segment at a time")
         if weights:
             parts.append(f"weights {show_bytes(weights)}")
-        parts.append(f"the runtime {show_bytes(RUNTIME_BYTES)}")
+        parts.append(f"the runtime {show_bytes(self.runtime_bytes)}")
         mapped = "; a compiled bundle maps its weights, which then do not count" if weights else ""
         raise BudgetError(
             f"a budget of {self.budget_bytes} bytes ({show_bytes(self.budget_bytes)}) is too small: "
@@ -199,7 +205,7 @@ class SessionMemory:
         budget, gate = self.budget, self._gate
         if budget is None or gate is None:
             return
-        more = replace(budget, held_bytes=budget.held_bytes + weight_bytes)
+        more = replace(budget, weight_bytes=budget.weight_bytes + weight_bytes)
         more.check(self.need(self.last_shapes), where="weights that are held twice")
         self.budget = more
         gate.set_limit(min(gate.limit_bytes, more.limit_bytes))

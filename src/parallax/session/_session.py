@@ -122,9 +122,10 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         memory_budget: what this session may hold at once to run: bytes, a size ("256MiB"), or a share of what is
             free when it opens (0.5, "50%"; container limits count). It covers, for all runs of the session together,
             the tensors between segments, the outputs, what segments make inside while they run, and private copies
-            of weights; not mapped weights (a bundle's), the caller's inputs, and opening itself. A tenth is left
-            free for what estimates do not see. Less memory means fewer segments at a time, and runs of other threads
-            that wait; what could not run even alone is refused. While memory is short on the machine, less is used.
+            of weights; not mapped weights (a bundle's), the caller's inputs, what the runtime keeps of a model's
+            graph, and opening itself. A tenth is left free for what estimates do not see. Less memory means fewer
+            segments at a time, and runs of other threads that wait; what could not run even alone is refused. While
+            memory is short on the machine, less is used.
         idle_trim_s: seconds without a run after which the session gives back, as ``trim`` does, what it keeps for the
             next one. Default 30 with a budget, else never; ``float("inf")`` is never.
 
@@ -490,8 +491,9 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
             self._budget = Budget.of(options.budget_bytes, weight_bytes=self._source_bytes())
             self._budget.check(UNKNOWN_NEED, where="memory_budget")
             return plan
-        self._budget = Budget.of(options.budget_bytes, weight_bytes=model.weight_bytes)
-        plan, self._estimator = fit_plan(model, plan, self._budget, options.shapes)
+        plan, self._estimator, self._budget = fit_plan(
+            model, plan, options.budget_bytes, options.shapes, weight_bytes=model.weight_bytes
+        )
         return plan
 
     def _fit_bundle(self, bundle: Bundle, sessions: Sequence[Any]) -> None:
@@ -499,7 +501,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         budget_bytes = self._parallax_options.budget_bytes
         if budget_bytes is None:
             return
-        self._budget = Budget.of(budget_bytes, weight_bytes=0)
+        self._budget = Budget.of(budget_bytes, weight_bytes=0, segments=len(sessions))
         self._estimator = estimate_bundle(bundle, sessions)
         self._budget.check(self._estimator.need({}), where="memory_budget")
 
