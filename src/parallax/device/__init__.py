@@ -14,12 +14,14 @@ from parallax.device._backend import (
     Price,
     Refusal,
     RefusedNode,
+    UnfitFeedsError,
     Work,
 )
 from parallax.device._cores import available_cores
 from parallax.device._coverage import Coverage, Gap, OperatorRule, Uncovered
 from parallax.device._emulated import EmulatedBackend, EmulatedModel
 from parallax.device._figures import Basis, Figure
+from parallax.device._guard import FaultPolicy, GuardedModel, compile_guarded
 from parallax.device._heap import trim_heap
 from parallax.device._host_speed import host_gemm_flops
 from parallax.device._load import DISTURBED_SHARE, LoadMeter
@@ -57,9 +59,11 @@ __all__ = [
     "DeviceSpeed",
     "EmulatedBackend",
     "EmulatedModel",
+    "FaultPolicy",
     "Figure",
     "FoundBackend",
     "Gap",
+    "GuardedModel",
     "LoadMeter",
     "MemoryDomain",
     "OnnxRuntimeBackend",
@@ -73,8 +77,10 @@ __all__ = [
     "Refusal",
     "RefusedNode",
     "Uncovered",
+    "UnfitFeedsError",
     "Work",
     "available_cores",
+    "compile_guarded",
     "find_backends",
     "forget_backends",
     "free_memory_bytes",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from parallax.errors import BackendError
 from parallax.model import Model, SegmentModel
 
 
@@ -187,6 +188,10 @@ class CompileOptions:
 DEFAULT_OPTIONS: Final = CompileOptions()
 
 
+class UnfitFeedsError(BackendError):
+    """A backend is well, but not made for these feeds, which others can compute with."""
+
+
 class CompiledModel(Protocol):
     """A compiled part, in the place of ONNX Runtime's C session. Any number of threads may run it at once."""
 
@@ -220,6 +225,7 @@ class CompiledModel(Protocol):
         Raises:
             InputError: a feed is missing, unknown, or of the wrong type or shape.
             RunCancelled: ``run_options.terminate`` was set.
+            UnfitFeedsError: these feeds can be computed with elsewhere only.
             BackendError: the backend failed; the part can be run elsewhere.
         """
         ...

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from parallax.device._backend import HOST_MEMORY, MemoryDomain
+from parallax.device._backend import HOST_MEMORY, MemoryDomain, UnfitFeedsError
 from parallax.device._foreign import TERMINATED
 from parallax.device._openvino_convert import Weights, element_types, exact
 from parallax.device._openvino_rules import EXACT_INTEGER
@@ -150,7 +150,7 @@ class OpenVinoModel:
         data = host_bytes(value)
         view = _INTEGER_VIEWS.get(port.onnx_type)
         if view is not None and self._checks_integers and not exact(data.view(view)):
-            raise BackendError(
+            raise UnfitFeedsError(
                 f"input {port.name!r} holds integers beyond {EXACT_INTEGER}, which OpenVINO does not keep exact",
                 where=self._where,
                 fix="run this part on the CPU",
@@ -191,7 +191,7 @@ class OpenVinoModel:
         if len(feeds) > len(self._declared):
             for name in feeds.keys() - self._declared.keys():
                 if name in self._overridable:
-                    raise BackendError(
+                    raise UnfitFeedsError(
                         f"a value for {name!r} was fed, which is built into what OpenVINO compiled",
                         where=self._where,
                         fix="run this part on the CPU",
