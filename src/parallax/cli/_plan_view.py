@@ -27,6 +27,7 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
             {
                 "name": segment.name,
                 "nodes": len(segment.nodes),
+                "backend": segment.backend,
                 "width": segment.width,
                 "lane": segment.lane,
                 "predicted_ms": segment.cost_ns / 1e6,
@@ -57,8 +58,13 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
 
 
 def summarise_plan(plan: Plan) -> str:
-    """One line: ``uncut (reason)`` or ``12 segments on 2 lanes (reason)``."""
-    form = "uncut" if plan.is_uncut else f"{len(plan.segments)} segments on {plan.lanes} lanes"
+    """One line: ``uncut: reason``, ``uncut on openvino: reason`` or ``12 segments on 2 lanes: reason``."""
+    if plan.is_uncut:
+        form = "uncut"
+    elif len(plan.segments) == 1:
+        form = f"uncut on {plan.segments[0].backend}"
+    else:
+        form = f"{len(plan.segments)} segments on {plan.lanes} lanes"
     return f"{form}: {plan.provenance.reason}"
 
 

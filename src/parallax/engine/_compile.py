@@ -4,31 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
+from parallax.device import open_backend
 from parallax.engine._advice import WeightAdvisor
+from parallax.engine._delegate import DelegatedSession
 from parallax.engine._executor import Executor
 from parallax.engine._failures import FOREIGN_EXCEPTIONS, both
 from parallax.engine._lanes import lane_pool
-from parallax.engine._ort import RuntimeOptions, make_session
+from parallax.engine._ort import RuntimeOptions, load_session, make_session
 from parallax.engine._segment import CompiledSegment
 from parallax.errors import BackendError
 from parallax.memory import MemoryOutline
 from parallax.model import Model
-from parallax.schedule import Plan, Segment
+from parallax.schedule import CPU_BACKEND, Plan, Segment
 
 Progress = Callable[[int, int], None]
 """Called with (segments done, segments in all)."""
 
 
 def compile_segment(model: Model, segment: Segment, options: RuntimeOptions) -> CompiledSegment:
-    """Compile one segment at its planned width.
+    """Compile one segment at its planned width, for the backend it is planned for.
 
-    Raises: BackendError naming the segment and its nodes, if the runtime refuses it.
+    Raises:
+        BackendError: the runtime or the backend refuses it; names the segment, and its nodes.
+        ConfigError: there is no such backend here.
     """
     extracted = model.extract(segment.nodes, segment.inputs, segment.outputs, name=segment.name)
     node_names = tuple(model.graph.nodes[index].name for index in segment.nodes)
+
+    def on_cpu() -> Any:
+        return make_session(extracted.proto, extracted.weights, width=segment.width, options=options)
+
+    session: Any
     try:
-        session = make_session(extracted.proto, extracted.weights, width=segment.width, options=options)
+        if segment.backend == CPU_BACKEND:
+            session = on_cpu()
+        else:
+            delegate = open_backend(segment.backend).compile(extracted, width=segment.width)
+            session = DelegatedSession(
+                delegate,
+                on_cpu,
+                described=load_session(extracted.proto),
+                name=f"{segment.name} on {segment.backend}",
+            )
     except FOREIGN_EXCEPTIONS as error:
         raise both(BackendError, type(error))(
             f"the runtime refuses a part of the model: {error}",

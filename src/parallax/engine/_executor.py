@@ -110,7 +110,9 @@ class Executor:
                 if argument.name in fed:
                     stated[argument.name] = stated_type(argument)
             for argument in session.outputs_meta:
-                types[argument.name] = argument.type
+                # What a delegate makes is its own: only the runtime's sessions can be bound to places.
+                if isinstance(session, C.InferenceSession):
+                    types[argument.name] = argument.type
                 produced[argument.name] = stated_type(argument)
         if outline is None:
             proven = {name: proven_type(info, stated) for name, info in produced.items()}

@@ -85,6 +85,14 @@ def make_session(
     return session
 
 
+def load_session(proto: bytes) -> Any:
+    """A C session that knows a model's inputs and outputs, but cannot run it: neither weights nor kernels are made.
+
+    Raises: whatever ONNX Runtime raises for a model it cannot read.
+    """
+    return C.InferenceSession(onnxruntime.SessionOptions(), proto, False, False)
+
+
 def make_mapped_session(path: str, *, width: int, options: RuntimeOptions) -> Any:
     """Open one segment's graph as `save_optimised` wrote it, its weights mapped; threads as in `make_session`.
 

@@ -8,6 +8,7 @@ from parallax.schedule._adaptive import AdaptivePolicy
 from parallax.schedule._dispatcher import Dispatcher
 from parallax.schedule._heft import HeftPolicy
 from parallax.schedule._plan import (
+    CPU_BACKEND,
     PLAN_FORMAT_VERSION,
     Assignment,
     Candidate,
@@ -29,6 +30,7 @@ from parallax.schedule._timeline import timeline_within
 from parallax.schedule._verify_state import verify_state
 
 __all__ = [
+    "CPU_BACKEND",
     "LEGAL_MOVES",
     "MAX_SLOWDOWN",
     "PLAN_FORMAT_VERSION",

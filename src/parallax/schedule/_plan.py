@@ -14,8 +14,11 @@ from typing import Final
 from parallax.errors import PlanError
 from parallax.schedule._records import from_value, parse, to_value
 
-PLAN_FORMAT_VERSION: Final = 1
+PLAN_FORMAT_VERSION: Final = 2
 """Of ``Plan.to_json``: raised whenever a plan written before must not be read any more."""
+
+CPU_BACKEND: Final = "cpu"
+"""ONNX Runtime's CPU kernels, as a segment names them."""
 
 MAX_CORES: Final = 4096
 """More cores or lanes than this come from no machine, but from a damaged file."""
@@ -86,6 +89,8 @@ class Segment:
     """Predicted duration at ``width``."""
     peak_bytes: int = 0
     """Bytes it holds while it runs; 0 where nothing was estimated."""
+    backend: str = CPU_BACKEND
+    """What runs it, by the name that `parallax.device.open_backend` knows."""
     reason: str
     """Why this is a segment of its own, with the costs compared."""
 
@@ -123,7 +128,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What runs where. ``segments`` in a topological order; one segment means the model is uncut."""
+    """What runs where. ``segments`` in a topological order."""
 
     format_version: int
     structure_digest: str
@@ -136,7 +141,8 @@ class Plan:
 
     @property
     def is_uncut(self) -> bool:
-        return len(self.segments) <= 1
+        """One segment, or none, on the CPU: the wrapped runtime's own session does it all."""
+        return len(self.segments) <= 1 and all(segment.backend == CPU_BACKEND for segment in self.segments)
 
     def to_json(self) -> dict[str, object]:
         """A value of JSON types; `from_json` is its exact inverse, also through a JSON text."""
@@ -199,6 +205,8 @@ def verify_plan(plan: Plan, n_nodes: int | None = None) -> None:
             raise refuse(f"width {segment.width} is not within 1 to the plan's {plan.cores} cores", segment)
         if segment.lane is not None and not 0 <= segment.lane < plan.lanes:
             raise refuse(f"lane {segment.lane} is not one of the plan's {plan.lanes} lanes", segment)
+        if not segment.backend or len(segment.backend) > 200:
+            raise refuse(f"its backend {segment.backend[:200]!r} is no name", segment)
         if segment.cost_ns < 0 or segment.peak_bytes < 0:
             raise refuse(f"cost {segment.cost_ns} ns or peak {segment.peak_bytes} bytes is negative", segment)
         nodes = segment.nodes

@@ -17,6 +17,7 @@ from parallax.engine import RuntimeOptions, TraceSink, shared_threads, use_share
 from parallax.errors import ConfigError
 from parallax.memory import parse_bytes
 from parallax.schedule import Plan
+from parallax.session._backends import check_backends
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, steps done, steps in all) during long work."""
@@ -61,6 +62,8 @@ class SessionOptions:
     budget_bytes: int | None = None
     """What ``memory_budget`` came to when it was checked."""
     idle_trim_s: float | None = None
+    backends: tuple[str, ...] | None = ()
+    """None: those that are installed, where neither providers nor session options were given."""
 
 
 def make_options(
@@ -78,6 +81,7 @@ def make_options(
     cache: bool = False,
     memory_budget: int | str | float | None = None,
     idle_trim_s: float | None = None,
+    backends: Sequence[str] | None = (),
 ) -> SessionOptions:
     """The keywords of ``InferenceSession`` and ``compile``, checked. Raises: ConfigError naming the one at fault."""
     if policy not in ("adaptive", "sequential"):
@@ -97,6 +101,7 @@ def make_options(
         memory_budget=memory_budget,
         budget_bytes=None if memory_budget is None else parse_bytes(memory_budget, free_bytes=free_memory_bytes()),
         idle_trim_s=check_idle_trim(idle_trim_s),
+        backends=check_backends(backends),
     )
 
 

@@ -14,15 +14,16 @@ from typing import Any
 
 import onnxruntime
 
-from parallax.device import available_cores
+from parallax.device import available_cores, open_backend
 from parallax.engine import RUNTIME_EXCEPTIONS, Executor, compile_plan
-from parallax.errors import BackendError, PlanError
+from parallax.errors import BackendError, ConfigError, ParallaxError, PlanError
 from parallax.model import Model, OpGraph
 from parallax.partition import (
     by_branches,
 )
 from parallax.profile import Cache, machine_fingerprint, surviving_tensors
 from parallax.schedule import (
+    CPU_BACKEND,
     PLAN_FORMAT_VERSION,
     Candidate,
     Plan,
@@ -30,6 +31,7 @@ from parallax.schedule import (
     Segment,
     verify_plan,
 )
+from parallax.session._backends import backend_versions
 from parallax.session._candidates import PlanningContext, Proposal
 from parallax.session._feeds import is_feedable
 from parallax.session._options import SessionOptions, lean_options, runtime_options
@@ -102,6 +104,29 @@ def uncut_plan(
     )
 
 
+def plan_whole_on(backend: str, model: Model, *, cores: int) -> tuple[Plan | None, str]:
+    """The plan that gives the whole model to a backend; or None, and why not.
+
+    Raises: ConfigError if there is no such backend here.
+    """
+    if model.graph.overridable:
+        return None, "the model has initializers that a run may override, which it would build in"
+    try:
+        refused = open_backend(backend).capability(model).refused
+    except ConfigError:
+        raise
+    except ParallaxError as error:
+        return None, str(error)
+    if refused:
+        first = refused[0]
+        return None, (
+            f"does not take {len(refused)} of {len(model.graph.nodes)} operators, the first of them "
+            f"{model.graph.nodes[first.node].op_type}: {first.detail}"
+        )
+    plan = uncut_plan(model, f"the whole model on {backend}", cores=cores)
+    return replace(plan, segments=(replace(plan.segments[0], backend=backend),)), ""
+
+
 def make_provenance(
     source: str,
     reason: str,
@@ -138,7 +163,14 @@ def choose_plan(
     if plan.is_uncut:
         return plan, None
     inherited = runtime_options(session_options)
-    return plan, compile_plan(model, plan, inherited if options.budget_bytes is None else lean_options(inherited))
+    try:
+        return plan, compile_plan(model, plan, inherited if options.budget_bytes is None else lean_options(inherited))
+    except ParallaxError as error:
+        if all(segment.backend == CPU_BACKEND for segment in plan.segments):
+            raise
+        # It could when the plan was measured; what it was installed for is not worth failing over.
+        logger.warning("a backend cannot do its part of the plan, so the CPU does it all: %s", error)
+        return uncut_plan(model, f"a backend failed to compile its part: {error}", cores=plan.cores), None
 
 
 def find_plan(model: Model, options: SessionOptions, session_options: Any) -> Plan:
@@ -297,7 +329,7 @@ def may_gain_clearly(graph: OpGraph) -> bool:
     return True
 
 
-def plan_key(model: Model, session_options: Any, *, cores: int) -> str:
+def plan_key(model: Model, options: SessionOptions, session_options: Any, *, cores: int) -> str:
     """Under which a tuned plan is kept: everything that measured figures depend on."""
     inherited = runtime_options(session_options)
     return "|".join(
@@ -308,13 +340,14 @@ def plan_key(model: Model, session_options: Any, *, cores: int) -> str:
             f"{cores} threads",
             f"optimiser {inherited.graph_optimization_level}",
             f"config {inherited.config}",
+            f"backends {backend_versions(options.backends or ())}",
         )
     )
 
 
 def remembered_plan(model: Model, options: SessionOptions, session_options: Any, *, cores: int) -> Plan | None:
     """The plan that tuning found earlier for this model on this machine, if it is still readable."""
-    stored = Cache(options.cache_dir).load(plan_key(model, session_options, cores=cores))
+    stored = Cache(options.cache_dir).load(plan_key(model, options, session_options, cores=cores))
     if stored is None:
         return None
     try:

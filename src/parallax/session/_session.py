@@ -15,6 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import onnxruntime
@@ -37,6 +38,7 @@ from parallax.engine import (
 from parallax.errors import BundleError, ConfigError, ExternalDataError, InputError, ModelError
 from parallax.model import Model, OpGraph, load_model
 from parallax.schedule import Plan
+from parallax.session._backends import installed_backends
 from parallax.session._budgeting import counted_bundle, estimate_bundle, fit_plan, with_known_peaks
 from parallax.session._bundles import (
     LARGE_WEIGHT_BYTES,
@@ -129,6 +131,12 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         idle_trim_s: seconds without a run after which the session gives back, as ``trim`` does, what it keeps for the
             next one. Default 30 with a budget, else never; ``float("inf")`` is never.
 
+        backends: what may compute beside ONNX Runtime's CPU kernels, by name (see
+            ``parallax.device.open_backend``), where ``tune`` finds it faster. Default: OpenVINO, if it is
+            installed (``pip install 'parallax-runtime[openvino]'``) and neither ``sess_options`` nor ``providers``
+            are given. () for none. Outputs then agree within 1e-4 of their magnitude instead of bit for bit. What a
+            backend fails at is run on the CPU.
+
     ``plan`` says what was decided and why.
 
     Raises:
@@ -178,6 +186,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         cache: bool = False,
         memory_budget: int | str | float | None = None,
         idle_trim_s: float | None = None,
+        backends: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
         if sess_options is not None and not isinstance(sess_options, onnxruntime.SessionOptions):
@@ -196,6 +205,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
             cache=cache,
             memory_budget=memory_budget,
             idle_trim_s=idle_trim_s,
+            backends=backends,
         )
         self._lazy_lock = threading.RLock()
         self._model: Model | None = None
@@ -251,6 +261,11 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         # The base class checks these only when it opens the model itself.
         check_and_normalize_provider_args(providers, provider_options, onnxruntime.get_available_providers())
         self._fallback_providers = ["CPUExecutionProvider"]
+        if options.backends is None:
+            # Who names providers or sets the runtime's options means the runtime; and what others hold in memory
+            # no budget knows.
+            named = providers or self._sess_options is not None or options.budget_bytes is not None
+            options = replace(options, backends=() if named else installed_backends())
         plan, executor = choose_plan(model, options, self._sess_options, self._fit)
         self._plan = plan
         if executor is not None:

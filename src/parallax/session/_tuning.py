@@ -26,7 +26,7 @@ from parallax.schedule import Candidate, Plan
 from parallax.session._candidates import PlanningContext
 from parallax.session._feeds import FeedBinder, FeedSpec
 from parallax.session._options import Progress, SessionOptions, runtime_options
-from parallax.session._planning import make_provenance, plan_key, remembered_plan, uncut_plan
+from parallax.session._planning import make_provenance, plan_key, plan_whole_on, remembered_plan, uncut_plan
 
 logger = logging.getLogger(__name__)
 
@@ -155,6 +155,23 @@ def tune(model: Model, options: SessionOptions, session_options: Any, *, cores: 
                     note="predicted too slow to be worth measuring",
                 )
             )
+    for name in options.backends or ():
+        progress(f"compile for {name}", 0, 1)
+        label, plan_there, note = f"uncut, {name}", *plan_whole_on(name, model, cores=cores)
+        simulated_ns = 0
+        if plan_there is not None:
+            try:
+                peer = _cut_peer(label, model, plan_there, session_options, feeds, spins=True)
+                simulated_ns = peer.plan.segments[0].cost_ns
+                note = difference(reference, peer.run())
+                if not note:
+                    peers.append(peer)
+            except ParallaxError as error:
+                logger.warning("%s cannot run the model and is left out: %s", name, error)
+                note = f"does not run: {error}"
+        candidates.append(
+            Candidate(label=label, segments=1, lanes=1, simulated_ns=simulated_ns, measured_ns=None, note=note)
+        )
     times, others = _measure_undisturbed(peers, cores=cores, progress=progress)
     disturbed = others > DISTURBED_SHARE * cores
     medians = [round(statistics.median(series)) for series in times]
@@ -169,7 +186,7 @@ def tune(model: Model, options: SessionOptions, session_options: Any, *, cores: 
     if disturbed:
         plan = _undecided(plan, others)
         logger.warning("%s; tune again when the machine is idle", plan.provenance.reason)
-    Cache(options.cache_dir).store(plan_key(model, session_options, cores=cores), plan.to_json())
+    Cache(options.cache_dir).store(plan_key(model, options, session_options, cores=cores), plan.to_json())
     return plan
 
 
@@ -290,7 +307,9 @@ def _uncut_peer(
     )
 
 
-def _cut_peer(label: str, model: Model, plan: Plan, session_options: Any, feeds: Mapping[str, Any]) -> Peer:
+def _cut_peer(
+    label: str, model: Model, plan: Plan, session_options: Any, feeds: Mapping[str, Any], *, spins: bool = False
+) -> Peer:
     executor = compile_plan(model, plan, runtime_options(session_options))
     graph = model.graph
     binder = FeedBinder(
@@ -309,7 +328,7 @@ def _cut_peer(label: str, model: Model, plan: Plan, session_options: Any, feeds:
     segments = tuple(
         replace(segment, cost_ns=duration) for segment, duration in zip(plan.segments, durations, strict=True)
     )
-    return Peer(label=label, run=run, plan=replace(plan, segments=segments), spins=False)
+    return Peer(label=label, run=run, plan=replace(plan, segments=segments), spins=spins)
 
 
 def _finish(peer: Peer, medians: Sequence[int], winner: int, candidates: tuple[Candidate, ...]) -> Plan:

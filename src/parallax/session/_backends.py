@@ -1,0 +1,49 @@
+"""Which backends beside ONNX Runtime's CPU kernels a session may use."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from typing import Any, Final
+
+from parallax.device import open_backend
+from parallax.errors import ConfigError
+from parallax.schedule import CPU_BACKEND
+
+UNASKED: Final = {"openvino": "openvino"}
+"""Backends that compute on the CPU as precisely as the model asks for: tried unasked where their distribution (the
+value) is installed. Others are tried where they are named."""
+
+
+def check_backends(backends: Any) -> tuple[str, ...] | None:
+    """Raises: ConfigError unless None or names; whether they can be used here is found out when they are."""
+    if backends is None:
+        return None
+    if isinstance(backends, str) or not isinstance(backends, Sequence):
+        raise ConfigError(f"backends={backends!r} is no sequence of names", fix='write backends=("openvino",)')
+    for name in backends:
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"backends={backends!r} holds {name!r}", fix='give names, such as "openvino"')
+    return tuple(dict.fromkeys(name for name in backends if name != CPU_BACKEND))
+
+
+def installed_backends() -> tuple[str, ...]:
+    """Those of `UNASKED` that are installed; nothing is imported."""
+    return tuple(name for name, distribution in UNASKED.items() if _version(distribution) is not None)
+
+
+def backend_versions(backends: Sequence[str]) -> str:
+    """Names and versions: what a measured plan depends on. Imports none of `UNASKED`.
+
+    Raises: as `open_backend`, for others.
+    """
+    return ", ".join(
+        f"{name} {_version(UNASKED[name]) if name in UNASKED else open_backend(name).info.version}" for name in backends
+    )
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,129 @@
+"""Sessions that may use other backends than the runtime's CPU kernels: found by measuring, dropped where they fail."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import parallax
+from parallax.errors import ConfigError
+from parallax.model import load_model
+from parallax.profile import Cache
+from parallax.session._options import make_options
+from parallax.session._planning import plan_key, plan_whole_on
+
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="openvino is not installed: pip install openvino"
+)
+TWIN = "CPUExecutionProvider"
+"""A backend like any other, except that it is always there."""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    weights = [
+        numpy_helper.from_array(random.standard_normal((64, 64), dtype=np.float32), name) for name in ("w0", "w1")
+    ]
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w0"], ["a"]),
+            helper.make_node("Relu", ["a"], ["b"]),
+            helper.make_node("MatMul", ["b", "w1"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 64])],
+        weights,
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def feeds(rows: int = 8) -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(rows).standard_normal((rows, 64), dtype=np.float32)}
+
+
+def remember_whole_on(backend: str, path: Path, cache: Path, *, as_backend: str | None = None) -> None:
+    """As if tuning had found the backend best."""
+    model = load_model(path)
+    plan, obstacle = plan_whole_on(backend, model, cores=1)
+    assert plan is not None, obstacle
+    if as_backend is not None:
+        plan = replace(plan, segments=(replace(plan.segments[0], backend=as_backend),))
+    options = make_options(
+        threads=1,
+        policy="adaptive",
+        shapes=None,
+        calibration=None,
+        tune=False,
+        min_gain=None,
+        cache_dir=cache,
+        progress=None,
+        backends=(backend,),
+    )
+    Cache(cache).store(plan_key(model, options, None, cores=1), plan.to_json())
+
+
+def test_tuning_compares_the_backends_it_is_given(model: Path, tmp_path: Path) -> None:
+    session = parallax.InferenceSession(
+        model, threads=1, tune=True, calibration=feeds(), cache_dir=tmp_path / "cache", backends=(TWIN,)
+    )
+    labels = {candidate.label: candidate for candidate in session.plan.provenance.candidates}
+    assert labels[f"uncut, {TWIN}"].measured_ns is not None
+    assert labels[f"uncut, {TWIN}"].note == ""
+    plain = onnxruntime.InferenceSession(model)
+    np.testing.assert_array_equal(session.run(None, feeds())[0], plain.run(None, feeds())[0])
+
+
+@pytest.mark.parametrize("backend", [TWIN, pytest.param("openvino", marks=needs_openvino)])
+def test_a_plan_on_a_backend_is_kept_and_gives_the_same_answers(backend: str, model: Path, tmp_path: Path) -> None:
+    remember_whole_on(backend, model, tmp_path)
+    session = parallax.InferenceSession(model, threads=1, cache_dir=tmp_path, backends=(backend,))
+    assert session.plan.segments[0].backend == backend
+    plain = onnxruntime.InferenceSession(model)
+    for rows in (1, 8, 3):
+        (ours,), (theirs,) = session.run(None, feeds(rows)), plain.run(None, feeds(rows))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
+
+
+def test_what_a_kept_plan_needs_may_be_gone(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    remember_whole_on(TWIN, model, tmp_path, as_backend="nowhere")
+    session = parallax.InferenceSession(model, threads=1, cache_dir=tmp_path, backends=(TWIN,))
+    assert session.plan.is_uncut
+    assert any("nowhere" in text for text in caplog.messages)
+    plain = onnxruntime.InferenceSession(model)
+    np.testing.assert_array_equal(session.run(None, feeds())[0], plain.run(None, feeds())[0])
+
+
+@pytest.mark.parametrize(
+    "asked", [{}, {"backends": ()}, {"backends": (TWIN,), "threads": 2}, {"sess_options": onnxruntime.SessionOptions()}]
+)
+def test_a_plan_on_a_backend_is_for_those_who_ask_for_it(asked: dict[str, Any], model: Path, tmp_path: Path) -> None:
+    remember_whole_on(TWIN, model, tmp_path)
+    session = parallax.InferenceSession(model, cache_dir=tmp_path, **({"threads": 1} | asked))
+    assert session.plan.is_uncut
+
+
+@pytest.mark.parametrize("backends", ["openvino", 3, ("",), (None,)])
+def test_backends_are_names(backends: Any, model: Path) -> None:
+    with pytest.raises(ConfigError, match="backends"):
+        parallax.InferenceSession(model, backends=backends)
+
+
+@needs_openvino
+def test_providers_that_are_named_leave_other_backends_out(model: Path, tmp_path: Path) -> None:
+    remember_whole_on("openvino", model, tmp_path)
+    named = parallax.InferenceSession(model, threads=1, cache_dir=tmp_path, providers=["CPUExecutionProvider"])
+    assert named.plan.is_uncut
+    unnamed = parallax.InferenceSession(model, threads=1, cache_dir=tmp_path)
+    assert unnamed.plan.segments[0].backend == "openvino"
