@@ -1,0 +1,169 @@
+"""Kernels chosen by measuring: Parallax (tuned, with OpenVINO installed) against ONNX Runtime and OpenVINO itself.
+
+Both are set up for one request at a time on the same number of threads, in float32: ONNX Runtime with its defaults,
+OpenVINO with its latency hint, inputs shared and its own Python API. Each model has a process of its own; rivals take
+turns in it. Needs ``pip install 'parallax-runtime[openvino]'``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _common import Report, describe_machine, dump_timing, make_parser, open_inputs, pick_models, publish, say, spread
+
+import parallax
+from parallax import zoo
+from parallax.cli import Rival, Timing, compare_outputs, ratio, time_interleaved
+from parallax.device import available_cores
+
+OURS, RUNTIME, OPENVINO = "Parallax", "ONNX Runtime", "OpenVINO"
+
+WORST_RATIO = 1.02
+"""No model slower than the better of the two by more than this ..."""
+MEAN_RATIO = 0.86
+"""... and at most this of ONNX Runtime's time in the geometric mean."""
+
+
+def open_openvino(path: Path, feeds: dict[str, np.ndarray], *, threads: int) -> Callable[[], object]:
+    """OpenVINO as its documentation advises for latency: shapes fixed, inputs and outputs shared."""
+    import openvino  # an extra: only this benchmark needs it
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    model.reshape({name: value.shape for name, value in feeds.items()})
+    compiled = core.compile_model(
+        model,
+        "CPU",
+        {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": "f32",
+        },
+    )
+    request = compiled.create_infer_request()
+    return lambda: request.infer(feeds, share_inputs=True, share_outputs=True)
+
+
+def measure_model(name: str, *, runs: int, threads: int, folder: Path) -> dict[str, Any]:
+    """One row: samples of all three, what Parallax chose, and how far its outputs are from ONNX Runtime's."""
+    path = Path(zoo.load(name))
+    feeds = zoo.example_inputs(name)
+    say(f"{name}: tuning")
+    ours = parallax.InferenceSession(
+        path,
+        threads=threads,
+        shapes=open_inputs(path, feeds),
+        calibration=feeds,
+        tune=True,
+        cache_dir=folder / "cache",
+    )
+    runtime = Rival(label=RUNTIME, threads=threads).open(path)
+    names = [output.name for output in ours.get_outputs()]
+    difference = compare_outputs(
+        dict(zip(names, ours.run(names, feeds), strict=True)),
+        dict(zip(names, runtime.run(names, feeds), strict=True)),
+    )
+    say(f"{name}: timing")
+    calls = {
+        OURS: lambda: ours.run(None, feeds),
+        RUNTIME: lambda: runtime.run(None, feeds),
+        OPENVINO: open_openvino(path, feeds, threads=threads),
+    }
+    timings = time_interleaved(calls, rounds=runs, cores=threads)
+    return {
+        "model": name,
+        "timings": {label: dump_timing(timing) for label, timing in timings.items()},
+        "backends": sorted({segment.backend for segment in ours.plan.segments}),
+        "segments": len(ours.plan.segments),
+        "reason": ours.plan.provenance.reason,
+        "relative_difference": difference.relative,
+        "output_detail": difference.detail,
+    }
+
+
+def in_child(name: str, *, runs: int, threads: int) -> dict[str, Any]:
+    """Measure one model in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "row.json"
+        command = [sys.executable, __file__, "--one", name, str(result), "--runs", str(runs), "--threads", str(threads)]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+        if done.returncode != 0:
+            return {"model": name, "failed": f"exit code {done.returncode}; see stderr"}
+        row: dict[str, Any] = json.loads(result.read_text())
+        return row
+
+
+def make_report(results: list[dict[str, Any]], *, runs: int, threads: int) -> Report:
+    """The table, with what misses its bound."""
+    rows, remarks, means = [], [], []
+    for result in results:
+        if "failed" in result:
+            rows.append([result["model"], *["-"] * 6, f"FAILED: {result['failed']}"])
+            continue
+        timings = {
+            label: Timing(label=label, samples_ns=tuple(entry["samples_ns"]))
+            for label, entry in result["timings"].items()
+        }
+        ours, best = timings[OURS], min((timings[RUNTIME], timings[OPENVINO]), key=lambda timing: timing.median_ns)
+        to_best, to_runtime = ratio(ours, best), ratio(ours, timings[RUNTIME])
+        means.append(to_runtime.median)
+        if to_best.median > WORST_RATIO:
+            remarks.append(f"**{result['model']} misses its bound: {to_best.median:.3f} > {WORST_RATIO}.**")
+        rows.append(
+            [
+                result["model"],
+                *(spread(timings[label]) for label in (OURS, RUNTIME, OPENVINO)),
+                f"{to_best.median:.3f} ({best.label})",
+                f"{to_runtime.median:.3f}",
+                result["output_detail"] or f"within {result['relative_difference']:.1e}",
+                f"{', '.join(result['backends'])}, {result['segments']} segments: {result['reason']}",
+            ]
+        )
+    if means:
+        mean = math.exp(statistics.fmean(math.log(value) for value in means))
+        verdict = "met" if mean <= MEAN_RATIO else "**missed**"
+        remarks.append(f"geometric mean of Parallax to ONNX Runtime: {mean:.3f}; bound {MEAN_RATIO}: {verdict}")
+    return Report(
+        title="CPU kernels of two libraries",
+        method=(
+            f"Milliseconds per run, median (quartiles) of {runs} interleaved rounds on {threads} threads; ratios are "
+            "medians per round. Parallax tunes once and keeps the faster library."
+        ),
+        columns=["model", OURS, RUNTIME, OPENVINO, "to the better", "to ONNX Runtime", "outputs", "chosen, and why"],
+        rows=rows,
+        remarks=remarks,
+        data={"runs": runs, "threads": threads, "results": results},
+    )
+
+
+def main() -> None:
+    parser = make_parser(__doc__, "cpu_backends")
+    parser.add_argument("--models", nargs="+", default=["paper"], metavar="NAME", help="zoo models; paper, all")
+    parser.add_argument("--runs", type=int, default=30, help="interleaved rounds per model")
+    parser.add_argument("--threads", type=int, default=available_cores())
+    parser.add_argument(
+        "--one", nargs=2, metavar=("NAME", "FILE"), help="measure one model and write JSON (used by the script itself)"
+    )
+    arguments = parser.parse_args()
+    if arguments.one:
+        name, result = arguments.one
+        with tempfile.TemporaryDirectory() as folder:
+            row = measure_model(name, runs=arguments.runs, threads=arguments.threads, folder=Path(folder))
+        Path(result).write_text(json.dumps(row))
+        return
+    machine = describe_machine()
+    results = [in_child(name, runs=arguments.runs, threads=arguments.threads) for name in pick_models(arguments.models)]
+    publish(make_report(results, runs=arguments.runs, threads=arguments.threads), arguments.output, machine)
+
+
+if __name__ == "__main__":
+    main()
