@@ -36,6 +36,8 @@ class HandOver:
     """(a segment, one that must wait for it), in the order of those that wait. None follows from others."""
     arena_bytes: int
     """What the tensors then take."""
+    placement: tuple[str, ...]
+    """The tensors by their offset: placed in this order, lowest gap first, they take no more."""
 
 
 def hand_over(
@@ -67,7 +69,7 @@ def hand_over(
     """
     items = [tensor for tensor, size in enumerate(sizes) if size]
     if not items:
-        return HandOver(edges=(), arena_bytes=0)
+        return HandOver(edges=(), arena_bytes=0, placement=())
     place = [0] * len(order)
     for position, segment in enumerate(order):
         place[segment] = position
@@ -79,8 +81,11 @@ def hand_over(
     for offsets in _packings(lifetimes, sizes, spans, items, neighbours, pauses, limit_bytes):
         edges = _edges(lifetimes, sizes, spans, predecessors, offsets, order)
         if best is None or len(edges) < len(best.edges):
-            arena_bytes = max(offsets[item] + sizes[item] for item in items)
-            best = HandOver(edges=edges, arena_bytes=arena_bytes)
+            best = HandOver(
+                edges=edges,
+                arena_bytes=max(offsets[item] + sizes[item] for item in items),
+                placement=tuple(lifetimes.tensors[item] for item in sorted(items, key=offsets.__getitem__)),
+            )
         if not edges:
             break
     return best

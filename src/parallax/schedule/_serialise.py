@@ -173,7 +173,9 @@ class _Search:
             )
             if trial is None or trial.makespan_ns > before.makespan_ns * (1 + _EQUAL_TIME):
                 return self._result(before)
-            return self._result(trial, before)
+            judged = self._judge(trial.plan, trial.edges)
+            is_better = self._is_within(judged, judged.least_bytes) and judged.arena_bytes < before.arena_bytes
+            return self._result(judged if is_better else before, before)
         # The strict yardstick is the better of two sequential orders; the other, the order one lane would follow.
         for strict in (True, False):
             trial = self._least_time(before, is_strict=strict)
@@ -190,7 +192,7 @@ class _Search:
         # The least of all leaves the most to the inside of segments; it asks for the most edges, so it comes last.
         pending = [*sorted(limit for limit in limits if limit >= sequential), sequential]
         tried: set[int] = set()
-        best: _Trial | None = None
+        kept: list[_Trial] = []
         while pending and len(tried) < _LIMITS:
             limit = pending.pop(0)
             if limit in tried:
@@ -204,9 +206,19 @@ class _Search:
                 # The edges brought a sequential order that takes less; that is what counts then.
                 pending.insert(0, int(self.ratio * reached))
                 total = min(total, int(self.ratio * (reached + self.largest)))
-            elif best is None or trial.makespan_ns < best.makespan_ns * (1 - _EQUAL_TIME):
-                best = trial
-        return best
+            else:
+                kept.append(trial)
+        while kept:
+            best = kept[0]
+            for trial in kept:
+                if trial.makespan_ns < best.makespan_ns * (1 - _EQUAL_TIME):
+                    best = trial
+            # An engine does not know the packing that the edges were made for; what it finds counts.
+            judged = self._judge(best.plan, best.edges)
+            if self._is_within(judged, judged.least_bytes if is_strict else judged.own_bytes):
+                return judged
+            kept.remove(best)
+        return None
 
     def _is_within(self, trial: _Trial, sequential_bytes: int) -> bool:
         return trial.peak_bytes <= self.ratio * (sequential_bytes + self.largest)
@@ -258,7 +270,7 @@ class _Search:
             if apart:
                 plan, _ = _with_edges(plan, apart)
                 edges += apart
-            return self._judge(plan, edges, enough_bytes=limit)
+            return self._judge(plan, edges, placement=found.placement)
         return None
 
     def _judge(
@@ -266,16 +278,25 @@ class _Search:
         plan: Plan,
         edges: tuple[tuple[int, int], ...] = (),
         *,
-        enough_bytes: int = 0,
+        placement: Sequence[str] | None = None,
         is_admitted: bool = True,
     ) -> _Trial:
-        """What a plan takes: in bytes, as an engine would plan it, and in time. ``is_admitted``: within the ratio."""
+        """What a plan takes, in bytes and in time.
+
+        Args:
+            placement: names of the tensors in an order in which they are known to fit; None: as an engine would plan.
+            is_admitted: running segments hold together what the ratio leaves, if it leaves enough for one.
+        """
         lifetimes = find_lifetimes(plan, self.outputs, place_outputs=False) if edges else self.lifetimes
         sizes = self._sizes(lifetimes)
-        arena = plan_arena(lifetimes, sizes, effort=Effort.QUICK)
-        if arena.arena_bytes > max(enough_bytes, arena.lower_bound_bytes):
-            arena = plan_arena(lifetimes, sizes)
         peaks = [peak_of_sequence(lifetimes, sizes, order) for order in sequential_orders(plan)]
+        orders: list[tuple[int, ...]] = []
+        if placement is not None:
+            number_of = {name: number for number, name in enumerate(lifetimes.tensors)}
+            orders.append(tuple(number_of[name] for name in placement))
+        arena = plan_arena(lifetimes, sizes, effort=Effort.QUICK, orders=orders)
+        if placement is None and arena.arena_bytes > max(arena.lower_bound_bytes, int(self.ratio * min(peaks))):
+            arena = plan_arena(lifetimes, sizes)
         budget = None
         if is_admitted:
             budget = int(self.ratio * (min(peaks) + self.largest)) - arena.arena_bytes
