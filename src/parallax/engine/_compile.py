@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from parallax.device import open_backend
+from parallax.device import CompileOptions, compile_guarded, open_backend
 from parallax.engine._advice import WeightAdvisor
 from parallax.engine._delegate import DelegatedSession
 from parallax.engine._executor import Executor
@@ -26,28 +26,27 @@ Progress = Callable[[int, int], None]
 def compile_segment(model: Model, segment: Segment, options: RuntimeOptions) -> CompiledSegment:
     """Compile one segment at its planned width, for the backend it is planned for.
 
+    What another backend than the runtime's CPU kernels fails at, now or in any run, those do.
+
     Raises:
-        BackendError: the runtime or the backend refuses it; names the segment, and its nodes.
+        BackendError: the runtime refuses it; names the segment and its nodes.
         ConfigError: there is no such backend here.
     """
     extracted = model.extract(segment.nodes, segment.inputs, segment.outputs, name=segment.name)
     node_names = tuple(model.graph.nodes[index].name for index in segment.nodes)
-
-    def on_cpu() -> Any:
-        return make_session(extracted.proto, extracted.weights, width=segment.width, options=options)
-
     session: Any
     try:
         if segment.backend == CPU_BACKEND:
-            session = on_cpu()
+            session = make_session(extracted.proto, extracted.weights, width=segment.width, options=options)
         else:
-            delegate = open_backend(segment.backend).compile(extracted, width=segment.width)
-            session = DelegatedSession(
-                delegate,
-                on_cpu,
-                described=load_session(extracted.proto),
-                name=f"{segment.name} on {segment.backend}",
+            guarded = compile_guarded(
+                open_backend(segment.backend),
+                extracted,
+                spare=open_backend(CPU_BACKEND),
+                width=segment.width,
+                options=CompileOptions(session_options=options.to_session_options),
             )
+            session = DelegatedSession(guarded, described=load_session(extracted.proto))
     except FOREIGN_EXCEPTIONS as error:
         raise both(BackendError, type(error))(
             f"the runtime refuses a part of the model: {error}",
