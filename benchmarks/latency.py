@@ -64,6 +64,7 @@ def measure_model(name: str, *, runs: int, threads: int, folder: Path) -> dict[s
         shapes=open_inputs(path, feeds),
         calibration=feeds,
         tune=True,
+        backends=(),  # the same kernels for everyone; cpu_backends.py compares libraries
         cache_dir=folder / "cache",  # a plan found by an earlier run would hide what this version finds
     )
     rivals = [Rival(label="1 thread", threads=1)]
