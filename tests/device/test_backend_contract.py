@@ -220,6 +220,17 @@ def test_outputs_go_where_they_are_told(backend: Backend, case: str) -> None:
         _assert_equal(list(targets.values()), expected, made.tolerance)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_it_states_its_arguments_as_the_runtime_does(backend: Backend, case: str) -> None:
+    proto = CASES[case]().proto
+    model = compiled(backend, proto)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    for ours, theirs in ((model.inputs_meta, session.get_inputs()), (model.outputs_meta, session.get_outputs())):
+        assert [(entry.name, entry.type) for entry in ours] == [(entry.name, entry.type) for entry in theirs]
+    assert [list(entry.shape) for entry in model.inputs_meta] == [entry.shape for entry in session.get_inputs()]
+    assert not model.overridable_initializers
+
+
 def test_outputs_come_in_the_order_asked_for_and_alone(backend: Backend) -> None:
     made = _output_read_inside()
     model = compiled(backend, made.proto)

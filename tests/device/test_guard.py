@@ -21,6 +21,7 @@ from parallax.device import (
     FaultPolicy,
     GuardedModel,
     MemoryDomain,
+    TensorArgument,
     UnfitFeedsError,
     compile_guarded,
     open_backend,
@@ -55,6 +56,18 @@ class Scripted:
     @property
     def outputs(self) -> tuple[str, ...]:
         return self._inner.outputs
+
+    @property
+    def inputs_meta(self) -> Sequence[TensorArgument]:
+        return self._inner.inputs_meta
+
+    @property
+    def overridable_initializers(self) -> Sequence[TensorArgument]:
+        return self._inner.overridable_initializers
+
+    @property
+    def outputs_meta(self) -> Sequence[TensorArgument]:
+        return self._inner.outputs_meta
 
     def run_with_ort_values(
         self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None

@@ -14,6 +14,7 @@ from parallax.device._backend import (
     Price,
     Refusal,
     RefusedNode,
+    TensorArgument,
     UnfitFeedsError,
     Work,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "Price",
     "Refusal",
     "RefusedNode",
+    "TensorArgument",
     "Uncovered",
     "UnfitFeedsError",
     "Work",

@@ -192,6 +192,25 @@ class UnfitFeedsError(BackendError):
     """A backend is well, but not made for these feeds, which others can compute with."""
 
 
+class TensorArgument(Protocol):
+    """An input or output as ONNX Runtime states it: its ``NodeArg``, or what looks the same."""
+
+    @property
+    def name(self) -> str:
+        """Of the tensor."""
+        ...
+
+    @property
+    def type(self) -> str:
+        """Such as "tensor(float)"."""
+        ...
+
+    @property
+    def shape(self) -> Sequence[int | str | None]:
+        """Sizes, names of sizes, and None; empty for a scalar, and where even the rank is unknown."""
+        ...
+
+
 class CompiledModel(Protocol):
     """A compiled part, in the place of ONNX Runtime's C session. Any number of threads may run it at once."""
 
@@ -208,6 +227,21 @@ class CompiledModel(Protocol):
     @property
     def memory(self) -> MemoryDomain:
         """Where it makes its outputs if nobody says where they should go."""
+        ...
+
+    @property
+    def inputs_meta(self) -> Sequence[TensorArgument]:
+        """What must be fed."""
+        ...
+
+    @property
+    def overridable_initializers(self) -> Sequence[TensorArgument]:
+        """What may be fed."""
+        ...
+
+    @property
+    def outputs_meta(self) -> Sequence[TensorArgument]:
+        """What it returns."""
         ...
 
     def run_with_ort_values(

@@ -30,6 +30,7 @@ from parallax.device._backend import (
     Price,
     Refusal,
     RefusedNode,
+    TensorArgument,
     Work,
 )
 from parallax.device._coverage import Gap
@@ -218,6 +219,21 @@ class EmulatedModel:
     def memory(self) -> MemoryDomain:
         """The emulated device's, which anybody can read."""
         return self._backend.info.memory
+
+    @property
+    def inputs_meta(self) -> Sequence[TensorArgument]:
+        """See `CompiledModel`."""
+        return self._inner.inputs_meta
+
+    @property
+    def overridable_initializers(self) -> Sequence[TensorArgument]:
+        """See `CompiledModel`."""
+        return self._inner.overridable_initializers
+
+    @property
+    def outputs_meta(self) -> Sequence[TensorArgument]:
+        """See `CompiledModel`."""
+        return self._inner.outputs_meta
 
     def run_with_ort_values(
         self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None

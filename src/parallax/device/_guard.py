@@ -18,6 +18,7 @@ from parallax.device._backend import (
     CompiledModel,
     CompileOptions,
     MemoryDomain,
+    TensorArgument,
     UnfitFeedsError,
 )
 from parallax.device._breaker import CircuitBreaker
@@ -130,6 +131,21 @@ class GuardedModel:
     def memory(self) -> MemoryDomain:
         """Where the delegate makes its outputs; those of the spare are in the processor's memory."""
         return self._delegate.memory
+
+    @property
+    def inputs_meta(self) -> Sequence[TensorArgument]:
+        """See `CompiledModel`."""
+        return self._delegate.inputs_meta
+
+    @property
+    def overridable_initializers(self) -> Sequence[TensorArgument]:
+        """See `CompiledModel`."""
+        return self._delegate.overridable_initializers
+
+    @property
+    def outputs_meta(self) -> Sequence[TensorArgument]:
+        """See `CompiledModel`."""
+        return self._delegate.outputs_meta
 
     @property
     def is_set_aside(self) -> bool:

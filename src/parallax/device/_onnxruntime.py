@@ -20,6 +20,7 @@ from parallax.device._backend import (
     DeviceSpeed,
     MemoryDomain,
     Price,
+    TensorArgument,
     Work,
 )
 from parallax.device._foreign import RUNTIME_ERRORS, compile_error, run_error
@@ -241,6 +242,24 @@ class OnnxRuntimeModel:
     def memory(self) -> MemoryDomain:
         """Where its outputs are made: the device's memory only if all of them are made there."""
         return self._memory
+
+    @property
+    def inputs_meta(self) -> Sequence[TensorArgument]:
+        """See `CompiledModel`."""
+        made: Sequence[TensorArgument] = self.session.inputs_meta
+        return made
+
+    @property
+    def overridable_initializers(self) -> Sequence[TensorArgument]:
+        """See `CompiledModel`."""
+        made: Sequence[TensorArgument] = self.session.overridable_initializers
+        return made
+
+    @property
+    def outputs_meta(self) -> Sequence[TensorArgument]:
+        """See `CompiledModel`."""
+        made: Sequence[TensorArgument] = self.session.outputs_meta
+        return made
 
     def run_with_ort_values(
         self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from parallax.device._backend import HOST_MEMORY, MemoryDomain, UnfitFeedsError
+from parallax.device._arguments import stated_argument
+from parallax.device._backend import HOST_MEMORY, MemoryDomain, TensorArgument, UnfitFeedsError
 from parallax.device._foreign import TERMINATED
 from parallax.device._openvino_convert import Weights, element_types, exact
 from parallax.device._openvino_rules import EXACT_INTEGER
@@ -73,6 +74,7 @@ class OpenVinoModel:
         self._weights = weights
         self._checks_integers = checks_integers
         self._where = f"segment {name!r}, backend openvino"
+        self._interface = interface
         self._overridable = frozenset(info.name for info in interface.overridable)
         self._declared = {info.name: info for info in interface.inputs}
         self._inputs = self._read_inputs(element_types(openvino))
@@ -93,6 +95,21 @@ class OpenVinoModel:
     def memory(self) -> MemoryDomain:
         """The processor's, whatever the device: OpenVINO moves tensors by itself."""
         return HOST_MEMORY
+
+    @property
+    def inputs_meta(self) -> Sequence[TensorArgument]:
+        """See `CompiledModel`."""
+        return [stated_argument(info) for info in self._interface.inputs]
+
+    @property
+    def overridable_initializers(self) -> Sequence[TensorArgument]:
+        """See `CompiledModel`: to feed one is refused, though, as its value is built in."""
+        return [stated_argument(info) for info in self._interface.overridable]
+
+    @property
+    def outputs_meta(self) -> Sequence[TensorArgument]:
+        """See `CompiledModel`."""
+        return [stated_argument(info) for info in self._interface.outputs]
 
     def run_with_ort_values(
         self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None
