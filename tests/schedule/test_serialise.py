@@ -187,6 +187,18 @@ def test_peaks_are_kept_where_sizes_are_known_and_only_there() -> None:
     assert [s.peak_bytes for s in told.plan.segments] == [0, 200, 0, 0, 0]
 
 
+def test_dimensions_that_nobody_fixed_stand_in_proportion() -> None:
+    plan = plan_of(TWO)
+    plan = replace(plan, segments=tuple(replace(segment, cost_ns=1000) for segment in plan.segments))
+    known = graph_of(plan, BIG, ("y",))
+    shapes = {"a": ("batch", 1000), "b": (None, 1000), "c": ("batch", 16), "d": ("batch", 16)}
+    tensors = {name: replace(info, shape=shapes.get(name, info.shape)) for name, info in known.tensors.items()}
+    asked = serialise_for_memory(plan, known, max_slowdown=1.0, **TIMES)
+    unknown = serialise_for_memory(plan, replace(known, tensors=tensors), max_slowdown=1.0, **TIMES)
+    assert unknown == asked, "a leading dimension is a batch, and proportions do not depend on it"
+    assert unknown.edges
+
+
 def test_large_plans_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parallax.schedule._serialise.MAX_TENSORS", 4)
     plan = plan_of(TWO)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallax.memory import Lifetimes, dispatch_order, find_lifetimes, peak_of_sequence
-from parallax.schedule import Plan, simulate_plan, timeline_within
+from parallax.schedule import Plan, simulate_plan, timeline_within, verify_plan
 from tests.memory._plans import plan_of, plans, sizes_of
 
 OVERHEAD, HANDOVER = 3, 7
@@ -27,7 +27,11 @@ def problems(draw: st.DrawFn) -> tuple[Plan, Lifetimes, list[int]]:
         )
         for segment in plan.segments
     )
+    if plan.lanes > 1 and draw(st.booleans()):
+        # The last lane is a device's queue.
+        segments = tuple(replace(s, width=0) if s.lane == plan.lanes - 1 else s for s in segments)
     plan = replace(plan, segments=segments)
+    verify_plan(plan)
     lifetimes = find_lifetimes(plan, outputs)
     drawn = sizes_of(plan, draw, unknown=False)
     return plan, lifetimes, [-(-(drawn[name] or 0) // 64) * 64 for name in lifetimes.tensors]

@@ -44,7 +44,8 @@ _LIMITS: Final = 5
 """Limits to try at most."""
 
 _NOMINAL_DIM: Final = 64
-"""Taken for dimensions that nobody has fixed: only proportions between tensors matter."""
+"""Taken for dimensions that nobody has fixed, where they do not lead a tensor (then they are batches, and 1): only
+proportions between tensors matter."""
 
 _TIGHTENED: Final = (1.0, 0.96, 0.92)
 """Shares of a limit to try a timeline with: a packing may waste the rest."""
@@ -139,7 +140,7 @@ class _Search:
         segment_overhead_ns: int,
     ) -> None:
         outline = MemoryOutline(plan, graph, place_outputs=False)
-        nominal = {**dict.fromkeys(outline.symbols, _NOMINAL_DIM), **dims}
+        nominal = {**_nominal_dims(graph, outline.symbols), **dims}
         self.is_exact = all(name in dims for name in outline.symbols)
         self.interior = [peak.interior_bytes for peak in outline.peaks(nominal)]
         self.plan = replace(
@@ -339,6 +340,15 @@ class _Search:
             before_bytes=before.peak_bytes,
             peak_bytes=trial.peak_bytes,
         )
+
+
+def _nominal_dims(graph: OpGraph, symbols: Sequence[str]) -> dict[str, int]:
+    """A value for each dimension that sizes depend on (see `MemoryOutline.symbols`)."""
+    leading = set()
+    for info in (*graph.inputs, *graph.overridable, *graph.tensors.values()):
+        if info.shape is not None and len(info.shape) > 1 and not isinstance(info.shape[0], int):
+            leading.add(info.shape[0] or f"?{info.name}:0")
+    return {symbol: 1 if symbol in leading else _NOMINAL_DIM for symbol in symbols}
 
 
 def _with_edges(
