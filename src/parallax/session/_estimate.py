@@ -22,7 +22,7 @@ RUNTIME_BYTES: Final = 2 << 20
 """Of one session: the first block of the runtime's arena and buffers of its threads."""
 
 SEGMENT_BYTES: Final = 16 << 10
-"""Of each segment: what the runtime and the bindings keep for its next call. Measured on NASNet: 13 KiB."""
+"""Of each segment: what the runtime and the bindings keep for its next call."""
 
 SIGNATURES: Final = 64
 """Shapes of inputs whose needs are remembered."""
@@ -161,14 +161,18 @@ def with_peaks(plan: Plan, peaks: Sequence[int]) -> Plan:
     return replace(plan, segments=segments)
 
 
-def dispatcher_budget(plan: Plan, need: RunNeed, running_bytes: int) -> int | None:
-    """``running_bytes`` in terms of the plan's own peaks, which are those of the shapes it was planned for.
+def dispatcher_budget(plan: Plan, need: RunNeed, granted_bytes: int) -> int | None:
+    """What segments may hold inside at the same time in a run that was granted so much, in terms of the plan's own
+    peaks, which are those of the shapes it was planned for.
 
     The dispatcher adds up the plan's peaks; what a run of other shapes holds is at most so many times that as the
     segment holds that grew most. Where needs are not known, one segment at a time: 0. None: no limit.
     """
     if not need.is_known:
         return 0
+    if granted_bytes >= need.wanted_bytes:
+        return None
+    running_bytes = max(0, granted_bytes - need.fixed_bytes)
     pairs = zip(plan.segments, need.peaks, strict=True)
     return min((running_bytes * segment.peak_bytes // peak for segment, peak in pairs if peak), default=None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,16 @@ _LINGER_S: Final = 1.0
 """Runs closer together than this are one piece of work to the monitor of pressure."""
 
 _process_monitor = PressureMonitor()
+
+
+def _replace_after_fork() -> None:
+    # A thread of the parent may have held its lock.
+    global _process_monitor
+    _process_monitor = PressureMonitor()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_replace_after_fork)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +153,9 @@ class SessionMemory:
         self._trim = trim
         self._monitor = monitor or _process_monitor
         self._keeper = keeper or housekeeper()
-        self._gate = None if budget is None else MemoryGate(budget.limit_bytes)
+        self._full_bytes = 0 if budget is None else budget.limit_bytes
+        self._gate = None if budget is None else MemoryGate(self._full_bytes)
+        self._heeded: PressureReading | None = None
         self._lock = threading.Lock()
         self._running = 0  # (lock) runs in flight or waiting
         self._ended_s = self._keeper.clock()
@@ -174,7 +187,8 @@ class SessionMemory:
         if gate is not None and budget is not None:
             if need is None:
                 need = self.need(shapes)
-            budget.check(need, where=f"inputs {describe_shapes(shapes)}" if shapes else "memory_budget")
+            if not 0 < need.least_bytes <= self._full_bytes:
+                budget.check(need, where=f"inputs {describe_shapes(shapes)}" if shapes else "memory_budget")
         self.last_shapes = shapes
         with self._lock:
             self._running += 1
@@ -182,7 +196,9 @@ class SessionMemory:
         grant: Grant | None = None
         try:
             if gate is not None and need is not None:
-                self.heed(self._monitor.reading())
+                reading = self._monitor.reading()
+                if reading is not self._heeded:
+                    self.heed(reading)
                 self._keeper.look_after(self, self._monitor.interval_s)
                 grant = gate.admit(need, stopped=lambda: run_options is not None and run_options.terminate)
                 if grant is None:
@@ -208,7 +224,8 @@ class SessionMemory:
         more = replace(budget, weight_bytes=budget.weight_bytes + weight_bytes)
         more.check(self.need(self.last_shapes), where="weights that are held twice")
         self.budget = more
-        gate.set_limit(min(gate.limit_bytes, more.limit_bytes))
+        self._full_bytes = more.limit_bytes
+        gate.set_limit(min(gate.limit_bytes, self._full_bytes))
 
     def need(self, shapes: Shapes) -> RunNeed:
         """Of a run with inputs of these shapes."""
@@ -216,12 +233,13 @@ class SessionMemory:
 
     def heed(self, reading: PressureReading) -> None:
         """Let the limit follow what the machine has left."""
-        gate, budget = self._gate, self.budget
-        if gate is None or budget is None:
+        gate = self._gate
+        if gate is None:
             return
+        self._heeded = reading
         limit = limit_under_pressure(
             reading,
-            limit_bytes=budget.limit_bytes,
+            limit_bytes=self._full_bytes,
             current_bytes=gate.limit_bytes,
             granted_bytes=gate.granted_bytes,
         )

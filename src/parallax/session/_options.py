@@ -177,8 +177,8 @@ def lean_memory(session_options: Any) -> Iterator[Any]:
 
     By default ONNX Runtime holds a block for all tensors of a run, laid out by the run before (memory patterns), and
     keeps a dead tensor's buffer for a later tensor of the same shape (memory reuse), however much later. Without
-    these, what a run holds is the sum of its tensors alive, which is what a budget counts. Measured on the zoo:
-    0.5 to 1.0 of the memory, at the same speed. The caller's object is restored afterwards.
+    these, what a run holds is the sum of its tensors alive, which is what a budget counts. It may be a little
+    slower, as buffers in use are warmer. The caller's object is restored afterwards.
     """
     made = onnxruntime.SessionOptions() if session_options is None else session_options
     given = (made.enable_mem_pattern, made.enable_mem_reuse)

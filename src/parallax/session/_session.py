@@ -719,7 +719,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         plan, need = self.plan, grant.need
 
         def limit() -> int | None:
-            return dispatcher_budget(plan, need, grant.running_bytes)
+            return dispatcher_budget(plan, need, grant.granted_bytes)
 
         budget = RunBudget(limit())
         grant.on_change(lambda: budget.change(limit()))
