@@ -42,6 +42,7 @@ from parallax.partition._refine import (
     RefinementRule,
     lpt_makespan,
 )
+from parallax.partition._region_offer import Pricing, make_offer
 from parallax.partition._region_plan import (
     Decline,
     NodeVerdict,
@@ -54,7 +55,7 @@ from parallax.partition._region_plan import (
     TransferCost,
     Verdict,
 )
-from parallax.partition._regions import find_regions, verify_regions
+from parallax.partition._regions import find_regions, place_regions, verify_regions
 from parallax.partition._segments import (
     Boundary,
     Cause,
@@ -97,6 +98,7 @@ __all__ = [
     "PaperRule",
     "PaperThresholds",
     "Partition",
+    "Pricing",
     "Reason",
     "RefinementRule",
     "Region",
@@ -127,6 +129,8 @@ __all__ = [
     "load_layers",
     "lookup_tables",
     "lpt_makespan",
+    "make_offer",
+    "place_regions",
     "static_bytes",
     "strong_components",
     "uncut",

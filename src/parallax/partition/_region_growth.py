@@ -11,7 +11,8 @@ place of its topological order, since edges never lead to a lower index.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 from parallax.partition._dag import Dag
 from parallax.partition._region_ground import HOST, Draft, Ground
@@ -20,7 +21,22 @@ _ROUNDS = 3
 """Pieces are looked at again as long as that changes something, at most this often."""
 
 
-def find_waves(dag: Dag, takes: Sequence[bool]) -> list[int]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cuts:
+    """Where a wave ends on the device although nothing makes it: after some units, and before others."""
+
+    after: Collection[int] = frozenset()
+    before: Collection[int] = frozenset()
+
+    def between(self, tail: int, head: int) -> bool:
+        """Whether that edge is cut, if the device runs both ends."""
+        return tail in self.after or head in self.before
+
+
+NO_CUTS = Cuts()
+
+
+def find_waves(dag: Dag, takes: Sequence[bool], cuts: Cuts = NO_CUTS) -> list[int]:
     """The wave of each unit. O(V + E).
 
     The waves that ONNX Runtime's greedy partitioning goes through (``CreateSupportedPartitionNodeGroups`` in
@@ -31,7 +47,7 @@ def find_waves(dag: Dag, takes: Sequence[bool]) -> list[int]:
         wave = 0
         mine = takes[unit]
         for pred in preds:
-            at = waves[pred] + (takes[pred] and not mine)
+            at = waves[pred] + (takes[pred] and (not mine or cuts.between(pred, unit)))
             if at > wave:
                 wave = at
         waves.append(wave)
@@ -47,7 +63,7 @@ def find_fragments(waves: Sequence[int], takes: Sequence[bool]) -> list[list[int
     return [groups[wave] for wave in sorted(groups)]
 
 
-def find_pieces(dag: Dag, takes: Sequence[bool], waves: list[int]) -> list[list[int]]:
+def find_pieces(dag: Dag, takes: Sequence[bool], waves: list[int], cuts: Cuts = NO_CUTS) -> list[list[int]]:
     """Connected pieces of each wave, late rather than early; ``waves`` is brought up to date. O((V + E) log V).
 
     A piece that nobody waits for before some later wave, and that wave's device part is a reader, joins it there:
@@ -78,15 +94,17 @@ def find_pieces(dag: Dag, takes: Sequence[bool], waves: list[int]) -> list[list[
         joins: int | None = None
         for unit in pieces[leader]:
             for target in dag.successors[unit]:
-                if takes[target]:
+                if takes[target] and not cuts.between(unit, target):
                     at = waves[target]
                     if at == wave:
                         continue
+                    may_join = True
                 else:
                     at = waves[target] - 1
+                    may_join = False
                 if latest is None or at < latest:
                     latest, joins = at, None
-                if takes[target] and at == latest and joins is None:
+                if may_join and at == latest and joins is None:
                     joins = target
         if latest is None or latest <= wave or joins is None:
             continue
@@ -96,7 +114,9 @@ def find_pieces(dag: Dag, takes: Sequence[bool], waves: list[int]) -> list[list[
         # It may link several pieces of that wave; all of them become one.
         linked = {target_leader}
         for unit in pieces[leader]:
-            linked.update(find(to) for to in dag.successors[unit] if takes[to] and waves[to] == latest)
+            for to in dag.successors[unit]:
+                if takes[to] and waves[to] == latest and not cuts.between(unit, to):
+                    linked.add(find(to))
         linked.discard(leader)
         first = min(linked | {leader})
         merged = sorted(unit for one in (*linked, leader) for unit in pieces.pop(one))

@@ -38,6 +38,7 @@ class Verdict(enum.Enum):
     CHEAPER_ON_CPU = "left out of a region beside it, which is faster without it"
     TOO_FEW_NODES = "its fragment has too few nodes"  # N, least allowed
     TOO_LITTLE_WORK = "its fragment has too little work"  # MACs, least allowed
+    LEFT_OUT = "left to the CPU, which has time for it beside the device"
     TOO_MUCH_TRAFFIC = "its fragment moves too many bytes for its work"  # bytes per MAC, most allowed
 
     @property
@@ -94,6 +95,8 @@ class RegionRule(enum.Enum):
     """What gains compute + launch + transfers against the CPU."""
     PAPER = "paper"
     """Greedy fragments that pass the paper's thresholds for N, F and B/F."""
+    GIVEN = "given"
+    """What the caller wants on the device, each connected piece a region."""
     GREEDY = "greedy"
     """Every supported node, in the fewest fragments: what ONNX Runtime's and TFLite's delegates do."""
 

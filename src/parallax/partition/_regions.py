@@ -10,7 +10,7 @@ Pure: what the device takes and what it would cost comes in as an `Offer`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from parallax.model import ELEMENT_BITS
 from parallax.partition._constants import find_constants
 from parallax.partition._dag import Dag
 from parallax.partition._region_ground import HOST, Draft, Freight, Ground, cost_of
-from parallax.partition._region_growth import contracted_order, find_fragments, find_pieces, find_waves, grow
+from parallax.partition._region_growth import Cuts, contracted_order, find_fragments, find_pieces, find_waves, grow
 from parallax.partition._region_plan import (
     NodeVerdict,
     Offer,
@@ -63,6 +63,8 @@ def find_regions(
     Raises: ConfigError if the offer is not one for this graph, or a cost is negative.
     """
     _verify_offer(graph, offer)
+    if rule is RegionRule.GIVEN:
+        raise ConfigError("a given placement is not found", fix="use place_regions")
     ground = _lay_ground(graph, units, offer, tensor_bytes or (lambda name: _static_bytes(graph, name)))
     waves = find_waves(ground.dag, ground.takes)
     fragments = find_fragments(waves, ground.takes)
@@ -95,6 +97,55 @@ def find_regions(
     return _describe(graph, units, offer, ground, draft, greedy, rule, judged)
 
 
+def place_regions(
+    graph: OpGraph,
+    units: UnitGraph,
+    offer: Offer,
+    on_device: Collection[int] = (),
+    *,
+    regions: Sequence[Sequence[int]] | None = None,
+    cut_after: Collection[int] = (),
+    cut_before: Collection[int] = (),
+    tensor_bytes: Callable[[str], int] | None = None,
+) -> RegionPlan:
+    """The regions of a placement that is given: connected pieces, each in one wave. O((V + E) log V).
+
+    Whatever is on the device, these regions can be contracted at once; that is why placements can be searched
+    freely, by simulation for example, and not only by what they cost in sequence.
+
+    Args:
+        on_device: the units wanted there; those the device does not take stay on the CPU.
+        regions: the regions themselves instead, such as another offer led to; units as above.
+        cut_after: units after which a region ends although the device goes on: what the host does with their
+            results begins earlier, for one more launch.
+        cut_before: units before which one ends, so that the device need not wait for what they read of the host's.
+
+    Raises: ConfigError as `find_regions`; InternalError if ``regions`` cannot be contracted at once.
+    """
+    _verify_offer(graph, offer)
+    ground = _lay_ground(graph, units, offer, tensor_bytes or (lambda name: _static_bytes(graph, name)))
+    if regions is not None:
+        on_device = frozenset(unit for region in regions for unit in region)
+    wanted = [ground.takes[unit] and unit in on_device for unit in range(len(ground))]
+    draft = Draft(ground)
+    pieces = regions
+    if pieces is None:
+        cuts = Cuts(after=cut_after, before=cut_before)
+        pieces = find_pieces(ground.dag, wanted, find_waves(ground.dag, wanted, cuts), cuts)
+    for number, piece in enumerate(pieces):
+        draft.place([unit for unit in piece if wanted[unit]], number)
+    greedy = Draft(ground)
+    for number, fragment in enumerate(find_fragments(find_waves(ground.dag, ground.takes), ground.takes)):
+        greedy.place(fragment, number)
+    judged = {
+        node: NodeVerdict(node=node, verdict=Verdict.LEFT_OUT)
+        for unit, taken in enumerate(ground.takes)
+        if taken and not wanted[unit]
+        for node in units.units[unit]
+    }
+    return _describe(graph, units, offer, ground, draft, greedy, RegionRule.GIVEN, judged)
+
+
 def _verify_offer(graph: OpGraph, offer: Offer) -> None:
     counts = {len(offer.declined), len(offer.device_ns), len(offer.cpu_ns), len(offer.flops)}
     if counts != {len(graph.nodes)}:
@@ -115,6 +166,7 @@ def _verify_offer(graph: OpGraph, offer: Offer) -> None:
 
 
 def _static_bytes(graph: OpGraph, name: str) -> int:
+    """Bytes of a tensor from its static shape, a dimension that is not known counting as 1; 0 for what is no tensor."""
     info = graph.tensors.get(name)
     if info is None or info.kind != "tensor" or info.dtype not in ELEMENT_BITS or info.shape is None:
         return 0

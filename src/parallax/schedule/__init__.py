@@ -5,6 +5,7 @@ with a virtual clock.
 """
 
 from parallax.schedule._adaptive import AdaptivePolicy
+from parallax.schedule._coexecution import Coexecution, Machine, Placement, plan_coexecution
 from parallax.schedule._dispatcher import Dispatcher
 from parallax.schedule._heft import HeftPolicy
 from parallax.schedule._plan import (
@@ -23,6 +24,7 @@ from parallax.schedule._policy import Policy, SequentialPolicy, policy, policy_n
 from parallax.schedule._records import from_value as read_record
 from parallax.schedule._records import parse as parse_json
 from parallax.schedule._records import to_value as write_record
+from parallax.schedule._region_tasks import Grain, RegionTasks, region_tasks
 from parallax.schedule._serialise import MAX_SLOWDOWN, SerialisedPlan, serialise_for_memory, simulate_plan
 from parallax.schedule._simulate import SimulatedRun, Span, simulate
 from parallax.schedule._table import LEGAL_MOVES, DispatchTable, SegmentState, Start
@@ -37,12 +39,17 @@ __all__ = [
     "AdaptivePolicy",
     "Assignment",
     "Candidate",
+    "Coexecution",
     "DispatchTable",
     "Dispatcher",
+    "Grain",
     "HeftPolicy",
+    "Machine",
+    "Placement",
     "Plan",
     "Policy",
     "Provenance",
+    "RegionTasks",
     "Schedule",
     "Segment",
     "SegmentState",
@@ -53,9 +60,11 @@ __all__ = [
     "Start",
     "Task",
     "parse_json",
+    "plan_coexecution",
     "policy",
     "policy_names",
     "read_record",
+    "region_tasks",
     "serialise_for_memory",
     "simulate",
     "simulate_plan",

@@ -1,0 +1,103 @@
+"""An offer is what a backend says, node by node: refusals in the partition's words, prices from the work."""
+
+from __future__ import annotations
+
+import pytest
+
+from parallax.device import Capability, Price, Refusal, RefusedNode, Work
+from parallax.errors import ConfigError
+from parallax.partition import TransferCost, Verdict, contract, find_regions, make_offer, place_regions, verify_regions
+from tests.partition._graphs import op_graph
+from tests.partition._offers import offer_of
+
+GRAPH = op_graph(
+    [("a", "Relu", ["x"], ["t"]), ("b", "MatMul", ["t", "w"], ["u"]), ("c", "Erf", ["u"], ["y"])],
+    outputs=["y"],
+    shapes={"x": (10, 20), "t": (10, 20), "w": (20, 30), "u": (10, 30), "y": (10, 30)},
+    initializers=["w"],
+)
+
+
+class Prices:
+    """Launch 7, one ns per FLOP, 100 ns and half a ns per byte for transfers."""
+
+    def __init__(self, *, known: bool = True) -> None:
+        self.known = known
+
+    def price(self, work: Work) -> Price | None:
+        return Price(launch_ns=7, compute_ns=work.flops, transfer_ns=0) if self.known else None
+
+    def transfer_ns(self, size_bytes: int) -> int | None:
+        return 100 + size_bytes // 2
+
+
+def capability(*refused: RefusedNode) -> Capability:
+    left_out = {entry.node for entry in refused}
+    taken = tuple(node.index for node in GRAPH.nodes if node.index not in left_out)
+    return Capability(backend="toy", taken=taken, refused=refused, fragments=())
+
+
+def test_prices_are_those_of_each_nodes_work() -> None:
+    offer = make_offer(GRAPH, capability(), Prices(), cpu_ns=[5, 6, 7])
+    assert offer is not None
+    assert offer.device == "toy"
+    assert offer.device_ns[1] == offer.flops[1] == 2 * 10 * 20 * 30
+    assert offer.launch_ns == 7
+    assert offer.transfer == TransferCost(fixed_ns=100, ns_per_byte=0.5)
+    assert offer.cpu_ns == (5, 6, 7)
+
+
+@pytest.mark.parametrize("reason", list(Refusal))
+def test_every_refusal_of_a_backend_has_a_verdict(reason: Refusal) -> None:
+    refused = RefusedNode(node=2, reason=reason, detail="because")
+    offer = make_offer(GRAPH, capability(refused), Prices(), cpu_ns=[0] * 3)
+    assert offer is not None
+    declined = offer.declined[2]
+    assert declined is not None
+    assert declined.verdict.is_refusal
+    assert declined.detail == "because"
+    assert offer.declined[:2] == (None, None)
+
+
+def test_refusals_that_differ_keep_differing() -> None:
+    kinds = (Refusal.OPERATOR, Refusal.DTYPE, Refusal.DYNAMIC_SHAPE)
+    refused = [RefusedNode(node=index, reason=kind, detail="x") for index, kind in enumerate(kinds)]
+    offer = make_offer(GRAPH, capability(*refused), Prices(), cpu_ns=[0] * 3)
+    assert offer is not None
+    assert [declined.verdict for declined in offer.declined if declined is not None] == [
+        Verdict.UNSUPPORTED_OPERATOR,
+        Verdict.UNSUPPORTED_TYPE,
+        Verdict.DYNAMIC_SHAPE,
+    ]
+
+
+def test_backend_without_prices_makes_no_offer() -> None:
+    assert make_offer(GRAPH, capability(), Prices(known=False), cpu_ns=[0] * 3) is None
+
+
+def test_figures_for_another_graph_are_refused() -> None:
+    with pytest.raises(ConfigError, match="the graph has 3"):
+        make_offer(GRAPH, capability(), Prices(), cpu_ns=[0] * 2)
+    with pytest.raises(ConfigError, match="capability for 1 nodes"):
+        make_offer(GRAPH, Capability(backend="toy", taken=(0,), refused=(), fragments=()), Prices(), cpu_ns=[0] * 3)
+
+
+def test_placement_that_is_given_is_taken_as_far_as_the_device_goes() -> None:
+    units = contract(GRAPH, tiny_elements=0)
+    offer = offer_of([0, 0, 1], [5, 5, 5], [1, 1, 1], launch_ns=10)
+    plan = place_regions(GRAPH, units, offer, range(3))
+    verify_regions(GRAPH, units, offer, plan)
+    assert [region.nodes for region in plan.regions] == [(0, 1)]
+    assert plan.chosen_ns > plan.cpu_only_ns
+    part = place_regions(GRAPH, units, offer, [1])
+    assert [found.verdict for found in part.verdicts] == [Verdict.LEFT_OUT, Verdict.TAKEN, Verdict.UNSUPPORTED_OPERATOR]
+
+
+def test_regions_found_with_another_offer_are_described_with_this_one() -> None:
+    units = contract(GRAPH, tiny_elements=0)
+    true, eager = (offer_of([0, 0, 0], [5, 5, 5], [cpu] * 3, launch_ns=10) for cpu in (4, 400))
+    found = find_regions(GRAPH, units, eager)
+    plan = place_regions(GRAPH, units, true, regions=[region.units for region in found.regions])
+    verify_regions(GRAPH, units, true, plan)
+    assert [region.units for region in plan.regions] == [region.units for region in found.regions]
+    assert plan.cpu_only_ns == 12

@@ -1,0 +1,161 @@
+"""Placements by simulation: regions on the device's queue, branches beside them, the CPU alone as the bound."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parallax.errors import ConfigError
+from parallax.model import OpGraph
+from parallax.partition import Offer, UnitGraph, contract, find_regions, place_regions, verify_regions
+from parallax.profile import CostModel
+from parallax.schedule import Grain, Machine, plan_coexecution, region_tasks, verify_schedule
+from tests.partition._graphs import op_graph
+from tests.partition._offers import offer_of, offered_graphs
+
+
+def costs_of(offer: Offer, *, cores: int = 1) -> CostModel:
+    """What the offer says, however many cores: nothing here scales."""
+    widths = tuple(range(1, cores + 1))
+    return CostModel(
+        source="tables",
+        widths=widths,
+        durations_ns=(offer.cpu_ns,) * cores,
+        latencies_ns=(None,) * cores,
+        scales=(1.0,) * cores,
+        known_fraction=1.0,
+    )
+
+
+def finest(graph: OpGraph) -> UnitGraph:
+    return contract(graph, tiny_elements=0)
+
+
+def diamond() -> OpGraph:
+    """Two branches of two nodes each, between a first and a last node."""
+    return op_graph(
+        [
+            ("first", "Relu", ["x"], ["t"]),
+            ("a1", "Relu", ["t"], ["a"]),
+            ("b1", "Relu", ["t"], ["b"]),
+            ("a2", "Relu", ["a"], ["aa"]),
+            ("b2", "Relu", ["b"], ["bb"]),
+            ("last", "Add", ["aa", "bb"], ["y"]),
+        ],
+        outputs=["y"],
+        shapes=dict.fromkeys(("x", "t", "a", "b", "aa", "bb", "y"), (25,)),
+    )
+
+
+def test_region_is_a_task_of_the_queue_and_chains_are_tasks_of_the_cpu() -> None:
+    graph = diamond()
+    units = finest(graph)
+    offer = offer_of([1, 0, 1, 0, 1, 1], [5] * 6, [100] * 6, launch_ns=10, ns_per_byte=0.1)
+    plan = find_regions(graph, units, offer)
+    made = region_tasks(units, plan, costs_of(offer, cores=2), widths=(1, 2))
+    assert made.units == ((0,), (1, 3), (2, 4), (5,))
+    assert made.region_of == (None, 0, None, None)
+    # Two nodes, a launch, a tensor there and one back.
+    assert [task.cost_ns for task in made.tasks] == [
+        ((1, 100), (2, 100)),
+        ((0, 5 + 5 + 10 + 20),),
+        ((1, 200), (2, 200)),
+        ((1, 100), (2, 100)),
+    ]
+    assert [task.predecessors for task in made.tasks] == [(), (0,), (0,), (1, 2)]
+    both = region_tasks(units, plan, costs_of(offer), widths=(1,), offer_both=True)
+    assert both.tasks[1].cost_ns == ((0, 40), (1, 200))
+
+
+def test_stretches_of_the_cpu_end_where_one_side_waits_for_the_other() -> None:
+    graph = diamond()
+    units = finest(graph)
+    offer = offer_of([1, 0, 1, 0, 1, 1], [5] * 6, [100] * 6, launch_ns=10, ns_per_byte=0.1)
+    plan = find_regions(graph, units, offer)
+    made = region_tasks(units, plan, costs_of(offer), widths=(1,), grain=Grain.STRETCHES)
+    assert made.units == ((0,), (1, 3), (2, 4), (5,))
+    assert [task.predecessors for task in made.tasks] == [(), (0,), (0,), (1, 2)]
+    alone = region_tasks(units, place_regions(graph, units, offer), costs_of(offer), widths=(1,), grain=Grain.STRETCHES)
+    assert alone.units == (tuple(range(6)),)
+
+
+@settings(max_examples=50)
+@given(case=offered_graphs(), grain=st.sampled_from(Grain))
+def test_tasks_hold_every_unit_once_and_depend_on_earlier_ones_only(case: tuple[OpGraph, Offer], grain: Grain) -> None:
+    graph, offer = case
+    units = finest(graph)
+    plan = find_regions(graph, units, offer)
+    made = region_tasks(units, plan, costs_of(offer), widths=(1,), grain=grain)
+    task_of = {unit: index for index, inside in enumerate(made.units) for unit in inside}
+    assert sum(map(len, made.units)) == len(units) == len(task_of)
+    edges = {(task_of[tail], task_of[head]) for head, preds in enumerate(units.dag.predecessors) for tail in preds}
+    stated = {(before, task.index) for task in made.tasks for before in task.predecessors}
+    assert stated == {(tail, head) for tail, head in edges if tail != head}
+    assert all(tail < head for tail, head in stated)
+    on_cpu = sum(task.cost_ns[0][1] for task, region in zip(made.tasks, made.region_of, strict=True) if region is None)
+    assert on_cpu + sum(region.device_ns for region in plan.regions) == plan.chosen_ns
+
+
+def test_device_no_quicker_than_the_processor_takes_the_branch_beside_it() -> None:
+    graph = diamond()
+    offer = offer_of([0] * 6, [100] * 6, [100] * 6, launch_ns=1)
+    assert find_regions(graph, finest(graph), offer).is_cpu_only
+    found = plan_coexecution(graph, finest(graph), offer, costs_of(offer), Machine(cores=1))
+    assert found.cpu_only_ns == 600
+    assert found.best.makespan_ns == 401
+    assert sorted(region.nodes for region in found.best.plan.regions) in ([(1, 3)], [(2, 4)])
+
+
+def test_device_that_would_be_the_bottleneck_leaves_a_branch_to_the_processor() -> None:
+    graph = diamond()
+    offer = offer_of([0] * 6, [60] * 6, [100] * 6, launch_ns=1)
+    in_sequence = find_regions(graph, finest(graph), offer)
+    assert len(in_sequence.regions) == 1
+    found = plan_coexecution(graph, finest(graph), offer, costs_of(offer), Machine(cores=1))
+    assert found.greedy_ns == in_sequence.chosen_ns == 361
+    # Regions that end where the processor begins and comes back let both work at once, for two launches more.
+    assert found.best.makespan_ns == 61 + 200 + 61
+    sides = [region.nodes for region in found.best.plan.regions]
+    assert sides in ([(0,), (1, 3), (5,)], [(0,), (2, 4), (5,)])
+
+
+@settings(max_examples=25)
+@given(case=offered_graphs(max_size=20))
+def test_best_placement_is_legal_and_never_predicted_slower_than_the_cpu_or_the_greedy_one(
+    case: tuple[OpGraph, Offer],
+) -> None:
+    graph, offer = case
+    units = finest(graph)
+    found = plan_coexecution(graph, units, offer, costs_of(offer, cores=2), Machine(cores=2), flips=6)
+    best = found.best
+    verify_regions(graph, units, offer, best.plan)
+    lanes = 2 + (1 if best.plan.regions else 0)
+    verify_schedule(best.tasks.tasks, best.schedule, cores=2, lanes=lanes)
+    assert best.makespan_ns <= min(found.cpu_only_ns, found.greedy_ns)
+    assert best.makespan_ns == min(makespan for _, makespan in found.tried)
+    assert sorted(unit for inside in best.tasks.units for unit in inside) == list(range(len(units)))
+
+
+def test_same_arguments_give_the_same_placement() -> None:
+    graph = diamond()
+    offer = offer_of([0] * 6, [60] * 6, [100] * 6, launch_ns=1)
+    first, second = (plan_coexecution(graph, finest(graph), offer, costs_of(offer), Machine(cores=1)) for _ in range(2))
+    assert first == second
+
+
+def test_nothing_to_gain_leaves_everything_on_the_processor() -> None:
+    graph = diamond()
+    offer = offer_of([0] * 6, [500] * 6, [10] * 6, launch_ns=100)
+    found = plan_coexecution(graph, finest(graph), offer, costs_of(offer), Machine(cores=1))
+    assert found.best.plan.is_cpu_only
+    assert found.best.makespan_ns == found.cpu_only_ns == 60
+
+
+def test_impossible_arguments_are_refused() -> None:
+    graph = diamond()
+    offer = offer_of([0] * 6, [1] * 6, [1] * 6)
+    with pytest.raises(ConfigError, match="0 cores"):
+        plan_coexecution(graph, finest(graph), offer, costs_of(offer), Machine(cores=0))
+    with pytest.raises(ConfigError, match="ascend from 1"):
+        region_tasks(finest(graph), place_regions(graph, finest(graph), offer), costs_of(offer), widths=(2, 1))
