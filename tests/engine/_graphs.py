@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.engine import CompiledSegment, Executor, LanePool, RuntimeOptions, compile_segment
+from parallax.engine._moves import find_moves
 from parallax.memory import MemoryOutline
 from parallax.model import Model, OpGraph, load_model
 from parallax.schedule import Plan, Provenance, Segment
@@ -95,6 +96,7 @@ class Cut:
         peaks: Mapping[int, int] | None = None,
         backfill: bool = True,
         advisor: Any = None,
+        moves: bool = True,
     ) -> None:
         self.model: Model = load_model(source)
         graph = self.model.graph
@@ -111,6 +113,7 @@ class Cut:
             pool=pool,
             outline=outline or None,
             advisor=advisor,
+            moves=find_moves(graph, self.plan) if moves else (),
         )
 
     def reference(self, feeds: Mapping[str, Any]) -> list[np.ndarray]:
@@ -152,8 +155,8 @@ class Cut:
 @st.composite
 def models(draw: st.DrawFn, *, symbolic: bool = True, data_dependent: bool = True) -> onnx.ModelProto:
     """Random graphs over x: [n, m], of tensors with k * n rows. Sizes differ, and some depend on data."""
-    rows: dict[str, int] = {"x": 1}
-    nodes: list[onnx.NodeProto] = []
+    rows: dict[str, int] = {"x": 1, "base": 1}
+    nodes: list[onnx.NodeProto] = [helper.make_node("Relu", ["x"], ["base"])]
     odd: list[str] = []
     types: dict[str, int] = {}
     for number in range(draw(st.integers(2, 14))):
@@ -183,15 +186,12 @@ def models(draw: st.DrawFn, *, symbolic: bool = True, data_dependent: bool = Tru
             operator = draw(st.sampled_from(["Relu", "Neg", "Abs", "Identity", "Sigmoid"]))
             nodes.append(helper.make_node(operator, [first], [name]))
             rows[name] = rows[first]
-    if len(nodes) < 2:
-        nodes += [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Neg", ["a"], ["b"])]
-        rows["a"] = rows["b"] = 1
     read = {name for node in nodes for name in node.input}
     made = [name for node in nodes for name in node.output]
     sinks = [name for name in made if name not in read]
     extra = [name for name in made if name in read and name in rows and draw(st.integers(0, 5)) == 0]
     outputs = list(dict.fromkeys([*sinks, *extra]))
-    shape: list[int | str | None] = ["n", draw(st.sampled_from([None, "m"]))] if symbolic else [3, 4]
+    shape: list[int | str | None] = ["n", draw(st.sampled_from([None, "m"]))] if symbolic else [3, 16]
     return proto(nodes, {"x": shape}, outputs, output_types=types)
 
 

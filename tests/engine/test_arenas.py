@@ -35,8 +35,11 @@ def rows(count: int, width: int = 4, seed: int = 0) -> Any:
 def test_runs_in_arenas_equal_runs_without_bit_for_bit(source: Any, lanes: int, outline: bool, data: Any) -> None:
     cut = Cut(source, pool=LanePool(lanes), lanes=lanes, outline=outline)
     for seed in range(6):
-        count = data.draw(st.integers(0, 3), label="rows")
-        cut.check({"x": rows(count, seed=seed)})
+        # ONNX Runtime refuses to split what is empty.
+        least = int(any(node.op_type == "Split" for node in source.graph.node))
+        count = data.draw(st.integers(least, 3), label="rows")
+        width = data.draw(st.sampled_from([4, 16]), label="width")  # of 16 all rows are aligned
+        cut.check({"x": rows(count, width, seed=seed)})
         if cut.executor._arenas is not None:
             cut.poison()
 
@@ -46,7 +49,7 @@ def test_runs_in_arenas_equal_runs_without_bit_for_bit(source: Any, lanes: int, 
 def test_every_boundary_tensor_of_known_size_lies_in_the_arena_and_outputs_do_not(source: Any, lanes: int) -> None:
     cut = Cut(source, pool=LanePool(2), lanes=lanes)
     made = {name for segment in cut.plan.segments for name in segment.outputs}
-    got = cut.check({"x": rows(3)})
+    got = cut.check({"x": rows(3, 16)})
     arenas = cut.executor._arenas
     if arenas is None:
         assert made <= set(cut.outputs)
@@ -89,7 +92,7 @@ def test_threads_share_an_executor_but_never_an_arena(source: Any, seed: int) ->
         rng = np.random.default_rng(seed + thread)
         try:
             for _ in range(15):
-                cut.check({"x": rows(int(rng.integers(0, 4)), seed=int(rng.integers(0, 99)))})
+                cut.check({"x": rows(int(rng.integers(1, 4)), 16, seed=int(rng.integers(0, 99)))})
         except BaseException as error:
             wrong.append(error)
 
@@ -127,6 +130,13 @@ def test_nothing_grows_after_the_first_pass_over_the_shapes(pool: LanePool) -> N
             first.touched_bytes,
             first.contexts,
         )
+
+
+def test_empty_tensors_have_no_address_and_do_no_harm(pool: LanePool) -> None:
+    cut = Cut(ladder_model(2), pool=pool)
+    for count in (0, 5, 0):
+        cut.check({"x": value(np.arange(count))})
+    assert cut.executor._arenas is not None
 
 
 def test_an_arena_that_is_far_too_large_for_long_shrinks(pool: LanePool) -> None:

@@ -69,6 +69,8 @@ class Step:
 
     binding: Any = None
     """None: called with values by name, and the runtime allocates all outputs."""
+    is_skipped: bool = False
+    """Its outputs lie where its inputs do: nothing to call."""
     call: Any = None
     rebound: tuple[tuple[str, int], ...] = ()
     """Inputs from outside the arena, bound for the call and released after it."""
@@ -97,10 +99,10 @@ class Layout:
         """Whether a run has shown that outputs lie where they were bound."""
         self.values: list[Any] = [None] * slots
         self.steps: list[Step] = []
-        for segment in wiring:
-            self.steps.append(self._step(segment))
+        for index, segment in enumerate(wiring):
+            self.steps.append(self._step(segment, plan is not None and index in plan.skipped))
 
-    def _step(self, segment: Wiring) -> Step:
+    def _step(self, segment: Wiring, is_skipped: bool) -> Step:
         plan, arena, values = self.plan, self.arena, self.values
         outside = tuple([entry for entry in segment.inputs if values[entry[1]] is None])
         dropped = tuple([slot for _, slot in outside])
@@ -128,6 +130,7 @@ class Layout:
             values[slot] = views[position]
         return Step(
             binding=binding,
+            is_skipped=is_skipped,
             call=segment.session.run_with_iobinding,
             rebound=outside,
             arena_inputs=frozenset([slot for _, slot in segment.inputs if values[slot] is not None]),
@@ -148,8 +151,10 @@ class Layout:
             return True
         if is_bound:
             results = step.binding.get_outputs()
-            if any(results[position].data_ptr() != address for position, _, address in step.placed):
-                return False
+            for position, _, address in step.placed:
+                result = results[position]
+                if result.data_ptr() != address and result.tensor_size_in_bytes():  # an empty one has no address
+                    return False
         return not any(values[slot].is_tensor() and values[slot].data_ptr() in arena for slot in step.outside)
 
 

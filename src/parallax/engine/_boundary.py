@@ -12,12 +12,14 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from parallax.engine._element_types import ELEMENT_TYPES
 from parallax.engine._laws import ShapeLaw, Term
+from parallax.engine._moves import Move, fold, part_places
+from parallax.engine._place import Place, Shape
 from parallax.engine._sketch import dim_expression, sketch_outline, spell, spell_expression
 from parallax.memory import ArenaPlan, MemoryOutline, PlanCache, bind_dims, verify_arena_plan
 from parallax.model import Dim, TensorInfo
@@ -28,17 +30,6 @@ SIGNATURES: Final = 64
 
 Signature = tuple[Any, ...]
 """The shapes of those model inputs whose shapes are free, and which inputs are fed."""
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a boundary tensor lives."""
-
-    offset: int
-    shape: Shape
-    element_type: int
-    """onnx.TensorProto.DataType."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,6 +44,8 @@ class BoundaryPlan:
     """Tensors in the arena. Every other one is allocated by the runtime when it is computed."""
     watched: frozenset[str]
     """Tensors outside whose shapes are worth knowing."""
+    skipped: frozenset[int] = frozenset()
+    """Segments that only move bytes, and have nothing to move: their outputs lie where their inputs do."""
     stale: bool = False
 
 
@@ -76,6 +69,7 @@ class BoundaryPlanner:
         input_count: how many inputs there are, with those of which no type is stated.
         element_types: ONNX Runtime's name of the type of each boundary tensor, by tensor.
         outputs: names of the model's outputs, which belong to the caller.
+        moves: segments that need not run where tensors lie well (`find_moves`).
     """
 
     def __init__(
@@ -87,8 +81,11 @@ class BoundaryPlanner:
         input_count: int,
         element_types: Mapping[str, str],
         outputs: Sequence[str],
+        moves: Sequence[Move] = (),
     ) -> None:
         self._plan = plan
+        self._moves = tuple(moves)  # (lock)
+        self._folds: bool | None = None if moves else False  # (lock) whether that is worth it; None: not known yet
         self._outputs = tuple(outputs)
         self._input_count = input_count
         self._free = tuple(name for name, info in inputs.items() if info.kind == "tensor" and not info.is_static)
@@ -129,6 +126,14 @@ class BoundaryPlanner:
         self._candidates = {info.name: info for info in outline.types if info.name in self._element_types}
         dims = {dim for info in self._candidates.values() for dim in info.shape or () if isinstance(dim, str)}
         self._sizes = {dim: dim_expression(dim, names) for dim in dims}
+        self._fold()
+
+    def _fold(self) -> None:
+        """Plan by the folded plan as well."""
+        if self._moves:
+            self._folded_plan = fold(self._plan, self._moves)
+            self._folded_outline = sketch_outline(self._folded_plan, self._inputs, self._own_types(), self._outputs)
+            self._folded_cache = PlanCache(self._folded_outline, capacity=SIGNATURES)
 
     @property
     def is_useful(self) -> bool:
@@ -228,14 +233,19 @@ class BoundaryPlanner:
 
     def _follow_laws(self) -> None:
         """Plan by an outline in which the laws say what inference could not."""
-        lawful = {name: terms for name, law in self._laws.items() if (terms := law.terms) is not None}
-        types = {info.name: replace(info, shape=self._spelt(info, lawful.get(info.name))) for info in self._types}
-        self._lawful = frozenset(lawful)
+        self._lawful = frozenset(name for name, law in self._laws.items() if law.terms is not None)
         self._use(
-            sketch_outline(self._plan, self._inputs, types, self._outputs),
+            sketch_outline(self._plan, self._inputs, self._own_types(), self._outputs),
             {own: own for own in self._own_names.values()},
         )
         self._forget_plans()
+
+    def _own_types(self) -> dict[str, TensorInfo]:
+        laws = self._laws
+        return {
+            info.name: replace(info, shape=self._spelt(info, laws[info.name].terms if info.name in laws else None))
+            for info in self._types
+        }
 
     def _spelt(self, info: TensorInfo, terms: Sequence[Term] | None) -> tuple[Dim, ...] | None:
         """A shape in our names: as inferred, and by law where that tells nothing."""
@@ -261,31 +271,78 @@ class BoundaryPlanner:
         if learnt:
             self._cache.learn(dims, {name: shape for name, shape in learnt.items() if name not in self._unsteady})
         arena = self._cache.get(dims).arena
-        self._verify(arena)
         values = {dim: None if expression is None else expression.bytes(own) for dim, expression in self._sizes.items()}
         doubtful = self._unsteady if self._is_covered(own) else self._unsteady | (self._lawful - learnt.keys())
-        places: dict[str, Place] = {}
-        for slot in arena.slots:
-            info = self._candidates.get(slot.tensor)
-            if info is None or slot.tensor in doubtful:
-                continue
-            element_type, element_bytes = self._element_types[slot.tensor]
-            shape = learnt.get(slot.tensor) or _shape(info, values)
-            if shape is not None and math.prod(shape) * element_bytes == slot.size_bytes:
-                places[slot.tensor] = Place(offset=slot.offset, shape=shape, element_type=element_type)
+        shapes = {
+            name: None if name in doubtful else learnt.get(name) or _shape(info, values)
+            for name, info in self._candidates.items()
+        }
+        places = self._places(arena, shapes)
+        plan, outline, skipped = self._plan, self._outline, frozenset[int]()
+        if self._folds is None:
+            self._choose_moves(shapes, waiting=self._candidates.keys() - places.keys() - self._unsteady - learnt.keys())
+        if self._folds is not False:
+            if learnt:
+                self._folded_cache.learn(own, {name: shape for name, shape in learnt.items() if name not in doubtful})
+            folded = self._folded_cache.get(own).arena
+            inside = self._folded_places(folded, shapes)
+            if inside is not None and self._folds is None:
+                self._folds = folded.arena_bytes <= arena.arena_bytes
+            if inside is not None and self._folds:
+                arena, places, plan, outline = folded, inside, self._folded_plan, self._folded_outline
+                skipped = frozenset(move.segment for move in self._moves)
+        sizes: dict[str, int | None] = {slot.tensor: slot.size_bytes for slot in arena.slots}
+        sizes.update(dict.fromkeys(arena.dynamic))
+        verify_arena_plan(arena, plan, sizes=sizes, model_outputs=self._outputs, order=outline.lifetimes.order)
         return BoundaryPlan(
             signature=signature,
             dims=own,
             arena_bytes=arena.arena_bytes if places else 0,
             places=places,
             watched=frozenset(self._candidates.keys() - places.keys() - self._unsteady - learnt.keys()),
+            skipped=skipped,
         )
 
-    def _verify(self, arena: ArenaPlan) -> None:
-        sizes: dict[str, int | None] = {slot.tensor: slot.size_bytes for slot in arena.slots}
-        sizes.update(dict.fromkeys(arena.dynamic))
-        order = self._outline.lifetimes.order
-        verify_arena_plan(arena, self._plan, sizes=sizes, model_outputs=self._outputs, order=order)
+    def _choose_moves(self, shapes: Mapping[str, Shape | None], *, waiting: Collection[str]) -> None:
+        """Keep those moves that the first shapes allow: others, along inner axes mostly, would spoil all."""
+        if any(not move.names.isdisjoint(waiting) for move in self._moves):
+            return  # it may be known later
+        chosen = []
+        for move in self._moves:
+            shape = shapes.get(move.whole)
+            types = {self._element_types.get(name, (0, 0)) for name in move.names}
+            if shape is not None and len(types) == 1 and move.names.isdisjoint(self._unsteady):
+                element_type, element_bytes = types.pop()
+                whole = Place(offset=0, shape=shape, element_type=element_type)
+                if part_places(move, whole, shapes, element_bytes) is not None:
+                    chosen.append(move)
+        if len(chosen) < len(self._moves):
+            self._moves = tuple(chosen)
+            self._folds = None if chosen else False
+            self._fold()
+
+    def _places(self, arena: ArenaPlan, shapes: Mapping[str, Shape | None]) -> dict[str, Place]:
+        places: dict[str, Place] = {}
+        for slot in arena.slots:
+            shape = shapes.get(slot.tensor)
+            if shape is not None:
+                element_type, element_bytes = self._element_types[slot.tensor]
+                if math.prod(shape) * element_bytes == slot.size_bytes:
+                    places[slot.tensor] = Place(offset=slot.offset, shape=shape, element_type=element_type)
+        return places
+
+    def _folded_places(self, arena: ArenaPlan, shapes: Mapping[str, Shape | None]) -> dict[str, Place] | None:
+        """Places in the folded plan's arena; None unless that has one for every part of every move."""
+        places = self._places(arena, shapes)
+        for move in self._moves:
+            whole = places.get(move.whole)
+            if whole is None or not self._unsteady.isdisjoint(move.names):
+                return None
+            parts = part_places(move, whole, shapes, self._element_types[move.whole][1])
+            if parts is None:
+                return None
+            places.update(parts)
+        return places
 
 
 def _shape(info: TensorInfo, values: Mapping[str, int | None]) -> Shape | None:

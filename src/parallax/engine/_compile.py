@@ -12,6 +12,7 @@ from parallax.engine._delegate import DelegatedSession
 from parallax.engine._executor import Executor
 from parallax.engine._failures import FOREIGN_EXCEPTIONS, both
 from parallax.engine._lanes import lane_pool
+from parallax.engine._moves import find_moves
 from parallax.engine._ort import RuntimeOptions, load_session, make_session
 from parallax.engine._segment import CompiledSegment
 from parallax.errors import BackendError
@@ -98,4 +99,5 @@ def compile_plan(
         pool=lane_pool(),
         outline=outline,
         advisor=advisor,
+        moves=() if plan.is_uncut else find_moves(graph, plan),
     )

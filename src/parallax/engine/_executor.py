@@ -21,6 +21,7 @@ from parallax.engine._advice import WeightAdvisor
 from parallax.engine._arenas import ArenaPool, ArenaUsage, Context, Layout, Wiring
 from parallax.engine._boundary import BoundaryPlanner
 from parallax.engine._lanes import LanePool
+from parallax.engine._moves import Move
 from parallax.engine._run import Run, RunBudget
 from parallax.engine._segment import CompiledSegment
 from parallax.engine._shared_allocator import shrink_shared_allocator
@@ -44,6 +45,7 @@ class Executor:
         pool: the lanes to lease from.
         outline: what the plan fixes of its memory, made with ``place_outputs=False``; None: what the compiled
             segments tell of their types has to do.
+        moves: segments that need not run where their tensors lie well in the arena (`find_moves`).
         advisor: is told around each segment, outside any lock. One that fails is detached and the error logged.
     """
 
@@ -57,6 +59,7 @@ class Executor:
         pool: LanePool,
         outline: MemoryOutline | None = None,
         advisor: WeightAdvisor | None = None,
+        moves: Sequence[Move] = (),
     ) -> None:
         self.plan = plan
         self.segments = tuple(segments)
@@ -92,13 +95,13 @@ class Executor:
             # Outputs are read once more at the end, by the caller.
             self.readers[slots[name]] += 1
         self._plain = Layout(self.wiring, len(slots), None, None)
-        self._arenas = self._make_arenas(outline, list(slots)[:input_count], outputs)
+        self._arenas = self._make_arenas(outline, list(slots)[:input_count], outputs, moves)
         self._budget_bytes: int | None = None
         self._runs: set[Run] = set()
         self._has_warned = False
 
     def _make_arenas(
-        self, outline: MemoryOutline | None, inputs: Sequence[str], outputs: Sequence[str]
+        self, outline: MemoryOutline | None, inputs: Sequence[str], outputs: Sequence[str], moves: Sequence[Move]
     ) -> ArenaPool | None:
         if len(self.segments) < 2:
             return None
@@ -120,7 +123,13 @@ class Executor:
             proven = {name: proven_type(info, stated) for name, info in produced.items()}
             outline = sketch_outline(self.plan, stated, proven, outputs)
         planner = BoundaryPlanner(
-            self.plan, outline, inputs=stated, input_count=len(fed), element_types=types, outputs=outputs
+            self.plan,
+            outline,
+            inputs=stated,
+            input_count=len(fed),
+            element_types=types,
+            outputs=outputs,
+            moves=moves,
         )
         return ArenaPool(planner, self.wiring, len(self._slots)) if planner.is_useful else None
 

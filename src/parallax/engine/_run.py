@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.engine._arenas import Layout, Step, run_bound
-from parallax.engine._boundary import Shape
 from parallax.engine._failures import is_termination, segment_failure
 from parallax.engine._lanes import Lane, Lease
 from parallax.engine._mailbox import Mailbox
+from parallax.engine._place import Shape
 from parallax.engine._trace import SegmentSpan, TraceSink
 from parallax.errors import InternalError, ParallaxError
 from parallax.schedule import Dispatcher, Start
@@ -220,7 +220,7 @@ class Run:
             try:
                 if step.binding is None or (loose and not loose.isdisjoint(step.arena_inputs)):
                     self._call_by_name(index, step)
-                else:
+                elif not step.is_skipped:
                     self._call_bound(index, step)
             except Exception as error:
                 segment = executor.segments[index]
