@@ -42,6 +42,7 @@ from parallax.partition._refine import (
     RefinementRule,
     lpt_makespan,
 )
+from parallax.partition._region_advice import Advice, advise
 from parallax.partition._region_offer import Pricing, make_offer
 from parallax.partition._region_plan import (
     Decline,
@@ -81,6 +82,7 @@ from parallax.partition._units import (
 
 __all__ = [
     "DEFAULT_TINY_ELEMENTS",
+    "Advice",
     "Boundary",
     "Branch",
     "BranchGraph",
@@ -109,6 +111,7 @@ __all__ = [
     "UnitCosts",
     "UnitGraph",
     "Verdict",
+    "advise",
     "assemble",
     "bottom_levels",
     "by_branches",

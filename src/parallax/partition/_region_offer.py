@@ -71,12 +71,11 @@ def make_offer(graph: OpGraph, capability: Capability, pricing: Pricing, *, cpu_
     for node in graph.nodes:
         work = node_work(graph, node)
         flops[node.index] = work.flops or 0
-        if declined[node.index] is None:
-            operator = OperatorWork(op_type=node.op_type, flops=work.flops or 0, touched_bytes=work.bytes or 0)
-            price = pricing.price(Work(operators=(operator,), input_bytes=0, output_bytes=0))
-            if price is None:
-                return None
-            device_ns[node.index] = price.compute_ns
+        operator = OperatorWork(op_type=node.op_type, flops=work.flops or 0, touched_bytes=work.bytes or 0)
+        price = pricing.price(Work(operators=(operator,), input_bytes=0, output_bytes=0))
+        if price is None:
+            return None
+        device_ns[node.index] = price.compute_ns
     return Offer(
         device=capability.backend,
         declined=tuple(declined),

@@ -78,7 +78,7 @@ class Offer:
     declined: tuple[Decline | None, ...]
     """None where the device takes the node."""
     device_ns: tuple[int, ...]
-    """Time on the device, dispatch included; of no meaning where it refuses."""
+    """Time on the device, dispatch included; where it declines, what it would take for work of that size."""
     cpu_ns: tuple[int, ...]
     """Time on the CPU, at the width at which it would run there."""
     flops: tuple[int, ...]

@@ -1,0 +1,87 @@
+"""What to change in a model to gain most from a device: reasons for fallbacks, and what goes with each of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from parallax.partition._region_plan import Offer, Verdict
+from parallax.partition._regions import find_regions
+
+if TYPE_CHECKING:
+    from parallax.model import OpGraph
+    from parallax.partition._units import UnitGraph
+
+_REMEDIES = {
+    Verdict.UNSUPPORTED_OPERATOR: "replace the operator by ones the device has",
+    Verdict.UNSUPPORTED_TYPE: "compute in an element type the device has",
+    Verdict.LOWER_PRECISION: "allow lower precision",
+    Verdict.DYNAMIC_SHAPE: "fix the shapes (shapes=)",
+    Verdict.CONTROL_FLOW: "unroll the loop or choose the branch before export",
+    Verdict.UNSUPPORTED_FORM: "rewrite the operator in the form the device takes",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """One reason for which operators of one kind fall back. Times are of a run one thing after the other."""
+
+    verdict: Verdict
+    op_type: str
+    nodes: tuple[int, ...]
+    """Those that fall back for it, ascending."""
+    now_ns: int
+    then_ns: int
+    """The placement as it is, and the best if the device took these nodes at the price it gives for such work."""
+
+    @property
+    def gain_ns(self) -> int:
+        """What would be gained; 0 where it would change nothing."""
+        return self.now_ns - self.then_ns
+
+    @property
+    def remedy(self) -> str:
+        """What to do, for people."""
+        return (
+            f"{self.op_type}, {len(self.nodes)} nodes ({self.verdict.value}): {_REMEDIES[self.verdict]}; would save "
+            f"{self.gain_ns / 1e3:.1f} of {self.now_ns / 1e3:.1f} us"
+        )
+
+
+def advise(
+    graph: OpGraph,
+    units: UnitGraph,
+    offer: Offer,
+    *,
+    most: int = 12,
+    tensor_bytes: Callable[[str], int] | None = None,
+) -> tuple[Advice, ...]:
+    """For each reason and operator that falls back what taking it would gain, the most first; gains only.
+
+    One placement for each of up to ``most`` reasons, those on which the CPU spends most.
+    """
+    now = find_regions(graph, units, offer, tensor_bytes=tensor_bytes)
+    groups: dict[tuple[Verdict, str], list[int]] = {}
+    for found in now.verdicts:
+        if found.verdict.is_refusal:
+            groups.setdefault((found.verdict, graph.nodes[found.node].op_type), []).append(found.node)
+    ranked = sorted(groups, key=lambda key: (-sum(offer.cpu_ns[node] for node in groups[key]), key[0].name, key[1]))
+    advice: list[Advice] = []
+    for verdict, op_type in ranked[:most]:
+        nodes = groups[verdict, op_type]
+        allowed = set(nodes)
+        declined = tuple(None if node in allowed else answer for node, answer in enumerate(offer.declined))
+        then = find_regions(graph, units, dataclasses.replace(offer, declined=declined), tensor_bytes=tensor_bytes)
+        if then.chosen_ns < now.chosen_ns:
+            advice.append(
+                Advice(
+                    verdict=verdict,
+                    op_type=op_type,
+                    nodes=tuple(nodes),
+                    now_ns=now.chosen_ns,
+                    then_ns=then.chosen_ns,
+                )
+            )
+    return tuple(sorted(advice, key=lambda found: (-found.gain_ns, found.op_type, found.verdict.name)))
