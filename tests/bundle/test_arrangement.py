@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 import parallax
 from parallax.errors import ModelFileError
 from parallax.model import save_arranged
-from tests.bundle._models import generation
+from tests.bundle._models import compiled, generation
 
 
 def odd_sizes(path: Path) -> Path:
@@ -97,15 +97,26 @@ def test_nothing_overlaps_and_all_lies_in_the_file(graph: onnx.GraphProto) -> No
     assert sum(spans[-1]) <= Path(graph.doc_string, "0000.data").stat().st_size
 
 
-def test_weights_that_are_packed_come_last_and_packed_forms_in_the_order_of_use(graph: onnx.GraphProto) -> None:
+def test_weights_that_are_packed_come_first_and_packed_forms_in_the_order_of_use(graph: onnx.GraphProto) -> None:
     packed = {tensor.name: packed_places(tensor)[0][0] for tensor in external(graph) if packed_places(tensor)}
     used = [name for node in graph.node for name in node.input if name in packed]
     assert [packed[name] for name in used] == sorted(packed.values())
-    first_opened = min(int(entries(tensor)["offset"]) for tensor in external(graph) if packed_places(tensor))
+    last_opened = max(int(entries(tensor)["offset"]) for tensor in external(graph) if packed_places(tensor))
     for tensor in external(graph):
         if not packed_places(tensor):
-            assert int(entries(tensor)["offset"]) < first_opened
-    assert max(packed.values()) < first_opened
+            assert int(entries(tensor)["offset"]) > last_opened
+    assert min(packed.values()) > last_opened
+
+
+def test_what_running_needs_shares_no_huge_page_with_what_it_does_not(tmp_path: Path) -> None:
+    bundle = compiled(tmp_path, width=600)
+    graph = onnx.load(generation(bundle) / "segments" / "0000.onnx", load_external_data=False).graph
+    packed = [place for tensor in external(graph) for place, _ in packed_places(tensor)]
+    assert len(packed) == 4
+    assert min(packed) % (2 << 20) == 0
+    assert (generation(bundle) / "segments" / "0000.data").stat().st_size == max(
+        sum(place) for tensor in external(graph) for place in packed_places(tensor)
+    )
 
 
 def test_weights_keep_their_bytes(graph: onnx.GraphProto, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_pages_are_mapped_when_filled_and_gone_when_dropped_and_their_content_st
     request(stretch)
     fill(stretch)
     assert mapped_share(stretch) == 1
-    drop(stretch)
+    drop([stretch])
     assert mapped_share(stretch) == 0
     assert memory[:] == content(0)
     memory.close()
@@ -129,7 +129,7 @@ def test_pages_are_mapped_when_filled_and_gone_when_dropped_and_their_content_st
 def test_what_is_dropped_leaves_the_cache_of_files_and_has_to_be_read_again(tmp_path: Path) -> None:
     memory, stretch = own(file_of(tmp_path))
     fill(stretch)
-    drop(stretch)
+    drop([stretch])
     before = faults_of_disk()
     assert memory[10 * PAGE] == 1
     assert faults_of_disk() == before + 1
@@ -142,7 +142,7 @@ def test_what_another_maps_stays_in_the_cache_of_files(tmp_path: Path) -> None:
         assert other[:] == content(0)
         memory, stretch = own(path)
         fill(stretch)
-        drop(stretch)
+        drop([stretch])
         before = faults_of_disk()
         assert memory[10 * PAGE] == 1
         assert faults_of_disk() == before
@@ -159,7 +159,7 @@ def test_a_file_that_was_replaced_or_removed_is_no_obstacle(tmp_path: Path) -> N
     memory, stretch = own(path)
     path.unlink()
     fill(stretch)
-    drop(stretch)
+    drop([stretch])
     assert memory[:] == content(0)
     memory.close()
 
@@ -255,7 +255,7 @@ def test_what_the_first_run_does_not_touch_is_not_read_ahead(tmp_path: Path) -> 
     for _ in range(2):
         chain.run(advisor, part=16)
     assert soon(lambda: not any(advisor._reader._stretches))
-    drop(chain.stretches[2][0])
+    drop(chain.stretches[2])
     chain.run(advisor, part=16)
     assert 0 < mapped_share(chain.stretches[2][0]) < 0.5
     advisor.close()

@@ -21,7 +21,6 @@ class World:
         self.sizes = sizes
         self.window = Window(sizes, room)
         self.held: set[int] = set()
-        self.filled: set[int] = set()
         self.running: list[int] = []
         self.read_bytes = 0
         self.most_bytes = 0
@@ -29,19 +28,15 @@ class World:
     def step(self) -> Step | None:
         step = self.window.next()
         if step is not None:
-            if step.act is Act.REQUEST:
+            if step.act is Act.READ:
                 assert step.segment not in self.held, "nothing is read that is there"
                 self.held.add(step.segment)
                 self.read_bytes += self.sizes[step.segment]
                 self.most_bytes = max(self.most_bytes, self.bytes)
-            elif step.act is Act.FILL:
-                assert step.segment in self.held - self.filled
-                self.filled.add(step.segment)
             else:
                 assert step.segment in self.held
                 assert step.segment not in self.running, "nothing in use is dropped"
                 self.held.discard(step.segment)
-                self.filled.discard(step.segment)
             self.window.done(step)
             assert self.window.held_bytes == self.bytes
         return step
@@ -62,7 +57,7 @@ class World:
         self.running.append(segment)
         for _ in range(10 * len(self.sizes) + 10):
             if self.window.is_present(segment):
-                assert segment in self.filled or not self.sizes[segment]
+                assert segment in self.held or not self.sizes[segment]
                 return
             assert self.step() is not None, "a segment that is to run is left waiting"
         pytest.fail("the weights of a segment never come")
@@ -126,10 +121,10 @@ def test_what_does_not_fit_is_read_again_but_for_what_stays(count: int, room: in
 
 
 def test_the_next_segment_is_asked_for_while_one_runs() -> None:
-    world = World([1] * 10, 4)
+    world = World([1] * 10, 3)
     world.start(0)
     world.settle()
-    assert {1, 2} <= world.filled
+    assert world.held == {0, 1, 2}
 
 
 def test_what_stays_is_spread_over_the_cycle() -> None:

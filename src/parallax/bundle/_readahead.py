@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from parallax.bundle._paging import OwnMappings, Stretch, can_page, drop, fill, mapped_share, request
+from parallax.bundle._paging import OwnMappings, Stretch, can_page, drop, fill, mapped_share, prefer_large, request
 from parallax.bundle._window import Act, Step, Window
 from parallax.device import free_memory_bytes
 
@@ -127,6 +127,9 @@ class _Reader:
         self._changed = threading.Condition()
         self._window = Window([_size(found) for found in self._stretches], room(0))
         self._unknown = set(range(len(stretches)))  # nobody has seen yet what they touch
+        self._single: set[int] = (
+            set()
+        )  # of those that are known, the ones that are read page by page (the thread's own)
         self._ended: deque[int] = deque()  # of those, the ones whose first run is over
         self._stale = False  # how much room there is is to be asked again
         self._last = -1
@@ -202,22 +205,23 @@ class _Reader:
         return True
 
     def _do(self, step: Step) -> None:
-        segment = step.segment
-        for stretch in self._stretches[segment]:
-            if step.act is Act.REQUEST:
-                if segment in self._unknown:
-                    # What was written or read lately is cached in pieces of up to 2 MiB, which are mapped whole when
-                    # one byte is touched. Asked for anew, pages come singly, and it shows which are touched.
-                    drop(stretch)
+        found = self._stretches[step.segment]
+        if step.act is Act.DROP:
+            drop(found)
+            return
+        if step.segment in self._unknown:
+            # What was written or read lately is cached in pieces of up to 2 MiB, which are mapped whole when one byte
+            # is touched. Asked for anew, pages come singly, and it shows which are touched.
+            drop(found)
+        for stretch in found:
+            if step.segment in self._unknown or step.segment in self._single:
                 request(stretch)
-            elif step.act is Act.DROP:
-                drop(stretch)
-            elif segment not in self._unknown:
+        for stretch in found:
+            if step.segment not in self._unknown:
                 fill(stretch)
-        if step.act is not Act.DROP:
-            with self._changed:
-                self._window.done(step)
-                self._changed.notify_all()
+        with self._changed:
+            self._window.done(step)
+            self._changed.notify_all()
 
     def _ask_room(self) -> None:
         with self._changed:
@@ -232,6 +236,9 @@ class _Reader:
         dense = tuple(
             stretch for stretch in found if stretch.length < SMALL_BYTES or mapped_share(stretch) >= DENSE_SHARE
         )
+        large = [prefer_large(stretch) for stretch in dense]
+        if not all(large):
+            self._single.add(segment)
         if dense != found:
             self._stretches[segment] = dense
             with self._changed:

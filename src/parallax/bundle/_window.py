@@ -12,18 +12,14 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-BUFFERED = 3
-"""Segments the buffer has room for: one runs, one is ready, one is being read."""
-
-AHEAD = 2
-"""Segments that the disk is asked for at once."""
+BUFFERED = 2
+"""Segments the buffer has room for: one runs, one is being read."""
 
 
 class Act(enum.Enum):
     """What is to be done with a segment's weights."""
 
-    REQUEST = "ask the disk for them"
-    FILL = "wait for them, and map them"
+    READ = "bring them into memory"
     DROP = "let go of them"
 
 
@@ -33,12 +29,6 @@ class Step:
 
     act: Act
     segment: int
-
-
-class _State(enum.Enum):
-    ABSENT = enum.auto()
-    REQUESTED = enum.auto()
-    PRESENT = enum.auto()
 
 
 class Window:
@@ -51,7 +41,7 @@ class Window:
 
     def __init__(self, sizes: Sequence[int], room_bytes: int) -> None:
         self._sizes = list(sizes)
-        self._state = [_State.ABSENT if size else _State.PRESENT for size in sizes]
+        self._present = [not size for size in sizes]
         self._users = [0] * len(sizes)
         self._wanted: dict[int, None] = {}  # in use and not present, in the order of asking
         self._now = 0
@@ -67,11 +57,11 @@ class Window:
 
     def resize(self, segment: int, size: int) -> None:
         """Less of a segment is read than was thought."""
-        if self._state[segment] is not _State.ABSENT:
+        if self._present[segment]:
             self.held_bytes += size - self._sizes[segment]
         self._sizes[segment] = size
         if not size:
-            self._state[segment] = _State.PRESENT
+            self._present[segment] = True
             self._wanted.pop(segment, None)
         self._settled = settle(self._sizes, self.room_bytes)
 
@@ -79,7 +69,7 @@ class Window:
         """A run has come to this segment: it is in use, and what comes after it is needed next."""
         self._now = segment
         self._users[segment] += 1
-        if self._state[segment] is not _State.PRESENT:
+        if not self._present[segment]:
             self._wanted[segment] = None
 
     def end(self, segment: int) -> None:
@@ -88,35 +78,25 @@ class Window:
 
     def is_present(self, segment: int) -> bool:
         """Whether its weights can be used without waiting for the disk."""
-        return self._state[segment] is _State.PRESENT
+        return self._present[segment]
 
     def next(self) -> Step | None:
         """What to do now; None if nothing, until something changes. O(segments)."""
         for segment in self._wanted:
             # Room or no room, it has to be there.
-            return self._bring(segment, nearer=-1) or Step(Act.REQUEST, segment)
+            return self._bring(segment, nearer=-1) or Step(Act.READ, segment)
         if self.held_bytes > self.room_bytes and (victim := self._victim(nearer=-1)) is not None:
             return Step(Act.DROP, victim)
-        asked = None
-        outstanding = 0
         for distance in range(len(self._sizes)):
             segment = (self._now + distance) % len(self._sizes)
-            state = self._state[segment]
-            if state is _State.REQUESTED:
-                outstanding += 1
-                asked = asked or Step(Act.FILL, segment)
-                if outstanding == AHEAD:
-                    break
-            elif state is _State.ABSENT:
-                return self._bring(segment, nearer=distance) or asked
-        return asked
+            if not self._present[segment]:
+                return self._bring(segment, nearer=distance)
+        return None
 
     def _bring(self, segment: int, *, nearer: int) -> Step | None:
-        """The next step to having an absent or requested segment; None if that needs room that there is not."""
-        if self._state[segment] is _State.REQUESTED:
-            return Step(Act.FILL, segment)
+        """The next step to having an absent segment; None if that needs room that there is not."""
         if self.held_bytes + self._sizes[segment] <= self.room_bytes:
-            return Step(Act.REQUEST, segment)
+            return Step(Act.READ, segment)
         victim = self._victim(nearer=nearer)
         return None if victim is None else Step(Act.DROP, victim)
 
@@ -127,7 +107,7 @@ class Window:
         reluctant = None
         for distance in range(count - 1, nearer, -1):
             segment = (self._now + distance) % count
-            if self._state[segment] is _State.ABSENT or self._users[segment] or not self._sizes[segment]:
+            if not self._present[segment] or self._users[segment] or not self._sizes[segment]:
                 continue
             if segment not in self._settled:
                 return segment
@@ -138,14 +118,12 @@ class Window:
     def done(self, step: Step) -> None:
         """This was done."""
         segment = step.segment
-        if step.act is Act.REQUEST:
-            self._state[segment] = _State.REQUESTED
-            self.held_bytes += self._sizes[segment]
-        elif step.act is Act.FILL:
-            self._state[segment] = _State.PRESENT
+        if step.act is Act.READ:
+            self._present[segment] = True
             self._wanted.pop(segment, None)
+            self.held_bytes += self._sizes[segment]
         else:
-            self._state[segment] = _State.ABSENT
+            self._present[segment] = False
             self.held_bytes -= self._sizes[segment]
 
 

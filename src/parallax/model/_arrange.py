@@ -17,6 +17,8 @@ _LINE_BYTES = 64
 """Kernels read packed weights with instructions that fault on addresses of a lesser alignment."""
 _SMALL_BYTES = 64 << 10
 """Below this, data are packed to lines instead of pages, or else half of what they take is gaps."""
+_PIECE_BYTES = 2 << 20
+"""A huge page of most processors."""
 _CHUNK_BYTES = 8 << 20
 _PREPACKED = "prepacked_"
 _BLOCK = re.compile(r"(\d+);(\d+);(.*)")
@@ -37,9 +39,10 @@ def save_arranged(source: Path, target: Path) -> None:
     The runtime appends tensors, and the packed forms of weights, with no regard to alignment unless they are large;
     loaded again, it hands mapped addresses to kernels as they are. (Observed with ONNX Runtime 1.31.1: a packed
     matrix at an odd offset ends the process.) Here everything starts on a cache line, larger things on a page.
-    What is needed while running comes first, in the order of its use, so that reading it for the first
-    time is one sequential read; then the weights that are stored in packed form as well, which are read when
-    the model is opened and never again.
+    First come the weights that are stored in packed form as well, which are read when the model is opened and never
+    again. What is needed while running comes last, in the order of its use, so that reading it for the first time is
+    one sequential read; and it goes from a boundary that is one for huge pages too up to the end, so that the system,
+    which reads ahead and keeps pages in pieces of up to that size, neither reads nor keeps anything else with it.
 
     Packed forms are external-data entries ``prepacked_<i>`` with the value ``key|offset;length;checksum|...``; see
     ``tensor_external_data_info.cc`` in ONNX Runtime.
@@ -71,10 +74,14 @@ def save_arranged(source: Path, target: Path) -> None:
         blocks[id(tensor)] = plain, packed
         (opened if packed else needed).append(plain)
         needed.extend(block for found in packed.values() for block in found)
-    needed.sort(key=lambda block: block.size >= _SMALL_BYTES)  # stable: small ones first, else by use
+    needed.sort(key=lambda block: block.size < _SMALL_BYTES)  # stable: small ones last, else by use
     data = target.with_name(f"{target.stem}.data")
     with open(source.with_name(locations.pop()), "rb") as read, open(data, "wb") as write:
-        for block in (*needed, *opened):
+        for block in opened:
+            _copy(read, write, block)
+        if sum(block.size for block in needed) >= _PIECE_BYTES:
+            write.seek(-(-write.tell() // _PIECE_BYTES) * _PIECE_BYTES)
+        for block in needed:
             _copy(read, write, block)
     for identity, (plain, packed) in blocks.items():
         _set_entries(tensors[identity], data.name, plain, packed)
