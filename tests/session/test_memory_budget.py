@@ -38,6 +38,13 @@ both_ways = pytest.mark.parametrize(
 )
 
 
+@pytest.fixture(autouse=True)
+def no_pressure(monkeypatch):
+    """Whatever else this machine is doing, its memory is not short here."""
+    plenty = PressureMonitor(read=lambda: PressureReading(free_bytes=1 << 40))
+    monkeypatch.setattr("parallax.session._memory._process_monitor", plenty)
+
+
 def wide_model(rows: int | str, *, branches: int = 6, depth: int = 3) -> bytes:
     """`branches_model` without constants, over x[rows, 1024]; each branch is summed up, so that the outputs are small.
 
@@ -376,11 +383,16 @@ def test_segments_of_a_cut_plan_tell_their_peaks():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="private memory is measured by anonymous pages")
 @both_ways
-def test_trimming_gives_memory_back_and_the_session_goes_on(session_class):
+@pytest.mark.parametrize("budget", [None, "1GiB"])
+def test_trimming_gives_memory_back_and_the_session_goes_on(session_class, budget):
     model, x = wide_model(4096), ramp(4096, 1024)
-    session = session_class(model)
+    session = session_class(model, memory_budget=budget)
     expected = session.run(None, {"x": x})[0]
-    assert session.trim() >= x.nbytes, "of the two tensors that a branch holds"
+    returned = session.trim()
+    if budget is None and session.plan.is_uncut:
+        assert returned >= x.nbytes // 2, "the runtime's own arena keeps its first block"
+    else:
+        assert returned >= x.nbytes, "of the two tensors that a branch holds"
     np.testing.assert_array_equal(session.run(None, {"x": x})[0], expected)
 
 

@@ -27,6 +27,7 @@ from parallax.engine._ort import (
 )
 from parallax.engine._run import RunBudget
 from parallax.engine._segment import CompiledSegment
+from parallax.engine._shared_allocator import shrink_shared_allocator, use_shared_allocator
 from parallax.engine._shared_pool import share_thread_pool, shared_threads, use_shared_pool
 from parallax.engine._sketch import sketch_outline, stated_type
 from parallax.engine._trace import SegmentSpan, TraceRecorder, TraceSink, trace_durations, write_chrome_trace
@@ -61,9 +62,11 @@ __all__ = [
     "segment_failure",
     "share_thread_pool",
     "shared_threads",
+    "shrink_shared_allocator",
     "sketch_outline",
     "stated_type",
     "trace_durations",
+    "use_shared_allocator",
     "use_shared_pool",
     "write_chrome_trace",
 ]

@@ -22,7 +22,10 @@ IDLE_TRIM_S: Final = 30.0
 """After so many seconds without a run, a session with a budget gives back what it holds for the next one."""
 
 STALLED: Final = 0.1
-"""From this share of time spent waiting for memory on, sessions get narrower whatever is free."""
+"""From this share of time spent waiting for memory on, sessions get narrower."""
+
+SCARCE_LIMITS: Final = 4
+"""... unless so many times what they may hold is free."""
 
 _LINGER_S: Final = 1.0
 """Runs closer together than this are one piece of work to the monitor of pressure."""
@@ -111,7 +114,8 @@ def limit_under_pressure(reading: PressureReading, *, limit_bytes: int, current_
     """What the runs of a session may hold together while the machine is short of memory.
 
     Never more than runs have now and what is free beside that, less the margin of budgets. Where tasks wait for
-    memory, a quarter less each time; otherwise back towards the limit by a quarter of it each time.
+    memory, a quarter less each time; otherwise back towards the limit by a quarter of it each time. While several times
+    the limit is free, those who wait do so in other containers, and less of ours would not help them.
 
     Args:
         limit_bytes: without pressure.
@@ -119,7 +123,8 @@ def limit_under_pressure(reading: PressureReading, *, limit_bytes: int, current_
         granted_bytes: to runs in flight.
     """
     room = granted_bytes + int(reading.free_bytes * (1 - DEFAULT_MARGIN))
-    if reading.stalled_share is not None and reading.stalled_share >= STALLED:
+    stalled = reading.stalled_share is not None and reading.stalled_share >= STALLED
+    if stalled and reading.free_bytes < SCARCE_LIMITS * limit_bytes:
         wanted = current_bytes * 3 // 4
     else:
         wanted = current_bytes + (limit_bytes + 3) // 4

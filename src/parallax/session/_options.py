@@ -13,7 +13,7 @@ import onnxruntime
 
 from parallax.bundle import Verify
 from parallax.device import free_memory_bytes
-from parallax.engine import RuntimeOptions, TraceSink, shared_threads, use_shared_pool
+from parallax.engine import RuntimeOptions, TraceSink, shared_threads, use_shared_allocator, use_shared_pool
 from parallax.errors import ConfigError
 from parallax.memory import parse_bytes
 from parallax.schedule import Plan
@@ -178,9 +178,12 @@ def lean_memory(session_options: Any) -> Iterator[Any]:
     By default ONNX Runtime holds a block for all tensors of a run, laid out by the run before (memory patterns), and
     keeps a dead tensor's buffer for a later tensor of the same shape (memory reuse), however much later. Without
     these, what a run holds is the sum of its tensors alive, which is what a budget counts. It may be a little
-    slower, as buffers in use are warmer. The caller's object is restored afterwards.
+    slower, as buffers in use are warmer. The caller's object is restored afterwards. Where the caller has no wishes, it
+    also allocates from the allocator that segments share: that takes no more than is asked for, and gives all back.
     """
     made = onnxruntime.SessionOptions() if session_options is None else session_options
+    if session_options is None:
+        use_shared_allocator(made, {})
     given = (made.enable_mem_pattern, made.enable_mem_reuse)
     made.enable_mem_pattern = made.enable_mem_reuse = False
     try:

@@ -34,6 +34,7 @@ from parallax.engine import (
     open_failure,
     run_failure,
     run_interruptibly,
+    shrink_shared_allocator,
 )
 from parallax.errors import BundleError, ConfigError, ExternalDataError, InputError, ModelError
 from parallax.model import Model, OpGraph, load_model
@@ -598,6 +599,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         whole = self.__dict__.get("_sess")
         if whole is not None:
             shrink_arena(whole)
+        shrink_shared_allocator()
         trim_heap()
         after = private_bytes()
         return returned if before is None or after is None else max(0, before - after)
