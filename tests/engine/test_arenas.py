@@ -314,6 +314,27 @@ def test_a_run_stopped_inside_a_bound_segment_is_cancelled_as_any_other(pool: La
     cut.check({"x": value([1.0])})
 
 
+def test_tensors_that_another_backend_makes_or_reads_stay_outside(pool: LanePool) -> None:
+    class Other:
+        """As a session of another backend: it has no bindings."""
+
+        def __init__(self, inner: Any) -> None:
+            self.inputs_meta, self.outputs_meta = inner.inputs_meta, inner.outputs_meta
+            self.overridable_initializers = inner.overridable_initializers
+            self.run_with_ort_values = inner.run_with_ort_values
+
+    made = Cut(ladder_model(3, shape=[8]), pool=pool)
+    segments = [
+        replace(segment, session=Other(segment.session)) if segment.outputs == ("joint_1",) else segment
+        for segment in made.segments
+    ]
+    made.executor = Executor(made.plan, segments, inputs=["x"], outputs=made.outputs, pool=pool)
+    for _ in range(3):
+        made.check({"x": value(np.arange(8) - 4)})
+        made.poison()
+    assert set(made.places()) == {"left_0", "right_0", "joint_0", "left_2", "right_2"}
+
+
 def test_sequences_and_strings_cross_segments_outside_the_arena(pool: LanePool) -> None:
     def info(name: str, kind: int, shape: list[int] | None) -> Any:
         return helper.make_tensor_value_info(name, kind, shape)

@@ -115,10 +115,14 @@ class Executor:
                 if argument.name in fed:
                     stated[argument.name] = stated_type(argument)
             for argument in session.outputs_meta:
-                # What a delegate makes is its own: only the runtime's sessions can be bound to places.
-                if isinstance(session, C.InferenceSession):
-                    types[argument.name] = argument.type
+                types[argument.name] = argument.type
                 produced[argument.name] = stated_type(argument)
+        for segment in self.segments:
+            if not isinstance(segment.session, C.InferenceSession):
+                # Only the runtime's sessions can be bound to places, and another backend may go on reading what it was
+                # given after its call was given up.
+                for name in (*segment.inputs, *segment.outputs):
+                    types.pop(name, None)
         if outline is None:
             proven = {name: proven_type(info, stated) for name, info in produced.items()}
             outline = sketch_outline(self.plan, stated, proven, outputs)
