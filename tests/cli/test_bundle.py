@@ -40,9 +40,21 @@ def test_compile_takes_the_options_of_a_bundle(model: Path, tmp_path: Path) -> N
         "shapes": {"x": [3, 64]},
         "min_gain": "0.0",
         "tune": False,
+        "memory_limit": None,
     }
     assert info["portable"]
     assert not info["plan"]["uncut"]
+
+
+def test_compile_cuts_by_weight_what_does_not_fit_into_the_limit(tmp_path: Path) -> None:
+    model = branching(tmp_path / "large.onnx", width=600)
+    result = invoke("compile", model, "-o", tmp_path / "m.plx", "--memory-limit", "64 MiB", "--json")
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.stdout)["plan"]
+    assert plan["source"] == "memory"
+    assert not plan["uncut"]
+    info = json.loads(invoke("bundle", "info", tmp_path / "m.plx", "--json").stdout)
+    assert info["options"]["memory_limit"] == 64 << 20
 
 
 def test_compile_tunes_a_bundle_where_it_is_told_to(model: Path, tmp_path: Path) -> None:
@@ -72,7 +84,7 @@ def test_a_bundle_is_not_tuned_nor_taken_where_a_model_is_needed(model: Path, tm
         assert said in result.stderr
 
 
-@pytest.mark.parametrize("option", ["--portable", "--policy=sequential", "--min-gain=0"])
+@pytest.mark.parametrize("option", ["--portable", "--policy=sequential", "--min-gain=0", "--memory-limit=1GiB"])
 def test_options_of_bundles_need_a_bundle(option: str, model: Path) -> None:
     result = invoke("compile", model, option)
     assert result.exit_code == 2

@@ -205,6 +205,10 @@ def compile_command(
     portable: Annotated[
         bool, typer.Option("--portable", help="With -o: keep the model in the bundle, to make it anew elsewhere.")
     ] = False,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option("--memory-limit", help="With -o: all the memory it will have, such as 150MiB.", metavar="SIZE"),
+    ] = None,
     policy: Annotated[Planning, typer.Option("--policy", help="With -o: whether to cut at all.")] = Planning.ADAPTIVE,
     min_gain: Annotated[
         float | None, typer.Option("--min-gain", help="With -o: least predicted gain for which the model is cut.")
@@ -232,6 +236,7 @@ def compile_command(
         min_gain=min_gain,
         tune=tune,
         portable=portable,
+        memory_limit=memory_limit,
         memory_budget=memory_budget,
         screen=Screen(as_json=as_json),
     )

@@ -95,6 +95,7 @@ def _describe(bundle: Bundle) -> dict[str, Any]:
             "shapes": {name: list(shape) for name, shape in manifest.options.shapes},
             "min_gain": manifest.options.min_gain,
             "tune": manifest.options.tune,
+            "memory_limit": manifest.options.memory_limit,
         },
         "portable": manifest.portable is not None,
         "weight_bytes": manifest.weight_bytes,

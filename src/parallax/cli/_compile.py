@@ -30,6 +30,7 @@ def compile_model(
     tune: bool,
     portable: bool,
     memory_budget: str | None,
+    memory_limit: str | None,
     screen: Screen,
 ) -> None:
     """Tune ``model`` for this machine; later sessions on it open with the plan that is kept.
@@ -37,9 +38,10 @@ def compile_model(
     With ``output``, compile it into a bundle there instead, tuned only if ``tune`` says so.
     """
     if output is None:
-        if portable or min_gain is not None or policy != "adaptive":
+        if portable or min_gain is not None or policy != "adaptive" or memory_limit is not None:
             raise ConfigError(
-                "--portable, --policy and --min-gain are for bundles", fix="say where to write one with --output"
+                "--portable, --policy, --min-gain and --memory-limit are for bundles",
+                fix="say where to write one with --output",
             )
         subject = prepare(model, inputs=inputs, shapes=shapes, seed=seed, screen=screen)
         with screen.progress() as progress:
@@ -64,6 +66,7 @@ def compile_model(
                 tune=tune,
                 calibration=subject.feeds if tune else None,
                 portable=portable,
+                memory_limit=memory_limit,
                 memory_budget=memory_budget,
                 progress=progress,
             )
