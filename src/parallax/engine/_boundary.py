@@ -27,6 +27,8 @@ from parallax.schedule import Plan
 
 SIGNATURES: Final = 64
 """Shape signatures whose plans are held."""
+MOST_CHOICES: Final = 8
+"""So many signatures may allow no move before moves are given up."""
 
 Signature = tuple[Any, ...]
 """The shapes of those model inputs whose shapes are free, and which inputs are fed."""
@@ -86,6 +88,7 @@ class BoundaryPlanner:
         self._plan = plan
         self._moves = tuple(moves)  # (lock)
         self._folds: bool | None = None if moves else False  # (lock) whether that is worth it; None: not known yet
+        self._choices = 0  # (lock) signatures that allowed no move so far
         self._outputs = tuple(outputs)
         self._input_count = input_count
         self._free = tuple(name for name, info in inputs.items() if info.kind == "tensor" and not info.is_static)
@@ -304,7 +307,7 @@ class BoundaryPlanner:
         )
 
     def _choose_moves(self, shapes: Mapping[str, Shape | None], *, waiting: Collection[str]) -> None:
-        """Keep those moves that the first shapes allow: others, along inner axes mostly, would spoil all."""
+        """Keep those moves that the first shapes to allow any do: others, along inner axes mostly, would spoil all."""
         if any(not move.names.isdisjoint(waiting) for move in self._moves):
             return  # it may be known later
         chosen = []
@@ -316,9 +319,11 @@ class BoundaryPlanner:
                 whole = Place(offset=0, shape=shape, element_type=element_type)
                 if part_places(move, whole, shapes, element_bytes) is not None:
                     chosen.append(move)
-        if len(chosen) < len(self._moves):
+        self._choices += 1
+        if not chosen:
+            self._folds = None if self._choices < MOST_CHOICES else False
+        elif len(chosen) < len(self._moves):
             self._moves = tuple(chosen)
-            self._folds = None if chosen else False
             self._fold()
 
     def _places(self, arena: ArenaPlan, shapes: Mapping[str, Shape | None]) -> dict[str, Place]:
