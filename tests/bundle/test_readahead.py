@@ -9,6 +9,7 @@ import mmap
 import os
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -304,6 +305,42 @@ def test_after_closing_nothing_waits(chain: Chain) -> None:
     chain.run(advisor)
     advisor.close()
     chain.run(advisor)
+
+
+def test_a_forked_child_waits_for_no_thread_of_its_parent(chain: Chain) -> None:
+    advisor = chain.advisor(4 * SEGMENT_BYTES)
+    chain.run(advisor)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is what this is about
+        child = os.fork()
+    if not child:
+        try:
+            chain.run(advisor)
+            advisor.close()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    assert soon(lambda: os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    chain.run(advisor)
+    advisor.close()
+
+
+def test_who_stops_waiting_for_weights_does_not_keep_them(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    advisor = chain.advisor(4 * SEGMENT_BYTES)
+    chain.run(advisor)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(advisor._reader._window, "is_present", lambda segment: interrupt())
+        with pytest.raises(KeyboardInterrupt):
+            advisor.will_start(3)
+    for _ in range(3):
+        chain.run(advisor)
+    assert not any(advisor._reader._window._users)
+    advisor.close()
 
 
 def test_there_is_less_room_than_memory_for_something_has_to_run(chain: Chain) -> None:

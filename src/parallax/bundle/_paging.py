@@ -176,7 +176,11 @@ class OwnMappings:
 
     def __enter__(self) -> OwnMappings:
         _own_lock.acquire()
-        self._before = list(_mapped(self._paths))
+        try:
+            self._before = list(_mapped(self._paths))
+        except BaseException:
+            _own_lock.release()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,6 +8,7 @@ as there is room for from one run to the next (`_window` decides what).
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 import weakref
@@ -123,6 +124,7 @@ class _Reader:
     ) -> None:
         self._stretches = [tuple(found) for found in stretches]
         self._measure = room
+        self._process = os.getpid()
         self._owners: tuple[object, ...] = tuple(owners)
         self._changed = threading.Condition()
         self._window = Window([_size(found) for found in self._stretches], room(0))
@@ -137,6 +139,8 @@ class _Reader:
         self._thread: threading.Thread | None = None
 
     def will_start(self, segment: int) -> None:
+        if self._is_foreign():
+            return
         with self._changed:
             if self._over:
                 return
@@ -147,10 +151,16 @@ class _Reader:
             self._last = segment
             self._window.start(segment)
             self._changed.notify_all()
-            while not self._window.is_present(segment) and not self._over:
-                self._changed.wait()
+            try:
+                while not self._window.is_present(segment) and not self._over:
+                    self._changed.wait()
+            except BaseException:  # Ctrl-C: it will not run, so nobody will say that it has ended
+                self._window.end(segment)
+                raise
 
     def has_ended(self, segment: int) -> None:
+        if self._is_foreign():
+            return
         with self._changed:
             self._window.end(segment)
             if segment in self._unknown:
@@ -158,16 +168,23 @@ class _Reader:
                 self._ended.append(segment)
             self._changed.notify_all()
 
+    def _is_foreign(self) -> bool:
+        """Whether this is a forked child: it has no thread, and the lock may be held for good."""
+        return self._process != os.getpid()
+
     def stop(self) -> None:
         """Returns once no more advice is given."""
+        if self._is_foreign():
+            return
         with self._changed:
             self._over = True
             self._changed.notify_all()
         thread = self._thread
-        # Called from the thread itself where that lets go of the last reference to the advisor.
-        if thread is not None and thread is not threading.current_thread():
+        if thread is None:
+            self._owners = ()
+        elif thread is not threading.current_thread():
             thread.join()
-        self._owners = ()
+        # Else the garbage collector chose this thread to call it from, perhaps in the middle of a piece of advice.
 
     def _work(self) -> None:
         try:
@@ -179,6 +196,7 @@ class _Reader:
             with self._changed:
                 self._over = True
                 self._changed.notify_all()
+            self._owners = ()
 
     def _once(self) -> bool:
         """Do one thing, or wait until there is one; False when it is over."""
