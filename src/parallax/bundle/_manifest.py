@@ -163,7 +163,9 @@ def _parse(text: bytes, where: str) -> Manifest:
     form = _FORM.fullmatch(text)
     if form is None:
         if isinstance(parse_json(text), dict):
-            raise BundleError("this is not the manifest of a bundle, or one of an early version", where=where, fix=_COMPILE_AGAIN)
+            raise BundleError(
+                "this is not the manifest of a bundle, or one of an early version", where=where, fix=_COMPILE_AGAIN
+            )
         raise BundleError("this is not a manifest at all", where=where, fix=_COMPILE_AGAIN)
     digest, body = form.groups()
     if digest != _digest(body):
