@@ -281,6 +281,22 @@ def test_piece_that_only_a_later_region_waits_for_joins_it() -> None:
     assert regions_of(plan) == [[1], [0, 3]]
 
 
+def test_regions_that_pay_only_beside_each_other_but_not_together_are_dropped() -> None:
+    # While the one is there the other spares the large tensor a transfer; yet both together lose to the CPU.
+    graph = op_graph(
+        [
+            ("a", "Split", ["x"], ["big", "small"]),
+            ("cpu", "NonZero", ["small"], ["t"]),
+            ("b", "Add", ["big", "t"], ["y"]),
+        ],
+        outputs=["y"],
+        shapes={"x": (1,), "big": (100,), "small": (1,), "t": (1,), "y": (1,)},
+    )
+    plan = plan_of(graph, offer_of([0, 1, 0], [10] * 3, [20] * 3, launch_ns=15, ns_per_byte=0.1))
+    assert plan.is_cpu_only
+    assert plan.greedy_ns > plan.chosen_ns == plan.cpu_only_ns == 60
+
+
 def test_greedy_takes_all_that_is_supported_in_the_fewest_fragments() -> None:
     graph = chain(*"abcdefg")
     plan = plan_of(graph, offer_of([0, 1, 0, 0, 1, 0, 0], [50] * 7, [1] * 7, launch_ns=100), rule=RegionRule.GREEDY)

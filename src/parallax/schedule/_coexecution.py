@@ -222,10 +222,12 @@ class _Search:
                 on_device = {unit for region in rough.plan.regions for unit in region.units}
                 flipped = on_device - set(inside) if on_device.issuperset(inside) else on_device | set(inside)
                 for cuts in dict.fromkeys((self.cuts, True)):
-                    plan = self.placed(flipped, cuts=cuts)
-                    if left <= 0 or not self._is_new(plan):
-                        continue
+                    if left <= 0:
+                        break
                     left -= 1
+                    plan = self.placed(flipped, cuts=cuts)
+                    if not self._is_new(plan):
+                        continue
                     found = self._scheduled(label, plan, rough.grain, thorough=False)
                     if found.makespan_ns < rough.makespan_ns:
                         rough, self.cuts, improved = found, cuts, True
