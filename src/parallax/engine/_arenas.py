@@ -200,7 +200,8 @@ class Context:
 
     @property
     def reserved_bytes(self) -> int:
-        return 0 if self.arena is None else self.arena.nbytes
+        arena = self.arena  # another thread may be replacing it
+        return 0 if arena is None else arena.nbytes
 
     @property
     def touched_bytes(self) -> int:

@@ -257,17 +257,19 @@ class Executor:
         if run.aborted or plan is None:
             arenas.discard(context)
             return
-        if run.misplaced:
-            if not self._has_warned:
-                self._has_warned = True
-                logger.warning(
-                    "tensors %s have other sizes than planned; their segments were run again, and they are kept "
-                    "out of arenas from now on",
-                    ", ".join(sorted(run.misplaced)[:8]),
-                )
-            arenas.planner.misplaced(plan, run.misplaced)
-        if run.failure is None:
-            layout.is_proven = layout.is_proven or not run.is_loose
-            if run.seen:
-                arenas.planner.observe(plan, run.seen)
-        arenas.give_back(context)
+        try:
+            if run.misplaced:
+                if not self._has_warned:
+                    self._has_warned = True
+                    logger.warning(
+                        "tensors %s have other sizes than planned; their segments were run again, and they are kept "
+                        "out of arenas from now on",
+                        ", ".join(sorted(run.misplaced)[:8]),
+                    )
+                arenas.planner.misplaced(plan, run.misplaced)
+            if run.failure is None:
+                layout.is_proven = layout.is_proven or not run.is_loose
+                if run.seen:
+                    arenas.planner.observe(plan, run.seen)
+        finally:
+            arenas.give_back(context)
