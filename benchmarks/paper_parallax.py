@@ -51,6 +51,9 @@ SEGMENT_OVERHEAD_NS = 10_000
 PHONE = Machine(cores=CORES, handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS)
 """A hand-over between lanes on a phone, and the start of a segment: of the order of 20 to 60 us for fork and join."""
 
+FLIPS = 256
+"""Branches that the search may move to the other side, one by one."""
+
 MEAN_GOAL, BEST_GOAL = 0.30, 0.50
 """Reduction against greedy delegation that the project promises: mean over the table, and the best row."""
 
@@ -198,7 +201,7 @@ def compare(model: Model, name: str, phone: str) -> dict[str, Any]:
     greedy = find_regions(graph, units, offer, rule=RegionRule.GREEDY)
     paper = find_regions(graph, units, offer, rule=RegionRule.PAPER)
     begin = time.perf_counter()
-    found = plan_coexecution(graph, units, offer, costs, PHONE)
+    found = plan_coexecution(graph, units, offer, costs, PHONE, flips=FLIPS)
     seconds = time.perf_counter() - begin
     best = found.best
     for plan in (greedy, paper, best.plan):

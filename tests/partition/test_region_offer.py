@@ -6,7 +6,7 @@ import pytest
 
 from parallax.device import Capability, Price, Refusal, RefusedNode, Work
 from parallax.errors import ConfigError
-from parallax.partition import TransferCost, Verdict, contract, find_regions, make_offer, place_regions, verify_regions
+from parallax.partition import RegionPlacer, TransferCost, Verdict, contract, find_regions, make_offer, verify_regions
 from tests.partition._graphs import op_graph
 from tests.partition._offers import offer_of
 
@@ -85,11 +85,11 @@ def test_figures_for_another_graph_are_refused() -> None:
 def test_placement_that_is_given_is_taken_as_far_as_the_device_goes() -> None:
     units = contract(GRAPH, tiny_elements=0)
     offer = offer_of([0, 0, 1], [5, 5, 5], [1, 1, 1], launch_ns=10)
-    plan = place_regions(GRAPH, units, offer, range(3))
+    plan = RegionPlacer(GRAPH, units, offer).place(range(3))
     verify_regions(GRAPH, units, offer, plan)
     assert [region.nodes for region in plan.regions] == [(0, 1)]
     assert plan.chosen_ns > plan.cpu_only_ns
-    part = place_regions(GRAPH, units, offer, [1])
+    part = RegionPlacer(GRAPH, units, offer).place([1])
     assert [found.verdict for found in part.verdicts] == [Verdict.LEFT_OUT, Verdict.TAKEN, Verdict.UNSUPPORTED_OPERATOR]
 
 
@@ -97,7 +97,7 @@ def test_regions_found_with_another_offer_are_described_with_this_one() -> None:
     units = contract(GRAPH, tiny_elements=0)
     true, eager = (offer_of([0, 0, 0], [5, 5, 5], [cpu] * 3, launch_ns=10) for cpu in (4, 400))
     found = find_regions(GRAPH, units, eager)
-    plan = place_regions(GRAPH, units, true, regions=[region.units for region in found.regions])
+    plan = RegionPlacer(GRAPH, units, true).place(regions=[region.units for region in found.regions])
     verify_regions(GRAPH, units, true, plan)
     assert [region.units for region in plan.regions] == [region.units for region in found.regions]
     assert plan.cpu_only_ns == 12

@@ -390,7 +390,7 @@ def test_offer_for_another_graph_or_with_negative_costs_is_refused() -> None:
 
 
 def test_given_placement_is_not_searched_for() -> None:
-    with pytest.raises(ConfigError, match="use place_regions"):
+    with pytest.raises(ConfigError, match="use RegionPlacer"):
         plan_of(chain("a"), offer_of([0], [1], [1]), rule=RegionRule.GIVEN)
 
 

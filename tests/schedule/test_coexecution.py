@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from parallax.errors import ConfigError
 from parallax.model import OpGraph
-from parallax.partition import Offer, UnitGraph, contract, find_regions, place_regions, verify_regions
+from parallax.partition import Offer, RegionPlacer, UnitGraph, contract, find_regions, verify_regions
 from parallax.profile import CostModel
 from parallax.schedule import Grain, Machine, plan_coexecution, region_tasks, verify_schedule
 from tests.partition._graphs import op_graph
@@ -76,7 +76,9 @@ def test_stretches_of_the_cpu_end_where_one_side_waits_for_the_other() -> None:
     made = region_tasks(units, plan, costs_of(offer), widths=(1,), grain=Grain.STRETCHES)
     assert made.units == ((0,), (1, 3), (2, 4), (5,))
     assert [task.predecessors for task in made.tasks] == [(), (0,), (0,), (1, 2)]
-    alone = region_tasks(units, place_regions(graph, units, offer), costs_of(offer), widths=(1,), grain=Grain.STRETCHES)
+    alone = region_tasks(
+        units, RegionPlacer(graph, units, offer).place(), costs_of(offer), widths=(1,), grain=Grain.STRETCHES
+    )
     assert alone.units == (tuple(range(6)),)
 
 
@@ -158,4 +160,4 @@ def test_impossible_arguments_are_refused() -> None:
     with pytest.raises(ConfigError, match="0 cores"):
         plan_coexecution(graph, finest(graph), offer, costs_of(offer), Machine(cores=0))
     with pytest.raises(ConfigError, match="ascend from 1"):
-        region_tasks(finest(graph), place_regions(graph, finest(graph), offer), costs_of(offer), widths=(2, 1))
+        region_tasks(finest(graph), RegionPlacer(graph, finest(graph), offer).place(), costs_of(offer), widths=(2, 1))

@@ -56,7 +56,7 @@ from parallax.partition._region_plan import (
     TransferCost,
     Verdict,
 )
-from parallax.partition._regions import find_regions, place_regions, verify_regions
+from parallax.partition._regions import RegionPlacer, find_regions, verify_regions
 from parallax.partition._segments import (
     Boundary,
     Cause,
@@ -104,6 +104,7 @@ __all__ = [
     "Reason",
     "RefinementRule",
     "Region",
+    "RegionPlacer",
     "RegionPlan",
     "RegionRule",
     "Traffic",
@@ -133,7 +134,6 @@ __all__ = [
     "lookup_tables",
     "lpt_makespan",
     "make_offer",
-    "place_regions",
     "static_bytes",
     "strong_components",
     "uncut",

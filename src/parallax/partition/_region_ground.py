@@ -50,6 +50,8 @@ class Ground:
     """Per unit: what it reads and did not make, by index into ``freight``."""
     writes: tuple[tuple[int, ...], ...]
     """Per unit: what it makes that others read or the model hands out."""
+    folded: frozenset[int] = frozenset()
+    """Nodes that are computed when the model is loaded, and cost neither side anything."""
 
     def __len__(self) -> int:
         return len(self.takes)

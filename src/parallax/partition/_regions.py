@@ -64,26 +64,24 @@ def find_regions(
     """
     _verify_offer(graph, offer)
     if rule is RegionRule.GIVEN:
-        raise ConfigError("a given placement is not found", fix="use place_regions")
+        raise ConfigError("a given placement is not found", fix="use RegionPlacer")
     ground = _lay_ground(graph, units, offer, tensor_bytes or (lambda name: _static_bytes(graph, name)))
-    waves = find_waves(ground.dag, ground.takes)
-    fragments = find_fragments(waves, ground.takes)
-    greedy = Draft(ground)
-    for number, fragment in enumerate(fragments):
-        greedy.place(fragment, number)
+    greedy = _greedy(ground)
+    fragments = greedy.fragments
     judged: dict[int, NodeVerdict] = {}
     if rule is RegionRule.MODEL:
+        waves = find_waves(ground.dag, ground.takes)
         pieces = find_pieces(ground.dag, ground.takes, waves)
         draft = grow(ground, pieces, waves, join_siblings=join_siblings)
-        if join_siblings and greedy.cost_ns < draft.cost_ns:
-            draft = greedy
+        if join_siblings and greedy.draft.cost_ns < draft.cost_ns:
+            draft = greedy.draft
         judged = _judge_pieces(units, draft, pieces)
     elif rule is RegionRule.GREEDY:
-        draft = greedy
+        draft = greedy.draft
     else:
         draft = Draft(ground)
         bounds = PaperThresholds() if thresholds is None else thresholds
-        copied = _copied_constants(graph, units)
+        copied = ground.folded
         for number, fragment in enumerate(fragments):
             nodes = [node for node in units.nodes_of(fragment) if node not in copied]
             fails = _fails_threshold(ground, offer, fragment, nodes, bounds)
@@ -97,53 +95,88 @@ def find_regions(
     return _describe(graph, units, offer, ground, draft, greedy, rule, judged)
 
 
-def place_regions(
-    graph: OpGraph,
-    units: UnitGraph,
-    offer: Offer,
-    on_device: Collection[int] = (),
-    *,
-    regions: Sequence[Sequence[int]] | None = None,
-    cut_after: Collection[int] = (),
-    cut_before: Collection[int] = (),
-    tensor_bytes: Callable[[str], int] | None = None,
-) -> RegionPlan:
-    """The regions of a placement that is given: connected pieces, each in one wave. O((V + E) log V).
+class RegionPlacer:
+    """Placements of one graph on one device that are given: for searches, which describe many.
 
-    Whatever is on the device, these regions can be contracted at once; that is why placements can be searched
-    freely, by simulation for example, and not only by what they cost in sequence.
+    Whatever is on the device, its connected pieces within one wave can be contracted at once; that is why
+    placements can be searched freely, by simulation for example, and not only by what they cost in sequence.
 
-    Args:
-        on_device: the units wanted there; those the device does not take stay on the CPU.
-        regions: the regions themselves instead, such as another offer led to; units as above.
-        cut_after: units after which a region ends although the device goes on: what the host does with their
-            results begins earlier, for one more launch.
-        cut_before: units before which one ends, so that the device need not wait for what they read of the host's.
-
-    Raises: ConfigError as `find_regions`; InternalError if ``regions`` cannot be contracted at once.
+    Args: as `find_regions`. Raises: ConfigError as `find_regions`.
     """
-    _verify_offer(graph, offer)
-    ground = _lay_ground(graph, units, offer, tensor_bytes or (lambda name: _static_bytes(graph, name)))
-    if regions is not None:
-        on_device = frozenset(unit for region in regions for unit in region)
-    wanted = [ground.takes[unit] and unit in on_device for unit in range(len(ground))]
+
+    def __init__(
+        self,
+        graph: OpGraph,
+        units: UnitGraph,
+        offer: Offer,
+        *,
+        tensor_bytes: Callable[[str], int] | None = None,
+    ) -> None:
+        _verify_offer(graph, offer)
+        self._graph, self._units, self._offer = graph, units, offer
+        self._ground = _lay_ground(graph, units, offer, tensor_bytes or (lambda name: _static_bytes(graph, name)))
+        self._greedy = _greedy(self._ground)
+
+    @property
+    def takes(self) -> tuple[bool, ...]:
+        """Which units the device takes."""
+        return self._ground.takes
+
+    def place(
+        self,
+        on_device: Collection[int] = (),
+        *,
+        regions: Sequence[Sequence[int]] | None = None,
+        cut_after: Collection[int] = (),
+        cut_before: Collection[int] = (),
+    ) -> RegionPlan:
+        """Describe a placement. O((V + E) log V).
+
+        Args:
+            on_device: the units wanted there; those the device does not take stay on the CPU.
+            regions: the regions themselves instead, such as another offer led to; units as above.
+            cut_after: units after which a region ends although the device goes on: what the host does with their
+                results begins earlier, for one more launch.
+            cut_before: units before which one ends, so that the device need not wait for what they read of the
+                host's.
+
+        Raises: InternalError if ``regions`` cannot be contracted at once.
+        """
+        ground, units = self._ground, self._units
+        if regions is not None:
+            on_device = frozenset(unit for region in regions for unit in region)
+        wanted = [taken and unit in on_device for unit, taken in enumerate(ground.takes)]
+        draft = Draft(ground)
+        pieces = regions
+        if pieces is None:
+            cuts = Cuts(after=cut_after, before=cut_before)
+            pieces = find_pieces(ground.dag, wanted, find_waves(ground.dag, wanted, cuts), cuts)
+        for number, piece in enumerate(pieces):
+            draft.place([unit for unit in piece if wanted[unit]], number)
+        judged = {
+            node: NodeVerdict(node=node, verdict=Verdict.LEFT_OUT)
+            for unit, taken in enumerate(ground.takes)
+            if taken and not wanted[unit]
+            for node in units.units[unit]
+        }
+        return _describe(self._graph, units, self._offer, ground, draft, self._greedy, RegionRule.GIVEN, judged)
+
+
+@dataclass(frozen=True, slots=True)
+class _Greedy:
+    """The placement with everything that is supported, for comparison."""
+
+    draft: Draft
+    fragments: list[list[int]]
+    traffic: Traffic
+
+
+def _greedy(ground: Ground) -> _Greedy:
+    fragments = find_fragments(find_waves(ground.dag, ground.takes), ground.takes)
     draft = Draft(ground)
-    pieces = regions
-    if pieces is None:
-        cuts = Cuts(after=cut_after, before=cut_before)
-        pieces = find_pieces(ground.dag, wanted, find_waves(ground.dag, wanted, cuts), cuts)
-    for number, piece in enumerate(pieces):
-        draft.place([unit for unit in piece if wanted[unit]], number)
-    greedy = Draft(ground)
-    for number, fragment in enumerate(find_fragments(find_waves(ground.dag, ground.takes), ground.takes)):
-        greedy.place(fragment, number)
-    judged = {
-        node: NodeVerdict(node=node, verdict=Verdict.LEFT_OUT)
-        for unit, taken in enumerate(ground.takes)
-        if taken and not wanted[unit]
-        for node in units.units[unit]
-    }
-    return _describe(graph, units, offer, ground, draft, greedy, RegionRule.GIVEN, judged)
+    for number, fragment in enumerate(fragments):
+        draft.place(fragment, number)
+    return _Greedy(draft, fragments, _traffic(draft, _tally(draft)))
 
 
 def _verify_offer(graph: OpGraph, offer: Offer) -> None:
@@ -229,6 +262,7 @@ def _lay_ground(graph: OpGraph, units: UnitGraph, offer: Offer, tensor_bytes: Ca
         freight=tuple(freight),
         reads=tuple(map(tuple, reads)),
         writes=tuple(map(tuple, writes)),
+        folded=copied,
     )
 
 
@@ -365,7 +399,7 @@ def _describe(
     offer: Offer,
     ground: Ground,
     draft: Draft,
-    greedy: Draft,
+    greedy: _Greedy,
     rule: RegionRule,
     judged: dict[int, NodeVerdict],
 ) -> RegionPlan:
@@ -418,15 +452,15 @@ def _describe(
         device=offer.device,
         rule=rule,
         regions=tuple(regions),
-        verdicts=_verdicts(graph, units, offer, draft, index_of, judged, regions),
+        verdicts=_verdicts(graph, units, offer, ground, draft, index_of, judged, regions),
         dag=ground.dag.quotient(group_of, len(groups)),
         groups=tuple(map(tuple, groups)),
         group_of=tuple(group_of),
         region_groups=tuple(rank[by_region[label][0]] for label in labels),
         cpu_only_ns=sum(ground.cpu_ns),
-        greedy_ns=greedy.cost_ns,
+        greedy_ns=greedy.draft.cost_ns,
         chosen_ns=draft.cost_ns,
-        before=_traffic(greedy, _tally(greedy)),
+        before=greedy.traffic,
         after=_traffic(draft, tallies),
     )
 
@@ -435,12 +469,13 @@ def _verdicts(
     graph: OpGraph,
     units: UnitGraph,
     offer: Offer,
+    ground: Ground,
     draft: Draft,
     index_of: dict[int, int],
     judged: dict[int, NodeVerdict],
     regions: Sequence[Region],
 ) -> tuple[NodeVerdict, ...]:
-    copied = _copied_constants(graph, units)
+    copied = ground.folded
     found: list[NodeVerdict] = []
     for node in graph.nodes:
         index = node.index

@@ -17,6 +17,7 @@ from parallax.errors import ConfigError
 from parallax.partition import (
     Dag,
     Offer,
+    RegionPlacer,
     RegionPlan,
     RegionRule,
     UnitGraph,
@@ -24,7 +25,6 @@ from parallax.partition import (
     bottom_levels,
     find_branches,
     find_regions,
-    place_regions,
     static_bytes,
 )
 from parallax.schedule._adaptive import AdaptivePolicy
@@ -83,7 +83,7 @@ class Coexecution:
 
 
 def plan_coexecution(
-    graph: OpGraph, units: UnitGraph, offer: Offer, costs: CostModel, machine: Machine, *, flips: int = 48
+    graph: OpGraph, units: UnitGraph, offer: Offer, costs: CostModel, machine: Machine, *, flips: int = 64
 ) -> Coexecution:
     """Search placements of ``graph`` on one device beside the processor.
 
@@ -121,16 +121,16 @@ class _Search:
         self.widths = _widths(machine.cores)
         self.tried: list[tuple[str, int]] = []
         self.seen: set[frozenset[tuple[int, ...]]] = set()
-        everything = place_regions(graph, units, offer, range(len(units)))
-        taken = {unit for region in everything.regions for unit in region.units}
-        self.takes = [unit in taken for unit in range(len(units))]
-        self.folded = {found.node for found in everything.verdicts if found.verdict is Verdict.FOLDED}
+        self.placer = RegionPlacer(graph, units, offer)
+        self.takes = self.placer.takes
+        nothing = self.placer.place()
+        self.folded = {found.node for found in nothing.verdicts if found.verdict is Verdict.FOLDED}
         self.cpu = self._unit_costs(offer.cpu_ns)
         self.below = bottom_levels(units.dag, self.cpu)
         self.above = _top_levels(units.dag, self.cpu)
         self.cuts = False
         """Whether the best placement ends its regions where the processor goes on."""
-        self.best = self._simulated("CPU only", place_regions(graph, units, offer, ()))
+        self.best = self._simulated("CPU only", nothing)
         self.seen.add(frozenset())
 
     def consider(self, label: str, plan: RegionPlan) -> bool:
@@ -159,7 +159,7 @@ class _Search:
                     after.add(unit)
                 if any(other not in on_device and self.above[other] > launch_ns for other in dag.predecessors[unit]):
                     before.add(unit)
-        return place_regions(self.graph, self.units, self.offer, on_device, cut_after=after, cut_before=before)
+        return self.placer.place(on_device, cut_after=after, cut_before=before)
 
     def _is_new(self, plan: RegionPlan) -> bool:
         key = frozenset(region.units for region in plan.regions)
@@ -237,7 +237,7 @@ class _Search:
 
     def _at_cost(self, plan: RegionPlan) -> RegionPlan:
         """The same regions with true figures, where they were found with others."""
-        return place_regions(self.graph, self.units, self.offer, regions=[region.units for region in plan.regions])
+        return self.placer.place(regions=[region.units for region in plan.regions])
 
     def _simulated(self, label: str, plan: RegionPlan) -> Placement:
         """A placement with a good schedule, in the grain that suits it."""
