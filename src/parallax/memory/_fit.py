@@ -140,12 +140,11 @@ def shuffled(packing: Packing, start: Offsets, *, target_bytes: int, rounds: int
             movable = [at for at in movable if current[order[at]] + sizes[order[at]] == current_bytes]
         at = movable[next(numbers) % len(movable)]
         candidate.insert(next(numbers) % (at + 1), candidate.pop(at))
-        offsets = place(packing, candidate, lowest=number % 2 == 0)
-        reached = reached_bytes(packing, offsets)
-        if reached <= current_bytes:
-            order, current, current_bytes = candidate, offsets, reached
-            if reached < best_bytes:
-                best, best_bytes = offsets, reached
+        offsets = _place(packing, candidate, lowest=number % 2 == 0, below_bytes=current_bytes + 1)
+        if offsets is not None:
+            order, current, current_bytes = candidate, offsets, reached_bytes(packing, offsets)
+            if current_bytes < best_bytes:
+                best, best_bytes = current, current_bytes
     return best
 
 
