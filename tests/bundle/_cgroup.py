@@ -44,6 +44,8 @@ def memory_group(limit_bytes: int) -> Iterator[MemoryGroup]:
             refusals.append(str(error))
             continue
         try:
+            if not (folder / limits[0]).exists():  # a plain folder, or a group without the memory controller
+                raise FileNotFoundError(f"{folder} has no {limits[0]}")
             (folder / limits[0]).write_text(str(limit_bytes))
             for name in limits[1:]:
                 with contextlib.suppress(OSError):  # kernels without accounting for swap do not have it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,10 +95,18 @@ def chain(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_within(group: MemoryGroup, bundle: Path, feed: NDArray[np.float32], folder: Path, *, runs: int) -> Any:
     np.save(folder / "feed.npy", feed)
-    process = python(RUN, group.procs, bundle, folder / "feed.npy", runs)
-    output, errors = process.communicate(timeout=110)
+    return json.loads(finished(python(RUN, group.procs, bundle, folder / "feed.npy", runs)))
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    """What it wrote. A group with a process in it cannot be removed, so the process ends in any case."""
+    try:
+        output, errors = process.communicate(timeout=100)
+    finally:
+        process.kill()
+        process.wait()
     assert process.returncode == 0, errors or "killed"
-    return json.loads(output)
+    return output
 
 
 @contextlib.contextmanager
@@ -151,9 +160,7 @@ def test_where_there_is_memory_enough_the_chain_runs_without_advice(
 def test_compiling_takes_little_more_memory_than_the_weights(limit: str, model: Path, tmp_path: Path) -> None:
     weights = zoo.info(MODEL).weight_bytes
     with limited(weights * 13 // 10 + PYTHON_BYTES) as group:
-        process = python(COMPILE, group.procs, model, tmp_path / "model.plx", limit)
-        _, errors = process.communicate(timeout=110)
-        assert process.returncode == 0, errors or "killed"
+        finished(python(COMPILE, group.procs, model, tmp_path / "model.plx", limit))
     assert read_bundle(tmp_path / "model.plx").plan.is_uncut is not bool(limit)
 
 
