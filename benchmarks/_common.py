@@ -76,8 +76,7 @@ class Report:
 
     def markdown(self, machine: Mapping[str, Any]) -> str:
         lines = [f"# {self.title}", "", self.method, ""]
-        lines += [_markdown_row(self.columns), _markdown_row(["---"] * len(self.columns))]
-        lines += [_markdown_row(row) for row in self.rows]
+        lines += markdown_table(self.columns, self.rows)
         lines += ["", *(f"* {remark}" for remark in self.remarks), "", "## Machine", ""]
         lines += [f"* {key.replace('_', ' ')}: {value}" for key, value in machine.items()]
         return "\n".join(lines) + "\n"
@@ -92,6 +91,11 @@ def publish(report: Report, output: Path, machine: Mapping[str, Any]) -> None:
     output.with_suffix(".json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     print(text)
     say(f"wrote {output} and {output.with_suffix('.json').name}")
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
+    return [_markdown_row(columns), _markdown_row(["---"] * len(columns)), *map(_markdown_row, rows)]
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

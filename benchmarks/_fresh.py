@@ -17,8 +17,9 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,12 @@ class Order:
     """Steady runs: at least so many, and at least for so long."""
     outputs: str | None = None
     """Where to write the outputs, as .npz."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keywords of ours."""
+    callers: int = 1
+    """Threads that run at the same time; then a steady run's time is the whole time divided by all runs."""
+    pause: bool = False
+    """Say "opened", and run only when told to."""
     hold: bool = False
     """Stay, idle, until told to end."""
 
@@ -87,6 +94,8 @@ class Outcome:
     """The most seen from the first moment to the last run."""
     after_bytes: int = 0
     """After the last run."""
+    usage: Mapping[str, int | None] = field(default_factory=dict)
+    """What ours says of its memory, see `parallax.session.MemoryUsage`."""
 
     @property
     def overhead_ns(self) -> int:
@@ -144,8 +153,12 @@ class Child:
         self._expect("ready")
 
     def start(self) -> None:
-        """Let it open and run."""
+        """Let it open, and run unless it pauses."""
         self._tell("go")
+
+    def await_opened(self) -> None:
+        """Wait until one that pauses has opened. Raises: ChildError."""
+        self._expect("opened")
 
     def outcome(self) -> Outcome:
         """Wait for what it saw, and for its end, unless it holds. Raises: ChildError."""
@@ -193,8 +206,14 @@ def run_fresh(order: Order) -> Outcome:
 
 
 def run_watched(order: Order, *, interval_s: float = 0.001) -> Outcome:
-    """Likewise, with its private memory, looked at every millisecond or so: a spike in between is missed."""
+    """Likewise, with its private memory, looked at every millisecond or so: a spike in between is missed.
+
+    Of one that pauses, the peak is that of its runs, above what it held once it had opened.
+    """
     child = Child(order)
+    if order.pause:
+        child.start()
+        child.await_opened()
     before = child.private_bytes()
     seen = [before]
     done = threading.Event()
@@ -213,9 +232,7 @@ def run_watched(order: Order, *, interval_s: float = 0.001) -> Outcome:
         done.set()
         watcher.join()
     child.end()
-    figures = asdict(outcome)
-    figures["peak_bytes"] = max(max(seen) - before, outcome.after_bytes)
-    return Outcome(**figures)
+    return replace(outcome, peak_bytes=max(max(seen) - before, 0 if order.pause else outcome.after_bytes))
 
 
 def proportional_bytes(pid: int, suffix: str = "") -> tuple[int, int]:
@@ -247,10 +264,10 @@ def _anonymous_bytes(pid: int | str) -> int:
 # -- the child's side -------------------------------------------------------------------------------------------
 
 
-def open_variant(variant: str, path: str) -> Any:
+def open_variant(variant: str, path: str, keywords: Mapping[str, Any]) -> Any:
     """A session on ``path``, as a user of that variant opens it."""
     if variant == OURS:
-        return parallax.InferenceSession(path)
+        return parallax.InferenceSession(path, **keywords)
     options = onnxruntime.SessionOptions()
     if variant != DEFAULT:
         options.enable_cpu_mem_arena = False
@@ -267,6 +284,40 @@ def open_variant(variant: str, path: str) -> Any:
     return onnxruntime.InferenceSession(path, options, providers=CPU)
 
 
+def run_steadily(session: Any, feeds: Mapping[str, Any], order: Order) -> tuple[Any, int]:
+    """The last outputs, and the time of a run in ns."""
+    if order.callers > 1:
+        return run_together(session, feeds, order)
+    steady: list[int] = []
+    outputs: Any = None
+    while len(steady) < order.least_runs or sum(steady) < order.least_seconds * 1e9:
+        begin = time.perf_counter_ns()
+        outputs = session.run(None, feeds)
+        steady.append(time.perf_counter_ns() - begin)
+    # The first of them still finds the caches as the start left them.
+    return outputs, round(statistics.median(steady[1:]))
+
+
+def run_together(session: Any, feeds: Mapping[str, Any], order: Order) -> tuple[Any, int]:
+    """Likewise by several threads; every output must be the same."""
+
+    def call(_: int) -> Any:
+        found = session.run(None, feeds)
+        for _ in range(order.least_runs - 1):
+            again = session.run(None, feeds)
+            if not all(map(np.array_equal, found, again)):
+                raise ValueError("the same run gave other outputs")
+        return found
+
+    begin = time.perf_counter_ns()
+    with ThreadPoolExecutor(order.callers) as pool:
+        outputs = list(pool.map(call, range(order.callers)))
+    elapsed = time.perf_counter_ns() - begin
+    if not all(np.array_equal(one, other) for found in outputs for one, other in zip(outputs[0], found, strict=True)):
+        raise ValueError("callers got different outputs")
+    return outputs[0], elapsed // (order.callers * order.least_runs)
+
+
 def main(order: Order) -> None:
     with np.load(order.feeds) as stored:
         feeds = {name: stored[name] for name in stored.files}
@@ -274,17 +325,16 @@ def main(order: Order) -> None:
     sys.stdin.readline()
     before = _anonymous_bytes("self")
     begin = time.perf_counter_ns()
-    session = open_variant(order.variant, order.path)
+    session = open_variant(order.variant, order.path, order.options)
     opened = time.perf_counter_ns()
     opened_bytes = _anonymous_bytes("self")
+    if order.pause:
+        print("opened", flush=True)
+        sys.stdin.readline()
     first_begin = time.perf_counter_ns()
     outputs = session.run(None, feeds)
     first = time.perf_counter_ns()
-    steady: list[int] = []
-    while len(steady) < order.least_runs or sum(steady) < order.least_seconds * 1e9:
-        run_begin = time.perf_counter_ns()
-        outputs = session.run(None, feeds)
-        steady.append(time.perf_counter_ns() - run_begin)
+    outputs, steady_ns = run_steadily(session, feeds, order)
     after_bytes = _anonymous_bytes("self")
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(output).tobytes() for output in outputs)).hexdigest()
     if order.outputs is not None:
@@ -292,11 +342,11 @@ def main(order: Order) -> None:
     outcome = Outcome(
         load_ns=opened - begin,
         first_ns=first - first_begin,
-        # The first of them still finds the caches as the start left them.
-        steady_ns=round(statistics.median(steady[1:])),
+        steady_ns=steady_ns,
         digest=digest,
         opened_bytes=opened_bytes - before,
         after_bytes=after_bytes - before,
+        usage=session.memory().to_json() if order.variant == OURS and order.pause else {},
     )
     print(json.dumps(asdict(outcome)), flush=True)
     if order.hold:

@@ -1,0 +1,553 @@
+"""Memory: private bytes at peak, weights shared by processes, planned arenas, budgets, dynamic shapes, a hard limit.
+
+Private memory is anonymous resident memory above what the process held when its libraries were imported, read from
+/proc every millisecond by the parent. Linux only. ``--sections`` picks tables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from _common import describe_machine, make_parser, ms, open_inputs, pick_models, say
+from _fresh import (
+    DEFAULT,
+    OURS,
+    SETTINGS,
+    VARIANTS,
+    Child,
+    ChildError,
+    Order,
+    Outcome,
+    prepare,
+    proportional_bytes,
+    run_watched,
+    save_feeds,
+)
+from _sections import Section, publish_sections
+
+import parallax
+from parallax import zoo
+from parallax.errors import BudgetError
+from parallax.memory import PEAK_RATIO, MemoryReport, report_memory
+from parallax.model import load_model
+
+MIB = 2**20
+PRIVATE_TARGET = 0.3
+ARENA_TARGET = 1.05
+SHARES = (1.0, 0.6, 0.3)
+PROCESSES = 10
+CALLERS = 4
+LIMIT_MIB, RUNTIME_LIMIT_MIB, LIMITED_RUNS, LIMITED_TARGET = 150, 300, 50, 2.5
+GROWTH_BYTES = 4 * MIB
+"""What allocators may keep more at the end: their blocks are not cut the same way twice."""
+REPLAN_US = 1000
+SHAPE_RUNS, SIGNATURES = 500, 20
+CGROUPS = Path("/sys/fs/cgroup/memory")
+
+
+def mib(size: float) -> str:
+    return f"{size / MIB:.0f}" if size >= 10 * MIB else f"{size / MIB:.1f}"
+
+
+def verdict(good: bool) -> str:
+    return "met" if good else "**missed**"
+
+
+# -- private memory ---------------------------------------------------------------------------------------------
+
+
+def private(models: Sequence[str], rounds: int) -> Section:
+    rows, results = [], []
+    ratios: dict[str, dict[str, float]] = {variant: {} for variant in VARIANTS}
+    for name in models:
+        say(f"private: {name}")
+        with tempfile.TemporaryDirectory() as made:
+            folder = Path(made)
+            paths = prepare(Path(zoo.load(name)), folder)
+            feeds = save_feeds(zoo.example_inputs(name), folder)
+            default = 0.0
+            outcomes: dict[str, list[Outcome]] = {variant: [] for variant in VARIANTS}
+            failed: dict[str, str] = {}
+            for number in range(rounds):
+                for variant in VARIANTS if number % 2 == 0 else reversed(VARIANTS):
+                    if variant not in failed:
+                        try:
+                            outcomes[variant].append(
+                                run_watched(Order(variant=variant, path=paths[variant], feeds=feeds))
+                            )
+                        except ChildError as error:
+                            failed[variant] = str(error)
+            for variant in VARIANTS:
+                if variant in failed:
+                    rows.append([name, variant, "", "", "", failed[variant]])
+                    results.append({"model": name, "variant": variant, "failed": failed[variant]})
+                    continue
+                figures = {
+                    key: statistics.median(getattr(outcome, key) for outcome in outcomes[variant])
+                    for key in ("opened_bytes", "peak_bytes", "after_bytes")
+                }
+                default = default or figures["peak_bytes"]
+                ratios[variant][name] = figures["peak_bytes"] / default
+                shown = "1" if variant == DEFAULT else f"{ratios[variant][name]:.3f}"
+                rows.append([name, variant, *map(mib, figures.values()), shown])
+                samples = [outcome.peak_bytes for outcome in outcomes[variant]]
+                results.append({"model": name, "variant": variant, **figures, "peak_samples": samples})
+    remarks, means = [], {}
+    for variant, found in ratios.items():
+        if variant != DEFAULT and found:
+            means[variant] = statistics.geometric_mean(found.values())
+            judged = f", bound {PRIVATE_TARGET}: {verdict(means[variant] <= PRIVATE_TARGET)}" if variant == OURS else ""
+            remarks.append(f"{variant}: geometric mean {means[variant]:.3f} over {len(found)} models{judged}.")
+    remarks += [f"{variant}: {text}." for variant, text in SETTINGS.items()]
+    return Section(
+        title="Private memory",
+        method=f"MiB, median of {rounds} fresh processes: after opening, at the highest point, after the last run.",
+        columns=["model", "", "opened", "peak", "after runs", "peak, of ONNX Runtime's"],
+        rows=rows,
+        data={"rounds": rounds, "results": results, "geometric_means": means},
+        remarks=remarks,
+    )
+
+
+# -- weights shared by processes --------------------------------------------------------------------------------
+
+
+def shared(name: str) -> Section:
+    say(f"shared: {name}")
+    rows, results, remarks = [], [], []
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        paths = prepare(Path(zoo.load(name)), folder)
+        feeds = save_feeds(zoo.example_inputs(name), folder)
+        for variant in (DEFAULT, OURS):
+            order = Order(variant=variant, path=paths[variant], feeds=feeds, least_runs=2, least_seconds=0, hold=True)
+            children: list[Child] = []
+            before = 0
+            for _ in range(PROCESSES):
+                child = Child(order)
+                before += child.private_bytes()
+                child.start()
+                child.outcome()
+                children.append(child)
+            whole = [proportional_bytes(child.process.pid) for child in children]
+            weights = [proportional_bytes(child.process.pid, ".data") for child in children]
+            private_bytes = sum(child.private_bytes() for child in children) - before
+            for child in children:
+                child.end()
+            resident, proportional = (sum(figures) for figures in zip(*weights, strict=True))
+            once = resident / PROCESSES
+            total = sum(figures[1] for figures in whole)
+            rows.append([variant, *map(mib, (once, resident, proportional, private_bytes, total))])
+            results.append(
+                {
+                    "variant": variant,
+                    "weights_resident_bytes": resident,
+                    "weights_proportional_bytes": proportional,
+                    "private_bytes": private_bytes,
+                    "proportional_bytes": total,
+                }
+            )
+            if variant == OURS:
+                copies = proportional / once if once else float("nan")
+                remarks.append(
+                    f"The {PROCESSES} processes together hold {copies:.2f} copies of the mapped weights, "
+                    f"bound one: {verdict(copies <= 1.02)}."
+                )
+    return Section(
+        title=f"{PROCESSES} processes of {name}",
+        method=(
+            "MiB, while all have run twice and wait. Mapped weights: resident pages of the bundle's data as one "
+            "process sees them, their sum, and the sum of proportional set sizes (each page divided by the processes "
+            "that map it), which is what they really take. Private: anonymous memory above the imports, summed."
+        ),
+        columns=["", "weights in one", "weights summed", "weights, proportional", "private", "all, proportional"],
+        rows=rows,
+        data={"model": name, "processes": PROCESSES, "results": results},
+        remarks=remarks,
+    )
+
+
+# -- planned arenas ---------------------------------------------------------------------------------------------
+
+
+def arenas(models: Sequence[str], threads: int) -> Section:
+    rows, results = [], []
+    reports: list[MemoryReport] = []
+    for name in models:
+        say(f"arenas: {name}")
+        path = Path(zoo.load(name))
+        shapes = open_inputs(path, zoo.example_inputs(name))
+        session = parallax.InferenceSession(path, min_gain=0, threads=threads, shapes=shapes)
+        plan = session.plan
+        if plan.is_uncut:
+            rows.append([name, "1", *[""] * 6, plan.provenance.reason])
+            results.append({"model": name, "segments": 1, "reason": plan.provenance.reason})
+            continue
+        graph = load_model(path, shapes=shapes).inferred()
+        report = report_memory(plan, graph)
+        reports.append(report)
+        rows.append(
+            [
+                name,
+                str(report.segments),
+                str(report.tensors),
+                *map(mib, (report.naive_bytes, report.arena_bytes, report.lower_bound_bytes)),
+                f"{report.arena_ratio:.3f}",
+                f"{report.peak_ratio:.3f}",
+                f"{report.unknown_tensors} tensors of unknown size" if report.unknown_tensors else "",
+            ]
+        )
+        fields = ("naive_bytes", "arena_bytes", "lower_bound_bytes", "interior_bytes", "parallel_peak_bytes")
+        results.append(
+            {
+                "model": name,
+                "segments": report.segments,
+                "tensors": report.tensors,
+                "unknown_tensors": report.unknown_tensors,
+                **{field: getattr(report, field) for field in fields},
+                "sequential_peak_bytes": report.sequential_peak_bytes,
+                "admission_bytes": report.admission_bytes,
+            }
+        )
+    arena_ratios = [report.arena_ratio for report in reports]
+    peak_ratios = [report.peak_ratio for report in reports]
+    remarks = []
+    if arena_ratios:
+        remarks = [
+            f"Arena of its lower bound: at most {max(arena_ratios):.3f}, bound {ARENA_TARGET}: "
+            f"{verdict(max(arena_ratios) <= ARENA_TARGET)}.",
+            f"Parallel peak of the sequential one: at most {max(peak_ratios):.3f}, geometric mean "
+            f"{statistics.geometric_mean(peak_ratios):.3f}, bound {PEAK_RATIO}: "
+            f"{verdict(max(peak_ratios) <= PEAK_RATIO)}.",
+        ]
+    return Section(
+        title="Planned arenas",
+        method=(
+            f"Every model cut at each branch (min_gain=0) for {threads} threads. MiB of boundary tensors: if nothing "
+            "were shared, as planned, and the least any plan must take (the heaviest set of tensors of which any two "
+            "may be alive at once). Peaks add what running segments hold inside; the parallel one is what the "
+            "dispatcher can reach with the limit that the plan sets it, the sequential one is of the same segments one "
+            "by one."
+        ),
+        columns=["model", "segments", "tensors", "naive", "arena", "lower bound", "arena / bound", "peak ratio", ""],
+        rows=rows,
+        data={"threads": threads, "results": results},
+        remarks=remarks,
+    )
+
+
+# -- budgets ----------------------------------------------------------------------------------------------------
+
+
+def budgets(models: Sequence[str], threads: int, rounds: int) -> Section:
+    rows, results, kept, same = [], [], True, True
+    for name in models:
+        say(f"budgets: {name}")
+        with tempfile.TemporaryDirectory() as made:
+            folder = Path(made)
+            path, fed = Path(zoo.load(name)), zoo.example_inputs(name)
+            shapes = open_inputs(path, fed)
+            bundle = parallax.compile(path, folder / "cut.plx", min_gain=0, threads=threads, shapes=shapes)
+            feeds = save_feeds(fed, folder)
+            for callers in (1, CALLERS):
+                whole = Order(
+                    variant=OURS,
+                    path=str(bundle),
+                    feeds=feeds,
+                    options={"threads": threads},
+                    pause=True,
+                    callers=callers,
+                    least_runs=12,
+                )
+                free = run_watched(whole)
+                peak = free.usage.get("run_peak_bytes")
+                if peak is None:
+                    rows.append([name, str(callers), "none", "", "", "", "what a run holds is not known"])
+                    continue
+                wanted = callers * peak
+                rows.append(
+                    [name, str(callers), "none", f"wants {mib(wanted)}", mib(free.peak_bytes), ms(free.steady_ns), ""]
+                )
+                results.append({"model": name, "callers": callers, "wanted": wanted, "peak": free.peak_bytes})
+                full = full_budget(bundle, threads, wanted)
+                for share in SHARES:
+                    budget, note = int(share * full), ""
+                    try:
+                        parallax.InferenceSession(bundle, threads=threads, memory_budget=budget)
+                    except BudgetError as error:
+                        note = f"{mib(budget)} refused, this is the least"
+                        budget = error.least_bytes or budget
+                    given = replace(whole, options={**whole.options, "memory_budget": budget})
+                    outcomes = [run_watched(given) for _ in range(rounds)]
+                    highest = max(outcome.peak_bytes for outcome in outcomes)
+                    latency = statistics.median(outcome.steady_ns for outcome in outcomes)
+                    right = all(outcome.digest == free.digest for outcome in outcomes)
+                    kept, same = kept and highest <= budget, same and right
+                    faults = ("" if highest <= budget else "**over**", "" if right else "**other answers**")
+                    said = "; ".join(filter(None, (note, *faults)))
+                    rows.append([name, str(callers), f"{share:.0%}", mib(budget), mib(highest), ms(latency), said])
+                    results.append(
+                        {
+                            "model": name,
+                            "callers": callers,
+                            "share": share,
+                            "budget": budget,
+                            "peak": highest,
+                            "run_ns": latency,
+                            "same_bits": right,
+                            "note": note,
+                            "usage": dict(outcomes[-1].usage),
+                        }
+                    )
+    return Section(
+        title="Budgets",
+        method=(
+            f"Bundles cut at each branch (min_gain=0) for {threads} threads, opened with memory_budget= of so much of "
+            "what lets all callers' runs have what they want at once. Peak: private memory above that of the opened "
+            f"session, the highest of {rounds} fresh processes. MiB; ms per run."
+        ),
+        columns=["model", "callers", "budget", "MiB", "peak", "run", ""],
+        rows=rows,
+        data={"threads": threads, "results": results},
+        remarks=[
+            f"The measured peak stays under the budget: {verdict(kept)}.",
+            f"Answers are those of the run without a budget, bit for bit: {verdict(same)}.",
+        ],
+    )
+
+
+def full_budget(bundle: Path, threads: int, wanted: int) -> int:
+    """The smallest budget whose limit on runs is at least ``wanted``, to 1%."""
+    low, high = wanted, 2 * wanted + 64 * MIB
+    while high - low > low // 100:
+        middle = (low + high) // 2
+        try:
+            limit = parallax.InferenceSession(bundle, threads=threads, memory_budget=middle).memory().limit_bytes
+        except BudgetError:
+            limit = 0
+        if (limit or 0) >= wanted:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+# -- dynamic shapes ---------------------------------------------------------------------------------------------
+
+
+def shapes() -> Section:
+    rows, results, good = [], [], True
+    with tempfile.TemporaryDirectory() as made:
+        for name, (model, signatures) in dynamic_models(Path(made)).items():
+            say(f"shapes: {name}")
+            given = Path(made, "signatures.json")
+            given.write_text(json.dumps(signatures))
+            script = Path(__file__).with_name("_dynamic.py")
+            done = subprocess.run(
+                [sys.executable, script, model, given, str(SHAPE_RUNS)], capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                raise SystemExit(f"{name}: {done.stderr.strip()[-2000:]}")
+            found = json.loads(done.stdout)
+            growth = found["end_bytes"] - found["after_first_pass_bytes"]
+            samples = found["samples_bytes"]
+            late = samples[-1] - samples[len(samples) // 2]
+            replan = found["replan"]
+            steady = growth <= GROWTH_BYTES and replan["median_us"] <= REPLAN_US and found["right"]
+            good = good and steady
+            rows.append(
+                [
+                    name,
+                    str(found["segments"]),
+                    "right"
+                    if found["right"]
+                    else f"**wrong**: {found['unlike_first_time']}, {found['worst_error']:.1e}",
+                    f"{found['worst_error']:.1e}",
+                    mib(found["after_first_pass_bytes"]),
+                    f"{growth / MIB:+.1f}",
+                    f"{late / MIB:+.1f}",
+                    f"{replan['median_us']:.0f} (at most {replan['max_us']:.0f})",
+                    verdict(steady),
+                ]
+            )
+            results.append({"model": name, **found})
+    return Section(
+        title="Dynamic shapes",
+        method=(
+            f"{SHAPE_RUNS} runs in {SIGNATURES} random shapes, of sessions cut at each branch for two threads: answers "
+            "against ONNX Runtime's (largest error of the output's scale) and against the same shape's first run, bit "
+            "for bit; private memory (MiB) after the first pass over the shapes, its change from there to the end, and "
+            "in the second half; "
+            "microseconds to plan the memory of a shape never seen, median of 100. "
+            f"Bounds: {GROWTH_BYTES // MIB} MiB after the first pass, {REPLAN_US} µs."
+        ),
+        columns=["model", "segments", "answers", "error", "after a pass", "until the end", "second half", "replan", ""],
+        rows=rows,
+        data={"results": results},
+    )
+
+
+def dynamic_models(folder: Path) -> dict[str, tuple[str, list[dict[str, list[int]]]]]:
+    """DistilBERT, and MobileNetV2 with batch, height and width left open; each with its random shapes."""
+    chosen = random.Random(0)
+    texts = [[chosen.randint(1, 3), chosen.randint(8, 160)] for _ in range(SIGNATURES)]
+    images = [[chosen.randint(1, 2), 3, *(32 * chosen.randint(3, 9) for _ in "hw")] for _ in range(SIGNATURES)]
+    model = onnx.load(zoo.load("mobilenetv2"))
+    image = model.graph.input[0]
+    for axis, name in ((0, "batch"), (2, "height"), (3, "width")):
+        image.type.tensor_type.shape.dim[axis].dim_param = name
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    del model.graph.value_info[:]
+    open_images = folder / "open.onnx"
+    onnx.save(model, open_images)
+    text_inputs = list(zoo.example_inputs("distilbert"))
+    return {
+        "distilbert": (str(zoo.load("distilbert")), [dict.fromkeys(text_inputs, shape) for shape in texts]),
+        "mobilenetv2, open shapes": (str(open_images), [{image.name: shape} for shape in images]),
+    }
+
+
+# -- a hard limit -----------------------------------------------------------------------------------------------
+
+
+def limited(name: str) -> Section:
+    obstacle = why_no_limits()
+    rows: list[list[str]] = []
+    results: list[dict[str, Any]] = []
+    remarks = []
+    if obstacle is not None:
+        remarks.append(f"Skipped: {obstacle}.")
+        say(f"limited: skipped, {obstacle}")
+    else:
+        say(f"limited: {name}")
+        with tempfile.TemporaryDirectory() as made:
+            folder = Path(made)
+            path = Path(zoo.load(name))
+            bundle = parallax.compile(path, folder / "limited.plx", memory_limit=f"{LIMIT_MIB}MiB")
+            uncut = parallax.compile(path, folder / "uncut.plx")
+            feeds = save_feeds(zoo.example_inputs(name), folder)
+
+            def order(variant: str, opened: Path, number: int) -> Order:
+                return Order(
+                    variant=variant,
+                    path=str(opened),
+                    feeds=feeds,
+                    least_runs=LIMITED_RUNS,
+                    outputs=str(folder / f"{number}.npz"),
+                )
+
+            attempts: list[tuple[str, str, Path, int | None]] = [
+                ("ONNX Runtime", DEFAULT, path, None),
+                ("ONNX Runtime", DEFAULT, path, RUNTIME_LIMIT_MIB),
+                ("Parallax, uncut", OURS, uncut, None),
+                (f"Parallax, for {LIMIT_MIB} MiB", OURS, bundle, LIMIT_MIB),
+            ]
+            times: dict[tuple[str, int | None], int] = {}
+            for number, (label, variant, opened, limit) in enumerate(attempts):
+                try:
+                    with memory_group(limit) as prefix:
+                        child = Child(order(variant, opened, number), prefix=prefix)
+                        child.start()
+                        outcome = child.outcome()
+                        child.end()
+                except ChildError as error:
+                    rows.append([label, str(limit or "none"), "", str(error)])
+                    results.append({"label": label, "limit_mib": limit, "failed": str(error)})
+                    continue
+                times[label, limit] = outcome.steady_ns
+                with np.load(folder / "0.npz") as expected, np.load(folder / f"{number}.npz") as actual:
+                    worst = max(float(np.max(np.abs(actual[key] - expected[key]))) for key in expected.files)
+                rows.append([label, str(limit or "none"), ms(outcome.steady_ns), f"outputs within {worst:.1e}"])
+                results.append({"label": label, "limit_mib": limit, "steady_ns": outcome.steady_ns, "error": worst})
+            ours = times.get((f"Parallax, for {LIMIT_MIB} MiB", LIMIT_MIB))
+            if ours is None:
+                remarks.append(f"It did not live within {LIMIT_MIB} MiB: **missed**.")
+            else:
+                quotient = ours / times["Parallax, uncut", None]
+                remarks.append(
+                    f"Within {LIMIT_MIB} MiB, {LIMITED_RUNS} runs take {quotient:.2f} times their unlimited time each, "
+                    f"bound {LIMITED_TARGET}: {verdict(quotient <= LIMITED_TARGET)}."
+                )
+    return Section(
+        title=f"{name} in {LIMIT_MIB} MiB",
+        method=(
+            f"{LIMITED_RUNS} runs in a memory control group, which counts the pages of mapped files as well; "
+            "ms of the median run; outputs against ONNX Runtime's without a limit."
+        ),
+        columns=["", "limit (MiB)", "run", ""],
+        rows=rows,
+        data={"model": name, "results": results, "skipped": obstacle},
+        remarks=remarks,
+    )
+
+
+def why_no_limits() -> str | None:
+    """Why no memory control group can be made here, or None."""
+    if not CGROUPS.is_dir():
+        return f"there is no {CGROUPS} (version 1 control groups)"
+    if not os.access(CGROUPS, os.W_OK):
+        return f"{CGROUPS} cannot be written"
+    return None
+
+
+@contextlib.contextmanager
+def memory_group(limit_mib: int | None) -> Iterator[Sequence[str]]:
+    """A command that runs the rest of its arguments in a memory control group with that limit; () for none."""
+    if limit_mib is None:
+        yield ()
+        return
+    group = CGROUPS / f"parallax-benchmark-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(limit_mib * MIB))
+        yield ("sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh")
+    finally:
+        # What is left of its page cache goes with it; its process has ended.
+        group.rmdir()
+
+
+def main() -> None:
+    parser = make_parser(__doc__, "memory")
+    parser.add_argument("--models", nargs="+", default=["paper"], metavar="NAME")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2, help="for the plans that are cut")
+    parser.add_argument("--sections", nargs="+", default=list(SECTIONS), choices=SECTIONS)
+    parser.add_argument("--shared-model", default="distilbert", metavar="NAME")
+    parser.add_argument("--limited-model", default="vit-b16", metavar="NAME")
+    parser.add_argument("--budget-models", nargs="+", default=["yolov8n", "swinv2-t", "mobilenetv2"], metavar="NAME")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON there as well")
+    arguments = parser.parse_args()
+    if sys.platform != "linux":
+        raise SystemExit("this reads /proc: Linux only")
+    models = pick_models(arguments.models)
+    machine = describe_machine()
+    makers = {
+        "private": lambda: private(models, arguments.rounds),
+        "shared": lambda: shared(arguments.shared_model),
+        "arenas": lambda: arenas(models, arguments.threads),
+        "budgets": lambda: budgets(pick_models(arguments.budget_models), arguments.threads, arguments.rounds),
+        "shapes": shapes,
+        "limited": lambda: limited(arguments.limited_model),
+    }
+    sections = {name: makers[name]() for name in SECTIONS if name in arguments.sections}
+    publish_sections("Memory", sections, arguments.output, machine, json_copy=arguments.json)
+
+
+SECTIONS = ("private", "shared", "arenas", "budgets", "shapes", "limited")
+
+
+if __name__ == "__main__":
+    main()
