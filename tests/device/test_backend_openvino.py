@@ -68,12 +68,63 @@ def _one(op_type: str, types: Sequence[int], out: int, **attributes: Any) -> onn
         pytest.param(_one("Cast", (F32,), I64, to=I64), Refusal.PRECISION, id="casts saturate at 32 bits"),
         pytest.param(_one("ReduceSum", (I64,), I64), Refusal.PRECISION, id="sums of unknown length"),
         pytest.param(_one("Identity", (STRING,), STRING), Refusal.DTYPE, id="strings"),
-        pytest.param(_one("RandomNormalLike", (F32,), F32), Refusal.OTHER, id="random numbers"),
+        pytest.param(_one("RandomNormalLike", (F32,), F32), Refusal.FORM, id="random numbers"),
     ],
 )
 def test_what_it_would_compute_with_less_precision_is_refused(proto: onnx.ModelProto, reason: Refusal) -> None:
     (refusal,) = _refused(proto).values()
     assert refusal is reason
+
+
+@pytest.mark.parametrize(
+    "proto",
+    [
+        pytest.param(_one("ReduceMax", (F32,), F32), id="maxima of minus infinity"),
+        pytest.param(_one("IsNaN", (F32,), BOOL), id="NaNs"),
+        pytest.param(_one("Tile", (F32, I64), F32), id="computed repeats"),
+        pytest.param(
+            model_of(
+                [node("TopK", ["x", "k"], ["v", "i"])],
+                {"x": (F32, [4])},
+                {"v": (F32, [1]), "i": (I64, [1])},
+                {"k": np.array([1])},
+            ),
+            id="order of equals",
+        ),
+        pytest.param(
+            model_of(
+                [node("MaxPool", ["x"], ["y"], kernel_shape=[1, 1], strides=[2, 2], ceil_mode=1)],
+                {"x": (F32, [1, 1, 2, 2])},
+                {"y": (F32, [1, 1, 1, 1])},
+            ),
+            id="windows in the padding",
+        ),
+        pytest.param(
+            model_of(
+                [node("Resize", ["x", "", "s"], ["y"], mode="linear", antialias=1)],
+                {"x": (F32, [1, 1, 4, 4])},
+                {"y": (F32, None)},
+                {"s": np.array([1, 1, 0.6, 0.6], np.float32)},
+                opset=19,
+            ),
+            id="antialiasing",
+        ),
+    ],
+)
+def test_what_it_computes_in_another_way_is_refused(proto: onnx.ModelProto) -> None:
+    assert list(_refused(proto).values()) == [Refusal.FORM]
+
+
+@needs_openvino
+def test_an_input_handed_on_as_an_output_arrives_there(backend: Backend) -> None:
+    """OpenVINO leaves the output's tensor unwritten."""
+    nodes = [node("Max", ["x"], ["y"]), node("Relu", ["x"], ["z"])]
+    model = compiled(backend, model_of(nodes, {"x": (F32, ["n"])}, {"y": (F32, ["n"]), "z": (F32, ["n"])}))
+    for size in (3, 0, 5):
+        x = np.arange(size, dtype=np.float32) - 1
+        y, z = run(model, {"x": x})
+        assert (y.tolist(), z.tolist()) == (x.tolist(), np.maximum(x, 0).tolist())
+        assert not np.shares_memory(y, x)
 
 
 def test_bodies_are_left_to_others() -> None:

@@ -22,7 +22,7 @@ from parallax.device._backend import (
 )
 from parallax.device._foreign import compile_error
 from parallax.device._kernel_lists import TYPE_NAMES
-from parallax.device._openvino_convert import SHAREABLE_TYPES, placeholders, read_partially, read_segment
+from parallax.device._openvino_convert import SHAREABLE_TYPES, passed_on, placeholders, read_partially, read_segment
 from parallax.device._openvino_model import OpenVinoModel
 from parallax.device._openvino_rules import refused_nodes
 from parallax.errors import BackendError, ConfigError, MissingExtraError
@@ -122,6 +122,7 @@ class OpenVinoBackend:
                 self._openvino,
                 compiled,
                 interface=interface,
+                passed_on=passed_on(read),
                 weights=segment.weights,
                 checks_integers=self._kind is DeviceKind.CPU,
                 name=segment.name,

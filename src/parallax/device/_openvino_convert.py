@@ -47,6 +47,20 @@ def read_segment(openvino: Any, core: Any, segment: SegmentModel) -> Any:
     return model
 
 
+def passed_on(model: Any) -> Mapping[int, int]:
+    """Outputs that are an input, unchanged: position of the output -> of the input.
+
+    OpenVINO 2026.4 does not write such an output to the tensor it is given for it.
+    """
+    positions = {parameter.get_friendly_name(): at for at, parameter in enumerate(model.get_parameters())}
+    sources = [result.input_value(0).get_node() for result in model.get_results()]
+    return {
+        at: positions[source.get_friendly_name()]
+        for at, source in enumerate(sources)
+        if source.get_type_name() == "Parameter"
+    }
+
+
 def read_partially(frontend: Any, segment: SegmentModel) -> Any:
     """Likewise for questions only: weights stay inputs, and what is not understood stays as a placeholder."""
     proto = proto_with_weights(segment, as_inputs=_shared_weights(segment).keys())

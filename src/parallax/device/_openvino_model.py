@@ -37,7 +37,9 @@ class _Output:
     onnx_type: int
     element: Any
     shape: tuple[int, ...] | None
-    """None where only a run can tell: OpenVINO allocates such an output, and it is copied out."""
+    """None where only a run can tell: OpenVINO allocates such an output, and it is copied. Also with a ``source``."""
+    source: str | None
+    """The input it is, unchanged."""
 
 
 class OpenVinoModel:
@@ -50,6 +52,7 @@ class OpenVinoModel:
         openvino: the module.
         compiled: an ``openvino.CompiledModel``.
         interface: what the part declares; some inputs may have been unused and dropped.
+        passed_on: see `passed_on`.
         weights: memory that ``compiled`` reads.
         checks_integers: whether fed integers must be exact in float32.
         name: of the part, for messages.
@@ -61,6 +64,7 @@ class OpenVinoModel:
         compiled: Any,
         *,
         interface: SegmentInterface,
+        passed_on: Mapping[int, int],
         weights: Weights,
         checks_integers: bool,
         name: str,
@@ -78,7 +82,9 @@ class OpenVinoModel:
         self._overridable = frozenset(info.name for info in interface.overridable)
         self._declared = {info.name: info for info in interface.inputs}
         self._inputs = self._read_inputs(element_types(openvino))
-        self._outputs = self._read_outputs(element_types(openvino), [info.name for info in interface.outputs])
+        self._outputs = self._read_outputs(
+            element_types(openvino), [info.name for info in interface.outputs], passed_on
+        )
         self._idle: deque[Any] = deque()
 
     @property
@@ -145,8 +151,13 @@ class OpenVinoModel:
                     )
             self._infer(request, {}, share_outputs=True, decode_strings=False)
             for name in targets:
-                if name not in made:
-                    made[name] = self._copied(self._outputs[name], request, targets[name])
+                output = self._outputs[name]
+                if output.source is not None:
+                    fed = feeds[output.source]
+                    made[name] = self._target(output, fed.shape(), targets[name])
+                    host_bytes(made[name])[:] = host_bytes(fed)
+                elif name not in made:
+                    made[name] = self._copied(output, request, targets[name])
         except ParallaxError:
             raise
         except Exception as error:
@@ -233,14 +244,23 @@ class OpenVinoModel:
         return BackendError(str(error).strip(), where=self._where, fix="run this part on the CPU")
 
     def _read_inputs(self, elements: Mapping[int, Any]) -> tuple[_Input, ...]:
+        ports = list(self._compiled.inputs)
+        names = [next((name for name in port.get_names() if name in self._declared), None) for port in ports]
+        lost = [name for name in self._declared if name not in names]
         inputs = []
-        for position, port in enumerate(self._compiled.inputs):
-            name = next(name for name in port.get_names() if name in self._declared)
+        for position, (port, name) in enumerate(zip(ports, names, strict=True)):
+            if name is None:
+                # An operator that hands an input on (Dropout) has renamed it; which, is clear if it is the only one.
+                if len(lost) != 1 or names.count(None) != 1:
+                    raise RuntimeError(f"an input of the names {sorted(port.get_names())} cannot be told from others")
+                name = lost[0]
             onnx_type = self._declared[name].dtype
             inputs.append(_Input(name=name, position=position, onnx_type=onnx_type, element=elements[onnx_type]))
         return tuple(inputs)
 
-    def _read_outputs(self, elements: Mapping[int, Any], names: Sequence[str]) -> dict[str, _Output]:
+    def _read_outputs(
+        self, elements: Mapping[int, Any], names: Sequence[str], passed_on: Mapping[int, int]
+    ) -> dict[str, _Output]:
         onnx_types = {str(element): number for number, element in elements.items()}
         found = {}
         for position, port in enumerate(self._compiled.outputs):
@@ -252,8 +272,12 @@ class OpenVinoModel:
                     position=position,
                     onnx_type=onnx_types[str(element)],
                     element=element,
-                    shape=tuple(port.get_shape()) if shape.is_static else None,
+                    shape=tuple(port.get_shape()) if shape.is_static and position not in passed_on else None,
+                    source=self._inputs[passed_on[position]].name if position in passed_on else None,
                 )
+        lost = [name for name in names if name not in found]
+        if lost:
+            raise RuntimeError(f"the outputs {lost} have lost their names")
         return {name: found[name] for name in names}
 
 

@@ -177,8 +177,9 @@ def refused_nodes(graph: OpGraph) -> Mapping[int, RefusedNode]:
 def _structure(graph: OpGraph, node: Node) -> tuple[Refusal, str] | None:
     if node.bodies:
         return Refusal.CONTROL_FLOW, f"{node.op_type} holds bodies"
-    if node.op_type in _RANDOM:
-        return Refusal.OTHER, f"{node.op_type} would draw other numbers"
+    deviation = _deviation(graph, node)
+    if deviation is not None:
+        return Refusal.FORM, f"OpenVINO {deviation}"
     for name in filter(None, (*node.inputs, *node.outputs)):
         info = graph.tensors.get(name)
         if info is None or info.kind != "tensor" or not info.dtype:
@@ -188,6 +189,37 @@ def _structure(graph: OpGraph, node: Node) -> tuple[Refusal, str] | None:
             return kind, f"OpenVINO does not compute {TYPE_NAMES.get(info.dtype, info.dtype)} exactly, as {name!r} is"
         if info.dtype in _BYTES and node.op_type not in _QUANTISES:
             return Refusal.PRECISION, f"OpenVINO saturates bytes where {node.op_type} wraps or accumulates"
+    return None
+
+
+def _deviation(graph: OpGraph, node: Node) -> str | None:
+    """How OpenVINO's answer would differ from ONNX's, if it would: found with ONNX's own backend tests."""
+    attributes = node.attributes
+    extra = [name for name in node.outputs[1:] if name]
+    match node.op_type:
+        case kind if kind in _RANDOM:
+            return "would draw other random numbers"
+        case "Resize":
+            if attributes.get("antialias") or attributes.get("exclude_outside"):
+                return "weighs the samples at the edges in another way"
+            if attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+                return "always stretches"
+        case "AveragePool" | "LpPool" | "MaxPool" if attributes.get("ceil_mode"):
+            return "pools windows that begin in the padding, too"
+        case "Tile" if constant_value(graph, node.inputs[1]) is None:
+            return "repeats wrongly where the repeats are computed"
+        case "TopK" if extra:
+            return "gives equal elements in another order"
+        case "NonMaxSuppression":
+            return "keeps other boxes where overlaps are as large as the threshold"
+        case "DFT" | "STFT":
+            return "lays transforms out in another way"
+        case "IsInf" | "IsNaN":
+            return "loses NaNs and infinities on the way"
+        case "Attention" if extra:
+            return "masks scores in another way"
+        case "ReduceMax" | "ReduceMin" if not _is_integer(graph, node.inputs[0]):
+            return "has no infinities there, which masks and empty rows make"
     return None
 
 
