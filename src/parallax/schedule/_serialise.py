@@ -31,8 +31,8 @@ from parallax.schedule._plan import Assignment, Plan, Schedule, Task
 from parallax.schedule._simulate import SimulatedRun, simulate
 from parallax.schedule._timeline import timeline_within
 
-MAX_TENSORS: Final = 1_000
-"""Plans with more boundary tensors stay as they are: the search is quadratic."""
+MAX_TENSORS: Final = 500
+"""Plans with more boundary tensors stay as they are: the search is quadratic, and planning must not wait for it."""
 
 MAX_SLOWDOWN: Final = 0.10
 """What less memory may cost at most, as a share of the predicted time."""
@@ -182,6 +182,8 @@ class _Search:
             trial = self._least_time(before, is_strict=strict)
             if trial is not None and trial.makespan_ns <= before.makespan_ns * (1 + max_slowdown):
                 return self._result(trial, before)
+            if trial is not None and trial.least_bytes == trial.own_bytes == before.own_bytes:
+                break  # the same limits again
         return self._result(self._judge(self.plan), before)
 
     def _least_time(self, before: _Trial, *, is_strict: bool) -> _Trial | None:
@@ -192,13 +194,13 @@ class _Search:
         limits = {int(self.ratio * sequential), total - together, total - self.largest}
         # The least of all leaves the most to the inside of segments; it asks for the most edges, so it comes last.
         pending = [*sorted(limit for limit in limits if limit >= sequential), sequential]
-        tried: set[int] = set()
+        tried: list[int] = []
         kept: list[_Trial] = []
         while pending and len(tried) < _LIMITS:
             limit = pending.pop(0)
-            if limit in tried:
+            if any(abs(limit - other) * 100 < other for other in tried):
                 continue
-            tried.add(limit)
+            tried.append(limit)
             trial = self._try(limit, total)
             if trial is None:
                 continue
