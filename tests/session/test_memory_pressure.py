@@ -160,6 +160,46 @@ def test_without_end_means_never():
     assert trims == []
 
 
+# -- what runs leave behind -----------------------------------------------------------------------------------
+
+
+def run_once(memory: SessionMemory, *peaks: int, fixed: int = 0) -> None:
+    sizes = tuple(peak * MIB for peak in peaks)
+    with memory.run({}, need=RunNeed(fixed_bytes=fixed * MIB, peaks=sizes, wanted_bytes=fixed * MIB + sum(sizes))):
+        pass
+
+
+def test_runs_that_find_what_they_need_left_behind_trim_nothing():
+    memory, _, _, trims = session_memory(budget_mib=100)
+    for _ in range(50):
+        run_once(memory, 60)
+        run_once(memory, 20)
+    assert trims == []
+
+
+def test_larger_runs_cannot_use_the_small_blocks_of_earlier_ones_so_these_go_back():
+    memory, _, _, trims = session_memory(budget_mib=100)
+    for size in (20, 30, 40):
+        run_once(memory, size)
+        assert len(trims) == (size == 40), "20 and 30 fit beside each other, 40 beside both does not"
+    run_once(memory, 50)
+    assert len(trims) == 2
+    run_once(memory, 50)
+    assert len(trims) == 2
+
+
+def test_arenas_that_idle_count_beside_a_run_that_needs_the_room():
+    left = [0]
+    memory, _, _, trims = session_memory(budget_mib=100)
+    memory._arenas = lambda: left[0]
+    run_once(memory, 10, fixed=20)
+    left[0] = 60 * MIB  # several runs at once, over now
+    run_once(memory, 10, fixed=20)
+    assert trims == []
+    run_once(memory, 40, fixed=20)
+    assert len(trims) == 1
+
+
 # -- the thread -----------------------------------------------------------------------------------------------
 
 

@@ -57,6 +57,7 @@ class MemoryGate:
         self._limit = limit_bytes
         self._grants: dict[int, Grant] = {}
         self._granted = 0  # sum over _grants
+        self._fixed = 0
         self._peak = 0
         self._waiting: deque[object] = deque()
 
@@ -69,6 +70,11 @@ class MemoryGate:
     def granted_bytes(self) -> int:
         """To runs in flight."""
         return self._granted
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Of what is granted, what runs hold all along: arenas and outputs."""
+        return self._fixed
 
     @property
     def peak_granted_bytes(self) -> int:
@@ -113,6 +119,7 @@ class MemoryGate:
             grant = Grant(need, amount)
             self._grants[id(grant)] = grant
             self._granted += amount
+            self._fixed += need.fixed_bytes
             self._peak = max(self._peak, self._granted)
             return grant
 
@@ -122,6 +129,7 @@ class MemoryGate:
             grant.on_change(None)
             del self._grants[id(grant)]
             self._granted -= grant.granted_bytes
+            self._fixed -= grant.need.fixed_bytes
             self._condition.notify_all()
 
     def set_limit(self, limit_bytes: int) -> None:

@@ -139,6 +139,7 @@ class SessionMemory:
         budget: None for a session without one, which then only has its idle time watched.
         idle_trim_s: seconds without a run after which ``trim`` is called; infinity for never.
         trim: gives idle memory back.
+        arenas: bytes of arenas that runs left behind for the next ones, or use now.
         monitor, keeper: of this process.
     """
 
@@ -149,6 +150,7 @@ class SessionMemory:
         budget: Budget | None,
         idle_trim_s: float,
         trim: Callable[[], object],
+        arenas: Callable[[], int] | None = None,
         monitor: PressureMonitor | None = None,
         keeper: Housekeeper | None = None,
     ) -> None:
@@ -156,6 +158,12 @@ class SessionMemory:
         self.budget = budget
         self.idle_trim_s = idle_trim_s
         self._trim = trim
+        self._arenas = arenas
+        # (lock) Since the last trim: the most that runs held beside arenas, all together and one of them, and what an
+        # allocator may have kept of it: blocks too small for what came later are kept beside those that are not.
+        self._inside_bytes = 0
+        self._largest_bytes = 0
+        self._kept_bytes = 0
         self._monitor = monitor or _process_monitor
         self._keeper = keeper or housekeeper()
         self._full_bytes = 0 if budget is None else budget.limit_bytes
@@ -208,6 +216,7 @@ class SessionMemory:
                 grant = gate.admit(need, stopped=lambda: run_options is not None and run_options.terminate)
                 if grant is None:
                     raise RunCancelled("the run was stopped while it waited for memory", fix="run again to start over")
+                self._make_room(gate, grant)
             yield grant
         finally:
             if gate is not None and grant is not None:
@@ -217,6 +226,26 @@ class SessionMemory:
                 self._ended_s = self._keeper.clock()
             if gate is None and self.idle_trim_s != float("inf"):
                 self._keeper.look_after(self, self.idle_trim_s)
+
+    def _make_room(self, gate: MemoryGate, grant: Grant) -> None:
+        """Give back what earlier runs left behind where there is no room for that beside those in flight: other shapes
+        or fewer runs at once need other parts of it."""
+        inside = gate.granted_bytes - gate.fixed_bytes
+        with self._lock:
+            if grant.running_bytes > self._largest_bytes:
+                self._kept_bytes += grant.running_bytes
+                self._largest_bytes = grant.running_bytes
+            elif inside > self._inside_bytes:
+                self._kept_bytes += inside - self._inside_bytes
+            self._inside_bytes = max(self._inside_bytes, inside)
+            left = gate.fixed_bytes if self._arenas is None else max(self._arenas(), gate.fixed_bytes)
+            if left + self._kept_bytes <= self._full_bytes:
+                return
+            is_needed = left > gate.fixed_bytes or self._kept_bytes > inside
+            self._inside_bytes = self._kept_bytes = inside
+            self._largest_bytes = grant.running_bytes
+        if is_needed:
+            self._trim()
 
     def hold(self, weight_bytes: int) -> None:
         """Count more private weights from now on.

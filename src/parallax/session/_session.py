@@ -531,18 +531,20 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         if not self._is_watched:
             return
         given = self._parallax_options.idle_trim_s
-        trim = weakref.WeakMethod(self.trim)
+        trim = weakref.WeakMethod(self._give_back)
 
         def trim_if_alive() -> None:
             method = trim()
             if method is not None:
                 method()
 
+        executor = self._executor
         self._memory = SessionMemory(
             estimator=self._estimator,
             budget=self._budget,
             idle_trim_s=IDLE_TRIM_S if given is None else given,
             trim=trim_if_alive,
+            arenas=None if executor is None else lambda: executor.memory().touched_bytes,
         )
 
     def memory(self) -> MemoryUsage:
@@ -595,14 +597,19 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         those of arenas).
         """
         before = private_bytes()
+        returned = self._give_back()
+        after = private_bytes()
+        return returned if before is None or after is None else max(0, before - after)
+
+    def _give_back(self) -> int:
+        """Bytes of arenas."""
         returned = 0 if self._executor is None else self._executor.trim()
         whole = self.__dict__.get("_sess")
         if whole is not None:
             shrink_arena(whole)
         shrink_shared_allocator()
         trim_heap()
-        after = private_bytes()
-        return returned if before is None or after is None else max(0, before - after)
+        return returned
 
     # -- what a plan adds -------------------------------------------------------------------------------
 
