@@ -283,9 +283,10 @@ def test_what_the_first_run_does_not_touch_is_not_read_ahead(tmp_path: Path) -> 
     for _ in range(2):
         chain.run(advisor, part=16)
     assert soon(lambda: not any(advisor._reader._stretches))
-    drop(chain.stretches[2])
     chain.run(advisor, part=16)
-    assert 0 < mapped_share(chain.stretches[2][0]) < 0.5
+    # Page by page: nothing around what is touched is read along.
+    for (stretch,) in chain.stretches:
+        assert 0 < mapped_share(stretch) <= 1 / 8
     advisor.close()
     chain.close()
 

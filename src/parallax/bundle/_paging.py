@@ -25,6 +25,7 @@ from typing import Final
 
 PAGE_BYTES: Final = mmap.PAGESIZE
 
+_MADV_RANDOM: Final = 1
 _MADV_WILLNEED: Final = 3
 _MADV_DONTNEED: Final = 4
 _MADV_HUGEPAGE: Final = 14
@@ -95,6 +96,11 @@ def prefer_large(stretch: Stretch) -> bool:
     except OSError:
         return False  # a kernel without huge pages
     return True
+
+
+def prefer_single(stretch: Stretch) -> None:
+    """From now on have only those pages read that are touched, none around them. Raises: OSError."""
+    _advise(stretch.address, stretch.length, _MADV_RANDOM)
 
 
 def fill(stretch: Stretch) -> None:

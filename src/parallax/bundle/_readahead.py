@@ -17,7 +17,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from parallax.bundle._paging import OwnMappings, Stretch, can_page, drop, fill, mapped_share, prefer_large, request
+from parallax.bundle._paging import (
+    OwnMappings,
+    Stretch,
+    can_page,
+    drop,
+    fill,
+    mapped_share,
+    prefer_large,
+    prefer_single,
+    request,
+)
 from parallax.bundle._window import Act, Step, Window
 from parallax.device import free_memory_bytes
 
@@ -251,14 +261,22 @@ class _Reader:
     def _learn(self, segment: int) -> None:
         """After its first run: what of a segment's weights was touched."""
         found = self._stretches[segment]
-        dense = tuple(
-            stretch for stretch in found if stretch.length < SMALL_BYTES or mapped_share(stretch) >= DENSE_SHARE
-        )
+        dense, rest = [], []
+        for stretch in found:
+            share = 1.0 if stretch.length < SMALL_BYTES else mapped_share(stretch)
+            if share >= DENSE_SHARE:
+                dense.append(stretch)
+                continue
+            rest.append(stretch)
+            if share > 0:
+                # A table: each row that is looked up would have the kernel read megabytes around it, run after run.
+                prefer_single(stretch)
+        drop(rest)
         large = [prefer_large(stretch) for stretch in dense]
         if not all(large):
             self._single.add(segment)
-        if dense != found:
-            self._stretches[segment] = dense
+        if rest:
+            self._stretches[segment] = tuple(dense)
             with self._changed:
                 self._window.resize(segment, _size(dense))
 
