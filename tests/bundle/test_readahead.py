@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from parallax.bundle import _paging
+from parallax.bundle import _paging, _readahead
 from parallax.bundle._paging import OwnMappings, Stretch, can_page, drop, fill, mapped_share, prefer_large, request
 from parallax.bundle._readahead import SMALL_BYTES, ReadAhead, weight_room
 from parallax.device import free_memory_bytes
@@ -250,6 +250,17 @@ def test_without_room_every_segment_is_still_read_before_it_runs(chain: Chain) -
 def test_the_next_weights_come_while_a_segment_runs(chain: Chain) -> None:
     advisor = chain.advisor(4 * SEGMENT_BYTES)
     chain.run(advisor)
+    advisor.will_start(0)
+    assert soon(lambda: mapped_share(chain.stretches[1][0]) == 1)
+    advisor.has_ended(0)
+    advisor.close()
+
+
+def test_a_kernel_without_large_pages_reads_ahead_as_well(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_readahead, "prefer_large", lambda stretch: False)
+    advisor = chain.advisor(4 * SEGMENT_BYTES)
+    for _ in range(3):
+        chain.run(advisor)
     advisor.will_start(0)
     assert soon(lambda: mapped_share(chain.stretches[1][0]) == 1)
     advisor.has_ended(0)

@@ -169,6 +169,16 @@ def _read_ahead_bytes(folder: str) -> int:
 _own_lock = threading.Lock()
 
 
+def _renew_lock() -> None:
+    global _own_lock
+    _own_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    # A thread that holds it does not come along.
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 class OwnMappings:
     """What was mapped of some files while this was entered, by whoever entered it. Others who enter wait.
 

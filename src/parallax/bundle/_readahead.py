@@ -33,13 +33,14 @@ from parallax.device import free_memory_bytes
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 DENSE_SHARE = 0.5
 """Mapped weights of which the first run touched less than this are not read ahead: tables that rows are looked up in,
 bodies that were not entered."""
 
 SMALL_BYTES = 1 << 20
 """Smaller ones are read whole in any case."""
-
 
 SPARE_SHARE = 16
 """One part in so many of what is free is left to the rest of the process."""
@@ -67,9 +68,6 @@ def _mapped_file_bytes() -> int:
         return 0
     found = re.search(r"^RssFile:\s+(\d+) kB", status, re.MULTILINE)
     return 0 if found is None else int(found[1]) << 10
-
-
-T = TypeVar("T")
 
 
 def open_streamed(paths: Sequence[Path], open_all: Callable[[], Sequence[T]]) -> tuple[Sequence[T], ReadAhead | None]:
