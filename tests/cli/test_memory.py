@@ -24,7 +24,7 @@ def test_run_shows_what_is_held_and_stays_within_the_budget(tmp_path: Path) -> N
     assert 0 < memory["admitted_peak_bytes"] <= memory["limit_bytes"] < memory["budget_bytes"]
     assert report["outputs"][0]["max"] == affine_of(np.float32(2))
     shown = invoke("run", path, "-i", "x=2", "--memory-budget", "16MiB").stdout
-    assert re.search(r"memory: a run holds 48 B at most; .*; budget 16.0 MiB, of which 2.24 MiB would do", shown)
+    assert re.search(r"memory: a run holds 54 B at most; .*; budget 16.0 MiB, of which 2.24 MiB would do", shown)
 
 
 def test_without_a_budget_there_is_none_to_show(tmp_path: Path) -> None:

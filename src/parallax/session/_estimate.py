@@ -24,6 +24,10 @@ RUNTIME_BYTES: Final = 2 << 20
 SEGMENT_BYTES: Final = 16 << 10
 """Of each segment: what the runtime and the bindings keep for its next call."""
 
+FRAGMENTED: Final = 8
+"""One in so many bytes is what the runtime's allocator takes beyond those that segments hold inside: small tensors
+settle in blocks that large ones left, which then need another."""
+
 SIGNATURES: Final = 64
 """Shapes of inputs whose needs are remembered."""
 
@@ -116,7 +120,7 @@ def estimate_graph(graph: OpGraph, plan: Plan) -> RunNeed:
         # Bodies and dead nodes included: an uncut session holds the model as it came.
         (peak,) = PeakTable(graph, [range(len(graph.nodes))]).bind({})
         fed, fed_known = _read_inputs(graph)
-        inside = max(0, peak.total_bytes - fed)
+        inside = _allocated(max(0, peak.total_bytes - fed))
         return RunNeed(
             fixed_bytes=0,
             peaks=(inside,),
@@ -130,7 +134,7 @@ def estimate_graph(graph: OpGraph, plan: Plan) -> RunNeed:
         plan,
         arena_bytes=memory.arena.arena_bytes,
         output_bytes=sum(size or 0 for size in outputs),
-        peaks=[peak.interior_bytes for peak in memory.peaks],
+        peaks=[_allocated(peak.interior_bytes) for peak in memory.peaks],
         is_known=not memory.arena.dynamic
         and None not in outputs
         and not any(peak.unknown_tensors for peak in memory.peaks),
@@ -149,10 +153,12 @@ def cut_need(plan: Plan, *, arena_bytes: int, output_bytes: int, peaks: Sequence
 
 
 def segment_peaks(graph: OpGraph, plan: Plan) -> tuple[int, ...] | None:
-    """What each segment of a cut plan makes and uses up inside, in bytes; None where a size is not known."""
+    """What each segment of a cut plan allocates inside, in bytes; None where a size is not known."""
     groups = [segment.nodes for segment in plan.segments]
     peaks = PeakTable(graph, groups, kept=[segment.outputs for segment in plan.segments]).bind({})
-    return None if any(peak.unknown_tensors for peak in peaks) else tuple(peak.interior_bytes for peak in peaks)
+    if any(peak.unknown_tensors for peak in peaks):
+        return None
+    return tuple(_allocated(peak.interior_bytes) for peak in peaks)
 
 
 def with_peaks(plan: Plan, peaks: Sequence[int]) -> Plan:
@@ -175,6 +181,10 @@ def dispatcher_budget(plan: Plan, need: RunNeed, granted_bytes: int) -> int | No
     running_bytes = max(0, granted_bytes - need.fixed_bytes)
     pairs = zip(plan.segments, need.peaks, strict=True)
     return min((running_bytes * segment.peak_bytes // peak for segment, peak in pairs if peak), default=None)
+
+
+def _allocated(peak_bytes: int) -> int:
+    return peak_bytes + peak_bytes // FRAGMENTED
 
 
 def _read_inputs(graph: OpGraph) -> tuple[int, bool]:
