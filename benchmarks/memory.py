@@ -522,7 +522,7 @@ def memory_group(limit_mib: int | None) -> Iterator[Sequence[str]]:
 def main() -> None:
     parser = make_parser(__doc__, "memory")
     parser.add_argument("--models", nargs="+", default=["paper"], metavar="NAME")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2, help="for the plans that are cut")
     parser.add_argument("--sections", nargs="+", default=list(SECTIONS), choices=SECTIONS)
     parser.add_argument("--shared-model", default="distilbert", metavar="NAME")
