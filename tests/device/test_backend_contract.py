@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import math
 import os
 import sys
 import threading
@@ -27,6 +28,7 @@ from parallax.device import (
     OpenVinoBackend,
     OperatorWork,
     Work,
+    measure_speed,
     private_bytes,
 )
 from parallax.errors import BackendError, InputError, RunCancelled
@@ -411,17 +413,30 @@ def test_prices_come_from_the_speed_given_and_from_nowhere_else(backend: Backend
     speed = DeviceSpeed(
         launch_ns=200_000, flops_per_s=1e12, memory_bytes_per_s=1e10, link_bytes_per_s=1e9, link_latency_ns=50
     )
-    priced: Backend
-    if isinstance(backend, OpenVinoBackend):
-        priced = OpenVinoBackend(speed=speed)
-    else:
-        priced = OnnxRuntimeBackend(backend.info.name, speed=speed)
+    priced = backend.with_speed(speed)
     price = priced.price(WORK)
     assert price is not None
     # Memory bounds it: 40 kB at 10 GB/s are 4 us, 2 MFLOP at 1 TFLOP/s are 2 us.
     assert (price.launch_ns, price.compute_ns, price.transfer_ns) == (200_000, 4000, 50 + 1000 + 50 + 3000)
     assert price.total_ns == 208_100
     assert priced.price(WORK) == price
+
+
+def test_a_handful_of_probes_measures_it(backend: Backend) -> None:
+    if not isinstance(backend, OpenVinoBackend | OnnxRuntimeBackend):
+        pytest.skip("it has figures of its own")
+    speed = measure_speed(backend)
+    # Whatever the device: slower than light, quicker than by hand.
+    assert 100 < speed.launch_ns < 10**10
+    assert 1e3 < speed.flops_per_s < 1e16
+    assert speed.memory_bytes_per_s > 1e3
+    assert speed.link_bytes_per_s > 1e3
+    if backend.info.memory.is_host:
+        assert speed.link_bytes_per_s == math.inf
+    price = speed.price(WORK)
+    assert price.total_ns >= speed.launch_ns
+    small, large = (speed.price(dataclasses.replace(WORK, operators=WORK.operators * n)) for n in (10, 1000))
+    assert small.compute_ns < large.compute_ns
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted through /proc")

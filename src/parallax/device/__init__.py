@@ -30,6 +30,7 @@ from parallax.device._memory import free_memory_bytes, memory_limit_bytes, priva
 from parallax.device._onnxruntime import OnnxRuntimeBackend, OnnxRuntimeModel
 from parallax.device._openvino import OpenVinoBackend
 from parallax.device._pressure import PressureMonitor, PressureReading, read_pressure
+from parallax.device._probing import measure_speed
 from parallax.device._profiles import CpuCluster, DeviceProfile, DeviceRates, load_profile, profile_names
 from parallax.device._registry import (
     ENTRY_POINTS,
@@ -88,6 +89,7 @@ __all__ = [
     "free_memory_bytes",
     "host_gemm_flops",
     "load_profile",
+    "measure_speed",
     "memory_limit_bytes",
     "open_backend",
     "open_providers",

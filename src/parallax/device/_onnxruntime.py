@@ -93,6 +93,10 @@ class OnnxRuntimeBackend:
         """What it is."""
         return self._info
 
+    def with_speed(self, speed: DeviceSpeed) -> OnnxRuntimeBackend:
+        """The same, priced by ``speed``."""
+        return OnnxRuntimeBackend(self._provider, provider_options=self._options, devices=self._devices, speed=speed)
+
     def capability(self, model: Model) -> Capability:
         """Ask the provider: open the model unoptimised, so that each node is one of the model's, and see who got it.
 

@@ -71,6 +71,10 @@ class OpenVinoBackend:
         """What it is."""
         return self._info
 
+    def with_speed(self, speed: DeviceSpeed) -> OpenVinoBackend:
+        """The same, priced by ``speed``."""
+        return OpenVinoBackend(self._device, options=self._options, speed=speed)
+
     def capability(self, model: Model) -> Capability:
         """What its translator understands, its device has, and our rules on precision allow.
 

@@ -11,6 +11,7 @@ from parallax.model._graph import CONSTANT_BYTES, Dim, Node, OpGraph, TensorInfo
 from parallax.model._handover import SegmentInterface, proto_with_weights, segment_interface
 from parallax.model._model import Model, load_model
 from parallax.model._outline import Outline, read_outline
+from parallax.model._probes import Probe, probe_model
 from parallax.model._save import save_segment
 from parallax.model._segment_graph import segment_graph
 from parallax.model._source import ModelSource
@@ -25,11 +26,13 @@ __all__ = [
     "Node",
     "OpGraph",
     "Outline",
+    "Probe",
     "SegmentInterface",
     "SegmentModel",
     "TensorInfo",
     "constant_value",
     "load_model",
+    "probe_model",
     "proto_with_weights",
     "read_outline",
     "save_arranged",
