@@ -338,7 +338,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
             return
         given_path, given_options = self._model_path, self._sess_options
         try:
-            with mapped_options(given_options) as self._sess_options:
+            with mapped_options(given_options, bundle.manifest.weight_bytes) as self._sess_options:
                 self._model_path = str(bundle.graph_path(0))
                 threads = self._parallax_options.threads or bundle.manifest.options.threads
                 self._open_whole("", bundle.plan, threads=threads)
