@@ -496,7 +496,7 @@ def test_compiling_and_running_again_and_again_leaks_nothing(backend: Backend) -
     def cycle() -> None:
         run(compiled(backend, made.proto, width=2), made.feeds[0])
 
-    for _ in range(cycles // 4):
+    for _ in range(cycles // 4 if is_processor else cycles):
         cycle()
     gc.collect()
     before, memory = _footprint(), private_bytes()
@@ -506,5 +506,5 @@ def test_compiling_and_running_again_and_again_leaks_nothing(backend: Backend) -
     assert _footprint() == before
     after = private_bytes()
     if memory is not None and after is not None:
-        # Allocators keep some pages; the weights of `_dense` alone would be twice this.
-        assert after - memory < 8 << 20
+        # Allocators keep some pages; the weights of `_dense` alone would be twice this. Drivers keep programs, too.
+        assert after - memory < (8 if is_processor else 24) << 20
