@@ -22,6 +22,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 from parallax.engine._boundary import BoundaryPlan, BoundaryPlanner, Signature
 from parallax.engine._ort import CPU_DEVICE
 from parallax.engine._reservation import Reservation
+from parallax.engine._shared_allocator import shrink_shared_allocator
 from parallax.errors import PlanError
 
 logger = logging.getLogger(__name__)
@@ -230,6 +231,9 @@ class Context:
         if plan.places and needed > self.reserved_bytes:
             self.clear()  # first, so that the two are never held at once
             self.arena = Reservation(needed)
+            # What moves into the arena (its size was learnt, or nothing so large was run) was the allocator's before,
+            # which would keep the room for it.
+            shrink_shared_allocator()
         if found is None:
             arena = self.arena if plan.places else None
             found = self._layouts[signature] = Layout(wiring, slots, plan, arena)

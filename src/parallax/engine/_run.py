@@ -137,11 +137,12 @@ class Run:
     def drive(self) -> None:
         """Lane 0: run what the dispatcher gives it until the run is over."""
         with self._lock:
-            start = self._take_own(self._dispatcher.start(), 0)
+            starts = self._dispatcher.start()
+        start = self._take_own(starts, 0)
         take = self._caller.take
         work = self._work
         while start is not _FINISHED:
-            if start is not None and work(start):
+            if (start is not None and work(start)) or self.aborted:
                 break
             start = take(CALLER_SPIN_NS)
         if self.aborted:  # a lane hit a bug of ours; the others may still be at work
@@ -161,8 +162,10 @@ class Run:
     def change_budget(self, budget_bytes: int | None) -> None:
         """Tell the dispatcher, and hand out what may start now. From any thread."""
         with self._lock:
-            if not self.aborted and not self._dispatcher.finished:
-                self._take_own(self._dispatcher.budget_changed(budget_bytes), _NO_LANE)
+            if self.aborted or self._dispatcher.finished:
+                return
+            starts = self._dispatcher.budget_changed(budget_bytes)
+        self._take_own(starts, _NO_LANE)
 
     def _lane_job(self, start: Start) -> None:
         """What a helper lane runs: a chain of segments, then back to its pool."""
@@ -189,7 +192,10 @@ class Run:
                 self._caller.put(_FINISHED)
 
     def _take_own(self, starts: Sequence[Start], lane: int) -> Start | None:
-        """Hand starts to their lanes; return the one for ``lane`` itself. Called with the lock held."""
+        """Hand starts to their lanes; return the one for ``lane`` itself.
+
+        Called without the lock: whom it wakes takes that first, and would park on it.
+        """
         own = None
         for start in starts:
             if start.lane == lane:
@@ -242,9 +248,10 @@ class Run:
                         if not readers[slot]:
                             values[slot] = None
                     starts = dispatcher.segment_done(index)
-                start = self._take_own(starts, lane)
-                if start is None and dispatcher.finished:
-                    return True
+                over = dispatcher.finished
+            start = self._take_own(starts, lane)
+            if over:
+                return True
         return False
 
     def _call_bound(self, index: int, step: Step) -> None:

@@ -74,6 +74,10 @@ logger = logging.getLogger(__name__)
 # A run longer than this is worth the hand-over that lets Ctrl-C stop it (see engine._interrupt).
 _INTERRUPTIBLE_NS = 20_000_000
 
+# Nothing is known of a first run but the weights it reads. Below this size it rarely takes a second, and another
+# thread would cost it some ten milliseconds: a core is shared until the system notices that the next one idles.
+_SLOW_WEIGHT_BYTES = 256 << 20
+
 # How long these take depends on data, so the last run says nothing of the next: always interruptible.
 _UNBOUNDED = frozenset({"Loop", "Scan"})
 
@@ -218,6 +222,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
             self._model = load_model(path_or_bytes)
             path_or_bytes = self._model.whole()
         super().__init__(path_or_bytes, sess_options, providers, provider_options, **kwargs)
+        self._interruptible = self._may_be_slow()
 
     # -- opening ----------------------------------------------------------------------------------------
 
@@ -471,8 +476,18 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
     def _reset_session(self, providers: Any, provider_options: Any) -> None:
         self._executor = None
         self._direct = None
-        self._interruptible = True
         super()._reset_session(providers, provider_options)
+        self._interruptible = self._may_be_slow()
+
+    def _may_be_slow(self) -> bool:
+        """Whether the first run had better be one that Ctrl-C can stop."""
+        if self._bundle is not None:
+            weight_bytes = self._bundle.manifest.weight_bytes
+        elif self._model is not None:
+            weight_bytes = self._model.weight_bytes
+        else:
+            return True
+        return self._unbounded or weight_bytes >= _SLOW_WEIGHT_BYTES
 
     def _reopen_after_fork(self) -> None:
         """A forked child has no lanes and no pool threads: open again, from the same source."""

@@ -10,7 +10,7 @@ import functools
 import logging
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from parallax.engine import compile_plan, trace_durations
 from parallax.errors import BackendError, ConfigError, ParallaxError
 from parallax.model import Model
 from parallax.profile import Cache, measure_costs, random_feeds
-from parallax.schedule import Candidate, Plan
+from parallax.schedule import CPU_BACKEND, Candidate, Plan
 from parallax.session._candidates import PlanningContext
 from parallax.session._feeds import FeedBinder, FeedSpec
 from parallax.session._options import Progress, SessionOptions, runtime_options
@@ -54,6 +54,11 @@ STEADY_RATIO = 0.85
 
 KEEP_WINS = 2 / 3
 """... and be the quicker one in at least this share of the rounds."""
+
+WHOLE_KEEP_RATIO = 0.98
+WHOLE_KEEP_WINS = 0.9
+"""The same for the whole model on another backend: nothing is handed over, so a small gain that nearly every round
+shows is one."""
 
 # How long ONNX Runtime's idle pool may go on spinning after a run (measured: some 40 ms of CPU at most); the
 # next peer waits it out, or it would share its cores with a pool that does nothing.
@@ -177,11 +182,13 @@ def tune(model: Model, options: SessionOptions, session_options: Any, *, cores: 
     medians = [round(statistics.median(series)) for series in times]
     measured = {peer.label: median for peer, median in zip(peers, medians, strict=True)}
     candidates = [replace(c, measured_ns=measured.get(c.label)) for c in candidates]
-    winner = 0 if disturbed else pick_winner(times)
+    whole = [index for index, peer in enumerate(peers) if peer.plan.segments[0].backend != CPU_BACKEND]
+    winner = 0 if disturbed else pick_winner(times, whole=whole)
     if winner:
         again, others = _measure_undisturbed([peers[0], peers[winner]], cores=cores, progress=progress)
         disturbed = others > DISTURBED_SHARE * cores
-        winner = 0 if disturbed or not pick_winner(again) else winner
+        confirmed = pick_winner(again, whole=[1] if winner in whole else [])
+        winner = 0 if disturbed or not confirmed else winner
     plan = _finish(peers[winner], medians, winner, tuple(candidates))
     if disturbed:
         plan = _undecided(plan, others)
@@ -209,12 +216,13 @@ def _undecided(plan: Plan, others: float) -> Plan:
     return replace(plan, segments=(segment,), provenance=replace(plan.provenance, reason=reason, disturbed=True))
 
 
-def pick_winner(times: Sequence[Sequence[int]]) -> int:
+def pick_winner(times: Sequence[Sequence[int]], *, whole: Collection[int] = ()) -> int:
     """Index of the series to keep. Series 0 is the default and stays unless another clearly beats it.
 
     Compared round by round: the median of the ratios must be at most KEEP_RATIO (and so must the ratio of
     the medians), and a share KEEP_WINS of them below 1, so that neither a few lucky rounds nor a hair's
-    breadth decide. Or it must be no slower in the median and clearly steadier.
+    breadth decide. Or it must be no slower in the median and clearly steadier. The series ``whole`` may win by
+    WHOLE_KEEP_RATIO in WHOLE_KEEP_WINS of the rounds, too.
     """
     best, best_ratio = 0, 1.0
     for index in range(1, len(times)):
@@ -222,11 +230,13 @@ def pick_winner(times: Sequence[Sequence[int]]) -> int:
         median = statistics.median(ratios)
         wins = sum(ratio < 1 for ratio in ratios)
         # Where times fall into two clusters, the ratios by round and that of the medians can disagree.
-        whole = statistics.median(times[index]) / statistics.median(times[0])
-        quicker = max(median, whole) <= KEEP_RATIO and wins >= KEEP_WINS * len(ratios)
+        overall = max(median, statistics.median(times[index]) / statistics.median(times[0]))
+        quicker = overall <= KEEP_RATIO and wins >= KEEP_WINS * len(ratios)
+        if index in whole:
+            quicker |= overall <= WHOLE_KEEP_RATIO and wins >= WHOLE_KEEP_WINS * len(ratios)
         # A quick model on several threads can be quick or slow by turns; what is as quick and steady is better.
         mean = statistics.fmean(times[index]) / statistics.fmean(times[0])
-        steadier = max(median, whole) <= 1 and mean <= STEADY_RATIO
+        steadier = overall <= 1 and mean <= STEADY_RATIO
         if (quicker or steadier) and median < best_ratio:
             best, best_ratio = index, median
     return best
