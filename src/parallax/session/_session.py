@@ -661,7 +661,12 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         try:
             # The runtime checks names, but not that inputs which no operator reads are there.
             if direct is not None and not self._interruptible and len(input_feed) >= len(self._inputs_meta):
-                result = direct(output_names or self._output_names, input_feed, run_options)
+                try:
+                    result = direct(output_names or self._output_names, input_feed, run_options)
+                except C.InvalidArgument:
+                    # The base class looks for what is missing before the runtime looks at what is there.
+                    self._validate_input(list(input_feed))
+                    raise
             else:
                 call = self._run_whole if self._executor is None else self._run_cut
                 if self._interruptible:
