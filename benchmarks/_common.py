@@ -11,7 +11,9 @@ import datetime
 import json
 import os
 import platform
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,4 +164,46 @@ def dump_timing(timing: Timing) -> dict[str, Any]:
         "median_ns": timing.median_ns,
         "samples_ns": [round(sample) for sample in timing.samples_ns],
         "discarded_rounds": timing.discarded_rounds,
+    }
+
+
+# One model after the other, each in a process of its own ----------------------------------------------
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, *, groups: str) -> None:
+    """Which models, how many rounds, how many threads; and the option by which a script calls itself."""
+    parser.add_argument("--models", nargs="+", default=["paper"], metavar="NAME", help=f"zoo models; {groups}")
+    parser.add_argument("--runs", type=int, default=30, help="interleaved rounds per model")
+    parser.add_argument("--threads", type=int, default=available_cores())
+    parser.add_argument(
+        "--one", nargs=2, metavar=("NAME", "FILE"), help="measure one model and write JSON (used by the script itself)"
+    )
+
+
+def measure_as_child(measure: Callable[..., dict[str, Any]], arguments: argparse.Namespace) -> None:
+    """What ``--one`` asks for: ``measure(name, runs=, threads=, folder=)``, its answer as JSON."""
+    name, result = arguments.one
+    with tempfile.TemporaryDirectory() as folder:
+        row = measure(name, runs=arguments.runs, threads=arguments.threads, folder=Path(folder))
+    Path(result).write_text(json.dumps(row))
+
+
+def in_child(script: str, name: str, *, runs: int, threads: int) -> dict[str, Any]:
+    """Have a script measure one model in a process of its own: nothing of the models before it lingers."""
+    with tempfile.TemporaryDirectory() as folder:
+        # A file, not stdout: the runtime's memory planner prints there.
+        result = Path(folder) / "row.json"
+        command = [sys.executable, script, "--one", name, str(result), "--runs", str(runs), "--threads", str(threads)]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+        if done.returncode != 0:
+            return {"model": name, "failed": f"exit code {done.returncode}; see stderr"}
+        row: dict[str, Any] = json.loads(result.read_text())
+        return row
+
+
+def load_timings(row: Mapping[str, Any]) -> dict[str, Timing]:
+    """The inverse of `dump_timing`, for each of a row's ``timings``."""
+    return {
+        label: Timing(label=label, samples_ns=tuple(entry["samples_ns"]), discarded_rounds=entry["discarded_rounds"])
+        for label, entry in row["timings"].items()
     }

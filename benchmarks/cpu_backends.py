@@ -7,23 +7,31 @@ turns in it. Needs ``pip install 'parallax-runtime[openvino]'``.
 
 from __future__ import annotations
 
-import json
-import math
 import statistics
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import Report, describe_machine, dump_timing, make_parser, open_inputs, pick_models, publish, say, spread
+from _common import (
+    Report,
+    add_model_arguments,
+    describe_machine,
+    dump_timing,
+    in_child,
+    load_timings,
+    make_parser,
+    measure_as_child,
+    open_inputs,
+    pick_models,
+    publish,
+    say,
+    spread,
+)
 
 import parallax
 from parallax import zoo
-from parallax.cli import Rival, Timing, compare_outputs, ratio, time_interleaved
-from parallax.device import available_cores
+from parallax.cli import Rival, compare_outputs, ratio, time_interleaved
 
 OURS, RUNTIME, OPENVINO = "Parallax", "ONNX Runtime", "OpenVINO"
 
@@ -90,18 +98,6 @@ def measure_model(name: str, *, runs: int, threads: int, folder: Path) -> dict[s
     }
 
 
-def in_child(name: str, *, runs: int, threads: int) -> dict[str, Any]:
-    """Measure one model in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "row.json"
-        command = [sys.executable, __file__, "--one", name, str(result), "--runs", str(runs), "--threads", str(threads)]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
-        if done.returncode != 0:
-            return {"model": name, "failed": f"exit code {done.returncode}; see stderr"}
-        row: dict[str, Any] = json.loads(result.read_text())
-        return row
-
-
 def make_report(results: list[dict[str, Any]], *, runs: int, threads: int) -> Report:
     """The table, with what misses its bound."""
     rows, remarks, means = [], [], []
@@ -109,10 +105,7 @@ def make_report(results: list[dict[str, Any]], *, runs: int, threads: int) -> Re
         if "failed" in result:
             rows.append([result["model"], *["-"] * 6, f"FAILED: {result['failed']}"])
             continue
-        timings = {
-            label: Timing(label=label, samples_ns=tuple(entry["samples_ns"]))
-            for label, entry in result["timings"].items()
-        }
+        timings = load_timings(result)
         ours, best = timings[OURS], min((timings[RUNTIME], timings[OPENVINO]), key=lambda timing: timing.median_ns)
         to_best, to_runtime = ratio(ours, best), ratio(ours, timings[RUNTIME])
         means.append(to_runtime.median)
@@ -129,7 +122,7 @@ def make_report(results: list[dict[str, Any]], *, runs: int, threads: int) -> Re
             ]
         )
     if means:
-        mean = math.exp(statistics.fmean(math.log(value) for value in means))
+        mean = statistics.geometric_mean(means)
         verdict = "met" if mean <= MEAN_RATIO else "**missed**"
         remarks.append(f"geometric mean of Parallax to ONNX Runtime: {mean:.3f}; bound {MEAN_RATIO}: {verdict}")
     return Report(
@@ -147,21 +140,16 @@ def make_report(results: list[dict[str, Any]], *, runs: int, threads: int) -> Re
 
 def main() -> None:
     parser = make_parser(__doc__, "cpu_backends")
-    parser.add_argument("--models", nargs="+", default=["paper"], metavar="NAME", help="zoo models; paper, all")
-    parser.add_argument("--runs", type=int, default=30, help="interleaved rounds per model")
-    parser.add_argument("--threads", type=int, default=available_cores())
-    parser.add_argument(
-        "--one", nargs=2, metavar=("NAME", "FILE"), help="measure one model and write JSON (used by the script itself)"
-    )
+    add_model_arguments(parser, groups="paper, all")
     arguments = parser.parse_args()
     if arguments.one:
-        name, result = arguments.one
-        with tempfile.TemporaryDirectory() as folder:
-            row = measure_model(name, runs=arguments.runs, threads=arguments.threads, folder=Path(folder))
-        Path(result).write_text(json.dumps(row))
+        measure_as_child(measure_model, arguments)
         return
     machine = describe_machine()
-    results = [in_child(name, runs=arguments.runs, threads=arguments.threads) for name in pick_models(arguments.models)]
+    results = [
+        in_child(__file__, name, runs=arguments.runs, threads=arguments.threads)
+        for name in pick_models(arguments.models)
+    ]
     publish(make_report(results, runs=arguments.runs, threads=arguments.threads), arguments.output, machine)
 
 

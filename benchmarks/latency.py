@@ -7,10 +7,6 @@ the median over rounds of (ours / theirs in that round) against the rival with t
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +15,13 @@ import numpy as np
 import onnx
 from _common import (
     Report,
+    add_model_arguments,
     describe_machine,
     dump_timing,
+    in_child,
+    load_timings,
     make_parser,
+    measure_as_child,
     ms,
     open_inputs,
     pick_models,
@@ -36,7 +36,6 @@ from _streams import find_best_streams
 import parallax
 from parallax import zoo
 from parallax.cli import Ratio, Rival, Timing, compare_outputs, ratio, time_interleaved
-from parallax.device import available_cores
 from parallax.schedule import Plan
 
 OURS = "Parallax"
@@ -117,19 +116,6 @@ def explain(plan: Plan) -> str:
     return "; ".join(parts)
 
 
-def in_child(name: str, *, runs: int, threads: int) -> dict[str, Any]:
-    """Measure one model in a process of its own: nothing of the models before it lingers."""
-    with tempfile.TemporaryDirectory() as folder:
-        # A file, not stdout: the runtime's memory planner prints there.
-        result = Path(folder) / "row.json"
-        command = [sys.executable, __file__, "--one", name, str(result), "--runs", str(runs), "--threads", str(threads)]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
-        if done.returncode != 0:
-            return {"model": name, "failed": f"exit code {done.returncode}; see stderr"}
-        row: dict[str, Any] = json.loads(result.read_text())
-        return row
-
-
 def make_report(results: list[dict[str, Any]], *, runs: int, threads: int) -> Report:
     """The table; rows that miss the promise say so."""
     rows = []
@@ -138,16 +124,13 @@ def make_report(results: list[dict[str, Any]], *, runs: int, threads: int) -> Re
         if "failed" in result:
             rows.append([result["model"], *["-"] * 7, f"FAILED: {result['failed']}"])
             continue
-        timings = {
-            label: Timing(label=label, samples_ns=tuple(entry["samples_ns"]))
-            for label, entry in result["timings"].items()
-        }
+        timings = load_timings(result)
         best, against = against_best(timings)
         result |= {"best": best, "ratio": {"median": against.median, "low": against.low, "high": against.high}}
         limit = CHAINS_RATIO if result["model"] == CHAINS else WORST_RATIO
         if against.median > limit:
             remarks.append(f"**{result['model']} misses its bound: {against.median:.3f} > {limit}.**")
-        discarded = result["timings"][OURS]["discarded_rounds"]
+        discarded = timings[OURS].discarded_rounds
         if discarded:
             remarks.append(f"{result['model']}: {discarded} rounds measured again, as other processes used the cores")
         outputs = "identical" if result["identical_outputs"] else f"within {result['relative_difference']:.1e}"
@@ -190,25 +173,17 @@ def against_best(timings: Mapping[str, Timing]) -> tuple[str, Ratio]:
 
 def main() -> None:
     parser = make_parser(__doc__, "latency")
-    parser.add_argument("--models", nargs="+", default=["paper"], metavar="NAME", help="zoo models; paper, all, chains")
-    parser.add_argument("--runs", type=int, default=30, help="interleaved rounds per model")
-    parser.add_argument("--threads", type=int, default=available_cores())
-    parser.add_argument(
-        "--one", nargs=2, metavar=("NAME", "FILE"), help="measure one model and write JSON (used by the script itself)"
-    )
+    add_model_arguments(parser, groups="paper, all, chains")
     arguments = parser.parse_args()
     if arguments.one:
-        name, result = arguments.one
-        with tempfile.TemporaryDirectory() as folder:
-            row = measure_model(name, runs=arguments.runs, threads=arguments.threads, folder=Path(folder))
-        Path(result).write_text(json.dumps(row))
+        measure_as_child(measure_model, arguments)
         return
     machine = describe_machine()
     asked = [name for name in arguments.models if name != "chains"]
     names = [*pick_models(asked)]
     if "chains" in arguments.models or "paper" in arguments.models:
         names.append(CHAINS)
-    results = [in_child(name, runs=arguments.runs, threads=arguments.threads) for name in names]
+    results = [in_child(__file__, name, runs=arguments.runs, threads=arguments.threads) for name in names]
     publish(make_report(results, runs=arguments.runs, threads=arguments.threads), arguments.output, machine)
 
 

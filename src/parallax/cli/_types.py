@@ -9,14 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from parallax.model import TensorInfo
-
-# In the order of DataType's values in onnx.proto; "" is 0, UNDEFINED.
-_NAMES = (
-    *("", "float32", "uint8", "int8", "uint16", "int16", "int32", "int64", "string", "bool", "float16", "float64"),
-    *("uint32", "uint64", "complex64", "complex128", "bfloat16", "float8e4m3fn", "float8e4m3fnuz", "float8e5m2"),
-    *("float8e5m2fnuz", "uint4", "int4", "float4e2m1", "float8e8m0", "uint2", "int2"),
-)
+from parallax.model import ELEMENT_NAMES, TensorInfo
 
 # Types that ONNX Runtime takes from a numpy array; numpy itself has no bfloat16, float8 or int4.
 _NUMPY_TYPES: Mapping[str, DTypeLike] = {
@@ -28,12 +21,13 @@ _NUMPY_TYPES: Mapping[str, DTypeLike] = {
 
 def type_name(info: TensorInfo) -> str:
     """``float32``, ``sequence(int64)``; ``unknown`` where the model does not tell."""
-    element = _NAMES[info.dtype] if info.dtype < len(_NAMES) else f"type {info.dtype}"
-    return (element or "unknown") if info.kind == "tensor" else f"{info.kind}({element or 'unknown'})"
+    element = ELEMENT_NAMES.get(info.dtype, f"type {info.dtype}") if info.dtype else "unknown"
+    return element if info.kind == "tensor" else f"{info.kind}({element})"
 
 
 _RUNTIME_TYPE = re.compile(r"(?:(?P<kind>seq|optional|sparse_tensor|map)\()?.*?(?P<element>[a-z0-9]+)\)+$")
-_RUNTIME_NAMES = {"float": "float32", "double": "float64"}
+# The runtime's own spellings last: it has two.
+_CODES = {name: code for code, name in ELEMENT_NAMES.items()} | {"float": 1, "double": 11}
 
 
 def declared_by(argument: Any) -> TensorInfo:
@@ -44,11 +38,10 @@ def declared_by(argument: Any) -> TensorInfo:
     found = _RUNTIME_TYPE.match(argument.type)
     kind = (found and found["kind"]) or "tensor"
     element = found["element"] if found else ""
-    name = _RUNTIME_NAMES.get(element, element)
     return TensorInfo(
         name=argument.name,
         kind={"seq": "sequence"}.get(kind, kind),
-        dtype=_NAMES.index(name) if name in _NAMES else 0,
+        dtype=_CODES.get(element, 0),
         shape=tuple(argument.shape) if kind == "tensor" else None,
     )
 

@@ -14,28 +14,9 @@ from types import MappingProxyType
 from typing import Final
 
 from parallax.device._figures import Fields
-from parallax.model import Node, OpGraph, TensorInfo
+from parallax.model import ELEMENT_NAMES, Node, OpGraph, TensorInfo
 
-ELEMENT_TYPES: Final[Mapping[int, str]] = MappingProxyType(
-    {
-        1: "float32",
-        2: "uint8",
-        3: "int8",
-        4: "uint16",
-        5: "int16",
-        6: "int32",
-        7: "int64",
-        8: "string",
-        9: "bool",
-        10: "float16",
-        11: "float64",
-        12: "uint32",
-        13: "uint64",
-        14: "complex64",
-        15: "complex128",
-        16: "bfloat16",
-    }
-)
+ELEMENT_TYPES: Final[Mapping[int, str]] = MappingProxyType({code: ELEMENT_NAMES[code] for code in range(1, 17)})
 """Names used in lists of operators, by ``onnx.TensorProto.DataType``."""
 
 _STANDARD_DOMAINS: Final = frozenset({"", "ai.onnx"})

@@ -11,31 +11,12 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.device._backend import Refusal, RefusedNode
 from parallax.device._foreign import RUNTIME_ERRORS
-from parallax.model import Node, OpGraph
+from parallax.model import ELEMENT_NAMES, Node, OpGraph
 
 TYPE_NAMES: Final[Mapping[int, str]] = {
+    **{code: ELEMENT_NAMES[code] for code in range(1, 23)},
     1: "float",
-    2: "uint8",
-    3: "int8",
-    4: "uint16",
-    5: "int16",
-    6: "int32",
-    7: "int64",
-    8: "string",
-    9: "bool",
-    10: "float16",
     11: "double",
-    12: "uint32",
-    13: "uint64",
-    14: "complex64",
-    15: "complex128",
-    16: "bfloat16",
-    17: "float8e4m3fn",
-    18: "float8e4m3fnuz",
-    19: "float8e5m2",
-    20: "float8e5m2fnuz",
-    21: "uint4",
-    22: "int4",
 }
 """Element types as ONNX Runtime writes them inside "tensor(...)", by ``onnx.TensorProto.DataType``."""
 

@@ -105,12 +105,7 @@ class OnnxRuntimeBackend:
         Raises: BackendError if ONNX Runtime cannot open the model with this provider.
         """
         graph = model.graph
-        whole = model.extract(
-            range(len(graph.nodes)),
-            [info.name for info in (*graph.inputs, *graph.overridable)],
-            [info.name for info in graph.outputs],
-            name="whole",
-        )
+        whole = model.extract_whole()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -159,12 +159,7 @@ class OpenVinoBackend:
         """Add to ``refused`` what the translator or the device does not know."""
         frontend = _frontend()
         if _has_only_known_types(refused.values()):
-            whole = model.extract(
-                range(len(graph.nodes)),
-                [info.name for info in (*graph.inputs, *graph.overridable)],
-                [info.name for info in graph.outputs],
-                name="whole",
-            )
+            whole = model.extract_whole()
             if self._obstacle(frontend, whole) is None:
                 return
         # Which node is at fault is not told reliably for a whole model, so each is asked about alone.

@@ -5,7 +5,7 @@ not leave this package.
 """
 
 from parallax.model._arrange import save_arranged
-from parallax.model._elements import ELEMENT_BITS, STRING_TYPE
+from parallax.model._elements import ELEMENT_BITS, ELEMENT_NAMES, STRING_TYPE
 from parallax.model._extract import SegmentModel
 from parallax.model._graph import CONSTANT_BYTES, Dim, Node, OpGraph, TensorInfo, constant_value
 from parallax.model._handover import SegmentInterface, proto_with_weights, segment_interface
@@ -19,6 +19,7 @@ from parallax.model._source import ModelSource
 __all__ = [
     "CONSTANT_BYTES",
     "ELEMENT_BITS",
+    "ELEMENT_NAMES",
     "STRING_TYPE",
     "Dim",
     "Model",

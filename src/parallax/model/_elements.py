@@ -1,10 +1,18 @@
-"""How much room one element of each ONNX type takes."""
+"""The element types of ONNX: their names, and how much room one element takes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
+
+_NAMES = (
+    *("float32", "uint8", "int8", "uint16", "int16", "int32", "int64", "string", "bool", "float16", "float64"),
+    *("uint32", "uint64", "complex64", "complex128", "bfloat16", "float8e4m3fn", "float8e4m3fnuz", "float8e5m2"),
+    *("float8e5m2fnuz", "uint4", "int4", "float4e2m1", "float8e8m0", "uint2", "int2"),
+)
+ELEMENT_NAMES: Final[Mapping[int, str]] = MappingProxyType(dict(enumerate(_NAMES, start=1)))
+"""Names, as numpy spells them where it has the type, by ``onnx.TensorProto.DataType``."""
 
 STRING_TYPE: Final = 8
 """``onnx.TensorProto.STRING``: its elements own memory elsewhere, so such a tensor is no flat block of bytes."""

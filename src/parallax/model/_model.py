@@ -146,6 +146,16 @@ class Model:
         """
         return self._extractor.extract(nodes, inputs, outputs, name=name)
 
+    def extract_whole(self) -> SegmentModel:
+        """All of the model, as `extract` gives it: nodes under their unique names, large weights beside it."""
+        graph = self.graph
+        return self.extract(
+            range(len(graph.nodes)),
+            [info.name for info in (*graph.inputs, *graph.overridable)],
+            [info.name for info in graph.outputs],
+            name="whole",
+        )
+
     @functools.cached_property
     def _extractor(self) -> Extractor:
         parts = self._parts

@@ -58,13 +58,7 @@ def open_whole(
 
     Raises: BackendError if ONNX Runtime refuses.
     """
-    graph = model.graph
-    whole = model.extract(
-        range(len(graph.nodes)),
-        [info.name for info in (*graph.inputs, *graph.overridable)],
-        [info.name for info in graph.outputs],
-        name="whole",
-    )
+    whole = model.extract_whole()
     weights = tuple(
         ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, whole.weight_types[name])
         for name, array in whole.weights.items()

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from parallax.memory import size_expression
 from parallax.model import Model, OpGraph
 from parallax.partition import (
     CostRule,
@@ -23,6 +22,7 @@ from parallax.partition import (
     contract,
     find_boundaries,
     find_branches,
+    static_bytes,
 )
 from parallax.profile import CostModel, estimate_costs, node_flops
 from parallax.schedule import (
@@ -177,8 +177,8 @@ class PlanningContext:
         known = self._crossing.get(name)
         if known is None:
             info = self.graph.tensors.get(name)
-            size = None if info is None else size_expression(info)
-            known = self._crossing[name] = round(((size and size.bytes({})) or 0) * CROSSING_NS_PER_BYTE)
+            size = 0 if info is None else static_bytes(info) or 0
+            known = self._crossing[name] = round(size * CROSSING_NS_PER_BYTE)
         return known
 
     def resimulate(self, proposal: Proposal, durations_ns: Sequence[int]) -> Proposal:

@@ -216,7 +216,6 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         self._model: Model | None = None
         self._plan: Plan | None = None
         self._bundle: Bundle | None = None
-        self._interruptible = True
         self._fork = _fork_generation
         if hasattr(path_or_bytes, "SerializeToString") and hasattr(path_or_bytes, "graph"):
             self._model = load_model(path_or_bytes)

@@ -23,7 +23,7 @@ from parallax.errors import BackendError, ConfigError, ParallaxError
 from parallax.model import Model
 from parallax.profile import Cache, measure_costs, random_feeds
 from parallax.schedule import CPU_BACKEND, Candidate, Plan
-from parallax.session._candidates import PlanningContext
+from parallax.session._candidates import PlanningContext, Proposal
 from parallax.session._feeds import FeedBinder, FeedSpec
 from parallax.session._options import Progress, SessionOptions, runtime_options
 from parallax.session._planning import make_provenance, plan_key, plan_whole_on, remembered_plan, uncut_plan
@@ -125,19 +125,14 @@ def tune(model: Model, options: SessionOptions, session_options: Any, *, cores: 
     chosen = [proposal for proposal in proposals if proposal.simulated_ns <= limit][:MEASURED_CANDIDATES]
     for number, proposal in enumerate(chosen):
         progress("compile", number, len(chosen))
-        label = f"{proposal.partition.label}, {proposal.schedule.lanes} lanes"
+        label = _label(proposal)
         plan = context.plan(proposal, make_provenance("measured", "being measured"))
-        note = ""
-        try:
-            peer = _cut_peer(label, model, plan, session_options, feeds)
+        peer, note = _try_peer(label, model, plan, session_options, feeds, reference)
+        if peer is not None:
             # What its segments really take says more than what their operators add up to.
             proposal = context.resimulate(proposal, [segment.cost_ns for segment in peer.plan.segments])
-            note = difference(reference, peer.run())
             if not note:
                 peers.append(peer)
-        except ParallaxError as error:
-            logger.warning("a candidate plan does not run and is left out: %s", error)
-            note = f"does not run: {error}"
         candidates.append(
             Candidate(
                 label=label,
@@ -152,7 +147,7 @@ def tune(model: Model, options: SessionOptions, session_options: Any, *, cores: 
         if proposal not in chosen:
             candidates.append(
                 Candidate(
-                    label=f"{proposal.partition.label}, {proposal.schedule.lanes} lanes",
+                    label=_label(proposal),
                     segments=len(proposal.partition.segments),
                     lanes=proposal.schedule.lanes,
                     simulated_ns=proposal.simulated_ns,
@@ -162,18 +157,14 @@ def tune(model: Model, options: SessionOptions, session_options: Any, *, cores: 
             )
     for name in options.backends or ():
         progress(f"compile for {name}", 0, 1)
-        label, plan_there, note = f"uncut, {name}", *plan_whole_on(name, model, cores=cores)
-        simulated_ns = 0
+        label = f"uncut, {name}"
+        peer = None
+        plan_there, note = plan_whole_on(name, model, cores=cores)
         if plan_there is not None:
-            try:
-                peer = _cut_peer(label, model, plan_there, session_options, feeds, spins=True)
-                simulated_ns = peer.plan.segments[0].cost_ns
-                note = difference(reference, peer.run())
-                if not note:
-                    peers.append(peer)
-            except ParallaxError as error:
-                logger.warning("%s cannot run the model and is left out: %s", name, error)
-                note = f"does not run: {error}"
+            peer, note = _try_peer(label, model, plan_there, session_options, feeds, reference, spins=True)
+        if peer is not None and not note:
+            peers.append(peer)
+        simulated_ns = 0 if peer is None else peer.plan.segments[0].cost_ns
         candidates.append(
             Candidate(label=label, segments=1, lanes=1, simulated_ns=simulated_ns, measured_ns=None, note=note)
         )
@@ -195,6 +186,29 @@ def tune(model: Model, options: SessionOptions, session_options: Any, *, cores: 
         logger.warning("%s; tune again when the machine is idle", plan.provenance.reason)
     Cache(options.cache_dir).store(plan_key(model, options, session_options, cores=cores), plan.to_json())
     return plan
+
+
+def _label(proposal: Proposal) -> str:
+    return f"{proposal.partition.label}, {proposal.schedule.lanes} lanes"
+
+
+def _try_peer(
+    label: str,
+    model: Model,
+    plan: Plan,
+    session_options: Any,
+    feeds: Mapping[str, Any],
+    reference: object,
+    *,
+    spins: bool = False,
+) -> tuple[Peer | None, str]:
+    """The plan, compiled and run; None if it cannot be. And why it must not be timed against the others, or ""."""
+    try:
+        peer = _cut_peer(label, model, plan, session_options, feeds, spins=spins)
+        return peer, difference(reference, peer.run())
+    except ParallaxError as error:
+        logger.warning("%s does not run and is left out: %s", label, error)
+        return None, f"does not run: {error}"
 
 
 def _measure_undisturbed(peers: Sequence[Peer], *, cores: int, progress: Progress) -> tuple[list[list[int]], float]:
@@ -318,7 +332,7 @@ def _uncut_peer(
 
 
 def _cut_peer(
-    label: str, model: Model, plan: Plan, session_options: Any, feeds: Mapping[str, Any], *, spins: bool = False
+    label: str, model: Model, plan: Plan, session_options: Any, feeds: Mapping[str, Any], *, spins: bool
 ) -> Peer:
     executor = compile_plan(model, plan, runtime_options(session_options))
     graph = model.graph
