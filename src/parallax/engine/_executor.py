@@ -218,7 +218,8 @@ class Executor:
         slots = self._slots
         for name, value in feeds.items():
             values[slots[name]] = value
-        lease = self.pool.lease(self.plan.cores)
+        # A queue that the caller's own lane would have to serve needs no thread of its own.
+        lease = self.pool.lease(self.plan.cores, queues=sum(lane > 0 for lane in self.table.queues))
         budget_bytes = self._budget_bytes if budget is None else budget.limit_bytes
         run = Run(self, layout, values, run_options, lease, budget_bytes)
         if budget is None:

@@ -54,6 +54,8 @@ class Lease:
 
     cores: int
     lanes: tuple[Lane, ...]
+    queues: tuple[Lane, ...] = ()
+    """One thread for each device's queue: it waits for the device, and so takes no core."""
 
 
 class LanePool:
@@ -74,25 +76,29 @@ class LanePool:
         self._idle: list[Lane] = []
         self._made = 0
 
-    def lease(self, cores: int) -> Lease:
-        """Grant up to ``cores`` cores: the caller's own, and a lane for each other that is free. Never waits."""
+    def lease(self, cores: int, *, queues: int = 0) -> Lease:
+        """Grant up to ``cores`` cores: the caller's own, and a lane for each other that is free. Never waits.
+
+        ``queues``: lanes for devices' queues, which are granted in any case.
+        """
         with self._lock:
             granted = max(1, min(cores, self._free_cores))
             self._free_cores -= granted
-            lanes = []
-            for _ in range(granted - 1):
-                if self._idle:
-                    lanes.append(self._idle.pop())
-                else:
-                    lanes.append(Lane(self._made))
-                    self._made += 1
-        return Lease(granted, tuple(lanes))
+            lanes = [self._take_lane() for _ in range(granted - 1 + queues)]
+        return Lease(granted, tuple(lanes[: granted - 1]), tuple(lanes[granted - 1 :]))
+
+    def _take_lane(self) -> Lane:
+        if self._idle:
+            return self._idle.pop()
+        lane = Lane(self._made)
+        self._made += 1
+        return lane
 
     def give_back(self, lease: Lease) -> None:
         """Return a lease whose lanes are all idle again."""
         with self._lock:
             self._free_cores += lease.cores
-            self._idle.extend(reversed(lease.lanes))
+            self._idle.extend(reversed((*lease.lanes, *lease.queues)))
 
     def statistics(self) -> LaneStatistics:
         """A snapshot for reports and tests."""

@@ -62,6 +62,21 @@ class RunBudget:
         run.change_budget(self.limit_bytes)
 
 
+def _seat(lanes: int, queues: tuple[int, ...], lease: Lease) -> tuple[tuple[Lane | None, ...], tuple[int, ...]]:
+    """Which leased thread serves which of a plan's lanes, and which lanes none serves. Lane 0 is the caller's."""
+    if not queues:
+        granted = min(lanes, 1 + len(lease.lanes))
+        return (None, *lease.lanes), tuple(range(granted, lanes))
+    seats: list[Lane | None] = [None] * lanes
+    threads, servants = iter(lease.lanes), iter(lease.queues)
+    absent = []
+    for lane in range(1, lanes):
+        seats[lane] = next(servants if lane in queues else threads, None)
+        if seats[lane] is None:
+            absent.append(lane)
+    return tuple(seats), tuple(absent)
+
+
 def _quiet_options() -> Any:
     """The runtime's log would call it an error that an output does not fit its place."""
     options = C.RunOptions()
@@ -107,16 +122,17 @@ class Run:
         self._layout = layout
         self._readers = executor.readers.copy()  # (lock)
         self._options = _quiet_options() if run_options is None else run_options
-        self._lanes: tuple[Lane, ...] = lease.lanes
+        table = executor.table
+        self._lanes: tuple[Lane | None, ...]  # by lane; None: the caller, or one that this run does not have
+        self._lanes, absent = _seat(executor.plan.lanes, table.queues, lease)
         self._lock = threading.Lock()
         self._caller: Mailbox[Start] = Mailbox()
         self._busy = 0  # (lock) helper lanes at work on this run
         self._number = next(_run_numbers)
         # Slots of the arena that this run does not use. A segment adds to it before its successors start.
         self._loose: set[int] = set()
-        lanes = min(executor.plan.lanes, 1 + len(lease.lanes))
         self._dispatcher = Dispatcher(  # (lock)
-            executor.table, cores=lease.cores, lanes=lanes, budget_bytes=budget_bytes
+            table, cores=lease.cores, lanes=executor.plan.lanes, absent=absent, budget_bytes=budget_bytes
         )
         self._is_quiet = run_options is None
         self.values = values
@@ -203,7 +219,9 @@ class Run:
             elif start.lane == 0:
                 self._caller.put(start)
             else:
-                self._lanes[start.lane - 1].mailbox.put((self._lane_job, start))
+                helper = self._lanes[start.lane]
+                assert helper is not None  # the dispatcher knows which are absent
+                helper.mailbox.put((self._lane_job, start))
         return own
 
     def _work(self, start: Start | None) -> bool:

@@ -12,6 +12,7 @@ What a plan fixes is computed once (`DispatchTable`); what a run changes is a fe
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from heapq import heappop, heappush
 from typing import Final
 
@@ -60,17 +61,19 @@ class Dispatcher:
         table: the plan's table.
         cores: threads that may run at once, at least 1.
         lanes: lanes that may be used: 0 to lanes - 1.
+        absent: of these, some that this run does not have after all.
         budget_bytes: limit of the summed peaks of what runs, or None for no limit.
         strict: record every move and judge the whole state after every event (`verify_state`); O(segments) per event.
 
     Raises:
-        ConfigError: cores or lanes below 1, or a negative budget.
+        ConfigError: cores or lanes below 1, all lanes absent, or a negative budget.
     """
 
     __slots__ = (
         "_budget_bytes",
         "_classes",
         "_cores",
+        "_every",
         "_failed",
         "_fits",
         "_free_bytes",
@@ -90,17 +93,27 @@ class Dispatcher:
     )
 
     def __init__(
-        self, table: DispatchTable, *, cores: int, lanes: int, budget_bytes: int | None = None, strict: bool = False
+        self,
+        table: DispatchTable,
+        *,
+        cores: int,
+        lanes: int,
+        absent: Collection[int] = (),
+        budget_bytes: int | None = None,
+        strict: bool = False,
     ) -> None:
-        if cores < 1 or lanes < 1 or (budget_bytes is not None and budget_bytes < 0):
+        every = (1 << max(0, lanes)) - 1
+        for lane in absent:
+            every &= ~(1 << lane)
+        if cores < 1 or not every or (budget_bytes is not None and budget_bytes < 0):
             raise _bad_capacity(cores, lanes, budget_bytes)
         self._table = table
         self._cores = cores
         self._lanes = lanes
+        self._every = every  # bit i: there is a lane i
         self._budget_bytes = UNLIMITED_BYTES if budget_bytes is None else budget_bytes
         self._free_cores = cores  # cores - widths of what runs; negative while one runs beyond the limit
         self._free_bytes = self._budget_bytes  # likewise in bytes
-        every = (1 << lanes) - 1
         self._idle = every  # bit i: lane i is idle
         self._states = bytearray(table.states)
         self._remaining = list(table.remaining)

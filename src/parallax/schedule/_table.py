@@ -90,6 +90,8 @@ class DispatchTable:
     ready_count: int
     """Segments without predecessors."""
     backfill: bool
+    queues: tuple[int, ...]
+    """Lanes that are devices' queues: some segment of width 0 is fixed to them. Ascending."""
     starts: dict[int, Start]
     """Memo: ``lane * segments + segment`` -> its instruction. Filled as runs go; entries never change."""
 
@@ -162,16 +164,14 @@ class DispatchTable:
         for rank, segment in enumerate(order):
             ranks[segment] = rank
         # Lanes of devices' queues: nothing else may hold one up, where there are other lanes.
-        queues = 0
-        for width, lane in zip(widths, lanes, strict=True):
-            if not width and lane is not None:
-                queues |= 1 << lane
+        queues = sorted({lane for width, lane in zip(widths, lanes, strict=True) if not width and lane is not None})
+        queue_mask = sum(1 << lane for lane in queues)
         class_index: dict[tuple[int, int], int] = {}
         initial: list[list[int]] = []
         class_of: list[int] = []
         for segment in range(count):
             lane = lanes[segment]
-            key = (widths[segment], ANY_LANE & ~queues if lane is None else 1 << lane)
+            key = (widths[segment], ANY_LANE & ~queue_mask if lane is None else 1 << lane)
             index = class_index.setdefault(key, len(class_index))
             if index == len(initial):
                 initial.append([])
@@ -199,5 +199,6 @@ class DispatchTable:
             states=bytes(SegmentState.WAITING if before else SegmentState.READY for before in predecessors),
             ready_count=sum(not before for before in predecessors),
             backfill=backfill,
+            queues=tuple(queues),
             starts={},
         )
