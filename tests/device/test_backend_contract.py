@@ -387,8 +387,7 @@ def test_asking_leaves_nothing_behind(backend: Backend) -> None:
 
 WORK = Work(
     operators=(OperatorWork(op_type="MatMul", flops=2_000_000, touched_bytes=40_000),),
-    input_bytes=1000,
-    output_bytes=3000,
+    moved_bytes=(1000, 3000),
 )
 
 

@@ -107,9 +107,7 @@ def test_fragments_are_those_of_a_greedy_placement() -> None:
     )
 
 
-WORK = Work(
-    operators=(OperatorWork(op_type="MatMul", flops=10**9, touched_bytes=10**6),), input_bytes=10**6, output_bytes=10**5
-)
+WORK = Work(operators=(OperatorWork(op_type="MatMul", flops=10**9, touched_bytes=10**6),), moved_bytes=(10**6, 10**5))
 
 
 def test_price_is_the_profiles_at_its_speed() -> None:
@@ -193,9 +191,7 @@ def test_device_runs_one_part_at_a_time() -> None:
 
 
 def test_cancelled_while_the_device_works_stops_soon() -> None:
-    hour = Work(
-        operators=(OperatorWork(op_type="MatMul", flops=10**15, touched_bytes=0),), input_bytes=0, output_bytes=0
-    )
+    hour = Work(operators=(OperatorWork(op_type="MatMul", flops=10**15, touched_bytes=0),))
     backend = EmulatedBackend(load_profile("pixel-6-gpu"), speed=1.0)
     model = compiled(backend, chain(), options=CompileOptions(work=hour))
     options = onnxruntime.RunOptions()

@@ -11,6 +11,7 @@ from parallax.device._backend import (
     DeviceSpeed,
     MemoryDomain,
     OperatorWork,
+    Place,
     Price,
     Refusal,
     RefusedNode,
@@ -22,7 +23,7 @@ from parallax.device._cores import available_cores
 from parallax.device._coverage import Coverage, Gap, OperatorRule, Uncovered
 from parallax.device._emulated import EmulatedBackend, EmulatedModel
 from parallax.device._figures import Basis, Figure
-from parallax.device._guard import FaultPolicy, GuardedModel, compile_guarded
+from parallax.device._guard import DEFAULT_POLICY, FaultPolicy, GuardedModel, compile_guarded
 from parallax.device._heap import trim_heap
 from parallax.device._host_speed import host_gemm_flops
 from parallax.device._load import DISTURBED_SHARE, LoadMeter
@@ -43,6 +44,7 @@ from parallax.device._registry import (
 )
 
 __all__ = [
+    "DEFAULT_POLICY",
     "DISTURBED_SHARE",
     "ENTRY_POINTS",
     "HOST_MEMORY",
@@ -73,6 +75,7 @@ __all__ = [
     "OpenVinoBackend",
     "OperatorRule",
     "OperatorWork",
+    "Place",
     "PressureMonitor",
     "PressureReading",
     "Price",

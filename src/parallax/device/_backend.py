@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from parallax.errors import BackendError
@@ -109,10 +109,8 @@ class Work:
     """What running a part once amounts to."""
 
     operators: tuple[OperatorWork, ...]
-    input_bytes: int
-    """Bytes it needs from other domains."""
-    output_bytes: int
-    """Bytes that other domains need from it."""
+    moved_bytes: tuple[int, ...] = ()
+    """Bytes of each tensor that it needs from other domains, or that they need from it."""
 
     @property
     def flops(self) -> int:
@@ -159,7 +157,7 @@ class DeviceSpeed:
             max(operator.flops / self.flops_per_s, operator.touched_bytes / self.memory_bytes_per_s)
             for operator in work.operators
         )
-        transfers = sum(self.transfer_ns(size) for size in (work.input_bytes, work.output_bytes) if size)
+        transfers = sum(map(self.transfer_ns, work.moved_bytes))
         return Price(launch_ns=self.launch_ns, compute_ns=round(seconds * 1e9), transfer_ns=transfers)
 
     def transfer_ns(self, size_bytes: int) -> int:
@@ -183,9 +181,19 @@ class CompileOptions:
     """Let the backend compute in less than the model's own precision, where it likes to."""
     work: Work | None = None
     """What running it once amounts to, where that is known. Emulated devices take as long as they price it."""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Shapes of inputs that ``work`` is for, where the part itself leaves them open. Devices that need shapes when the
+    part is loaded are asked to run it in these only."""
 
 
 DEFAULT_OPTIONS: Final = CompileOptions()
+
+
+class Place(enum.Enum):
+    """Where an output is to go, if not into a tensor that is given."""
+
+    HOST = "host"
+    """Into fresh memory of the processor."""
 
 
 class UnfitFeedsError(BackendError):
@@ -271,8 +279,9 @@ class CompiledModel(Protocol):
 
         Args:
             feeds: as in `run_with_ort_values`.
-            targets: output name -> a C OrtValue to write to, which has exactly the output's type and shape, or
-                None to leave the output in ``memory``, where a later part of the same domain may read it.
+            targets: output name -> a C OrtValue to write to, which has exactly the output's type and shape;
+                `Place.HOST`; or None to leave the output in ``memory``, where a later part of the same domain may
+                read it.
             run_options: as in `run_with_ort_values`.
 
         Returns: a C OrtValue for each target.

@@ -8,6 +8,7 @@ begins with "emulated:".
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import OrderedDict
@@ -27,12 +28,15 @@ from parallax.device._backend import (
     CompileOptions,
     DeviceKind,
     MemoryDomain,
+    Place,
     Price,
     Refusal,
     RefusedNode,
     TensorArgument,
+    UnfitFeedsError,
     Work,
 )
+from parallax.device._cores import available_cores
 from parallax.device._coverage import Gap
 from parallax.device._foreign import TERMINATED, compile_error
 from parallax.device._host_speed import host_gemm_flops
@@ -77,7 +81,7 @@ class EmulatedBackend:
         self.speed = host_gemm_flops() / profile.cpu_gemm_flops if speed is None else speed
         self._rates = profile.rates(speed=self.speed)
         self._processor = OnnxRuntimeBackend(CPU_PROVIDER) if processor is None else processor
-        self._queue = _Queue()
+        self._queue = _queue_of(profile.name)
         name = f"{PREFIX}:{profile.name}"
         self._info = BackendInfo(
             name=name,
@@ -124,7 +128,7 @@ class EmulatedBackend:
         return Price(
             launch_ns=round(rates.launch_ns),
             compute_ns=sum(rates.operator_ns(entry.flops, entry.touched_bytes) for entry in work.operators),
-            transfer_ns=sum(rates.transfer_ns(size) for size in (work.input_bytes, work.output_bytes) if size),
+            transfer_ns=sum(map(rates.transfer_ns, work.moved_bytes)),
         )
 
     def transfer_ns(self, size_bytes: int) -> int:
@@ -151,9 +155,11 @@ class EmulatedBackend:
                 if found is not None:
                     cause = ValueError(f"{node.name} ({node.op_type}): {found.detail}")
                     raise compile_error(cause, backend=self._info.name, segment=segment.name) from cause
-        inner = self._processor.compile(segment, width=width, options=options)
+        # The processor computes an answer once; all its cores may help with what takes none of them afterwards.
+        inner = self._processor.compile(segment, width=width or available_cores(), options=options)
         price = None if options.work is None else self.price(options.work)
-        return EmulatedModel(inner, queue=self._queue, rates=self._rates, price=price, backend=self)
+        shapes = {} if self.profile.coverage.dynamic_shapes else options.shapes
+        return EmulatedModel(inner, queue=self._queue, rates=self._rates, price=price, backend=self, shapes=shapes)
 
 
 class _Queue:
@@ -169,6 +175,12 @@ class _Queue:
             end = max(time.perf_counter(), self._free_at) + seconds
             self._free_at = end
             return end
+
+
+@functools.cache
+def _queue_of(device: str) -> _Queue:
+    """A process has each device once, however many sessions use it."""
+    return _Queue()
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +205,10 @@ class EmulatedModel:
         rates: DeviceRates,
         price: Price | None,
         backend: EmulatedBackend,
+        shapes: Mapping[str, tuple[int, ...]],
     ) -> None:
         self._inner = inner
+        self._shapes = shapes
         self._queue = queue
         self._rates = rates
         self._price = price
@@ -253,7 +267,7 @@ class EmulatedModel:
         self._check_outputs(targets)
         filled = {}
         for name, target in targets.items():
-            if target is None:
+            if target is None or target is Place.HOST:
                 filled[name] = _copy(answers[name])
             else:
                 self._fill(name, answers[name], target)
@@ -263,6 +277,14 @@ class EmulatedModel:
 
     def _answer(self, feeds: Mapping[str, Any], run_options: Any) -> tuple[Mapping[str, Any], float]:
         """All outputs for these feeds, and the moment at which the device would have them."""
+        for name, shape in self._shapes.items():
+            fed = feeds.get(name)
+            if fed is not None and tuple(fed.shape()) != shape:
+                raise UnfitFeedsError(
+                    f"{name!r} has shape {list(fed.shape())}, where the device was given {list(shape)} to compile for",
+                    where=f"backend {self._backend.info.name}",
+                    fix="run this part on the CPU",
+                )
         begin = time.perf_counter()
         key = _key(feeds)
         memory = None if key is None else self._recall(key, feeds)

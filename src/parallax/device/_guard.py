@@ -18,6 +18,7 @@ from parallax.device._backend import (
     CompiledModel,
     CompileOptions,
     MemoryDomain,
+    Place,
     TensorArgument,
     UnfitFeedsError,
 )
@@ -170,9 +171,10 @@ class GuardedModel:
         if self._policy.deadline_s is None:
             return self._run(lambda model, fed: model.run_bound(fed, targets, run_options), feeds)
         # A delegate that hangs must not write to the caller's memory later on.
-        own = dict.fromkeys(targets)
+        free = (None, Place.HOST)
+        own = {name: target if target in free else Place.HOST for name, target in targets.items()}
         made = self._run(lambda model, fed: model.run_bound(fed, own, run_options), feeds)
-        return {name: made[name] if target is None else _copy(made[name], target) for name, target in targets.items()}
+        return {name: made[name] if target in free else _copy(made[name], target) for name, target in targets.items()}
 
     def _run(
         self, call: Callable[[CompiledModel, Mapping[str, Any]], Mapping[str, Any]], feeds: Mapping[str, Any]

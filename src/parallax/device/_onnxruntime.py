@@ -19,6 +19,7 @@ from parallax.device._backend import (
     DeviceKind,
     DeviceSpeed,
     MemoryDomain,
+    Place,
     Price,
     TensorArgument,
     Work,
@@ -31,6 +32,8 @@ from parallax.model import Model, SegmentModel
 CPU_PROVIDER: Final = "CPUExecutionProvider"
 
 _REFUSALS: Final[tuple[type[Exception], ...]] = (*RUNTIME_ERRORS, RuntimeError, ValueError, TypeError)
+
+_HOST_DEVICE: Final = C.OrtDevice(C.OrtDevice.cpu(), C.OrtDevice.default_memory(), 0)
 
 _KINDS: Final = {
     CPU_PROVIDER: DeviceKind.CPU,
@@ -284,6 +287,8 @@ class OnnxRuntimeModel:
             for name, target in targets.items():
                 if target is None:
                     binding.bind_output(name, self._device)
+                elif target is Place.HOST:
+                    binding.bind_output(name, _HOST_DEVICE)
                 else:
                     binding.bind_ortvalue_output(name, target)
             binding.synchronize_inputs()
@@ -312,7 +317,7 @@ class OnnxRuntimeModel:
 
     def _ort_device(self) -> Any:
         if self._memory.is_host:
-            return C.OrtDevice(C.OrtDevice.cpu(), C.OrtDevice.default_memory(), 0)
+            return _HOST_DEVICE
         info = self.session.output_meminfos[0]
         kind = C.OrtDevice.npu() if self._backend.kind is DeviceKind.NPU else C.OrtDevice.gpu()
         return C.OrtDevice(kind, C.OrtDevice.default_memory(), info.device_vendor_id, info.device_id)

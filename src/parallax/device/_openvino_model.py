@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from parallax.device._arguments import stated_argument
-from parallax.device._backend import HOST_MEMORY, MemoryDomain, TensorArgument, UnfitFeedsError
+from parallax.device._backend import HOST_MEMORY, MemoryDomain, Place, TensorArgument, UnfitFeedsError
 from parallax.device._foreign import TERMINATED
 from parallax.device._openvino_convert import Weights, element_types, exact
 from parallax.device._openvino_rules import EXACT_INTEGER
@@ -195,7 +195,7 @@ class OpenVinoModel:
         return self._tensor(data, made, element) if data.size else self._tensor(element, made)
 
     def _target(self, output: _Output, shape: Sequence[int], given: Any) -> Any:
-        if given is None:
+        if given is None or given is Place.HOST:
             return empty_host_value(shape, output.onnx_type)
         if not is_on_host(given) or given.element_type() != output.onnx_type or list(given.shape()) != list(shape):
             raise InputError(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from parallax.device import CompileOptions, compile_guarded, open_backend
+from parallax.device import DEFAULT_POLICY, Backend, CompileOptions, FaultPolicy, Work, compile_guarded, open_backend
 from parallax.engine._advice import WeightAdvisor
 from parallax.engine._delegate import DelegatedSession
 from parallax.engine._executor import Executor
@@ -15,19 +15,38 @@ from parallax.engine._lanes import lane_pool
 from parallax.engine._moves import find_moves
 from parallax.engine._ort import RuntimeOptions, load_session, make_session
 from parallax.engine._segment import CompiledSegment
+from parallax.engine._work import kept_outputs, segment_works, static_shapes
 from parallax.errors import BackendError
 from parallax.memory import MemoryOutline
-from parallax.model import Model
+from parallax.model import Model, OpGraph
 from parallax.schedule import CPU_BACKEND, Plan, Segment
 
 Progress = Callable[[int, int], None]
 """Called with (segments done, segments in all)."""
 
 
-def compile_segment(model: Model, segment: Segment, options: RuntimeOptions) -> CompiledSegment:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delegation:
+    """What a segment on another backend is compiled with."""
+
+    backend: Backend
+    work: Work | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of its inputs, as planned."""
+    kept: frozenset[str] = frozenset()
+    """Outputs that may stay in the backend's memory."""
+    faults: FaultPolicy = DEFAULT_POLICY
+
+
+def compile_segment(
+    model: Model, segment: Segment, options: RuntimeOptions, delegation: Delegation | None = None
+) -> CompiledSegment:
     """Compile one segment at its planned width, for the backend it is planned for.
 
     What another backend than the runtime's CPU kernels fails at, now or in any run, those do.
+
+    Args:
+        delegation: for a segment on another backend; by default the backend of that name as it comes.
 
     Raises:
         BackendError: the runtime refuses it; names the segment and its nodes.
@@ -40,14 +59,18 @@ def compile_segment(model: Model, segment: Segment, options: RuntimeOptions) -> 
         if segment.backend == CPU_BACKEND:
             session = make_session(extracted.proto, extracted.weights, width=segment.width, options=options)
         else:
+            given = Delegation(backend=open_backend(segment.backend)) if delegation is None else delegation
             guarded = compile_guarded(
-                open_backend(segment.backend),
+                given.backend,
                 extracted,
                 spare=open_backend(CPU_BACKEND),
                 width=segment.width,
-                options=CompileOptions(session_options=options.to_session_options),
+                options=CompileOptions(
+                    session_options=options.to_session_options, work=given.work, shapes=given.shapes
+                ),
+                policy=given.faults,
             )
-            session = DelegatedSession(guarded, described=load_session(extracted.proto))
+            session = DelegatedSession(guarded, described=load_session(extracted.proto), kept=given.kept)
     except FOREIGN_EXCEPTIONS as error:
         raise both(BackendError, type(error))(
             f"the runtime refuses a part of the model: {error}",
@@ -65,6 +88,32 @@ def compile_segment(model: Model, segment: Segment, options: RuntimeOptions) -> 
     )
 
 
+def _delegations(
+    model: Model, plan: Plan, backends: Mapping[str, Backend], planned: OpGraph | None, faults: FaultPolicy
+) -> dict[int, Delegation]:
+    """By segment; each backend is opened once."""
+    delegated = [segment for segment in plan.segments if segment.backend != CPU_BACKEND]
+    if not delegated:
+        return {}
+    graph = model.inferred() if planned is None else planned
+    opened = dict(backends)
+    for segment in delegated:
+        if segment.backend not in opened:
+            opened[segment.backend] = open_backend(segment.backend)
+    works = segment_works(plan, graph, [segment.index for segment in delegated])
+    kept = kept_outputs(plan, graph)
+    return {
+        segment.index: Delegation(
+            backend=opened[segment.backend],
+            work=works[segment.index],
+            shapes=static_shapes(graph, segment.inputs),
+            kept=kept[segment.index],
+            faults=faults,
+        )
+        for segment in delegated
+    }
+
+
 def compile_plan(
     model: Model,
     plan: Plan,
@@ -73,17 +122,24 @@ def compile_plan(
     progress: Progress | None = None,
     outline: MemoryOutline | None = None,
     advisor: WeightAdvisor | None = None,
+    backends: Mapping[str, Backend] | None = None,
+    planned: OpGraph | None = None,
+    faults: FaultPolicy = DEFAULT_POLICY,
 ) -> Executor:
     """Compile every segment of ``plan`` and return an executor on this process's lanes.
 
     Args:
         progress: told as segments are done.
+        backends: those that segments name, by name; others are opened.
+        planned: the graph with types in the shapes that were planned for, where the model leaves them open.
+        faults: what is done about backends that fail.
         outline: of the plan's memory, if the caller has one (made with ``place_outputs=False``).
         advisor: see `Executor`.
     """
+    delegations = _delegations(model, plan, backends or {}, planned, faults)
     segments = []
     for done, segment in enumerate(plan.segments, start=1):
-        segments.append(compile_segment(model, segment, options))
+        segments.append(compile_segment(model, segment, options, delegations.get(segment.index)))
         if progress is not None:
             progress(done, len(plan.segments))
     graph = model.graph

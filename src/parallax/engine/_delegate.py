@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.device import CompiledModel
+from parallax.device import CompiledModel, Place
 
 _CPU_PROVIDER: Final = "CPUExecutionProvider"
 
@@ -19,10 +19,12 @@ class DelegatedSession:
         model: runs it.
         described: a C session that has loaded the same segment, and need not be initialised: it tells of inputs and
             outputs.
+        kept: outputs that stay where the model makes them, since only segments of the same device read them.
     """
 
-    def __init__(self, model: CompiledModel, *, described: Any) -> None:
+    def __init__(self, model: CompiledModel, *, described: Any, kept: Collection[str] = ()) -> None:
         self.model = model
+        self._kept = frozenset() if model.memory.is_host else frozenset(kept)
         # What the runtime's sessions say of themselves, for those who read it there.
         self.inputs_meta = list(described.inputs_meta)
         self.outputs_meta = list(described.outputs_meta)
@@ -45,5 +47,9 @@ class DelegatedSession:
     def run_with_ort_values(
         self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None
     ) -> Sequence[Any]:
-        """See `CompiledModel`."""
-        return self.model.run_with_ort_values(feeds, outputs, run_options)
+        """See `CompiledModel`; outputs that are kept come in the device's memory."""
+        if not self._kept:
+            return self.model.run_with_ort_values(feeds, outputs, run_options)
+        targets = {name: None if name in self._kept else Place.HOST for name in outputs}
+        made = self.model.run_bound(feeds, targets, run_options)
+        return [made[name] for name in outputs]

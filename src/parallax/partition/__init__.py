@@ -23,6 +23,7 @@ from parallax.partition._by_weight import (
     static_bytes,
     unit_weights,
 )
+from parallax.partition._constants import find_constants
 from parallax.partition._dag import (
     Dag,
     bottom_levels,
@@ -128,6 +129,7 @@ __all__ = [
     "find_barriers",
     "find_boundaries",
     "find_branches",
+    "find_constants",
     "find_regions",
     "list_schedule",
     "load_layers",

@@ -59,7 +59,7 @@ def make_offer(graph: OpGraph, capability: Capability, pricing: Pricing, *, cpu_
             f"where the graph has {size}",
             fix="ask the backend, and estimate the costs, for this graph",
         )
-    idle = pricing.price(Work(operators=(), input_bytes=0, output_bytes=0))
+    idle = pricing.price(Work(operators=()))
     fixed, moved = pricing.transfer_ns(0), pricing.transfer_ns(_PROBE_BYTES)
     if idle is None or fixed is None or moved is None:
         return None
@@ -72,7 +72,7 @@ def make_offer(graph: OpGraph, capability: Capability, pricing: Pricing, *, cpu_
         work = node_work(graph, node)
         flops[node.index] = work.flops or 0
         operator = OperatorWork(op_type=node.op_type, flops=work.flops or 0, touched_bytes=work.bytes or 0)
-        price = pricing.price(Work(operators=(operator,), input_bytes=0, output_bytes=0))
+        price = pricing.price(Work(operators=(operator,)))
         if price is None:
             return None
         device_ns[node.index] = price.compute_ns

@@ -29,7 +29,10 @@ def verify_state(dispatcher: Dispatcher) -> None:
 
     require(by_state[SegmentState.RUNNING] == set(running), "RUNNING segments are not those holding a lane")
     require(len(set(running.values())) == len(running), "two segments run on one lane")
-    require(all(lane >= 0 and d._every >> lane & 1 for lane in running.values()), "a segment runs on a lane that is not there")
+    require(
+        all(lane >= 0 and d._every >> lane & 1 for lane in running.values()),
+        "a segment runs on a lane that is not there",
+    )
     busy = sum(1 << lane for lane in running.values())
     require(d._idle == d._every ^ busy, "idle lanes are not those without a segment")
     require(d._free_cores == d._cores - sum(table.widths[s] for s in running), "free cores miscounted")

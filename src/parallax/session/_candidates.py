@@ -5,7 +5,7 @@ Pure but for the model's own shape inference; what is measured afterwards is the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,6 +26,7 @@ from parallax.partition import (
 )
 from parallax.profile import CostModel, estimate_costs, node_flops
 from parallax.schedule import (
+    CPU_BACKEND,
     PLAN_FORMAT_VERSION,
     AdaptivePolicy,
     Assignment,
@@ -249,9 +250,21 @@ class PlanningContext:
 
 
 def build_plan(
-    model: Model, graph: OpGraph, units: UnitGraph, proposal: Proposal, provenance: Provenance, *, cores: int
+    model: Model,
+    graph: OpGraph,
+    units: UnitGraph,
+    proposal: Proposal,
+    provenance: Provenance,
+    *,
+    cores: int,
+    delegated: Mapping[int, tuple[str, str]] | None = None,
 ) -> Plan:
-    """Join cut, boundaries and schedule."""
+    """Join cut, boundaries and schedule.
+
+    Args:
+        delegated: segment -> the backend that runs it, and why; the others run on the CPU.
+    """
+    elsewhere = delegated or {}
     partition, schedule = proposal.partition, proposal.schedule
     boundaries = find_boundaries(graph, units, partition)
     read = {name for boundary in boundaries for name in boundary.inputs}
@@ -261,6 +274,7 @@ def build_plan(
     for index, (draft, boundary, assignment) in enumerate(
         zip(partition.segments, boundaries, schedule.assignments, strict=True)
     ):
+        backend, reason = elsewhere.get(index, (CPU_BACKEND, draft.reason))
         segments.append(
             Segment(
                 index=index,
@@ -273,7 +287,8 @@ def build_plan(
                 priority=assignment.priority,
                 lane=assignment.lane,
                 cost_ns=proposal.durations_ns[index],
-                reason=draft.reason,
+                backend=backend,
+                reason=reason,
             )
         )
     return Plan(
