@@ -375,6 +375,16 @@ def test_capability_divides_the_nodes(backend: Backend, case: str) -> None:
     assert all(entry.detail for entry in answer.refused)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_what_compiles_without_the_processor_is_refused_nowhere(backend: Backend, case: str) -> None:
+    proto = CASES[case]().proto
+    try:
+        compiled(backend, proto, options=CompileOptions(exclusive=True))
+    except BackendError:
+        return
+    assert not backend.capability(load_model(proto)).refused
+
+
 def test_asking_leaves_nothing_behind(backend: Backend) -> None:
     model = load_model(_attention().proto)
     first = backend.capability(model)

@@ -13,6 +13,7 @@ from parallax.cli._bench import bench_model
 from parallax.cli._bundle import prune_bundles, show_bundle, verify_bundle
 from parallax.cli._compile import compile_model
 from parallax.cli._console import Screen, guarded
+from parallax.cli._devices import list_devices
 from parallax.cli._inspect import inspect_model
 from parallax.cli._run import run_model
 from parallax.cli._zoo_list import list_zoo
@@ -99,6 +100,15 @@ def inspect_command(
     shape: ShapeOption = None,
     threads: ThreadsOption = None,
     rule: Annotated[Rule, typer.Option("--rule", help="Which layers to call worth running in parallel.")] = Rule.COST,
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            "--provider",
+            "-p",
+            metavar="NAME",
+            help="A device: what it would take, what falls back and why, at what cost. See `parallax devices`.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a model is made of and where it could be cut.
@@ -106,9 +116,21 @@ def inspect_command(
     Operators with their FLOPs and bytes, node classes, branches, layers, dynamic dimensions, control flow, and what
     the cost tables predict. Runs nothing.
 
+    With `--provider`, also what a device would take of it, which operators fall back and why, with what that costs and
+    what to change to gain most. A device without figures of its own is measured by a few probes.
+
     Example: `parallax inspect zoo:yolov8n --rule paper`
+
+    Example: `parallax inspect zoo:yolov8n --provider emulated:pixel-6-gpu`
     """
-    inspect_model(model, shapes=shape or (), threads=threads, rule=rule.value, screen=Screen(as_json=as_json))
+    inspect_model(
+        model,
+        shapes=shape or (),
+        threads=threads,
+        rule=rule.value,
+        provider=provider,
+        screen=Screen(as_json=as_json),
+    )
 
 
 @app.command("run")
@@ -240,6 +262,18 @@ def compile_command(
         memory_budget=memory_budget,
         screen=Screen(as_json=as_json),
     )
+
+
+@app.command("devices")
+@guarded
+def devices_command(as_json: JsonOption = False) -> None:
+    """List what could run models here: execution providers, plugins, OpenVINO, emulated devices.
+
+    What is not usable comes with the reason and the remedy. Loads the libraries that are installed.
+
+    Example: `parallax devices --json`
+    """
+    list_devices(screen=Screen(as_json=as_json))
 
 
 @bundle_app.command("info")

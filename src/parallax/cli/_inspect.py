@@ -1,4 +1,4 @@
-"""``parallax inspect``: what a model is made of, where it could be cut, what the tables predict."""
+"""``parallax inspect``: what a model is made of, where it could be cut, what the tables predict, for a device too."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from parallax import zoo
 from parallax.cli._console import Screen, make_table, print_line
 from parallax.cli._feeds import check_shapes, parse_shapes
 from parallax.cli._models import ModelSource, find_model
+from parallax.cli._offload import describe_offload, open_device, render_offload
 from parallax.cli._types import show_shape, type_name
 from parallax.cli._units import count, milliseconds, significant, size
 from parallax.device import available_cores
@@ -39,8 +40,10 @@ _LISTED_OPERATORS = 24
 _LISTED_CANDIDATES = 8
 
 
-def inspect_model(model: str, *, shapes: Sequence[str], threads: int | None, rule: str, screen: Screen) -> None:
-    """Show ``model`` without running it."""
+def inspect_model(
+    model: str, *, shapes: Sequence[str], threads: int | None, rule: str, provider: str | None, screen: Screen
+) -> None:
+    """Show ``model`` without running it; with ``provider``, also what that device would take of it."""
     given: dict[str, tuple[int, ...]] = parse_shapes(shapes)
     source = find_model(model, screen)
     with screen.progress() as progress:
@@ -54,7 +57,11 @@ def inspect_model(model: str, *, shapes: Sequence[str], threads: int | None, rul
         graph = loaded.inferred()
         progress("planning", 2, 3)
         cores = threads or available_cores()
-        context = PlanningContext(loaded, cores=cores, costs=_table_costs(loaded, graph, cores=cores, screen=screen))
+        device = None if provider is None else open_device(provider, cores=cores, progress=progress)
+        costs = _table_costs(loaded, graph, cores=cores, screen=screen)
+        if device is not None:
+            costs = costs.times(device.cpu_factor)
+        context = PlanningContext(loaded, cores=cores, costs=costs)
         report = {
             **_describe_file(source, loaded, graph),
             **_describe_operators(graph),
@@ -64,6 +71,8 @@ def inspect_model(model: str, *, shapes: Sequence[str], threads: int | None, rul
             "prediction": _predict(context, rule),
         }
         progress("planning", 3, 3)
+        if device is not None:
+            report["provider"] = describe_offload(loaded, graph, device, costs, cores=cores, progress=progress)
     screen.show(report, lambda console: _render(report, console))
 
 
@@ -290,6 +299,8 @@ def _render(report: Mapping[str, Any], console: Console) -> None:
         console.print(table)
     _render_structure(report["structure"], console)
     _render_prediction(report["prediction"], console)
+    if "provider" in report:
+        render_offload(report["provider"], console)
 
 
 def _render_file(report: Mapping[str, Any], console: Console) -> None:

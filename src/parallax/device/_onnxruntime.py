@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -67,6 +68,11 @@ _DEVICE_MEMORY: Final = {
 """Built-in providers with memory of their own, by the name of their allocator; all others work on the processor's."""
 
 
+_NHWC: Final = "com.ms.internal.nhwc"
+_RELAID: Final = re.compile(r"_token_[0-9]+$")
+"""A provider that asks for channels last is given nodes of this domain, named after the originals with such an end."""
+
+
 class OnnxRuntimeBackend:
     """One execution provider, with its options.
 
@@ -128,7 +134,8 @@ class OnnxRuntimeBackend:
         for part in assignment:
             if part.ep_name == self._provider:
                 # What the runtime made itself (functions it inlined) has no name of the model's.
-                nodes = sorted(index[node.name] for node in part.get_nodes() if node.name in index)
+                names = (_RELAID.sub("", node.name) if node.domain == _NHWC else node.name for node in part.get_nodes())
+                nodes = sorted({index[name] for name in names if name in index})
                 if nodes:
                     fragments.append(tuple(nodes))
         taken = frozenset(node for fragment in fragments for node in fragment)

@@ -21,6 +21,7 @@ from parallax.device._emulated import open_emulated
 from parallax.device._onnxruntime import CPU_PROVIDER, OnnxRuntimeBackend
 from parallax.device._openvino import OpenVinoBackend
 from parallax.device._plugins import PLUGINS, WEBGPU, Plugin, load_plugin, plugin_devices
+from parallax.device._profiles import profile_names
 from parallax.errors import BackendError, ConfigError, ParallaxError
 
 ENTRY_POINTS: Final = "parallax.backends"
@@ -41,7 +42,9 @@ class FoundBackend:
     info: BackendInfo | None
     """None where it cannot be used."""
     obstacle: str | None
-    """Why not, and the remedy."""
+    """Why not."""
+    remedy: str | None = None
+    """What would help, where that is known."""
 
 
 def open_backend(name: str, options: Mapping[str, Any] | None = None) -> Backend:
@@ -87,17 +90,20 @@ def open_providers(providers: Sequence[str | tuple[str, Mapping[str, Any]]]) -> 
 
 
 def find_backends() -> tuple[FoundBackend, ...]:
-    """What could run models here: each family once, and each provider of this build of ONNX Runtime.
+    """What could run models here: each family once, each emulated device, each provider of this build of ONNX Runtime.
 
     Loads the libraries that are installed, and so may take a second. An obstacle is an answer, not an error.
     """
-    names = [*_factories(), *(name for name in onnxruntime.get_available_providers() if name not in _NOT_FOR_MODELS)]
+    emulated = [f"{EMULATED}:{profile}" for profile in profile_names()]
+    families = [name for family in _factories() for name in (emulated if family == EMULATED else (family,))]
+    names = [*families, *(name for name in onnxruntime.get_available_providers() if name not in _NOT_FOR_MODELS)]
     found: dict[str, FoundBackend] = {}
     for name in names:
         try:
             info = open_backend(name).info
         except ParallaxError as error:
-            found.setdefault(name, FoundBackend(name=name, info=None, obstacle=str(error)))
+            obstacle = error.what if error.where is None else f"{error.what} (at {error.where})"
+            found.setdefault(name, FoundBackend(name=name, info=None, obstacle=obstacle, remedy=error.fix))
         else:
             # A family and a provider may be two names of one backend.
             found.setdefault(info.name, FoundBackend(name=info.name, info=info, obstacle=None))

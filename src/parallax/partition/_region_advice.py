@@ -42,10 +42,15 @@ class Advice:
         return self.now_ns - self.then_ns
 
     @property
-    def remedy(self) -> str:
+    def change(self) -> str:
         """What to do, for people."""
+        return _REMEDIES[self.verdict]
+
+    @property
+    def remedy(self) -> str:
+        """What to do where, and what for, for people."""
         return (
-            f"{self.op_type}, {len(self.nodes)} nodes ({self.verdict.value}): {_REMEDIES[self.verdict]}; would save "
+            f"{self.op_type}, {len(self.nodes)} nodes ({self.verdict.value}): {self.change}; would save "
             f"{self.gain_ns / 1e3:.1f} of {self.now_ns / 1e3:.1f} us"
         )
 

@@ -5,7 +5,7 @@ from parallax.profile._costs import CostModel
 from parallax.profile._fingerprint import hardware_fingerprint, machine_fingerprint
 from parallax.profile._flops import TotalWork, Work, intensity, node_bytes, node_flops, node_work, total_work
 from parallax.profile._measure import measure_costs, random_feeds, surviving_tensors
-from parallax.profile._tables import estimate_costs
+from parallax.profile._tables import estimate_costs, product_flops
 
 __all__ = [
     "Cache",
@@ -20,6 +20,7 @@ __all__ = [
     "node_bytes",
     "node_flops",
     "node_work",
+    "product_flops",
     "random_feeds",
     "surviving_tensors",
     "total_work",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from parallax.errors import ConfigError, InternalError
 
@@ -74,6 +74,12 @@ class CostModel:
         low, high, share = self._bracket(width)
         slow, fast = self.latencies_ns[low], self.latencies_ns[high]
         return None if slow is None or fast is None else round(slow + (fast - slow) * share)
+
+    def times(self, factor: float) -> CostModel:
+        """The same on a machine that takes ``factor`` times as long for everything."""
+        rows = tuple(tuple(round(ns * factor) for ns in row) for row in self.durations_ns)
+        latencies = tuple(None if ns is None else round(ns * factor) for ns in self.latencies_ns)
+        return replace(self, durations_ns=rows, latencies_ns=latencies)
 
     def _bracket(self, width: int) -> tuple[int, int, float]:
         """Positions of the known widths around ``width``, and how far it lies between them in 1/width."""

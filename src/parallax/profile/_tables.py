@@ -178,6 +178,12 @@ def estimate_costs(graph: OpGraph, *, cores: int) -> CostModel:
     )
 
 
+def product_flops(width: int) -> float:
+    """FLOP/s at which the tables take a large matrix product to run on ``width`` threads: what to scale them by."""
+    fixed = _DENSE.serial
+    return _DENSE.gflops * 1e9 / (fixed + (1 - fixed) / width)
+
+
 def _knots(cores: int) -> tuple[int, ...]:
     """Widths worth a column: 1, 2, 3, 4, 6, 8, 12, 16, ... and ``cores``; others are interpolated."""
     knots = {1, cores}

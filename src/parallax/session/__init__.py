@@ -2,7 +2,7 @@
 
 from parallax.session._budgeting import whole_need
 from parallax.session._bundles import cache_folder, prune_cache
-from parallax.session._candidates import PlanningContext
+from parallax.session._candidates import HANDOVER_NS, SEGMENT_OVERHEAD_NS, PlanningContext
 from parallax.session._compile import compile
 from parallax.session._estimate import RunNeed
 from parallax.session._memory import Budget
@@ -11,6 +11,8 @@ from parallax.session._session import InferenceSession
 from parallax.session._usage import MemoryUsage
 
 __all__ = [
+    "HANDOVER_NS",
+    "SEGMENT_OVERHEAD_NS",
     "Budget",
     "InferenceSession",
     "MemoryUsage",

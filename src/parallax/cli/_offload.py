@@ -1,0 +1,475 @@
+"""What of a model a device would take, why the rest falls back, and what that costs: ``inspect --provider``.
+
+The model does not run. CPU times are the cost tables'; the device's are its own figures, which an emulated one has
+from its profile, or come from a handful of probes. Each figure says which.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from parallax.cli._console import ProgressCallback, make_table, print_line
+from parallax.cli._units import milliseconds, size
+from parallax.device import (
+    Backend,
+    DeviceKind,
+    DeviceSpeed,
+    EmulatedBackend,
+    Work,
+    measure_speed,
+    open_backend,
+)
+from parallax.errors import ConfigError
+from parallax.model import Model, OpGraph
+from parallax.partition import (
+    Advice,
+    NodeVerdict,
+    Offer,
+    Pricing,
+    RegionPlan,
+    RegionRule,
+    Traffic,
+    Verdict,
+    advise,
+    contract,
+    find_regions,
+    make_offer,
+)
+from parallax.profile import CostModel, product_flops
+from parallax.schedule import CPU_BACKEND, Machine, plan_coexecution
+from parallax.session import HANDOVER_NS, SEGMENT_OVERHEAD_NS
+
+_LISTED_OPERATORS = 8
+"""Rows per verdict in the table; --json has them all."""
+_LISTED_ADVICE = 6
+
+_IN_BODIES = "inside control flow"
+
+_LABELS = {
+    Verdict.TAKEN: "taken",
+    Verdict.FOLDED: "constant",
+    Verdict.UNSUPPORTED_OPERATOR: "unsupported operator",
+    Verdict.UNSUPPORTED_TYPE: "unsupported type",
+    Verdict.LOWER_PRECISION: "lower precision",
+    Verdict.DYNAMIC_SHAPE: "dynamic shape",
+    Verdict.CONTROL_FLOW: "control flow",
+    Verdict.UNSUPPORTED_FORM: "unsupported form",
+    Verdict.ENTANGLED: "entangled",
+    Verdict.GAINS_NOTHING: "too small to pay",
+    Verdict.CHEAPER_ON_CPU: "cheaper on the CPU",
+    Verdict.LEFT_OUT: "left to the CPU",
+    Verdict.TOO_FEW_NODES: "too few nodes",
+    Verdict.TOO_LITTLE_WORK: "too little work",
+    Verdict.TOO_MUCH_TRAFFIC: "too much traffic",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A device to place work on, with prices."""
+
+    backend: Backend
+    pricing: Pricing
+    figures: str
+    """Where its prices are from: "emulated", "probed" or "stated" (by the backend itself)."""
+    note: str
+    """The same for people, in a sentence."""
+    cpu_factor: float
+    """What the tables' CPU times are to be multiplied by, to be comparable with the device's."""
+    speed: DeviceSpeed | None = None
+    """As it was probed."""
+
+
+def open_device(name: str, *, cores: int, progress: ProgressCallback) -> Device:
+    """The backend of that name, with prices: its own, or by probing it, which runs small models on it.
+
+    An emulated device is scaled to the processor that the tables speak of, so that the two are to each other as
+    they are on the device, and nothing needs to be measured.
+
+    Raises: as `parallax.device.open_backend`; ConfigError for the CPU itself; BackendError if probes fail.
+    """
+    backend = open_backend(name)
+    if backend.info.name == open_backend(CPU_BACKEND).info.name:
+        raise ConfigError(
+            f"{name!r} is the CPU, which all others are compared with",
+            fix="name another backend; `parallax devices` lists those there are",
+        )
+    if isinstance(backend, EmulatedBackend):
+        profile = backend.profile
+        backend = EmulatedBackend(profile, speed=product_flops(cores) / profile.cpu_gemm_flops)
+        note = (
+            f"Emulated: device figures are from the profile {profile.name!r}, scaled so that CPU and accelerator are "
+            "to each other as on the device. They are a model, not measurements."
+        )
+        return Device(backend=backend, pricing=backend, figures="emulated", note=note, cpu_factor=1.0)
+    nothing = Work(operators=(), input_bytes=0, output_bytes=0)
+    if backend.price(nothing) is not None and backend.transfer_ns(0) is not None:
+        note = f"Device figures are those that {backend.info.name} states of itself."
+        return Device(backend=backend, pricing=backend, figures="stated", note=note, cpu_factor=1.0)
+    progress(f"probing {backend.info.name}", 0, 2)
+    speed = measure_speed(backend, width=cores)
+    progress(f"probing {backend.info.name}", 1, 2)
+    here = measure_speed(open_backend(CPU_BACKEND), width=cores)
+    progress(f"probing {backend.info.name}", 2, 2)
+    factor = product_flops(cores) / here.flops_per_s
+    note = (
+        "Probed: device figures are from a few small probes run just now, and CPU times are the tables' "
+        f"times {factor:.2f}, as a matrix product on this CPU shows. Tune to measure the model itself."
+    )
+    return Device(backend=backend, pricing=speed, figures="probed", note=note, cpu_factor=factor, speed=speed)
+
+
+def describe_offload(
+    model: Model, graph: OpGraph, device: Device, costs: CostModel, *, cores: int, progress: ProgressCallback
+) -> dict[str, Any]:
+    """The report of one device.
+
+    Args:
+        graph: ``model``'s, with types.
+        costs: of the CPU, comparable with the device's prices.
+
+    Raises: BackendError if the device cannot be asked.
+    """
+    info = device.backend.info
+    progress(f"asking {info.name}", 0, 3)
+    capability = device.backend.capability(model)
+    progress(f"asking {info.name}", 1, 3)
+    offer = make_offer(graph, capability, device.pricing, cpu_ns=costs.node_ns(cores))
+    if offer is None:  # `open_device` has seen to it that there are prices
+        raise ConfigError(f"{info.name} has no prices", fix="name another backend")
+    units = contract(graph, cuttable=model.can_cut)
+    paper = find_regions(graph, units, offer, rule=RegionRule.PAPER)
+    alone = find_regions(graph, units, offer, join_siblings=True)
+    placements = [
+        _Placement("CPU only", alone.cpu_only_ns, Traffic(fragments=0, tensors=0, bytes=0)),
+        _Placement("greedy: all it supports", alone.greedy_ns, alone.before),
+        _Placement("the paper's thresholds", paper.chosen_ns, paper.after),
+        _Placement("ours, one at a time", alone.chosen_ns, alone.after),
+    ]
+    chosen = alone
+    if info.kind is not DeviceKind.CPU:
+        # What computes on the same cores has nothing to run beside.
+        machine = Machine(cores=cores, handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS)
+        found = plan_coexecution(graph, units, offer, costs, machine)
+        overlapped = min(ns for label, ns in found.tried if label == "CPU only")
+        placements.insert(1, _Placement("CPU only, overlapped", overlapped, placements[0].traffic))
+        chosen = found.best.plan
+        placements.append(_Placement("ours, beside the CPU", found.best.makespan_ns, chosen.after))
+    progress(f"asking {info.name}", 2, 3)
+    advice = advise(graph, units, offer)
+    progress(f"asking {info.name}", 3, 3)
+    per_node = [_describe_node(graph, offer, verdict) for verdict in _explained(chosen, alone)]
+    per_node += list(_nodes_in_bodies(graph, chosen))
+    return {
+        "name": info.name,
+        "device": info.device,
+        "kind": info.kind.value,
+        "version": info.version,
+        "figures": device.figures,
+        "is_emulated": device.figures == "emulated",
+        "note": device.note,
+        "speed": None if device.speed is None else _describe_speed(device.speed),
+        "nodes": {
+            "all": len(per_node),
+            "supported": len(capability.taken),
+            "taken": sum(row["verdict"] == _LABELS[Verdict.TAKEN] for row in per_node),
+            "constant": sum(row["verdict"] == _LABELS[Verdict.FOLDED] for row in per_node),
+            "in_bodies": len(per_node) - len(graph.nodes),
+        },
+        "placements": [_describe_placement(placement, placements[0], device.figures) for placement in placements],
+        "before": _describe_traffic(chosen.before),
+        "after": _describe_traffic(chosen.after),
+        "gains": bool(chosen.regions),
+        "reason": _reason(chosen, placements, info.name),
+        "groups": _group(per_node, device.figures),
+        "per_node": per_node,
+        "advice": [_describe_advice(entry, device.figures) for entry in advice],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Placement:
+    label: str
+    ns: int
+    traffic: Traffic
+
+
+def _describe_placement(placement: _Placement, cpu: _Placement, figures: str) -> dict[str, Any]:
+    return {
+        "placement": placement.label,
+        "ms": placement.ns / 1e6,
+        "ratio_to_cpu_only": placement.ns / cpu.ns if cpu.ns else None,
+        **_describe_traffic(placement.traffic),
+        "figures": f"tables, {figures}" if placement.traffic.fragments else "tables",
+    }
+
+
+def _describe_traffic(traffic: Traffic) -> dict[str, Any]:
+    return {
+        "launches": traffic.fragments,
+        "transfers": traffic.tensors,
+        "transferred_bytes": traffic.bytes,
+    }
+
+
+def _describe_speed(speed: DeviceSpeed) -> dict[str, Any]:
+    return {
+        "launch_ns": speed.launch_ns,
+        "flops_per_s": speed.flops_per_s,
+        "memory_bytes_per_s": _finite(speed.memory_bytes_per_s),
+        "link_bytes_per_s": _finite(speed.link_bytes_per_s),
+    }
+
+
+def _finite(value: float) -> float | None:
+    """None for a rate that is no bottleneck, which JSON lacks a number for."""
+    return value if value < math.inf else None
+
+
+def _reason(chosen: RegionPlan, placements: Sequence[_Placement], name: str) -> str:
+    """The decision with the numbers it rests on."""
+    cpu, greedy, ours = placements[0], next(p for p in placements if p.label.startswith("greedy")), placements[-1]
+    figures = (
+        f"{milliseconds(ours.ns)} ms, against {milliseconds(cpu.ns)} ms on the CPU alone and "
+        f"{milliseconds(greedy.ns)} ms with everything that {name} supports there"
+    )
+    if not greedy.traffic.fragments:
+        return f"{name} takes no operator of this model: it stays on the CPU ({milliseconds(cpu.ns)} ms)"
+    if not chosen.regions:
+        return f"no region gains anything on {name}: the model stays on the CPU ({figures})"
+    regions = "1 region" if len(chosen.regions) == 1 else f"{len(chosen.regions)} regions"
+    return f"{regions} on {name}: {figures}"
+
+
+# Node by node -----------------------------------------------------------------------------------------
+
+
+def _explained(chosen: RegionPlan, alone: RegionPlan) -> Iterator[NodeVerdict]:
+    """The verdicts of the placement chosen; where a search only left a node out, what speaks against it by cost."""
+    for verdict, other in zip(chosen.verdicts, alone.verdicts, strict=True):
+        if verdict.verdict is not Verdict.LEFT_OUT:
+            yield verdict
+        elif other.verdict is Verdict.TAKEN:
+            # It would pay, one thing after the other: the costs are those of the region it would be in.
+            yield NodeVerdict(
+                node=verdict.node, verdict=Verdict.LEFT_OUT, device_ns=other.device_ns, cpu_ns=other.cpu_ns
+            )
+        else:
+            yield other
+
+
+def _describe_node(graph: OpGraph, offer: Offer, verdict: NodeVerdict) -> dict[str, Any]:
+    node = graph.nodes[verdict.node]
+    is_folded = verdict.verdict is Verdict.FOLDED
+    answered = offer.declined[verdict.node] is None
+    return {
+        "node": node.name,
+        "operator": node.op_type,
+        "inside": None,
+        "verdict": _LABELS[verdict.verdict],
+        "meaning": verdict.verdict.value,
+        "region": verdict.region,
+        "detail": verdict.detail or None,
+        "cpu_ms": 0.0 if is_folded else offer.cpu_ns[verdict.node] / 1e6,
+        # Of work that the device declines, what it would take is nobody's statement.
+        "device_ms": 0.0 if is_folded else offer.device_ns[verdict.node] / 1e6 if answered else None,
+        "compared_cpu_ms": _ms(verdict.cpu_ns),
+        "compared_device_ms": _ms(verdict.device_ns),
+        "reason": _node_reason(verdict, offer.device),
+    }
+
+
+def _node_reason(verdict: NodeVerdict, device: str) -> str:
+    text = verdict.verdict.value
+    if verdict.detail:
+        text += f": {verdict.detail}"
+    if verdict.device_ns is not None and verdict.cpu_ns is not None:
+        text += f" ({milliseconds(verdict.device_ns)} ms on {device}, {milliseconds(verdict.cpu_ns)} ms on the CPU)"
+    return text
+
+
+def _nodes_in_bodies(graph: OpGraph, plan: RegionPlan) -> Iterator[dict[str, Any]]:
+    """Nodes inside bodies: they go where the node goes that holds them."""
+    taken = {found.node for found in plan.verdicts if found.verdict is Verdict.TAKEN}
+
+    def walk(inner: OpGraph, holder: str, is_taken: bool) -> Iterator[dict[str, Any]]:
+        for node in inner.nodes:
+            yield {
+                "node": node.name,
+                "operator": node.op_type,
+                "inside": holder,
+                "verdict": _LABELS[Verdict.TAKEN] if is_taken else _IN_BODIES,
+                "meaning": Verdict.TAKEN.value if is_taken else "control flow: runs where the node runs that holds it",
+                "region": None,
+                "detail": None,
+                "cpu_ms": None,
+                "device_ms": None,
+                "compared_cpu_ms": None,
+                "compared_device_ms": None,
+                "reason": f"inside {holder!r}, which runs on {'the device' if is_taken else 'the CPU'}",
+            }
+            for _, body in node.bodies:
+                yield from walk(body, node.name, is_taken)
+
+    for node in graph.nodes:
+        for _, body in node.bodies:
+            yield from walk(body, node.name, node.index in taken)
+
+
+def _group(per_node: Sequence[Mapping[str, Any]], figures: str) -> list[dict[str, Any]]:
+    """By verdict and operator, verdicts and operators with the largest CPU time first."""
+    groups: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
+    for row in per_node:
+        groups.setdefault(row["verdict"], {}).setdefault(row["operator"], []).append(row)
+    rows = [
+        {
+            "verdict": verdict,
+            **_sums([row for members in operators.values() for row in members]),
+            "why": _compared(verdict, [row for members in operators.values() for row in members], figures),
+            "operators": sorted(
+                (
+                    {"operator": operator, **_sums(members), "why": _why(members)}
+                    for operator, members in operators.items()
+                ),
+                key=lambda entry: (-(entry["cpu_ms"] or 0.0), -entry["nodes"], entry["operator"]),
+            ),
+        }
+        for verdict, operators in groups.items()
+    ]
+    return sorted(rows, key=lambda entry: (-(entry["cpu_ms"] or 0.0), -entry["nodes"], entry["verdict"]))
+
+
+def _sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "nodes": len(rows),
+        "cpu_ms": _total([row["cpu_ms"] for row in rows]),
+        "device_ms": _total([row["device_ms"] for row in rows]),
+    }
+
+
+def _total(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _why(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the device says of each, the most frequent first."""
+    said = Counter(row["detail"] for row in rows if row["detail"])
+    return sorted(said, key=lambda text: (-said[text], text))
+
+
+def _compared(verdict: str, rows: Sequence[Mapping[str, Any]], figures: str) -> str:
+    """What a verdict means; where costs were compared, those of the largest piece."""
+    meaning = str(rows[0]["meaning"]).removeprefix(verdict).lstrip(",: ")
+    pieces = {row["compared_cpu_ms"]: row["compared_device_ms"] for row in rows if row["compared_cpu_ms"] is not None}
+    if not pieces or rows[0]["region"] is not None:
+        return meaning
+    cpu_ms = max(pieces)
+    piece = "" if len(pieces) == 1 else f"largest of {len(pieces)} pieces: "
+    there, here = milliseconds(pieces[cpu_ms] * 1e6), milliseconds(cpu_ms * 1e6)
+    return f"{meaning} ({piece}{there} ms there, {figures}; {here} ms here)"
+
+
+def _describe_advice(advice: Advice, figures: str) -> dict[str, Any]:
+    return {
+        "verdict": _LABELS[advice.verdict],
+        "operator": advice.op_type,
+        "nodes": len(advice.nodes),
+        "change": advice.change,
+        "now_ms": advice.now_ns / 1e6,
+        "then_ms": advice.then_ns / 1e6,
+        "saves_ms": advice.gain_ns / 1e6,
+        "figures": f"tables, {figures}",
+    }
+
+
+def _ms(ns: int | None) -> float | None:
+    return None if ns is None else ns / 1e6
+
+
+# Tables -----------------------------------------------------------------------------------------------
+
+
+def render_offload(report: Mapping[str, Any], console: Console) -> None:
+    """The same for people."""
+    mark = report["figures"]
+    device = f" ({report['device']})" if report["device"] else ""
+    print_line(console, f"\non {report['name']}{device}")
+    console.print(report["note"])
+    nodes = report["nodes"]
+    inside = f" and {nodes['in_bodies']} inside control flow" if nodes["in_bodies"] else ""
+    print_line(
+        console,
+        f"\nIt supports {nodes['supported']} of {nodes['all'] - nodes['in_bodies']} operators{inside}; it would be "
+        f"given {nodes['taken']}.",
+    )
+    console.print(f"{report['reason'][0].upper()}{report['reason'][1:]}.")
+    print_line(console, "")
+    table = make_table("predicted", "ms", "of CPU", "launches", "transfers", "moved", "from")
+    for row in report["placements"]:
+        ratio = row["ratio_to_cpu_only"]
+        launched = row["launches"]
+        table.add_row(
+            row["placement"],
+            milliseconds(row["ms"] * 1e6),
+            "-" if ratio is None else f"{ratio:.2f}",
+            str(launched) if launched else "-",
+            str(row["transfers"]) if launched else "-",
+            size(row["transferred_bytes"]) if launched else "-",
+            row["figures"],
+        )
+    console.print(table)
+    before, after = report["before"], report["after"]
+    print_line(
+        console,
+        f"Fragments: {before['launches']} greedy > {after['launches']} ours; transfers: {before['transfers']} "
+        f"({size(before['transferred_bytes'])}) > {after['transfers']} ({size(after['transferred_bytes'])}).",
+    )
+    _render_groups(report["groups"], mark, console)
+    _render_advice(report["advice"], mark, console)
+
+
+def _render_groups(groups: Sequence[Mapping[str, Any]], mark: str, console: Console) -> None:
+    print_line(console, "")
+    table = make_table("what becomes of them", "why", "nodes", "CPU ms", f"{mark} ms", left=2)
+    for group in groups:
+        table.add_row(group["verdict"], group["why"], *_figures(group), style="bold")
+        for row in group["operators"][:_LISTED_OPERATORS]:
+            table.add_row(f"  {row['operator']}", _first_of(row["why"]), *_figures(row))
+        rest = group["operators"][_LISTED_OPERATORS:]
+        if rest:
+            table.add_row(f"  and {len(rest)} more", "", str(sum(row["nodes"] for row in rest)), "", "")
+    console.print(table)
+
+
+def _first_of(reasons: Sequence[str]) -> str:
+    return "".join(reasons[:1]) + (f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else "")
+
+
+def _figures(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    times = (row["cpu_ms"], row["device_ms"])
+    cpu, device = ("-" if ms is None else milliseconds(ms * 1e6) for ms in times)
+    return str(row["nodes"]), cpu, device
+
+
+def _render_advice(advice: Sequence[Mapping[str, Any]], mark: str, console: Console) -> None:
+    if not advice:
+        print_line(console, "\nNo single reason for falling back stands in the way of a gain.")
+        return
+    print_line(console, "\nwhat to change to gain most (one thing after the other)")
+    table = make_table("operator", "change", "nodes", f"saves ms ({mark})", "of ms", left=2)
+    for row in advice[:_LISTED_ADVICE]:
+        table.add_row(
+            row["operator"],
+            row["change"],
+            str(row["nodes"]),
+            milliseconds(row["saves_ms"] * 1e6),
+            milliseconds(row["now_ms"] * 1e6),
+        )
+    console.print(table)
