@@ -39,6 +39,7 @@ from parallax.device._registry import (
     FoundBackend,
     find_backends,
     forget_backends,
+    is_backend_name,
     open_backend,
     open_providers,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "forget_backends",
     "free_memory_bytes",
     "host_gemm_flops",
+    "is_backend_name",
     "load_profile",
     "measure_speed",
     "memory_limit_bytes",

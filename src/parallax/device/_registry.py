@@ -47,6 +47,14 @@ class FoundBackend:
     """What would help, where that is known."""
 
 
+def is_backend_name(name: str) -> bool:
+    """Whether a name is of a family of backends, ours or one that another distribution registers.
+
+    Execution providers' own names are not: those are ONNX Runtime's.
+    """
+    return name.partition(":")[0] in _factories()
+
+
 def open_backend(name: str, options: Mapping[str, Any] | None = None) -> Backend:
     """The backend of that name.
 

@@ -48,7 +48,7 @@ HANDOVER_NS = 15_000
 # Fitted to traced segments of NASNet (see benchmarks/simulation.py), whose convolutions all have blocked layouts.
 CROSSING_NS_PER_BYTE = 0.03
 
-_NO_PROVENANCE = Provenance(
+NO_PROVENANCE = Provenance(
     source="default", uncut_ns=None, chosen_ns=None, candidates=(), runtime_version="", machine="", reason=""
 )
 
@@ -241,7 +241,7 @@ class PlanningContext:
         """The plan, without its provenance, and what keeping its memory small took."""
         known = self._plans.get(id(proposal))
         if known is None:
-            plan = build_plan(self.model, self.graph, self.units, proposal, _NO_PROVENANCE, cores=self.cores)
+            plan = build_plan(self.model, self.graph, self.units, proposal, NO_PROVENANCE, cores=self.cores)
             made = serialise_for_memory(
                 plan, self.graph, handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS
             )

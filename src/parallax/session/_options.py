@@ -18,6 +18,7 @@ from parallax.errors import ConfigError
 from parallax.memory import parse_bytes
 from parallax.schedule import Plan
 from parallax.session._backends import check_backends
+from parallax.session._providers import Device
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, steps done, steps in all) during long work."""
@@ -64,6 +65,8 @@ class SessionOptions:
     idle_trim_s: float | None = None
     backends: tuple[str, ...] | None = ()
     """None: those that are installed, where neither providers nor session options were given."""
+    devices: tuple[Device, ...] = ()
+    """The accelerators of ``providers=`` that plans are made for."""
 
 
 def make_options(

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import onnxruntime
 
-from parallax.device import available_cores, open_backend
+from parallax.device import Backend, OnnxRuntimeBackend, available_cores, open_backend
 from parallax.engine import RUNTIME_EXCEPTIONS, Executor, compile_plan
 from parallax.errors import BackendError, ConfigError, ParallaxError, PlanError
 from parallax.model import Model, OpGraph
@@ -33,8 +33,10 @@ from parallax.schedule import (
 )
 from parallax.session._backends import backend_versions
 from parallax.session._candidates import PlanningContext, Proposal
+from parallax.session._devices import DeviceStudy
 from parallax.session._feeds import is_feedable
 from parallax.session._options import SessionOptions, lean_options, runtime_options
+from parallax.session._providers import open_devices
 
 logger = logging.getLogger(__name__)
 
@@ -104,27 +106,32 @@ def uncut_plan(
     )
 
 
-def plan_whole_on(backend: str, model: Model, *, cores: int) -> tuple[Plan | None, str]:
+def plan_whole_on(name: str, model: Model, *, cores: int, backend: Backend | None = None) -> tuple[Plan | None, str]:
     """The plan that gives the whole model to a backend; or None, and why not.
+
+    A provider of ONNX Runtime's may leave a part of it to the CPU: then that is its own, greedy placement.
 
     Raises: ConfigError if there is no such backend here.
     """
     if model.graph.overridable:
         return None, "the model has initializers that a run may override, which it would build in"
     try:
-        refused = open_backend(backend).capability(model).refused
+        asked = open_backend(name) if backend is None else backend
+        answer = asked.capability(model)
     except ConfigError:
         raise
     except ParallaxError as error:
         return None, str(error)
-    if refused:
+    refused = answer.refused
+    if refused and not (answer.taken and isinstance(asked, OnnxRuntimeBackend)):
         first = refused[0]
         return None, (
             f"does not take {len(refused)} of {len(model.graph.nodes)} operators, the first of them "
             f"{model.graph.nodes[first.node].op_type}: {first.detail}"
         )
-    plan = uncut_plan(model, f"the whole model on {backend}", cores=cores)
-    return replace(plan, segments=(replace(plan.segments[0], backend=backend),)), ""
+    part = f"{len(answer.taken)} of {len(model.graph.nodes)} operators" if refused else "the whole model"
+    plan = uncut_plan(model, f"{part} on {name}", cores=cores)
+    return replace(plan, segments=(replace(plan.segments[0], backend=name),)), ""
 
 
 def make_provenance(
@@ -159,12 +166,20 @@ def choose_plan(
     """
     # Shapes are for planning alone: segments made from the model as it is go on accepting others.
     shaped = model if options.shapes is None else model.with_shapes(options.shapes)
-    plan = fit(shaped, find_plan(shaped, options, session_options))
+    opened = open_devices(options.devices)
+    plan = fit(shaped, find_plan(shaped, options, session_options, opened))
     if plan.is_uncut:
         return plan, None
     inherited = runtime_options(session_options)
     try:
-        return plan, compile_plan(model, plan, inherited if options.budget_bytes is None else lean_options(inherited))
+        executor = compile_plan(
+            model,
+            plan,
+            inherited if options.budget_bytes is None else lean_options(inherited),
+            backends=opened,
+            planned=shaped.inferred() if opened else None,
+        )
+        return plan, executor
     except ParallaxError as error:
         if all(segment.backend == CPU_BACKEND for segment in plan.segments):
             raise
@@ -173,10 +188,18 @@ def choose_plan(
         return uncut_plan(model, f"a backend failed to compile its part: {error}", cores=plan.cores), None
 
 
-def find_plan(model: Model, options: SessionOptions, session_options: Any) -> Plan:
-    """The plan alone, for a model in its planned shapes; see `choose_plan`."""
+def find_plan(
+    model: Model, options: SessionOptions, session_options: Any, devices: Mapping[str, Backend] | None = None
+) -> Plan:
+    """The plan alone, for a model in its planned shapes; see `choose_plan`.
+
+    Args:
+        devices: those of the options, opened.
+    """
     cores = session_cores(options, session_options)
     obstacle = why_model_stays_whole(model)
+    if devices and obstacle is None:
+        return plan_with_devices(model, options, session_options, devices, cores=cores)
     if options.policy == "sequential":
         obstacle = 'policy="sequential" leaves the model uncut'
     elif obstacle is None and session_options is not None and (options.min_gain is not None or options.tune):
@@ -192,6 +215,59 @@ def find_plan(model: Model, options: SessionOptions, session_options: Any) -> Pl
     return remembered_plan(model, options, session_options, cores=cores) or _plan_unasked(
         model, options, session_options, cores=cores
     )
+
+
+def plan_with_devices(
+    model: Model, options: SessionOptions, session_options: Any, devices: Mapping[str, Backend], *, cores: int
+) -> Plan:
+    """The plan for a model that may run on accelerators beside the CPU: regions that pay, or none.
+
+    Raises: BackendError if a device cannot tell what it takes.
+    """
+    if options.tune:
+        from parallax.session._tuning import tune
+
+        return tune(model, options, session_options, cores=cores, devices=devices)
+    if options.min_gain is None and options.policy != "sequential":
+        kept = remembered_plan(model, options, session_options, cores=cores)
+        if kept is not None:
+            return kept
+    try:
+        survivors = surviving_tensors(model)
+    except BackendError as error:
+        return uncut_plan(model, f"the runtime refuses the model: {error}", cores=cores)
+    context = PlanningContext(model, cores=cores, survivors=survivors)
+    reasons = []
+    for name, backend in devices.items():
+        study = DeviceStudy(context, backend)
+        if options.min_gain == 0:
+            forced = study.forced
+            if forced is not None:
+                reason = f"all that {name} takes runs there because min_gain=0 demands it"
+                return replace(forced.plan, provenance=make_provenance("forced", reason))
+            reasons.append(f"{name} takes nothing of this model")
+            continue
+        if study.offer is None:
+            whole, why = plan_whole_on(name, model, cores=cores, backend=backend)
+            if whole is not None:
+                return whole
+            reasons.append(f"{name} {why}; tune=True measures what parts of it are worth")
+            continue
+        found = study.in_sequence if options.policy == "sequential" else study.best
+        if found is None:
+            reasons.append(study.reason)
+            continue
+        alone = study.cpu_ns
+        gain = 1 - found.simulated_ns / max(1, alone)
+        least = DEFAULT_MIN_GAIN if options.min_gain is None else options.min_gain
+        if gain >= least:
+            reason = f"{study.reason}; {gain:.0%} less latency than the CPU alone"
+            provenance = make_provenance("tables", reason, uncut_ns=alone, chosen_ns=found.simulated_ns)
+            return replace(found.plan, provenance=provenance)
+        reasons.append(f"{study.reason}; that is {gain:.0%} less latency, {least:.0%} is asked for")
+    if options.min_gain == 0:
+        return forced_plan(model, cores=cores)
+    return uncut_plan(model, "; ".join(reasons), cores=cores)
 
 
 def _why_options_stay_whole(model: Model, session_options: Any) -> str | None:
@@ -341,6 +417,7 @@ def plan_key(model: Model, options: SessionOptions, session_options: Any, *, cor
             f"optimiser {inherited.graph_optimization_level}",
             f"config {inherited.config}",
             f"backends {backend_versions(options.backends or ())}",
+            f"devices {'; '.join(device.key for device in options.devices)}",
         )
     )
 

@@ -66,6 +66,7 @@ from parallax.session._options import (
     why_not_cut,
 )
 from parallax.session._planning import choose_plan, is_onnx_source, session_cores, uncut_plan
+from parallax.session._providers import split_providers
 from parallax.session._shrink import shrink_arena
 from parallax.session._usage import MemoryUsage
 
@@ -107,7 +108,9 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         path_or_bytes: file name, serialised model, ``onnx.ModelProto``, or the folder of a bundle that
             ``parallax.compile`` made. Of a bundle, plan and options are those it was compiled with.
         sess_options, providers, provider_options: as in ONNX Runtime. Providers other than the CPU's get
-            the whole model.
+            the whole model, unless ``tune`` finds regions of it that had better run there beside the CPU. Backends of
+            `parallax.device.open_backend` may stand among them ("emulated:pixel-6-gpu", "webgpu"): what gains there,
+            launches and transfers counted, runs there, and the rest beside it.
         threads: cores to use; default what affinity, cgroup quota and ``intra_op_num_threads`` allow.
         policy: "adaptive" (cut where it pays) or "sequential" (never cut).
         shapes: input name -> concrete shape, for planning models with dynamic dimensions. Other shapes
@@ -170,6 +173,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
     _sess_options: Any
     _sess_options_initial: Any
     _captured_graph_bindings: dict[int, Any]
+    _providers: list[str]
 
     def __init__(
         self,
@@ -233,8 +237,14 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         self._memory = None
         self._estimator = None
         self._budget = None
+        self._given_providers = (providers, provider_options)
+        self._devices, providers, provider_options = split_providers(
+            providers, provider_options, tunes=self._parallax_options.tune
+        )
         self._whole_arguments = (providers, provider_options, disabled_optimizers)
         self._open()
+        # As the runtime has it: what was registered, whether anything runs there or not.
+        self._providers = [*(device.name for device in self._devices), *self._providers]
         self._watch_memory()
 
     def _open(self) -> None:
@@ -271,6 +281,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
             # no budget knows.
             named = providers or self._sess_options is not None or options.budget_bytes is not None
             options = replace(options, backends=() if named else installed_backends())
+        options = replace(options, devices=self._devices)
         plan, executor = choose_plan(model, options, self._sess_options, self._fit)
         self._plan = plan
         if executor is not None:
@@ -285,6 +296,8 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         why = "session options were given" if self._sess_options is not None else why_not_cut(None, providers)
         if path is None:
             why = "the model was given as bytes"
+        elif self._devices:
+            why = f"bundles are compiled for the CPU, not for {self._devices[0].name}"
         elif disabled_optimizers:
             why = "single optimisers were disabled"
         elif not is_onnx_source(path, None, None):
@@ -314,6 +327,8 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         # The base class warns of what is not installed, and leaves it out.
         installed = [entry for entry in providers or () if _provider_name(entry) in available]
         obstacle = why_not_compiled(self._sess_options, installed)
+        if self._devices:
+            obstacle = f"it is compiled for the CPU, not for {self._devices[0].name}"
         if disabled_optimizers:
             obstacle = "single optimisers were disabled"
         if obstacle is not None:
@@ -500,8 +515,8 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
             self._memory = None
             self._sess = None
             self._sess_options = self._sess_options_initial
-            providers, provider_options, disabled_optimizers = self._whole_arguments
-            self._create_inference_session(providers, provider_options, disabled_optimizers)
+            disabled_optimizers = self._whole_arguments[2]
+            self._create_inference_session(*self._given_providers, disabled_optimizers)
 
     # -- memory -----------------------------------------------------------------------------------------
 
@@ -810,7 +825,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         """
         options = self._parallax_options
         given = self._sess_options_initial
-        providers, provider_options, _ = self._whole_arguments
+        providers, provider_options = self._given_providers
         return {
             "source": self._model_path if self._model_path is not None else self._model_bytes,
             "session_options": None if given is None else (given.intra_op_num_threads, runtime_options(given)),

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from parallax.device import DISTURBED_SHARE, LoadMeter
+from parallax.device import DISTURBED_SHARE, Backend, EmulatedBackend, LoadMeter
 from parallax.engine import compile_plan, trace_durations
 from parallax.errors import BackendError, ConfigError, ParallaxError
 from parallax.model import Model
 from parallax.profile import Cache, measure_costs, random_feeds
 from parallax.schedule import CPU_BACKEND, Candidate, Plan
 from parallax.session._candidates import PlanningContext, Proposal
+from parallax.session._devices import DevicePlan, DeviceStudy, with_price
 from parallax.session._feeds import FeedBinder, FeedSpec
 from parallax.session._options import Progress, SessionOptions, runtime_options
 from parallax.session._planning import make_provenance, plan_key, plan_whole_on, remembered_plan, uncut_plan
@@ -75,10 +76,21 @@ class Peer:
     spins: bool
 
 
-def tune(model: Model, options: SessionOptions, session_options: Any, *, cores: int) -> Plan:
+def tune(
+    model: Model,
+    options: SessionOptions,
+    session_options: Any,
+    *,
+    cores: int,
+    devices: Mapping[str, Backend] | None = None,
+) -> Plan:
     """Search, measure, keep on disk, and return the plan to run with.
 
     A plan kept by an earlier search is returned as it is.
+
+    Args:
+        devices: those of the options, opened. With them, the CPU alone, each device's own greedy placement and
+            regions by cost are compared.
 
     Raises:
         ConfigError: the model does not run on the calibration feeds.
@@ -168,12 +180,36 @@ def tune(model: Model, options: SessionOptions, session_options: Any, *, cores: 
         candidates.append(
             Candidate(label=label, segments=1, lanes=1, simulated_ns=simulated_ns, measured_ns=None, note=note)
         )
+    for name, backend in (devices or {}).items():
+        progress(f"compile for {name}", 0, 1)
+        for made, note in _device_plans(name, backend, context, model, cores=cores):
+            peer = None
+            if made is not None:
+                peer, note = _try_peer(
+                    made.label, model, made.plan, session_options, feeds, reference, spins=True, devices=devices
+                )
+            if peer is not None and not note:
+                peers.append(peer)
+            candidates.append(
+                Candidate(
+                    label=made.label if made is not None else name,
+                    segments=0 if made is None else len(made.plan.segments),
+                    lanes=0 if made is None else made.plan.lanes,
+                    simulated_ns=0 if made is None else made.simulated_ns,
+                    measured_ns=None,
+                    note=note,
+                )
+            )
     times, others = _measure_undisturbed(peers, cores=cores, progress=progress)
     disturbed = others > DISTURBED_SHARE * cores
     medians = [round(statistics.median(series)) for series in times]
     measured = {peer.label: median for peer, median in zip(peers, medians, strict=True)}
     candidates = [replace(c, measured_ns=measured.get(c.label)) for c in candidates]
-    whole = [index for index, peer in enumerate(peers) if peer.plan.segments[0].backend != CPU_BACKEND]
+    whole = [
+        index
+        for index, peer in enumerate(peers)
+        if len(peer.plan.segments) == 1 and peer.plan.segments[0].backend != CPU_BACKEND
+    ]
     winner = 0 if disturbed else pick_winner(times, whole=whole)
     if winner:
         again, others = _measure_undisturbed([peers[0], peers[winner]], cores=cores, progress=progress)
@@ -186,6 +222,33 @@ def tune(model: Model, options: SessionOptions, session_options: Any, *, cores: 
         logger.warning("%s; tune again when the machine is idle", plan.provenance.reason)
     Cache(options.cache_dir).store(plan_key(model, options, session_options, cores=cores), plan.to_json())
     return plan
+
+
+def _device_plans(
+    name: str, backend: Backend, context: PlanningContext, model: Model, *, cores: int
+) -> list[tuple[DevicePlan | None, str]]:
+    """What to measure of one device: its own greedy placement, and regions by cost; or None, and why there is none."""
+    found: list[tuple[DevicePlan | None, str]] = []
+    try:
+        study = DeviceStudy(context, with_price(backend, width=cores))
+        if isinstance(backend, EmulatedBackend):
+            # It computes with the processor's kernels, so that what it does not take cannot be left to itself.
+            greedy = study.greedy
+        else:
+            plan, why = plan_whole_on(name, model, cores=cores, backend=backend)
+            greedy = None if plan is None else DevicePlan(label=f"uncut, {name}", plan=plan, simulated_ns=0)
+            if greedy is None:
+                found.append((None, why))
+        plans = [greedy, study.best, study.in_sequence]
+        for made in plans:
+            if made is not None and all(other is None or other.plan != made.plan for other, _ in found):
+                found.append((made, ""))
+        if study.best is None:
+            found.append((None, study.reason))
+    except ParallaxError as error:
+        logger.warning("%s is left out: %s", name, error)
+        found.append((None, str(error)))
+    return found
 
 
 def _label(proposal: Proposal) -> str:
@@ -201,10 +264,11 @@ def _try_peer(
     reference: object,
     *,
     spins: bool = False,
+    devices: Mapping[str, Backend] | None = None,
 ) -> tuple[Peer | None, str]:
     """The plan, compiled and run; None if it cannot be. And why it must not be timed against the others, or ""."""
     try:
-        peer = _cut_peer(label, model, plan, session_options, feeds, spins=spins)
+        peer = _cut_peer(label, model, plan, session_options, feeds, spins=spins, devices=devices)
         return peer, difference(reference, peer.run())
     except ParallaxError as error:
         logger.warning("%s does not run and is left out: %s", label, error)
@@ -332,9 +396,16 @@ def _uncut_peer(
 
 
 def _cut_peer(
-    label: str, model: Model, plan: Plan, session_options: Any, feeds: Mapping[str, Any], *, spins: bool
+    label: str,
+    model: Model,
+    plan: Plan,
+    session_options: Any,
+    feeds: Mapping[str, Any],
+    *,
+    spins: bool,
+    devices: Mapping[str, Backend] | None = None,
 ) -> Peer:
-    executor = compile_plan(model, plan, runtime_options(session_options))
+    executor = compile_plan(model, plan, runtime_options(session_options), backends=devices)
     graph = model.graph
     binder = FeedBinder(
         [

@@ -1,0 +1,247 @@
+"""Plans that share a model between an accelerator and the processor: what is proposed, and what is taken unmeasured.
+
+What a device takes becomes regions by cost (`parallax.partition.find_regions`) and runs beside the processor's part
+(`parallax.schedule.plan_coexecution`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from parallax.device import (
+    Backend,
+    Capability,
+    EmulatedBackend,
+    OnnxRuntimeBackend,
+    Price,
+    Work,
+    host_gemm_flops,
+    measure_speed,
+)
+from parallax.partition import Cause, DraftSegment, Offer, RegionPlan, RegionRule, assemble, find_regions, make_offer
+from parallax.profile import CostModel, product_flops
+from parallax.schedule import (
+    AdaptivePolicy,
+    Assignment,
+    Coexecution,
+    Grain,
+    Machine,
+    Plan,
+    RegionTasks,
+    Schedule,
+    plan_coexecution,
+    region_tasks,
+    simulate,
+)
+from parallax.session._candidates import (
+    HANDOVER_NS,
+    NO_PROVENANCE,
+    SEGMENT_OVERHEAD_NS,
+    PlanningContext,
+    Proposal,
+    build_plan,
+)
+
+_MOST_SEGMENTS_FLIPPED: Final = 400
+"""Models of more units are placed without trying their branches one by one: opening must not wait for it."""
+
+
+def with_price(backend: Backend, *, width: int) -> Backend:
+    """The backend, priced by a handful of probes where it has no figures of its own and can be given some.
+
+    Raises: BackendError if it cannot run them.
+    """
+    if isinstance(backend, OnnxRuntimeBackend) and backend.price(Work(operators=())) is None:
+        return backend.with_speed(measure_speed(backend, width=width))
+    return backend
+
+
+def scaled_costs(context: PlanningContext, backend: Backend) -> CostModel:
+    """The context's costs; those from tables at this machine's speed where an emulated device is scaled by it."""
+    costs = context.costs
+    if costs.source != "tables" or not isinstance(backend, EmulatedBackend):
+        return costs
+    return costs.times(product_flops(context.cores) / host_gemm_flops())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevicePlan:
+    """A plan with regions on a device, and what it was predicted to take."""
+
+    label: str
+    plan: Plan
+    simulated_ns: int
+
+
+class DeviceStudy:
+    """What one device could do for one model. Properties are computed on first use.
+
+    Args:
+        context: of the model, in its planned shapes.
+        backend: the device.
+        costs: of the processor; by default the context's.
+    """
+
+    def __init__(self, context: PlanningContext, backend: Backend, costs: CostModel | None = None) -> None:
+        self.context = context
+        self.backend = backend
+        self.name = backend.info.name
+        self.costs = scaled_costs(context, backend) if costs is None else costs
+        self._cores = context.cores
+        self._machine = Machine(cores=self._cores, handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS)
+
+    @property
+    def cpu_ns(self) -> int:
+        """Predicted time of the model on the CPU alone."""
+        return min(sum(self.costs.node_ns(width)) for width in {1, self._cores})
+
+    @cached_property
+    def capability(self) -> Capability:
+        """What it takes. Raises: BackendError if it cannot tell."""
+        return self.backend.capability(self.context.model)
+
+    @cached_property
+    def offer(self) -> Offer | None:
+        """With prices; None where it has none."""
+        return make_offer(self.context.graph, self.capability, self.backend, cpu_ns=self.costs.node_ns(self._cores))
+
+    @cached_property
+    def coexecution(self) -> Coexecution | None:
+        """The best placement found beside the processor; None where the device has no prices."""
+        if self.offer is None:
+            return None
+        units = self.context.units
+        flips = 64 if len(units) <= _MOST_SEGMENTS_FLIPPED else 0
+        return plan_coexecution(self.context.graph, units, self.offer, self.costs, self._machine, flips=flips)
+
+    @property
+    def best(self) -> DevicePlan | None:
+        """That placement as a plan; None where the processor alone is best, or nothing can be priced."""
+        found = self.coexecution
+        if found is None or found.best.plan.is_cpu_only:
+            return None
+        best = found.best
+        plan = self._plan(best.plan, best.tasks, best.schedule)
+        return DevicePlan(label=f"regions on {self.name}", plan=plan, simulated_ns=best.makespan_ns)
+
+    @property
+    def in_sequence(self) -> DevicePlan | None:
+        """The regions that pay where nothing runs side by side; None where none does."""
+        if self.offer is None:
+            return None
+        regions = find_regions(self.context.graph, self.context.units, self.offer, join_siblings=True)
+        if regions.is_cpu_only:
+            return None
+        return self._sequential(f"regions on {self.name}, one after the other", regions)
+
+    @property
+    def greedy(self) -> DevicePlan | None:
+        """All that it takes on the device, the rest on the processor, one after the other, as today's runtimes do."""
+        regions = self._all_regions
+        return None if regions.is_cpu_only else self._sequential(f"greedy on {self.name}", regions)
+
+    @property
+    def forced(self) -> DevicePlan | None:
+        """All that it takes on the device, and the rest in branches, whether that gains or not; for tests."""
+        regions = self._all_regions
+        if regions.is_cpu_only:
+            return None
+        tasks = self._tasks(regions, Grain.BRANCHES)
+        policy = AdaptivePolicy(handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS)
+        schedule = policy.assign(tasks.tasks, cores=self._cores, lanes=self._cores + 1)
+        return self._made(f"all that {self.name} takes", regions, tasks, schedule)
+
+    @property
+    def reason(self) -> str:
+        """What was compared, for people."""
+        found = self.coexecution
+        if found is None:
+            return f"{self.name} has no prices: tune=True measures what it is worth"
+        figures = (
+            f"{found.cpu_only_ns / 1e6:.3f} ms on the CPU alone, {found.greedy_ns / 1e6:.3f} ms with all that "
+            f"{self.name} takes and one thing after the other"
+        )
+        if found.best.plan.is_cpu_only:
+            return f"nothing runs on {self.name}: no region gains anything ({figures})"
+        return (
+            f"{len(found.best.plan.regions)} regions on {self.name} beside the CPU: {found.best.makespan_ns / 1e6:.3f} "
+            f"ms predicted, {figures}"
+        )
+
+    @cached_property
+    def _all_regions(self) -> RegionPlan:
+        offer = self.offer
+        if offer is None:  # nothing is known of its costs, and nothing is to be decided by them
+            costs = self.costs.node_ns(self._cores)
+            offer = make_offer(self.context.graph, self.capability, _Unpriced(), cpu_ns=costs)
+            assert offer is not None
+        return find_regions(self.context.graph, self.context.units, offer, rule=RegionRule.GREEDY)
+
+    def _tasks(self, regions: RegionPlan, grain: Grain) -> RegionTasks:
+        widths = sorted({1, self._cores})
+        return region_tasks(self.context.units, regions, self.costs, widths=widths, grain=grain)
+
+    def _sequential(self, label: str, regions: RegionPlan) -> DevicePlan:
+        tasks = self._tasks(regions, Grain.STRETCHES)
+        schedule = Schedule(
+            policy="sequential",
+            cores=self._cores,
+            lanes=1,
+            assignments=tuple(
+                Assignment(
+                    segment=index,
+                    width=self._cores if region is None else 0,
+                    priority=-index,
+                    lane=None if region is None else 0,
+                )
+                for index, region in enumerate(tasks.region_of)
+            ),
+            backfill=False,
+        )
+        return self._made(label, regions, tasks, schedule)
+
+    def _made(self, label: str, regions: RegionPlan, tasks: RegionTasks, schedule: Schedule) -> DevicePlan:
+        run = simulate(tasks.tasks, schedule, handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS)
+        return DevicePlan(label=label, plan=self._plan(regions, tasks, schedule), simulated_ns=run.makespan_ns)
+
+    def _plan(self, regions: RegionPlan, tasks: RegionTasks, schedule: Schedule) -> Plan:
+        context = self.context
+        drafts = []
+        delegated: dict[int, tuple[str, str]] = {}
+        for index, (inside, number) in enumerate(zip(tasks.units, tasks.region_of, strict=True)):
+            cause = Cause.BESIDE if number is None else Cause.DEVICE
+            drafts.append(DraftSegment(units=inside, width=schedule.assignments[index].width, cause=cause))
+            if number is not None:
+                region = regions.regions[number]
+                delegated[index] = (
+                    self.name,
+                    f"{cause.value}: {region.device_ns / 1e3:.1f} us there, launch and transfers included, "
+                    f"{region.cpu_ns / 1e3:.1f} us on the CPU",
+                )
+        partition = assemble(context.units, drafts, label=f"regions on {self.name}", lanes=schedule.lanes)
+        durations = tuple(
+            dict(task.cost_ns)[assignment.width]
+            for task, assignment in zip(tasks.tasks, schedule.assignments, strict=True)
+        )
+        proposal = Proposal(partition=partition, schedule=schedule, durations_ns=durations, simulated_ns=0)
+        return build_plan(
+            context.model,
+            context.graph,
+            context.units,
+            proposal,
+            NO_PROVENANCE,
+            cores=self._cores,
+            delegated=delegated,
+        )
+
+
+class _Unpriced:
+    """Nothing is known of the costs."""
+
+    def price(self, work: Work) -> Price:
+        return Price(launch_ns=0, compute_ns=0, transfer_ns=0)
+
+    def transfer_ns(self, size_bytes: int) -> int:
+        return 0
