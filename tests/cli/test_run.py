@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 
 from parallax import zoo
 from tests.cli._models import affine, affine_of, choosing, invoke, save, two_inputs, value
+from tests.session.test_devices import two_branches
 
 
 def read_archive(path: Path) -> dict[str, np.ndarray]:
@@ -110,3 +111,27 @@ def test_names_that_are_no_file_names_are_made_so(tmp_path: Path) -> None:
     assert invoke("run", path, "-o", tmp_path / "here").exit_code == 0
     (written,) = (tmp_path / "here").iterdir()
     assert written.suffix == ".npy"
+
+
+def test_a_provider_runs_what_gains_there_and_the_plan_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(two_branches(batch=512, fallbacks=30))
+    result = invoke("run", path, "--provider", "emulated:jetson-agx-orin", "--json")
+    assert result.exit_code == 0, result.stderr
+    plan = json.loads(result.stdout)["plan"]
+    assert "emulated:jetson-agx-orin" in plan["reason"]
+    assert {segment["backend"] for segment in plan["segments"]} == {"cpu", "emulated:jetson-agx-orin"}
+
+
+def test_an_unknown_provider_is_an_error_that_names_the_known_ones(tmp_path: Path) -> None:
+    result = invoke("run", affine(tmp_path / "m.onnx"), "--provider", "emulated:toaster")
+    assert result.exit_code == 2
+    assert "pixel-6-gpu" in result.stderr
+
+
+def test_a_bundle_cannot_be_written_for_a_provider(tmp_path: Path) -> None:
+    path = affine(tmp_path / "m.onnx")
+    result = invoke("compile", path, "-o", tmp_path / "m.plx", "--provider", "emulated:pixel-6-gpu")
+    assert result.exit_code == 2
+    assert "compiled for the CPU" in result.stderr
+    assert not (tmp_path / "m.plx").exists()

@@ -71,6 +71,15 @@ BudgetOption = Annotated[
         "--memory-budget", metavar="SIZE", help="What a session may hold to run: 256MiB, or 50% of what is free."
     ),
 ]
+ProvidersOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--provider",
+        "-p",
+        metavar="NAME",
+        help="A device to run on beside the CPU. Repeat in order of preference. See `parallax devices`.",
+    ),
+]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", "-t", min=1, help="Cores to use. Default: all that this process may use.")
 ]
@@ -154,6 +163,7 @@ def run_command(
         typer.Option("--trace", metavar="FILE.json", help="Write a trace for Perfetto or chrome://tracing."),
     ] = None,
     memory_budget: BudgetOption = None,
+    provider: ProvidersOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a model and show its outputs and latency.
@@ -172,6 +182,7 @@ def run_command(
         output_archive=save,
         trace=trace,
         memory_budget=memory_budget,
+        providers=provider or (),
         screen=Screen(as_json=as_json),
     )
 
@@ -190,6 +201,7 @@ def bench_command(
         Path | None, typer.Option("--save", metavar="FILE.json", help="Write the report as JSON here as well.")
     ] = None,
     memory_budget: BudgetOption = None,
+    provider: ProvidersOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Time a model against plain ONNX Runtime on 1 to N threads and in its parallel mode.
@@ -208,6 +220,7 @@ def bench_command(
         seed=seed,
         save=save,
         memory_budget=memory_budget,
+        providers=provider or (),
         screen=Screen(as_json=as_json),
     )
 
@@ -236,6 +249,7 @@ def compile_command(
         float | None, typer.Option("--min-gain", help="With -o: least predicted gain for which the model is cut.")
     ] = None,
     memory_budget: BudgetOption = None,
+    provider: ProvidersOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the best plan for a model on this machine and keep it for later sessions.
@@ -260,6 +274,7 @@ def compile_command(
         portable=portable,
         memory_limit=memory_limit,
         memory_budget=memory_budget,
+        providers=provider or (),
         screen=Screen(as_json=as_json),
     )
 

@@ -39,6 +39,7 @@ def bench_model(
     seed: int,
     save: Path | None,
     memory_budget: str | None,
+    providers: Sequence[str],
     screen: Screen,
 ) -> None:
     """Time ``model`` here and in plain ONNX Runtime, interleaved, and compare outputs.
@@ -50,7 +51,9 @@ def bench_model(
     subject = prepare(model, inputs=inputs, shapes=shapes, seed=seed, screen=screen)
     cores = threads or available_cores()
     with screen.progress() as progress:
-        session = subject.open(threads=threads, tune=tune, progress=progress, memory_budget=memory_budget)
+        session = subject.open(
+            threads=threads, tune=tune, progress=progress, memory_budget=memory_budget, providers=providers
+        )
         subject.run(session)
         opened, failed = _open_rivals(runtime_rivals(cores), subject, progress)
         differences = _compare(session, opened, subject)

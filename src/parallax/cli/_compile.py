@@ -30,6 +30,7 @@ def compile_model(
     tune: bool,
     portable: bool,
     memory_budget: str | None,
+    providers: Sequence[str],
     memory_limit: str | None,
     screen: Screen,
 ) -> None:
@@ -45,9 +46,16 @@ def compile_model(
             )
         subject = prepare(model, inputs=inputs, shapes=shapes, seed=seed, screen=screen)
         with screen.progress() as progress:
-            plan = subject.open(threads=threads, tune=True, progress=progress, memory_budget=memory_budget).plan
+            plan = subject.open(
+                threads=threads, tune=True, progress=progress, memory_budget=memory_budget, providers=providers
+            ).plan
         report: dict[str, Any] = {"model": subject.source.label}
     else:
+        if providers:
+            raise ConfigError(
+                f"a bundle is compiled for the CPU, not for {providers[0]}",
+                fix="leave --provider out, or leave --output out to keep the plan in the cache",
+            )
         check_target(output.absolute())
         subject = prepare(model, inputs=inputs, shapes=shapes, seed=seed, screen=screen)
         with (

@@ -45,6 +45,7 @@ class Subject:
         trace: TraceSink | None = None,
         progress: ProgressCallback | None = None,
         memory_budget: str | None = None,
+        providers: Sequence[str] = (),
     ) -> InferenceSession:
         """A session planned for the shapes of the feeds, and measured with them where it tunes.
 
@@ -64,6 +65,7 @@ class Subject:
                 trace=trace,
                 progress=progress,
                 memory_budget=memory_budget,
+                providers=list(providers) or None,
             )
 
 

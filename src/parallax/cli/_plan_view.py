@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from rich.console import Console
 
 from parallax.cli._console import make_table, print_line
 from parallax.cli._units import milliseconds, size
-from parallax.schedule import Plan
+from parallax.schedule import CPU_BACKEND, Plan
 
 # Segments listed one by one; a plan of more says how many there are.
 _LISTED_SEGMENTS = 40
@@ -65,6 +66,9 @@ def summarise_plan(plan: Plan) -> str:
         form = f"uncut on {plan.segments[0].backend}"
     else:
         form = f"{len(plan.segments)} segments on {plan.lanes} lanes"
+        on = Counter(segment.backend for segment in plan.segments if segment.backend != CPU_BACKEND)
+        if on:
+            form += f" ({', '.join(f'{number} on {backend}' for backend, number in on.items())})"
     return f"{form}: {plan.provenance.reason}"
 
 
@@ -89,10 +93,15 @@ def render_plan(plan: Plan, console: Console) -> None:
     """Segments, if the model is cut, and the candidates that were compared."""
     print_line(console, f"plan: {summarise_plan(plan)}")
     if not plan.is_uncut:
-        table = make_table("segment", "why", "operators", "width", "lane", "predicted ms", "peak", left=2)
+        mixed = any(segment.backend != CPU_BACKEND for segment in plan.segments)
+        place = ("runs on",) if mixed else ()
+        table = make_table(
+            "segment", *place, "why", "operators", "width", "lane", "predicted ms", "peak", left=2 + len(place)
+        )
         for segment in plan.segments[:_LISTED_SEGMENTS]:
             table.add_row(
                 segment.name,
+                *((segment.backend,) if mixed else ()),
                 segment.reason,
                 str(len(segment.nodes)),
                 str(segment.width),

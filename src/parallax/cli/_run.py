@@ -33,6 +33,7 @@ def run_model(
     output_archive: Path | None,
     trace: Path | None,
     memory_budget: str | None,
+    providers: Sequence[str],
     screen: Screen,
 ) -> None:
     """Run ``model`` once untimed, then ``runs`` times timed, and show what came of it."""
@@ -47,7 +48,12 @@ def run_model(
     recorder = TraceRecorder() if trace is not None else None
     with screen.progress() as progress:
         session = subject.open(
-            threads=threads, tune=tune, trace=recorder, progress=progress, memory_budget=memory_budget
+            threads=threads,
+            tune=tune,
+            trace=recorder,
+            progress=progress,
+            memory_budget=memory_budget,
+            providers=providers,
         )
         values = subject.run(session)  # untimed: first-run allocations are not the model's latency
         if recorder is not None:
