@@ -164,7 +164,8 @@ def choose_plan(
         return plan, None
     inherited = runtime_options(session_options)
     try:
-        return plan, compile_plan(model, plan, inherited if options.budget_bytes is None else lean_options(inherited))
+        inherited = inherited if options.budget_bytes is None else lean_options(inherited)
+        return plan, compile_plan(model, plan, inherited, faults=options.faults)
     except ParallaxError as error:
         if all(segment.backend == CPU_BACKEND for segment in plan.segments):
             raise
