@@ -108,7 +108,7 @@ def open_device(name: str, *, cores: int, progress: ProgressCallback) -> Device:
             "to each other as on the device. They are a model, not measurements."
         )
         return Device(backend=backend, pricing=backend, figures="emulated", note=note, cpu_factor=1.0)
-    nothing = Work(operators=(), input_bytes=0, output_bytes=0)
+    nothing = Work(operators=())
     if backend.price(nothing) is not None and backend.transfer_ns(0) is not None:
         note = f"Device figures are those that {backend.info.name} states of itself."
         return Device(backend=backend, pricing=backend, figures="stated", note=note, cpu_factor=1.0)
