@@ -150,7 +150,7 @@ def _formal_types(
         else:
             kind.CopyFrom(parts.declare(node.inputs[position]).type)
     if node.op_type == "Scan":
-        scanned = scan_inputs(node)
+        scanned = scan_axes(node)
         for name, axis in zip(formal[len(formal) - len(scanned) :], scanned, strict=True):
             tensor = types[name].tensor_type
             if tensor.HasField("shape"):
@@ -158,7 +158,7 @@ def _formal_types(
     return types
 
 
-def scan_inputs(node: Node) -> tuple[int, ...]:
+def scan_axes(node: Node) -> tuple[int, ...]:
     """The axis along which each scanned input of a Scan is cut into slices, as the model states it."""
     count = node.attributes["num_scan_inputs"]
     assert isinstance(count, int)
@@ -172,7 +172,7 @@ def _carried(node: Node, formal: Sequence[str], outputs: Sequence[str]) -> dict[
         return {}
     if node.op_type == "Loop":
         return dict(zip(formal[2:], outputs[1:], strict=False))
-    states = len(formal) - len(scan_inputs(node))
+    states = len(formal) - len(scan_axes(node))
     return dict(zip(formal[:states], outputs, strict=False))
 
 
