@@ -34,6 +34,7 @@ from parallax.schedule import (
 from parallax.session._backends import backend_versions
 from parallax.session._candidates import PlanningContext, Proposal
 from parallax.session._feeds import is_feedable
+from parallax.session._lifting import lift_bodies
 from parallax.session._options import SessionOptions, lean_options, runtime_options
 
 logger = logging.getLogger(__name__)
@@ -159,7 +160,7 @@ def choose_plan(
     """
     # Shapes are for planning alone: segments made from the model as it is go on accepting others.
     shaped = model if options.shapes is None else model.with_shapes(options.shapes)
-    plan = fit(shaped, find_plan(shaped, options, session_options))
+    plan = fit(shaped, find_plan(shaped, options, session_options, lifts=True))
     if plan.is_uncut:
         return plan, None
     inherited = runtime_options(session_options)
@@ -173,8 +174,8 @@ def choose_plan(
         return uncut_plan(model, f"a backend failed to compile its part: {error}", cores=plan.cores), None
 
 
-def find_plan(model: Model, options: SessionOptions, session_options: Any) -> Plan:
-    """The plan alone, for a model in its planned shapes; see `choose_plan`."""
+def find_plan(model: Model, options: SessionOptions, session_options: Any, *, lifts: bool = False) -> Plan:
+    """The plan alone, for a model in its planned shapes; see `choose_plan`. ``lifts``: bodies may get plans too."""
     cores = session_cores(options, session_options)
     obstacle = why_model_stays_whole(model)
     if options.policy == "sequential":
@@ -184,14 +185,20 @@ def find_plan(model: Model, options: SessionOptions, session_options: Any) -> Pl
     if obstacle is not None:
         return uncut_plan(model, obstacle, cores=cores)
     if options.min_gain == 0:
-        return forced_plan(model, cores=cores)
+        plan = forced_plan(model, cores=cores)
+        return lift_bodies(model, plan, plan_body=_forced_body_plan, min_gain=0) if lifts else plan
     if options.tune:
         from parallax.session._tuning import tune  # measuring is a tuned session's cost, importing too
 
         return tune(model, options, session_options, cores=cores)
     return remembered_plan(model, options, session_options, cores=cores) or _plan_unasked(
-        model, options, session_options, cores=cores
+        model, options, session_options, cores=cores, lifts=lifts
     )
+
+
+def _forced_body_plan(body: Model, *, cores: int) -> Plan:
+    obstacle = why_model_stays_whole(body)
+    return forced_plan(body, cores=cores) if obstacle is None else uncut_plan(body, obstacle, cores=cores)
 
 
 def _why_options_stay_whole(model: Model, session_options: Any) -> str | None:
@@ -209,7 +216,9 @@ def _why_options_stay_whole(model: Model, session_options: Any) -> str | None:
     return None
 
 
-def _plan_unasked(model: Model, options: SessionOptions, session_options: Any, *, cores: int) -> Plan:
+def _plan_unasked(
+    model: Model, options: SessionOptions, session_options: Any, *, cores: int, lifts: bool = False
+) -> Plan:
     if session_options is not None and options.min_gain is None:
         # Initializers and custom operators registered there cannot be seen, and segments would not have them.
         return uncut_plan(
@@ -218,7 +227,18 @@ def _plan_unasked(model: Model, options: SessionOptions, session_options: Any, *
             cores=cores,
         )
     min_gain = DEFAULT_MIN_GAIN if options.min_gain is None else options.min_gain
-    return plan_from_tables(model, cores=cores, min_gain=min_gain)
+    plan = plan_from_tables(model, cores=cores, min_gain=min_gain)
+    # Without a device, all that a body can gain is work side by side.
+    if not lifts or cores < 2 or not any(node.bodies for node in model.graph.nodes):
+        return plan
+
+    def plan_body(body: Model, *, cores: int) -> Plan:
+        obstacle = why_model_stays_whole(body)
+        if obstacle is not None:
+            return uncut_plan(body, obstacle, cores=cores)
+        return plan_from_tables(body, cores=cores, min_gain=min_gain)
+
+    return lift_bodies(model, plan, plan_body=plan_body, min_gain=min_gain)
 
 
 def session_cores(options: SessionOptions, session_options: Any) -> int:
@@ -233,7 +253,7 @@ def session_cores(options: SessionOptions, session_options: Any) -> int:
 def why_model_stays_whole(model: Model) -> str | None:
     """Why this model cannot be cut at all, or None."""
     graph = model.graph
-    if len(graph.nodes) < 2:
+    if len(graph.nodes) < 2 and not any(node.bodies for node in graph.nodes):
         return "fewer than two operators: nothing to run side by side"
     for info in (*graph.inputs, *graph.overridable, *graph.outputs):
         if not is_feedable(info):
