@@ -84,7 +84,11 @@ def counting_loop(
             helper.make_node("Loop", [count, condition, "x"], ["y", "numbers", "sums"], name="loop", body=looped),
             helper.make_node("Abs", ["y"], ["z"]),
         ],
-        [info("M", INT64, []), info("C", BOOL, []), info("x", FLOAT, [1, 3] if growing else ["n", 3])],
+        [
+            info("M", INT64, []),
+            info("C", BOOL, None if rank else []),
+            info("x", FLOAT, [1, 3] if growing else ["n", 3]),
+        ],
         [info("z"), info("numbers", INT64), info("sums")],
     )
 
@@ -114,7 +118,9 @@ def scan(
     shape.insert(axis, "t")
     return model(
         [
-            helper.make_node("Scan", ["s", "p", "q"], ["last", "rows", "sums"], name="scan", body=scanned, **attributes),
+            helper.make_node(
+                "Scan", ["s", "p", "q"], ["last", "rows", "sums"], name="scan", body=scanned, **attributes
+            ),
             helper.make_node("Neg", ["last"], ["end"]),
         ],
         [info("s", FLOAT, [2, 3]), info("p", FLOAT, shape), info("q", FLOAT, shape)],
@@ -251,7 +257,13 @@ def decoder(seed: int = 1) -> onnx.ModelProto:
             node("MatMul", ["x", "encode"], ["encoded"]),
             node("Relu", ["encoded"], ["lit"]),
             node("ReduceMax", ["lit"], ["context"], axes=[0], keepdims=1),
-            node("Loop", ["M", "", "start", "context", "nothing"], ["t", "s", "tokens", "scores"], name="decode", body=looped),
+            node(
+                "Loop",
+                ["M", "", "start", "context", "nothing"],
+                ["t", "s", "tokens", "scores"],
+                name="decode",
+                body=looped,
+            ),
             node("ReduceMax", ["scores"], ["best"], axes=[1], keepdims=0),
             node("Shape", ["best"], ["steps"]),
             node("Min", ["steps", "three"], ["k"]),
