@@ -20,7 +20,7 @@ from onnx import helper
 from parallax.device import FaultPolicy, private_bytes
 from parallax.engine import CPU_DEVICE, Executor, RuntimeOptions, compile_plan, lane_pool
 from parallax.model import load_model
-from parallax.schedule import Plan, verify_plan
+from parallax.schedule import PLAN_FORMAT_VERSION, Plan, verify_plan
 from tests.engine._faulty import RELEASED, calls, installed
 from tests.engine._graphs import plan_of_nodes, proto
 
@@ -69,7 +69,7 @@ def plan_on(source: onnx.ModelProto, device: str, *, queue: bool) -> Plan:
             place = {"width": 0, "lane": 2} if queue else {}
             segment = replace(segment, backend=f"faulty:{device}", **place)
         segments.append(segment)
-    plan = replace(plan, segments=tuple(segments), format_version=2)
+    plan = replace(plan, segments=tuple(segments), format_version=PLAN_FORMAT_VERSION)
     verify_plan(plan)
     return plan
 

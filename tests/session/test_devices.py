@@ -18,6 +18,7 @@ from parallax.device import EmulatedBackend, open_backend
 from parallax.engine import TraceRecorder
 from parallax.errors import BundleError, ConfigError
 from parallax.schedule import CPU_BACKEND
+from tests.engine._flow_models import decoder, decoder_feeds
 
 PHONE = "emulated:pixel-6-gpu"
 CPU = "CPUExecutionProvider"
@@ -209,3 +210,18 @@ def test_two_sessions_share_one_emulated_device() -> None:
     assert isinstance(first, EmulatedBackend)
     assert isinstance(second, EmulatedBackend)
     assert first._queue is second._queue
+
+
+def test_regions_inside_bodies_reach_the_device() -> None:
+    proto = decoder().SerializeToString()
+    session = parallax.InferenceSession(proto, providers=[PHONE], min_gain=0, threads=2)
+    inside = [
+        segment.backend for outer in session.plan.segments for body in outer.bodies for segment in body.plan.segments
+    ]
+    assert PHONE in inside
+    assert CPU_BACKEND in inside
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        fed = decoder_feeds(rng)
+        for answer, wanted in zip(session.run(None, fed), expected(proto, fed), strict=True):
+            np.testing.assert_allclose(answer, wanted, rtol=1e-5, atol=1e-5)

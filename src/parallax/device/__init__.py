@@ -30,6 +30,7 @@ from parallax.device._load import DISTURBED_SHARE, LoadMeter
 from parallax.device._memory import free_memory_bytes, memory_limit_bytes, private_bytes
 from parallax.device._onnxruntime import OnnxRuntimeBackend, OnnxRuntimeModel
 from parallax.device._openvino import OpenVinoBackend
+from parallax.device._ort_values import empty_host_value, host_bytes
 from parallax.device._pressure import PressureMonitor, PressureReading, read_pressure
 from parallax.device._probing import measure_speed
 from parallax.device._profiles import CpuCluster, DeviceProfile, DeviceRates, load_profile, profile_names
@@ -89,9 +90,11 @@ __all__ = [
     "Work",
     "available_cores",
     "compile_guarded",
+    "empty_host_value",
     "find_backends",
     "forget_backends",
     "free_memory_bytes",
+    "host_bytes",
     "host_gemm_flops",
     "is_backend_name",
     "load_profile",

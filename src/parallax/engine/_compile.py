@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from parallax.device import (
@@ -17,17 +18,18 @@ from parallax.device import (
     open_backend,
 )
 from parallax.engine._advice import WeightAdvisor
+from parallax.engine._control_flow import CompileBody, compile_control_flow
 from parallax.engine._delegate import DelegatedSession
 from parallax.engine._executor import Executor
 from parallax.engine._failures import FOREIGN_EXCEPTIONS, both
-from parallax.engine._lanes import lane_pool
+from parallax.engine._lanes import Lanes, lane_pool
 from parallax.engine._moves import find_moves
 from parallax.engine._ort import RuntimeOptions, load_session, make_session
 from parallax.engine._segment import CompiledSegment
 from parallax.engine._work import kept_outputs, segment_works, static_shapes
 from parallax.errors import BackendError
 from parallax.memory import MemoryOutline
-from parallax.model import Model, OpGraph
+from parallax.model import Body, Model, OpGraph
 from parallax.schedule import CPU_BACKEND, Plan, Segment
 
 Progress = Callable[[int, int], None]
@@ -50,7 +52,12 @@ class Delegation:
 
 
 def compile_segment(
-    model: Model, segment: Segment, options: RuntimeOptions, delegation: Delegation | None = None
+    model: Model,
+    segment: Segment,
+    options: RuntimeOptions,
+    delegation: Delegation | None = None,
+    *,
+    compile_body: CompileBody | None = None,
 ) -> CompiledSegment:
     """Compile one segment at its planned width, for the backend it is planned for.
 
@@ -58,11 +65,14 @@ def compile_segment(
 
     Args:
         delegation: for a segment on another backend; by default the backend of that name as it comes.
+        compile_body: compiles the bodies of a segment that has plans for them; by default as they come.
 
     Raises:
         BackendError: the runtime refuses it; names the segment and its nodes.
         ConfigError: there is no such backend here.
     """
+    if segment.bodies:
+        return compile_control_flow(model, segment, options, compile_body=compile_body or _compile_body)
     extracted = model.extract(segment.nodes, segment.inputs, segment.outputs, name=segment.name)
     node_names = tuple(model.graph.nodes[index].name for index in segment.nodes)
     session: Any
@@ -103,21 +113,17 @@ def compile_segment(
 def _delegations(
     model: Model, plan: Plan, backends: Mapping[str, Backend], planned: OpGraph | None, faults: FaultPolicy
 ) -> dict[int, Delegation]:
-    """By segment; each backend is opened once."""
+    """By segment."""
     delegated = [segment for segment in plan.segments if segment.backend != CPU_BACKEND]
     if not delegated:
         return {}
     graph = model.inferred() if planned is None else planned
-    opened = dict(backends)
-    for segment in delegated:
-        if segment.backend not in opened:
-            opened[segment.backend] = open_backend(segment.backend)
     works = segment_works(plan, graph, [segment.index for segment in delegated])
     kept = kept_outputs(plan, graph)
     complaints = Complaints()
     return {
         segment.index: Delegation(
-            backend=opened[segment.backend],
+            backend=backends[segment.backend],
             work=works[segment.index],
             shapes=static_shapes(graph, segment.inputs),
             kept=kept[segment.index],
@@ -126,6 +132,32 @@ def _delegations(
         )
         for segment in delegated
     }
+
+
+def _open_backends(plan: Plan, given: Mapping[str, Backend]) -> dict[str, Backend]:
+    """Each backend that the plan or one of its bodies' names, by name; one for all, so that they share its queue."""
+    opened = dict(given)
+    stack = [plan]
+    while stack:
+        for segment in stack.pop().segments:
+            stack.extend(body.plan for body in segment.bodies)
+            if segment.backend != CPU_BACKEND and segment.backend not in opened:
+                opened[segment.backend] = open_backend(segment.backend)
+    return opened
+
+
+def _compile_body(
+    body: Body,
+    plan: Plan,
+    options: RuntimeOptions,
+    lanes: Lanes,
+    *,
+    backends: Mapping[str, Backend] | None = None,
+    faults: FaultPolicy = DEFAULT_POLICY,
+) -> Executor:
+    # Sizes may change with every iteration, and planning an arena takes longer than the allocator.
+    is_static = all(info.is_static for info in body.model.graph.inputs)
+    return compile_plan(body.model, plan, options, backends=backends, faults=faults, lanes=lanes, has_arenas=is_static)
 
 
 def compile_plan(
@@ -139,6 +171,8 @@ def compile_plan(
     backends: Mapping[str, Backend] | None = None,
     planned: OpGraph | None = None,
     faults: FaultPolicy = DEFAULT_POLICY,
+    lanes: Lanes | None = None,
+    has_arenas: bool = True,
 ) -> Executor:
     """Compile every segment of ``plan`` and return an executor on this process's lanes.
 
@@ -148,16 +182,20 @@ def compile_plan(
         planned: the graph with types in the shapes that were planned for, where the model leaves them open.
         faults: what is done about backends that fail; each is warned of once.
         outline: of the plan's memory, if the caller has one (made with ``place_outputs=False``).
-        advisor: see `Executor`.
+        advisor, has_arenas: see `Executor`.
+        lanes: others than this process's.
     """
-    delegations = _delegations(model, plan, backends or {}, planned, faults)
+    opened = _open_backends(plan, backends or {})
+    delegations = _delegations(model, plan, opened, planned, faults)
+    compile_body = partial(_compile_body, backends=opened, faults=faults)
     segments = []
     for done, segment in enumerate(plan.segments, start=1):
-        segments.append(compile_segment(model, segment, options, delegations.get(segment.index)))
+        delegation = delegations.get(segment.index)
+        segments.append(compile_segment(model, segment, options, delegation, compile_body=compile_body))
         if progress is not None:
             progress(done, len(plan.segments))
     graph = model.graph
-    if outline is None and not plan.is_uncut:
+    if outline is None and has_arenas and not plan.is_uncut:
         # Without the nodes: what segments need inside is of no matter to arenas, and costs most of an outline.
         bare = replace(plan, segments=tuple([replace(segment, nodes=()) for segment in plan.segments]))
         outline = MemoryOutline(bare, model.inferred(), place_outputs=False)
@@ -166,8 +204,9 @@ def compile_plan(
         segments,
         inputs=[info.name for info in (*graph.inputs, *graph.overridable)],
         outputs=[info.name for info in graph.outputs],
-        pool=lane_pool(),
+        pool=lane_pool() if lanes is None else lanes,
         outline=outline,
         advisor=advisor,
         moves=() if plan.is_uncut else find_moves(graph, plan),
+        has_arenas=has_arenas,
     )

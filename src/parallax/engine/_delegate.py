@@ -12,19 +12,15 @@ from parallax.device import CompiledModel, Place
 _CPU_PROVIDER: Final = "CPUExecutionProvider"
 
 
-class DelegatedSession:
-    """Called and asked like ONNX Runtime's C session. Thread-safe.
+class StandInSession:
+    """Asked like ONNX Runtime's C session.
 
     Args:
-        model: runs it.
         described: a C session that has loaded the same segment, and need not be initialised: it tells of inputs and
             outputs.
-        kept: outputs that stay where the model makes them, since only segments of the same device read them.
     """
 
-    def __init__(self, model: CompiledModel, *, described: Any, kept: Collection[str] = ()) -> None:
-        self.model = model
-        self._kept = frozenset() if model.memory.is_host else frozenset(kept)
+    def __init__(self, described: Any) -> None:
         # What the runtime's sessions say of themselves, for those who read it there.
         self.inputs_meta = list(described.inputs_meta)
         self.outputs_meta = list(described.outputs_meta)
@@ -43,6 +39,21 @@ class DelegatedSession:
     def get_provider_options(self) -> dict[str, dict[str, str]]:
         """None were set."""
         return {_CPU_PROVIDER: {}}
+
+
+class DelegatedSession(StandInSession):
+    """Called and asked like ONNX Runtime's C session. Thread-safe.
+
+    Args:
+        model: runs it.
+        described: see `StandInSession`.
+        kept: outputs that stay where the model makes them, since only segments of the same device read them.
+    """
+
+    def __init__(self, model: CompiledModel, *, described: Any, kept: Collection[str] = ()) -> None:
+        super().__init__(described)
+        self.model = model
+        self._kept = frozenset() if model.memory.is_host else frozenset(kept)
 
     def run_with_ort_values(
         self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None

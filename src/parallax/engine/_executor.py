@@ -20,7 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 from parallax.engine._advice import WeightAdvisor
 from parallax.engine._arenas import ArenaPool, ArenaUsage, Context, Layout, Wiring
 from parallax.engine._boundary import BoundaryPlanner
-from parallax.engine._lanes import LanePool
+from parallax.engine._lanes import Lanes
 from parallax.engine._moves import Move
 from parallax.engine._run import Run, RunBudget
 from parallax.engine._segment import CompiledSegment
@@ -46,6 +46,7 @@ class Executor:
         outline: what the plan fixes of its memory, made with ``place_outputs=False``; None: what the compiled
             segments tell of their types has to do.
         moves: segments that need not run where their tensors lie well in the arena (`find_moves`).
+        has_arenas: whether boundary tensors may lie in arenas.
         advisor: is told around each segment, outside any lock. One that fails is detached and the error logged.
     """
 
@@ -56,10 +57,11 @@ class Executor:
         *,
         inputs: Sequence[str],
         outputs: Sequence[str],
-        pool: LanePool,
+        pool: Lanes,
         outline: MemoryOutline | None = None,
         advisor: WeightAdvisor | None = None,
         moves: Sequence[Move] = (),
+        has_arenas: bool = True,
     ) -> None:
         self.plan = plan
         self.segments = tuple(segments)
@@ -95,7 +97,7 @@ class Executor:
             # Outputs are read once more at the end, by the caller.
             self.readers[slots[name]] += 1
         self._plain = Layout(self.wiring, len(slots), None, None)
-        self._arenas = self._make_arenas(outline, list(slots)[:input_count], outputs, moves)
+        self._arenas = self._make_arenas(outline, list(slots)[:input_count], outputs, moves) if has_arenas else None
         self._budget_bytes: int | None = None
         self._runs: set[Run] = set()
         self._has_warned = False

@@ -6,6 +6,8 @@ ONNX Runtime (``except onnxruntime...InvalidArgument``) both catch it.
 
 from __future__ import annotations
 
+from typing import Final
+
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.errors import (
@@ -30,12 +32,12 @@ FOREIGN_EXCEPTIONS: tuple[type[Exception], ...] = (*RUNTIME_EXCEPTIONS, RuntimeE
 """What a call into the binding can raise: its own classes, and those pybind11 raises for it."""
 
 # ONNX Runtime has no error class for a terminated run; its text is fixed in sequential_executor.cc.
-_TERMINATED = "Exiting due to terminate flag being set to true"
+TERMINATED: Final = "Exiting due to terminate flag being set to true"
 
 
 def is_termination(error: BaseException) -> bool:
     """Whether a call ended because ``RunOptions.terminate`` was set."""
-    return _TERMINATED in str(error)
+    return TERMINATED in str(error)
 
 
 _combined: dict[tuple[type[BaseException], type[BaseException]], type[ParallaxError]] = {}
@@ -85,11 +87,16 @@ def open_failure(error: Exception) -> Exception:
 def segment_failure(error: BaseException, *, segment: str, nodes: tuple[str, ...]) -> ParallaxError:
     """The error a caller gets when ``error`` came out of a segment."""
     text = str(error)
+    if isinstance(error, RunCancelled):
+        return error  # of a segment inside
     if is_termination(error):
         return both(RunCancelled, type(error))(
-            f"the run was stopped: {_TERMINATED}", where=f"segment {segment!r}", fix="run again to start over"
+            f"the run was stopped: {TERMINATED}", where=f"segment {segment!r}", fix="run again to start over"
         )
-    if isinstance(error, RUNTIME_EXCEPTIONS):
+    made: type[ParallaxError]
+    if isinstance(error, SegmentError):
+        made = type(error)  # of a segment inside
+    elif isinstance(error, RUNTIME_EXCEPTIONS):
         made = both(SegmentError, type(error))
     elif isinstance(error, Exception):
         made = both(SegmentError, type(error)) if type(error) in FOREIGN_EXCEPTIONS else SegmentError

@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from parallax.device import available_cores
 from parallax.engine._mailbox import Mailbox
@@ -87,6 +87,12 @@ class LanePool:
             lanes = [self._take_lane() for _ in range(granted - 1 + queues)]
         return Lease(granted, tuple(lanes[: granted - 1]), tuple(lanes[granted - 1 :]))
 
+    def lend(self, cores: int, *, queues: int = 0) -> Lease:
+        """Lanes for ``cores`` that are leased already, the caller's own among them: none is counted once more."""
+        with self._lock:
+            lanes = [self._take_lane() for _ in range(cores - 1 + queues)]
+        return Lease(0, tuple(lanes[: cores - 1]), tuple(lanes[cores - 1 :]))
+
     def _take_lane(self) -> Lane:
         if self._idle:
             return self._idle.pop()
@@ -106,6 +112,41 @@ class LanePool:
             return LaneStatistics(
                 cores=self.cores, free_cores=self._free_cores, lanes=self._made, idle_lanes=len(self._idle)
             )
+
+
+class Lanes(Protocol):
+    """Where a run gets its lanes from."""
+
+    def lease(self, cores: int, *, queues: int = 0) -> Lease:
+        """See `LanePool.lease`."""
+        ...
+
+    def give_back(self, lease: Lease) -> None:
+        """See `LanePool.give_back`."""
+        ...
+
+
+class InnerLanes:
+    """Lanes for runs inside a segment, on the cores that the segment's own run has leased for it.
+
+    Args:
+        pool: has the threads.
+        width: the segment's.
+    """
+
+    def __init__(self, pool: LanePool, width: int) -> None:
+        self._pool = pool
+        self._width = max(1, width)
+
+    def lease(self, cores: int, *, queues: int = 0) -> Lease:
+        """As many cores as are asked for, up to the segment's width."""
+        granted = min(cores, self._width)
+        lent = self._pool.lend(granted, queues=queues)
+        return Lease(granted, lent.lanes, lent.queues)
+
+    def give_back(self, lease: Lease) -> None:
+        """Return a lease whose lanes are all idle again."""
+        self._pool.give_back(Lease(0, lease.lanes, lease.queues))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

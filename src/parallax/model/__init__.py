@@ -5,6 +5,7 @@ not leave this package.
 """
 
 from parallax.model._arrange import save_arranged
+from parallax.model._bodies import Body, scan_axes
 from parallax.model._elements import ELEMENT_BITS, ELEMENT_NAMES, STRING_TYPE
 from parallax.model._extract import SegmentModel
 from parallax.model._graph import CONSTANT_BYTES, Dim, Node, OpGraph, TensorInfo, constant_value
@@ -21,6 +22,7 @@ __all__ = [
     "ELEMENT_BITS",
     "ELEMENT_NAMES",
     "STRING_TYPE",
+    "Body",
     "Dim",
     "Model",
     "ModelSource",
@@ -38,6 +40,7 @@ __all__ = [
     "read_outline",
     "save_arranged",
     "save_segment",
+    "scan_axes",
     "segment_graph",
     "segment_interface",
 ]

@@ -68,14 +68,14 @@ class Extractor:
             return False
         if (tensor := self._initializers.get(name)) is not None:
             return bool(tensor.data_type != onnx.TensorProto.STRING)
-        kind = self._type(name)
+        kind = self.type_of(name)
         return kind is not None and bool(kind.tensor_type.elem_type != onnx.TensorProto.STRING)
 
     def extract(
         self, nodes: Sequence[int], inputs: Sequence[str], outputs: Sequence[str], *, name: str
     ) -> SegmentModel:
         """See ``Model.extract``."""
-        model = self._shell()
+        model = self.shell()
         graph = model.graph
         order = sorted(set(nodes))
         graph.node.extend([self._protos[index] for index in order])
@@ -96,7 +96,7 @@ class Extractor:
         wanted += [out for out in outputs if out not in produced and out not in fed and out not in reads]
         weights: dict[str, npt.NDArray[np.generic]] = {}
         types: dict[str, int] = {}
-        graph.input.extend([self._input(read) for read in inputs])
+        graph.input.extend([self.declare(read) for read in inputs])
         for tensor_name in (*(i for i in inputs if i in self._overridable), *wanted):
             if not self._take_initializer(graph, tensor_name, weights, types):
                 raise InternalError(
@@ -122,7 +122,7 @@ class Extractor:
             sources={weight: self._weights[weight] for weight in weights},
         )
 
-    def _shell(self) -> onnx.ModelProto:
+    def shell(self) -> onnx.ModelProto:
         """A model with everything but the graph's content."""
         source = self._skeleton
         model = onnx.ModelProto()
@@ -165,7 +165,8 @@ class Extractor:
             restore(copy, weight)
         return True
 
-    def _input(self, name: str) -> onnx.ValueInfoProto:
+    def declare(self, name: str) -> onnx.ValueInfoProto:
+        """A tensor that may be cut, with its proven type."""
         declared = self._inputs.get(name)
         if declared is not None:
             return declared
@@ -186,7 +187,7 @@ class Extractor:
             for dim in tensor.dims:
                 value.type.tensor_type.shape.dim.add(dim_value=dim)
             return value
-        kind = self._type(name)
+        kind = self.type_of(name)
         if kind is None:
             if shape_of_output and name in self._outputs:
                 return value  # ONNX Runtime infers the type of an untyped output
@@ -194,7 +195,7 @@ class Extractor:
         value.type.CopyFrom(kind)
         return value
 
-    def _type(self, name: str) -> onnx.TypeProto | None:
+    def type_of(self, name: str) -> onnx.TypeProto | None:
         """Type to declare for a tensor: proven sizes only (see ``_inference``), None unless a typed tensor."""
         if (declared := self._inputs.get(name)) is not None:
             return declared.type if _elem_type(declared.type) else None

@@ -14,11 +14,13 @@ from types import MappingProxyType
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
 
-from parallax.errors import ModelFileError
+from parallax.errors import InternalError, ModelFileError
+from parallax.model._bodies import Body, BodyParts, Extracted, make_bodies, why_no_bodies
 from parallax.model._build import Built, build_bodies, build_graph
 from parallax.model._extract import Extractor, SegmentModel
 from parallax.model._functions import inline_functions
 from parallax.model._graph import OpGraph, TensorInfo
+from parallax.model._handover import proto_with_weights
 from parallax.model._inference import InferredTypes, TypesOnDemand
 from parallax.model._lazy import LazyMapping
 from parallax.model._nested import collect_nested, restore
@@ -37,7 +39,8 @@ class Parts:
     the graph is built.
     """
 
-    source: Source
+    source: Source | None
+    """None for a body, which no file holds by itself."""
     skeleton: onnx.ModelProto
     digest: bytes
     weights: Mapping[str, Weight]
@@ -61,11 +64,12 @@ class Model:
         self._lock = threading.Lock()
         self._types = TypesOnDemand(parts.skeleton)
         self._inferred: OpGraph | None = None
+        self._bodies: dict[int, tuple[Body, ...]] = {}
         self.shapes: Mapping[str, tuple[int, ...]] = MappingProxyType(dict(shapes))
         """Input shapes fixed by the caller."""
         self.graph: OpGraph = built.graph
         """The graph with the types that the file declares; ``inferred`` knows more, at a cost."""
-        self.path: Path | None = parts.source.path
+        self.path: Path | None = None if parts.source is None else parts.source.path
         self.opset_imports: Mapping[str, int] = MappingProxyType(opsets(parts.skeleton))
         self.ir_version: int = parts.skeleton.ir_version
         self.metadata: Mapping[str, str] = MappingProxyType(
@@ -95,7 +99,8 @@ class Model:
         Raises:
             UnsupportedModelError: a ModelProto over 2 GiB has no bytes; extract all nodes instead.
         """
-        return self._parts.source.whole()
+        source = self._parts.source
+        return proto_with_weights(self.extract_whole(), as_inputs=()) if source is None else source.whole()
 
     def with_shapes(self, shapes: Shapes) -> Model:
         """The same model with these input shapes fixed as well; weights are shared.
@@ -154,6 +159,58 @@ class Model:
             [info.name for info in (*graph.inputs, *graph.overridable)],
             [info.name for info in graph.outputs],
             name="whole",
+        )
+
+    def why_no_bodies(self, node: int) -> str | None:
+        """Why the bodies of this node of ``graph`` cannot be models of their own, or None."""
+        return why_no_bodies(self._body_parts, self.graph.nodes[node])
+
+    def bodies(self, node: int) -> tuple[Body, ...]:
+        """The bodies of a node of ``graph`` as models of their own; weights are shared. Made once, then kept.
+
+        Cost: linear in the bodies' nodes, and some rounds of shape inference over a body that has state.
+
+        Raises:
+            InternalError: `why_no_bodies` has a reason.
+        """
+        made = self._bodies.get(node)
+        if made is None:
+            obstacle = self.why_no_bodies(node)
+            if obstacle is not None:
+                raise InternalError(f"no bodies to take out: {obstacle}", where=self.graph.nodes[node].name)
+            made = make_bodies(self._body_parts, self.graph.nodes[node], self._assemble_body)
+            with self._lock:
+                made = self._bodies.setdefault(node, made)
+        return made
+
+    def proven_type(self, tensor_name: str) -> onnx.TypeProto | None:
+        """The type of a tensor as far as it is sure to hold; for this package alone, since it is a message."""
+        return self._extractor.type_of(tensor_name)
+
+    def _assemble_body(self, made: Extracted) -> Model:
+        parts = Parts(
+            source=None,
+            skeleton=made.skeleton,
+            digest=made.digest,
+            weights=made.weights,
+            nested=self._parts.nested,
+            weight_bytes=sum(weight.nbytes for weight in made.weights.values()),
+            external=self._parts.external,
+        )
+        return _assemble(parts, {})
+
+    @functools.cached_property
+    def _body_parts(self) -> BodyParts:
+        parts, extractor = self._parts, self._extractor
+        return BodyParts(
+            skeleton=parts.skeleton,
+            graph=self.graph,
+            protos=self._built.protos,
+            weights=parts.weights,
+            nested=parts.nested,
+            can_cut=extractor.can_cut,
+            declare=extractor.declare,
+            shell=extractor.shell,
         )
 
     @functools.cached_property

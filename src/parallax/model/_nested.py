@@ -53,7 +53,7 @@ def collect_nested(
     for tensor in tensors_inside(nodes):
         if tensor.data_location != _EXTERNAL:
             continue
-        index = _index(tensor)
+        index = nested_index(tensor)
         if index is not None and index < len(payloads) and index not in weights:
             weights[index] = lifted_weight(tensor, payloads[index])
         elif index is None:
@@ -74,7 +74,7 @@ def restore_nested(nodes: Sequence[onnx.NodeProto], weights: Mapping[int, Weight
     """Put the bytes back into the marked tensors of these nodes, in place."""
     for tensor in tensors_inside(nodes):
         if tensor.data_location == _EXTERNAL:
-            index = _index(tensor)
+            index = nested_index(tensor)
             if index is not None:
                 restore(tensor, weights[index])
 
@@ -86,7 +86,8 @@ def restore(tensor: onnx.TensorProto, weight: Weight) -> None:
     tensor.raw_data = weight.raw()
 
 
-def _index(tensor: onnx.TensorProto) -> int | None:
+def nested_index(tensor: onnx.TensorProto) -> int | None:
+    """Which of the model's nested weights holds a tensor's bytes, if one does."""
     for entry in tensor.external_data:
         if entry.key == PAYLOAD_KEY and entry.value.isascii() and entry.value.isdecimal() and len(entry.value) < 10:
             return int(entry.value)

@@ -6,6 +6,7 @@ are proposals with predicted figures; the plan search simulates and measures the
 
 from __future__ import annotations
 
+from parallax.partition._apart import set_apart, stands_alone, units_of
 from parallax.partition._branches import (
     Branch,
     BranchGraph,
@@ -136,10 +137,13 @@ __all__ = [
     "lookup_tables",
     "lpt_makespan",
     "make_offer",
+    "set_apart",
+    "stands_alone",
     "static_bytes",
     "strong_components",
     "uncut",
     "unit_weights",
+    "units_of",
     "verify_branches",
     "verify_convex",
     "verify_dag",

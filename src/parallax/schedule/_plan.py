@@ -6,7 +6,7 @@ everything after it is mechanism. ``Plan.to_json`` and ``Plan.from_json`` are ex
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -14,7 +14,7 @@ from typing import Final
 from parallax.errors import PlanError
 from parallax.schedule._records import from_value, parse, to_value
 
-PLAN_FORMAT_VERSION: Final = 2
+PLAN_FORMAT_VERSION: Final = 3
 """Of ``Plan.to_json``: raised whenever a plan written before must not be read any more."""
 
 CPU_BACKEND: Final = "cpu"
@@ -93,6 +93,18 @@ class Segment:
     """What runs it, by the name that `parallax.device.open_backend` knows."""
     reason: str
     """Why this is a segment of its own, with the costs compared."""
+    bodies: tuple[BodyPlan, ...] = ()
+    """Where the engine runs its only If, Loop or Scan itself: a plan for each body. Empty: its backend does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyPlan:
+    """How a body of an If, Loop or Scan runs."""
+
+    attribute: str
+    """Of the operator: "then_branch", "else_branch" or "body"."""
+    plan: Plan
+    """Of the body as a model of its own (`parallax.model.Body`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +154,9 @@ class Plan:
     @property
     def is_uncut(self) -> bool:
         """One segment, or none, on the CPU: the wrapped runtime's own session does it all."""
-        return len(self.segments) <= 1 and all(segment.backend == CPU_BACKEND for segment in self.segments)
+        return len(self.segments) <= 1 and all(
+            segment.backend == CPU_BACKEND and not segment.bodies for segment in self.segments
+        )
 
     def to_json(self) -> dict[str, object]:
         """A value of JSON types; `from_json` is its exact inverse, also through a JSON text."""
@@ -176,7 +190,7 @@ def verify_plan(plan: Plan, n_nodes: int | None = None) -> None:
     lower indices, its width is 1 to ``cores`` (0 on a fixed lane: a device's queue), its fixed lane one of
     ``lanes``, its nodes ascend (a node may be in several segments: constants are replicated; or in none: dead
     nodes are left out). A tensor is produced by one segment, and whatever reads it has that segment among its
-    predecessors.
+    predecessors. Plans of bodies are judged likewise; they use no more cores than their segment is wide.
 
     Args:
         plan: the plan.
@@ -207,6 +221,7 @@ def verify_plan(plan: Plan, n_nodes: int | None = None) -> None:
             raise refuse(f"lane {segment.lane} is not one of the plan's {plan.lanes} lanes", segment)
         if not segment.backend or len(segment.backend) > 200:
             raise refuse(f"its backend {segment.backend[:200]!r} is no name", segment)
+        _verify_bodies(segment, refuse)
         if segment.cost_ns < 0 or segment.peak_bytes < 0:
             raise refuse(f"cost {segment.cost_ns} ns or peak {segment.peak_bytes} bytes is negative", segment)
         nodes = segment.nodes
@@ -226,3 +241,19 @@ def verify_plan(plan: Plan, n_nodes: int | None = None) -> None:
             source = producer.get(tensor)
             if source is not None and source not in known:
                 raise refuse(f"reads {tensor!r} of segment {source}, which is not among its predecessors", segment)
+
+
+def _verify_bodies(segment: Segment, refuse: Callable[[str, Segment], PlanError]) -> None:
+    if segment.bodies and segment.backend != CPU_BACKEND:
+        raise refuse(f"plans of bodies on backend {segment.backend!r}, which runs them itself", segment)
+    if len({body.attribute for body in segment.bodies}) != len(segment.bodies):
+        raise refuse("two plans of one body", segment)
+    for body in segment.bodies:
+        try:
+            verify_plan(body.plan)
+        except PlanError as error:
+            raise refuse(f"body {body.attribute!r}: {error.what}, {error.where}", segment) from error
+        if body.plan.cores > max(1, segment.width):
+            raise refuse(
+                f"body {body.attribute!r} uses {body.plan.cores} cores in a segment of width {segment.width}", segment
+            )

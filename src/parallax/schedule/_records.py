@@ -57,7 +57,10 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def from_value(kind: type[T], value: object, where: str) -> T:
     """Inverse of `to_value`. Raises: PlanError saying which field, counted from ``where``, is at fault."""
     hint: Any = kind
-    record = _reader(hint)(value, where)
+    try:
+        record = _reader(hint)(value, where)
+    except RecursionError as error:
+        raise PlanError("it nests too deep", where=where, fix=_FIX) from error
     assert isinstance(record, kind)
     return record
 
@@ -96,15 +99,12 @@ _COMMON_HINTS: dict[Any, Any] = {
 
 
 def _record_reader(kind: type) -> _Reader:
-    annotations = {field.name: field.type for field in fields(kind)}
-    rare = {name: hint for name, hint in annotations.items() if hint not in _COMMON_HINTS}
-    holder = type(kind.__name__, (), {"__annotations__": rare, "__module__": kind.__module__})
-    evaluated = get_type_hints(holder) if rare else {}
-    readers = {
-        name: _reader(evaluated[name] if name in rare else _COMMON_HINTS[hint]) for name, hint in annotations.items()
-    }
+    # Made when first used: a record may hold others of its own kind.
+    readers: dict[str, _Reader] = {}
 
     def read(value: object, where: str) -> Any:
+        if not readers:
+            readers.update(_field_readers(kind))
         if not isinstance(value, Mapping):
             raise _refusal(value, "an object", where)
         if value.keys() != readers.keys():
@@ -113,6 +113,16 @@ def _record_reader(kind: type) -> _Reader:
         return kind(**{name: read_field(value[name], f"{where}.{name}") for name, read_field in readers.items()})
 
     return read
+
+
+def _field_readers(kind: Any) -> dict[str, _Reader]:
+    annotations = {field.name: field.type for field in fields(kind)}
+    rare = {name: hint for name, hint in annotations.items() if hint not in _COMMON_HINTS}
+    holder = type(kind.__name__, (), {"__annotations__": rare, "__module__": kind.__module__})
+    evaluated = get_type_hints(holder) if rare else {}
+    return {
+        name: _reader(evaluated[name] if name in rare else _COMMON_HINTS[hint]) for name, hint in annotations.items()
+    }
 
 
 def _scalar_reader(kind: type) -> _Reader:

@@ -6,7 +6,8 @@ What a device takes becomes regions by cost (`parallax.partition.find_regions`) 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -20,8 +21,10 @@ from parallax.device import (
     host_gemm_flops,
     measure_speed,
 )
+from parallax.errors import BackendError
+from parallax.model import Model
 from parallax.partition import Cause, DraftSegment, Offer, RegionPlan, RegionRule, assemble, find_regions, make_offer
-from parallax.profile import CostModel, product_flops
+from parallax.profile import CostModel, product_flops, surviving_tensors
 from parallax.schedule import (
     AdaptivePolicy,
     Assignment,
@@ -29,6 +32,7 @@ from parallax.schedule import (
     Grain,
     Machine,
     Plan,
+    Provenance,
     RegionTasks,
     Schedule,
     plan_coexecution,
@@ -43,6 +47,9 @@ from parallax.session._candidates import (
     Proposal,
     build_plan,
 )
+from parallax.session._lifting import BodyPlanner
+
+logger = logging.getLogger(__name__)
 
 _MOST_SEGMENTS_FLIPPED: Final = 400
 """Models of more units are placed without trying their branches one by one: opening must not wait for it."""
@@ -235,6 +242,45 @@ class DeviceStudy:
             cores=self._cores,
             delegated=delegated,
         )
+
+
+class DeviceBodyPlanner:
+    """Plans bodies of control flow for a device: see `parallax.session._lifting.BodyPlanner`.
+
+    Args:
+        backend: the device.
+        forced: whether all that it takes is to run there.
+        otherwise: plans what gains nothing there.
+    """
+
+    def __init__(self, backend: Backend, *, forced: bool, otherwise: BodyPlanner) -> None:
+        self._backend = backend
+        self._forced = forced
+        self._otherwise = otherwise
+
+    def __call__(self, body: Model, *, cores: int) -> Plan:
+        """A plan for at most ``cores`` cores beside the device."""
+        if len(body.graph.nodes) < 2:
+            return self._otherwise(body, cores=cores)
+        try:
+            survivors = surviving_tensors(body)
+            study = DeviceStudy(PlanningContext(body, cores=cores, survivors=survivors), self._backend)
+            found = study.forced if self._forced else study.best
+        except BackendError as error:
+            logger.info("a body stays off %s: %s", self._backend.info.name, error)
+            return self._otherwise(body, cores=cores)
+        if found is None:
+            return self._otherwise(body, cores=cores)
+        provenance = Provenance(
+            source="forced" if self._forced else "tables",
+            uncut_ns=study.cpu_ns,
+            chosen_ns=found.simulated_ns,
+            candidates=(),
+            runtime_version="",
+            machine="",
+            reason=study.reason,
+        )
+        return replace(found.plan, provenance=provenance)
 
 
 class _Unpriced:

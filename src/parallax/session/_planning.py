@@ -33,8 +33,9 @@ from parallax.schedule import (
 )
 from parallax.session._backends import backend_versions
 from parallax.session._candidates import PlanningContext, Proposal
-from parallax.session._devices import DeviceStudy
+from parallax.session._devices import DeviceBodyPlanner, DeviceStudy
 from parallax.session._feeds import is_feedable
+from parallax.session._lifting import lift_bodies
 from parallax.session._options import SessionOptions, lean_options, runtime_options
 from parallax.session._providers import open_devices
 
@@ -167,7 +168,7 @@ def choose_plan(
     # Shapes are for planning alone: segments made from the model as it is go on accepting others.
     shaped = model if options.shapes is None else model.with_shapes(options.shapes)
     opened = open_devices(options.devices)
-    plan = fit(shaped, find_plan(shaped, options, session_options, opened))
+    plan = fit(shaped, find_plan(shaped, options, session_options, opened, lifts=True))
     if plan.is_uncut:
         return plan, None
     inherited = runtime_options(session_options)
@@ -190,17 +191,23 @@ def choose_plan(
 
 
 def find_plan(
-    model: Model, options: SessionOptions, session_options: Any, devices: Mapping[str, Backend] | None = None
+    model: Model,
+    options: SessionOptions,
+    session_options: Any,
+    devices: Mapping[str, Backend] | None = None,
+    *,
+    lifts: bool = False,
 ) -> Plan:
     """The plan alone, for a model in its planned shapes; see `choose_plan`.
 
     Args:
         devices: those of the options, opened.
+        lifts: bodies may get plans too.
     """
     cores = session_cores(options, session_options)
     obstacle = why_model_stays_whole(model)
     if devices and obstacle is None:
-        return plan_with_devices(model, options, session_options, devices, cores=cores)
+        return plan_with_devices(model, options, session_options, devices, cores=cores, lifts=lifts)
     if options.policy == "sequential":
         obstacle = 'policy="sequential" leaves the model uncut'
     elif obstacle is None and session_options is not None and (options.min_gain is not None or options.tune):
@@ -208,20 +215,27 @@ def find_plan(
     if obstacle is not None:
         return uncut_plan(model, obstacle, cores=cores)
     if options.min_gain == 0:
-        return forced_plan(model, cores=cores)
+        plan = forced_plan(model, cores=cores)
+        return lift_bodies(model, plan, plan_body=_forced_body_plan, min_gain=0) if lifts else plan
     if options.tune:
         from parallax.session._tuning import tune  # measuring is a tuned session's cost, importing too
 
         return tune(model, options, session_options, cores=cores)
     return remembered_plan(model, options, session_options, cores=cores) or _plan_unasked(
-        model, options, session_options, cores=cores
+        model, options, session_options, cores=cores, lifts=lifts
     )
 
 
 def plan_with_devices(
-    model: Model, options: SessionOptions, session_options: Any, devices: Mapping[str, Backend], *, cores: int
+    model: Model,
+    options: SessionOptions,
+    session_options: Any,
+    devices: Mapping[str, Backend],
+    *,
+    cores: int,
+    lifts: bool,
 ) -> Plan:
-    """The plan for a model that may run on accelerators beside the CPU: regions that pay, or none.
+    """The plan for a model that may run on accelerators beside the CPU: regions that pay, in bodies too, or none.
 
     Raises: BackendError if a device cannot tell what it takes.
     """
@@ -233,10 +247,24 @@ def plan_with_devices(
         kept = remembered_plan(model, options, session_options, cores=cores)
         if kept is not None:
             return kept
+    plan, chosen = _placed(model, options, devices, cores=cores)
+    if not lifts or options.policy == "sequential":
+        return plan
+    name = chosen or next(iter(devices))
+    forced = options.min_gain == 0
+    planner = DeviceBodyPlanner(devices[name], forced=forced, otherwise=_forced_body_plan if forced else _uncut_body)
+    least = DEFAULT_MIN_GAIN if options.min_gain is None else options.min_gain
+    return lift_bodies(model, plan, plan_body=planner, min_gain=least)
+
+
+def _placed(
+    model: Model, options: SessionOptions, devices: Mapping[str, Backend], *, cores: int
+) -> tuple[Plan, str | None]:
+    """The plan by prices, and the device it shares the model with."""
     try:
         survivors = surviving_tensors(model)
     except BackendError as error:
-        return uncut_plan(model, f"the runtime refuses the model: {error}", cores=cores)
+        return uncut_plan(model, f"the runtime refuses the model: {error}", cores=cores), None
     context = PlanningContext(model, cores=cores, survivors=survivors)
     reasons = []
     for name, backend in devices.items():
@@ -245,13 +273,13 @@ def plan_with_devices(
             forced = study.forced
             if forced is not None:
                 reason = f"all that {name} takes runs there because min_gain=0 demands it"
-                return replace(forced.plan, provenance=make_provenance("forced", reason))
+                return replace(forced.plan, provenance=make_provenance("forced", reason)), name
             reasons.append(f"{name} takes nothing of this model")
             continue
         if study.offer is None:
             whole, why = plan_whole_on(name, model, cores=cores, backend=backend)
             if whole is not None:
-                return whole
+                return whole, name
             reasons.append(f"{name} {why}; tune=True measures what parts of it are worth")
             continue
         found = study.in_sequence if options.policy == "sequential" else study.best
@@ -264,11 +292,20 @@ def plan_with_devices(
         if gain >= least:
             reason = f"{study.reason}; {gain:.0%} less latency than the CPU alone"
             provenance = make_provenance("tables", reason, uncut_ns=alone, chosen_ns=found.simulated_ns)
-            return replace(found.plan, provenance=provenance)
+            return replace(found.plan, provenance=provenance), name
         reasons.append(f"{study.reason}; that is {gain:.0%} less latency, {least:.0%} is asked for")
     if options.min_gain == 0:
-        return forced_plan(model, cores=cores)
-    return uncut_plan(model, "; ".join(reasons), cores=cores)
+        return forced_plan(model, cores=cores), None
+    return uncut_plan(model, "; ".join(reasons), cores=cores), None
+
+
+def _forced_body_plan(body: Model, *, cores: int) -> Plan:
+    obstacle = why_model_stays_whole(body)
+    return forced_plan(body, cores=cores) if obstacle is None else uncut_plan(body, obstacle, cores=cores)
+
+
+def _uncut_body(body: Model, *, cores: int) -> Plan:
+    return uncut_plan(body, "no part of it gains anything", cores=cores)
 
 
 def _why_options_stay_whole(model: Model, session_options: Any) -> str | None:
@@ -286,7 +323,9 @@ def _why_options_stay_whole(model: Model, session_options: Any) -> str | None:
     return None
 
 
-def _plan_unasked(model: Model, options: SessionOptions, session_options: Any, *, cores: int) -> Plan:
+def _plan_unasked(
+    model: Model, options: SessionOptions, session_options: Any, *, cores: int, lifts: bool = False
+) -> Plan:
     if session_options is not None and options.min_gain is None:
         # Initializers and custom operators registered there cannot be seen, and segments would not have them.
         return uncut_plan(
@@ -295,7 +334,18 @@ def _plan_unasked(model: Model, options: SessionOptions, session_options: Any, *
             cores=cores,
         )
     min_gain = DEFAULT_MIN_GAIN if options.min_gain is None else options.min_gain
-    return plan_from_tables(model, cores=cores, min_gain=min_gain)
+    plan = plan_from_tables(model, cores=cores, min_gain=min_gain)
+    # Without a device, all that a body can gain is work side by side.
+    if not lifts or cores < 2 or not any(node.bodies for node in model.graph.nodes):
+        return plan
+
+    def plan_body(body: Model, *, cores: int) -> Plan:
+        obstacle = why_model_stays_whole(body)
+        if obstacle is not None:
+            return uncut_plan(body, obstacle, cores=cores)
+        return plan_from_tables(body, cores=cores, min_gain=min_gain)
+
+    return lift_bodies(model, plan, plan_body=plan_body, min_gain=min_gain)
 
 
 def session_cores(options: SessionOptions, session_options: Any) -> int:
@@ -310,7 +360,7 @@ def session_cores(options: SessionOptions, session_options: Any) -> int:
 def why_model_stays_whole(model: Model) -> str | None:
     """Why this model cannot be cut at all, or None."""
     graph = model.graph
-    if len(graph.nodes) < 2:
+    if len(graph.nodes) < 2 and not any(node.bodies for node in graph.nodes):
         return "fewer than two operators: nothing to run side by side"
     for info in (*graph.inputs, *graph.overridable, *graph.outputs):
         if not is_feedable(info):

@@ -1,0 +1,291 @@
+"""Bodies of If, Loop and Scan taken into the plan, where that pays.
+
+A lifted operator is a segment of its own, whose bodies have plans of their own: made by whoever plans graphs, the same
+way as for the model around them. What is in its segment before, beside and after it becomes segments of its own too;
+what is beside it runs at the same time, if that promises to end sooner. An operator whose bodies gain nothing by that
+stays in its segment. Either way the segment's reason says so, with both figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Final, Protocol
+
+from parallax.errors import BackendError
+from parallax.model import Body, Model, Node
+from parallax.partition import (
+    Cause,
+    DraftSegment,
+    UnitGraph,
+    assemble,
+    contract,
+    find_boundaries,
+    set_apart,
+    stands_alone,
+    units_of,
+)
+from parallax.profile import estimate_costs, surviving_tensors
+from parallax.schedule import CPU_BACKEND, BodyPlan, Plan, Segment
+from parallax.session._candidates import HANDOVER_NS, SEGMENT_OVERHEAD_NS
+
+LIFT_NS: Final = 20_000
+"""What an iteration, or an If, takes longer in the engine than in the runtime: upper end of benchmarks/overhead.py."""
+
+
+class BodyPlanner(Protocol):
+    """Plans a body as any other model; the plan's provenance tells what the body takes uncut and as planned."""
+
+    def __call__(self, body: Model, *, cores: int) -> Plan:
+        """A plan for at most ``cores`` cores; an uncut one where nothing gains."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lift:
+    """An operator to be lifted."""
+
+    node: int
+    bodies: tuple[BodyPlan, ...]
+    width: int
+    beside: bool
+    """Whether what does not depend on it runs at the same time."""
+    cost_ns: int
+    saved_ns: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Piece:
+    """A segment in the making: an old one, or a part of it."""
+
+    origin: Segment
+    units: tuple[int, ...]
+    width: int
+    lift: _Lift | None = None
+    place: str = ""
+    """Where it lies with regard to an operator that was taken out of the same segment."""
+
+
+def lift_bodies(model: Model, plan: Plan, *, plan_body: BodyPlanner, min_gain: float) -> Plan:
+    """The plan with those operators lifted whose bodies gain by it.
+
+    Args:
+        model: which the plan is for.
+        plan: cut or uncut. What other backends run is left to them.
+        plan_body: plans each body. Operators inside bodies are lifted by the same rule.
+        min_gain: the least share of the time of a whole run that lifting an operator must promise to save. 0 lifts
+            whatever can be lifted, whether it gains or not.
+
+    Raises: what ``plan_body`` raises.
+    """
+    found = [
+        (segment, model.graph.nodes[index])
+        for segment in plan.segments
+        if segment.backend == CPU_BACKEND and not segment.bodies
+        for index in segment.nodes
+        if model.graph.nodes[index].bodies
+    ]
+    if not found:
+        return plan
+    lifter = _Lifter(model, plan, plan_body, min_gain)
+    lifts: dict[int, _Lift] = {}
+    notes: dict[int, tuple[str, ...]] = {}
+    for segment, node in found:
+        verdict = lifter.examine(segment, node)
+        if isinstance(verdict, _Lift):
+            lifts[node.index] = verdict
+        else:
+            notes[segment.index] = (*notes.get(segment.index, ()), verdict)
+    noted = [
+        replace(segment, reason="; ".join((segment.reason, *notes.get(segment.index, ())))) for segment in plan.segments
+    ]
+    plan = replace(plan, segments=tuple(noted))
+    return lifter.apply(plan, lifts) if lifts else plan
+
+
+class _Lifter:
+    """Examines operators of one model."""
+
+    def __init__(self, model: Model, plan: Plan, plan_body: BodyPlanner, min_gain: float) -> None:
+        self._model = model
+        self._graph = model.inferred()
+        self._cores = plan.cores
+        self._plan_body = plan_body
+        self._min_gain = min_gain
+        self._costs = estimate_costs(self._graph, cores=plan.cores)
+        stated = plan.provenance.chosen_ns or plan.provenance.uncut_ns
+        self._total_ns = stated or sum(self._costs.node_ns(plan.cores))
+        self._groups = [segment.nodes for segment in plan.segments]
+
+    @cached_property
+    def _units(self) -> UnitGraph:
+        """The finest pieces between which a cut may lie. Raises: BackendError if the runtime refuses the model."""
+        survivors = surviving_tensors(self._model)
+        return contract(self._graph, survivors=survivors, cuttable=self._model.can_cut, tiny_elements=0)
+
+    def examine(self, segment: Segment, node: Node) -> _Lift | str:
+        """How to lift an operator of a segment, or why it stays."""
+        stays = f"{node.op_type} {node.name!r} stays in it: "
+        obstacle = self._model.why_no_bodies(node.index)
+        if obstacle is not None:
+            return stays + obstacle
+        bodies = self._model.bodies(node.index)
+        lift = self._lift(node, bodies, width=max(1, segment.width), beside=False)
+        if isinstance(lift, str):
+            return stays + lift
+        try:
+            units = self._units
+        except BackendError as error:
+            return stays + error.what
+        if not stands_alone(self._graph, units, node.index):
+            return stays + "the runtime fuses it with what is around it, or what lies between cannot be handed over"
+        if any(units_of(units, nodes) is None for nodes in self._groups):
+            return stays + "the plan cuts where the runtime would fuse"
+        return self._put_beside(segment, node, bodies, lift)
+
+    def _lift(self, node: Node, bodies: Sequence[Body], *, width: int, beside: bool) -> _Lift | str:
+        planned = []
+        plain_ns = lifted_ns = 0
+        for body in bodies:
+            plan = self._plan_body(body.model, cores=width)
+            plan = lift_bodies(body.model, plan, plan_body=self._plan_body, min_gain=self._min_gain)
+            planned.append(BodyPlan(attribute=body.attribute, plan=plan))
+            uncut_ns = plan.provenance.uncut_ns
+            if uncut_ns is None:
+                uncut_ns = sum(estimate_costs(body.model.inferred(), cores=width).node_ns(width))
+            chosen_ns = plan.provenance.chosen_ns
+            plain_ns += uncut_ns
+            lifted_ns += LIFT_NS + (uncut_ns if plan.is_uncut or chosen_ns is None else chosen_ns)
+        cost_ns = self._costs.node_ns(width)[node.index]
+        saved_ns = round(cost_ns * (1 - lifted_ns / max(1, plain_ns)))
+        what = "an arm" if node.op_type == "If" else "an iteration"
+        count = max(1, len(bodies)) * 1e3
+        figures = (
+            f"{lifted_ns / count:.1f} us for {what} by a plan of its own, {plain_ns / count:.1f} us in the runtime"
+        )
+        share = saved_ns / max(1, self._total_ns)
+        if self._min_gain > 0 and share < self._min_gain:
+            asked = f"{max(0.0, share):.0%} of a run is saved where {self._min_gain:.0%} is asked for"
+            return f"{figures}, so that {asked}"
+        return _Lift(
+            node=node.index,
+            bodies=tuple(planned),
+            width=width,
+            beside=beside,
+            cost_ns=max(0, cost_ns - saved_ns),
+            saved_ns=saved_ns,
+            reason=f"{node.op_type} {node.name!r} is run by the engine: {figures}",
+        )
+
+    def _put_beside(self, segment: Segment, node: Node, bodies: Sequence[Body], lift: _Lift) -> _Lift:
+        """The same on one core less, if what is beside it can then run at the same time and all ends sooner."""
+        narrow = self._cores - 1
+        if segment.lane is not None or not 1 <= narrow < segment.width:
+            return lift
+        members = units_of(self._units, segment.nodes) or ()
+        _, beside, _ = set_apart(self._units, members, self._units.unit_of[node.index], beside=True)
+        alone_ns = self._cost_ns(beside, 1)
+        if alone_ns <= HANDOVER_NS + SEGMENT_OVERHEAD_NS:
+            return lift
+        side = self._lift(node, bodies, width=narrow, beside=True)
+        if isinstance(side, str):
+            return lift
+        together_ns = max(side.cost_ns, alone_ns) + HANDOVER_NS + SEGMENT_OVERHEAD_NS
+        serial_ns = lift.cost_ns + self._cost_ns(beside, segment.width)
+        if together_ns >= serial_ns:
+            return lift
+        figures = f"{together_ns / 1e3:.1f} us side by side, {serial_ns / 1e3:.1f} us serially"
+        return replace(side, reason=f"{side.reason}; others run beside it ({figures})")
+
+    def _cost_ns(self, units: Sequence[int], width: int) -> int:
+        costs = self._units.unit_costs(self._costs.node_ns(width))
+        return sum(costs[unit] for unit in units)
+
+    def apply(self, plan: Plan, lifts: Mapping[int, _Lift]) -> Plan:
+        """The plan with these operators in segments of their own."""
+        pieces: list[_Piece] = []
+        for segment in plan.segments:
+            members = units_of(self._units, segment.nodes) or ()
+            parts = [_Piece(origin=segment, units=members, width=segment.width)]
+            for index in segment.nodes:
+                lift = lifts.get(index)
+                if lift is not None:
+                    parts = self._take_out(parts, lift)
+            pieces.extend(parts)
+        return self._rebuilt(plan, pieces, list(lifts.values()))
+
+    def _take_out(self, parts: Sequence[_Piece], lift: _Lift) -> list[_Piece]:
+        unit = self._units.unit_of[lift.node]
+        made: list[_Piece] = []
+        for part in parts:
+            if unit not in part.units:
+                made.append(part)
+                continue
+            name = self._graph.nodes[lift.node].name
+            before, beside, after = set_apart(self._units, part.units, unit, beside=lift.beside)
+            if before:
+                made.append(replace(part, units=before, place=f"before {name!r}"))
+            made.append(replace(part, units=(unit,), width=lift.width, lift=lift))
+            if beside:
+                made.append(replace(part, units=beside, width=1, place=f"beside {name!r}"))
+            if after:
+                made.append(replace(part, units=after, place=f"after {name!r}"))
+        return made
+
+    def _rebuilt(self, plan: Plan, pieces: Sequence[_Piece], lifts: Sequence[_Lift]) -> Plan:
+        drafts = [DraftSegment(units=piece.units, width=max(1, piece.width), cause=Cause.FORCED) for piece in pieces]
+        partition = assemble(self._units, drafts, label="lifted", lanes=plan.lanes)
+        boundaries = find_boundaries(self._graph, self._units, partition)
+        read = {name for boundary in boundaries for name in boundary.inputs}
+        unread = tuple(name for segment in plan.segments for name in segment.inputs if name not in read)
+        homes: dict[int, list[int]] = {}
+        for position, piece in enumerate(pieces):
+            homes.setdefault(piece.origin.index, []).append(position)
+        segments = []
+        for index, (piece, boundary) in enumerate(zip(pieces, boundaries, strict=True)):
+            origin, lift = piece.origin, piece.lift
+            whole = len(homes[origin.index]) == 1
+            # What an order was asked for though no tensor passes, as keeping memory small does.
+            ordered = {
+                position
+                for before in origin.predecessors
+                if not set(plan.segments[before].outputs) & set(origin.inputs)
+                for position in homes[before]
+            }
+            reason = origin.reason if not piece.place else f"{piece.place}; {origin.reason}"
+            segments.append(
+                replace(
+                    origin,
+                    index=index,
+                    name=origin.name if whole else f"{origin.name}.{homes[origin.index].index(index)}",
+                    nodes=boundary.nodes,
+                    inputs=boundary.inputs + (unread if index == 0 else ()),
+                    outputs=boundary.outputs,
+                    predecessors=tuple(sorted(ordered.union(partition.dag.predecessors[index]))),
+                    width=piece.width,
+                    cost_ns=lift.cost_ns
+                    if lift
+                    else origin.cost_ns
+                    if whole
+                    else self._cost_ns(piece.units, piece.width),
+                    bodies=lift.bodies if lift else (),
+                    reason=lift.reason if lift else reason,
+                )
+            )
+        before_ns = plan.provenance.uncut_ns or self._total_ns
+        provenance = replace(
+            plan.provenance,
+            source="forced" if self._min_gain == 0 else "tables" if plan.is_uncut else plan.provenance.source,
+            uncut_ns=before_ns,
+            chosen_ns=max(0, self._total_ns - sum(lift.saved_ns for lift in lifts)),
+            reason="; ".join((plan.provenance.reason, *(lift.reason for lift in lifts))),
+        )
+        return replace(
+            plan,
+            policy="adaptive",
+            lanes=max(plan.lanes, 2) if any(lift.beside for lift in lifts) else plan.lanes,
+            segments=tuple(segments),
+            provenance=provenance,
+        )
