@@ -60,6 +60,8 @@ def load_plugin(plugin: Plugin) -> tuple[Any, ...]:
         if not devices:
             _register(plugin)
             devices = plugin_devices(plugin.provider)
+            if not devices:
+                _unregister(plugin)  # a driver may be there the next time somebody asks
     if not devices:
         raise ConfigError(f"{plugin.provider} finds no device on this machine", fix=plugin.hint)
     return devices
@@ -68,13 +70,17 @@ def load_plugin(plugin: Plugin) -> tuple[Any, ...]:
 def unload_plugin(plugin: Plugin) -> None:
     """Take a library that `load_plugin` registered out again. No session and no device of it may be in use any more."""
     with _lock:
-        if plugin.provider in _registered:
-            onnxruntime.unregister_execution_provider_library(plugin.provider)
-            _registered.discard(plugin.provider)
+        _unregister(plugin)
 
 
 _registered: Final[set[str]] = set()
 """Providers whose libraries are registered by us (lock)."""
+
+
+def _unregister(plugin: Plugin) -> None:
+    if plugin.provider in _registered:
+        onnxruntime.unregister_execution_provider_library(plugin.provider)
+        _registered.discard(plugin.provider)
 
 
 def _register(plugin: Plugin) -> None:
