@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 from parallax.device import (
     HOST_MEMORY,
     CompiledModel,
+    Complaints,
     FaultPolicy,
     GuardedModel,
     MemoryDomain,
@@ -27,7 +28,7 @@ from parallax.device import (
     open_backend,
 )
 from parallax.device._breaker import CircuitBreaker
-from parallax.errors import BackendError, InputError, RunCancelled
+from parallax.errors import BackendError, ConfigError, InputError, RunCancelled
 from parallax.model import load_model
 from tests.device._backends import Array, compiled, model_of, obstacle, on_the_processor, value, whole
 
@@ -207,15 +208,50 @@ def test_without_being_asked_nothing_is_checked() -> None:
     assert np.isnan(_answer(model, np.ones(3, np.float32))).all()
 
 
-@pytest.mark.parametrize("error", [InputError("a wrong feed"), RunCancelled("stopped")])
-def test_what_is_the_callers_is_not_the_delegates_fault(error: Exception) -> None:
-    delegate = Scripted(lambda call: error if call <= 5 else None)
+def test_a_wish_to_stop_is_not_the_delegates_fault() -> None:
+    delegate = Scripted(lambda call: RunCancelled("stopped") if call <= 5 else None)
     model = _guarded(delegate)
     for _ in range(5):
-        with pytest.raises(type(error)):
+        with pytest.raises(RunCancelled):
             _answer(model, np.ones(3, np.float32))
     assert (model.failures, model.stood_in) == (0, 0)
     _check(model, 1)
+
+
+def test_wrong_feeds_are_the_callers_fault_where_the_processor_refuses_them_too() -> None:
+    model = _guarded(Scripted(lambda _: None))
+    for _ in range(5):
+        with pytest.raises(InputError):
+            _answer(model, np.ones(4, np.float32))
+    assert model.failures == 0
+    _check(model, 1)
+
+
+@pytest.mark.parametrize("error", [InputError("a wrong feed"), RuntimeError("oops"), MemoryError()])
+def test_whatever_else_it_raises_is_a_failure_where_the_processor_has_an_answer(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    delegate = Scripted(lambda _: error)
+    model = _guarded(delegate)
+    for seed in range(10):
+        _check(model, seed)
+    assert delegate.calls == model.failures == FaultPolicy().tolerated
+    assert type(error).__name__ in caplog.text
+
+
+def test_parts_of_one_delegate_warn_once_between_them(caplog: pytest.LogCaptureFixture) -> None:
+    complaints = Complaints()
+    models = [_guarded(Scripted(_broken), complaints=complaints, part=f"segment_{index}") for index in range(3)]
+    with caplog.at_level(logging.INFO):
+        for model in models:
+            _check(model, 1)
+    assert [record.levelname for record in caplog.records if "failed" in record.message] == ["WARNING", "INFO", "INFO"]
+
+
+@pytest.mark.parametrize("wrong", [{"tolerated": 0}, {"tolerated": 1.5}, {"retry_s": -1}, {"deadline_s": 0}])
+def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        FaultPolicy(**wrong)
 
 
 def test_feeds_it_is_not_made_for_do_not_count_against_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import parallax
+from parallax.device import FaultPolicy
 from parallax.errors import ConfigError
 from parallax.model import load_model
 from parallax.profile import Cache
 from parallax.session._options import make_options
 from parallax.session._planning import plan_key, plan_whole_on
+from tests.engine._faulty import installed
 
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="openvino is not installed: pip install openvino"
@@ -127,3 +130,41 @@ def test_providers_that_are_named_leave_other_backends_out(model: Path, tmp_path
     assert named.plan.is_uncut
     unnamed = parallax.InferenceSession(model, threads=1, cache_dir=tmp_path)
     assert unnamed.plan.segments[0].backend == "openvino"
+
+
+@pytest.mark.parametrize(
+    ("device", "faults"),
+    [
+        ("fails", None),
+        ("nans", FaultPolicy(checks_nan=True, tolerated=1000)),
+        ("hangs", FaultPolicy(deadline_s=0.2)),
+    ],
+)
+def test_a_backend_that_misbehaves_changes_no_answer(
+    device: str, faults: FaultPolicy | None, model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = f"faulty:{device}"
+    with installed(tmp_path):
+        remember_whole_on(backend, model, tmp_path / "cache")
+        session = parallax.InferenceSession(
+            model, threads=1, cache_dir=tmp_path / "cache", backends=(backend,), faults=faults
+        )
+        assert session.plan.segments[0].backend == backend
+        reference = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        for rows in range(1, 20):
+            np.testing.assert_allclose(
+                session.run(None, feeds(rows))[0], reference.run(None, feeds(rows))[0], rtol=1e-5, atol=1e-5
+            )
+    assert [backend in record.message for record in caplog.records if record.levelname == "WARNING"] == [True]
+
+
+def test_a_copy_keeps_what_is_done_about_faults(model: Path) -> None:
+    faults = FaultPolicy(deadline_s=2.0)
+    copy = pickle.loads(pickle.dumps(parallax.InferenceSession(model, faults=faults)))
+    assert copy._parallax_options.faults == faults
+
+
+def test_faults_are_a_policy(model: Path) -> None:
+    wrong: Any = 2.0
+    with pytest.raises(ConfigError, match=r"faults=2\.0 is no FaultPolicy; write faults="):
+        parallax.InferenceSession(model, faults=wrong)

@@ -23,7 +23,7 @@ from parallax.device._cores import available_cores
 from parallax.device._coverage import Coverage, Gap, OperatorRule, Uncovered
 from parallax.device._emulated import EmulatedBackend, EmulatedModel
 from parallax.device._figures import Basis, Figure
-from parallax.device._guard import DEFAULT_POLICY, FaultPolicy, GuardedModel, compile_guarded
+from parallax.device._guard import DEFAULT_POLICY, Complaints, FaultPolicy, GuardedModel, compile_guarded
 from parallax.device._heap import trim_heap
 from parallax.device._host_speed import host_gemm_flops
 from parallax.device._load import DISTURBED_SHARE, LoadMeter
@@ -56,6 +56,7 @@ __all__ = [
     "Capability",
     "CompileOptions",
     "CompiledModel",
+    "Complaints",
     "Coverage",
     "CpuCluster",
     "DeviceKind",

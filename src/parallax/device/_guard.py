@@ -24,7 +24,7 @@ from parallax.device._backend import (
 )
 from parallax.device._breaker import CircuitBreaker
 from parallax.device._ort_values import empty_host_value, host_bytes, is_on_host
-from parallax.errors import BackendError, RunCancelled
+from parallax.errors import BackendError, ConfigError, RunCancelled
 from parallax.model import SegmentModel
 
 logger = logging.getLogger(__name__)
@@ -46,8 +46,33 @@ class FaultPolicy:
     checks_nan: bool = False
     """Have the processor compute what came out with a NaN in it. One that it makes as well is the model's own."""
 
+    def __post_init__(self) -> None:
+        if type(self.tolerated) is not int or self.tolerated < 1:
+            raise ConfigError(
+                f"tolerated={self.tolerated!r} failures in a row", fix="give a whole number of at least 1"
+            )
+        if not self.retry_s >= 0:
+            raise ConfigError(f"retry_s={self.retry_s!r}", fix="give seconds, 0 or more")
+        if self.deadline_s is not None and not self.deadline_s > 0:
+            raise ConfigError(f"deadline_s={self.deadline_s!r}", fix="give seconds above 0, or None for no deadline")
+
 
 DEFAULT_POLICY = FaultPolicy()
+
+
+class Complaints:
+    """Lets the first complaint about each delegate be a warning, however many parts of a model it runs."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._warned: set[str] = set()  # (lock)
+
+    def level(self, delegate: str) -> int:
+        """Of the next message about it: `logging.WARNING` once, then `logging.INFO`."""
+        with self._lock:
+            is_first = delegate not in self._warned
+            self._warned.add(delegate)
+        return logging.WARNING if is_first else logging.INFO
 
 
 def compile_guarded(
@@ -58,13 +83,19 @@ def compile_guarded(
     width: int,
     options: CompileOptions = DEFAULT_OPTIONS,
     policy: FaultPolicy = DEFAULT_POLICY,
+    complaints: Complaints | None = None,
 ) -> CompiledModel:
     """Compile a part for ``backend``, to be run by ``spare`` wherever that fails.
 
     ``spare`` compiles it when it is first needed. If ``backend`` refuses the part, that is now, after one warning.
 
+    Args:
+        complaints: shared by the parts that are to warn of a delegate once between them; by default each warns once.
+
     Raises: BackendError if neither can compile it.
     """
+
+    complaints = Complaints() if complaints is None else complaints
 
     def compile_spare() -> CompiledModel:
         own = CompileOptions(session_options=options.session_options, work=options.work)
@@ -73,7 +104,8 @@ def compile_guarded(
     try:
         delegate = backend.compile(segment, width=width, options=options)
     except BackendError as error:
-        logger.warning(
+        logger.log(
+            complaints.level(backend.info.name),
             "%s does not compile segment %r, which runs on %s instead: %s; leave the backend out to silence this",
             backend.info.name,
             segment.name,
@@ -82,7 +114,12 @@ def compile_guarded(
         )
         return compile_spare()
     return GuardedModel(
-        delegate, spare=compile_spare, what=f"{backend.info.name}, segment {segment.name!r}", policy=policy
+        delegate,
+        spare=compile_spare,
+        what=backend.info.name,
+        part=segment.name,
+        policy=policy,
+        complaints=complaints,
     )
 
 
@@ -93,6 +130,8 @@ class GuardedModel:
         delegate: runs it as long as it behaves.
         spare: makes the other one, once, when it is needed.
         what: the delegate's name for messages.
+        part: what it runs, likewise.
+        complaints: see `compile_guarded`.
         clock: seconds, monotonic.
     """
 
@@ -102,19 +141,23 @@ class GuardedModel:
         *,
         spare: Callable[[], CompiledModel],
         what: str,
+        part: str = "",
         policy: FaultPolicy = DEFAULT_POLICY,
+        complaints: Complaints | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._delegate = delegate
         self._make_spare = spare
         self._spare: CompiledModel | None = None
-        self._what = what
+        self._delegate_name = what
+        self._what = f"{what}, segment {part!r}" if part else what
+        self._complaints = Complaints() if complaints is None else complaints
         self._policy = policy
         self._clock = clock
         self._lock = threading.Lock()
         self._spare_lock = threading.Lock()
         self._breaker = CircuitBreaker(tolerated=policy.tolerated, retry_s=policy.retry_s)  # (lock)
-        self._has_warned = False  # (lock)
+        self._has_complained = False  # (lock)
         self.failures = 0  # (lock)
         self.stood_in = 0  # (lock)
 
@@ -191,8 +234,8 @@ class GuardedModel:
                 self._note_nothing()  # these feeds are at fault, not the delegate
             except _DeadlineError as error:
                 self._note_failure(error, for_good=True)
-            except BackendError as error:
-                self._note_failure(error)
+            except Exception as error:
+                return self._make_good(call, feeds, error)
             except BaseException:
                 self._note_nothing()
                 raise
@@ -200,12 +243,7 @@ class GuardedModel:
                 if not (self._policy.checks_nan and _has_nan(made)):
                     self._note_success()
                     return made
-                correct = self._stand_in(call, feeds)
-                if _has_nan(correct):
-                    self._note_success()
-                else:
-                    self._note_failure(BackendError("it made a NaN where the processor makes none"))
-                return correct
+                return self._make_good(call, feeds, None)
         return self._stand_in(call, feeds)
 
     def _try(
@@ -233,6 +271,30 @@ class GuardedModel:
             raise result
         return result
 
+    def _make_good(
+        self,
+        call: Callable[[CompiledModel, Mapping[str, Any]], Mapping[str, Any]],
+        feeds: Mapping[str, Any],
+        error: Exception | None,
+    ) -> Mapping[str, Any]:
+        """Have the processor compute what the delegate raised ``error`` for, or (None) made a NaN of.
+
+        The processor is the judge: what it raises too is the feeds' fault, and a NaN that it makes too the model's.
+        """
+        try:
+            correct = self._stand_in(call, feeds)
+        except BaseException:
+            self._note_nothing()
+            raise
+        if error is not None:
+            known = error if isinstance(error, BackendError) else BackendError(f"{type(error).__name__}: {error}")
+            self._note_failure(known)
+        elif _has_nan(correct):
+            self._note_success()
+        else:
+            self._note_failure(BackendError("it made a NaN where the processor makes none"))
+        return correct
+
     def _stand_in(
         self, call: Callable[[CompiledModel, Mapping[str, Any]], Mapping[str, Any]], feeds: Mapping[str, Any]
     ) -> Mapping[str, Any]:
@@ -258,13 +320,14 @@ class GuardedModel:
             opened = self._breaker.failed(self._clock())
             if for_good:
                 self._breaker.give_up()
-            is_first, self._has_warned = not self._has_warned, True
-        if is_first:
-            logger.warning(
-                "%s failed, and the processor computed instead: %s; update the driver or the backend, or leave it out",
-                self._what,
-                error.what,
-            )
+            level = logging.DEBUG if self._has_complained else self._complaints.level(self._delegate_name)
+            self._has_complained = True
+        logger.log(
+            level,
+            "%s failed, and the processor computed instead: %s; update the driver or the backend, or leave it out",
+            self._what,
+            error.what,
+        )
         if for_good or opened:
             logger.info("%s is set aside%s", self._what, "" if for_good else f" for {self._policy.retry_s:g} s")
 

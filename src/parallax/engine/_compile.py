@@ -6,7 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from parallax.device import DEFAULT_POLICY, Backend, CompileOptions, FaultPolicy, Work, compile_guarded, open_backend
+from parallax.device import (
+    DEFAULT_POLICY,
+    Backend,
+    CompileOptions,
+    Complaints,
+    FaultPolicy,
+    Work,
+    compile_guarded,
+    open_backend,
+)
 from parallax.engine._advice import WeightAdvisor
 from parallax.engine._delegate import DelegatedSession
 from parallax.engine._executor import Executor
@@ -36,6 +45,8 @@ class Delegation:
     kept: frozenset[str] = frozenset()
     """Outputs that may stay in the backend's memory."""
     faults: FaultPolicy = DEFAULT_POLICY
+    complaints: Complaints = field(default_factory=Complaints)
+    """Shared by the segments that are to warn of a backend once between them."""
 
 
 def compile_segment(
@@ -69,6 +80,7 @@ def compile_segment(
                     session_options=options.to_session_options, work=given.work, shapes=given.shapes
                 ),
                 policy=given.faults,
+                complaints=given.complaints,
             )
             session = DelegatedSession(guarded, described=load_session(extracted.proto), kept=given.kept)
     except FOREIGN_EXCEPTIONS as error:
@@ -102,6 +114,7 @@ def _delegations(
             opened[segment.backend] = open_backend(segment.backend)
     works = segment_works(plan, graph, [segment.index for segment in delegated])
     kept = kept_outputs(plan, graph)
+    complaints = Complaints()
     return {
         segment.index: Delegation(
             backend=opened[segment.backend],
@@ -109,6 +122,7 @@ def _delegations(
             shapes=static_shapes(graph, segment.inputs),
             kept=kept[segment.index],
             faults=faults,
+            complaints=complaints,
         )
         for segment in delegated
     }
@@ -132,7 +146,7 @@ def compile_plan(
         progress: told as segments are done.
         backends: those that segments name, by name; others are opened.
         planned: the graph with types in the shapes that were planned for, where the model leaves them open.
-        faults: what is done about backends that fail.
+        faults: what is done about backends that fail; each is warned of once.
         outline: of the plan's memory, if the caller has one (made with ``place_outputs=False``).
         advisor: see `Executor`.
     """

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 
 from parallax.bundle import Verify
-from parallax.device import free_memory_bytes
+from parallax.device import FaultPolicy, free_memory_bytes
 from parallax.engine import RuntimeOptions, TraceSink, shared_threads, use_shared_allocator, use_shared_pool
 from parallax.errors import ConfigError
 from parallax.memory import parse_bytes
@@ -67,6 +67,7 @@ class SessionOptions:
     """None: those that are installed, where neither providers nor session options were given."""
     devices: tuple[Device, ...] = ()
     """The accelerators of ``providers=`` that plans are made for."""
+    faults: FaultPolicy = field(default_factory=FaultPolicy)
 
 
 def make_options(
@@ -85,6 +86,7 @@ def make_options(
     memory_budget: int | str | float | None = None,
     idle_trim_s: float | None = None,
     backends: Sequence[str] | None = (),
+    faults: FaultPolicy | None = None,
 ) -> SessionOptions:
     """The keywords of ``InferenceSession`` and ``compile``, checked. Raises: ConfigError naming the one at fault."""
     if policy not in ("adaptive", "sequential"):
@@ -105,6 +107,7 @@ def make_options(
         budget_bytes=None if memory_budget is None else parse_bytes(memory_budget, free_bytes=free_memory_bytes()),
         idle_trim_s=check_idle_trim(idle_trim_s),
         backends=check_backends(backends),
+        faults=check_faults(faults),
     )
 
 
@@ -141,6 +144,17 @@ def check_idle_trim(seconds: Any) -> float | None:
             fix='give for example 60, or float("inf") to keep memory for the next run however long that takes',
         )
     return float(seconds)
+
+
+def check_faults(faults: Any) -> FaultPolicy:
+    """The policy, or the default for None. Raises: ConfigError for anything else."""
+    if faults is None:
+        return FaultPolicy()
+    if not isinstance(faults, FaultPolicy):
+        raise ConfigError(
+            f"faults={faults!r} is no FaultPolicy", fix="write faults=parallax.device.FaultPolicy(deadline_s=2.0)"
+        )
+    return faults
 
 
 def runtime_options(session_options: Any) -> RuntimeOptions:

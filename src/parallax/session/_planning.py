@@ -178,6 +178,7 @@ def choose_plan(
             inherited if options.budget_bytes is None else lean_options(inherited),
             backends=opened,
             planned=shaped.inferred() if opened else None,
+            faults=options.faults,
         )
         return plan, executor
     except ParallaxError as error:

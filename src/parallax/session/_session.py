@@ -23,7 +23,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 from onnxruntime.capi.onnxruntime_inference_collection import check_and_normalize_provider_args
 
 from parallax.bundle import Bundle, Verify, looks_like_bundle
-from parallax.device import private_bytes, trim_heap
+from parallax.device import FaultPolicy, private_bytes, trim_heap
 from parallax.engine import (
     RUNTIME_EXCEPTIONS,
     Executor,
@@ -144,6 +144,9 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
             installed (``pip install 'parallax-runtime[openvino]'``) and neither ``sess_options`` nor ``providers``
             are given. () for none. Outputs then agree within 1e-4 of their magnitude instead of bit for bit. What a
             backend fails at is run on the CPU.
+        faults: what is done about a backend that misbehaves: failures in a row after which it is set aside, a deadline
+            for each of its calls, whether its NaNs are checked (see ``parallax.device.FaultPolicy``). By default three
+            failures set it aside for 30 s, then longer; there is no deadline, and nothing is checked.
 
     ``plan`` says what was decided and why.
 
@@ -196,6 +199,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         memory_budget: int | str | float | None = None,
         idle_trim_s: float | None = None,
         backends: Sequence[str] | None = None,
+        faults: FaultPolicy | None = None,
         **kwargs: Any,
     ) -> None:
         if sess_options is not None and not isinstance(sess_options, onnxruntime.SessionOptions):
@@ -215,6 +219,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
             memory_budget=memory_budget,
             idle_trim_s=idle_trim_s,
             backends=backends,
+            faults=faults,
         )
         self._lazy_lock = threading.RLock()
         self._model: Model | None = None
@@ -841,6 +846,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
                 "cache": options.cache,
                 "memory_budget": options.memory_budget,
                 "idle_trim_s": options.idle_trim_s,
+                "faults": options.faults,
             },
         }
 
