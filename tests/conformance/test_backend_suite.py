@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 
 from parallax.device import Backend, CompileOptions
 from parallax.errors import BackendError, ParallaxError
 from parallax.model import load_model
+from tests.conformance._expected import difference_of, expectations
 from tests.conformance._onnx_suite import Case, load_cases, shard_of
 from tests.device._backends import obstacle, opened, value, whole
 
@@ -69,7 +68,7 @@ def test_what_a_backend_takes_it_computes_as_onnxruntime_does(sampled: tuple[str
 def _examine(name: str, backend: Backend, case: Case, tally: Tally) -> None:
     assert tally.differences is not None
     proto = case.read_model()
-    prepared = _expectations(proto, case)
+    prepared = expectations(proto, case)
     if prepared is None:
         return
     feeds, expected = prepared
@@ -88,45 +87,8 @@ def _examine(name: str, backend: Backend, case: Case, tally: Tally) -> None:
     except ParallaxError as error:
         tally.differences.append(f"{case.id}: {error}")
         return
-    difference = _difference(expected, made, case)
+    difference = difference_of(expected, made, case)
     if not difference:
         tally.equal += 1
     elif (name, case.id) not in EXCUSED:
         tally.differences.append(f"{case.id}: {difference}")
-
-
-def _expectations(
-    proto: onnx.ModelProto, case: Case
-) -> tuple[dict[str, np.ndarray[Any, Any]], Sequence[np.ndarray[Any, Any]]] | None:
-    """Feeds, and what ONNX Runtime's own provider makes of them; None where it refuses, or not all are tensors."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    inputs, _ = case.read_data(proto)[0]
-    feeds = {info.name: array for info, array in zip(proto.graph.input, inputs, strict=False) if array is not None}
-    if not all(isinstance(array, np.ndarray) and array.dtype.kind in "fiub" for array in feeds.values()):
-        return None
-    try:
-        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        expected = session.run(None, feeds)
-    except Exception:  # the suite has cases for newer operators than ONNX Runtime's
-        return None
-    plain = all(isinstance(array, np.ndarray) and array.dtype.kind in "fiub" for array in expected)
-    return ({key: np.array(array, order="C") for key, array in feeds.items()}, expected) if plain else None
-
-
-def _difference(
-    expected: Sequence[np.ndarray[Any, Any]], made: Sequence[np.ndarray[Any, Any]], case: Case
-) -> str | None:
-    for want, got in zip(expected, made, strict=True):
-        if (want.dtype, want.shape) != (got.dtype, got.shape):
-            return f"{got.dtype}{got.shape} instead of {want.dtype}{want.shape}"
-        if want.dtype.kind != "f":
-            if not np.array_equal(want, got):
-                return f"{got.ravel()[:8]} instead of {want.ravel()[:8]}"
-            continue
-        # Sums of large terms that cancel are as inexact as the terms.
-        scale = max(1.0, float(np.abs(want[np.isfinite(want)]).max(initial=0)))
-        absolute = (1e-2 if want.dtype == np.float16 else max(case.atol, 1e-4)) * scale
-        if not np.allclose(got, want, rtol=max(case.rtol, 1e-3), atol=absolute, equal_nan=True):
-            return f"{got.ravel()[:8]} instead of {want.ravel()[:8]}"
-    return None
