@@ -108,7 +108,8 @@ def _delegations(
     if not delegated:
         return {}
     graph = model.inferred() if planned is None else planned
-    opened = dict(backends)
+    # Segments name a backend as it names itself, which may not be how it was asked for.
+    opened = {**backends, **{backend.info.name: backend for backend in backends.values()}}
     for segment in delegated:
         if segment.backend not in opened:
             opened[segment.backend] = open_backend(segment.backend)
