@@ -6,6 +6,7 @@ segments beside them; the engine runs the plan, and the answers must be ONNX Run
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import parallax
 from parallax.device import Backend, Capability, DeviceSpeed, FaultPolicy, GuardedModel
 from parallax.engine import RuntimeOptions, compile_plan
 from parallax.errors import BackendError, ParallaxError
@@ -140,6 +142,50 @@ def sampled(request: pytest.FixtureRequest) -> Iterator[tuple[str, Backend, int]
     name, share = request.param
     with opened(name) as backend:
         yield name, backend, share
+
+
+@pytest.mark.timeout(1800)
+def test_sessions_forced_onto_a_device_give_onnxruntimes_answers(
+    sampled: tuple[str, Backend, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same through the front door, for models of several operators: smaller ones are left to the CPU there."""
+    name, _, share = sampled
+    cases = [case for kind in KINDS for case in load_cases(kind) if shard_of(case, share) == 0]
+    tally = Tally()
+    for case in cases:
+        _examine_session(name, case, tally)
+    print(len(cases), "cases;", dict(tally.equal), dict(tally.left_out))
+    assert not tally.differences, "\n".join(tally.differences)
+    # Of a few, all lies in one branch.
+    assert tally.equal["all"] + tally.equal["some"] > 0.5 * (len(cases) - tally.left_out[_NO_CASE])
+    warned = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    assert not [message for message in warned if not any(words in message for words in KNOWN_FAILURES)]
+
+
+_NO_CASE = "one operator, or ONNX Runtime refuses it, or not all are tensors of numbers"
+
+
+def _examine_session(name: str, case: Case, tally: Tally) -> None:
+    proto = case.read_model()
+    prepared = expectations(proto, case) if len(proto.graph.node) > 1 else None
+    if prepared is None:
+        tally.left_out[_NO_CASE] += 1
+        return
+    feeds, expected = prepared
+    try:
+        session = parallax.InferenceSession(proto.SerializeToString(), providers=[name], min_gain=0, threads=2)
+        made = session.run(None, feeds)
+    except Exception as error:
+        tally.differences.append(f"{case.id}: {error}")
+        return
+    elsewhere = [segment for segment in session.plan.segments if segment.backend != CPU_BACKEND]
+    difference = difference_of(expected, made, case)
+    if difference is not None:
+        tally.differences.append(f"{case.id} ({len(elsewhere)} of {len(session.plan.segments)} segments): {difference}")
+    elif not elsewhere:
+        tally.left_out[session.plan.provenance.reason] += 1
+    else:
+        tally.equal["all" if len(elsewhere) == len(session.plan.segments) else "some"] += 1
 
 
 @pytest.mark.timeout(1800)

@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from parallax.device import (
     DeviceSpeed,
     MemoryDomain,
     Price,
+    Refusal,
+    RefusedNode,
     TensorArgument,
     Work,
     forget_backends,
@@ -83,7 +84,15 @@ class FaultyBackend:
         )
 
     def capability(self, model: Model) -> Capability:
-        return replace(self._inner.capability(model), backend=self.info.name)
+        """Everything but sigmoids, so that the processor has a part between its regions."""
+        nodes = model.graph.nodes
+        taken = tuple(node.index for node in nodes if node.op_type != "Sigmoid")
+        refused = tuple(
+            RefusedNode(node=node.index, reason=Refusal.OPERATOR, detail="it has no Sigmoid")
+            for node in nodes
+            if node.op_type == "Sigmoid"
+        )
+        return Capability(backend=self.info.name, taken=taken, refused=refused, fragments=(taken,) if taken else ())
 
     def price(self, work: Work) -> Price:
         return self._speed.price(work)

@@ -136,7 +136,8 @@ def _delegations(
 
 def _open_backends(plan: Plan, given: Mapping[str, Backend]) -> dict[str, Backend]:
     """Each backend that the plan or one of its bodies' names, by name; one for all, so that they share its queue."""
-    opened = dict(given)
+    # Segments name a backend as it names itself, which may not be how it was asked for.
+    opened = {**given, **{backend.info.name: backend for backend in given.values()}}
     stack = [plan]
     while stack:
         for segment in stack.pop().segments:

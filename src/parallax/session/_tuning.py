@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from parallax.device import DISTURBED_SHARE, Backend, EmulatedBackend, LoadMeter
+from parallax.device import DEFAULT_POLICY, DISTURBED_SHARE, Backend, EmulatedBackend, FaultPolicy, LoadMeter
 from parallax.engine import compile_plan, trace_durations
 from parallax.errors import BackendError, ConfigError, ParallaxError
 from parallax.model import Model
@@ -173,7 +173,9 @@ def tune(
         peer = None
         plan_there, note = plan_whole_on(name, model, cores=cores)
         if plan_there is not None:
-            peer, note = _try_peer(label, model, plan_there, session_options, feeds, reference, spins=True)
+            peer, note = _try_peer(
+                label, model, plan_there, session_options, feeds, reference, spins=True, faults=options.faults
+            )
         if peer is not None and not note:
             peers.append(peer)
         simulated_ns = 0 if peer is None else peer.plan.segments[0].cost_ns
@@ -186,7 +188,15 @@ def tune(
             peer = None
             if made is not None:
                 peer, note = _try_peer(
-                    made.label, model, made.plan, session_options, feeds, reference, spins=True, devices=devices
+                    made.label,
+                    model,
+                    made.plan,
+                    session_options,
+                    feeds,
+                    reference,
+                    spins=True,
+                    devices=devices,
+                    faults=options.faults,
                 )
             if peer is not None and not note:
                 peers.append(peer)
@@ -265,10 +275,11 @@ def _try_peer(
     *,
     spins: bool = False,
     devices: Mapping[str, Backend] | None = None,
+    faults: FaultPolicy = DEFAULT_POLICY,
 ) -> tuple[Peer | None, str]:
     """The plan, compiled and run; None if it cannot be. And why it must not be timed against the others, or ""."""
     try:
-        peer = _cut_peer(label, model, plan, session_options, feeds, spins=spins, devices=devices)
+        peer = _cut_peer(label, model, plan, session_options, feeds, spins=spins, devices=devices, faults=faults)
         return peer, difference(reference, peer.run())
     except ParallaxError as error:
         logger.warning("%s does not run and is left out: %s", label, error)
@@ -404,8 +415,9 @@ def _cut_peer(
     *,
     spins: bool,
     devices: Mapping[str, Backend] | None = None,
+    faults: FaultPolicy = DEFAULT_POLICY,
 ) -> Peer:
-    executor = compile_plan(model, plan, runtime_options(session_options), backends=devices)
+    executor = compile_plan(model, plan, runtime_options(session_options), backends=devices, faults=faults)
     graph = model.graph
     binder = FeedBinder(
         [
