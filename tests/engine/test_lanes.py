@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import os
 import threading
+import time
 
 import pytest
 
 from parallax.engine import LanePool
+from parallax.engine._cores import current_core
 from parallax.engine._mailbox import Mailbox
+from parallax.engine._signal import Signal, load_find, make_signal
 
 
 def test_a_lease_never_takes_more_than_is_free_and_is_given_back_whole() -> None:
@@ -56,3 +60,88 @@ def test_every_item_put_into_a_mailbox_is_taken_once_in_order(spin_ns: int) -> N
         got.append(back.take(spin_ns))
     thread.join(timeout=30)
     assert got == list(range(1, count + 1))
+
+
+@pytest.mark.parametrize("spin_ns", [0, 50_000_000])
+def test_what_is_placed_is_taken_after_a_wake_up(spin_ns: int) -> None:
+    there: Mailbox[int] = Mailbox()
+    back: Mailbox[int] = Mailbox()
+
+    def echo() -> None:
+        wakes: tuple[Mailbox[int], ...] = ()
+        for _ in range(200):
+            number = there.take(spin_ns, wakes)
+            back.place(number + 1)
+            wakes = (back,)
+        back.wake()
+
+    thread = threading.Thread(target=echo)
+    thread.start()
+    got = []
+    for number in range(200):
+        there.place(number)
+        got.append(back.take(spin_ns, (there,)))
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+    assert got == list(range(1, 201))
+    assert there.is_empty
+    assert back.is_empty
+
+
+def test_a_wake_up_without_an_item_leaves_the_owner_waiting() -> None:
+    box: Mailbox[int] = Mailbox()
+    got: list[int] = []
+    thread = threading.Thread(target=lambda: got.append(box.take(1_000_000)))
+    thread.start()
+    for _ in range(1000):
+        box.wake()
+    assert not got
+    box.put(7)
+    thread.join(timeout=30)
+    assert got == [7]
+
+
+def test_a_signal_that_is_up_ends_a_pause_and_one_that_is_down_does_not() -> None:
+    signal, other = make_signal(), make_signal()
+    assert not signal.pause((other,))
+    signal.up()
+    assert signal.pause() is (load_find() is not None)
+    signal.down()
+    assert not signal.pause()
+    assert other.pause() is (load_find() is not None)
+
+
+def test_without_the_c_library_a_pause_only_yields() -> None:
+    signal = Signal(None)
+    signal.up()
+    assert not signal.pause()
+
+
+@pytest.mark.skipif(current_core is None or len(os.sched_getaffinity(0)) < 2, reason="needs two cores, and to be told")
+def test_a_lane_keeps_off_the_callers_core() -> None:
+    assert current_core is not None
+    pool = LanePool(2)
+    allowed = os.sched_getaffinity(0)
+    try:
+        for core in sorted(allowed)[:2]:
+            os.sched_setaffinity(0, {core})
+            os.sched_setaffinity(0, allowed)
+            lease = pool.lease(2)
+            (lane,) = lease.lanes
+            seen: list[int] = []
+            mask: list[set[int]] = []
+
+            def look(_: None, seen: list[int] = seen, mask: list[set[int]] = mask) -> tuple[Mailbox[int], ...]:
+                assert current_core is not None
+                seen.append(current_core())
+                mask.append(os.sched_getaffinity(0))
+                return ()
+
+            lane.mailbox.put((look, None))
+            while not mask:
+                time.sleep(0.001)
+            assert len(mask[0]) == len(allowed) - 1
+            assert seen[0] in mask[0]
+            pool.give_back(lease)
+    finally:
+        os.sched_setaffinity(0, allowed)

@@ -41,12 +41,13 @@ def run_interruptibly(call: Callable[[Any], T], run_options: Any = None) -> T:
     error: list[BaseException] = []
     done: Mailbox[bool] = Mailbox()
 
-    def job(_: None) -> None:
+    def job(_: None) -> tuple[Mailbox[bool], ...]:
         try:
             result.append(call(options))
         except BaseException as caught:  # handed to the waiting thread, which raises it
             error.append(caught)
-        done.put(True)
+        done.place(True)
+        return (done,)
 
     _in_use = True
     try:

@@ -13,38 +13,48 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from parallax.device import available_cores
+from parallax.engine._cores import current_core, keep_off
 from parallax.engine._mailbox import Mailbox
 
 # How long an idle lane spins before it parks. Hand-overs inside a run arrive within tens of microseconds
 # of each other; anything longer would burn a core that a wide segment could use.
 LANE_SPIN_NS = 60_000
 
-Job = tuple[Callable[[Any], None], Any]
-"""A function and its one argument: cheaper to make per hand-over than a closure."""
+Job = tuple[Callable[[Any], Sequence[Mailbox[Any]]], Any]
+"""A function and its one argument: cheaper to make per hand-over than a closure. It returns whom to wake after it."""
 
 
 class Lane:
     """One worker thread with a mailbox of jobs. Started lazily, daemonic, named for debuggers."""
 
-    __slots__ = ("_thread", "index", "mailbox")
+    __slots__ = ("_avoided", "_thread", "index", "mailbox")
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.mailbox: Mailbox[Job] = Mailbox()
         self._thread = threading.Thread(target=self._loop, name=f"parallax-lane-{index}", daemon=True)
+        self._avoided = -1
         self._thread.start()
+
+    def avoid(self, core: int) -> None:
+        """Keep off that core from now on, and off no other."""
+        thread = self._thread.native_id
+        if core != self._avoided and thread is not None:
+            self._avoided = core
+            keep_off(thread, core)
 
     def _loop(self) -> None:
         take = self.mailbox.take
+        wakes: Sequence[Mailbox[Any]] = ()
         while True:
             # A job contains its own failures (it reports them to its run), so the lane never dies of one.
-            function, argument = take(LANE_SPIN_NS)
-            function(argument)
+            function, argument = take(LANE_SPIN_NS, wakes)
+            wakes = function(argument)
             del function, argument  # or the parked lane would keep the last run's tensors alive
 
 
@@ -85,6 +95,11 @@ class LanePool:
             granted = max(1, min(cores, self._free_cores))
             self._free_cores -= granted
             lanes = [self._take_lane() for _ in range(granted - 1 + queues)]
+        if granted > 1 and current_core is not None:
+            # A woken thread may be put on its waker's core, and stay there until the system balances load again.
+            core = current_core()
+            for lane in lanes[: granted - 1]:
+                lane.avoid(core)
         return Lease(granted, tuple(lanes[: granted - 1]), tuple(lanes[granted - 1 :]))
 
     def lend(self, cores: int, *, queues: int = 0) -> Lease:

@@ -154,13 +154,17 @@ class Run:
         """Lane 0: run what the dispatcher gives it until the run is over."""
         with self._lock:
             starts = self._dispatcher.start()
-        start = self._take_own(starts, 0)
+        wakes: Sequence[Mailbox[Any]] | None
+        start, wakes = self._hand_out(starts, 0)
         take = self._caller.take
         work = self._work
         while start is not _FINISHED:
-            if (start is not None and work(start)) or self.aborted:
+            if start is not None:
+                wakes = work(start, wakes)
+            if wakes is None or self.aborted:
                 break
-            start = take(CALLER_SPIN_NS)
+            start = take(CALLER_SPIN_NS, wakes)
+            wakes = ()
         if self.aborted:  # a lane hit a bug of ours; the others may still be at work
             self.abort()
 
@@ -170,7 +174,10 @@ class Run:
         options = self._options
         options.terminate = True
         try:
-            while self._busy:
+            for helper in self._lanes:
+                if helper is not None:
+                    helper.mailbox.wake()  # whoever placed a start there may have been interrupted before it woke it
+            while self._busy or not all(helper is None or helper.mailbox.is_empty for helper in self._lanes):
                 time.sleep(0.0005)
         finally:
             options.terminate = False  # the options may be the caller's own: leave them usable
@@ -181,18 +188,19 @@ class Run:
             if self.aborted or self._dispatcher.finished:
                 return
             starts = self._dispatcher.budget_changed(budget_bytes)
-        self._take_own(starts, _NO_LANE)
+        for other in self._hand_out(starts, _NO_LANE)[1]:
+            other.wake()
 
-    def _lane_job(self, start: Start) -> None:
-        """What a helper lane runs: a chain of segments, then back to its pool."""
+    def _lane_job(self, start: Start) -> Sequence[Mailbox[Any]]:
+        """What a helper lane runs: a chain of segments, then back to its pool. Returns whom to wake after that."""
         with self._lock:
             # Checked and counted in one step: after ``abort`` has seen zero, no lane can begin.
             if self.aborted:
-                return
+                return ()
             self._busy += 1
-        over = False
+        wakes: Sequence[Mailbox[Any]] | None = None
         try:
-            over = self._work(start)
+            wakes = self._work(start, ())
         except BaseException as error:  # the lane must survive, and the caller must hear of it
             self.failure = InternalError(
                 f"a lane failed outside any segment: {error!r}",
@@ -200,32 +208,44 @@ class Run:
                 fix="please report this with the traceback",
             )
             self.failure.__cause__ = error
-            self.aborted = over = True
+            self.aborted = True
         finally:
             with self._lock:
                 self._busy -= 1
-            if over:
-                self._caller.put(_FINISHED)
+        if wakes is None:
+            self._caller.place(_FINISHED)
+            wakes = (self._caller,)
+        return wakes
 
-    def _take_own(self, starts: Sequence[Start], lane: int) -> Start | None:
-        """Hand starts to their lanes; return the one for ``lane`` itself.
+    def _hand_out(self, starts: Sequence[Start], lane: int) -> tuple[Start | None, Sequence[Mailbox[Any]]]:
+        """Hand starts to their lanes; return the one for ``lane`` itself, and whom to wake.
 
-        Called without the lock: whom it wakes takes that first, and would park on it.
+        That is put off until the GIL is let go anyhow: who finds it held is parked, which takes longer than all this.
         """
         own = None
+        wakes: Sequence[Mailbox[Any]] = ()
         for start in starts:
             if start.lane == lane:
                 own = start
-            elif start.lane == 0:
-                self._caller.put(start)
+                continue
+            if start.lane == 0:
+                self._caller.place(start)
+                wakes = (*wakes, self._caller)
             else:
                 helper = self._lanes[start.lane]
                 assert helper is not None  # the dispatcher knows which are absent
-                helper.mailbox.put((self._lane_job, start))
-        return own
+                helper.mailbox.place((self._lane_job, start))
+                wakes = (*wakes, helper.mailbox)
+        return own, wakes
 
-    def _work(self, start: Start | None) -> bool:
-        """Run ``start`` and whatever the dispatcher gives this lane next; True if the run is over."""
+    def _work(self, start: Start | None, wakes: Sequence[Mailbox[Any]]) -> Sequence[Mailbox[Any]] | None:
+        """Run ``start`` and whatever the dispatcher gives this lane next.
+
+        Args:
+            wakes: are woken as late as possible.
+
+        Returns: whom to wake after it, or None if the run is over.
+        """
         executor = self._executor
         steps = self._layout.steps
         values = self.values
@@ -241,6 +261,8 @@ class Run:
             if advisor is not None:
                 executor.advise(advisor.will_start, index)
             begin = time.perf_counter_ns() if sink is not None else 0
+            for other in wakes:
+                other.wake()
             try:
                 if step.binding is None or (loose and not loose.isdisjoint(step.arena_inputs)):
                     self._call_by_name(index, step)
@@ -256,7 +278,7 @@ class Run:
                 executor.advise(advisor.has_ended, index)
             with self._lock:
                 if self.aborted:
-                    return False
+                    return ()
                 if failure is not None:
                     self.failure = self.failure or failure
                     starts = dispatcher.segment_failed(index)
@@ -267,10 +289,10 @@ class Run:
                             values[slot] = None
                     starts = dispatcher.segment_done(index)
                 over = dispatcher.finished
-            start = self._take_own(starts, lane)
+            start, wakes = self._hand_out(starts, lane)
             if over:
-                return True
-        return False
+                return None
+        return wakes
 
     def _call_bound(self, index: int, step: Step) -> None:
         """Run a segment whose outputs have places in the arena."""
