@@ -183,7 +183,7 @@ class CompileOptions:
     """What running it once amounts to, where that is known. Emulated devices take as long as they price it."""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Shapes of inputs that ``work`` is for, where the part itself leaves them open. Devices that need shapes when the
-    part is loaded are asked to run it in these only."""
+    part is loaded are asked to run it in these only; others may prepare for these, and take all."""
 
 
 DEFAULT_OPTIONS: Final = CompileOptions()

@@ -22,11 +22,20 @@ from parallax.device._backend import (
 )
 from parallax.device._foreign import compile_error
 from parallax.device._kernel_lists import TYPE_NAMES
-from parallax.device._openvino_convert import SHAREABLE_TYPES, passed_on, placeholders, read_partially, read_segment
-from parallax.device._openvino_model import OpenVinoModel
+from parallax.device._openvino_convert import (
+    SHAREABLE_TYPES,
+    fixed_copy,
+    passed_on,
+    placeholders,
+    read_partially,
+    read_segment,
+)
+from parallax.device._openvino_model import OpenVinoModel, has_open_shapes
+from parallax.device._openvino_program import Program
 from parallax.device._openvino_rules import refused_nodes
+from parallax.device._openvino_shapes import ShapedPrograms, Signature
 from parallax.errors import BackendError, ConfigError, MissingExtraError
-from parallax.model import Model, Node, OpGraph, SegmentModel, segment_interface
+from parallax.model import Model, Node, OpGraph, SegmentInterface, SegmentModel, segment_interface
 
 _PACKAGE: Final = "openvino"
 _KINDS: Final = {"CPU": DeviceKind.CPU, "GPU": DeviceKind.GPU, "NPU": DeviceKind.NPU}
@@ -113,6 +122,9 @@ class OpenVinoBackend:
         Large weights are read where ``segment`` has them. The result has no use for them on the processor once they
         are packed, so their pages may be dropped; only the packed form stays in memory.
 
+        A part with open dimensions is compiled for ``options.shapes``, and for those that turn out to be likely:
+        see `ShapedPrograms`.
+
         Raises: BackendError with the segment's name.
         """
         interface = segment_interface(segment)
@@ -121,12 +133,26 @@ class OpenVinoBackend:
                 if info.kind != "tensor" or info.dtype not in SHAREABLE_TYPES:
                     raise TypeError(f"{info.name!r} is a {info.kind} of {TYPE_NAMES.get(info.dtype, 'unknown type')}")
             read = read_segment(self._openvino, self._core, segment)
-            compiled = self._core.compile_model(read, self._device, self._properties(width, options))
+            handed_on = passed_on(read)
+            properties = self._properties(width, options)
+
+            def compile_for(signature: Signature | None) -> Program:
+                try:
+                    model = read if signature is None else fixed_copy(read, dict(zip(names, signature, strict=True)))
+                    compiled = self._core.compile_model(model, self._device, properties)
+                    return Program(self._openvino, compiled, interface=interface, passed_on=handed_on)
+                except Exception as error:
+                    raise compile_error(error, backend=self._info.name, segment=segment.name) from error
+
+            names = [info.name for info in interface.inputs]
             return OpenVinoModel(
                 self._openvino,
-                compiled,
+                ShapedPrograms(
+                    compile_for,
+                    likely=_likely_signature(interface, options.shapes),
+                    what=f"segment {segment.name!r}",
+                ),
                 interface=interface,
-                passed_on=passed_on(read),
                 weights=segment.weights,
                 checks_integers=self._kind is DeviceKind.CPU,
                 name=segment.name,
@@ -186,6 +212,13 @@ class OpenVinoBackend:
         held = self._core.query_model(read, self._device)
         lacking = sorted({op.get_type_name() for op in read.get_ops() if op.get_friendly_name() not in held})
         return (Refusal.OPERATOR, f"has no kernel for {', '.join(lacking)}") if lacking else None
+
+
+def _likely_signature(interface: SegmentInterface, shapes: Mapping[str, tuple[int, ...]]) -> Signature | None:
+    """The shapes to compile for at once, if they are known for all inputs and some of these are open."""
+    if not has_open_shapes(interface) or any(info.name not in shapes for info in interface.inputs):
+        return None
+    return tuple(shapes[info.name] for info in interface.inputs)
 
 
 def _alone(model: Model, node: Node, constants: Mapping[str, int]) -> SegmentModel:

@@ -47,6 +47,17 @@ def read_segment(openvino: Any, core: Any, segment: SegmentModel) -> Any:
     return model
 
 
+def fixed_copy(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
+    """The same ``openvino.Model`` for inputs of these shapes only; its weights are shared.
+
+    Raises: RuntimeError if the model does not allow these shapes.
+    """
+    copy = model.clone()
+    found = {name: parameter for parameter in copy.inputs for name in parameter.get_names() if name in shapes}
+    copy.reshape({parameter: list(shapes[name]) for name, parameter in found.items()})
+    return copy
+
+
 def passed_on(model: Any) -> Mapping[int, int]:
     """Outputs that are an input, unchanged: position of the output -> of the input.
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -12,34 +11,16 @@ import numpy as np
 from parallax.device._arguments import stated_argument
 from parallax.device._backend import HOST_MEMORY, MemoryDomain, Place, TensorArgument, UnfitFeedsError
 from parallax.device._foreign import TERMINATED
-from parallax.device._openvino_convert import Weights, element_types, exact
+from parallax.device._openvino_convert import Weights, exact
+from parallax.device._openvino_program import InputPort, OutputPort, Program
 from parallax.device._openvino_rules import EXACT_INTEGER
+from parallax.device._openvino_shapes import ShapedPrograms, Signature
 from parallax.device._ort_values import Bytes, empty_host_value, host_bytes, is_on_host
 from parallax.errors import BackendError, InputError, ParallaxError, RunCancelled
 from parallax.model import SegmentInterface
 
 _INTEGER_VIEWS: Final = {6: np.int32, 7: np.int64}
 _SHAPES_KEPT: Final = 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Input:
-    name: str
-    position: int
-    onnx_type: int
-    element: Any
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Output:
-    name: str
-    position: int
-    onnx_type: int
-    element: Any
-    shape: tuple[int, ...] | None
-    """None where only a run can tell: OpenVINO allocates such an output, and it is copied. Also with a ``source``."""
-    source: str | None
-    """The input it is, unchanged."""
 
 
 class OpenVinoModel:
@@ -50,10 +31,9 @@ class OpenVinoModel:
 
     Args:
         openvino: the module.
-        compiled: an ``openvino.CompiledModel``.
-        interface: what the part declares; some inputs may have been unused and dropped.
-        passed_on: see `passed_on`.
-        weights: memory that ``compiled`` reads.
+        programs: what it was compiled to, by the shapes of its inputs.
+        interface: what the part declares.
+        weights: memory that the programs read.
         checks_integers: whether fed integers must be exact in float32.
         name: of the part, for messages.
     """
@@ -61,10 +41,9 @@ class OpenVinoModel:
     def __init__(
         self,
         openvino: Any,
-        compiled: Any,
+        programs: ShapedPrograms[Program],
         *,
         interface: SegmentInterface,
-        passed_on: Mapping[int, int],
         weights: Weights,
         checks_integers: bool,
         name: str,
@@ -74,18 +53,15 @@ class OpenVinoModel:
         self._shape = openvino.Shape
         # A tensor from a ready shape takes 1 us, from a list 10.
         self._shapes: dict[tuple[int, ...], Any] = {}
-        self._compiled = compiled
+        self._programs = programs
         self._weights = weights
         self._checks_integers = checks_integers
         self._where = f"segment {name!r}, backend openvino"
         self._interface = interface
         self._overridable = frozenset(info.name for info in interface.overridable)
         self._declared = {info.name: info for info in interface.inputs}
-        self._inputs = self._read_inputs(element_types(openvino))
-        self._outputs = self._read_outputs(
-            element_types(openvino), [info.name for info in interface.outputs], passed_on
-        )
-        self._idle: deque[Any] = deque()
+        self._is_open = has_open_shapes(interface)
+        self._outputs = tuple(programs.any().outputs)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -95,7 +71,7 @@ class OpenVinoModel:
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names to ask for."""
-        return tuple(self._outputs)
+        return self._outputs
 
     @property
     def memory(self) -> MemoryDomain:
@@ -133,15 +109,15 @@ class OpenVinoModel:
     def _run(self, feeds: Mapping[str, Any], targets: Mapping[str, Any], run_options: Any) -> dict[str, Any]:
         self._check_names(feeds, targets)
         _heed(run_options)
+        signature = self._signature(feeds) if self._is_open else ()
+        program = self._programs.pick(signature) if self._is_open else self._programs.any()
+        begin = time.perf_counter_ns()
+        request = program.borrow_request()
         try:
-            request = self._idle.pop()
-        except IndexError:
-            request = self._compiled.create_infer_request()
-        try:
-            for port in self._inputs:
+            for port in program.inputs:
                 request.set_input_tensor(port.position, self._fed(port, feeds[port.name]))
             made = {}
-            for output in self._outputs.values():
+            for output in program.outputs.values():
                 if output.shape is not None:
                     value = self._target(output, output.shape, targets.get(output.name))
                     made[output.name] = value
@@ -151,7 +127,7 @@ class OpenVinoModel:
                     )
             self._infer(request, {}, share_outputs=True, decode_strings=False)
             for name in targets:
-                output = self._outputs[name]
+                output = program.outputs[name]
                 if output.source is not None:
                     fed = feeds[output.source]
                     made[name] = self._target(output, fed.shape(), targets[name])
@@ -162,11 +138,19 @@ class OpenVinoModel:
             raise
         except Exception as error:
             raise self._failure(error, feeds) from error
-        self._idle.append(request)
+        program.give_back(request)
+        if self._is_open:
+            self._programs.note(signature, time.perf_counter_ns() - begin)
         _heed(run_options)
         return {name: made[name] for name in targets}
 
-    def _fed(self, port: _Input, value: Any) -> Any:
+    def _signature(self, feeds: Mapping[str, Any]) -> Signature:
+        # What is no tensor is refused a moment later.
+        return tuple(
+            [tuple(value.shape()) if value.is_tensor() else () for value in (feeds[name] for name in self._declared)]
+        )
+
+    def _fed(self, port: InputPort, value: Any) -> Any:
         if not value.is_tensor() or value.element_type() != port.onnx_type:
             raise InputError(
                 f"input {port.name!r} is of type {value.data_type()}",
@@ -194,7 +178,7 @@ class OpenVinoModel:
             made = self._shapes[key] = self._shape(key)
         return self._tensor(data, made, element) if data.size else self._tensor(element, made)
 
-    def _target(self, output: _Output, shape: Sequence[int], given: Any) -> Any:
+    def _target(self, output: OutputPort, shape: Sequence[int], given: Any) -> Any:
         if given is None or given is Place.HOST:
             return empty_host_value(shape, output.onnx_type)
         if not is_on_host(given) or given.element_type() != output.onnx_type or list(given.shape()) != list(shape):
@@ -205,7 +189,7 @@ class OpenVinoModel:
             )
         return given
 
-    def _copied(self, output: _Output, request: Any, given: Any) -> Any:
+    def _copied(self, output: OutputPort, request: Any, given: Any) -> Any:
         tensor = request.get_output_tensor(output.position)
         target = self._target(output, tuple(tensor.get_shape()), given)
         if tensor.get_byte_size():
@@ -243,42 +227,10 @@ class OpenVinoModel:
                 )
         return BackendError(str(error).strip(), where=self._where, fix="run this part on the CPU")
 
-    def _read_inputs(self, elements: Mapping[int, Any]) -> tuple[_Input, ...]:
-        ports = list(self._compiled.inputs)
-        names = [next((name for name in port.get_names() if name in self._declared), None) for port in ports]
-        lost = [name for name in self._declared if name not in names]
-        inputs = []
-        for position, (port, name) in enumerate(zip(ports, names, strict=True)):
-            if name is None:
-                # An operator that hands an input on (Dropout) has renamed it; which, is clear if it is the only one.
-                if len(lost) != 1 or names.count(None) != 1:
-                    raise RuntimeError(f"an input of the names {sorted(port.get_names())} cannot be told from others")
-                name = lost[0]
-            onnx_type = self._declared[name].dtype
-            inputs.append(_Input(name=name, position=position, onnx_type=onnx_type, element=elements[onnx_type]))
-        return tuple(inputs)
 
-    def _read_outputs(
-        self, elements: Mapping[int, Any], names: Sequence[str], passed_on: Mapping[int, int]
-    ) -> dict[str, _Output]:
-        onnx_types = {str(element): number for number, element in elements.items()}
-        found = {}
-        for position, port in enumerate(self._compiled.outputs):
-            element = port.get_element_type()
-            shape = port.get_partial_shape()
-            for name in port.get_names() & set(names):
-                found[name] = _Output(
-                    name=name,
-                    position=position,
-                    onnx_type=onnx_types[str(element)],
-                    element=element,
-                    shape=tuple(port.get_shape()) if shape.is_static and position not in passed_on else None,
-                    source=self._inputs[passed_on[position]].name if position in passed_on else None,
-                )
-        lost = [name for name in names if name not in found]
-        if lost:
-            raise RuntimeError(f"the outputs {lost} have lost their names")
-        return {name: found[name] for name in names}
+def has_open_shapes(interface: SegmentInterface) -> bool:
+    """Whether runs may bring inputs of different shapes."""
+    return any(info.shape is None or not all(isinstance(dim, int) for dim in info.shape) for info in interface.inputs)
 
 
 def _plain_infer(openvino: Any) -> Callable[..., Any]:

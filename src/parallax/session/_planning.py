@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import onnxruntime
 
 from parallax.device import Backend, OnnxRuntimeBackend, available_cores, open_backend
@@ -172,13 +173,15 @@ def choose_plan(
     if plan.is_uncut:
         return plan, None
     inherited = runtime_options(session_options)
+    expected = {**feed_shapes(options.calibration or {}), **(options.shapes or {})}
+    planned = graph_for_backends(model, plan, expected)
     try:
         executor = compile_plan(
             model,
             plan,
             inherited if options.budget_bytes is None else lean_options(inherited),
             backends=opened,
-            planned=shaped.inferred() if opened else None,
+            planned=planned,
             faults=options.faults,
         )
         return plan, executor
@@ -188,6 +191,22 @@ def choose_plan(
         # It could when the plan was measured; what it was installed for is not worth failing over.
         logger.warning("a backend cannot do its part of the plan, so the CPU does it all: %s", error)
         return uncut_plan(model, f"a backend failed to compile its part: {error}", cores=plan.cores), None
+
+
+def feed_shapes(feeds: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """By name, what arrays would be fed in."""
+    return {name: np.shape(fed) for name, fed in feeds.items()}
+
+
+def graph_for_backends(model: Model, plan: Plan, expected: Mapping[str, tuple[int, ...]]) -> OpGraph | None:
+    """The graph in the shapes that most runs should bring, for backends to prepare for; None if the plan has none.
+
+    Raises: ConfigError if the model does not allow these shapes.
+    """
+    if all(segment.backend == CPU_BACKEND for segment in plan.segments):
+        return None
+    inputs = {info.name for info in model.graph.inputs}
+    return model.with_shapes({name: shape for name, shape in expected.items() if name in inputs}).inferred()
 
 
 def find_plan(
