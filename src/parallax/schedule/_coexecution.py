@@ -9,7 +9,7 @@ under a virtual clock; everything on the CPU is one of them, so that the answer 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -83,7 +83,14 @@ class Coexecution:
 
 
 def plan_coexecution(
-    graph: OpGraph, units: UnitGraph, offer: Offer, costs: CostModel, machine: Machine, *, flips: int = 64
+    graph: OpGraph,
+    units: UnitGraph,
+    offer: Offer,
+    costs: CostModel,
+    machine: Machine,
+    *,
+    flips: int = 64,
+    proposals: Mapping[str, Set[int]] | None = None,
 ) -> Coexecution:
     """Search placements of ``graph`` on one device beside the processor.
 
@@ -94,6 +101,7 @@ def plan_coexecution(
     Args:
         offer: its ``cpu_ns`` are those of the widest width.
         flips: bound on the branches that are tried one by one; the bulk of the time goes there.
+        proposals: placements of the caller's, by label: the units wanted on the device.
 
     Raises: ConfigError as `find_regions`, or if the machine has no core.
     """
@@ -102,6 +110,9 @@ def plan_coexecution(
     search = _Search(graph, units, offer, costs, machine)
     search.propose_by_cost()
     search.propose_by_heft()
+    for label, wanted in (proposals or {}).items():
+        for cuts in (False, True):
+            search.consider_units(f"{label}{', cut early' if cuts else ''}", wanted, cuts=cuts)
     search.improve(flips)
     greedy = find_regions(graph, units, offer, rule=RegionRule.GREEDY)
     return Coexecution(
