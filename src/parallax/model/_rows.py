@@ -506,7 +506,9 @@ def _windowed(writer: _Writer, node: Node) -> _Recipe | None:
         return None
     if node.attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or writer.int(node, "ceil_mode", 0):
         return None
-    if node.op_type == "Conv" and (node.inputs[1] in writer.cuts or any(name in writer.cuts for name in node.inputs[2:])):
+    if node.op_type == "Conv" and (
+        node.inputs[1] in writer.cuts or any(name in writer.cuts for name in node.inputs[2:])
+    ):
         return None
     count = len(shape) - 2
     kernel = writer.ints(node, "kernel_shape", writer.shape(node.inputs[1])[2:] if node.op_type == "Conv" else ())
@@ -518,7 +520,7 @@ def _windowed(writer: _Writer, node: Node) -> _Recipe | None:
     at = round(cut.at * lines / size)
     high = (at - 1) * stride - begin + reach
     low = at * stride - begin
-    if not 0 < at < lines or not 0 < high or low >= size:
+    if not 0 < at < lines or high <= 0 or low >= size:
         return None
     below, above = max(high - size, 0), max(-low, 0)
 
