@@ -152,7 +152,14 @@ def converted(path: Path, shapes: Mapping[str, Sequence[int]] | None) -> Model:
         onnx.save(model, fixed)
         options.optimized_model_filepath = str(folded)
         onnxruntime.InferenceSession(str(fixed), options, providers=["CPUExecutionProvider"])
-        return load_model(folded.read_bytes())
+        model = onnx.load(folded)
+    # The runtime names what it computes; when it optimises parts of this model, it would choose the same names again.
+    names = {tensor.name: f"constant_{number}" for number, tensor in enumerate(model.graph.initializer)}
+    for tensor in model.graph.initializer:
+        tensor.name = names[tensor.name]
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    return load_model(model)
 
 
 def shape_of(units: UnitGraph, plan: RegionPlan | None) -> Shape:

@@ -22,6 +22,7 @@ from parallax.partition import (
     contract,
     find_branches,
     find_regions,
+    hosted_tensors,
     verify_branches,
     verify_convex,
     verify_dag,
@@ -243,6 +244,23 @@ def test_tensor_between_two_regions_stays_on_the_device() -> None:
     assert (second.uploads, second.downloads, second.kept) == (("t_b",), ("t_d",), ("t_a",))
     assert plan.chosen_ns == 2 * (5 + 20) + 10 + 4 * 10
     assert (plan.after.tensors, plan.after.bytes) == (4, 400)
+    # A delegate that keeps nothing there moves a's tensor up again.
+    assert hosted_tensors(graph, plan) == [("x", "t_a"), ("t_b", "t_a", "t_d")]
+
+
+def test_tensor_that_only_the_device_reads_moves_twice_where_nothing_stays_there() -> None:
+    graph = op_graph(
+        [
+            ("a", "Relu", ["x"], ["t_a", "u_a"]),
+            ("b", "Relu", ["u_a"], ["t_b"]),
+            ("d", "Add", ["t_a", "t_b"], ["t_d"]),
+        ],
+        outputs=["t_d"],
+        shapes=dict.fromkeys(("x", "t_a", "u_a", "t_b", "t_d"), (25,)),
+    )
+    plan = plan_of(graph, offer_of([0, 1, 0], [5, 0, 5], [100, 10, 100], launch_ns=20, ns_per_byte=0.1))
+    assert [region.kept for region in plan.regions] == [("t_a",), ("t_a",)]
+    assert hosted_tensors(graph, plan) == [("x", "u_a", "t_a"), ("t_b", "t_a", "t_d")]
 
 
 def test_independent_pieces_too_short_for_a_launch_each_share_one() -> None:

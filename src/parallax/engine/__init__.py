@@ -5,7 +5,7 @@ Refuses to decide anything: what may start is the dispatcher's decision, what is
 
 from parallax.engine._advice import WeightAdvisor
 from parallax.engine._arenas import ArenaUsage
-from parallax.engine._compile import Progress, compile_plan, compile_segment
+from parallax.engine._compile import Delegation, Progress, compile_plan, compile_segment
 from parallax.engine._executor import Executor
 from parallax.engine._failures import (
     FOREIGN_EXCEPTIONS,
@@ -38,6 +38,7 @@ __all__ = [
     "RUNTIME_EXCEPTIONS",
     "ArenaUsage",
     "CompiledSegment",
+    "Delegation",
     "Executor",
     "LanePool",
     "LaneStatistics",

@@ -13,6 +13,7 @@ from parallax.model._handover import SegmentInterface, proto_with_weights, segme
 from parallax.model._model import Model, load_model
 from parallax.model._outline import Outline, read_outline
 from parallax.model._probes import Probe, probe_model
+from parallax.model._rows import RowSplit, split_rows
 from parallax.model._save import save_segment
 from parallax.model._segment_graph import segment_graph
 from parallax.model._source import ModelSource
@@ -30,6 +31,7 @@ __all__ = [
     "OpGraph",
     "Outline",
     "Probe",
+    "RowSplit",
     "SegmentInterface",
     "SegmentModel",
     "TensorInfo",
@@ -43,4 +45,5 @@ __all__ = [
     "scan_axes",
     "segment_graph",
     "segment_interface",
+    "split_rows",
 ]

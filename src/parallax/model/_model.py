@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -212,6 +212,33 @@ class Model:
             declare=extractor.declare,
             shell=extractor.shell,
         )
+
+    @property
+    def protos(self) -> tuple[onnx.NodeProto, ...]:
+        """The message of each node, in the order of ``graph``; for rewrites in this package, which change none."""
+        return self._built.protos
+
+    def rewritten(self, nodes: Iterable[onnx.NodeProto], constants: Iterable[onnx.TensorProto]) -> Model:
+        """The same model with other nodes, which compute the same: inputs, outputs and weights stay, and are shared.
+
+        `whole` still gives the model as it was.
+
+        Args:
+            nodes: all of the new nodes, with unique names; copied.
+            constants: small initializers that they read beside those there are.
+        """
+        skeleton = onnx.ModelProto()
+        skeleton.CopyFrom(self._parts.skeleton)
+        graph = skeleton.graph
+        del graph.node[:]
+        graph.node.extend(nodes)
+        graph.initializer.extend(constants)
+        produced = {name for node in graph.node for name in node.output}
+        stated = [value for value in graph.value_info if value.name in produced]
+        del graph.value_info[:]
+        graph.value_info.extend(stated)
+        digest = hashlib.blake2b(skeleton.SerializeToString(deterministic=True), digest_size=20).digest()
+        return _assemble(replace(self._parts, skeleton=skeleton, digest=digest), self.shapes)
 
     @functools.cached_property
     def _extractor(self) -> Extractor:

@@ -45,6 +45,7 @@ from parallax.partition._refine import (
     lpt_makespan,
 )
 from parallax.partition._region_advice import Advice, advise
+from parallax.partition._region_hosted import hosted_tensors
 from parallax.partition._region_offer import Pricing, make_offer
 from parallax.partition._region_plan import (
     Decline,
@@ -132,6 +133,7 @@ __all__ = [
     "find_branches",
     "find_constants",
     "find_regions",
+    "hosted_tensors",
     "list_schedule",
     "load_layers",
     "lookup_tables",

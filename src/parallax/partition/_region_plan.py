@@ -98,7 +98,8 @@ class RegionRule(enum.Enum):
     GIVEN = "given"
     """What the caller wants on the device, each connected piece a region."""
     GREEDY = "greedy"
-    """Every supported node, in the fewest fragments: what ONNX Runtime's and TFLite's delegates do."""
+    """Every supported node, in the fewest fragments, as ONNX Runtime's and TFLite's delegates group them. Tensors
+    between fragments stay on the device, which theirs do not: see `hosted_tensors`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

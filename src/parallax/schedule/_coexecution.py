@@ -9,7 +9,7 @@ under a virtual clock; everything on the CPU is one of them, so that the answer 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +28,7 @@ from parallax.partition import (
     static_bytes,
 )
 from parallax.schedule._adaptive import AdaptivePolicy
+from parallax.schedule._coarsen import coarsen
 from parallax.schedule._heft import HeftPolicy
 from parallax.schedule._plan import Schedule, Task
 from parallax.schedule._region_tasks import Grain, RegionTasks, region_tasks
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 _EAGERNESS: Final = (1.0, 1.5, 2.5)
 """How dear the processor's time is taken to be, against the device's."""
+
+_JOINS: Final = 4
+"""How often what follows each other is joined, at most; each time it is scheduled anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +87,14 @@ class Coexecution:
 
 
 def plan_coexecution(
-    graph: OpGraph, units: UnitGraph, offer: Offer, costs: CostModel, machine: Machine, *, flips: int = 64
+    graph: OpGraph,
+    units: UnitGraph,
+    offer: Offer,
+    costs: CostModel,
+    machine: Machine,
+    *,
+    flips: int = 64,
+    proposals: Mapping[str, Set[int]] | None = None,
 ) -> Coexecution:
     """Search placements of ``graph`` on one device beside the processor.
 
@@ -94,6 +105,7 @@ def plan_coexecution(
     Args:
         offer: its ``cpu_ns`` are those of the widest width.
         flips: bound on the branches that are tried one by one; the bulk of the time goes there.
+        proposals: placements of the caller's, by label: the units wanted on the device.
 
     Raises: ConfigError as `find_regions`, or if the machine has no core.
     """
@@ -102,6 +114,9 @@ def plan_coexecution(
     search = _Search(graph, units, offer, costs, machine)
     search.propose_by_cost()
     search.propose_by_heft()
+    for label, wanted in (proposals or {}).items():
+        for cuts in (False, True):
+            search.consider_units(f"{label}{', cut early' if cuts else ''}", wanted, cuts=cuts)
     search.improve(flips)
     greedy = find_regions(graph, units, offer, rule=RegionRule.GREEDY)
     return Coexecution(
@@ -240,32 +255,52 @@ class _Search:
         return self.placer.place(regions=[region.units for region in plan.regions])
 
     def _simulated(self, label: str, plan: RegionPlan) -> Placement:
-        """A placement with a good schedule, in the grain that suits it."""
+        """A placement with a good schedule, in the grain that suits it, and what follows each other joined."""
         found = [self._scheduled(label, plan, grain, thorough=True) for grain in Grain]
-        return min(found, key=lambda placement: placement.makespan_ns)
+        best = min(found, key=lambda placement: placement.makespan_ns)
+        for _ in range(_JOINS):
+            made, schedule = coarsen(best.tasks, best.schedule, best.run)
+            if len(made.tasks) == len(best.tasks.tasks):
+                break
+            joined = self._run(label, plan, best.grain, made, schedule)
+            anew = self._scheduled(label, plan, best.grain, thorough=True, made=made)
+            joined = min(joined, anew, key=lambda placement: placement.makespan_ns)
+            if joined.makespan_ns > best.makespan_ns:
+                break
+            best = joined
+        return best
 
-    def _scheduled(self, label: str, plan: RegionPlan, grain: Grain, *, thorough: bool) -> Placement:
+    def _scheduled(
+        self, label: str, plan: RegionPlan, grain: Grain, *, thorough: bool, made: RegionTasks | None = None
+    ) -> Placement:
         machine = self.machine
-        made = region_tasks(self.units, plan, self.costs, widths=self.widths, grain=grain)
-        # A model in one piece is the runtime's own run, without anything of ours around it.
-        overhead_ns = machine.segment_overhead_ns if len(made.tasks) > 1 else 0
+        if made is None:
+            made = region_tasks(self.units, plan, self.costs, widths=self.widths, grain=grain)
         policy = AdaptivePolicy(
             handover_ns=machine.handover_ns,
-            segment_overhead_ns=overhead_ns,
+            segment_overhead_ns=self._overhead_ns(made),
             contention=machine.contention,
             simulated_segments=6 * len(made.tasks) if thorough else 0,
         )
         lanes = machine.cores + (1 if plan.regions else 0)
         schedule = policy.assign(made.tasks, cores=machine.cores, lanes=lanes)
+        return self._run(label, plan, grain, made, schedule)
+
+    def _run(self, label: str, plan: RegionPlan, grain: Grain, made: RegionTasks, schedule: Schedule) -> Placement:
+        machine = self.machine
         run = simulate(
             made.tasks,
             schedule,
             handover_ns=machine.handover_ns,
-            segment_overhead_ns=overhead_ns,
+            segment_overhead_ns=self._overhead_ns(made),
             contention=machine.contention,
         )
         self.tried.append((label, run.makespan_ns))
         return Placement(label=label, plan=plan, grain=grain, tasks=made, schedule=schedule, run=run)
+
+    def _overhead_ns(self, made: RegionTasks) -> int:
+        """A model in one piece is the runtime's own run, without anything of ours around it."""
+        return self.machine.segment_overhead_ns if len(made.tasks) > 1 else 0
 
     def _unit_costs(self, node_ns: Sequence[int]) -> tuple[int, ...]:
         return self.units.unit_costs([0 if node in self.folded else ns for node, ns in enumerate(node_ns)])
