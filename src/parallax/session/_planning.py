@@ -163,8 +163,14 @@ def choose_plan(
     if plan.is_uncut:
         return plan, None
     inherited = runtime_options(session_options)
+    if options.budget_bytes is not None:
+        inherited = lean_options(inherited)
+    elif session_options is None and not all(info.is_static for info in model.graph.inputs):
+        # A memory pattern is one block for all that a segment makes in a run of these shapes, which no other shapes'
+        # block fits into: the allocator would come to hold one for each of the larger shapes.
+        inherited = replace(inherited, enable_mem_pattern=False)
     try:
-        return plan, compile_plan(model, plan, inherited if options.budget_bytes is None else lean_options(inherited))
+        return plan, compile_plan(model, plan, inherited)
     except ParallaxError as error:
         if all(segment.backend == CPU_BACKEND for segment in plan.segments):
             raise
