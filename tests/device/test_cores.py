@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from parallax.device import available_cores
+from parallax.device import available_cores, move_to_first_core
 
 
 @pytest.fixture
@@ -98,3 +98,28 @@ def test_a_narrower_affinity_is_seen():
         assert available_cores() == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity to set")
+def test_a_thread_that_moves_to_the_first_core_may_go_where_it_could_before():
+    allowed = os.sched_getaffinity(0)
+    assert move_to_first_core() is (0 in allowed and len(allowed) > 1)
+    assert os.sched_getaffinity(0) == allowed
+
+
+@pytest.mark.parametrize("allowed", [{0}, {2, 3}])
+def test_a_thread_stays_where_it_has_no_choice_or_not_that_one(monkeypatch, allowed):
+    asked = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(allowed), raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *arguments: asked.append(arguments), raising=False)
+    assert not move_to_first_core()
+    assert asked == []
+
+
+def test_a_sandbox_that_forbids_it_is_no_failure(monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", refuse, raising=False)
+    assert not move_to_first_core()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -44,3 +46,43 @@ def test_so_does_a_cut_bundle(tmp_path: pathlib.Path) -> None:
 def test_wrong_shapes_are_refused_at_once(shapes: dict[str, tuple[int, ...]], words: str) -> None:
     with pytest.raises(parallax.ConfigError, match=words):
         parallax.InferenceSession(OPEN.SerializeToString(), shapes=shapes)
+
+
+GROWTH = """
+import sys
+import numpy as np
+import parallax
+from onnx import numpy_helper
+from parallax.device import private_bytes
+sys.path.insert(0, {root!r})
+from tests.session._dropin import parse
+
+model = parse(
+    "g (float[N, 256] x) => (float[N, 256] y) {{ a = MatMul(x, v) b = MatMul(a, w) c = MatMul(b, v)"
+    " d = MatMul(x, w) e = MatMul(d, v) f = MatMul(e, w) y = Add(c, f) }}"
+)
+random = np.random.default_rng(0)
+for name in "vw":
+    array = random.standard_normal((256, 256)).astype(np.float32) / 16
+    model.graph.initializer.append(numpy_helper.from_array(array, name))
+session = parallax.InferenceSession(model.SerializeToString(), shapes={{"x": (1024, 256)}}, min_gain=0, threads=2)
+feeds = [np.zeros((1024 * size, 256), np.float32) for size in (8, 5, 6, 4, 7, 3)]
+def visit(order):
+    for feed in order:
+        session.run(None, {{"x": feed}})
+visit(feeds)
+before = private_bytes()
+for _ in range(3):
+    visit(reversed(feeds))
+print(len(session.plan.segments), private_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="private memory is measured by anonymous pages")
+def test_a_cut_session_does_not_grow_when_shapes_come_again() -> None:
+    """Where the runtime kept a memory pattern for each shape, a block for each of the larger ones stayed."""
+    root = str(pathlib.Path(__file__).parents[2])
+    done = subprocess.run([sys.executable, "-c", GROWTH.format(root=root)], capture_output=True, text=True, check=True)
+    segments, growth = map(int, done.stdout.split())
+    assert segments > 1
+    assert growth < 8 << 20

@@ -19,7 +19,7 @@ from parallax.device._backend import (
     UnfitFeedsError,
     Work,
 )
-from parallax.device._cores import available_cores
+from parallax.device._cores import available_cores, move_to_first_core
 from parallax.device._coverage import Coverage, Gap, OperatorRule, Uncovered
 from parallax.device._emulated import EmulatedBackend, EmulatedModel
 from parallax.device._figures import Basis, Figure
@@ -100,6 +100,7 @@ __all__ = [
     "load_profile",
     "measure_speed",
     "memory_limit_bytes",
+    "move_to_first_core",
     "open_backend",
     "open_providers",
     "private_bytes",

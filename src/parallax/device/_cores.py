@@ -43,6 +43,28 @@ def _recent_quota(root: Path, second: int) -> float | None:
     return _quota_cores(root)
 
 
+def move_to_first_core() -> bool:
+    """Move the calling thread to the first core, free to go elsewhere from there; whether it could be moved.
+
+    ONNX Runtime pins the threads of its default pool to all cores but the first. A caller that happens to sit on
+    another one shares it with such a thread until the scheduler notices: some ten milliseconds in which both take
+    twice as long, and a small model is opened in that time. Takes some ten microseconds. Linux only; a thread that
+    may not use the first core, or no other, stays where it is.
+    """
+    getaffinity = getattr(os, "sched_getaffinity", None)
+    if getaffinity is None:
+        return False
+    allowed = getaffinity(0)
+    if 0 not in allowed or len(allowed) == 1:
+        return False
+    try:
+        os.sched_setaffinity(0, {0})
+        os.sched_setaffinity(0, allowed)
+    except OSError:  # a sandbox may forbid it
+        return False
+    return True
+
+
 def _affinity_cores() -> int:
     getaffinity = getattr(os, "sched_getaffinity", None)
     if getaffinity is not None:

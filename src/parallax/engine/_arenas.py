@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
+from parallax.device import trim_heap
 from parallax.engine._boundary import BoundaryPlan, BoundaryPlanner, Signature
 from parallax.engine._ort import CPU_DEVICE
 from parallax.engine._reservation import Reservation
@@ -232,8 +233,9 @@ class Context:
             self.clear()  # first, so that the two are never held at once
             self.arena = Reservation(needed)
             # What moves into the arena (its size was learnt, or nothing so large was run) was the allocator's before,
-            # which would keep the room for it.
+            # which would keep the room for it, and the C library in its turn.
             shrink_shared_allocator()
+            trim_heap()
         if found is None:
             arena = self.arena if plan.places else None
             found = self._layouts[signature] = Layout(wiring, slots, plan, arena)

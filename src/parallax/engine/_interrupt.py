@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
+from parallax.device import move_to_first_core
 from parallax.engine._lanes import Lane
 from parallax.engine._mailbox import Mailbox
 
@@ -35,6 +36,7 @@ def run_interruptibly(call: Callable[[Any], T], run_options: Any = None) -> T:
     if _in_use or threading.current_thread() is not threading.main_thread():
         return call(run_options)
     options = C.RunOptions() if run_options is None else run_options
+    is_new = _stand_in is None
     if _stand_in is None:
         _stand_in = Lane(-1)
     result: list[T] = []
@@ -42,6 +44,8 @@ def run_interruptibly(call: Callable[[Any], T], run_options: Any = None) -> T:
     done: Mailbox[bool] = Mailbox()
 
     def job(_: None) -> tuple[Mailbox[bool], ...]:
+        if is_new:  # it begins on a core that seemed idle, which may be that of a pinned thread that slept
+            move_to_first_core()
         try:
             result.append(call(options))
         except BaseException as caught:  # handed to the waiting thread, which raises it

@@ -250,6 +250,19 @@ def planned_threads(session_options: Any, threads: int | None, plan: Plan | None
             session_options.intra_op_num_threads = given
 
 
+def has_pinned_threads(session_options: Any) -> bool:
+    """Whether a session opened with these has threads that the runtime pins to cores: its default pool's."""
+    if session_options is None:
+        return True
+    if session_options.intra_op_num_threads or not session_options.use_per_session_threads:
+        return False
+    try:
+        session_options.get_session_config_entry("session.intra_op_thread_affinities")
+    except RuntimeError:  # how the binding says "not set"
+        return True
+    return False
+
+
 def why_not_cut(session_options: Any, providers: Sequence[Any] | None) -> str | None:
     """Why these options call for the runtime's own session over the whole model, or None."""
     obstacle = why_not_compiled(session_options, providers)

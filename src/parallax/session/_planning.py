@@ -175,11 +175,17 @@ def choose_plan(
     inherited = runtime_options(session_options)
     expected = {**feed_shapes(options.calibration or {}), **(options.shapes or {})}
     planned = graph_for_backends(model, plan, expected)
+    if options.budget_bytes is not None:
+        inherited = lean_options(inherited)
+    elif session_options is None and not all(info.is_static for info in model.graph.inputs):
+        # A memory pattern is one block for all that a segment makes in a run of these shapes, which no other shapes'
+        # block fits into: the allocator would come to hold one for each of the larger shapes.
+        inherited = replace(inherited, enable_mem_pattern=False)
     try:
         executor = compile_plan(
             model,
             plan,
-            inherited if options.budget_bytes is None else lean_options(inherited),
+            inherited,
             backends=opened,
             planned=planned,
             faults=options.faults,

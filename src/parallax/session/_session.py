@@ -23,7 +23,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 from onnxruntime.capi.onnxruntime_inference_collection import check_and_normalize_provider_args
 
 from parallax.bundle import Bundle, Verify, looks_like_bundle
-from parallax.device import FaultPolicy, private_bytes, trim_heap
+from parallax.device import FaultPolicy, move_to_first_core, private_bytes, trim_heap
 from parallax.engine import (
     RUNTIME_EXCEPTIONS,
     Executor,
@@ -57,6 +57,7 @@ from parallax.session._options import (
     Progress,
     SessionOptions,
     compiled_options,
+    has_pinned_threads,
     lean_memory,
     lean_options,
     make_options,
@@ -410,6 +411,8 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         threads = threads or self._parallax_options.threads
         lean = contextlib.nullcontext if self._parallax_options.budget_bytes is None else lean_memory
         with lean(options) as options, planned_threads(options, threads, plan) as self._sess_options:
+            if has_pinned_threads(self._sess_options):
+                move_to_first_core()
             try:
                 super()._create_inference_session(providers, provider_options, disabled_optimizers)
             except RUNTIME_EXCEPTIONS as error:
