@@ -119,14 +119,48 @@ def test_every_node_is_in_one_group_and_groups_come_by_cost() -> None:
     assert sum(row["cpu_ms"] for row in report["per_node"]) == pytest.approx(cpu_only)
 
 
-def test_nodes_inside_bodies_are_counted_with_the_reason(tmp_path: Path) -> None:
+def test_bodies_are_reported_as_graphs_of_their_own(tmp_path: Path) -> None:
     report = offload(choosing(tmp_path / "m.onnx"))
     holder, *inside = report["per_node"]
     assert (holder["node"], holder["verdict"]) == ("choose", "control flow")
     assert sorted(row["operator"] for row in inside) == ["Add", "Mul", "Mul"]
-    assert all(row["verdict"] == "inside control flow" and row["inside"] == "choose" for row in inside)
+    assert {(row["inside"], row["verdict"]) for row in inside} == {("choose", "too small to pay")}
     assert report["nodes"] == {"all": 4, "supported": 0, "taken": 0, "constant": 0, "in_bodies": 3}
     assert report["reason"].startswith(f"{PIXEL} takes no operator of this model")
+    assert {(body["body"], body["nodes"], body["supported"], body["gains"]) for body in report["bodies"]} == {
+        ("then_branch", 1, 1, False),
+        ("else_branch", 2, 2, False),
+    }
+
+
+def test_a_body_that_gains_is_taken_though_its_holder_is_not(tmp_path: Path) -> None:
+    weights = onnx.numpy_helper.from_array(np.ones((64, 64, 3, 3), np.float32), "w")
+    shape = [1, 64, 56, 56]
+    heavy = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name="first", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["a", "w"], ["b"], name="second", pads=[1, 1, 1, 1]),
+    ]
+    light = [helper.make_node("Relu", ["x"], ["c"], name="alone")]
+    choice = helper.make_node(
+        "If",
+        ["flag"],
+        ["y"],
+        name="choose",
+        then_branch=helper.make_graph(heavy, "then", [], [value("b", TensorProto.FLOAT, shape)]),
+        else_branch=helper.make_graph(light, "else", [], [value("c", TensorProto.FLOAT, shape)]),
+    )
+    inputs = [value("x", TensorProto.FLOAT, shape), value("flag", TensorProto.BOOL, [])]
+    graph = helper.make_graph([choice], "g", inputs, [value("y", TensorProto.FLOAT, shape)], [weights])
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    report = offload(path)
+    nodes = by_node(report)
+    assert nodes["choose"]["verdict"] == "control flow"
+    assert nodes["first"]["verdict"] == nodes["second"]["verdict"] == "taken"
+    assert nodes["alone"]["verdict"] == "too small to pay"
+    assert {body["body"]: body["gains"] for body in report["bodies"]} == {"then_branch": True, "else_branch": False}
+    assert report["reason"].endswith("; of its 2 bodies, 1 gains there")
+    assert "bodies, as graphs of their own" in invoke("inspect", path, "--provider", PIXEL).stdout
 
 
 @pytest.mark.parametrize("column", [80, 120])

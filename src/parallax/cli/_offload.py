@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console
@@ -25,8 +25,8 @@ from parallax.device import (
     measure_speed,
     open_backend,
 )
-from parallax.errors import ConfigError
-from parallax.model import Model, OpGraph
+from parallax.errors import BackendError, ConfigError
+from parallax.model import Model, Node, OpGraph
 from parallax.partition import (
     Advice,
     NodeVerdict,
@@ -35,15 +35,16 @@ from parallax.partition import (
     RegionPlan,
     RegionRule,
     Traffic,
+    UnitGraph,
     Verdict,
     advise,
     contract,
     find_regions,
     make_offer,
 )
-from parallax.profile import CostModel, product_flops
+from parallax.profile import CostModel, estimate_costs, product_flops, surviving_tensors
 from parallax.schedule import CPU_BACKEND, Machine, plan_coexecution
-from parallax.session import HANDOVER_NS, SEGMENT_OVERHEAD_NS
+from parallax.session import DEFAULT_MIN_GAIN, HANDOVER_NS, LIFT_NS, SEGMENT_OVERHEAD_NS
 
 _LISTED_OPERATORS = 8
 """Rows per verdict in the table; --json has them all."""
@@ -143,29 +144,35 @@ def describe_offload(
     offer = make_offer(graph, capability, device.pricing, cpu_ns=costs.node_ns(cores))
     if offer is None:  # `open_device` has seen to it that there are prices
         raise ConfigError(f"{info.name} has no prices", fix="name another backend")
-    units = contract(graph, cuttable=model.can_cut)
-    paper = find_regions(graph, units, offer, rule=RegionRule.PAPER)
-    alone = find_regions(graph, units, offer, join_siblings=True)
+    # Runtimes place node by node; a session cuts only where the CPU's part stays as fused as it would be.
+    nodes = contract(graph, cuttable=model.can_cut)
+    greedy = find_regions(graph, nodes, offer, rule=RegionRule.GREEDY)
+    paper = find_regions(graph, nodes, offer, rule=RegionRule.PAPER)
+    study = _study(model, graph, device, offer, costs, cores=cores)
+    nothing = Traffic(fragments=0, tensors=0, bytes=0)
     placements = [
-        _Placement("CPU only", alone.cpu_only_ns, Traffic(fragments=0, tensors=0, bytes=0)),
-        _Placement("greedy: all it supports", alone.greedy_ns, alone.before),
+        _Placement("CPU only", study.alone.cpu_only_ns, nothing),
+        _Placement("greedy: all it supports", greedy.chosen_ns, greedy.after),
         _Placement("the paper's thresholds", paper.chosen_ns, paper.after),
-        _Placement("ours, one at a time", alone.chosen_ns, alone.after),
+        _Placement("ours, one at a time", study.alone.chosen_ns, study.alone.after),
     ]
-    chosen = alone
-    if info.kind is not DeviceKind.CPU:
-        # What computes on the same cores has nothing to run beside.
-        machine = Machine(cores=cores, handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS)
-        found = plan_coexecution(graph, units, offer, costs, machine)
-        overlapped = min(ns for label, ns in found.tried if label == "CPU only")
-        placements.insert(1, _Placement("CPU only, overlapped", overlapped, placements[0].traffic))
-        chosen = found.best.plan
-        placements.append(_Placement("ours, beside the CPU", found.best.makespan_ns, chosen.after))
+    if study.overlapped_ns is not None:
+        placements.insert(1, _Placement("CPU only, overlapped", study.overlapped_ns, nothing))
+        placements.append(_Placement("ours, beside the CPU", study.chosen_ns, study.chosen.after))
+    chosen = study.chosen
     progress(f"asking {info.name}", 2, 3)
-    advice = advise(graph, units, offer)
+    advice = advise(graph, study.units, offer)
     progress(f"asking {info.name}", 3, 3)
-    per_node = [_describe_node(graph, offer, verdict) for verdict in _explained(chosen, alone)]
-    per_node += list(_nodes_in_bodies(graph, chosen))
+    per_node = [_describe_node(graph, offer, verdict) for verdict in _explained(chosen, study.alone)]
+    bodies: list[dict[str, Any]] = []
+    for verdict in chosen.verdicts:
+        node = graph.nodes[verdict.node]
+        if verdict.verdict is Verdict.TAKEN:
+            per_node += _held(node, "runs on the device with the node that holds it", Verdict.TAKEN)
+        elif node.bodies:
+            found, rows = _describe_bodies(model, node, device, cores=cores)
+            bodies += found
+            per_node += rows
     return {
         "name": info.name,
         "device": info.device,
@@ -183,14 +190,45 @@ def describe_offload(
             "in_bodies": len(per_node) - len(graph.nodes),
         },
         "placements": [_describe_placement(placement, placements[0], device.figures) for placement in placements],
-        "before": _describe_traffic(chosen.before),
+        "before": _describe_traffic(greedy.after),
         "after": _describe_traffic(chosen.after),
-        "gains": bool(chosen.regions),
-        "reason": _reason(chosen, placements, info.name),
+        "gains": bool(chosen.regions) or any(body["gains"] for body in bodies),
+        "reason": _reason(chosen, placements, info.name) + _bodies_reason(bodies),
+        "bodies": bodies,
         "groups": _group(per_node, device.figures),
         "per_node": per_node,
         "advice": [_describe_advice(entry, device.figures) for entry in advice],
     }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Study:
+    """What a session would make of one graph."""
+
+    units: UnitGraph
+    alone: RegionPlan
+    """The regions that pay one after the other."""
+    chosen: RegionPlan
+    chosen_ns: int
+    overlapped_ns: int | None
+    """The CPU alone, branches side by side; None where the device computes on the same cores."""
+
+
+def _study(model: Model, graph: OpGraph, device: Device, offer: Offer, costs: CostModel, *, cores: int) -> _Study:
+    units = contract(graph, survivors=costs.survivors, cuttable=model.can_cut)
+    alone = find_regions(graph, units, offer, join_siblings=True)
+    if device.backend.info.kind is DeviceKind.CPU:
+        # What computes on the same cores has nothing to run beside.
+        return _Study(units=units, alone=alone, chosen=alone, chosen_ns=alone.chosen_ns, overlapped_ns=None)
+    machine = Machine(cores=cores, handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS)
+    found = plan_coexecution(graph, units, offer, costs, machine)
+    return _Study(
+        units=units,
+        alone=alone,
+        chosen=found.best.plan,
+        chosen_ns=found.best.makespan_ns,
+        overlapped_ns=min(ns for label, ns in found.tried if label == "CPU only"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +282,16 @@ def _reason(chosen: RegionPlan, placements: Sequence[_Placement], name: str) -> 
     if not chosen.regions:
         return f"no region gains anything on {name}: the model stays on the CPU ({figures})"
     regions = "1 region" if len(chosen.regions) == 1 else f"{len(chosen.regions)} regions"
-    return f"{regions} on {name}: {figures}"
+    text = f"{regions} on {name}: {figures}"
+    if cpu.ns and 1 - ours.ns / cpu.ns < DEFAULT_MIN_GAIN:
+        text += f"; a session asks for {DEFAULT_MIN_GAIN:.0%} less than the CPU alone unless min_gain= says otherwise"
+    return text
+
+
+def _bodies_reason(bodies: Sequence[Mapping[str, Any]]) -> str:
+    gaining = sum(body["gains"] for body in bodies)
+    verb = "gains" if gaining == 1 else "gain"
+    return f"; of its {len(bodies)} bodies, {gaining} {verb} there" if gaining else ""
 
 
 # Node by node -----------------------------------------------------------------------------------------
@@ -294,32 +341,97 @@ def _node_reason(verdict: NodeVerdict, device: str) -> str:
     return text
 
 
-def _nodes_in_bodies(graph: OpGraph, plan: RegionPlan) -> Iterator[dict[str, Any]]:
-    """Nodes inside bodies: they go where the node goes that holds them."""
-    taken = {found.node for found in plan.verdicts if found.verdict is Verdict.TAKEN}
+def _held(node: Node, reason: str, verdict: Verdict | None = None) -> list[dict[str, Any]]:
+    """Rows for all nodes inside a node, which go where it goes; its time is theirs."""
+    return [
+        {**_in_body(inner, reason), "inside": node.name, **({} if verdict is None else _verdict_row(verdict))}
+        for _, body in node.bodies
+        for _, inner in body.walk()
+    ]
 
-    def walk(inner: OpGraph, holder: str, is_taken: bool) -> Iterator[dict[str, Any]]:
-        for node in inner.nodes:
-            yield {
-                "node": node.name,
-                "operator": node.op_type,
-                "inside": holder,
-                "verdict": _LABELS[Verdict.TAKEN] if is_taken else _IN_BODIES,
-                "meaning": Verdict.TAKEN.value if is_taken else "control flow: runs where the node runs that holds it",
-                "region": None,
-                "detail": None,
-                "cpu_ms": None,
-                "device_ms": None,
-                "compared_cpu_ms": None,
-                "compared_device_ms": None,
-                "reason": f"inside {holder!r}, which runs on {'the device' if is_taken else 'the CPU'}",
-            }
-            for _, body in node.bodies:
-                yield from walk(body, node.name, is_taken)
 
-    for node in graph.nodes:
-        for _, body in node.bodies:
-            yield from walk(body, node.name, node.index in taken)
+def _verdict_row(verdict: Verdict) -> dict[str, str]:
+    return {"verdict": _LABELS[verdict], "meaning": verdict.value}
+
+
+def _describe_bodies(
+    model: Model, node: Node, device: Device, *, cores: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The bodies of a node that stays on the CPU, planned as graphs of their own, and rows for the nodes in them."""
+    obstacle = model.why_no_bodies(node.index)
+    if obstacle is not None:
+        return [], _held(node, f"stays with {node.name!r}: {obstacle}")
+    described: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    for body, (name, original) in zip(model.bodies(node.index), node.bodies, strict=True):
+        own = {inner.name for inner in original.nodes}
+        entry, made = _describe_body(body.model, device, cores=cores)
+        described.append({"inside": node.name, "body": name, "nodes": len(own), **entry})
+        rows += [{**row, "inside": node.name} for row in made if row["node"] in own]
+        for inner in original.nodes:
+            rows += _held(inner, f"inside another body, in {node.name!r}")
+    return described, rows
+
+
+def _describe_body(model: Model, device: Device, *, cores: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """One body: figures are of one iteration, or of an arm taken once."""
+    name = device.backend.info.name
+    graph = model.inferred()
+    try:
+        capability = device.backend.capability(model)
+        survivors = surviving_tensors(model)
+    except BackendError as error:
+        costs = estimate_costs(graph, cores=cores).times(device.cpu_factor)
+        cpu_ns = sum(costs.node_ns(cores))
+        rows = [_in_body(node, f"{name} cannot be asked about its body: {error.what}") for node in graph.nodes]
+        return {"supported": 0, "gains": False, "cpu_ms": cpu_ns / 1e6, "ours_ms": cpu_ns / 1e6, "launches": 0}, rows
+    costs = replace(estimate_costs(graph, cores=cores).times(device.cpu_factor), survivors=survivors)
+    offer = make_offer(graph, capability, device.pricing, cpu_ns=costs.node_ns(cores))
+    if offer is None:
+        raise ConfigError(f"{name} has no prices", fix="name another backend")
+    study = _study(model, graph, device, offer, costs, cores=cores)
+    cpu_ns, chosen = study.alone.cpu_only_ns, study.chosen
+    ours_ns = study.chosen_ns + LIFT_NS
+    gains = bool(chosen.regions) and ours_ns < cpu_ns
+    entry = {
+        "supported": len(capability.taken),
+        "gains": gains,
+        "cpu_ms": cpu_ns / 1e6,
+        "ours_ms": ours_ns / 1e6,
+        "launches": chosen.after.fragments,
+    }
+    rows = []
+    for verdict in _explained(chosen, study.alone):
+        if gains or verdict.verdict is not Verdict.TAKEN:
+            # Its time is counted with the node that holds it.
+            rows.append({**_describe_node(graph, offer, verdict), "cpu_ms": None, "device_ms": None})
+        else:
+            rows.append(
+                _in_body(
+                    graph.nodes[verdict.node],
+                    f"its body takes {milliseconds(cpu_ns)} ms on the CPU, and {milliseconds(ours_ns)} ms with {name}, "
+                    "run by the engine",
+                )
+            )
+    return entry, rows
+
+
+def _in_body(node: Node, reason: str) -> dict[str, Any]:
+    """The row of a node that stays with the one that holds it."""
+    return {
+        "node": node.name,
+        "operator": node.op_type,
+        "inside": None,
+        "verdict": _IN_BODIES,
+        "meaning": "control flow: stays with the node that holds it, on the CPU",
+        "region": None,
+        "detail": None,
+        "cpu_ms": None,
+        "device_ms": None,
+        "compared_cpu_ms": None,
+        "compared_device_ms": None,
+        "reason": f"control flow: {reason}",
+    }
 
 
 def _group(per_node: Sequence[Mapping[str, Any]], figures: str) -> list[dict[str, Any]]:
@@ -431,8 +543,26 @@ def render_offload(report: Mapping[str, Any], console: Console) -> None:
         f"Fragments: {before['launches']} greedy > {after['launches']} ours; transfers: {before['transfers']} "
         f"({size(before['transferred_bytes'])}) > {after['transfers']} ({size(after['transferred_bytes'])}).",
     )
+    if report["bodies"]:
+        _render_bodies(report["bodies"], mark, console)
     _render_groups(report["groups"], mark, console)
     _render_advice(report["advice"], mark, console)
+
+
+def _render_bodies(bodies: Sequence[Mapping[str, Any]], mark: str, console: Console) -> None:
+    print_line(console, "\nbodies, as graphs of their own (once through)")
+    table = make_table("inside", "body", "verdict", "nodes", "supported", "CPU ms", f"ours ms ({mark})", left=3)
+    for row in bodies:
+        table.add_row(
+            row["inside"],
+            row["body"],
+            "gains" if row["gains"] else "stays on the CPU",
+            str(row["nodes"]),
+            str(row["supported"]),
+            milliseconds(row["cpu_ms"] * 1e6),
+            milliseconds(row["ours_ms"] * 1e6),
+        )
+    console.print(table)
 
 
 def _render_groups(groups: Sequence[Mapping[str, Any]], mark: str, console: Console) -> None:

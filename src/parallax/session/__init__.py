@@ -5,13 +5,17 @@ from parallax.session._bundles import cache_folder, prune_cache
 from parallax.session._candidates import HANDOVER_NS, SEGMENT_OVERHEAD_NS, PlanningContext
 from parallax.session._compile import compile
 from parallax.session._estimate import RunNeed
+from parallax.session._lifting import LIFT_NS
 from parallax.session._memory import Budget
 from parallax.session._options import Progress
+from parallax.session._planning import DEFAULT_MIN_GAIN
 from parallax.session._session import InferenceSession
 from parallax.session._usage import MemoryUsage
 
 __all__ = [
+    "DEFAULT_MIN_GAIN",
     "HANDOVER_NS",
+    "LIFT_NS",
     "SEGMENT_OVERHEAD_NS",
     "Budget",
     "InferenceSession",
