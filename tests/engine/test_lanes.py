@@ -7,7 +7,7 @@ import time
 import pytest
 
 from parallax.engine import LanePool
-from parallax.engine._cores import current_core
+from parallax.engine._cores import CoreBinding, current_core
 from parallax.engine._mailbox import Mailbox
 from parallax.engine._signal import Signal, load_find, make_signal
 
@@ -143,5 +143,26 @@ def test_a_lane_keeps_off_the_callers_core() -> None:
             assert len(mask[0]) == len(allowed) - 1
             assert seen[0] in mask[0]
             pool.give_back(lease)
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind threads")
+def test_a_binding_keeps_to_what_others_allow() -> None:
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) < 2:
+        pytest.skip("needs two cores")
+    first, second = sorted(allowed)[:2]
+    binding = CoreBinding(threading.get_native_id())
+    try:
+        binding.avoid(second)
+        assert os.sched_getaffinity(0) == allowed - {second}
+        binding.avoid(first)
+        assert os.sched_getaffinity(0) == allowed - {first}
+        os.sched_setaffinity(0, {first})
+        binding.avoid(second)
+        assert os.sched_getaffinity(0) == {first}
+        binding.avoid(first)
+        assert os.sched_getaffinity(0) == {first}
     finally:
         os.sched_setaffinity(0, allowed)

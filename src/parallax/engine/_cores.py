@@ -21,13 +21,31 @@ current_core = _find_current_core()
 """The number of the core that the calling thread is on; None where the system cannot tell, or a thread not be moved."""
 
 
-def keep_off(thread: int, core: int) -> None:
-    """Bind a thread (its native id) to the cores that the calling thread may use, but for ``core`` if others are left.
+class CoreBinding:
+    """Keeps one thread off one core at a time; otherwise it stays where it may be: what others set is taken over.
 
-    Where the system refuses, nothing changes.
+    Args:
+        thread: native id.
     """
-    allowed = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(thread, allowed - {core} or allowed)
-    except OSError:  # the thread has ended, or the allowed cores have just changed
-        return
+
+    __slots__ = ("_allowed", "_avoided", "_bound", "_thread")
+
+    def __init__(self, thread: int) -> None:
+        self._thread = thread
+        self._avoided = -1
+        self._allowed: set[int] = set()
+        self._bound: set[int] = set()
+
+    def avoid(self, core: int) -> None:
+        """Keep off that core from now on, if others are left. Where the system refuses, nothing changes."""
+        if core == self._avoided:
+            return
+        try:
+            now = os.sched_getaffinity(self._thread)
+            if now != self._bound:
+                self._allowed = now
+            self._bound = self._allowed - {core} or self._allowed
+            os.sched_setaffinity(self._thread, self._bound)
+        except OSError:  # the allowed cores have just changed
+            return
+        self._avoided = core

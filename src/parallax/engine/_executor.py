@@ -222,21 +222,24 @@ class Executor:
             values[slots[name]] = value
         # A queue that the caller's own lane would have to serve needs no thread of its own.
         lease = self.pool.lease(self.plan.cores, queues=sum(lane > 0 for lane in self.table.queues))
-        budget_bytes = self._budget_bytes if budget is None else budget.limit_bytes
-        run = Run(self, layout, values, run_options, lease, budget_bytes)
-        if budget is None:
-            self._runs.add(run)
+        run: Run | None = None
         try:
+            budget_bytes = self._budget_bytes if budget is None else budget.limit_bytes
+            run = Run(self, layout, values, run_options, lease, budget_bytes)
             if budget is not None:
                 budget._bind(run)
-            elif self._budget_bytes != budget_bytes:  # it changed before this run could be told
-                run.change_budget(self._budget_bytes)
+            else:
+                self._runs.add(run)
+                if self._budget_bytes != budget_bytes:  # it changed before this run could be told
+                    run.change_budget(self._budget_bytes)
             run.drive()
         except BaseException:
-            run.abort()
+            if run is not None:
+                run.abort()
             raise
         finally:
-            self._runs.discard(run)
+            if run is not None:
+                self._runs.discard(run)
             self.pool.give_back(lease)
         return run
 

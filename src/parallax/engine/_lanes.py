@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from parallax.device import available_cores
-from parallax.engine._cores import current_core, keep_off
+from parallax.engine._cores import CoreBinding, current_core
 from parallax.engine._mailbox import Mailbox
 
 # How long an idle lane spins before it parks. Hand-overs inside a run arrive within tens of microseconds
@@ -32,21 +32,15 @@ Job = tuple[Callable[[Any], Sequence[Mailbox[Any]]], Any]
 class Lane:
     """One worker thread with a mailbox of jobs. Started lazily, daemonic, named for debuggers."""
 
-    __slots__ = ("_avoided", "_thread", "index", "mailbox")
+    __slots__ = ("_thread", "binding", "index", "mailbox")
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.mailbox: Mailbox[Job] = Mailbox()
         self._thread = threading.Thread(target=self._loop, name=f"parallax-lane-{index}", daemon=True)
-        self._avoided = -1
         self._thread.start()
-
-    def avoid(self, core: int) -> None:
-        """Keep off that core from now on, and off no other."""
         thread = self._thread.native_id
-        if core != self._avoided and thread is not None:
-            self._avoided = core
-            keep_off(thread, core)
+        self.binding = None if thread is None or current_core is None else CoreBinding(thread)
 
     def _loop(self) -> None:
         take = self.mailbox.take
@@ -99,7 +93,8 @@ class LanePool:
             # A woken thread may be put on its waker's core, and stay there until the system balances load again.
             core = current_core()
             for lane in lanes[: granted - 1]:
-                lane.avoid(core)
+                if lane.binding is not None:
+                    lane.binding.avoid(core)
         return Lease(granted, tuple(lanes[: granted - 1]), tuple(lanes[granted - 1 :]))
 
     def lend(self, cores: int, *, queues: int = 0) -> Lease:
