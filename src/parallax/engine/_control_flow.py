@@ -256,11 +256,12 @@ class _Loop:
         body = self._body
         feeds = body.captured(values)
         number_name, condition_name = body.inputs[:2]
+        # The condition of an iteration that runs is true, always.
+        feeds[condition_name] = _scalar(1, _BOOL, self._condition_shape)
         number = 0
         while go and (most is None or number < most):
             _check_terminate(options)
             feeds[number_name] = _scalar(number, _INT64, self._number_shape)
-            feeds[condition_name] = _scalar(go, _BOOL, self._condition_shape)
             feeds.update(zip(self._states, state, strict=True))
             condition, *made = body.run(feeds, options)
             state = made[: len(state)]
@@ -436,10 +437,9 @@ def _element_bytes(element_type: int) -> int:
 
 def _single(value: Any, element_type: int) -> int | None:
     """The only element of a tensor of integers or truth values; None for any other tensor."""
-    if int(value.element_type()) != element_type or any(size != 1 for size in value.shape()):
+    if value.element_type() != element_type or any(size != 1 for size in value.shape()):
         return None
-    content = host_bytes(value)
-    return int(content.view(np.int64)[0]) if element_type == _INT64 else int(content[0] != 0)
+    return int(value.numpy().item())
 
 
 def _scalar(number: int, element_type: int, shape: Sequence[int]) -> Any:

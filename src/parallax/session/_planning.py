@@ -22,7 +22,7 @@ from parallax.model import Model, OpGraph
 from parallax.partition import (
     by_branches,
 )
-from parallax.profile import Cache, machine_fingerprint, surviving_tensors
+from parallax.profile import Cache, estimate_costs, machine_fingerprint, surviving_tensors
 from parallax.schedule import (
     CPU_BACKEND,
     PLAN_FORMAT_VERSION,
@@ -360,8 +360,8 @@ def _plan_unasked(
         )
     min_gain = DEFAULT_MIN_GAIN if options.min_gain is None else options.min_gain
     plan = plan_from_tables(model, cores=cores, min_gain=min_gain)
-    # Without a device, all that a body can gain is work side by side.
-    if not lifts or cores < 2 or not any(node.bodies for node in model.graph.nodes):
+    # Without a device, all that a body can gain is work side by side, and looking for that delays opening: on demand.
+    if not lifts or options.min_gain is None or cores < 2 or not any(node.bodies for node in model.graph.nodes):
         return plan
 
     def plan_body(body: Model, *, cores: int) -> Plan:
@@ -370,7 +370,10 @@ def _plan_unasked(
             return uncut_plan(body, obstacle, cores=cores)
         return plan_from_tables(body, cores=cores, min_gain=min_gain)
 
-    return lift_bodies(model, plan, plan_body=plan_body, min_gain=min_gain)
+    def promises(body: OpGraph) -> bool:
+        return least_share(body, cores=cores) <= 1 - min_gain
+
+    return lift_bodies(model, plan, plan_body=plan_body, min_gain=min_gain, promises=promises)
 
 
 def session_cores(options: SessionOptions, session_options: Any) -> int:
@@ -479,6 +482,26 @@ def may_gain_clearly(graph: OpGraph) -> bool:
             if dense > _DENSE_ELEMENTS:
                 return False
     return True
+
+
+def least_share(graph: OpGraph, *, cores: int) -> float:
+    """The share of a graph's time that remains at best if work runs side by side, by the tables: a lower bound.
+
+    Nothing ends before the longest path through the graph does; operators with bodies take the least share of those.
+    Dense layers gain nothing clearly (`may_gain_clearly`). For graphs whose types are inferred; no model is made.
+    """
+    costs = estimate_costs(graph, cores=cores)
+    narrow, wide = costs.node_ns(1), costs.node_ns(cores)
+    weights = [
+        min(narrow[node.index], wide[node.index])
+        * min((least_share(body, cores=cores) for _, body in node.bodies), default=1.0)
+        for node in graph.nodes
+    ]
+    ends: list[float] = []
+    for node, weight in zip(graph.nodes, weights, strict=True):
+        ends.append(weight + max((ends[before] for before in graph.predecessors[node.index]), default=0.0))
+    best = max(ends, default=0.0) if may_gain_clearly(graph) else sum(weights)
+    return best / max(1, min(sum(narrow), sum(wide)))
 
 
 def plan_key(model: Model, options: SessionOptions, session_options: Any, *, cores: int) -> str:
