@@ -165,6 +165,32 @@ def nested() -> onnx.ModelProto:
     )
 
 
+def captured_weights_model() -> onnx.ModelProto:
+    """Initializers that are captured, fed as initial state, and may be overridden; a Constant that is captured."""
+    looped = body(
+        [
+            helper.make_node("MatMul", ["v", "big"], ["m"]),
+            helper.make_node("Add", ["m", "bias"], ["n"]),
+            helper.make_node("Reshape", ["n", "shape"], ["o"]),
+            helper.make_node("Identity", ["c"], ["go"]),
+        ],
+        [info("i", INT64, []), info("c", BOOL, []), info("v")],
+        [info("go", BOOL), info("o")],
+    )
+    big = constant("big", np.random.default_rng(0).normal(size=(64, 64)) * 0.1)
+    return model(
+        [
+            helper.make_node("Constant", [], ["shape"], value=constant("", [2, 64], np.int64)),
+            helper.make_node("Constant", [], ["three"], value=constant("", 3, np.int64)),
+            helper.make_node("Loop", ["three", "", "initial"], ["looped"], name="loop", body=looped),
+            helper.make_node("Add", ["looped", "x"], ["y"]),
+        ],
+        [info("x", FLOAT, [2, 64]), info("bias", FLOAT, [64])],
+        [info("y")],
+        [big, constant("initial", np.ones((2, 64))), constant("bias", np.full(64, 0.5))],
+    )
+
+
 def detector(seed: int = 0) -> onnx.ModelProto:
     """Boxes from an image of any size, suppressed, counted, and refined by an If where there are any."""
     rng = np.random.default_rng(seed)

@@ -27,6 +27,7 @@ from tests.engine._flow_models import (
     WHOLE,
     Lifted,
     body,
+    captured_weights_model,
     constant,
     counting_loop,
     info,
@@ -211,35 +212,9 @@ def test_loop_state_is_handed_on_without_copies(monkeypatch: pytest.MonkeyPatch)
     assert fed[1:] == returned[:-1]
 
 
-def captured_weights() -> Any:
-    """Initializers that are captured, fed as initial state, and may be overridden; a Constant that is captured."""
-    looped = body(
-        [
-            helper.make_node("MatMul", ["v", "big"], ["m"]),
-            helper.make_node("Add", ["m", "bias"], ["n"]),
-            helper.make_node("Reshape", ["n", "shape"], ["o"]),
-            helper.make_node("Identity", ["c"], ["go"]),
-        ],
-        [info("i", INT64, []), info("c", BOOL, []), info("v")],
-        [info("go", BOOL), info("o")],
-    )
-    big = constant("big", np.random.default_rng(0).normal(size=(64, 64)) * 0.1)
-    return model(
-        [
-            helper.make_node("Constant", [], ["shape"], value=constant("", [2, 64], np.int64)),
-            helper.make_node("Constant", [], ["three"], value=constant("", 3, np.int64)),
-            helper.make_node("Loop", ["three", "", "initial"], ["looped"], name="loop", body=looped),
-            helper.make_node("Add", ["looped", "x"], ["y"]),
-        ],
-        [info("x", FLOAT, [2, 64]), info("bias", FLOAT, [64])],
-        [info("y")],
-        [big, constant("initial", np.ones((2, 64))), constant("bias", np.full(64, 0.5))],
-    )
-
-
 @pytest.mark.parametrize("cut", [True, False])
 def test_captured_constants_need_not_be_fed_and_may_be_where_the_model_allows_it(cut: bool) -> None:
-    lifted = Lifted(captured_weights(), lambda source: lifted_plan(source, cut=cut))
+    lifted = Lifted(captured_weights_model(), lambda source: lifted_plan(source, cut=cut))
     assert len(lifted.lifted) == 1
     x = floats(0, 2, 64)
     first = lifted.run({"x": x})
