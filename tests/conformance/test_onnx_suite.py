@@ -101,6 +101,13 @@ def test_forced_splitting_does_split(name: str) -> None:
     assert examine(case, parallax.InferenceSession, [split]).modes["split"].segments > 1
 
 
+@pytest.mark.parametrize("name", ["test_if", "test_loop11", "test_scan9_sum", "test_affine_grid_2d_expanded"])
+def test_forced_splitting_lifts_bodies(name: str) -> None:
+    (case,) = [case for case in load_cases("node") if case.name == name]
+    session = parallax.InferenceSession(case.read_model().SerializeToString(), min_gain=0, threads=2)
+    assert any(segment.bodies for segment in session.plan.segments)
+
+
 # --- The judge, judged ------------------------------------------------------------------------------
 
 
