@@ -40,6 +40,8 @@ class RowSplit:
     model: Model
     parts: tuple[frozenset[str], frozenset[str]]
     """Names of the nodes of either part. What is in neither is computed once, for both."""
+    origins: Mapping[str, int]
+    """Node of a part -> index of the model's node that it does a part of; what cuts and joins has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ def split_rows(model: Model, share: float) -> RowSplit | None:
     return RowSplit(
         model=model.rewritten(writer.nodes, writer.constants.values()),
         parts=(frozenset(writer.parts[0]), frozenset(writer.parts[1])),
+        origins=writer.origins,
     )
 
 
@@ -111,6 +114,7 @@ class _Writer:
     constants: dict[tuple[int, ...], onnx.TensorProto] = field(default_factory=dict)
     cuts: dict[str, _Cut] = field(default_factory=dict)
     parts: tuple[set[str], set[str]] = field(default_factory=lambda: (set(), set()))
+    origins: dict[str, int] = field(default_factory=dict)
     made: dict[tuple[object, ...], str] = field(default_factory=dict)
     taken: set[str] = field(init=False)
 
@@ -153,6 +157,7 @@ class _Writer:
                 recipe.edit(proto, part)
             self.nodes.append(proto)
             self.parts[part].add(proto.name)
+            self.origins[proto.name] = node.index
 
     # Tensors ---------------------------------------------------------------------------------------------
 
