@@ -322,6 +322,31 @@ def test_names_of_the_model_are_not_taken() -> None:
     split_and_compare(proto, X)
 
 
+@pytest.mark.parametrize("axis", [None, 1, 2])
+def test_softmax_over_the_axes_from_one_on_mixes_them_all(axis: int | None) -> None:
+    attributes = {} if axis is None else {"axis": axis}
+    proto = model(
+        [node("MatMul", "x w", "h"), node("Softmax", "h", "y", **attributes)],
+        [value("x", (1, 128, 256))],
+        [value("y", (1, 128, 256))],
+        {"w": weight((256, 256), 1)},
+        opset=11,
+        ir_version=6,
+    )
+    assert ("Softmax" in operators(split_and_compare(proto, X), 0)) == (axis == 2)
+
+
+@pytest.mark.parametrize("noop", [0, 1])
+def test_reducing_no_axes_may_mean_all(noop: int) -> None:
+    out = (1, 128, 256) if noop else (1, 1, 1)
+    proto = rows_model(
+        [node("ReduceSum", "h axes", "y", keepdims=1, noop_with_empty_axes=noop)],
+        {"axes": np.zeros((0,), np.int64)},
+        out,
+    )
+    split_and_compare(proto, X)
+
+
 def test_nothing_to_split() -> None:
     small = model([node("MatMul", "x w", "y")], [value("x", (4, 8))], [value("y", (4, 8))], {"w": weight((8, 8))})
     assert split_rows(load_model(small), 0.5) is None

@@ -161,3 +161,16 @@ def test_impossible_arguments_are_refused() -> None:
         plan_coexecution(graph, finest(graph), offer, costs_of(offer), Machine(cores=0))
     with pytest.raises(ConfigError, match="ascend from 1"):
         region_tasks(finest(graph), RegionPlacer(graph, finest(graph), offer).place(), costs_of(offer), widths=(2, 1))
+
+
+def test_a_placement_of_the_callers_own_is_tried_and_kept_where_it_is_best() -> None:
+    graph = diamond()
+    units = finest(graph)
+    offer = offer_of([0] * 6, [100] * 6, [100] * 6, launch_ns=10, ns_per_byte=0.1)
+    machine = Machine(cores=1)
+    chain = frozenset(unit for unit, nodes in enumerate(units.units) if nodes in ((1,), (3,)))
+    found = plan_coexecution(graph, units, offer, costs_of(offer), machine, flips=0, proposals={"mine": chain})
+    assert "mine" in dict(found.tried)
+    # first, b1, b2 and last on the CPU, and beside them a launch, two transfers, a1 and a2.
+    assert dict(found.tried)["mine"] == 100 + (10 + 2 * 10 + 200) + 100
+    assert found.best.makespan_ns <= 430

@@ -29,6 +29,9 @@ from parallax.model._model import Model
 LEAST_FLOPS: Final = 10_000_000
 """Operators with less work than this are not split by themselves, only carried along."""
 
+_LEAST_OPSET: Final = 10
+"""Before, Slice took its bounds as attributes."""
+
 LEAST_ROWS: Final = 8
 """Axes that are shorter are not split."""
 
@@ -40,6 +43,8 @@ class RowSplit:
     model: Model
     parts: tuple[frozenset[str], frozenset[str]]
     """Names of the nodes of either part. What is in neither is computed once, for both."""
+    origins: Mapping[str, int]
+    """Node of a part -> index of the model's node that it does a part of; what cuts and joins has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,10 @@ def split_rows(model: Model, share: float) -> RowSplit | None:
     """
     if not 0 < share < 1:
         raise ConfigError(f"a share of {share}", fix="give a share above 0 and below 1")
-    writer = _Writer(model.inferred(), model.protos, share)
+    opset = max(model.opset_imports.get(domain, 0) for domain in ("", "ai.onnx"))
+    if opset < _LEAST_OPSET:
+        return None
+    writer = _Writer(model.inferred(), model.protos, share, opset)
     for node in writer.graph.nodes:
         writer.write(node)
     if not writer.cuts:
@@ -97,6 +105,7 @@ def split_rows(model: Model, share: float) -> RowSplit | None:
     return RowSplit(
         model=model.rewritten(writer.nodes, writer.constants.values()),
         parts=(frozenset(writer.parts[0]), frozenset(writer.parts[1])),
+        origins=writer.origins,
     )
 
 
@@ -107,10 +116,12 @@ class _Writer:
     graph: OpGraph
     protos: Sequence[onnx.NodeProto]
     share: float
+    opset: int
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[tuple[int, ...], onnx.TensorProto] = field(default_factory=dict)
     cuts: dict[str, _Cut] = field(default_factory=dict)
     parts: tuple[set[str], set[str]] = field(default_factory=lambda: (set(), set()))
+    origins: dict[str, int] = field(default_factory=dict)
     made: dict[tuple[object, ...], str] = field(default_factory=dict)
     taken: set[str] = field(init=False)
 
@@ -153,6 +164,7 @@ class _Writer:
                 recipe.edit(proto, part)
             self.nodes.append(proto)
             self.parts[part].add(proto.name)
+            self.origins[proto.name] = node.index
 
     # Tensors ---------------------------------------------------------------------------------------------
 
@@ -326,10 +338,10 @@ def _along(axes: Callable[[_Writer, Node], Sequence[int] | None]) -> _Rule:
         mixed = axes(writer, node)
         if place != 0 or mixed is None or any(axis % rank == cut.axis for axis in mixed):
             return None
-        for name in node.outputs:
-            if name and len(writer.shape(name)) != rank:
-                return None
         size = writer.size(node.inputs[0], cut.axis)
+        for name in node.outputs:
+            if name and (len(writer.shape(name)) != rank or writer.size(name, cut.axis) != size):
+                return None
         needs = (_both(cut, size), *[_ALL] * (len(node.inputs) - 1))
         return _Recipe(needs, (cut,) * len(node.outputs))
 
@@ -338,6 +350,14 @@ def _along(axes: Callable[[_Writer, Node], Sequence[int] | None]) -> _Rule:
 
 def _one_axis(default: int) -> Callable[[_Writer, Node], Sequence[int]]:
     return lambda writer, node: (writer.int(node, "axis", default),)
+
+
+def _softmax_axes(writer: _Writer, node: Node) -> Sequence[int]:
+    """Before opset 13 the axes from one on were taken for a single one."""
+    if writer.opset >= 13:
+        return (writer.int(node, "axis", -1),)
+    rank = len(writer.shape(node.inputs[0]))
+    return range(writer.int(node, "axis", 1) % rank, rank)
 
 
 def _normalised_axes(writer: _Writer, node: Node) -> Sequence[int]:
@@ -609,8 +629,8 @@ _ELEMENTWISE: Final = (
 
 _RULES: Final[Mapping[str, _Rule]] = {
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
-    "Softmax": _along(_one_axis(-1)),
-    "LogSoftmax": _along(_one_axis(-1)),
+    "Softmax": _along(_softmax_axes),
+    "LogSoftmax": _along(_softmax_axes),
     "LpNormalization": _along(_one_axis(-1)),
     "LayerNormalization": _along(_normalised_axes),
     "RMSNormalization": _along(_normalised_axes),

@@ -1,0 +1,297 @@
+"""A model on an emulated phone: what the policies that are compared make of it, as plans and as simulated times."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from _common import ORIGIN
+
+from parallax.device import EmulatedBackend
+from parallax.model import Model, OpGraph, RowSplit, split_rows
+from parallax.partition import (
+    Cause,
+    Dag,
+    DraftSegment,
+    Offer,
+    Partition,
+    RegionPlacer,
+    RegionPlan,
+    RegionRule,
+    UnitGraph,
+    Verdict,
+    contract,
+    find_boundaries,
+    find_regions,
+    hosted_tensors,
+    make_offer,
+    static_bytes,
+    verify_regions,
+)
+from parallax.profile import CostModel, estimate_costs
+from parallax.schedule import (
+    CPU_BACKEND,
+    PLAN_FORMAT_VERSION,
+    Assignment,
+    Coexecution,
+    Grain,
+    HeftPolicy,
+    Machine,
+    Plan,
+    RegionTasks,
+    Schedule,
+    Segment,
+    Task,
+    plan_coexecution,
+    region_tasks,
+    simulate,
+)
+
+SHARES = (0.6, 0.75, 0.9, 1.0, 1.1, 1.25, 1.4)
+"""Shares of the rows that the device is tried with, times the one at which both sides alone would end together."""
+
+DEFAULT_PARTITIONS = {"tflite-gpu": 1, "nnapi": 3}
+"""Fragments that TensorFlow Lite delegates unless told otherwise, the largest first: ``max_delegated_partitions`` in
+``delegates/gpu/delegate_options.cc``, ``max_number_delegated_partitions`` in ``delegates/nnapi/nnapi_delegate.h``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A model, a device, and the processor beside it."""
+
+    model: Model
+    graph: OpGraph
+    units: UnitGraph
+    costs: CostModel
+    backend: EmulatedBackend
+    offer: Offer
+    machine: Machine
+
+    @classmethod
+    def of(cls, model: Model, costs: CostModel, backend: EmulatedBackend, machine: Machine) -> Study:
+        graph = model.inferred()
+        offer = make_offer(graph, backend.capability(model), backend, cpu_ns=costs.node_ns(machine.cores))
+        assert offer is not None  # a profile prices everything
+        return cls(
+            model=model,
+            graph=graph,
+            units=contract(graph, cuttable=model.can_cut),
+            costs=costs,
+            backend=backend,
+            offer=offer,
+            machine=machine,
+        )
+
+    def size(self, name: str) -> int:
+        """Bytes of a tensor."""
+        info = self.graph.tensors.get(name)
+        return 0 if info is None else static_bytes(info) or 0
+
+    def moving_ns(self, names: Sequence[str]) -> int:
+        """Time to move tensors between host and device."""
+        return sum(self.offer.transfer.ns(self.size(name)) for name in names)
+
+    def regions(self, rule: RegionRule) -> RegionPlan:
+        plan = find_regions(self.graph, self.units, self.offer, rule=rule)
+        verify_regions(self.graph, self.units, self.offer, plan)
+        return plan
+
+    def largest(self, plan: RegionPlan, count: int) -> RegionPlan:
+        """Only the regions with the most nodes."""
+        kept = sorted(
+            sorted(plan.regions, key=lambda region: -len(region.nodes))[:count], key=lambda region: region.index
+        )
+        return RegionPlacer(self.graph, self.units, self.offer).place(regions=[region.units for region in kept])
+
+    def hosted_ns(self, plan: RegionPlan) -> int:
+        """The plan in sequence, with every tensor of every region moved through the host's memory."""
+        hosted = sum(self.moving_ns(names) for names in hosted_tensors(self.graph, plan))
+        return plan.chosen_ns - sum(region.transfer_ns for region in plan.regions) + hosted
+
+    def folded(self, plan: RegionPlan) -> frozenset[int]:
+        """Nodes that are computed when the model is loaded."""
+        return frozenset(verdict.node for verdict in plan.verdicts if verdict.verdict is Verdict.FOLDED)
+
+    def coexecution(self, *, flips: int, split: RowSplit | None = None) -> Coexecution:
+        proposals: dict[str, frozenset[int]] = {}
+        if split is not None:
+            mine, others = (
+                frozenset(
+                    unit
+                    for unit, nodes in enumerate(self.units.units)
+                    if any(self.graph.nodes[node].name in part for node in nodes)
+                )
+                for part in split.parts
+            )
+            proposals = {"first rows": mine, "all but the last rows": frozenset(range(len(self.units))) - others}
+        found = plan_coexecution(
+            self.graph, self.units, self.offer, self.costs, self.machine, flips=flips, proposals=proposals
+        )
+        verify_regions(self.graph, self.units, self.offer, found.best.plan)
+        return found
+
+    def sequential(self, plan: RegionPlan) -> tuple[RegionTasks, Schedule]:
+        """One thing after the other, on all cores or on the device."""
+        tasks = region_tasks(
+            self.units, plan, self.costs, widths=sorted({1, self.machine.cores}), grain=Grain.STRETCHES
+        )
+        schedule = Schedule(
+            policy="sequential",
+            cores=self.machine.cores,
+            lanes=1,
+            assignments=tuple(
+                Assignment(
+                    segment=index,
+                    width=self.machine.cores if region is None else 0,
+                    priority=-index,
+                    lane=0,
+                )
+                for index, region in enumerate(tasks.region_of)
+            ),
+            backfill=False,
+        )
+        return tasks, schedule
+
+    def heft(self, plan: RegionPlan) -> tuple[RegionTasks, Schedule, int]:
+        """HEFT decides for each region whether it runs on the device; the processor is one lane. And its makespan."""
+        cores = self.machine.cores
+        made = region_tasks(
+            self.units, plan, self.costs, widths=sorted({1, cores}), grain=Grain.STRETCHES, offer_both=True
+        )
+        graph, units = self.graph, self.units
+        task_of: dict[int, int] = {
+            node: task
+            for task, inside in enumerate(made.units)
+            for node in units.nodes_of(inside)
+            if node not in units.replicated
+        }
+        transfers: dict[tuple[int, int], int] = {}
+        fixed = [0] * len(made.tasks)
+        names = {name: producer for name, producer in graph.producers.items() if producer in task_of}
+        for info in graph.inputs:
+            names[info.name] = -1
+        for name, producer in names.items():
+            readers = dict.fromkeys(task_of[node] for node in graph.consumers.get(name, ()) if node in task_of)
+            moved = self.moving_ns([name])
+            if producer < 0:
+                for task in list(readers)[:1]:
+                    fixed[task] += moved
+                continue
+            home = task_of[producer]
+            if name in graph.output_names:
+                fixed[home] += moved
+            for task in [task for task in readers if task != home][:1]:
+                transfers[home, task] = transfers.get((home, task), 0) + moved
+        tasks: list[Task] = []
+        for task, region in zip(made.tasks, made.region_of, strict=True):
+            if region is not None:
+                compute = plan.regions[region].compute_ns + self.offer.launch_ns + fixed[task.index]
+                task = dataclasses.replace(task, cost_ns=((0, compute), *task.cost_ns[1:]))
+            tasks.append(task)
+        policy = HeftPolicy(transfer_ns=transfers)
+        schedule = policy.assign(tasks, cores=cores, lanes=2)
+        run = simulate(
+            tasks,
+            schedule,
+            handover_ns=self.machine.handover_ns,
+            segment_overhead_ns=self.machine.segment_overhead_ns,
+            cost_ns=policy.charged_ns(tasks, schedule),
+        )
+        return dataclasses.replace(made, tasks=tuple(tasks)), schedule, run.makespan_ns
+
+    def plan(self, tasks: RegionTasks, schedule: Schedule) -> Plan:
+        """What an engine can compile: what has width 0 is the device's."""
+        drafts = tuple(
+            DraftSegment(units=inside, width=assignment.width, cause=Cause.FORCED)
+            for inside, assignment in zip(tasks.units, schedule.assignments, strict=True)
+        )
+        dag = Dag.from_predecessors([task.predecessors for task in tasks.tasks])
+        partition = Partition(label="", segments=drafts, dag=dag, lanes=schedule.lanes)
+        boundaries = find_boundaries(self.graph, self.units, partition)
+        read = {name for boundary in boundaries for name in boundary.inputs}
+        unread = tuple(info.name for info in self.graph.inputs if info.name not in read)
+        segments = []
+        for task, boundary, assignment in zip(tasks.tasks, boundaries, schedule.assignments, strict=True):
+            segments.append(
+                Segment(
+                    index=task.index,
+                    name=f"segment_{task.index}",
+                    nodes=boundary.nodes,
+                    inputs=boundary.inputs + (unread if task.index == 0 else ()),
+                    outputs=boundary.outputs,
+                    predecessors=task.predecessors,
+                    width=assignment.width,
+                    priority=assignment.priority,
+                    lane=assignment.lane,
+                    cost_ns=dict(task.cost_ns)[assignment.width],
+                    backend=CPU_BACKEND if assignment.width else self.backend.info.name,
+                    reason="",
+                )
+            )
+        return Plan(
+            format_version=PLAN_FORMAT_VERSION,
+            structure_digest=self.model.structure_digest,
+            policy=schedule.policy,
+            cores=schedule.cores,
+            lanes=schedule.lanes,
+            backfill=schedule.backfill,
+            segments=tuple(segments),
+            provenance=ORIGIN,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """The best split by rows that was found."""
+
+    share: float
+    split: RowSplit
+    study: Study
+    found: Coexecution
+
+
+def best_split(
+    study: Study, costs_of: Callable[[RowSplit], CostModel], *, flips: int, shares: Sequence[float] = SHARES
+) -> Split | None:
+    """Try some shares of rows for the device, and search the best of them well."""
+    offer = study.offer
+    on_device = sum(ns for ns, no in zip(offer.device_ns, offer.declined, strict=True) if no is None)
+    alone = sum(offer.cpu_ns)
+    balanced = alone / (alone + on_device)
+    best: Split | None = None
+    for factor in shares:
+        share = round(min(max(balanced * factor, 0.1), 0.9), 3)
+        split = split_rows(study.model, share)
+        if split is None:
+            return None
+        own = Study.of(split.model, costs_of(split), study.backend, study.machine)
+        found = own.coexecution(flips=0, split=split)
+        if best is None or found.best.makespan_ns < best.found.best.makespan_ns:
+            best = Split(share=share, split=split, study=own, found=found)
+    if best is None:
+        return None
+    found = best.study.coexecution(flips=flips, split=best.split)
+    return dataclasses.replace(best, found=found)
+
+
+def costs_of_split(split: RowSplit, model: Model, measured: CostModel, *, cores: int) -> CostModel:
+    """Measured costs, shared out as the tables would: for a model whose whole was measured."""
+    graph, widths = split.model.inferred(), measured.widths
+    before, after = (estimate_costs(entry, cores=cores) for entry in (model.inferred(), graph))
+    scale = sum(measured.node_ns(cores)) / max(1, sum(before.node_ns(cores)))
+    columns: list[list[int]] = []
+    whole: Mapping[str, int] = {node.name: node.index for node in model.graph.nodes}
+    for width in widths:
+        column = []
+        for node in graph.nodes:
+            ns = after.node_ns(width)[node.index]
+            origin = split.origins.get(node.name, whole.get(node.name))
+            if origin is None or not before.node_ns(width)[origin]:
+                column.append(round(ns * scale))
+            else:
+                column.append(round(measured.node_ns(width)[origin] * ns / before.node_ns(width)[origin]))
+        columns.append(column)
+    return dataclasses.replace(
+        measured, durations_ns=tuple(map(tuple, columns)), latencies_ns=(None,) * len(widths), survivors=None
+    )
