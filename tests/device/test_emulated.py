@@ -200,6 +200,11 @@ def test_cancelled_while_the_device_works_stops_soon() -> None:
     with pytest.raises(RunCancelled, match="terminate flag"):
         model.run_with_ort_values({"x": value(floats(1, 4, 8))}, model.outputs, options)
     timer.join()
+    # What was left of the hour is the device's again, which all sessions of the process share.
+    quick = compiled(backend, chain(), options=CompileOptions(work=Work(operators=())))
+    begin = time.perf_counter()
+    quick.run_with_ort_values({"x": value(floats(1, 4, 8))}, quick.outputs)
+    assert time.perf_counter() - begin < 60
 
 
 def test_part_with_an_uncovered_operator_is_not_compiled_where_that_must_not_be() -> None:

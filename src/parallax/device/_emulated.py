@@ -180,6 +180,18 @@ class _Queue:
             self._free_at = end
             return end
 
+    def wait(self, end: float, run_options: Any) -> None:
+        """Wait for what was reserved until then. What is left of it goes back if the run is stopped.
+
+        Raises: RunCancelled if asked to stop.
+        """
+        try:
+            _wait_until(end, run_options)
+        except BaseException:
+            with self._lock:
+                self._free_at -= max(0.0, end - time.perf_counter())
+            raise
+
 
 @functools.cache
 def _queue_of(device: str) -> _Queue:
@@ -260,7 +272,7 @@ class EmulatedModel:
         answers, end = self._answer(feeds, run_options)
         self._check_outputs(outputs)
         copies = [_copy(answers[name]) for name in outputs]
-        _wait_until(end, run_options)
+        self._queue.wait(end, run_options)
         return copies
 
     def run_bound(
@@ -276,7 +288,7 @@ class EmulatedModel:
             else:
                 self._fill(name, answers[name], target)
                 filled[name] = target
-        _wait_until(end, run_options)
+        self._queue.wait(end, run_options)
         return filled
 
     def _answer(self, feeds: Mapping[str, Any], run_options: Any) -> tuple[Mapping[str, Any], float]:
