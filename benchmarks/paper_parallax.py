@@ -63,6 +63,10 @@ HOST_HANDOVER_NS, HOST_OVERHEAD_NS = 30_000, 40_000
 TOLERANCE = 1e-4
 """Of an output's largest magnitude, against ONNX Runtime's own."""
 
+RIVALS = ("CPU only", "greedy", "HEFT", "in sequence", "regions", "rows")
+OURS = ("CPU only", "in sequence", "regions", "rows")
+"""What tuning chooses among: the CPU alone, regions that pay one after the other, and beside the CPU's part."""
+
 FLIPS = 128
 """Branches that the search may move to the other side, one by one."""
 
@@ -299,6 +303,10 @@ def measured(path: Path, model: Model, costs: CostModel, phone: str, *, runs: in
     tasks, schedule, _ = study.heft(greedy)
     rivals.add("HEFT", planned_executor(study, tasks, schedule))
     predicted = {"CPU only": sum(costs.node_ns(cores)), "greedy": study.hosted_ns(greedy)}
+    in_sequence = find_regions(study.graph, study.units, study.offer, join_siblings=True)
+    if in_sequence.regions:
+        predicted["in sequence"] = in_sequence.chosen_ns
+        rivals.add("in sequence", planned_executor(study, *study.sequential(in_sequence)))
     regions = study.coexecution(flips=FLIPS).best
     predicted["regions"] = regions.makespan_ns
     if regions.plan.regions:
@@ -313,7 +321,7 @@ def measured(path: Path, model: Model, costs: CostModel, phone: str, *, runs: in
         predicted["rows"] = split.found.best.makespan_ns
         rivals.add("rows", planned_executor(split.study, split.found.best.tasks, split.found.best.schedule))
     # As tuning does: what was measured quickest is kept, here by rounds of their own, and then timed anew.
-    ours = {label: rivals.calls[label] for label in ("CPU only", "regions", "rows") if label in rivals.calls}
+    ours = {label: rivals.calls[label] for label in OURS if label in rivals.calls}
     trial = time_interleaved(ours, rounds=max(3, runs // 2), cores=cores)
     kept = min(trial.values(), key=lambda timing: timing.median_ns).label
     timings = time_interleaved(rivals.calls, rounds=runs, cores=cores)
@@ -360,7 +368,7 @@ def measured_cells(row: Mapping[str, Any]) -> list[str]:
     if "timings" not in row:
         return ["-"] * 3
     shown = []
-    for label in ("CPU only", "greedy", "HEFT", "regions", "rows"):
+    for label in RIVALS:
         timing = row["timings"].get(label)
         if timing is None:
             shown.append("-")
@@ -466,7 +474,7 @@ def main() -> None:
                 "rows (share)",
                 "ours vs greedy",
                 "ours vs CPU",
-                "measured: CPU only / greedy / HEFT / regions / rows",
+                f"measured: {' / '.join(RIVALS)}",
                 "measured: ours vs greedy",
                 "measured: ours vs CPU",
                 "fragments > regions",
