@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -34,6 +35,16 @@ BOOL, STRING, U32, I8 = TensorProto.BOOL, TensorProto.STRING, TensorProto.UINT32
 node = helper.make_node
 
 needs_openvino = pytest.mark.skipif(obstacle("openvino") is not None, reason=str(obstacle("openvino")))
+
+
+@needs_openvino
+def test_opening_it_reports_nothing_to_anybody() -> None:
+    script = (
+        "import sys; from parallax.device import open_backend; open_backend('openvino'); "
+        "print('openvino' in sys.modules, any(name.startswith('openvino_telemetry') for name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -38,6 +40,7 @@ from parallax.errors import BackendError, ConfigError, MissingExtraError
 from parallax.model import Model, Node, OpGraph, SegmentInterface, SegmentModel, segment_interface
 
 _PACKAGE: Final = "openvino"
+_TELEMETRY: Final = "openvino_telemetry"
 _KINDS: Final = {"CPU": DeviceKind.CPU, "GPU": DeviceKind.GPU, "NPU": DeviceKind.NPU}
 
 
@@ -259,7 +262,8 @@ def openvino_devices() -> Sequence[str]:
 
 def _import() -> Any:
     try:
-        return importlib.import_module(_PACKAGE)
+        with _without_telemetry():
+            return importlib.import_module(_PACKAGE)
     except ModuleNotFoundError as error:
         if error.name != _PACKAGE:
             raise
@@ -267,6 +271,23 @@ def _import() -> Any:
             "the backend openvino needs the package openvino, which is not installed",
             fix="pip install 'parallax-runtime[openvino]'",
         ) from error
+
+
+@contextlib.contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Import OpenVINO as if the package were absent by which it reports its import to its makers.
+
+    Who asks Parallax for quicker kernels has not asked for that; nor for the process that it forks for it, into a
+    process full of threads. A program that has imported either package itself keeps what it has.
+    """
+    if _PACKAGE in sys.modules or _TELEMETRY in sys.modules:
+        yield
+        return
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # Python's own way to say that there is none
+    try:
+        yield
+    finally:
+        sys.modules.pop(_TELEMETRY, None)
 
 
 @functools.cache
