@@ -26,7 +26,7 @@ from parallax.partition import (
     find_regions,
     hosted_tensors,
     make_offer,
-    static_bytes,
+    tensor_bytes,
     verify_regions,
 )
 from parallax.profile import CostModel, estimate_costs
@@ -85,8 +85,7 @@ class Study:
 
     def size(self, name: str) -> int:
         """Bytes of a tensor."""
-        info = self.graph.tensors.get(name)
-        return 0 if info is None else static_bytes(info) or 0
+        return tensor_bytes(self.graph, name)
 
     def moving_ns(self, names: Sequence[str]) -> int:
         """Time to move tensors between host and device."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 
 from parallax.device import OperatorWork, Work
 from parallax.model import OpGraph
-from parallax.partition import find_constants, static_bytes
+from parallax.partition import find_constants, tensor_bytes
 from parallax.profile import node_work
 from parallax.schedule import Plan
 
@@ -42,7 +42,7 @@ def segment_works(plan: Plan, graph: OpGraph, indices: Sequence[int]) -> Mapping
                 operators.append(
                     OperatorWork(op_type=node.op_type, flops=work.flops or 0, touched_bytes=work.bytes or 0)
                 )
-        sizes = tuple([_size(graph, name) for name in moved])
+        sizes = tuple([tensor_bytes(graph, name) for name in moved])
         found[segment.index] = Work(operators=tuple(operators), moved_bytes=sizes)
     return found
 
@@ -71,8 +71,3 @@ def _read_outside(plan: Plan, graph: OpGraph) -> Set[str]:
     for segment in plan.segments:
         found.update(name for name in segment.inputs if owner.get(name, segment.backend) != segment.backend)
     return found
-
-
-def _size(graph: OpGraph, name: str) -> int:
-    info = graph.tensors.get(name)
-    return 0 if info is None else static_bytes(info) or 0

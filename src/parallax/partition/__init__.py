@@ -22,6 +22,7 @@ from parallax.partition._by_weight import (
     crossing_bytes,
     lookup_tables,
     static_bytes,
+    tensor_bytes,
     unit_weights,
 )
 from parallax.partition._constants import find_constants
@@ -143,6 +144,7 @@ __all__ = [
     "stands_alone",
     "static_bytes",
     "strong_components",
+    "tensor_bytes",
     "uncut",
     "unit_weights",
     "units_of",

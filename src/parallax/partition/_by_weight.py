@@ -33,6 +33,12 @@ def static_bytes(info: TensorInfo) -> int | None:
     return math.prod(sizes) * bits // 8
 
 
+def tensor_bytes(graph: OpGraph, name: str) -> int:
+    """Bytes of a tensor of known shape; 0 of any other value, and of names the graph does not know."""
+    info = graph.tensors.get(name)
+    return 0 if info is None else static_bytes(info) or 0
+
+
 def unit_weights(graph: OpGraph, units: UnitGraph) -> tuple[int, ...]:
     """Bytes of the initializers that each unit reads, those that several read counted for each. O(V + E).
 

@@ -25,7 +25,7 @@ from parallax.partition import (
     bottom_levels,
     find_branches,
     find_regions,
-    static_bytes,
+    tensor_bytes,
 )
 from parallax.schedule._adaptive import AdaptivePolicy
 from parallax.schedule._coarsen import coarsen
@@ -325,7 +325,7 @@ class _Search:
                 readers = {task_of[units.unit_of[node]] for node in graph.consumers[name]} - {task_of[home]}
                 for reader in sorted(readers)[:1]:
                     edge = (task_of[home], reader)
-                    transfers[edge] = transfers.get(edge, 0) + self.offer.transfer.ns(_tensor_bytes(graph, name))
+                    transfers[edge] = transfers.get(edge, 0) + self.offer.transfer.ns(tensor_bytes(graph, name))
         tasks = []
         for index, inside in enumerate(branches):
             before = {task_of[pred] for unit in inside for pred in units.dag.predecessors[unit]} - {index}
@@ -342,11 +342,6 @@ def _top_levels(dag: Dag, costs: Sequence[int]) -> list[int]:
     for unit, preds in enumerate(dag.predecessors):
         levels.append(costs[unit] + max((levels[pred] for pred in preds), default=0))
     return levels
-
-
-def _tensor_bytes(graph: OpGraph, name: str) -> int:
-    info = graph.tensors.get(name)
-    return 0 if info is None else static_bytes(info) or 0
 
 
 def _widths(cores: int) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from parallax.partition import (
     contract,
     find_boundaries,
     find_branches,
-    static_bytes,
+    tensor_bytes,
 )
 from parallax.profile import CostModel, estimate_costs, node_flops
 from parallax.schedule import (
@@ -177,9 +177,7 @@ class PlanningContext:
         """What one side of a cut pays for a tensor that crosses it; nothing where its size is not known."""
         known = self._crossing.get(name)
         if known is None:
-            info = self.graph.tensors.get(name)
-            size = 0 if info is None else static_bytes(info) or 0
-            known = self._crossing[name] = round(size * CROSSING_NS_PER_BYTE)
+            known = self._crossing[name] = round(tensor_bytes(self.graph, name) * CROSSING_NS_PER_BYTE)
         return known
 
     def resimulate(self, proposal: Proposal, durations_ns: Sequence[int]) -> Proposal:

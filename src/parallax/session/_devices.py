@@ -123,7 +123,7 @@ class DeviceStudy:
         flips = 64 if len(units) <= _MOST_SEGMENTS_FLIPPED else 0
         return plan_coexecution(self.context.graph, units, self.offer, self.costs, self._machine, flips=flips)
 
-    @property
+    @cached_property
     def best(self) -> DevicePlan | None:
         """That placement as a plan; None where the processor alone is best, or nothing can be priced."""
         found = self.coexecution
