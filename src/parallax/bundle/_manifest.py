@@ -14,9 +14,10 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from parallax.errors import BundleError, PlanError
+from parallax.model import StoredWeight
 from parallax.schedule import parse_json, read_record, write_record
 
-BUNDLE_FORMAT_VERSION: Final = 2
+BUNDLE_FORMAT_VERSION: Final = 3
 """Raised whenever a bundle written before must not be read any more."""
 
 MANIFEST_NAME: Final = "manifest.json"
@@ -100,6 +101,8 @@ class SegmentRecord:
     graph: str
     nodes: tuple[str, ...]
     """Names of the model's nodes in it, for messages; empty in an uncut bundle."""
+    weights: tuple[StoredWeight, ...]
+    """What of the file of its data is used as it lies there, so that the session can be lent it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from parallax.engine import (
     FOREIGN_EXCEPTIONS,
     CompiledSegment,
     Executor,
+    MappedWeights,
     RuntimeOptions,
     lane_pool,
     make_mapped_session,
@@ -52,6 +53,18 @@ class Bundle:
         """The optimised graph of one of the plan's segments; its weights lie beside it."""
         return self.path / self.manifest.segments[index].graph
 
+    def map_weights(self, index: int) -> MappedWeights:
+        """The weights of one of the plan's segments that its session can be lent.
+
+        Raises: BundleError if they do not lie in the file of its data.
+        """
+        weights = self.manifest.segments[index].weights
+        path = str(self.graph_path(index).with_suffix(".data"))
+        try:
+            return MappedWeights(path, weights)
+        except (OSError, TypeError, ValueError) as error:
+            raise BundleError(f"cannot map the weights: {error}", where=path, fix=_COMPILE_AGAIN) from error
+
     @property
     def portable_path(self) -> Path | None:
         """The model as it came, if it was kept."""
@@ -82,12 +95,14 @@ class Bundle:
         )
 
     def _open_segments(self, options: RuntimeOptions, *, lean: bool = False) -> list[CompiledSegment]:
-        """``lean``: at no time with more memory than the largest segment needs to open."""
+        """``lean``: at no time with more memory than the largest segment needs to open, and so that all mappings are
+        the runtime's, one for each weight."""
         segments = []
         for segment, record in zip(self.plan.segments, self.manifest.segments, strict=True):
             path = str(self.path / record.graph)
             try:
-                session = make_mapped_session(path, width=segment.width, options=options)
+                weights = None if lean else self.map_weights(segment.index)
+                session = make_mapped_session(path, width=segment.width, options=options, weights=weights)
             except FOREIGN_EXCEPTIONS as error:
                 raise BundleError(
                     f"the runtime refuses a graph of the bundle: {error}", where=path, fix=_COMPILE_AGAIN
@@ -105,7 +120,7 @@ class Bundle:
                     session=session,
                     inputs=segment.inputs,
                     outputs=segment.outputs,
-                    weights={},  # the runtime maps them itself
+                    weights={},  # mapped
                 )
             )
             if lean:

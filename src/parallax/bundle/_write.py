@@ -33,7 +33,7 @@ from parallax.bundle._manifest import (
 from parallax.bundle._publish import Workspace
 from parallax.engine import FOREIGN_EXCEPTIONS, RuntimeOptions, both, save_optimised
 from parallax.errors import BackendError, ConfigError
-from parallax.model import Model, save_arranged, save_segment
+from parallax.model import Model, StoredWeight, save_arranged, save_segment
 from parallax.profile import hardware_fingerprint
 from parallax.schedule import Plan, Segment
 
@@ -85,9 +85,9 @@ def write_bundle(
         report("compile", 0, len(plan.segments))
         for number, segment in enumerate(plan.segments):
             name = f"segments/{number:04}.onnx"
-            _compile_segment(model, plan, segment, workspace.scratch, folder / name)
+            weights = _compile_segment(model, plan, segment, workspace.scratch, folder / name)
             nodes = () if plan.is_uncut else tuple(model.graph.nodes[index].name for index in segment.nodes)
-            segments.append(SegmentRecord(graph=f"{generation}/{name}", nodes=nodes))
+            segments.append(SegmentRecord(graph=f"{generation}/{name}", nodes=nodes, weights=weights))
             report("compile", number + 1, len(plan.segments))
         (folder / "plan.json").write_text(json.dumps(plan.to_json(), indent=1) + "\n", encoding="utf-8")
         if portable:
@@ -148,7 +148,9 @@ def _described(location: str, path: Path) -> SourceFile:
     return SourceFile(location=location, size=path.stat().st_size, sha256=file_digest(path))
 
 
-def _compile_segment(model: Model, plan: Plan, segment: Segment, scratch: Path, target: Path) -> None:
+def _compile_segment(
+    model: Model, plan: Plan, segment: Segment, scratch: Path, target: Path
+) -> tuple[StoredWeight, ...]:
     """Through files, so that the runtime maps the weights it packs instead of holding them twice."""
     graph = model.graph
     if plan.is_uncut:
@@ -170,9 +172,10 @@ def _compile_segment(model: Model, plan: Plan, segment: Segment, scratch: Path, 
         ) from error
     for left in scratch.glob("segment.*"):
         left.unlink()
-    save_arranged(optimised, target)
+    weights = save_arranged(optimised, target)
     for left in scratch.iterdir():
         left.unlink()
+    return weights
 
 
 def _keep_portable(model: Model, folder: Path) -> None:

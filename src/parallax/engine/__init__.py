@@ -17,6 +17,7 @@ from parallax.engine._failures import (
 )
 from parallax.engine._interrupt import run_interruptibly
 from parallax.engine._lanes import LanePool, LaneStatistics, lane_pool
+from parallax.engine._mapped_weights import MappedWeights
 from parallax.engine._ort import (
     CPU_DEVICE,
     RuntimeOptions,
@@ -42,6 +43,7 @@ __all__ = [
     "Executor",
     "LanePool",
     "LaneStatistics",
+    "MappedWeights",
     "Progress",
     "RunBudget",
     "RuntimeOptions",

@@ -14,14 +14,15 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
+from parallax.engine._mapped_weights import MappedWeights
 from parallax.engine._shared_allocator import use_shared_allocator
 from parallax.engine._shared_pool import shared_threads, use_shared_pool
 
 CPU_DEVICE: Any = C.OrtDevice(C.OrtDevice.cpu(), C.OrtDevice.default_memory(), 0)
 
 _EXTERNAL_BYTES = 32 << 10
-"""Weights from this size on are mapped. To map one costs some twenty system calls; below, reading it with the graph
-is quicker, and of the zoo's models no 0.5 MiB is left unshared."""
+"""Weights from this size on are mapped. To map one costs the runtime some twenty system calls; below, reading it with
+the graph is quicker, and of the zoo's models no 0.5 MiB is left unshared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +94,11 @@ def load_session(proto: bytes) -> Any:
     return C.InferenceSession(onnxruntime.SessionOptions(), proto, False, False)
 
 
-def make_mapped_session(path: str, *, width: int, options: RuntimeOptions) -> Any:
+def make_mapped_session(path: str, *, width: int, options: RuntimeOptions, weights: MappedWeights | None = None) -> Any:
     """Open one segment's graph as `save_optimised` wrote it, its weights mapped; threads as in `make_session`.
+
+    Args:
+        weights: lent to the session, which need not map these itself.
 
     Raises: whatever ONNX Runtime raises for a model it cannot load.
     """
@@ -104,8 +108,12 @@ def make_mapped_session(path: str, *, width: int, options: RuntimeOptions) -> An
     session_options.inter_op_num_threads = 1
     session_options.add_session_config_entry("session.force_spinning_stop", "1")
     use_shared_allocator(session_options, dict(options.config))
+    if weights is not None:
+        weights.lend(session_options)
     session = C.InferenceSession(session_options, path, True, False)
     session.initialize_session(["CPUExecutionProvider"], [{}], set())
+    if weights is not None:
+        weights.keep_for(session)
     return session
 
 

@@ -4,7 +4,7 @@ Weights are never read or copied here: files are mapped, and a weight is a view.
 not leave this package.
 """
 
-from parallax.model._arrange import save_arranged
+from parallax.model._arrange import StoredWeight, save_arranged
 from parallax.model._bodies import Body, scan_axes
 from parallax.model._elements import ELEMENT_BITS, ELEMENT_NAMES, STRING_TYPE
 from parallax.model._extract import SegmentModel
@@ -34,6 +34,7 @@ __all__ = [
     "RowSplit",
     "SegmentInterface",
     "SegmentModel",
+    "StoredWeight",
     "TensorInfo",
     "constant_value",
     "load_model",

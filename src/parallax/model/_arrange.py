@@ -21,7 +21,34 @@ _PIECE_BYTES = 2 << 20
 """A huge page of most processors."""
 _CHUNK_BYTES = 8 << 20
 _PREPACKED = "prepacked_"
+# onnx.TensorProto.DataType -> numpy's name; of those that are stored as numpy keeps them.
+_NUMPY_TYPES = {
+    1: "<f4",
+    2: "|u1",
+    3: "|i1",
+    4: "<u2",
+    5: "<i2",
+    6: "<i4",
+    7: "<i8",
+    9: "|b1",
+    10: "<f2",
+    11: "<f8",
+    12: "<u4",
+    13: "<u8",
+}
 _BLOCK = re.compile(r"(\d+);(\d+);(.*)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredWeight:
+    """An initialiser of a saved graph, and where its bytes are in the file of its external data."""
+
+    name: str
+    dtype: str
+    """As numpy writes it, with the byte order."""
+    shape: tuple[int, ...]
+    offset: int
+    """Bytes from the file's beginning; a multiple of the element's size."""
 
 
 @dataclass(slots=True)
@@ -33,7 +60,7 @@ class _Block:
     place: int = -1
 
 
-def save_arranged(source: Path, target: Path) -> None:
+def save_arranged(source: Path, target: Path) -> tuple[StoredWeight, ...]:
     """Copy an optimised model that the runtime wrote, its external data moved to ``<stem of target>.data``.
 
     The runtime appends tensors, and the packed forms of weights, with no regard to alignment unless they are large;
@@ -51,6 +78,8 @@ def save_arranged(source: Path, target: Path) -> None:
         source: its external data are one file beside it, or none.
         target: where to write the graph; in a folder that exists.
 
+    Returns: of the external initialisers of the graph itself, those without packed forms and of a type that numpy has.
+
     Raises:
         ModelFileError: the external data are not of this form.
         OSError: the disk refuses.
@@ -60,7 +89,7 @@ def save_arranged(source: Path, target: Path) -> None:
     tensors = {id(tensor): tensor for tensor in _external_tensors(model.graph)}
     if not tensors:
         target.write_bytes(model.SerializeToString())
-        return
+        return ()
     locations = {_entries(tensor)["location"] for tensor in tensors.values()}
     if len(locations) != 1:
         raise ModelFileError("the external data lie in several files", where=str(source))
@@ -86,6 +115,16 @@ def save_arranged(source: Path, target: Path) -> None:
     for identity, (plain, packed) in blocks.items():
         _set_entries(tensors[identity], data.name, plain, packed)
     target.write_bytes(model.SerializeToString())
+    return tuple(
+        StoredWeight(
+            name=tensor.name,
+            dtype=_NUMPY_TYPES[tensor.data_type],
+            shape=tuple(tensor.dims),
+            offset=blocks[id(tensor)][0].place,
+        )
+        for tensor in model.graph.initializer
+        if id(tensor) in blocks and not blocks[id(tensor)][1] and tensor.data_type in _NUMPY_TYPES
+    )
 
 
 def _external_tensors(graph: Any) -> Iterator[Any]:

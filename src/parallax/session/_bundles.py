@@ -38,7 +38,7 @@ from parallax.bundle import (
     use_bundle,
 )
 from parallax.device import available_cores, free_memory_bytes
-from parallax.engine import Executor
+from parallax.engine import Executor, MappedWeights
 from parallax.errors import BundleError, ConfigError, ParallaxError
 from parallax.model import Model, TensorInfo, load_model
 from parallax.profile import machine_fingerprint
@@ -327,12 +327,14 @@ def _tensor(argument: Any) -> TensorInfo:
     return TensorInfo(name=argument.name, dtype=_TYPE_CODES[element], shape=tuple(argument.shape))
 
 
+_AS_IT_IS = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+
 LARGE_WEIGHT_BYTES = 32 << 20
 """From here on, opening a bundle leaves enough free memory in the heap to be worth handing back."""
 
 
 @contextlib.contextmanager
-def mapped_options(session_options: Any, weight_bytes: int = 0) -> Iterator[Any]:
+def mapped_options(session_options: Any, weights: MappedWeights, weight_bytes: int = 0) -> Iterator[Any]:
     """Options that open a bundle's graph: as it is, with little memory where the caller has no wishes.
 
     The caller's object is restored afterwards. Memory patterns (one block for all tensors of a run, sized by
@@ -341,20 +343,27 @@ def mapped_options(session_options: Any, weight_bytes: int = 0) -> Iterator[Any]
     as many of them at once as there are threads.
 
     Args:
+        weights: are lent to the session, unless the options are the caller's, which cannot take them back.
         weight_bytes: of all weights of the model.
     """
-    disabled = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if session_options is None:
-        made = onnxruntime.SessionOptions()
-        made.graph_optimization_level = disabled
-        made.enable_mem_pattern = False
-        if weight_bytes < LARGE_WEIGHT_BYTES or 2 * weight_bytes < free_memory_bytes():
-            made.add_session_config_entry("session.prepack.enable_parallel", "1")
+        made = mapped_defaults(weight_bytes)
+        weights.lend(made)
         yield made
         return
     level = session_options.graph_optimization_level
-    session_options.graph_optimization_level = disabled
+    session_options.graph_optimization_level = _AS_IT_IS
     try:
         yield session_options
     finally:
         session_options.graph_optimization_level = level
+
+
+def mapped_defaults(weight_bytes: int) -> Any:
+    """The options of `mapped_options` where the caller has no wishes, with nothing lent."""
+    made = onnxruntime.SessionOptions()
+    made.graph_optimization_level = _AS_IT_IS
+    made.enable_mem_pattern = False
+    if weight_bytes < LARGE_WEIGHT_BYTES or 2 * weight_bytes < free_memory_bytes():
+        made.add_session_config_entry("session.prepack.enable_parallel", "1")
+    return made

@@ -45,6 +45,7 @@ from parallax.session._bundles import (
     LARGE_WEIGHT_BYTES,
     Interface,
     cached_bundle,
+    mapped_defaults,
     mapped_options,
     open_for_here,
     read_interface,
@@ -363,10 +364,17 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
             return
         given_path, given_options = self._model_path, self._sess_options
         try:
-            with mapped_options(given_options, bundle.manifest.weight_bytes) as self._sess_options:
+            weights = bundle.map_weights(0)
+            with mapped_options(given_options, weights, bundle.manifest.weight_bytes) as self._sess_options:
                 self._model_path = str(bundle.graph_path(0))
                 threads = self._parallax_options.threads or bundle.manifest.options.threads
                 self._open_whole("", bundle.plan, threads=threads)
+            weights.keep_for(self._sess)
+            if given_options is None:
+                # Others may open sessions with these: they must not speak of memory that this one holds.
+                opened = self._sess_options
+                self._sess_options = mapped_defaults(bundle.manifest.weight_bytes)
+                self._sess_options.intra_op_num_threads = opened.intra_op_num_threads
             self._fit_bundle(bundle, [self._sess])
             if bundle.manifest.weight_bytes >= LARGE_WEIGHT_BYTES:
                 trim_heap()
