@@ -29,7 +29,11 @@ from parallax.errors import PlanError
 logger = logging.getLogger(__name__)
 
 LAYOUTS: Final = 16
-"""Signatures that one context keeps bindings for."""
+"""Signatures that one context keeps bindings for, at most."""
+BINDINGS: Final = 1024
+"""Bindings that one context keeps, unless that were fewer than `LEAST_LAYOUTS`. Each takes some two KiB, which adds up
+to more than the arena where segments are many; one is made again in some 20 us."""
+LEAST_LAYOUTS: Final = 4
 SHRINK_RUNS: Final = 64
 """A reservation of which that many runs in a row needed less than half is given up for a smaller one."""
 IDLE_SECONDS: Final = 30.0
@@ -240,7 +244,7 @@ class Context:
             arena = self.arena if plan.places else None
             found = self._layouts[signature] = Layout(wiring, slots, plan, arena)
             self._layouts.move_to_end(signature)
-            if len(self._layouts) > LAYOUTS:
+            if len(self._layouts) > _kept_layouts(len(wiring)):
                 self._layouts.popitem(last=False)
         self.planned_bytes = needed
         self._high_bytes = max(self._high_bytes, needed)
@@ -251,6 +255,10 @@ class Context:
         self._layouts.clear()
         self.arena = None
         self._high_bytes = self.planned_bytes = 0
+
+
+def _kept_layouts(segments: int) -> int:
+    return max(LEAST_LAYOUTS, min(LAYOUTS, BINDINGS // max(1, segments)))
 
 
 class ArenaPool:
