@@ -349,7 +349,7 @@ def full_budget(bundle: Path, threads: int, wanted: int) -> int:
 
 
 def shapes() -> Section:
-    rows, results, good = [], [], True
+    rows, results = [], []
     with tempfile.TemporaryDirectory() as made:
         for name, (model, signatures) in dynamic_models(Path(made)).items():
             say(f"shapes: {name}")
@@ -375,7 +375,6 @@ def shapes() -> Section:
             replan_us = statistics.median(found["replan"]["median_us"] for found in rounds)
             longest_us = max(found["replan"]["max_us"] for found in rounds)
             steady = statistics.median(growth) <= GROWTH_BYTES and replan_us <= REPLAN_US and right
-            good = good and steady
             rows.append(
                 [
                     name,
@@ -394,9 +393,11 @@ def shapes() -> Section:
         title="Dynamic shapes",
         method=(
             f"{SHAPE_RUNS} runs in {SIGNATURES} random shapes, of sessions cut at each branch for two threads, in "
-            f"{SHAPE_ROUNDS} fresh processes: answers against ONNX Runtime's (largest error of the output's scale) and against the same shape's first run, bit "
-            "for bit; private memory (MiB) after the first pass over the shapes, its change from there to the end, and "
-            "in the second half, median (least - most: which tensors of both lanes live together is chance); microseconds to plan the memory of a shape never seen, median of 100. "
+            f"{SHAPE_ROUNDS} fresh processes: answers against ONNX Runtime's (largest error of the output's scale) and "
+            "against the same shape's first run, bit for bit; private memory (MiB) after the first "
+            "pass over the shapes, its change from there to the end, and in the second half, median (least - "
+            "most: which tensors of both lanes live together is chance); "
+            "microseconds to plan the memory of a shape never seen, median of 100. "
             f"Bounds: {GROWTH_BYTES // MIB} MiB after the first pass, {REPLAN_US} µs."
         ),
         columns=["model", "segments", "answers", "error", "after a pass", "until the end", "second half", "replan", ""],
