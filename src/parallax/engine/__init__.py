@@ -31,7 +31,14 @@ from parallax.engine._segment import CompiledSegment
 from parallax.engine._shared_allocator import shrink_shared_allocator, use_shared_allocator
 from parallax.engine._shared_pool import share_thread_pool, shared_threads, use_shared_pool
 from parallax.engine._sketch import sketch_outline, stated_type
-from parallax.engine._trace import SegmentSpan, TraceRecorder, TraceSink, trace_durations, write_chrome_trace
+from parallax.engine._trace import (
+    SegmentSpan,
+    TraceRecorder,
+    TraceSink,
+    median_durations,
+    trace_durations,
+    write_chrome_trace,
+)
 
 __all__ = [
     "CPU_DEVICE",
@@ -58,6 +65,7 @@ __all__ = [
     "make_mapped_session",
     "make_session",
     "make_value",
+    "median_durations",
     "open_failure",
     "run_failure",
     "run_interruptibly",

@@ -9,7 +9,7 @@ import json
 import os
 import statistics
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -84,8 +84,13 @@ def trace_durations(executor: Traceable, run: Callable[[], object], *, runs: int
             run()
     finally:
         executor.trace_sink = before
+    return median_durations(recorder.take())
+
+
+def median_durations(spans: Iterable[SegmentSpan]) -> tuple[int, ...]:
+    """What each segment took in ns, in the order of their indices: medians over all its spans."""
     durations: dict[int, list[int]] = {}
-    for span in recorder.take():
+    for span in spans:
         durations.setdefault(span.segment, []).append(span.duration_ns)
     return tuple(round(statistics.median(durations[segment])) for segment in sorted(durations))
 
