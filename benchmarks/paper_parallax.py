@@ -18,7 +18,7 @@ import gc
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from parallax.model import Model, OpGraph, RowSplit, load_model
 from parallax.partition import RegionPlan, RegionRule, UnitGraph, find_branches, find_regions, hosted_tensors
 from parallax.profile import CostModel, estimate_costs, measure_costs, node_work
 from parallax.schedule import Machine, Schedule
+from parallax.session import host_machine
 
 MODELS = ("yolov8n", "whisper-tiny-encoder", "swinv2-t", "clip-text", "distilbert")
 PHONES = ("pixel-6-gpu", "p30-pro-gpu", "redmi-k50-gpu")
@@ -290,7 +291,7 @@ class Rivals:
 
 def measured(path: Path, model: Model, costs: CostModel, phone: str, *, runs: int, cores: int, feeds: Any) -> Any:
     """The measured half of a row: (timings by label, what ours is)."""
-    machine = Machine(cores=cores, handover_ns=HOST_HANDOVER_NS, segment_overhead_ns=HOST_OVERHEAD_NS)
+    machine = replace(host_machine(cores), handover_ns=HOST_HANDOVER_NS, segment_overhead_ns=HOST_OVERHEAD_NS)
     backend = EmulatedBackend(load_profile(phone))
     study = Study.of(model, costs, backend, machine)
     options = onnxruntime.SessionOptions()

@@ -10,7 +10,7 @@ from parallax.errors import ConfigError
 from parallax.model import OpGraph
 from parallax.partition import Offer, RegionPlacer, UnitGraph, contract, find_regions, verify_regions
 from parallax.profile import CostModel
-from parallax.schedule import Grain, Machine, plan_coexecution, region_tasks, verify_schedule
+from parallax.schedule import Crossings, Grain, Machine, plan_coexecution, region_tasks, verify_schedule
 from tests.partition._graphs import op_graph
 from tests.partition._offers import offer_of, offered_graphs
 
@@ -66,6 +66,43 @@ def test_region_is_a_task_of_the_queue_and_chains_are_tasks_of_the_cpu() -> None
     assert [task.predecessors for task in made.tasks] == [(), (0,), (0,), (1, 2)]
     both = region_tasks(units, plan, costs_of(offer), widths=(1,), offer_both=True)
     assert both.tasks[1].cost_ns == ((0, 40), (1, 200))
+
+
+def test_parts_of_the_cpu_pay_for_tensors_across_and_for_waking_threads() -> None:
+    graph = diamond()
+    units = finest(graph)
+    offer = offer_of([1, 0, 1, 0, 1, 1], [5] * 6, [100] * 6, launch_ns=10, ns_per_byte=0.1)
+    plan = find_regions(graph, units, offer)
+    made = region_tasks(
+        units,
+        plan,
+        costs_of(offer, cores=2),
+        widths=(1, 2),
+        crossings=Crossings(graph, units, 0.1),  # 10 ns for each of the tensors
+        wide_start_ns=7,
+    )
+    assert [task.cost_ns for task in made.tasks] == [
+        ((1, 110), (2, 117)),  # its tensor is read by two parts, and written once
+        ((0, 40),),
+        ((1, 220), (2, 227)),
+        ((1, 120), (2, 127)),
+    ]
+
+
+def test_a_model_in_one_piece_pays_for_neither() -> None:
+    graph = diamond()
+    units = finest(graph)
+    offer = offer_of([0] * 6, [5] * 6, [100] * 6, launch_ns=10, ns_per_byte=0.1)
+    made = region_tasks(
+        units,
+        RegionPlacer(graph, units, offer).place(),
+        costs_of(offer, cores=2),
+        widths=(1, 2),
+        grain=Grain.STRETCHES,
+        crossings=Crossings(graph, units, 0.1),
+        wide_start_ns=7,
+    )
+    assert [task.cost_ns for task in made.tasks] == [((1, 600), (2, 600))]
 
 
 def test_stretches_of_the_cpu_end_where_one_side_waits_for_the_other() -> None:

@@ -43,8 +43,8 @@ from parallax.partition import (
     make_offer,
 )
 from parallax.profile import CostModel, estimate_costs, product_flops, surviving_tensors
-from parallax.schedule import CPU_BACKEND, Machine, plan_coexecution
-from parallax.session import DEFAULT_MIN_GAIN, HANDOVER_NS, LIFT_NS, SEGMENT_OVERHEAD_NS
+from parallax.schedule import CPU_BACKEND, plan_coexecution
+from parallax.session import DEFAULT_MIN_GAIN, LIFT_NS, host_machine
 
 _LISTED_OPERATORS = 8
 """Rows per verdict in the table; --json has them all."""
@@ -220,8 +220,7 @@ def _study(model: Model, graph: OpGraph, device: Device, offer: Offer, costs: Co
     if device.backend.info.kind is DeviceKind.CPU:
         # What computes on the same cores has nothing to run beside.
         return _Study(units=units, alone=alone, chosen=alone, chosen_ns=alone.chosen_ns, overlapped_ns=None)
-    machine = Machine(cores=cores, handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS)
-    found = plan_coexecution(graph, units, offer, costs, machine)
+    found = plan_coexecution(graph, units, offer, costs, host_machine(cores))
     return _Study(
         units=units,
         alone=alone,

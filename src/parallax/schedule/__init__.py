@@ -6,6 +6,7 @@ with a virtual clock.
 
 from parallax.schedule._adaptive import AdaptivePolicy
 from parallax.schedule._coexecution import Coexecution, Machine, Placement, plan_coexecution
+from parallax.schedule._crossings import Crossings
 from parallax.schedule._dispatcher import Dispatcher
 from parallax.schedule._heft import HeftPolicy
 from parallax.schedule._plan import (
@@ -42,6 +43,7 @@ __all__ = [
     "BodyPlan",
     "Candidate",
     "Coexecution",
+    "Crossings",
     "DispatchTable",
     "Dispatcher",
     "Grain",

@@ -29,6 +29,7 @@ from parallax.partition import (
 )
 from parallax.schedule._adaptive import AdaptivePolicy
 from parallax.schedule._coarsen import coarsen
+from parallax.schedule._crossings import Crossings
 from parallax.schedule._heft import HeftPolicy
 from parallax.schedule._plan import Schedule, Task
 from parallax.schedule._region_tasks import Grain, RegionTasks, region_tasks
@@ -52,6 +53,10 @@ class Machine:
     cores: int
     handover_ns: int = 0
     segment_overhead_ns: int = 0
+    wide_start_ns: int = 0
+    """What a segment takes longer on several threads, as it must wake them."""
+    crossing_ns_per_byte: float = 0.0
+    """What either side of a cut pays for a tensor that goes through it, see `Crossings`."""
     contention: float = 1.0
 
 
@@ -134,6 +139,7 @@ class _Search:
         self.costs = costs
         self.machine = machine
         self.widths = _widths(machine.cores)
+        self.crossings = Crossings(graph, units, machine.crossing_ns_per_byte)
         self.tried: list[tuple[str, int]] = []
         self.seen: set[frozenset[tuple[int, ...]]] = set()
         self.placer = RegionPlacer(graph, units, offer)
@@ -275,7 +281,15 @@ class _Search:
     ) -> Placement:
         machine = self.machine
         if made is None:
-            made = region_tasks(self.units, plan, self.costs, widths=self.widths, grain=grain)
+            made = region_tasks(
+                self.units,
+                plan,
+                self.costs,
+                widths=self.widths,
+                grain=grain,
+                crossings=self.crossings,
+                wide_start_ns=machine.wide_start_ns,
+            )
         policy = AdaptivePolicy(
             handover_ns=machine.handover_ns,
             segment_overhead_ns=self._overhead_ns(made),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from parallax.errors import ConfigError
 from parallax.partition import RegionPlan, UnitGraph, Verdict, find_branches
+from parallax.schedule._crossings import Crossings
 from parallax.schedule._plan import Task
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def region_tasks(
     widths: Sequence[int],
     grain: Grain = Grain.BRANCHES,
     offer_both: bool = False,
+    crossings: Crossings | None = None,
+    wide_start_ns: int = 0,
 ) -> RegionTasks:
     """Make the tasks, in a topological order. O(V log V + E), for each width.
 
@@ -52,6 +55,8 @@ def region_tasks(
     Args:
         widths: of the CPU to give costs for, ascending from 1.
         offer_both: let a policy run regions on the CPU instead.
+        crossings: what parts of the CPU's pay for tensors from and to other parts; None: nothing.
+        wide_start_ns: what a part takes longer on several threads, which it must wake, unless there is only one part.
 
     Raises: ConfigError if ``widths`` does not ascend from 1.
     """
@@ -70,11 +75,18 @@ def region_tasks(
     region_at = {group: index for index, group in enumerate(plan.region_groups)}
     tasks: list[Task] = []
     members: list[tuple[int, ...]] = []
+    crossing_ns = [0] * len(parts)
+    if crossings is not None:
+        crossing_ns = crossings.of_parts([part_of[group] for group in plan.group_of], len(parts))
+    wide_ns = wide_start_ns if len(parts) > 1 else 0
     region_of: list[int | None] = []
     for part, groups in enumerate(parts):
         inside = tuple(sorted(unit for group in groups for unit in plan.groups[group]))
         region = region_at.get(groups[0])
-        cost = tuple((width, sum([unit_ns[unit] for unit in inside])) for width, unit_ns in by_width)
+        cost = tuple(
+            (width, sum([unit_ns[unit] for unit in inside]) + crossing_ns[part] + (wide_ns if width > 1 else 0))
+            for width, unit_ns in by_width
+        )
         if region is not None:
             queue = ((0, plan.regions[region].device_ns),)
             cost = queue + cost if offer_both else queue

@@ -2,7 +2,7 @@
 
 from parallax.session._budgeting import whole_need
 from parallax.session._bundles import cache_folder, prune_cache
-from parallax.session._candidates import HANDOVER_NS, SEGMENT_OVERHEAD_NS, PlanningContext
+from parallax.session._candidates import PlanningContext, host_machine
 from parallax.session._compile import compile
 from parallax.session._estimate import RunNeed
 from parallax.session._lifting import LIFT_NS
@@ -14,9 +14,7 @@ from parallax.session._usage import MemoryUsage
 
 __all__ = [
     "DEFAULT_MIN_GAIN",
-    "HANDOVER_NS",
     "LIFT_NS",
-    "SEGMENT_OVERHEAD_NS",
     "Budget",
     "InferenceSession",
     "MemoryUsage",
@@ -25,6 +23,7 @@ __all__ = [
     "RunNeed",
     "cache_folder",
     "compile",
+    "host_machine",
     "prune_cache",
     "whole_need",
 ]

@@ -30,6 +30,7 @@ from parallax.schedule import (
     PLAN_FORMAT_VERSION,
     AdaptivePolicy,
     Assignment,
+    Machine,
     Plan,
     Provenance,
     Schedule,
@@ -47,6 +48,21 @@ HANDOVER_NS = 15_000
 # A boundary tensor leaves the caches and the runtime's blocked layouts, and comes back: per byte, on either side.
 # Fitted to traced segments of NASNet (see benchmarks/simulation.py), whose convolutions all have blocked layouts.
 CROSSING_NS_PER_BYTE = 0.03
+
+# A segment of several threads finds its pool parked, for a spinning one would take the cores of other lanes.
+WIDE_START_NS = 60_000
+
+
+def host_machine(cores: int) -> Machine:
+    """What placements beside a device are simulated on: this processor."""
+    return Machine(
+        cores=cores,
+        handover_ns=HANDOVER_NS,
+        segment_overhead_ns=SEGMENT_OVERHEAD_NS,
+        wide_start_ns=WIDE_START_NS,
+        crossing_ns_per_byte=CROSSING_NS_PER_BYTE,
+    )
+
 
 NO_PROVENANCE = Provenance(
     source="default", uncut_ns=None, chosen_ns=None, candidates=(), runtime_version="", machine="", reason=""

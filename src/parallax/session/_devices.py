@@ -29,8 +29,8 @@ from parallax.schedule import (
     AdaptivePolicy,
     Assignment,
     Coexecution,
+    Crossings,
     Grain,
-    Machine,
     Plan,
     Provenance,
     RegionTasks,
@@ -46,6 +46,7 @@ from parallax.session._candidates import (
     PlanningContext,
     Proposal,
     build_plan,
+    host_machine,
 )
 from parallax.session._lifting import BodyPlanner
 
@@ -97,7 +98,7 @@ class DeviceStudy:
         self.name = backend.info.name
         self.costs = scaled_costs(context, backend) if costs is None else costs
         self._cores = context.cores
-        self._machine = Machine(cores=self._cores, handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS)
+        self._machine = host_machine(self._cores)
 
     @property
     def cpu_ns(self) -> int:
@@ -188,7 +189,15 @@ class DeviceStudy:
 
     def _tasks(self, regions: RegionPlan, grain: Grain) -> RegionTasks:
         widths = sorted({1, self._cores})
-        return region_tasks(self.context.units, regions, self.costs, widths=widths, grain=grain)
+        return region_tasks(
+            self.context.units,
+            regions,
+            self.costs,
+            widths=widths,
+            grain=grain,
+            crossings=Crossings(self.context.graph, self.context.units, self._machine.crossing_ns_per_byte),
+            wide_start_ns=self._machine.wide_start_ns,
+        )
 
     def _sequential(self, label: str, regions: RegionPlan) -> DevicePlan:
         tasks = self._tasks(regions, Grain.STRETCHES)

@@ -1,0 +1,47 @@
+"""What it costs the processor that a tensor leaves one of its segments for another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from parallax.partition import UnitGraph, tensor_bytes
+
+if TYPE_CHECKING:
+    from parallax.model import OpGraph
+
+
+class Crossings:
+    """Tensors between units, and what either side pays where a cut goes through them.
+
+    Such a tensor leaves the caches and the runtime's blocked layouts, and comes back.
+
+    Args:
+        graph: tells the sizes; a tensor of unknown size costs nothing.
+        units: of that graph.
+        ns_per_byte: on either side.
+    """
+
+    def __init__(self, graph: OpGraph, units: UnitGraph, ns_per_byte: float) -> None:
+        readers: dict[str, list[int]] = {}
+        for unit, names in enumerate(units.reads):
+            for name in names:
+                readers.setdefault(name, []).append(unit)
+        self._flows = tuple(
+            (home, tuple(readers.get(name, ())), cost)
+            for home, names in enumerate(units.writes)
+            for name in names
+            if (cost := round(tensor_bytes(graph, name) * ns_per_byte))
+        )
+
+    def of_parts(self, part_of: Sequence[int], parts: int) -> list[int]:
+        """In ns, what each of ``parts`` parts pays in all, given the part of each unit. O(edges)."""
+        total = [0] * parts
+        for home, readers, cost in self._flows:
+            here = part_of[home]
+            others = {part_of[reader] for reader in readers} - {here}
+            if others:
+                total[here] += cost
+                for other in others:
+                    total[other] += cost
+        return total
