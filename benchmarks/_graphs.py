@@ -73,6 +73,18 @@ def trivial_chain(length: int) -> onnx.ModelProto:
     return _model(nodes, [_float("t0", (8,))], [_float(f"t{length}", (8,))])
 
 
+def product_chain(length: int, *, size: int = 256) -> onnx.ModelProto:
+    """``length`` products, one after the other, of a (size, size) input with matrices of that shape."""
+    generator = np.random.default_rng(0)
+    nodes, weights = [], []
+    for link in range(length):
+        weight = generator.standard_normal((size, size)).astype(np.float32) / np.float32(np.sqrt(size))
+        weights.append(numpy_helper.from_array(weight, f"w{link}"))
+        nodes.append(helper.make_node("MatMul", [f"t{link}", f"w{link}"], [f"t{link + 1}"], name=f"link_{link}"))
+    shape = (size, size)
+    return _model(nodes, [_float("t0", shape)], [_float(f"t{length}", shape)], weights)
+
+
 def random_dag(nodes: int, *, seed: int = 0, window: int = 64, fan_in: int = 2) -> onnx.ModelProto:
     """A DAG of ``nodes`` elementwise operators on (1, 32, 8, 8) floats; each reads from the last ``window`` tensors.
 

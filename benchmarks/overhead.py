@@ -1,6 +1,6 @@
-"""What the engine adds: per segment on a lane, per hand-over between lanes, per run of an uncut model.
+"""What the engine adds: per segment on a lane or on all cores, per hand-over between lanes, per run of an uncut model.
 
-All three run operators that take next to nothing, so that the difference to bare calls of ONNX Runtime's
+All but the second run operators that take next to nothing, so that the difference to bare calls of ONNX Runtime's
 C sessions is overhead. Rounds are interleaved; figures are medians of per-round differences.
 """
 
@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from _common import ORIGIN, Report, describe_machine, make_parser, publish, us
-from _graphs import trivial_chain
+from _graphs import product_chain, trivial_chain
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 import parallax
-from parallax.cli import quartiles
+from parallax.cli import quartiles, time_interleaved
+from parallax.device import available_cores
 from parallax.engine import CPU_DEVICE, Executor, RuntimeOptions, TraceRecorder, compile_plan
 from parallax.model import Model, load_model
 from parallax.partition import every_unit
@@ -30,6 +31,9 @@ from parallax.session import PlanningContext
 SEGMENT_LIMIT_NS = 10_000
 HANDOVER_LIMIT_NS = 15_000
 UNCUT_LIMIT_NS = 5_000
+
+WIDE_LENGTH = 12
+WIDE_ROUNDS = 40
 
 
 def chain_plan(model: Model, *, lanes: int) -> Plan:
@@ -123,6 +127,33 @@ def measure_engine(*, length: int, rounds: int) -> dict[str, list[float]]:
     }
 
 
+def measure_wide(*, rounds: int, cores: int) -> dict[str, list[float]]:
+    """Overhead in ns of a segment on all cores: a chain cut at each product against the same chain as one segment.
+
+    A segment's threads stop spinning when it ends, so that they take no core of another lane; the next one wakes them.
+    """
+    model = load_model(product_chain(WIDE_LENGTH))
+    value = C.OrtValue.ortvalue_from_numpy(np.full((256, 256), 0.5, np.float32), CPU_DEVICE)
+    cut_plan = chain_plan(model, lanes=1)
+    cut_plan = replace(cut_plan, cores=cores, segments=tuple(replace(s, width=cores) for s in cut_plan.segments))
+    cut = compile_plan(model, cut_plan, RuntimeOptions())
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = cores
+    whole = onnxruntime.InferenceSession(model.whole(), options, providers=["CPUExecutionProvider"])
+    feeds, outputs = {"t0": value}, [f"t{WIDE_LENGTH}"]
+    named = {"t0": onnxruntime.OrtValue(value)}
+    timings = time_interleaved(
+        {
+            "cut": lambda: cut.run(feeds, outputs),
+            "whole": lambda: whole.run_with_ort_values(outputs, named),
+        },
+        rounds=rounds,
+        cores=cores,
+    )
+    differences = zip(timings["cut"].samples_ns, timings["whole"].samples_ns, strict=True)
+    return {"wide_segment": [(ours - theirs) / WIDE_LENGTH for ours, theirs in differences]}
+
+
 def measure_uncut(*, rounds: int) -> dict[str, list[float]]:
     """Overhead of ``run`` on an uncut model in ns, and what ``onnxruntime`` takes for the same."""
     model = trivial_chain(1).SerializeToString()
@@ -149,11 +180,13 @@ def main() -> None:
     arguments = parser.parse_args()
     machine = describe_machine()
     samples = measure_engine(length=arguments.length, rounds=arguments.rounds) | measure_uncut(rounds=arguments.rounds)
+    samples |= measure_wide(rounds=min(WIDE_ROUNDS, arguments.rounds), cores=available_cores())
     rows = []
     for label, key, limit in (
         ("segment on a lane: engine minus bare C calls, per segment", "segment", SEGMENT_LIMIT_NS),
         ("hand-over: two lanes in turn minus one lane, per hand-over", "handover", HANDOVER_LIMIT_NS),
         ("run of an uncut model: ours minus onnxruntime's", "uncut_run", UNCUT_LIMIT_NS),
+        ("segment on all cores: cut minus whole, per segment (it wakes its threads)", "wide_segment", None),
         ("for comparison: one bare C call on a trivial segment", "bare_call", None),
         ("for comparison: onnxruntime's run of the trivial model", "onnxruntime_run", None),
     ):
