@@ -178,7 +178,7 @@ def make_report(results: list[dict[str, Any]], *, runs: int, threads: int) -> Re
             )
         discarded = timings[OURS].discarded_rounds
         if discarded:
-            remarks.append(f"{result['model']}: {discarded} rounds measured again, as other processes used the cores")
+            remarks.append(f"{result['model']}: {discarded} rounds measured again, as the cores were not all there")
         outputs = "identical" if result["identical_outputs"] else f"within {result['relative_difference']:.1e}"
         parallel, streams = timings["ORT_PARALLEL"], timings.get(result["streams"] or "")
         rows.append(

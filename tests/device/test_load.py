@@ -6,7 +6,7 @@ import time
 
 import psutil
 
-from parallax.device import LoadMeter
+from parallax.device import CoreMeter, LoadMeter, offered_cores
 
 _BURN = "import time\nend = time.process_time() + 0.6\nwhile time.process_time() < end: pass"
 
@@ -25,3 +25,22 @@ def test_what_this_process_uses_is_not_taken_for_others() -> None:
         pass
     wall = time.perf_counter() - begin
     assert 0 <= meter.others_cores() <= psutil.cpu_count() - 0.3 / wall + 0.25
+
+
+def test_cores_offered_are_some_and_at_most_those_there_are() -> None:
+    # How many is the machine's business; that a probe of two threads sees more than three cores would be a mistake.
+    assert 0.2 < offered_cores(2) < 3
+
+
+def test_missing_cores_are_told_by_the_most_that_was_seen() -> None:
+    seen = iter([1.6, 1.8, 1.7, 1.8, 0.9, 2.0, 1.5])
+    meter = CoreMeter(2, lambda _: next(seen))
+    shares = [round(meter.missing_share(), 3) for _ in range(4)]
+    assert shares == [0.0, 0.5, 0.0, 0.25]
+
+
+def test_one_core_is_not_probed() -> None:
+    def never(_: int) -> float:
+        raise AssertionError("probed")
+
+    assert CoreMeter(1, never).missing_share() == 0

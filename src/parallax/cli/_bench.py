@@ -171,7 +171,7 @@ def _render(report: dict[str, Any], session: InferenceSession, console: Console)
     if report["discarded_rounds"]:
         print_line(
             console,
-            f"{report['discarded_rounds']} rounds were measured again: other processes used the cores meanwhile",
+            f"{report['discarded_rounds']} rounds were measured again: others (or the host) took cores meanwhile",
         )
     for label, reason in report["failed"].items():
         print_line(console, f"{label} does not run this model: {reason}")

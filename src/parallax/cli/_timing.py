@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from parallax.device import DISTURBED_SHARE, LoadMeter
+from parallax.device import DISTURBED_SHARE, CoreMeter, LoadMeter
 
 # Runs shorter than this are timed several at once, for the sake of the clock's grain and of noise.
 _TURN_NS = 10_000_000
@@ -33,7 +33,7 @@ class Timing:
     label: str
     samples_ns: tuple[float, ...]
     discarded_rounds: int = 0
-    """Rounds measured again because other processes used the cores meanwhile."""
+    """Rounds measured again because the cores were not all there, used by others or taken by the host."""
 
     @property
     def median_ns(self) -> float:
@@ -109,7 +109,8 @@ def time_interleaved(
     Args:
         rivals: label -> a call that does one run.
         cores: how many the rivals use. Where given, a round during which other processes took more than
-            `DISTURBED_SHARE` of them is measured again, whatever came out of it, up to ``rounds`` times in all.
+            `DISTURBED_SHARE` of them, or at whose end as much of them was missing (see `CoreMeter`), is measured
+            again, whatever came out of it, up to ``rounds`` times in all.
         progress: called with (rounds done, rounds in all).
 
     Returns: label -> timing, in the order given.
@@ -120,12 +121,16 @@ def time_interleaved(
     samples: dict[str, list[float]] = {label: [] for label in labels}
     discarded = number = 0
     meter = LoadMeter()
+    core_meter = None if cores is None else CoreMeter(cores)
     while number < rounds:
         shift = number % len(labels)
         turns = {label: _turn(rivals[label], repeats) for label in (*labels[shift:], *labels[:shift])}
-        if cores is not None and meter.disturbance(cores) > DISTURBED_SHARE * cores and discarded < rounds:
-            discarded += 1
-            continue
+        if cores is not None and core_meter is not None and discarded < rounds:
+            # Both are asked, so that each begins the next round anew.
+            load, missing = meter.disturbance(cores), core_meter.missing_share()
+            if load > DISTURBED_SHARE * cores or missing > DISTURBED_SHARE:
+                discarded += 1
+                continue
         for label, sample in turns.items():
             samples[label].append(sample)
         number += 1

@@ -26,7 +26,7 @@ from parallax.device._figures import Basis, Figure
 from parallax.device._guard import DEFAULT_POLICY, Complaints, FaultPolicy, GuardedModel, compile_guarded
 from parallax.device._heap import trim_heap
 from parallax.device._host_speed import host_gemm_flops
-from parallax.device._load import DISTURBED_SHARE, LoadMeter
+from parallax.device._load import DISTURBED_SHARE, CoreMeter, LoadMeter, offered_cores
 from parallax.device._memory import free_memory_bytes, memory_limit_bytes, private_bytes
 from parallax.device._onnxruntime import OnnxRuntimeBackend, OnnxRuntimeModel
 from parallax.device._openvino import OpenVinoBackend
@@ -58,6 +58,7 @@ __all__ = [
     "CompileOptions",
     "CompiledModel",
     "Complaints",
+    "CoreMeter",
     "Coverage",
     "CpuCluster",
     "DeviceKind",
@@ -101,6 +102,7 @@ __all__ = [
     "measure_speed",
     "memory_limit_bytes",
     "move_to_first_core",
+    "offered_cores",
     "open_backend",
     "open_providers",
     "private_bytes",

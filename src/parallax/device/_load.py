@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 import psutil  # type: ignore[import-untyped]
@@ -44,3 +47,68 @@ class LoadMeter:
         guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
         own = self._process.cpu_times()
         return time.perf_counter(), sum(times) - idle - guests, own.user + own.system
+
+
+_PROBE_BYTES: Final = 2 << 20
+_PROBES: Final = 3
+
+
+def offered_cores(cores: int) -> float:
+    """How many cores' worth of work that many threads get done at once; a probe of some 10 ms.
+
+    The cores of a virtual machine may have to share one of the host's for a while, which no counter in it tells: each
+    thread by itself is as quick as ever then, and two together take nearly twice as long.
+    """
+    data = bytes(_PROBE_BYTES)
+    alone = together = float("inf")
+    for _ in range(_PROBES):
+        begin = time.perf_counter()
+        hashlib.sha256(data).digest()
+        alone = min(alone, time.perf_counter() - begin)
+        together = min(together, _hash_at_once(data, cores))
+    return cores * alone / max(together, 1e-9)
+
+
+def _hash_at_once(data: bytes, threads: int) -> float:
+    """Seconds from when all have begun to when the last has ended."""
+    gate = threading.Barrier(threads)
+    spans: list[tuple[float, float]] = []
+    # New threads may all be put on the core of the one that starts them, and stay there for a while.
+    places = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+
+    def work(number: int) -> None:
+        if places:
+            os.sched_setaffinity(0, {places[number % len(places)]})
+        gate.wait()
+        begin = time.perf_counter()
+        hashlib.sha256(data).digest()  # lets go of the GIL
+        spans.append((begin, time.perf_counter()))
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return max(end for _, end in spans) - min(begin for begin, _ in spans)
+
+
+class CoreMeter:
+    """Whether the cores are all there now, by the most that they were seen to do.
+
+    Args:
+        cores: those that are measured on.
+        probe: tells what they do now, as `offered_cores`.
+    """
+
+    def __init__(self, cores: int, probe: Callable[[int], float] = offered_cores) -> None:
+        self._cores = cores
+        self._probe = probe
+        self._most = max(probe(cores) for _ in range(_PROBES)) if cores > 1 else 1.0
+
+    def missing_share(self) -> float:
+        """The share of the most that is missing at this moment; compare with ``DISTURBED_SHARE``."""
+        if self._cores < 2:
+            return 0.0
+        now = self._probe(self._cores)
+        self._most = max(self._most, now)
+        return 1.0 - now / self._most
