@@ -120,7 +120,7 @@ class Bundle:
                     session=session,
                     inputs=segment.inputs,
                     outputs=segment.outputs,
-                    weights={},  # mapped
+                    weights={},  # mapped for the session, by the runtime or for it
                 )
             )
             if lean:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import onnx
 
 from parallax.errors import ModelFileError
+from parallax.model._weights import DTYPES, HANDED_OVER
 
 _PAGE_BYTES = 4096
 _LINE_BYTES = 64
@@ -21,21 +22,8 @@ _PIECE_BYTES = 2 << 20
 """A huge page of most processors."""
 _CHUNK_BYTES = 8 << 20
 _PREPACKED = "prepacked_"
-# onnx.TensorProto.DataType -> numpy's name; of those that are stored as numpy keeps them.
-_NUMPY_TYPES = {
-    1: "<f4",
-    2: "|u1",
-    3: "|i1",
-    4: "<u2",
-    5: "<i2",
-    6: "<i4",
-    7: "<i8",
-    9: "|b1",
-    10: "<f2",
-    11: "<f8",
-    12: "<u4",
-    13: "<u8",
-}
+# onnx.TensorProto.DataType -> numpy's name; of those that numpy has of itself and the runtime takes from it.
+_NUMPY_TYPES = {code: DTYPES[code].str for code in HANDED_OVER if DTYPES[code].isbuiltin == 1}
 _BLOCK = re.compile(r"(\d+);(\d+);(.*)")
 
 

@@ -33,7 +33,7 @@ _FIELD_TYPES = {
 }
 """Typed payload fields that hold exactly the bytes of these types."""
 
-_DTYPES: dict[int, np.dtype[np.generic]] = {
+DTYPES: dict[int, np.dtype[np.generic]] = {
     dtype: onnx.helper.tensor_dtype_to_np_dtype(dtype)
     for dtype in onnx.TensorProto.DataType.values()
     if dtype not in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING)
@@ -41,7 +41,7 @@ _DTYPES: dict[int, np.dtype[np.generic]] = {
 
 HANDED_OVER = frozenset(
     dtype
-    for dtype in _DTYPES
+    for dtype in DTYPES
     if dtype not in _BITS
     # ONNX Runtime wraps no complex tensors and no E8M0 scales as OrtValues.
     and dtype not in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128, onnx.TensorProto.FLOAT8E8M0)
@@ -62,7 +62,7 @@ class Weight:
 
     def view(self) -> View:
         """Zero-copy, read-only array of the tensor's shape; offsets need not be aligned."""
-        dtype = _DTYPES[self.dtype]
+        dtype = DTYPES[self.dtype]
         array = np.frombuffer(self.buffer, dtype, self.nbytes // dtype.itemsize, self.offset).reshape(self.dims)
         array.flags.writeable = False
         return array
@@ -90,7 +90,7 @@ def byte_size(name: str, dtype: int, dims: Sequence[int]) -> int | None:
     bits = _BITS.get(dtype)
     if bits is not None:
         return (count * bits + 7) // 8
-    known = _DTYPES.get(dtype)
+    known = DTYPES.get(dtype)
     if known is None:
         raise ModelError(
             f"initializer has element type {dtype}, which this version of ONNX does not know",

@@ -334,7 +334,7 @@ LARGE_WEIGHT_BYTES = 32 << 20
 
 
 @contextlib.contextmanager
-def mapped_options(session_options: Any, weights: MappedWeights, weight_bytes: int = 0) -> Iterator[Any]:
+def mapped_options(session_options: Any, weights: MappedWeights | None, weight_bytes: int) -> Iterator[Any]:
     """Options that open a bundle's graph: as it is, with little memory where the caller has no wishes.
 
     The caller's object is restored afterwards. Memory patterns (one block for all tensors of a run, sized by
@@ -345,12 +345,13 @@ def mapped_options(session_options: Any, weights: MappedWeights, weight_bytes: i
     as many of them at once as there are threads.
 
     Args:
-        weights: are lent to the session, unless the options are the caller's, which cannot take them back.
+        weights: are lent to the session, where the options are not the caller's.
         weight_bytes: of all weights of the model.
     """
     if session_options is None:
         made = mapped_defaults(weight_bytes)
-        weights.lend(made)
+        if weights is not None:
+            weights.lend(made)
         yield made
         return
     level = session_options.graph_optimization_level

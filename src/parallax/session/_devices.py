@@ -187,6 +187,10 @@ class DeviceStudy:
             assert offer is not None
         return find_regions(self.context.graph, self.context.units, offer, rule=RegionRule.GREEDY)
 
+    @cached_property
+    def _crossings(self) -> Crossings:
+        return Crossings(self.context.graph, self.context.units, self._machine.crossing_ns_per_byte)
+
     def _tasks(self, regions: RegionPlan, grain: Grain) -> RegionTasks:
         widths = sorted({1, self._cores})
         return region_tasks(
@@ -195,7 +199,7 @@ class DeviceStudy:
             self.costs,
             widths=widths,
             grain=grain,
-            crossings=Crossings(self.context.graph, self.context.units, self._machine.crossing_ns_per_byte),
+            crossings=self._crossings,
             wide_start_ns=self._machine.wide_start_ns,
         )
 

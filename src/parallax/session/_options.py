@@ -185,11 +185,7 @@ def runtime_options(session_options: Any) -> RuntimeOptions:
 def compiled_options(session_options: Any) -> RuntimeOptions:
     """Likewise for segments of a bundle: with the least memory where the caller has no wishes."""
     inherited = runtime_options(session_options)
-    return (
-        inherited
-        if session_options is not None
-        else replace(inherited, enable_mem_pattern=False, enable_mem_reuse=False)
-    )
+    return inherited if session_options is not None else lean_options(inherited)
 
 
 @contextlib.contextmanager

@@ -364,13 +364,14 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
             return
         given_path, given_options = self._model_path, self._sess_options
         try:
-            weights = bundle.map_weights(0)
+            # Options of the caller's could not be rid of them again.
+            weights = bundle.map_weights(0) if given_options is None else None
             with mapped_options(given_options, weights, bundle.manifest.weight_bytes) as self._sess_options:
                 self._model_path = str(bundle.graph_path(0))
                 threads = self._parallax_options.threads or bundle.manifest.options.threads
                 self._open_whole("", bundle.plan, threads=threads)
-            weights.keep_for(self._sess)
-            if given_options is None:
+            if weights is not None:
+                weights.keep_for(self._sess)
                 # Others may open sessions with these: they must not speak of memory that this one holds.
                 opened = self._sess_options
                 self._sess_options = mapped_defaults(bundle.manifest.weight_bytes)
