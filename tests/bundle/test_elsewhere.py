@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +110,18 @@ def test_a_manifest_that_claims_anothers_source_does_not_take_its_place_in_the_c
     np.testing.assert_array_equal(session.run(None, feeds())[0], expected(victim, feeds()))
 
 
+def with_plan(bundle: Path, edit: Callable[[dict[str, Any]], None], **manifest: Any) -> None:
+    """Change a bundle's plan, and entries of its manifest."""
+    path = next(bundle.glob("g-*/plan.json"))
+    plan = json.loads(path.read_text())
+    edit(plan)
+    path.write_text(json.dumps(plan))
+    forge(bundle, lambda entries: entries.update(manifest))
+
+
 def with_cores(bundle: Path, cores: int) -> None:
     """Make a bundle one of a machine with as many cores."""
-    import json
-
-    plan = next(bundle.glob("g-*/plan.json"))
-    plan.write_text(json.dumps(json.loads(plan.read_text()) | {"cores": cores}))
-    forge(bundle, lambda manifest: manifest.update(cores=cores))
+    with_plan(bundle, lambda plan: plan.update(cores=cores), cores=cores)
 
 
 def test_a_plan_for_another_number_of_cores_is_refused(tmp_path: Path) -> None:
@@ -128,6 +135,15 @@ def test_a_number_of_threads_that_the_caller_chose_is_theirs(tmp_path: Path) -> 
     bundle = compiled(tmp_path, threads=available_cores() + 1)
     session = parallax.InferenceSession(bundle)
     assert session.get_session_options().intra_op_num_threads == available_cores() + 1
+    assert parallax.InferenceSession(bundle, threads=1).get_session_options().intra_op_num_threads == 1
+
+
+def test_fewer_threads_than_a_bundle_was_tuned_with_are_all_it_takes(tmp_path: Path) -> None:
+    bundle = compiled(tmp_path, threads=available_cores() + 1)
+    with_plan(bundle, lambda plan: plan["provenance"].update(source="measured"))
+    tuned = parallax.InferenceSession(bundle)
+    assert tuned.plan.provenance.source == "measured"
+    assert tuned.get_session_options().intra_op_num_threads == available_cores() + 1
     assert parallax.InferenceSession(bundle, threads=1).get_session_options().intra_op_num_threads == 1
 
 

@@ -381,19 +381,38 @@ def test_segments_of_a_cut_plan_tell_their_peaks():
 # -- giving back ----------------------------------------------------------------------------------------------
 
 
+TRIM = """
+import sys
+import numpy as np
+import parallax
+sys.path.insert(0, {root!r})
+from tests.session._dropin import ForcedSplitSession, ramp
+from tests.session.test_memory_budget import wide_model
+
+model, x = wide_model(4096), ramp(4096, 1024)
+session = {name}(model, memory_budget={budget!r})
+expected = session.run(None, {{"x": x}})[0]
+returned = session.trim()
+print(returned, x.nbytes, session.plan.is_uncut, np.array_equal(session.run(None, {{"x": x}})[0], expected))
+"""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="private memory is measured by anonymous pages")
-@both_ways
+@pytest.mark.parametrize("name", ["parallax.InferenceSession", "ForcedSplitSession"])
 @pytest.mark.parametrize("budget", [None, "1GiB"])
-def test_trimming_gives_memory_back_and_the_session_goes_on(session_class, budget):
-    model, x = wide_model(4096), ramp(4096, 1024)
-    session = session_class(model, memory_budget=budget)
-    expected = session.run(None, {"x": x})[0]
-    returned = session.trim()
-    if budget is None and session.plan.is_uncut:
-        assert returned >= x.nbytes // 2, "the runtime's own arena keeps its first block"
+def test_trimming_gives_memory_back_and_the_session_goes_on(name, budget, pytestconfig):
+    """In a process of its own: the heap of this one may have room for the session left over from other tests."""
+    script = TRIM.format(root=str(pytestconfig.rootpath), name=name, budget=budget)
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S * 2, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    returned, size, is_uncut, is_equal = result.stdout.split()
+    assert is_equal == "True"
+    if budget is None and is_uncut == "True":
+        assert int(returned) >= int(size) // 2, "the runtime's own arena keeps its first block"
     else:
-        assert returned >= x.nbytes, "of the two tensors that a branch holds"
-    np.testing.assert_array_equal(session.run(None, {"x": x})[0], expected)
+        assert int(returned) >= int(size), "of the two tensors that a branch holds"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="private memory is measured by anonymous pages")

@@ -235,7 +235,9 @@ def planned_threads(session_options: Any, threads: int | None, plan: Plan | None
     if plan is not None and plan.provenance.source == "measured":
         # Stated even where it is the default: the runtime pins the threads of its default pool to cores, which is
         # not what was measured, and leaves a quick model waiting whenever the caller's thread sits on theirs.
-        wanted = plan.segments[0].width
+        # A caller who asks for fewer threads gets no more than those: a bundle may have been tuned with others.
+        width = plan.segments[0].width
+        wanted = min(threads or width, width)
     if given or not wanted:
         yield session_options
     elif session_options is None:
