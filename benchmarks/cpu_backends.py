@@ -3,16 +3,22 @@
 Both are set up for one request at a time on the same number of threads, in float32: ONNX Runtime with its defaults,
 OpenVINO with its latency hint, inputs shared and its own Python API. Each model has a process of its own; rivals take
 turns in it. Needs ``pip install 'parallax-runtime[openvino]'``.
+
+How much there is to gain at all is told by a large matrix product, timed with the rest in both libraries: the quickest
+sample of the quicker one is the machine's peak, and a model whose products and convolutions ran at it, with everything
+else for nothing, would take the share of ONNX Runtime's time in the column "at peak". (Nothing here computes
+convolutions with fewer multiplications, as Winograd's algorithm does; neither library does for float32 by default.)
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from _common import (
     Report,
     add_model_arguments,
@@ -28,10 +34,13 @@ from _common import (
     say,
     spread,
 )
+from onnx import TensorProto, helper, numpy_helper
 
 import parallax
 from parallax import zoo
 from parallax.cli import Rival, compare_outputs, ratio, time_interleaved
+from parallax.model import load_model
+from parallax.profile import node_flops
 
 OURS, RUNTIME, OPENVINO = "Parallax", "ONNX Runtime", "OpenVINO"
 
@@ -39,6 +48,31 @@ WORST_RATIO = 1.02
 """No model slower than the better of the two by more than this ..."""
 MEAN_RATIO = 0.86
 """... and at most this of ONNX Runtime's time in the geometric mean."""
+PRODUCTS = {RUNTIME: f"product, {RUNTIME}", OPENVINO: f"product, {OPENVINO}"}
+PRODUCT_SIZE = 2048
+DENSE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+def product_model(folder: Path) -> Path:
+    """x[size, size] times a constant matrix, which libraries lay out as they like when they load it."""
+    size = PRODUCT_SIZE
+    weights = np.random.default_rng(0).standard_normal((size, size), np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "weights"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [size, size])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [size, size])],
+        [numpy_helper.from_array(weights, "weights")],
+    )
+    path = folder / "product.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def dense_flops(path: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> int:
+    """Of a model's products and convolutions, in one run; two per multiplication and addition."""
+    graph = load_model(path, shapes=shapes).inferred()
+    return sum(node_flops(graph, node) or 0 for node in graph.nodes if node.op_type in DENSE)
 
 
 def open_openvino(path: Path, feeds: dict[str, np.ndarray], *, threads: int) -> Callable[[], object]:
@@ -86,10 +120,18 @@ def measure_model(name: str, *, runs: int, threads: int, folder: Path) -> dict[s
         RUNTIME: lambda: runtime.run(None, feeds),
         OPENVINO: open_openvino(path, feeds, threads=threads),
     }
+    product = product_model(folder)
+    matrix = {"x": np.full((PRODUCT_SIZE, PRODUCT_SIZE), 0.5, np.float32)}
+    multiply = Rival(label=RUNTIME, threads=threads).open(product)
+    calls[PRODUCTS[RUNTIME]] = lambda: multiply.run(None, matrix)
+    calls[PRODUCTS[OPENVINO]] = open_openvino(product, matrix, threads=threads)
     timings = time_interleaved(calls, rounds=runs, cores=threads)
+    products = [timings.pop(label) for label in PRODUCTS.values()]
     return {
         "model": name,
         "timings": {label: dump_timing(timing) for label, timing in timings.items()},
+        "dense_flops": dense_flops(path, open_inputs(path, feeds)),
+        "peak_flops_per_s": 2e9 * PRODUCT_SIZE**3 / min(min(timing.samples_ns) for timing in products),
         "backends": sorted({segment.backend for segment in ours.plan.segments}),
         "segments": len(ours.plan.segments),
         "reason": ours.plan.provenance.reason,
@@ -100,15 +142,18 @@ def measure_model(name: str, *, runs: int, threads: int, folder: Path) -> dict[s
 
 def make_report(results: list[dict[str, Any]], *, runs: int, threads: int) -> Report:
     """The table, with what misses its bound."""
-    rows, remarks, means = [], [], []
+    rows, remarks, means, bests, floors = [], [], [], [], []
+    peak = max((result["peak_flops_per_s"] for result in results if "failed" not in result), default=0.0)
     for result in results:
         if "failed" in result:
-            rows.append([result["model"], *["-"] * 6, f"FAILED: {result['failed']}"])
+            rows.append([result["model"], *["-"] * 7, f"FAILED: {result['failed']}"])
             continue
         timings = load_timings(result)
         ours, best = timings[OURS], min((timings[RUNTIME], timings[OPENVINO]), key=lambda timing: timing.median_ns)
         to_best, to_runtime = ratio(ours, best), ratio(ours, timings[RUNTIME])
         means.append(to_runtime.median)
+        bests.append(min(1.0, ratio(timings[OPENVINO], timings[RUNTIME]).median))
+        floors.append(result["dense_flops"] / peak * 1e9 / timings[RUNTIME].median_ns)
         if to_best.median > WORST_RATIO:
             remarks.append(f"**{result['model']} misses its bound: {to_best.median:.3f} > {WORST_RATIO}.**")
         rows.append(
@@ -117,6 +162,7 @@ def make_report(results: list[dict[str, Any]], *, runs: int, threads: int) -> Re
                 *(spread(timings[label]) for label in (OURS, RUNTIME, OPENVINO)),
                 f"{to_best.median:.3f} ({best.label})",
                 f"{to_runtime.median:.3f}",
+                f"{floors[-1]:.2f}",
                 result["output_detail"] or f"within {result['relative_difference']:.1e}",
                 f"{', '.join(result['backends'])}, {result['segments']} segments: {result['reason']}",
             ]
@@ -125,13 +171,28 @@ def make_report(results: list[dict[str, Any]], *, runs: int, threads: int) -> Re
         mean = statistics.geometric_mean(means)
         verdict = "met" if mean <= MEAN_RATIO else "**missed**"
         remarks.append(f"geometric mean of Parallax to ONNX Runtime: {mean:.3f}; bound {MEAN_RATIO}: {verdict}")
+        remarks.append(
+            f"the better of the two libraries to ONNX Runtime: {statistics.geometric_mean(bests):.3f}; at the peak of "
+            f"{peak / 1e9:.0f} GFLOP/s, with all but products and convolutions for nothing: "
+            f"{statistics.geometric_mean(floors):.3f}"
+        )
     return Report(
         title="CPU kernels of two libraries",
         method=(
             f"Milliseconds per run, median (quartiles) of {runs} interleaved rounds on {threads} threads; ratios are "
             "medians per round. Parallax tunes once and keeps the faster library."
         ),
-        columns=["model", OURS, RUNTIME, OPENVINO, "to the better", "to ONNX Runtime", "outputs", "chosen, and why"],
+        columns=[
+            "model",
+            OURS,
+            RUNTIME,
+            OPENVINO,
+            "to the better",
+            "to ONNX Runtime",
+            "at peak",
+            "outputs",
+            "chosen, and why",
+        ],
         rows=rows,
         remarks=remarks,
         data={"runs": runs, "threads": threads, "results": results},

@@ -4,12 +4,16 @@ Per model two plans: the uncut model, and the best cut that the search found (co
 not). Both are timed in turn. The uncut model is predicted from measured operator costs. A cut is predicted twice, as
 tuning does it: from operator costs, to choose what to compile; then from the cost of each compiled segment, traced one
 at a time (that plan on a single lane), with hand-overs, waiting and overlap left to the simulator. The second counts.
-What is traced takes turns with what is timed: the machine's speed is not what is to be predicted.
+How much cores slow each other down (shared caches and memory) is told by two such single lanes side by side: their
+segments, against those of one, are the simulator's ``contention``. All of this takes turns with what is timed: the
+machine's speed is not what is to be predicted.
 """
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,11 +36,29 @@ from parallax.engine import (
 )
 from parallax.model import load_model
 from parallax.profile import measure_costs
+from parallax.schedule import Plan
 from parallax.session import PlanningContext
 
 ERROR_LIMIT = 0.10
 """What the project promises: simulated within this share of measured."""
 ALONE = "segments one at a time"
+BESIDE = "segments one at a time, on every core"
+
+
+def on_every_lane(call: Callable[[], object], lanes: int) -> None:
+    """The same call in as many threads at once."""
+    with ThreadPoolExecutor(lanes) as threads:
+        for ended in [threads.submit(call) for _ in range(lanes)]:
+            ended.result()
+
+
+def slow_down(plan: Plan, alone_ns: Sequence[int], beside_ns: Sequence[int]) -> float:
+    """What the simulator calls contention, from segments of one thread: others take all cores as it is."""
+    narrow = [segment.index for segment in plan.segments if segment.width == 1]
+    if not narrow:
+        return 1.0
+    ratio = sum(beside_ns[index] for index in narrow) / sum(alone_ns[index] for index in narrow)
+    return 1 + max(0.0, ratio - 1) / (plan.lanes - 1)
 
 
 def measure_model(name: str, *, threads: int, runs: int) -> list[dict[str, Any]]:
@@ -57,7 +79,7 @@ def measure_model(name: str, *, threads: int, runs: int) -> list[dict[str, Any]]
     searched = dict(simulated)
     shapes = {"uncut": (1, f"{uncut_width} threads")}
     calls = {"uncut": lambda: uncut.run(None, feeds)}
-    spans = TraceRecorder()
+    spans, beside = TraceRecorder(), TraceRecorder()
     if proposals:
         best = proposals[0]
         plan = context.plan(best, ORIGIN)
@@ -65,24 +87,29 @@ def measure_model(name: str, *, threads: int, runs: int) -> list[dict[str, Any]]
         values = {key: C.OrtValue.ortvalue_from_numpy(value, CPU_DEVICE) for key, value in feeds.items()}
         outputs = [info.name for info in model.graph.outputs]
         label = f"best cut: {best.partition.label}"
-        alone = Executor(
-            replace(plan, lanes=1, backfill=False, segments=tuple(replace(s, lane=0) for s in plan.segments)),
-            executor.segments,
-            inputs=[info.name for info in (*model.graph.inputs, *model.graph.overridable)],
-            outputs=outputs,
-            pool=lane_pool(),
+        alone, copy = (
+            Executor(
+                replace(plan, lanes=1, backfill=False, segments=tuple(replace(s, lane=0) for s in plan.segments)),
+                executor.segments,
+                inputs=[info.name for info in (*model.graph.inputs, *model.graph.overridable)],
+                outputs=outputs,
+                pool=lane_pool(),
+            )
+            for _ in range(2)
         )
         searched[label] = best.simulated_ns
         shapes[label] = (len(executor.segments), f"{best.schedule.lanes} lanes")
         calls[label] = lambda: executor.run(values, outputs)
         calls[ALONE] = lambda: alone.run(values, outputs)
-        alone.trace_sink = spans
+        calls[BESIDE] = lambda: on_every_lane(lambda: copy.run(values, outputs), best.schedule.lanes)
+        alone.trace_sink, copy.trace_sink = spans, beside
     say(f"{name}: timing")
     timings = time_interleaved(calls, rounds=runs, cores=threads)
     if proposals:
-        del timings[ALONE]
+        del timings[ALONE], timings[BESIDE]
         durations = median_durations(spans.take())
-        simulated[label] = context.resimulate(best, durations).simulated_ns
+        contention = slow_down(plan, durations, median_durations(beside.take()))
+        simulated[label] = context.resimulate(best, durations, contention=contention).simulated_ns
     rows = []
     # The search keeps what is faster when measured.
     kept = min(timings.values(), key=lambda timing: timing.median_ns).label
@@ -95,6 +122,7 @@ def measure_model(name: str, *, threads: int, runs: int) -> list[dict[str, Any]]
                 "segments": shapes[label][0],
                 "form": shapes[label][1],
                 "searched_ns": searched[label],
+                "contention": None if label == "uncut" else contention,
                 "simulated_ns": simulated[label],
                 "measured_ns": timing.median_ns,
                 "error": simulated[label] / timing.median_ns - 1,
@@ -127,6 +155,7 @@ def main() -> None:
                 str(row["segments"]),
                 row["form"],
                 ms(row["searched_ns"]),
+                "-" if row["contention"] is None else f"{row['contention']:.2f}",
                 ms(row["simulated_ns"]),
                 f"{ms(row['measured_ns'])} ({ms(low)} - {ms(high)})",
                 f"{row['error']:+.1%}",
@@ -142,7 +171,18 @@ def main() -> None:
                 f"Milliseconds; measured: median (quartiles) of {arguments.runs} interleaved runs on "
                 f"{arguments.threads} threads. The bound is {ERROR_LIMIT:.0%}."
             ),
-            columns=["model", "plan", "segments", "form", "from operators", "simulated", "measured", "error", ""],
+            columns=[
+                "model",
+                "plan",
+                "segments",
+                "form",
+                "from operators",
+                "contention",
+                "simulated",
+                "measured",
+                "error",
+                "",
+            ],
             rows=rows,
             remarks=[
                 f"median of |error|: {typical:.1%}; worst: {worst['error']:+.1%} ({worst['model']}, {worst['plan']})",

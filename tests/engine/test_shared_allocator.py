@@ -173,3 +173,35 @@ for thread in threads:
     thread.join()
 assert not wrong, wrong
 """)
+
+
+@linux
+def test_the_last_plan_to_go_takes_what_is_held_for_later_with_it() -> None:
+    out = in_a_process(
+        f"""
+import gc, sys
+import parallax
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from tests.session._dropin import branches_model
+branches = branches_model(4, 6).SerializeToString()
+x = np.full((1 << 19, 4), 0.5, np.float32)
+def used():
+    session = parallax.InferenceSession(branches, policy="adaptive", min_gain=0, threads=2)
+    assert len(session.plan.segments) > 1
+    session.run(None, {{"x": x}})
+    return session
+one, other = used(), used()
+del one
+gc.collect()
+while_one_lives, users = anonymous_mib(), len(shared._users)
+del other
+gc.collect()
+left = anonymous_mib()
+assert shared.shrink_shared_allocator()
+print(users, len(shared._users), while_one_lives - left, left - anonymous_mib())
+"""
+    )
+    users, users_left, given_back, left = map(int, out.split())
+    assert (users, users_left) == (1, 0)
+    assert given_back >= 8, "the arena of the last, and what lay unused in the allocator"
+    assert left < 4

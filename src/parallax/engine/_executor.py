@@ -24,7 +24,7 @@ from parallax.engine._lanes import Lanes
 from parallax.engine._moves import Move
 from parallax.engine._run import Run, RunBudget
 from parallax.engine._segment import CompiledSegment
-from parallax.engine._shared_allocator import shrink_shared_allocator
+from parallax.engine._shared_allocator import AllocatorUser, shrink_shared_allocator
 from parallax.engine._sketch import proven_type, sketch_outline, stated_type
 from parallax.engine._trace import TraceSink
 from parallax.errors import ConfigError, InternalError
@@ -101,6 +101,8 @@ class Executor:
         self._budget_bytes: int | None = None
         self._runs: set[Run] = set()
         self._has_warned = False
+        # Last, so that it goes after what uses the allocator: an object's attributes end in the order they were made.
+        self._allocator_user = AllocatorUser()
 
     def _make_arenas(
         self, outline: MemoryOutline | None, inputs: Sequence[str], outputs: Sequence[str], moves: Sequence[Move]

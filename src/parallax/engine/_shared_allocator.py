@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -63,14 +64,47 @@ def use_shared_allocator(session_options: Any, config: Mapping[str, str]) -> boo
 def shrink_shared_allocator() -> bool:
     """Give all that the shared allocator holds for later back to the system; whether there is one. Takes microseconds
     and what the system needs to take the pages; runs go on meanwhile."""
-    global _sweep
     with _lock:
         if not _usable:
             return False
-        if _sweep is None:
-            _sweep = _Sweep()
-        _sweep.run()
+        _sweep_once()
         return True
+
+
+class AllocatorUser:
+    """Something whose end may leave the shared allocator with memory that nobody uses any more.
+
+    When the last of them has gone, all that the allocator holds goes back to the system.
+    """
+
+    __slots__ = ("__weakref__",)
+
+    def __init__(self) -> None:
+        # In this order: of an object's weak references, the latest is told of its end first, and that is the set's.
+        weakref.finalize(self, _release_unused).atexit = False
+        _users.add(self)
+
+
+_users: weakref.WeakSet[AllocatorUser] = weakref.WeakSet()
+
+
+def _release_unused() -> None:
+    """May be called at any moment, in any thread, by the garbage collector: so it waits for no lock."""
+    if _users or not _lock.acquire(blocking=False):
+        return
+    try:
+        if _usable and not _users:
+            _sweep_once()
+    finally:
+        _lock.release()
+
+
+def _sweep_once() -> None:
+    """Under the lock."""
+    global _sweep
+    if _sweep is None:
+        _sweep = _Sweep()
+    _sweep.run()
 
 
 def _register() -> bool:

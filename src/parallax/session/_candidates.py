@@ -196,12 +196,16 @@ class PlanningContext:
             known = self._crossing[name] = round(tensor_bytes(self.graph, name) * CROSSING_NS_PER_BYTE)
         return known
 
-    def resimulate(self, proposal: Proposal, durations_ns: Sequence[int]) -> Proposal:
-        """The proposal with the time it takes if the segments of its `plan` take these times (traced)."""
+    def resimulate(self, proposal: Proposal, durations_ns: Sequence[int], *, contention: float = 1.0) -> Proposal:
+        """The proposal with the time it takes if the segments of its `plan` take these times (traced).
+
+        ``contention``: see `simulate`; 1 where the times are those of segments beside each other.
+        """
         run = simulate_plan(
             self.serialised(proposal).plan,
             handover_ns=HANDOVER_NS,
             segment_overhead_ns=SEGMENT_OVERHEAD_NS,
+            contention=contention,
             cost_ns=durations_ns,
         )
         return replace(proposal, simulated_ns=run.makespan_ns)
