@@ -20,6 +20,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 from parallax.engine._advice import WeightAdvisor
 from parallax.engine._arenas import ArenaPool, ArenaUsage, Context, Layout, Wiring
 from parallax.engine._boundary import BoundaryPlanner
+from parallax.engine._cores import core_of_caller
+from parallax.engine._delegate import DelegatedSession
 from parallax.engine._lanes import Lanes
 from parallax.engine._moves import Move
 from parallax.engine._run import Run, RunBudget
@@ -96,6 +98,15 @@ class Executor:
         for name in outputs:
             # Outputs are read once more at the end, by the caller.
             self.readers[slots[name]] += 1
+        self.core = core_of_caller(plan.cores)
+        """Where the thread belongs that runs a segment on all cores, whose pool has the others; None: anywhere."""
+        self.on_all_cores: frozenset[int] = frozenset()
+        if self.core is not None:
+            self.on_all_cores = frozenset(
+                index
+                for index, segment in enumerate(self.segments)
+                if segment.width == plan.cores and not isinstance(segment.session, DelegatedSession)
+            )
         self._plain = Layout(self.wiring, len(slots), None, None)
         self._arenas = self._make_arenas(outline, list(slots)[:input_count], outputs, moves) if has_arenas else None
         self._budget_bytes: int | None = None

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from parallax.device import available_cores
-from parallax.engine._cores import CoreBinding, current_core
+from parallax.engine._cores import CoreBinding, current_core, own_this_thread
 from parallax.engine._mailbox import Mailbox
 
 # How long an idle lane spins before it parks. Hand-overs inside a run arrive within tens of microseconds
@@ -43,6 +43,7 @@ class Lane:
         self.binding = None if thread is None or current_core is None else CoreBinding(thread)
 
     def _loop(self) -> None:
+        own_this_thread()
         take = self.mailbox.take
         wakes: Sequence[Mailbox[Any]] = ()
         while True:

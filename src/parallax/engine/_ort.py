@@ -14,11 +14,14 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
+from parallax.engine._cores import cores_of_pool
 from parallax.engine._mapped_weights import MappedWeights
 from parallax.engine._shared_allocator import use_shared_allocator
 from parallax.engine._shared_pool import shared_threads, use_shared_pool
 
 CPU_DEVICE: Any = C.OrtDevice(C.OrtDevice.cpu(), C.OrtDevice.default_memory(), 0)
+
+_AFFINITY_KEY = "session.intra_op_thread_affinities"
 
 _EXTERNAL_BYTES = 32 << 10
 """Weights from this size on are mapped. To map one costs the runtime some twenty system calls; below, reading it with
@@ -69,14 +72,13 @@ def make_session(
     ``weights`` are shared with the session, not copied: the arrays must outlive it (the returned
     session is kept beside them by its owner). At width 1 the session has no thread pool at all; at
     larger widths its pool stops spinning as soon as a run ends, since a spinning pool takes the
-    core of the lane that works next. It allocates from the allocator that all segments share.
+    core of the lane that works next, and where it takes all cores, each of its threads has one (see `_cores`). It
+    allocates from the allocator that all segments share.
 
     Raises: whatever ONNX Runtime raises for a model it cannot load.
     """
     session_options = options.to_session_options()
-    session_options.intra_op_num_threads = width
-    session_options.inter_op_num_threads = 1
-    session_options.add_session_config_entry("session.force_spinning_stop", "1")
+    _set_threads(session_options, width, options)
     use_shared_allocator(session_options, dict(options.config))
     if weights:
         values = [make_value(array) for array in weights.values()]
@@ -84,6 +86,16 @@ def make_session(
     session = C.InferenceSession(session_options, proto, False, False)
     session.initialize_session(["CPUExecutionProvider"], [{}], set())
     return session
+
+
+def _set_threads(session_options: Any, width: int, options: RuntimeOptions) -> None:
+    session_options.intra_op_num_threads = width
+    session_options.inter_op_num_threads = 1
+    session_options.add_session_config_entry("session.force_spinning_stop", "1")
+    cores = cores_of_pool(width)
+    if cores and _AFFINITY_KEY not in dict(options.config):
+        # Cores are counted from 1 there.
+        session_options.add_session_config_entry(_AFFINITY_KEY, ";".join(str(core + 1) for core in cores))
 
 
 def load_session(proto: bytes) -> Any:
@@ -104,9 +116,7 @@ def make_mapped_session(path: str, *, width: int, options: RuntimeOptions, weigh
     """
     session_options = options.to_session_options()
     session_options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session_options.intra_op_num_threads = width
-    session_options.inter_op_num_threads = 1
-    session_options.add_session_config_entry("session.force_spinning_stop", "1")
+    _set_threads(session_options, width, options)
     use_shared_allocator(session_options, dict(options.config))
     if weights is not None:
         weights.lend(session_options)

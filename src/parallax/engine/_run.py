@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.engine._arenas import Layout, Step, run_bound
+from parallax.engine._cores import bind_to, unbind
 from parallax.engine._failures import is_termination, segment_failure
 from parallax.engine._lanes import Lane, Lease
 from parallax.engine._mailbox import Mailbox
@@ -252,6 +253,7 @@ class Run:
         readers = self._readers
         dispatcher = self._dispatcher
         loose = self._loose
+        on_all_cores = executor.on_all_cores
         sink = executor.trace_sink
         advisor = executor.advisor
         while start is not None:
@@ -263,6 +265,7 @@ class Run:
             begin = time.perf_counter_ns() if sink is not None else 0
             for other in wakes:
                 other.wake()
+            bound = bind_to(executor.core) if index in on_all_cores and executor.core is not None else None
             try:
                 if step.binding is None or (loose and not loose.isdisjoint(step.arena_inputs)):
                     self._call_by_name(index, step)
@@ -272,6 +275,9 @@ class Run:
                 segment = executor.segments[index]
                 failure = segment_failure(error, segment=segment.name, nodes=segment.node_names)
                 failure.__cause__ = error
+            finally:
+                if bound is not None:
+                    unbind(bound)
             if sink is not None:
                 self._record(sink, start, begin)
             if advisor is not None:
