@@ -72,13 +72,17 @@ def core_of_caller(width: int) -> int | None:
     return min(os.sched_getaffinity(0)) if cores_of_pool(width) else None
 
 
-_own_threads: set[int] = set()
-"""Identifiers of threads that may be moved from where they are bound, since only we bind them."""
+class _OfThread(threading.local):
+    is_ours = False
+    """May be moved from where it is bound, since only we bind it."""
+
+
+_this_thread = _OfThread()
 
 
 def own_this_thread() -> None:
-    """The calling thread is one of ours, until it ends."""
-    _own_threads.add(threading.get_ident())
+    """The calling thread is one of ours."""
+    _this_thread.is_ours = True
 
 
 def bind_to(core: int) -> set[int] | None:
@@ -88,7 +92,7 @@ def bind_to(core: int) -> set[int] | None:
     """
     try:
         before = os.sched_getaffinity(0)
-        if (len(before) == 1 or core not in before) and threading.get_ident() not in _own_threads:
+        if (len(before) == 1 or core not in before) and not _this_thread.is_ours:
             return None
         os.sched_setaffinity(0, {core})
     except OSError:  # the allowed cores have just changed, or a sandbox forbids it
