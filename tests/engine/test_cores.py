@@ -70,12 +70,25 @@ def run(made: Executor) -> np.ndarray[Any, Any]:
     return result
 
 
-def test_the_thread_is_bound_for_the_segment_on_all_cores_alone(allowed: list[int]) -> None:
+def test_the_thread_is_on_the_core_that_the_pool_leaves_and_free_afterwards(allowed: list[int]) -> None:
     made, spies = spied((len(allowed), 1), len(allowed))
     np.testing.assert_array_equal(run(made), [0, -2])
     assert spies[0].seen == [{allowed[0]}]
-    assert spies[1].seen == [set(allowed)]
     assert os.sched_getaffinity(0) == set(allowed)
+
+
+def test_a_run_on_every_core_stays_on_the_core_that_the_lanes_keep_off(allowed: list[int]) -> None:
+    made, spies = spied((1, 1), len(allowed))
+    for _ in range(3):
+        run(made)
+    assert all(len(seen) == 1 for seen in spies[0].seen)
+    assert os.sched_getaffinity(0) == set(allowed)
+
+
+def test_a_run_on_some_of_the_cores_goes_where_it_is_put(allowed: list[int]) -> None:
+    made, spies = spied((1, 1), len(allowed) + 1)  # a pool larger than the machine: nothing is known of its cores
+    run(made)
+    assert spies[0].seen == [set(allowed)]
 
 
 def test_a_segment_that_fails_leaves_the_thread_free(allowed: list[int]) -> None:

@@ -3,7 +3,9 @@
 One *round* gives every rival one *turn*, and the order rotates from round to round, so that drift of the
 machine (heat, neighbours) falls on all alike. A turn begins when the process is quiet: ONNX Runtime's
 default thread pools spin for tens of milliseconds after a run, and a rival timed meanwhile would lose a
-core to them. An untimed run then wakes the rival's own pool and its caches, as in back-to-back use.
+core to them. Untimed runs then wake the rival's own pool and its caches, as in back-to-back use, and go on while the
+machine has not given all its cores: a host may leave the cores of an idle virtual machine on one of its own, and
+takes a quarter of a second of work on both to part them.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from parallax.device import DISTURBED_SHARE, CoreMeter, LoadMeter
 # Runs shorter than this are timed several at once, for the sake of the clock's grain and of noise.
 _TURN_NS = 10_000_000
 _WAKE_NS = 20_000_000
+_GATHER_NS = 1_000_000_000
 _MAX_RUNS_PER_TURN = 64
 
 # Share of one core below which nothing of ours is spinning any more.
@@ -108,9 +111,10 @@ def time_interleaved(
 
     Args:
         rivals: label -> a call that does one run.
-        cores: how many the rivals use. Where given, a round during which other processes took more than
-            `DISTURBED_SHARE` of them, or at whose end as much of them was missing (see `CoreMeter`), is measured
-            again, whatever came out of it, up to ``rounds`` times in all.
+        cores: how many the rivals use. Where given, a turn waits (a second at most, with untimed runs) until no more
+            than `DISTURBED_SHARE` of them is missing (see `CoreMeter`), and a round during which other processes took
+            more, or at whose end more is missing, is measured again, whatever came out of it, up to ``rounds`` times
+            in all.
         progress: called with (rounds done, rounds in all).
 
     Returns: label -> timing, in the order given.
@@ -124,7 +128,7 @@ def time_interleaved(
     core_meter = None if cores is None else CoreMeter(cores)
     while number < rounds:
         shift = number % len(labels)
-        turns = {label: _turn(rivals[label], repeats) for label in (*labels[shift:], *labels[:shift])}
+        turns = {label: _turn(rivals[label], repeats, core_meter) for label in (*labels[shift:], *labels[:shift])}
         if cores is not None and core_meter is not None and discarded < rounds:
             # Both are asked, so that each begins the next round anew.
             load, missing = meter.disturbance(cores), core_meter.missing_share()
@@ -142,10 +146,15 @@ def time_interleaved(
     }
 
 
-def _turn(call: Callable[[], object], repeats: int) -> float:
+def _turn(call: Callable[[], object], repeats: int, meter: CoreMeter | None) -> float:
     """One rival's turn: the median of ``repeats`` runs, in ns."""
     wait_until_quiet()
     _wake(call)
+    if meter is not None:
+        deadline = time.perf_counter_ns() + _GATHER_NS
+        while meter.missing_share() > DISTURBED_SHARE and time.perf_counter_ns() < deadline:
+            _wake(call)
+        call()
     runs = []
     for _ in range(repeats):
         begin = time.perf_counter_ns()

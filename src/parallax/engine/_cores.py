@@ -12,6 +12,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 
 def _find_current_core() -> Callable[[], int] | None:
@@ -58,13 +59,15 @@ class CoreBinding:
         self._avoided = core
 
 
+def has_every_core(cores: int) -> bool:
+    """Whether so many cores are all that this process may use, and threads can be bound to them."""
+    return current_core is not None and cores == len(os.sched_getaffinity(0))
+
+
 def cores_of_pool(width: int) -> tuple[int, ...]:
     """Cores for the further threads of a segment of ``width`` threads, each its own; the thread that runs it has
     `core_of_caller`. Empty unless the segment takes all cores of this process, or where threads cannot be bound."""
-    if current_core is None or width < 2:
-        return ()
-    allowed = sorted(os.sched_getaffinity(0))
-    return tuple(allowed[1:]) if len(allowed) == width else ()
+    return tuple(sorted(os.sched_getaffinity(0))[1:]) if width > 1 and has_every_core(width) else ()
 
 
 def core_of_caller(width: int) -> int | None:
@@ -74,7 +77,7 @@ def core_of_caller(width: int) -> int | None:
 
 class _OfThread(threading.local):
     is_ours = False
-    """May be moved from where it is bound, since only we bind it."""
+    """May be moved from where it is bound, since we bound it."""
 
 
 _this_thread = _OfThread()
@@ -85,22 +88,37 @@ def own_this_thread() -> None:
     _this_thread.is_ours = True
 
 
-def bind_to(core: int) -> set[int] | None:
+class Bound(NamedTuple):
+    """What a thread was before it was bound: where it was allowed to go, and whether it was ours."""
+
+    allowed: set[int]
+    is_ours: bool
+
+
+def bind_to(core: int) -> Bound | None:
     """Bind the calling thread to a core; returns what to give to `unbind`, or None if it stays as it was.
 
     A thread of the caller's that may not use the core, or only that one, is left alone.
     """
+    is_ours = _this_thread.is_ours
     try:
-        before = os.sched_getaffinity(0)
-        if (len(before) == 1 or core not in before) and not _this_thread.is_ours:
+        allowed = os.sched_getaffinity(0)
+        if (len(allowed) == 1 or core not in allowed) and not is_ours:
             return None
         os.sched_setaffinity(0, {core})
     except OSError:  # the allowed cores have just changed, or a sandbox forbids it
         return None
-    return before
+    _this_thread.is_ours = True
+    return Bound(allowed, is_ours)
 
 
-def unbind(before: set[int]) -> None:
+def bind_here() -> Bound | None:
+    """Bind the calling thread to the core it is on, see `bind_to`."""
+    return None if current_core is None else bind_to(current_core())
+
+
+def unbind(before: Bound) -> None:
     """Let the calling thread go where it was allowed to."""
+    _this_thread.is_ours = before.is_ours
     with contextlib.suppress(OSError):  # what is allowed has changed meanwhile: that counts
-        os.sched_setaffinity(0, before)
+        os.sched_setaffinity(0, before.allowed)

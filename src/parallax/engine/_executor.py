@@ -20,7 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 from parallax.engine._advice import WeightAdvisor
 from parallax.engine._arenas import ArenaPool, ArenaUsage, Context, Layout, Wiring
 from parallax.engine._boundary import BoundaryPlanner
-from parallax.engine._cores import core_of_caller
+from parallax.engine._cores import bind_here, core_of_caller, unbind
 from parallax.engine._delegate import DelegatedSession
 from parallax.engine._lanes import Lanes
 from parallax.engine._moves import Move
@@ -235,6 +235,8 @@ class Executor:
             values[slots[name]] = value
         # A queue that the caller's own lane would have to serve needs no thread of its own.
         lease = self.pool.lease(self.plan.cores, queues=sum(lane > 0 for lane in self.table.queues))
+        # Lanes keep off the caller's core, so it must not be put on theirs in the middle of the run.
+        bound = bind_here() if lease.is_all else None
         run: Run | None = None
         try:
             budget_bytes = self._budget_bytes if budget is None else budget.limit_bytes
@@ -254,6 +256,8 @@ class Executor:
             if run is not None:
                 self._runs.discard(run)
             self.pool.give_back(lease)
+            if bound is not None:
+                unbind(bound)
         return run
 
     def _results(self, run: Run, outputs: Sequence[str]) -> list[Any]:

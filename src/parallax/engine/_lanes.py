@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from parallax.device import available_cores
-from parallax.engine._cores import CoreBinding, current_core, own_this_thread
+from parallax.engine._cores import CoreBinding, current_core, has_every_core, own_this_thread
 from parallax.engine._mailbox import Mailbox
 
 # How long an idle lane spins before it parks. Hand-overs inside a run arrive within tens of microseconds
@@ -61,6 +61,8 @@ class Lease:
     lanes: tuple[Lane, ...]
     queues: tuple[Lane, ...] = ()
     """One thread for each device's queue: it waits for the device, and so takes no core."""
+    is_all: bool = False
+    """With every core of the process, each for a thread of its own: then none gains by going elsewhere meanwhile."""
 
 
 class LanePool:
@@ -80,6 +82,7 @@ class LanePool:
         self._free_cores = cores  # negative while there are more callers than cores
         self._idle: list[Lane] = []
         self._made = 0
+        self._is_every_core = has_every_core(cores)
 
     def lease(self, cores: int, *, queues: int = 0) -> Lease:
         """Grant up to ``cores`` cores: the caller's own, and a lane for each other that is free. Never waits.
@@ -96,7 +99,8 @@ class LanePool:
             for lane in lanes[: granted - 1]:
                 if lane.binding is not None:
                     lane.binding.avoid(core)
-        return Lease(granted, tuple(lanes[: granted - 1]), tuple(lanes[granted - 1 :]))
+        is_all = 1 < granted == self.cores and self._is_every_core
+        return Lease(granted, tuple(lanes[: granted - 1]), tuple(lanes[granted - 1 :]), is_all)
 
     def lend(self, cores: int, *, queues: int = 0) -> Lease:
         """Lanes for ``cores`` that are leased already, the caller's own among them: none is counted once more."""
