@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from _common import ORIGIN
@@ -29,7 +29,7 @@ from parallax.partition import (
     tensor_bytes,
     verify_regions,
 )
-from parallax.profile import CostModel, estimate_costs
+from parallax.profile import CostModel
 from parallax.schedule import (
     CPU_BACKEND,
     PLAN_FORMAT_VERSION,
@@ -272,25 +272,3 @@ def best_split(
         return None
     found = best.study.coexecution(flips=flips, split=best.split)
     return dataclasses.replace(best, found=found)
-
-
-def costs_of_split(split: RowSplit, model: Model, measured: CostModel, *, cores: int) -> CostModel:
-    """Measured costs, shared out as the tables would: for a model whose whole was measured."""
-    graph, widths = split.model.inferred(), measured.widths
-    before, after = (estimate_costs(entry, cores=cores) for entry in (model.inferred(), graph))
-    scale = sum(measured.node_ns(cores)) / max(1, sum(before.node_ns(cores)))
-    columns: list[list[int]] = []
-    whole: Mapping[str, int] = {node.name: node.index for node in model.graph.nodes}
-    for width in widths:
-        column = []
-        for node in graph.nodes:
-            ns = after.node_ns(width)[node.index]
-            origin = split.origins.get(node.name, whole.get(node.name))
-            if origin is None or not before.node_ns(width)[origin]:
-                column.append(round(ns * scale))
-            else:
-                column.append(round(measured.node_ns(width)[origin] * ns / before.node_ns(width)[origin]))
-        columns.append(column)
-    return dataclasses.replace(
-        measured, durations_ns=tuple(map(tuple, columns)), latencies_ns=(None,) * len(widths), survivors=None
-    )

@@ -26,7 +26,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from _common import Report, describe_machine, dump_timing, make_parser, ms, open_inputs, publish, say
-from _phones import DEFAULT_PARTITIONS, Split, Study, best_split, costs_of_split
+from _phones import DEFAULT_PARTITIONS, Split, Study, best_split
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax import zoo
@@ -316,20 +316,17 @@ def measured(path: Path, model: Model, costs: CostModel, phone: str, *, runs: in
     predicted["regions"] = regions.makespan_ns
     if regions.plan.regions:
         rivals.add("regions", planned_executor(study, regions.tasks, regions.schedule))
+    # What half an operator takes is not half of what it takes, so that each split is measured.
+    widths = sorted({1, cores})
     split = best_split(
         study,
-        lambda made: costs_of_split(made, model, costs, cores=cores),
+        lambda made: measure_costs(made.model, widths=widths, feeds=feeds),
         flips=FLIPS,
         shares=(0.75, 1.0, 1.25),
     )
     if split is not None and split.found.best.plan.regions:
-        # What half an operator takes is not half of what it takes: the share is found by the tables, the rest measured.
-        halves = measure_costs(split.split.model, widths=sorted({1, cores}), feeds=feeds)
-        own = Study.of(split.split.model, halves, backend, machine)
-        rows = own.coexecution(flips=FLIPS, split=split.split).best
-        predicted["rows"] = rows.makespan_ns
-        if rows.plan.regions:
-            rivals.add("rows", planned_executor(own, rows.tasks, rows.schedule))
+        predicted["rows"] = split.found.best.makespan_ns
+        rivals.add("rows", planned_executor(split.study, split.found.best.tasks, split.found.best.schedule))
     # As tuning does: what was measured quickest is kept, here by rounds of their own, and then timed anew.
     ours = {label: rivals.calls[label] for label in OURS if label in rivals.calls}
     trial = time_interleaved(ours, rounds=runs, cores=cores)

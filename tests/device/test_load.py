@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import time
 
 import psutil
+import pytest
 
 from parallax.device import CoreMeter, LoadMeter, offered_cores
 
@@ -44,3 +46,20 @@ def test_one_core_is_not_probed() -> None:
         raise AssertionError("probed")
 
     assert CoreMeter(1, never).missing_share() == 0
+
+
+def test_work_goes_on_until_the_cores_are_there() -> None:
+    seen = iter([2.0, 2.0, 2.0, 1.0, 1.1, 1.9])
+    meter = CoreMeter(2, lambda _: next(seen))
+    done = []
+    meter.await_cores(lambda: done.append(time.sleep(0.03)))
+    assert len(done) == 2
+    assert next(seen, None) is None
+
+
+def test_cores_that_stay_away_are_not_awaited_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parallax.device._load._AWAIT_S", 0.1)
+    seen = itertools.chain([2.0, 2.0, 2.0], itertools.repeat(1.0))
+    done = []
+    CoreMeter(2, lambda _: next(seen)).await_cores(lambda: done.append(time.sleep(0.001)))
+    assert done

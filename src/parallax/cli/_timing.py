@@ -4,8 +4,7 @@ One *round* gives every rival one *turn*, and the order rotates from round to ro
 machine (heat, neighbours) falls on all alike. A turn begins when the process is quiet: ONNX Runtime's
 default thread pools spin for tens of milliseconds after a run, and a rival timed meanwhile would lose a
 core to them. Untimed runs then wake the rival's own pool and its caches, as in back-to-back use, and go on while the
-machine has not given all its cores: a host may leave the cores of an idle virtual machine on one of its own, and
-takes a quarter of a second of work on both to part them.
+machine has not given all its cores (`CoreMeter.await_cores`).
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from parallax.device import DISTURBED_SHARE, CoreMeter, LoadMeter
 # Runs shorter than this are timed several at once, for the sake of the clock's grain and of noise.
 _TURN_NS = 10_000_000
 _WAKE_NS = 20_000_000
-_GATHER_NS = 1_000_000_000
 _MAX_RUNS_PER_TURN = 64
 
 # Share of one core below which nothing of ours is spinning any more.
@@ -151,9 +149,7 @@ def _turn(call: Callable[[], object], repeats: int, meter: CoreMeter | None) -> 
     wait_until_quiet()
     _wake(call)
     if meter is not None:
-        deadline = time.perf_counter_ns() + _GATHER_NS
-        while meter.missing_share() > DISTURBED_SHARE and time.perf_counter_ns() < deadline:
-            _wake(call)
+        meter.await_cores(call)
         call()
     runs = []
     for _ in range(repeats):

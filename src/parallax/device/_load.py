@@ -51,6 +51,8 @@ class LoadMeter:
 
 _PROBE_BYTES: Final = 2 << 20
 _PROBES: Final = 3
+_AWAIT_S: Final = 1.0
+_AWAIT_STEP_S: Final = 0.02
 
 
 def offered_cores(cores: int) -> float:
@@ -112,3 +114,16 @@ class CoreMeter:
         now = self._probe(self._cores)
         self._most = max(self._most, now)
         return 1.0 - now / self._most
+
+    def await_cores(self, work: Callable[[], object]) -> None:
+        """Do ``work``, which keeps the cores busy, until no more than `DISTURBED_SHARE` of them is missing.
+
+        For a second at most. A host may leave the cores of an idle virtual machine on one of its own, and takes a
+        quarter of a second of work on all of them to part them.
+        """
+        end = time.perf_counter() + _AWAIT_S
+        while self.missing_share() > DISTURBED_SHARE and time.perf_counter() < end:
+            until = time.perf_counter() + _AWAIT_STEP_S
+            work()
+            while time.perf_counter() < until:
+                work()

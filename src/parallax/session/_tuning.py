@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from parallax.device import DEFAULT_POLICY, DISTURBED_SHARE, Backend, EmulatedBackend, FaultPolicy, LoadMeter
+from parallax.device import DEFAULT_POLICY, DISTURBED_SHARE, Backend, CoreMeter, EmulatedBackend, FaultPolicy, LoadMeter
 from parallax.engine import compile_plan, trace_durations
 from parallax.errors import BackendError, ConfigError, ParallaxError
 from parallax.model import Model
@@ -342,7 +342,8 @@ def measure_interleaved(peers: Sequence[Peer], *, progress: Callable[[int, int],
     """Time the peers in turn, round after round; returns per peer the ns of one run, per round.
 
     Within a round each peer has one turn: a run that is not counted, then enough runs to fill TURN_NS,
-    of which the median counts. The order rotates, so that no peer always follows the same one.
+    of which the median counts. The order rotates, so that no peer always follows the same one. Turns on several cores
+    begin when the machine gives them all.
     """
     repeats = []
     for peer in peers:
@@ -351,6 +352,8 @@ def measure_interleaved(peers: Sequence[Peer], *, progress: Callable[[int, int],
         peer.run()
         repeats.append(max(1, min(100, TURN_NS // max(1, time.perf_counter_ns() - begin))))
     series: list[list[int]] = [[] for _ in peers]
+    used = [max(peer.plan.lanes, *(segment.width for segment in peer.plan.segments)) for peer in peers]
+    meter = CoreMeter(max(used))
     began = time.perf_counter_ns()
     for number in range(ROUNDS):
         if number >= MIN_ROUNDS and time.perf_counter_ns() - began > LONGEST_NS:
@@ -359,6 +362,8 @@ def measure_interleaved(peers: Sequence[Peer], *, progress: Callable[[int, int],
         for offset in range(len(peers)):
             index = (number + offset) % len(peers)
             run = peers[index].run
+            if used[index] > 1:
+                meter.await_cores(run)
             run()
             turn = []
             for _ in range(repeats[index]):
