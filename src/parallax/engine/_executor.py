@@ -20,7 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 from parallax.engine._advice import WeightAdvisor
 from parallax.engine._arenas import ArenaPool, ArenaUsage, Context, Layout, Wiring
 from parallax.engine._boundary import BoundaryPlanner
-from parallax.engine._cores import bind_here, core_of_caller, unbind
+from parallax.engine._cores import bind_here, every_core, unbind
 from parallax.engine._delegate import DelegatedSession
 from parallax.engine._lanes import Lanes
 from parallax.engine._moves import Move
@@ -71,6 +71,7 @@ class Executor:
         self.trace_sink: TraceSink | None = None
         self.advisor = advisor
         self.table = DispatchTable.from_plan(plan)
+        self._has_lanes = plan.lanes - len(self.table.queues) > 1
         slots: dict[str, int] = {}
         for name in inputs:
             slots.setdefault(name, len(slots))
@@ -98,15 +99,13 @@ class Executor:
         for name in outputs:
             # Outputs are read once more at the end, by the caller.
             self.readers[slots[name]] += 1
-        self.core = core_of_caller(plan.cores)
-        """Where the thread belongs that runs a segment on all cores, whose pool has the others; None: anywhere."""
-        self.on_all_cores: frozenset[int] = frozenset()
-        if self.core is not None:
-            self.on_all_cores = frozenset(
-                index
-                for index, segment in enumerate(self.segments)
-                if segment.width == plan.cores and not isinstance(segment.session, DelegatedSession)
-            )
+        self.cores = every_core(plan.cores)
+        """Those of the process, if the plan is for all of them and threads can be moved among them."""
+        self.on_all_cores = frozenset(
+            index
+            for index, segment in enumerate(self.segments)
+            if segment.width == len(self.cores) > 1 and not isinstance(segment.session, DelegatedSession)
+        )
         self._plain = Layout(self.wiring, len(slots), None, None)
         self._arenas = self._make_arenas(outline, list(slots)[:input_count], outputs, moves) if has_arenas else None
         self._budget_bytes: int | None = None
@@ -236,7 +235,7 @@ class Executor:
         # A queue that the caller's own lane would have to serve needs no thread of its own.
         lease = self.pool.lease(self.plan.cores, queues=sum(lane > 0 for lane in self.table.queues))
         # Lanes keep off the caller's core, so it must not be put on theirs in the middle of the run.
-        bound = bind_here() if lease.is_all else None
+        bound = bind_here() if lease.is_all and self._has_lanes else None
         run: Run | None = None
         try:
             budget_bytes = self._budget_bytes if budget is None else budget.limit_bytes

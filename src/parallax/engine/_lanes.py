@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from parallax.device import available_cores
-from parallax.engine._cores import CoreBinding, current_core, has_every_core, own_this_thread
+from parallax.engine._cores import CoreBinding, current_core, every_core, own_this_thread
 from parallax.engine._mailbox import Mailbox
 
 # How long an idle lane spins before it parks. Hand-overs inside a run arrive within tens of microseconds
@@ -82,7 +82,7 @@ class LanePool:
         self._free_cores = cores  # negative while there are more callers than cores
         self._idle: list[Lane] = []
         self._made = 0
-        self._is_every_core = has_every_core(cores)
+        self._is_every_core = bool(every_core(cores))
 
     def lease(self, cores: int, *, queues: int = 0) -> Lease:
         """Grant up to ``cores`` cores: the caller's own, and a lane for each other that is free. Never waits.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.engine._arenas import Layout, Step, run_bound
-from parallax.engine._cores import bind_to, unbind
+from parallax.engine._cores import move_to_first_of, unbind
 from parallax.engine._failures import is_termination, segment_failure
 from parallax.engine._lanes import Lane, Lease
 from parallax.engine._mailbox import Mailbox
@@ -100,6 +100,7 @@ class Run:
         "_lock",
         "_loose",
         "_number",
+        "_on_all_cores",
         "_options",
         "_readers",
         "aborted",
@@ -135,6 +136,8 @@ class Run:
         self._dispatcher = Dispatcher(  # (lock)
             table, cores=lease.cores, lanes=executor.plan.lanes, absent=absent, budget_bytes=budget_bytes
         )
+        # Beside other runs, a thread goes where there is room: all callers would share the one core.
+        self._on_all_cores = executor.on_all_cores if lease.is_all else frozenset()
         self._is_quiet = run_options is None
         self.values = values
         self.failure: ParallaxError | None = None
@@ -253,7 +256,7 @@ class Run:
         readers = self._readers
         dispatcher = self._dispatcher
         loose = self._loose
-        on_all_cores = executor.on_all_cores
+        on_all_cores = self._on_all_cores
         sink = executor.trace_sink
         advisor = executor.advisor
         while start is not None:
@@ -265,7 +268,7 @@ class Run:
             begin = time.perf_counter_ns() if sink is not None else 0
             for other in wakes:
                 other.wake()
-            bound = bind_to(executor.core) if index in on_all_cores and executor.core is not None else None
+            bound = move_to_first_of(executor.cores) if index in on_all_cores else None
             try:
                 if step.binding is None or (loose and not loose.isdisjoint(step.arena_inputs)):
                     self._call_by_name(index, step)
