@@ -100,9 +100,12 @@ def bind_here() -> Bound | None:
 def move_to_first_of(cores: frozenset[int]) -> Bound | None:
     """Move the calling thread to the first of ``cores``, free to be moved on among them when that gets crowded.
 
-    Returns: what to give to `unbind`; None if it stays where it was, as one does that its owner keeps elsewhere.
+    Returns: what to give to `unbind`; None if it stays where it was: it is there, or its owner keeps it elsewhere.
     """
-    before = _bind(min(cores))
+    first = min(cores)
+    if current_core is None or current_core() == first:
+        return None
+    before = _bind(first)
     if before is not None:
         _allow(cores if before.is_ours else before.allowed)
     return before
