@@ -234,10 +234,12 @@ class Executor:
             values[slots[name]] = value
         # A queue that the caller's own lane would have to serve needs no thread of its own.
         lease = self.pool.lease(self.plan.cores, queues=sum(lane > 0 for lane in self.table.queues))
-        # Lanes keep off the caller's core, so it must not be put on theirs in the middle of the run.
-        bound = bind_here() if lease.is_all and self._has_lanes else None
         run: Run | None = None
+        bound = None
         try:
+            if lease.is_all and self._has_lanes:
+                # Lanes keep off the caller's core, so it must not be put on theirs in the middle of the run.
+                bound = bind_here()
             budget_bytes = self._budget_bytes if budget is None else budget.limit_bytes
             run = Run(self, layout, values, run_options, lease, budget_bytes)
             if budget is not None:
