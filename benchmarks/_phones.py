@@ -45,6 +45,7 @@ from parallax.schedule import (
     Task,
     plan_coexecution,
     region_tasks,
+    row_proposals,
     simulate,
 )
 
@@ -113,17 +114,7 @@ class Study:
         return frozenset(verdict.node for verdict in plan.verdicts if verdict.verdict is Verdict.FOLDED)
 
     def coexecution(self, *, flips: int, split: RowSplit | None = None) -> Coexecution:
-        proposals: dict[str, frozenset[int]] = {}
-        if split is not None:
-            mine, others = (
-                frozenset(
-                    unit
-                    for unit, nodes in enumerate(self.units.units)
-                    if any(self.graph.nodes[node].name in part for node in nodes)
-                )
-                for part in split.parts
-            )
-            proposals = {"first rows": mine, "all but the last rows": frozenset(range(len(self.units))) - others}
+        proposals = {} if split is None else row_proposals(self.graph, self.units, split)
         found = plan_coexecution(
             self.graph, self.units, self.offer, self.costs, self.machine, flips=flips, proposals=proposals
         )

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from parallax.errors import PlanError
 from parallax.schedule import (
     PLAN_FORMAT_VERSION,
+    BodyPlan,
     Candidate,
     Dispatcher,
     DispatchTable,
@@ -148,7 +149,7 @@ def test_text_that_is_not_json_is_refused(text: str | bytes) -> None:
 
 @pytest.mark.parametrize("version", [0, PLAN_FORMAT_VERSION + 1, -1, 10**30, int("9" * 4000)])
 def test_other_format_version_is_refused_before_its_fields_are_looked_at(version: int) -> None:
-    with pytest.raises(PlanError, match=r"format version .* reads 3 \(at plan.format_version\); make the plan again"):
+    with pytest.raises(PlanError, match=r"format version .* reads 4 \(at plan.format_version\); make the plan again"):
         Plan.from_json({"format_version": version, "new field": 1})
 
 
@@ -256,6 +257,20 @@ def test_judge_accepts_a_good_plan_and_checks_nodes_against_the_graph() -> None:
 def test_judge_refuses_another_format_version() -> None:
     with pytest.raises(PlanError, match="format version 9"):
         verify_plan(replace(PLAN, format_version=9))
+
+
+@pytest.mark.parametrize("permille", [0, 1000, -5])
+def test_judge_refuses_a_share_that_is_none(permille: int) -> None:
+    verify_plan(replace(PLAN, rows_permille=1))
+    verify_plan(replace(PLAN, rows_permille=999))
+    with pytest.raises(PlanError, match=f"{permille} thousandths"):
+        verify_plan(replace(PLAN, rows_permille=permille))
+
+
+def test_judge_refuses_a_body_that_is_split_by_rows() -> None:
+    body = BodyPlan(attribute="body", plan=replace(make_plan((make_segment(0),), cores=1), rows_permille=500))
+    with pytest.raises(PlanError, match="only whole models"):
+        verify_plan(make_plan((make_segment(0, bodies=(body,)),)))
 
 
 def test_node_may_be_replicated_and_the_uncut_plan_need_not_list_nodes() -> None:

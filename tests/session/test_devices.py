@@ -225,3 +225,108 @@ def test_regions_inside_bodies_reach_the_device() -> None:
         fed = decoder_feeds(rng)
         for answer, wanted in zip(session.run(None, fed), expected(proto, fed), strict=True):
             np.testing.assert_allclose(answer, wanted, rtol=1e-5, atol=1e-5)
+
+
+# -- rows shared ----------------------------------------------------------------------------------------------
+
+
+def chain(depth: int = 4, rows: int | str = 512) -> bytes:
+    """Products one after the other, with an error function between them, which the phone does not take."""
+    nodes, weights, last = [], [], "x"
+    for step in range(depth):
+        weights.append(_weights(f"w{step}", SIZE, SIZE, seed=step))
+        nodes.append(helper.make_node("MatMul", [last, f"w{step}"], [f"a{step}"], name=f"product_{step}"))
+        nodes.append(helper.make_node("Erf", [f"a{step}"], [f"b{step}"], name=f"erf_{step}"))
+        last = f"b{step}"
+    nodes[-1].output[0] = "y"
+    graph = helper.make_graph(
+        nodes,
+        "chain",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, SIZE])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, SIZE])],
+        weights,
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    made: bytes = proto.SerializeToString()
+    return made
+
+
+@pytest.fixture
+def rows_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last of what is measured is kept, whatever else the machine is doing: plans with rows shared come last."""
+    monkeypatch.setattr("parallax.session._tuning.pick_winner", lambda times, whole=(): len(times) - 1)
+    monkeypatch.setattr("parallax.session._tuning.DISTURBED_SHARE", 1e9)
+
+
+def check_shared(session: parallax.InferenceSession, model: bytes) -> None:
+    plan = session.plan
+    assert plan.rows_permille is not None
+    assert 0 < plan.rows_permille < 1000
+    assert {segment.backend for segment in plan.segments} == {PHONE, CPU_BACKEND}
+    for seed in range(3):
+        np.testing.assert_allclose(
+            session.run(None, feeds(512, seed))[0], expected(model, feeds(512, seed))[0], rtol=1e-5, atol=1e-5
+        )
+
+
+@pytest.mark.usefixtures("rows_win")
+def test_rows_are_shared_where_that_was_measured_to_be_best_and_later_sessions_know(tmp_path: Path) -> None:
+    model = chain()
+    options: dict[str, Any] = {"providers": [(PHONE, {"speed": 1})], "threads": 2, "cache_dir": tmp_path}
+    tuned = parallax.InferenceSession(model, tune=True, **options)
+    check_shared(tuned, model)
+    label = tuned.plan.provenance.candidates[-1].label
+    assert label.startswith(f"rows shared with {PHONE}, ")
+    assert tuned.memory().run_peak_bytes
+    later = parallax.InferenceSession(model, **options)
+    assert later.plan == tuned.plan
+    check_shared(later, model)
+    check_shared(pickle.loads(pickle.dumps(later)), model)
+    assert later._sess is not None, "the whole model is the caller's, not the split one"
+    np.testing.assert_array_equal(later._sess.run(["y"], feeds(512), None)[0], expected(model, feeds(512))[0])
+
+
+@pytest.mark.usefixtures("rows_win")
+def test_many_threads_share_rows(tmp_path: Path) -> None:
+    model = chain()
+    session = parallax.InferenceSession(
+        model, providers=[(PHONE, {"speed": 1})], threads=2, tune=True, cache_dir=tmp_path
+    )
+    assert session.plan.rows_permille is not None
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        answer = expected(model, feeds(512, seed))[0]
+        for _ in range(10):
+            if not np.allclose(session.run(None, feeds(512, seed))[0], answer, rtol=1e-5, atol=1e-5):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("rows", "more"),
+    [("n", {}), (512, {"shapes": {"x": (512, SIZE)}}), (512, {"memory_budget": "1GiB"})],
+    ids=["open shapes", "shapes for planning alone", "a budget"],
+)
+def test_rows_are_not_shared_where_the_model_as_it_is_must_be_known(
+    rows: int | str, more: dict[str, Any], tmp_path: Path
+) -> None:
+    model = chain(rows=rows)
+    session = parallax.InferenceSession(
+        model,
+        providers=[(PHONE, {"speed": 1})],
+        threads=2,
+        tune=True,
+        cache_dir=tmp_path,
+        calibration=feeds(512),
+        **more,
+    )
+    assert session.plan.rows_permille is None
+    assert not any("rows" in candidate.label for candidate in session.plan.provenance.candidates)
+    np.testing.assert_allclose(session.run(None, feeds(512))[0], expected(model, feeds(512))[0], rtol=1e-5, atol=1e-5)

@@ -24,6 +24,7 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
         "policy": plan.policy,
         "cores": plan.cores,
         "lanes": plan.lanes,
+        "rows_permille": plan.rows_permille,
         "segments": [
             {
                 "name": segment.name,

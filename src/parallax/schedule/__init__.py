@@ -5,7 +5,7 @@ with a virtual clock.
 """
 
 from parallax.schedule._adaptive import AdaptivePolicy
-from parallax.schedule._coexecution import Coexecution, Machine, Placement, plan_coexecution
+from parallax.schedule._coexecution import Coexecution, Machine, Placement, plan_coexecution, row_proposals
 from parallax.schedule._crossings import Crossings
 from parallax.schedule._dispatcher import Dispatcher
 from parallax.schedule._heft import HeftPolicy
@@ -69,6 +69,7 @@ __all__ = [
     "policy_names",
     "read_record",
     "region_tasks",
+    "row_proposals",
     "serialise_for_memory",
     "simulate",
     "simulate_plan",

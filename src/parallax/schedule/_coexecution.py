@@ -36,7 +36,7 @@ from parallax.schedule._region_tasks import Grain, RegionTasks, region_tasks
 from parallax.schedule._simulate import SimulatedRun, simulate
 
 if TYPE_CHECKING:
-    from parallax.model import OpGraph
+    from parallax.model import OpGraph, RowSplit
     from parallax.profile import CostModel
 
 _EAGERNESS: Final = (1.0, 1.5, 2.5)
@@ -89,6 +89,17 @@ class Coexecution:
     """Every supported fragment on the device, one thing after the other."""
     tried: tuple[tuple[str, int], ...]
     """(label, makespan) of every placement simulated, in order."""
+
+
+def row_proposals(graph: OpGraph, units: UnitGraph, split: RowSplit) -> dict[str, frozenset[int]]:
+    """Placements that a model split by rows is made for, by label: either part alone on the device, as units."""
+    first, others = (
+        frozenset(
+            unit for unit, nodes in enumerate(units.units) if any(graph.nodes[node].name in part for node in nodes)
+        )
+        for part in split.parts
+    )
+    return {"first rows": first, "all but the last rows": frozenset(range(len(units))) - others}
 
 
 def plan_coexecution(

@@ -14,7 +14,7 @@ from typing import Final
 from parallax.errors import PlanError
 from parallax.schedule._records import from_value, parse, to_value
 
-PLAN_FORMAT_VERSION: Final = 3
+PLAN_FORMAT_VERSION: Final = 4
 """Of ``Plan.to_json``: raised whenever a plan written before must not be read any more."""
 
 CPU_BACKEND: Final = "cpu"
@@ -150,6 +150,9 @@ class Plan:
     backfill: bool
     segments: tuple[Segment, ...]
     provenance: Provenance
+    rows_permille: int | None = None
+    """Nodes are those of the model split by rows (`parallax.model.split_rows`), so many thousandths of them in the
+    first part; None: of the model as it is."""
 
     @property
     def is_uncut(self) -> bool:
@@ -208,6 +211,8 @@ def verify_plan(plan: Plan, n_nodes: int | None = None) -> None:
     for name, capacity in (("cores", plan.cores), ("lanes", plan.lanes)):
         if not 1 <= capacity <= MAX_CORES:
             raise refuse(f"{capacity} {name} are not within 1 to {MAX_CORES}")
+    if plan.rows_permille is not None and not 0 < plan.rows_permille < 1000:
+        raise refuse(f"{plan.rows_permille} thousandths of the rows are not a part of them")
     producer: dict[str, int] = {}
     for position, segment in enumerate(plan.segments):
         if segment.index != position:
@@ -253,6 +258,8 @@ def _verify_bodies(segment: Segment, refuse: Callable[[str, Segment], PlanError]
             verify_plan(body.plan)
         except PlanError as error:
             raise refuse(f"body {body.attribute!r}: {error.what}, {error.where}", segment) from error
+        if body.plan.rows_permille is not None:
+            raise refuse(f"body {body.attribute!r} is split by rows, which only whole models are", segment)
         if body.plan.cores > max(1, segment.width):
             raise refuse(
                 f"body {body.attribute!r} uses {body.plan.cores} cores in a segment of width {segment.width}", segment

@@ -22,7 +22,7 @@ from parallax.device import (
     measure_speed,
 )
 from parallax.errors import BackendError
-from parallax.model import Model
+from parallax.model import Model, RowSplit
 from parallax.partition import Cause, DraftSegment, Offer, RegionPlan, RegionRule, assemble, find_regions, make_offer
 from parallax.profile import CostModel, product_flops, surviving_tensors
 from parallax.schedule import (
@@ -37,6 +37,7 @@ from parallax.schedule import (
     Schedule,
     plan_coexecution,
     region_tasks,
+    row_proposals,
     simulate,
 )
 from parallax.session._candidates import (
@@ -90,10 +91,19 @@ class DeviceStudy:
         context: of the model, in its planned shapes.
         backend: the device.
         costs: of the processor; by default the context's.
+        split: how the context's model was split by rows, if it was.
     """
 
-    def __init__(self, context: PlanningContext, backend: Backend, costs: CostModel | None = None) -> None:
+    def __init__(
+        self,
+        context: PlanningContext,
+        backend: Backend,
+        costs: CostModel | None = None,
+        *,
+        split: RowSplit | None = None,
+    ) -> None:
         self.context = context
+        self._split = split
         self.backend = backend
         self.name = backend.info.name
         self.costs = scaled_costs(context, backend) if costs is None else costs
@@ -121,8 +131,10 @@ class DeviceStudy:
         if self.offer is None:
             return None
         units = self.context.units
+        graph, split = self.context.graph, self._split
         flips = 64 if len(units) <= _MOST_SEGMENTS_FLIPPED else 0
-        return plan_coexecution(self.context.graph, units, self.offer, self.costs, self._machine, flips=flips)
+        proposals = {} if split is None else row_proposals(graph, units, split)
+        return plan_coexecution(graph, units, self.offer, self.costs, self._machine, flips=flips, proposals=proposals)
 
     @cached_property
     def best(self) -> DevicePlan | None:
@@ -133,6 +145,17 @@ class DeviceStudy:
         best = found.best
         plan = self._plan(best.plan, best.tasks, best.schedule)
         return DevicePlan(label=f"regions on {self.name}", plan=plan, simulated_ns=best.makespan_ns)
+
+    @property
+    def balanced_share(self) -> float | None:
+        """The device's share of the work with which both sides, if all of it could be shared, would end together; None
+        where the device has no prices."""
+        offer = self.offer
+        if offer is None:
+            return None
+        there = sum(ns for ns, refusal in zip(offer.device_ns, offer.declined, strict=True) if refusal is None)
+        here = sum(offer.cpu_ns)
+        return here / max(1, here + there)
 
     @property
     def in_sequence(self) -> DevicePlan | None:

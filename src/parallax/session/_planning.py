@@ -18,7 +18,7 @@ import onnxruntime
 from parallax.device import Backend, OnnxRuntimeBackend, available_cores, open_backend
 from parallax.engine import RUNTIME_EXCEPTIONS, Executor, compile_plan
 from parallax.errors import BackendError, ConfigError, ParallaxError, PlanError
-from parallax.model import Model, OpGraph
+from parallax.model import Model, OpGraph, split_rows
 from parallax.partition import (
     by_branches,
 )
@@ -169,9 +169,11 @@ def choose_plan(
     # Shapes are for planning alone: segments made from the model as it is go on accepting others.
     shaped = model if options.shapes is None else model.with_shapes(options.shapes)
     opened = open_devices(options.devices)
-    plan = fit(shaped, find_plan(shaped, options, session_options, opened, lifts=True))
+    found = find_plan(shaped, options, session_options, opened, lifts=True)
+    plan = fit(planned_model(shaped, found), found)
     if plan.is_uncut:
         return plan, None
+    model = planned_model(model, plan)
     inherited = runtime_options(session_options)
     expected = {**feed_shapes(options.calibration or {}), **(options.shapes or {})}
     planned = graph_for_backends(model, plan, expected)
@@ -197,6 +199,22 @@ def choose_plan(
         # It could when the plan was measured; what it was installed for is not worth failing over.
         logger.warning("a backend cannot do its part of the plan, so the CPU does it all: %s", error)
         return uncut_plan(model, f"a backend failed to compile its part: {error}", cores=plan.cores), None
+
+
+def planned_model(model: Model, plan: Plan) -> Model:
+    """The model whose nodes a plan speaks of: split by rows, where it says so.
+
+    Raises: PlanError if it cannot be split so.
+    """
+    if plan.rows_permille is None:
+        return model
+    split = split_rows(model, plan.rows_permille / 1000)
+    if split is None:
+        raise PlanError(
+            f"the plan is for {plan.rows_permille} thousandths of the rows, and the model has none to split",
+            fix="make the plan again",
+        )
+    return split.model
 
 
 def feed_shapes(feeds: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -528,7 +546,7 @@ def remembered_plan(model: Model, options: SessionOptions, session_options: Any,
         return None
     try:
         plan = Plan.from_json(stored)
-        verify_plan(plan, len(model.graph.nodes))
+        verify_plan(plan, len(planned_model(model, plan).graph.nodes))
     except PlanError as error:
         logger.warning("ignoring a kept plan that cannot be read: %s", error)
         return None

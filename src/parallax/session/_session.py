@@ -67,7 +67,7 @@ from parallax.session._options import (
     why_not_compiled,
     why_not_cut,
 )
-from parallax.session._planning import choose_plan, is_onnx_source, session_cores, uncut_plan
+from parallax.session._planning import choose_plan, is_onnx_source, planned_model, session_cores, uncut_plan
 from parallax.session._providers import split_providers
 from parallax.session._shrink import shrink_arena
 from parallax.session._usage import MemoryUsage
@@ -606,7 +606,8 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
                     sessions = [self._sess] if executor is None else [segment.session for segment in executor.segments]
                     self._estimator = estimate_bundle(bundle, sessions)
                 elif model is not None:
-                    self._estimator = estimate_model(model, self.plan, planned=self._parallax_options.shapes)
+                    planned = planned_model(model, self.plan)
+                    self._estimator = estimate_model(planned, self.plan, planned=self._parallax_options.shapes)
             estimator = self._estimator
         memory, budget = self._memory, self._budget
         shapes = {} if memory is None else memory.last_shapes

@@ -20,8 +20,8 @@ import onnxruntime
 from parallax.device import DEFAULT_POLICY, DISTURBED_SHARE, Backend, CoreMeter, EmulatedBackend, FaultPolicy, LoadMeter
 from parallax.engine import compile_plan, trace_durations
 from parallax.errors import BackendError, ConfigError, ParallaxError
-from parallax.model import Model
-from parallax.profile import Cache, measure_costs, random_feeds
+from parallax.model import Model, split_rows
+from parallax.profile import Cache, CostModel, measure_costs, random_feeds
 from parallax.schedule import CPU_BACKEND, Candidate, Plan
 from parallax.session._candidates import PlanningContext, Proposal
 from parallax.session._devices import DevicePlan, DeviceStudy, with_price
@@ -33,6 +33,7 @@ from parallax.session._planning import (
     make_provenance,
     plan_key,
     plan_whole_on,
+    planned_model,
     remembered_plan,
     uncut_plan,
 )
@@ -68,6 +69,11 @@ WHOLE_KEEP_RATIO = 0.98
 """The same for the whole model on another backend: nothing is handed over and it is one figure, not the best of
 several, so a small gain that two measurements show is one. (To ask for more rounds won than of cuts missed gains of 7%
 where single rounds differ by as much.)"""
+
+SHARES = (0.75, 1.0, 1.25)
+"""Shares of the rows that a device is tried with, times the one at which both sides alone would end together ..."""
+LEAST_SHARE = 0.1
+"""... within this of none and of all."""
 
 # How long ONNX Runtime's idle pool may go on spinning after a run (measured: some 40 ms of CPU at most); the
 # next peer waits it out, or it would share its cores with a pool that does nothing.
@@ -192,12 +198,29 @@ def tune(
         )
     for name, backend in (devices or {}).items():
         progress(f"compile for {name}", 0, 1)
-        for made, note in _device_plans(name, backend, context, model, cores=cores):
+        proposed = _device_plans(name, backend, context, model, cores=cores)
+        if options.budget_bytes is None and options.shapes is None:
+            # Budgets and other shapes than the planned ones are judged by the model as it is.
+            shared = _shared_rows(
+                name,
+                backend,
+                context,
+                cost=functools.partial(
+                    measure_costs,
+                    widths=widths,
+                    feeds=feeds,
+                    session_options=runtime_options(session_options).to_session_options,
+                    cache=Cache(options.cache_dir) if session_options is None else None,
+                ),
+                progress=functools.partial(progress, f"share rows with {name}"),
+            )
+            proposed += [(shared, "")] if shared is not None else []
+        for made, note in proposed:
             peer = None
             if made is not None:
                 peer, note = _try_peer(
                     made.label,
-                    model,
+                    planned_model(model, made.plan),
                     made.plan,
                     session_options,
                     feeds,
@@ -267,6 +290,49 @@ def _device_plans(
         logger.warning("%s is left out: %s", name, error)
         found.append((None, str(error)))
     return found
+
+
+def _shared_rows(
+    name: str,
+    backend: Backend,
+    context: PlanningContext,
+    *,
+    cost: Callable[[Model], CostModel],
+    progress: Callable[[int, int], None],
+) -> DevicePlan | None:
+    """The best plan in which rows of single operators are shared by device and processor; None where none is to be had.
+
+    So even what follows one another in the model runs side by side (see `parallax.model.split_rows`). A few shares
+    around the one that balances both sides are costed and simulated.
+
+    Args:
+        cost: measures a model.
+    """
+    model = context.model
+    if not all(info.is_static for info in model.graph.inputs):
+        return None
+    best: DevicePlan | None = None
+    try:
+        priced = with_price(backend, width=context.cores)
+        balanced = DeviceStudy(context, priced).balanced_share
+        if balanced is None:
+            return None
+        for number, factor in enumerate(SHARES):
+            progress(number, len(SHARES))
+            permille = round(1000 * min(max(balanced * factor, LEAST_SHARE), 1 - LEAST_SHARE))
+            split = split_rows(model, permille / 1000)
+            if split is None:
+                return None
+            own = PlanningContext(split.model, cores=context.cores, costs=cost(split.model))
+            found = DeviceStudy(own, priced, split=split).best
+            if found is not None and (best is None or found.simulated_ns < best.simulated_ns):
+                # It is a plan for the model as it is, which is split when the plan is compiled.
+                plan = replace(found.plan, structure_digest=model.structure_digest, rows_permille=permille)
+                label = f"rows shared with {name}, {permille / 10:g}% of them there"
+                best = replace(found, label=label, plan=plan)
+    except ParallaxError as error:
+        logger.warning("rows are not shared with %s: %s", name, error)
+    return best
 
 
 def _label(proposal: Proposal) -> str:
