@@ -282,6 +282,9 @@ def test_rows_are_shared_where_that_was_measured_to_be_best_and_later_sessions_k
     assert later.plan == tuned.plan
     check_shared(later, model)
     check_shared(pickle.loads(pickle.dumps(later)), model)
+    within = parallax.InferenceSession(model, memory_budget="1GiB", **options)
+    assert within.plan.rows_permille is None, "a budget is judged by the model as it is"
+    np.testing.assert_allclose(within.run(None, feeds(512))[0], expected(model, feeds(512))[0], rtol=1e-5, atol=1e-5)
     assert later._sess is not None, "the whole model is the caller's, not the split one"
     np.testing.assert_array_equal(later._sess.run(["y"], feeds(512), None)[0], expected(model, feeds(512))[0])
 

@@ -173,10 +173,10 @@ def choose_plan(
     plan = fit(planned_model(shaped, found), found)
     if plan.is_uncut:
         return plan, None
-    model = planned_model(model, plan)
+    parts = planned_model(model, plan)
     inherited = runtime_options(session_options)
     expected = {**feed_shapes(options.calibration or {}), **(options.shapes or {})}
-    planned = graph_for_backends(model, plan, expected)
+    planned = graph_for_backends(parts, plan, expected)
     if options.budget_bytes is not None:
         inherited = lean_options(inherited)
     elif session_options is None and not all(info.is_static for info in model.graph.inputs):
@@ -185,7 +185,7 @@ def choose_plan(
         inherited = replace(inherited, enable_mem_pattern=False)
     try:
         executor = compile_plan(
-            model,
+            parts,
             plan,
             inherited,
             backends=opened,
@@ -215,6 +215,16 @@ def planned_model(model: Model, plan: Plan) -> Model:
             fix="make the plan again",
         )
     return split.model
+
+
+def may_share_rows(model: Model, options: SessionOptions) -> bool:
+    """Whether plans for the model split by rows are of use: it is split in fixed shapes, and budgets and shapes for
+    planning alone are judged by the model as it is."""
+    return (
+        options.budget_bytes is None
+        and options.shapes is None
+        and all(info.is_static for info in (*model.graph.inputs, *model.graph.overridable))
+    )
 
 
 def feed_shapes(feeds: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -549,6 +559,8 @@ def remembered_plan(model: Model, options: SessionOptions, session_options: Any,
         verify_plan(plan, len(planned_model(model, plan).graph.nodes))
     except PlanError as error:
         logger.warning("ignoring a kept plan that cannot be read: %s", error)
+        return None
+    if plan.rows_permille is not None and not may_share_rows(model, options):
         return None
     return plan if plan.structure_digest == model.structure_digest else None
 

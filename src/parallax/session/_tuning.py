@@ -31,6 +31,7 @@ from parallax.session._planning import (
     feed_shapes,
     graph_for_backends,
     make_provenance,
+    may_share_rows,
     plan_key,
     plan_whole_on,
     planned_model,
@@ -199,8 +200,7 @@ def tune(
     for name, backend in (devices or {}).items():
         progress(f"compile for {name}", 0, 1)
         proposed = _device_plans(name, backend, context, model, cores=cores)
-        if options.budget_bytes is None and options.shapes is None:
-            # Budgets and other shapes than the planned ones are judged by the model as it is.
+        if may_share_rows(model, options):
             shared = _shared_rows(
                 name,
                 backend,
@@ -309,8 +309,6 @@ def _shared_rows(
         cost: measures a model.
     """
     model = context.model
-    if not all(info.is_static for info in model.graph.inputs):
-        return None
     best: DevicePlan | None = None
     try:
         priced = with_price(backend, width=context.cores)
