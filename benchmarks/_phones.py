@@ -245,13 +245,9 @@ def best_split(
     study: Study, costs_of: Callable[[RowSplit], CostModel], *, flips: int, shares: Sequence[float] = SHARES
 ) -> Split | None:
     """Try some shares of rows for the device, and search the best of them well."""
-    offer = study.offer
-    on_device = sum(ns for ns, no in zip(offer.device_ns, offer.declined, strict=True) if no is None)
-    alone = sum(offer.cpu_ns)
-    balanced = alone / (alone + on_device)
     best: Split | None = None
     for factor in shares:
-        share = round(min(max(balanced * factor, 0.1), 0.9), 3)
+        share = round(min(max(study.offer.balanced_share * factor, 0.1), 0.9), 3)
         split = split_rows(study.model, share)
         if split is None:
             return None

@@ -34,7 +34,7 @@ from _common import (
     say,
     spread,
 )
-from onnx import TensorProto, helper, numpy_helper
+from _graphs import product_chain
 
 import parallax
 from parallax import zoo
@@ -51,22 +51,6 @@ MEAN_RATIO = 0.86
 PRODUCTS = {RUNTIME: f"product, {RUNTIME}", OPENVINO: f"product, {OPENVINO}"}
 PRODUCT_SIZE = 2048
 DENSE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-
-
-def product_model(folder: Path) -> Path:
-    """x[size, size] times a constant matrix, which libraries lay out as they like when they load it."""
-    size = PRODUCT_SIZE
-    weights = np.random.default_rng(0).standard_normal((size, size), np.float32)
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "weights"], ["y"])],
-        "product",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [size, size])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [size, size])],
-        [numpy_helper.from_array(weights, "weights")],
-    )
-    path = folder / "product.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
-    return path
 
 
 def dense_flops(path: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> int:
@@ -120,8 +104,9 @@ def measure_model(name: str, *, runs: int, threads: int, folder: Path) -> dict[s
         RUNTIME: lambda: runtime.run(None, feeds),
         OPENVINO: open_openvino(path, feeds, threads=threads),
     }
-    product = product_model(folder)
-    matrix = {"x": np.full((PRODUCT_SIZE, PRODUCT_SIZE), 0.5, np.float32)}
+    product = folder / "product.onnx"
+    onnx.save(product_chain(1, size=PRODUCT_SIZE), product)
+    matrix = {"t0": np.full((PRODUCT_SIZE, PRODUCT_SIZE), 0.5, np.float32)}
     multiply = Rival(label=RUNTIME, threads=threads).open(product)
     calls[PRODUCTS[RUNTIME]] = lambda: multiply.run(None, matrix)
     calls[PRODUCTS[OPENVINO]] = open_openvino(product, matrix, threads=threads)

@@ -30,6 +30,20 @@ def _weights(name: str, *shape: int, seed: int) -> Any:
     return numpy_helper.from_array(values, name)
 
 
+def _serialised(name: str, nodes: list[Any], weights: list[Any], *, rows: int | str) -> bytes:
+    """The model from x[rows, SIZE] to y of the same shape."""
+    graph = helper.make_graph(
+        nodes,
+        name,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, SIZE])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, SIZE])],
+        weights,
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    made: bytes = proto.SerializeToString()
+    return made
+
+
 def two_branches(*, batch: int | str = 64, depth: int = 6, fallbacks: int | None = None) -> bytes:
     """A branch of matrix products, which the phone takes, beside one of error functions, which it does not."""
     nodes = []
@@ -45,16 +59,7 @@ def two_branches(*, batch: int | str = 64, depth: int = 6, fallbacks: int | None
         nodes.append(helper.make_node("Erf", [last], [f"b{step}"], name=f"erf_{step}"))
         last = f"b{step}"
     nodes.append(helper.make_node("Add", [left, last], ["y"], name="join"))
-    graph = helper.make_graph(
-        nodes,
-        "two_branches",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, SIZE])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, SIZE])],
-        weights,
-    )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    made: bytes = proto.SerializeToString()
-    return made
+    return _serialised("two_branches", nodes, weights, rows=batch)
 
 
 def feeds(batch: int = 64, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
@@ -239,16 +244,7 @@ def chain(depth: int = 4, rows: int | str = 512) -> bytes:
         nodes.append(helper.make_node("Erf", [f"a{step}"], [f"b{step}"], name=f"erf_{step}"))
         last = f"b{step}"
     nodes[-1].output[0] = "y"
-    graph = helper.make_graph(
-        nodes,
-        "chain",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, SIZE])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, SIZE])],
-        weights,
-    )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    made: bytes = proto.SerializeToString()
-    return made
+    return _serialised("chain", nodes, weights, rows=rows)
 
 
 @pytest.fixture

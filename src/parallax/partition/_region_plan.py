@@ -87,6 +87,13 @@ class Offer:
     """Of one region, whatever is in it: to submit it and to learn that it has ended."""
     transfer: TransferCost
 
+    @property
+    def balanced_share(self) -> float:
+        """The device's share of the work with which both sides, if all of it could be shared, would end together."""
+        there = sum(ns for ns, refusal in zip(self.device_ns, self.declined, strict=True) if refusal is None)
+        here = sum(self.cpu_ns)
+        return here / max(1, here + there)
+
 
 class RegionRule(enum.Enum):
     """How regions are chosen."""

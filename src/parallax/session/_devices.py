@@ -147,17 +147,6 @@ class DeviceStudy:
         return DevicePlan(label=f"regions on {self.name}", plan=plan, simulated_ns=best.makespan_ns)
 
     @property
-    def balanced_share(self) -> float | None:
-        """The device's share of the work with which both sides, if all of it could be shared, would end together; None
-        where the device has no prices."""
-        offer = self.offer
-        if offer is None:
-            return None
-        there = sum(ns for ns, refusal in zip(offer.device_ns, offer.declined, strict=True) if refusal is None)
-        here = sum(offer.cpu_ns)
-        return here / max(1, here + there)
-
-    @property
     def in_sequence(self) -> DevicePlan | None:
         """The regions that pay where nothing runs side by side; None where none does."""
         if self.offer is None:

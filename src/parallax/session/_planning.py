@@ -170,10 +170,11 @@ def choose_plan(
     shaped = model if options.shapes is None else model.with_shapes(options.shapes)
     opened = open_devices(options.devices)
     found = find_plan(shaped, options, session_options, opened, lifts=True)
-    plan = fit(planned_model(shaped, found), found)
+    split = planned_model(shaped, found)
+    plan = fit(split, found)
     if plan.is_uncut:
         return plan, None
-    parts = planned_model(model, plan)
+    parts = model if plan.rows_permille is None else split
     inherited = runtime_options(session_options)
     expected = {**feed_shapes(options.calibration or {}), **(options.shapes or {})}
     planned = graph_for_backends(parts, plan, expected)
@@ -556,11 +557,11 @@ def remembered_plan(model: Model, options: SessionOptions, session_options: Any,
         return None
     try:
         plan = Plan.from_json(stored)
+        if plan.rows_permille is not None and not may_share_rows(model, options):
+            return None
         verify_plan(plan, len(planned_model(model, plan).graph.nodes))
     except PlanError as error:
         logger.warning("ignoring a kept plan that cannot be read: %s", error)
-        return None
-    if plan.rows_permille is not None and not may_share_rows(model, options):
         return None
     return plan if plan.structure_digest == model.structure_digest else None
 

@@ -312,12 +312,12 @@ def _shared_rows(
     best: DevicePlan | None = None
     try:
         priced = with_price(backend, width=context.cores)
-        balanced = DeviceStudy(context, priced).balanced_share
-        if balanced is None:
+        offer = DeviceStudy(context, priced).offer
+        if offer is None:
             return None
         for number, factor in enumerate(SHARES):
             progress(number, len(SHARES))
-            permille = round(1000 * min(max(balanced * factor, LEAST_SHARE), 1 - LEAST_SHARE))
+            permille = round(1000 * min(max(offer.balanced_share * factor, LEAST_SHARE), 1 - LEAST_SHARE))
             split = split_rows(model, permille / 1000)
             if split is None:
                 return None
