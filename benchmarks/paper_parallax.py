@@ -69,6 +69,9 @@ OURS = ("CPU only", "greedy-kept", "in sequence", "regions", "rows")
 """What tuning chooses among: the CPU alone, all that the device takes, regions that pay one after the other, and those
 beside the CPU's part."""
 
+KEEP_RATIO = 0.98
+"""What does not take less than this of the CPU's time is not kept: a trial cannot tell it from the CPU alone."""
+
 FLIPS = 128
 """Branches that the search may move to the other side, one by one."""
 
@@ -331,6 +334,8 @@ def measured(path: Path, model: Model, costs: CostModel, phone: str, *, runs: in
     ours = {label: rivals.calls[label] for label in OURS if label in rivals.calls}
     trial = time_interleaved(ours, rounds=runs, cores=cores)
     kept = min(trial.values(), key=lambda timing: timing.median_ns).label
+    if ratio(trial[kept], trial["CPU only"]).median > KEEP_RATIO:
+        kept = "CPU only"
     timings = time_interleaved(rivals.calls, rounds=runs, cores=cores)
     return timings, kept, predicted
 

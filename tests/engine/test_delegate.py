@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
+from parallax.device import CompiledModel, CompileOptions, Place, open_backend
 from parallax.engine import CPU_DEVICE, RuntimeOptions, compile_plan
 from parallax.errors import BackendError, ConfigError
-from parallax.model import Model, load_model
-from parallax.schedule import Plan
+from parallax.model import Model, SegmentModel, load_model
+from parallax.schedule import Plan, Segment
 from parallax.session._planning import plan_whole_on
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -28,6 +34,35 @@ def doubling() -> Model:
     return load_model(model)
 
 
+def cut(model: Model, parts: Sequence[tuple[tuple[int, ...], str]]) -> Plan:
+    """A plan of segments one after the other: (nodes, backend) each."""
+    graph = model.graph
+    segments = []
+    for index, (nodes, backend) in enumerate(parts):
+        inside = {name for node in nodes for name in graph.nodes[node].outputs}
+        read = dict.fromkeys(name for node in nodes for name in graph.nodes[node].inputs if name not in inside)
+        outside = {name for node in graph.nodes if node.index not in nodes for name in node.inputs}
+        segments.append(
+            Segment(
+                index=index,
+                name=f"segment_{index}",
+                nodes=nodes,
+                inputs=tuple(read),
+                outputs=tuple(sorted(inside & (outside | set(graph.output_names)))),
+                predecessors=tuple(range(index)),
+                width=1,
+                priority=-index,
+                lane=None,
+                cost_ns=1000,
+                backend=backend,
+                reason="hand-made",
+            )
+        )
+    whole, _ = plan_whole_on("CPUExecutionProvider", model, cores=1)
+    assert whole is not None
+    return replace(whole, segments=tuple(segments))
+
+
 def test_a_plan_names_the_backend_that_runs_it() -> None:
     model = doubling()
     plan, obstacle = plan_whole_on("CPUExecutionProvider", model, cores=1)
@@ -38,6 +73,52 @@ def test_a_plan_names_the_backend_that_runs_it() -> None:
     executor = compile_plan(model, plan, RuntimeOptions())
     (result,) = executor.run({"x": C.OrtValue.ortvalue_from_numpy(X, CPU_DEVICE)}, ["y"])
     np.testing.assert_array_equal(result.numpy(), X + X)
+
+
+class Watched:
+    """An emulated device that notes where each output is to go."""
+
+    def __init__(self) -> None:
+        self._device = open_backend("emulated:jetson-agx-orin", {"speed": 1000})
+        self.info = self._device.info
+        self.targets: dict[str, object] = {}
+
+    def compile(self, segment: SegmentModel, *, width: int, options: CompileOptions) -> CompiledModel:
+        model = self._device.compile(segment, width=width, options=options)
+        run_bound = model.run_bound
+
+        def noting(feeds: Any, targets: Any, run_options: Any = None) -> Any:
+            self.targets.update(targets)
+            return run_bound(feeds, targets, run_options)
+
+        model.run_bound = noting
+        return model
+
+
+def test_what_the_processor_reads_on_the_device_is_not_copied_but_what_is_returned() -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("Erf", ["a"], ["b"]),
+        helper.make_node("Neg", ["a"], ["y"]),
+        helper.make_node("Add", ["b", "y"], ["z"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3]) for name in "yz"],
+    )
+    model = load_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
+    device = Watched()
+    plan = cut(model, [((0, 2), device.info.name), ((1, 3), "cpu")])
+    executor = compile_plan(model, plan, RuntimeOptions(), backends={device.info.name: device})  # type: ignore[dict-item]
+    for _ in range(3):
+        y, z = executor.run({"x": C.OrtValue.ortvalue_from_numpy(X - 2, CPU_DEVICE)}, ["y", "z"])
+        positive = np.maximum(X - 2, 0)
+        np.testing.assert_array_equal(y.numpy(), -positive)
+        np.testing.assert_allclose(z.numpy(), np.vectorize(math.erf)(positive) - positive, rtol=1e-6)
+        y.update_inplace(np.zeros((2, 3), np.float32))
+    assert device.targets == {"a": None, "y": Place.HOST}
 
 
 def test_a_backend_that_is_not_there_is_refused_by_name() -> None:

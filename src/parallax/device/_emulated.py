@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ class EmulatedBackend:
         self._rates = profile.rates(speed=self.speed)
         self._processor = OnnxRuntimeBackend(CPU_PROVIDER) if processor is None else processor
         self._queue = _queue_of(profile.name)
+        self.residents = _Residents()
         name = f"{PREFIX}:{profile.name}"
         self._info = BackendInfo(
             name=name,
@@ -200,14 +202,44 @@ def _queue_of(device: str) -> _Queue:
 
 
 @dataclass(frozen=True, slots=True)
+class _Seen:
+    """What an input held."""
+
+    content: Bytes
+    owner: Any
+    """Of the memory: a resident answer, which nobody writes to; None for a copy."""
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class _Memory:
     """One input that was seen, and what was answered."""
 
-    feeds: Mapping[str, tuple[tuple[int, ...], int, Bytes]]
+    feeds: Mapping[str, _Seen]
     answers: Mapping[str, Any]
     size_bytes: int
     cpu_ns: int
     """The time it took the processor."""
+
+
+class _Residents:
+    """Answers that parts of a device remember. One that is fed to another part is known by where it lies."""
+
+    def __init__(self) -> None:
+        self._memory_at: weakref.WeakValueDictionary[int, _Memory] = weakref.WeakValueDictionary()
+
+    def add(self, memory: _Memory) -> None:
+        """They are residents as long as ``memory`` lives."""
+        for answer in memory.answers.values():
+            self._memory_at[answer.data_ptr()] = memory
+
+    def has(self, value: Any) -> bool:
+        """Whether a tensor of plain bytes is one."""
+        memory = self._memory_at.get(value.data_ptr())
+        size = value.tensor_size_in_bytes()
+        return memory is not None and any(
+            answer.data_ptr() == value.data_ptr() and answer.tensor_size_in_bytes() == size
+            for answer in memory.answers.values()
+        )
 
 
 class EmulatedModel:
@@ -283,7 +315,9 @@ class EmulatedModel:
         self._check_outputs(targets)
         filled = {}
         for name, target in targets.items():
-            if target is None or target is Place.HOST:
+            if target is None:
+                filled[name] = answers[name]  # left on the device: a later part may read it, and nobody write to it
+            elif target is Place.HOST:
                 filled[name] = _copy(answers[name])
             else:
                 self._fill(name, answers[name], target)
@@ -331,24 +365,26 @@ class EmulatedModel:
                 return None
             self._memories.move_to_end(key)
         # The key holds a few elements only: all of them must be equal.
-        for name, (_, _, seen) in memory.feeds.items():
-            if not _is_equal(seen, host_bytes(feeds[name])):
+        for name, seen in memory.feeds.items():
+            if not _is_equal(seen.content, host_bytes(feeds[name])):
                 return None
         return memory
 
     def _remember(
         self, key: tuple[object, ...], feeds: Mapping[str, Any], answers: Mapping[str, Any], cpu_ns: int
     ) -> None:
+        # Callers may write to what they feed, and to what they are given, unless it was left on the device.
+        residents = self._backend.residents
         kept = {
-            name: (tuple(value.shape()), int(value.element_type()), host_bytes(value).copy())
+            name: _Seen(host_bytes(value), value) if residents.has(value) else _Seen(host_bytes(value).copy(), None)
             for name, value in feeds.items()
         }
-        # The caller may write to what it was given, so it is given copies.
-        size = sum(entry[2].nbytes for entry in kept.values())
+        size = sum(seen.content.nbytes for seen in kept.values())
         size += sum(value.tensor_size_in_bytes() for value in answers.values())
         if size > MEMORY_LIMIT_BYTES:
             return
         memory = _Memory(kept, answers, size, cpu_ns)
+        residents.add(memory)
         with self._lock:
             before = self._memories.pop(key, None)
             self._memories[key] = memory
@@ -410,6 +446,8 @@ def _is_equal(one: Bytes, other: Bytes) -> bool:
     """Whether two stretches of memory hold the same, looked at eight bytes at a time."""
     if one.size != other.size:
         return False
+    if one.ctypes.data == other.ctypes.data:
+        return True
     words = one.size // 8 * 8
     return np.array_equal(one[:words].view(np.int64), other[:words].view(np.int64)) and np.array_equal(
         one[words:], other[words:]

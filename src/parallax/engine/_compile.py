@@ -45,7 +45,7 @@ class Delegation:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Of its inputs, as planned."""
     kept: frozenset[str] = frozenset()
-    """Outputs that may stay in the backend's memory."""
+    """Outputs that may stay in the backend's memory, being written to by nobody."""
     faults: FaultPolicy = DEFAULT_POLICY
     complaints: Complaints = field(default_factory=Complaints)
     """Shared by the segments that are to warn of a backend once between them."""
@@ -119,7 +119,8 @@ def _delegations(
         return {}
     graph = model.inferred() if planned is None else planned
     works = segment_works(plan, graph, [segment.index for segment in delegated])
-    kept = kept_outputs(plan, graph)
+    on_host = {segment.backend for segment in delegated if backends[segment.backend].info.memory.is_host}
+    kept = kept_outputs(plan, graph, on_host)
     complaints = Complaints()
     return {
         segment.index: Delegation(

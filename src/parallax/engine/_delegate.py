@@ -47,18 +47,18 @@ class DelegatedSession(StandInSession):
     Args:
         model: runs it.
         described: see `StandInSession`.
-        kept: outputs that stay where the model makes them, since only segments of the same device read them.
+        kept: outputs that stay where the model makes them: whoever reads them can do so there, and nobody writes.
     """
 
     def __init__(self, model: CompiledModel, *, described: Any, kept: Collection[str] = ()) -> None:
         super().__init__(described)
         self.model = model
-        self._kept = frozenset() if model.memory.is_host else frozenset(kept)
+        self._kept = frozenset(kept)
 
     def run_with_ort_values(
         self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None
     ) -> Sequence[Any]:
-        """See `CompiledModel`; outputs that are kept come in the device's memory."""
+        """See `CompiledModel`; outputs that are kept come where the model makes them."""
         if not self._kept:
             return self.model.run_with_ort_values(feeds, outputs, run_options)
         targets = {name: None if name in self._kept else Place.HOST for name in outputs}

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from parallax.device import available_cores
 from parallax.engine._cores import CoreBinding, current_core, every_core, own_this_thread
 from parallax.engine._mailbox import Mailbox
+from parallax.engine._slices import ask_for_short_slices
 
 # How long an idle lane spins before it parks. Hand-overs inside a run arrive within tens of microseconds
 # of each other; anything longer would burn a core that a wide segment could use.
@@ -30,20 +31,28 @@ Job = tuple[Callable[[Any], Sequence[Mailbox[Any]]], Any]
 
 
 class Lane:
-    """One worker thread with a mailbox of jobs. Started lazily, daemonic, named for debuggers."""
+    """One worker thread with a mailbox of jobs. Started lazily, daemonic, named for debuggers.
 
-    __slots__ = ("_thread", "binding", "index", "mailbox")
+    Args:
+        is_queue: it waits for devices, and is to have a core at once whenever it needs one.
+    """
 
-    def __init__(self, index: int) -> None:
+    __slots__ = ("_is_queue", "_thread", "binding", "index", "mailbox")
+
+    def __init__(self, index: int, *, is_queue: bool = False) -> None:
         self.index = index
         self.mailbox: Mailbox[Job] = Mailbox()
-        self._thread = threading.Thread(target=self._loop, name=f"parallax-lane-{index}", daemon=True)
+        self._is_queue = is_queue
+        name = f"parallax-{'queue' if is_queue else 'lane'}-{index}"
+        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
         self._thread.start()
         thread = self._thread.native_id
         self.binding = None if thread is None or current_core is None else CoreBinding(thread)
 
     def _loop(self) -> None:
         own_this_thread()
+        if self._is_queue:
+            ask_for_short_slices()
         take = self.mailbox.take
         wakes: Sequence[Mailbox[Any]] = ()
         while True:
@@ -81,6 +90,7 @@ class LanePool:
         self._lock = threading.Lock()
         self._free_cores = cores  # negative while there are more callers than cores
         self._idle: list[Lane] = []
+        self._idle_queues: list[Lane] = []
         self._made = 0
         self._is_every_core = bool(every_core(cores))
 
@@ -92,26 +102,31 @@ class LanePool:
         with self._lock:
             granted = max(1, min(cores, self._free_cores))
             self._free_cores -= granted
-            lanes = [self._take_lane() for _ in range(granted - 1 + queues)]
+            lanes = tuple([self._take_lane(self._idle) for _ in range(granted - 1)])
+            servants = self._take_queues(queues)
         if granted > 1 and current_core is not None:
             # A woken thread may be put on its waker's core, and stay there until the system balances load again.
             core = current_core()
-            for lane in lanes[: granted - 1]:
+            for lane in lanes:
                 if lane.binding is not None:
                     lane.binding.avoid(core)
         is_all = 1 < granted == self.cores and self._is_every_core
-        return Lease(granted, tuple(lanes[: granted - 1]), tuple(lanes[granted - 1 :]), is_all)
+        return Lease(granted, lanes, servants, is_all)
 
     def lend(self, cores: int, *, queues: int = 0) -> Lease:
         """Lanes for ``cores`` that are leased already, the caller's own among them: none is counted once more."""
         with self._lock:
-            lanes = [self._take_lane() for _ in range(cores - 1 + queues)]
-        return Lease(0, tuple(lanes[: cores - 1]), tuple(lanes[cores - 1 :]))
+            lanes = tuple([self._take_lane(self._idle) for _ in range(cores - 1)])
+            return Lease(0, lanes, self._take_queues(queues))
 
-    def _take_lane(self) -> Lane:
-        if self._idle:
-            return self._idle.pop()
-        lane = Lane(self._made)
+    def _take_queues(self, count: int) -> tuple[Lane, ...]:
+        idle = self._idle_queues
+        return tuple([self._take_lane(idle, is_queue=True) for _ in range(count)]) if count else ()
+
+    def _take_lane(self, idle: list[Lane], *, is_queue: bool = False) -> Lane:
+        if idle:
+            return idle.pop()
+        lane = Lane(self._made, is_queue=is_queue)
         self._made += 1
         return lane
 
@@ -119,13 +134,17 @@ class LanePool:
         """Return a lease whose lanes are all idle again."""
         with self._lock:
             self._free_cores += lease.cores
-            self._idle.extend(reversed((*lease.lanes, *lease.queues)))
+            self._idle.extend(reversed(lease.lanes))
+            self._idle_queues.extend(reversed(lease.queues))
 
     def statistics(self) -> LaneStatistics:
         """A snapshot for reports and tests."""
         with self._lock:
             return LaneStatistics(
-                cores=self.cores, free_cores=self._free_cores, lanes=self._made, idle_lanes=len(self._idle)
+                cores=self.cores,
+                free_cores=self._free_cores,
+                lanes=self._made,
+                idle_lanes=len(self._idle) + len(self._idle_queues),
             )
 
 

@@ -47,10 +47,17 @@ def segment_works(plan: Plan, graph: OpGraph, indices: Sequence[int]) -> Mapping
     return found
 
 
-def kept_outputs(plan: Plan, graph: OpGraph) -> Sequence[frozenset[str]]:
-    """Per segment the outputs that only segments of the same backend read, and so may stay in its memory."""
-    outside = _read_outside(plan, graph)
-    return [frozenset(segment.outputs) - outside for segment in plan.segments]
+def kept_outputs(plan: Plan, graph: OpGraph, on_host: Set[str]) -> Sequence[frozenset[str]]:
+    """Per segment the outputs that may stay in its backend's memory: only its own segments read them, or the memory is
+    the processor's to read and they are not returned.
+
+    Args:
+        on_host: backends whose memory the processor reads.
+    """
+    outside, returned = _read_outside(plan, graph), frozenset(graph.output_names)
+    return [
+        frozenset(segment.outputs) - (returned if segment.backend in on_host else outside) for segment in plan.segments
+    ]
 
 
 def static_shapes(graph: OpGraph, names: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
