@@ -179,6 +179,21 @@ def test_whatever_rests_on_an_emulated_figure_says_so(
         assert part in shown
 
 
+def test_a_budget_of_the_devices_memory_leaves_out_what_has_no_room(tmp_path: Path) -> None:
+    path = convolutions(tmp_path / "m.onnx", gap="Relu")
+    free = offload(path)
+    assert free["memory"]["budget_bytes"] is None
+    assert free["memory"]["weight_bytes"] == 64 * 64 * 9 * 4 + 4
+    assert free["memory"]["held_bytes"] > free["memory"]["weight_bytes"]
+    report = offload(path, provider=f"{PIXEL},memory_budget=100KiB")
+    assert report["memory"]["budget_bytes"] == 100 << 10
+    assert report["memory"]["held_bytes"] <= 100 << 10
+    assert {by_node(report)[name]["verdict"] for name in ("first", "second")} == {"no room"}
+    result = invoke("inspect", path, "--provider", f"{PIXEL},memory_budget=100KiB")
+    assert "100.0 KiB allowed" in " ".join(result.stdout.split())
+    assert "no room" in result.stdout
+
+
 def test_an_emulated_devices_figures_are_the_same_each_time(tmp_path: Path) -> None:
     path = convolutions(tmp_path / "m.onnx", gap="Relu")
     assert offload(path) == offload(path)
@@ -210,6 +225,9 @@ def test_a_plugin_is_asked_and_probed(tmp_path: Path) -> None:
     ("provider", "words"),
     [
         ("tpu", "there is no backend 'tpu'; choose among"),
+        (f"{PIXEL},memory_budget", "'memory_budget' is no option of"),
+        (f"{PIXEL},memory_budget=lots", "no amount of memory"),
+        (f"{PIXEL},sped=3", "no option 'sped'"),
         ("emulated:pixel-99", "there is no device profile 'pixel-99'; choose one of: jetson"),
         ("cpu", "'cpu' is the CPU, which all others are compared with; name another backend; `parallax devices`"),
         ("CPUExecutionProvider", "is the CPU"),

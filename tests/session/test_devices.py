@@ -18,6 +18,8 @@ from parallax.device import EmulatedBackend, open_backend
 from parallax.engine import TraceRecorder
 from parallax.errors import BundleError, ConfigError
 from parallax.schedule import CPU_BACKEND
+from parallax.session import make_device
+from parallax.session._devices import held_bytes
 from tests.engine._flow_models import decoder, decoder_feeds
 
 PHONE = "emulated:pixel-6-gpu"
@@ -202,6 +204,98 @@ def test_set_providers_leaves_the_device() -> None:
 def test_an_unknown_device_is_refused_with_those_there_are() -> None:
     with pytest.raises(ConfigError, match="pixel-6-gpu"):
         parallax.InferenceSession(two_branches(), providers=["emulated:toaster"])
+
+
+@pytest.mark.parametrize("demand", [{"min_gain": 0}, {}, {"policy": "sequential"}, {"tune": True}])
+def test_a_device_holds_no_more_than_it_may(demand: dict[str, Any], tmp_path: Path) -> None:
+    model = two_branches(batch=512)  # six weights of 256 KiB, tensors of 512 KiB
+    options = {"speed": 1000, "memory_budget": "2MiB"}
+    session = parallax.InferenceSession(model, providers=[(PHONE, options)], threads=2, cache_dir=tmp_path, **demand)
+    products = on(session, PHONE).count("MatMul")
+    if demand.get("tune"):  # what was measured quickest may be the processor
+        assert products < 6
+        labels = {candidate.label for candidate in session.plan.provenance.candidates}
+        assert f"greedy on {PHONE}" in labels
+    else:
+        assert 0 < products < 6
+        assert on(session, CPU_BACKEND).count("MatMul") == 6 - products
+    fed = feeds(512)
+    for _ in range(2):
+        np.testing.assert_allclose(session.run(None, fed)[0], expected(model, fed)[0], rtol=1e-5, atol=1e-5)
+    free = parallax.InferenceSession(
+        model, providers=[(PHONE, {"speed": 1000})], threads=2, min_gain=0, cache_dir=tmp_path
+    )
+    assert on(free, PHONE).count("MatMul") == 6
+
+
+def test_the_plan_says_what_the_device_holds_and_may_hold() -> None:
+    options = {"speed": 1000, "memory_budget": 2 << 20}
+    session = parallax.InferenceSession(two_branches(batch=512), providers=[(PHONE, options)], threads=2)
+    assert "MiB there, of 2.0 MiB allowed" in session.plan.provenance.reason
+    options["memory_budget"] = "1 KiB"
+    session = parallax.InferenceSession(two_branches(batch=512), providers=[(PHONE, options)], threads=2)
+    assert session.plan.is_uncut
+    assert "no region gains anything in 1.0 KiB of its memory" in session.plan.provenance.reason
+
+
+def test_bodies_share_what_the_model_around_them_leaves_of_a_devices_memory() -> None:
+    model = decoder().SerializeToString()
+
+    def held(limit: int | None) -> int:
+        options = {"speed": 1000} if limit is None else {"speed": 1000, "memory_budget": limit}
+        device = "emulated:jetson-agx-orin"
+        session = parallax.InferenceSession(model, providers=[(device, options)], min_gain=0, threads=2)
+        rng = np.random.default_rng(0)
+        for _ in range(3):
+            fed = decoder_feeds(rng)
+            for mine, theirs in zip(session.run(None, fed), expected(model, fed), strict=True):
+                np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
+        total, stack = 0, [(session._model, session.plan)]
+        while stack:
+            part, plan = stack.pop()
+            total += held_bytes(part.inferred(), plan, device)
+            for segment in plan.segments:
+                for body in segment.bodies:
+                    (made,) = [b for b in part.bodies(segment.nodes[0]) if b.attribute == body.attribute]
+                    stack.append((made.model, body.plan))
+        return total
+
+    everything = held(None)
+    assert 0 < held(everything // 2) <= everything // 2
+    assert held(1) == 0
+
+
+@pytest.mark.parametrize(
+    ("provider", "complaint"),
+    [
+        ((PHONE, {"memory_budget": "much"}), "no amount of memory"),
+        ((PHONE, {"memory_budget": 0.5}), "share"),
+        ((CPU, {"memory_budget": "1MiB"}), "gets the whole model"),
+    ],
+)
+def test_a_budget_that_cannot_be_kept_is_refused(provider: tuple[str, dict[str, Any]], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        parallax.InferenceSession(two_branches(), providers=[provider])
+
+
+def test_a_limit_of_the_runtimes_own_arena_is_planned_for() -> None:
+    assert make_device("CUDAExecutionProvider", {"gpu_mem_limit": "1048576"}).memory_bytes == 1 << 20
+    device = make_device("CUDAExecutionProvider", {"gpu_mem_limit": 1 << 30, "memory_budget": "1MiB"})
+    assert device.memory_bytes == 1 << 20
+    assert device.options == {"gpu_mem_limit": 1 << 30}
+    assert make_device("CUDAExecutionProvider", {}).memory_bytes is None
+
+
+def test_the_whole_model_is_not_tried_on_a_device_that_may_not_hold_it(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    model = two_branches(batch=512)
+    session = parallax.InferenceSession(
+        model, providers=[("openvino", {"memory_budget": "2MiB"})], threads=2, tune=True, cache_dir=tmp_path
+    )
+    candidates = session.plan.provenance.candidates
+    assert any("of its memory, where 2.0 MiB are allowed" in candidate.note for candidate in candidates)
+    assert "uncut, openvino" not in {candidate.label for candidate in candidates}
+    np.testing.assert_allclose(session.run(None, feeds(512))[0], expected(model, feeds(512))[0], rtol=1e-4, atol=1e-4)
 
 
 def test_a_bundle_is_not_for_a_device(tmp_path: Path) -> None:

@@ -76,8 +76,11 @@ ProvidersOption = Annotated[
     typer.Option(
         "--provider",
         "-p",
-        metavar="NAME",
-        help="A device to run on beside the CPU. Repeat in order of preference. See `parallax devices`.",
+        metavar="NAME[,KEY=VALUE...]",
+        help=(
+            "A device to run on beside the CPU, with its options, such as memory_budget=64MiB. Repeat in order of "
+            "preference. See `parallax devices`."
+        ),
     ),
 ]
 ThreadsOption = Annotated[
@@ -114,8 +117,11 @@ def inspect_command(
         typer.Option(
             "--provider",
             "-p",
-            metavar="NAME",
-            help="A device: what it would take, what falls back and why, at what cost. See `parallax devices`.",
+            metavar="NAME[,KEY=VALUE...]",
+            help=(
+                "A device: what it would take, what falls back and why, at what cost; with memory_budget=64MiB, of so "
+                "much of its memory. See `parallax devices`."
+            ),
         ),
     ] = None,
     as_json: JsonOption = False,

@@ -15,9 +15,11 @@ from typing import Any
 from rich.console import Console
 
 from parallax.cli._console import ProgressCallback, make_table, print_line
+from parallax.cli._open import parse_provider
 from parallax.cli._units import milliseconds, size
 from parallax.device import (
     Backend,
+    Capability,
     DeviceKind,
     DeviceSpeed,
     EmulatedBackend,
@@ -26,6 +28,7 @@ from parallax.device import (
     open_backend,
 )
 from parallax.errors import BackendError, ConfigError
+from parallax.memory import device_need, fit_offer
 from parallax.model import Model, Node, OpGraph
 from parallax.partition import (
     Advice,
@@ -44,7 +47,7 @@ from parallax.partition import (
 )
 from parallax.profile import CostModel, estimate_costs, product_flops, surviving_tensors
 from parallax.schedule import CPU_BACKEND, plan_coexecution
-from parallax.session import DEFAULT_MIN_GAIN, LIFT_NS, host_machine
+from parallax.session import DEFAULT_MIN_GAIN, LIFT_NS, host_machine, make_device
 
 _LISTED_OPERATORS = 8
 """Rows per verdict in the table; --json has them all."""
@@ -61,6 +64,7 @@ _LABELS = {
     Verdict.DYNAMIC_SHAPE: "dynamic shape",
     Verdict.CONTROL_FLOW: "control flow",
     Verdict.UNSUPPORTED_FORM: "unsupported form",
+    Verdict.NO_ROOM: "no room",
     Verdict.ENTANGLED: "entangled",
     Verdict.GAINS_NOTHING: "too small to pay",
     Verdict.CHEAPER_ON_CPU: "cheaper on the CPU",
@@ -85,17 +89,22 @@ class Device:
     """What the tables' CPU times are to be multiplied by, to be comparable with the device's."""
     speed: DeviceSpeed | None = None
     """As it was probed."""
+    room_bytes: int | None = None
+    """What it may hold of the model; None: as much as it likes."""
 
 
-def open_device(name: str, *, cores: int, progress: ProgressCallback) -> Device:
-    """The backend of that name, with prices: its own, or by probing it, which runs small models on it.
+def open_device(text: str, *, cores: int, progress: ProgressCallback) -> Device:
+    """The backend of that name (and options, as `parse_provider` reads them), with prices: its own, or by probing it,
+    which runs small models on it.
 
     An emulated device is scaled to the processor that the tables speak of, so that the two are to each other as
     they are on the device, and nothing needs to be measured.
 
     Raises: as `parallax.device.open_backend`; ConfigError for the CPU itself; BackendError if probes fail.
     """
-    backend = open_backend(name)
+    asked = make_device(*parse_provider(text))
+    name, room_bytes = asked.name, asked.memory_bytes
+    backend = open_backend(name, asked.options)
     if backend.info.name == open_backend(CPU_BACKEND).info.name:
         raise ConfigError(
             f"{name!r} is the CPU, which all others are compared with",
@@ -103,16 +112,21 @@ def open_device(name: str, *, cores: int, progress: ProgressCallback) -> Device:
         )
     if isinstance(backend, EmulatedBackend):
         profile = backend.profile
-        backend = EmulatedBackend(profile, speed=product_flops(cores) / profile.cpu_gemm_flops)
+        if "speed" not in asked.options:
+            backend = EmulatedBackend(profile, speed=product_flops(cores) / profile.cpu_gemm_flops)
         note = (
             f"Emulated: device figures are from the profile {profile.name!r}, scaled so that CPU and accelerator are "
             "to each other as on the device. They are a model, not measurements."
         )
-        return Device(backend=backend, pricing=backend, figures="emulated", note=note, cpu_factor=1.0)
+        return Device(
+            backend=backend, pricing=backend, figures="emulated", note=note, cpu_factor=1.0, room_bytes=room_bytes
+        )
     nothing = Work(operators=())
     if backend.price(nothing) is not None and backend.transfer_ns(0) is not None:
         note = f"Device figures are those that {backend.info.name} states of itself."
-        return Device(backend=backend, pricing=backend, figures="stated", note=note, cpu_factor=1.0)
+        return Device(
+            backend=backend, pricing=backend, figures="stated", note=note, cpu_factor=1.0, room_bytes=room_bytes
+        )
     progress(f"probing {backend.info.name}", 0, 2)
     speed = measure_speed(backend, width=cores)
     progress(f"probing {backend.info.name}", 1, 2)
@@ -123,7 +137,15 @@ def open_device(name: str, *, cores: int, progress: ProgressCallback) -> Device:
         "Probed: device figures are from a few small probes run just now, and CPU times are the tables' "
         f"times {factor:.2f}, as a matrix product on this CPU shows. Tune to measure the model itself."
     )
-    return Device(backend=backend, pricing=speed, figures="probed", note=note, cpu_factor=factor, speed=speed)
+    return Device(
+        backend=backend,
+        pricing=speed,
+        figures="probed",
+        note=note,
+        cpu_factor=factor,
+        speed=speed,
+        room_bytes=room_bytes,
+    )
 
 
 def describe_offload(
@@ -141,14 +163,13 @@ def describe_offload(
     progress(f"asking {info.name}", 0, 3)
     capability = device.backend.capability(model)
     progress(f"asking {info.name}", 1, 3)
-    offer = make_offer(graph, capability, device.pricing, cpu_ns=costs.node_ns(cores))
-    if offer is None:  # `open_device` has seen to it that there are prices
-        raise ConfigError(f"{info.name} has no prices", fix="name another backend")
+    units = contract(graph, survivors=costs.survivors, cuttable=model.can_cut)
+    offer = _offer(graph, units, capability, device, costs, cores=cores)
     # Runtimes place node by node; a session cuts only where the CPU's part stays as fused as it would be.
     nodes = contract(graph, cuttable=model.can_cut)
     greedy = find_regions(graph, nodes, offer, rule=RegionRule.GREEDY)
     paper = find_regions(graph, nodes, offer, rule=RegionRule.PAPER)
-    study = _study(model, graph, device, offer, costs, cores=cores)
+    study = _study(graph, units, device, offer, costs, cores=cores)
     nothing = Traffic(fragments=0, tensors=0, bytes=0)
     placements = [
         _Placement("CPU only", study.alone.cpu_only_ns, nothing),
@@ -160,6 +181,8 @@ def describe_offload(
         placements.insert(1, _Placement("CPU only, overlapped", study.overlapped_ns, nothing))
         placements.append(_Placement("ours, beside the CPU", study.chosen_ns, study.chosen.after))
     chosen = study.chosen
+    held = device_need(graph, {node for region in chosen.regions for node in region.nodes})
+    rest = device if device.room_bytes is None else replace(device, room_bytes=device.room_bytes - held.total_bytes)
     progress(f"asking {info.name}", 2, 3)
     advice = advise(graph, study.units, offer)
     progress(f"asking {info.name}", 3, 3)
@@ -170,7 +193,7 @@ def describe_offload(
         if verdict.verdict is Verdict.TAKEN:
             per_node += _held(node, "runs on the device with the node that holds it", Verdict.TAKEN)
         elif node.bodies:
-            found, rows = _describe_bodies(model, node, device, cores=cores)
+            found, rows = _describe_bodies(model, node, rest, cores=cores)
             bodies += found
             per_node += rows
     return {
@@ -182,6 +205,12 @@ def describe_offload(
         "is_emulated": device.figures == "emulated",
         "note": device.note,
         "speed": None if device.speed is None else _describe_speed(device.speed),
+        "memory": {
+            "budget_bytes": device.room_bytes,
+            "held_bytes": held.total_bytes,
+            "weight_bytes": held.weight_bytes,
+            "tensor_bytes": held.tensor_bytes,
+        },
         "nodes": {
             "all": len(per_node),
             "supported": len(capability.taken),
@@ -214,8 +243,17 @@ class _Study:
     """The CPU alone, branches side by side; None where the device computes on the same cores."""
 
 
-def _study(model: Model, graph: OpGraph, device: Device, offer: Offer, costs: CostModel, *, cores: int) -> _Study:
-    units = contract(graph, survivors=costs.survivors, cuttable=model.can_cut)
+def _offer(
+    graph: OpGraph, units: UnitGraph, capability: Capability, device: Device, costs: CostModel, *, cores: int
+) -> Offer:
+    """What the device has room for."""
+    offer = make_offer(graph, capability, device.pricing, cpu_ns=costs.node_ns(cores))
+    if offer is None:  # `open_device` has seen to it that there are prices
+        raise ConfigError(f"{device.backend.info.name} has no prices", fix="name another backend")
+    return offer if device.room_bytes is None else fit_offer(graph, units, offer, device.room_bytes)
+
+
+def _study(graph: OpGraph, units: UnitGraph, device: Device, offer: Offer, costs: CostModel, *, cores: int) -> _Study:
     alone = find_regions(graph, units, offer, join_siblings=True)
     if device.backend.info.kind is DeviceKind.CPU:
         # What computes on the same cores has nothing to run beside.
@@ -385,10 +423,9 @@ def _describe_body(model: Model, device: Device, *, cores: int) -> tuple[dict[st
         rows = [_in_body(node, f"{name} cannot be asked about its body: {error.what}") for node in graph.nodes]
         return {"supported": 0, "gains": False, "cpu_ms": cpu_ns / 1e6, "ours_ms": cpu_ns / 1e6, "launches": 0}, rows
     costs = replace(estimate_costs(graph, cores=cores).times(device.cpu_factor), survivors=survivors)
-    offer = make_offer(graph, capability, device.pricing, cpu_ns=costs.node_ns(cores))
-    if offer is None:
-        raise ConfigError(f"{name} has no prices", fix="name another backend")
-    study = _study(model, graph, device, offer, costs, cores=cores)
+    units = contract(graph, survivors=costs.survivors, cuttable=model.can_cut)
+    offer = _offer(graph, units, capability, device, costs, cores=cores)
+    study = _study(graph, units, device, offer, costs, cores=cores)
     cpu_ns, chosen = study.alone.cpu_only_ns, study.chosen
     ours_ns = study.chosen_ns + LIFT_NS
     gains = bool(chosen.regions) and ours_ns < cpu_ns
@@ -520,6 +557,14 @@ def render_offload(report: Mapping[str, Any], console: Console) -> None:
         f"\nIt supports {nodes['supported']} of {nodes['all'] - nodes['in_bodies']} operators{inside}; it would be "
         f"given {nodes['taken']}.",
     )
+    memory = report["memory"]
+    allowed = "" if memory["budget_bytes"] is None else f" of {size(memory['budget_bytes'])} allowed"
+    if memory["held_bytes"] or allowed:
+        print_line(
+            console,
+            f"Of its memory that takes {size(memory['held_bytes'])}{allowed}: weights {size(memory['weight_bytes'])}, "
+            f"tensors of a run {size(memory['tensor_bytes'])} (estimated).",
+        )
     console.print(f"{report['reason'][0].upper()}{report['reason'][1:]}.")
     print_line(console, "")
     table = make_table("predicted", "ms", "of CPU", "launches", "transfers", "moved", "from")

@@ -65,8 +65,26 @@ class Subject:
                 trace=trace,
                 progress=progress,
                 memory_budget=memory_budget,
-                providers=list(providers) or None,
+                providers=[parse_provider(text) for text in providers] or None,
             )
+
+
+def parse_provider(text: str) -> tuple[str, dict[str, str]]:
+    """A device with its options: "NAME" or "NAME,KEY=VALUE,...".
+
+    Raises: ConfigError for an option without a value.
+    """
+    name, *given = text.split(",")
+    options = {}
+    for entry in given:
+        key, found, value = entry.partition("=")
+        if not (found and key.strip() and value.strip()):
+            raise ConfigError(
+                f"{entry!r} is no option of {name!r}",
+                fix="write --provider NAME,KEY=VALUE, for example emulated:pixel-6-gpu,memory_budget=64MiB",
+            )
+        options[key.strip()] = value.strip()
+    return name.strip(), options
 
 
 def open_shapes(subject: Subject) -> dict[str, tuple[int, ...]] | None:

@@ -13,6 +13,7 @@ from parallax.memory._budget import (
     parse_bytes,
     peak_of_schedule,
 )
+from parallax.memory._device_room import DeviceNeed, device_need, fit_offer
 from parallax.memory._handover import HandOver, hand_over
 from parallax.memory._lifetimes import Lifetimes, dispatch_order, find_lifetimes, fixed_order
 from parallax.memory._outline import CacheStatistics, MemoryOutline, MemoryPlan, PlanCache
@@ -31,6 +32,7 @@ __all__ = [
     "ArenaSlot",
     "BudgetNeed",
     "CacheStatistics",
+    "DeviceNeed",
     "Effort",
     "GroupPeak",
     "HandOver",
@@ -46,8 +48,10 @@ __all__ = [
     "SizeTable",
     "admission_budget",
     "bind_dims",
+    "device_need",
     "dispatch_order",
     "find_lifetimes",
+    "fit_offer",
     "fixed_order",
     "hand_over",
     "input_symbols",

@@ -21,6 +21,7 @@ _REMEDIES = {
     Verdict.DYNAMIC_SHAPE: "fix the shapes (shapes=)",
     Verdict.CONTROL_FLOW: "unroll the loop or choose the branch before export",
     Verdict.UNSUPPORTED_FORM: "rewrite the operator in the form the device takes",
+    Verdict.NO_ROOM: "allow the device more memory (memory_budget)",
 }
 
 

@@ -33,6 +33,7 @@ class Verdict(enum.Enum):
     DYNAMIC_SHAPE = "the device needs shapes that are known when the model is loaded"
     CONTROL_FLOW = "holds bodies, which are graphs of their own"
     UNSUPPORTED_FORM = "the device has this operator, but does not take it in this form"  # rank, attributes, operands
+    NO_ROOM = "the device's memory has no room for it"  # detail: what is allowed
     ENTANGLED = "cannot be separated from a node that the device declines"
     GAINS_NOTHING = "too small to pay: the device would take longer, launch and transfers included"
     CHEAPER_ON_CPU = "left out of a region beside it, which is faster without it"
@@ -55,6 +56,7 @@ _REFUSALS = frozenset(
         Verdict.DYNAMIC_SHAPE,
         Verdict.CONTROL_FLOW,
         Verdict.UNSUPPORTED_FORM,
+        Verdict.NO_ROOM,
     }
 )
 

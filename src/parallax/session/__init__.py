@@ -9,6 +9,7 @@ from parallax.session._lifting import LIFT_NS
 from parallax.session._memory import Budget
 from parallax.session._options import Progress
 from parallax.session._planning import DEFAULT_MIN_GAIN
+from parallax.session._providers import make_device
 from parallax.session._session import InferenceSession
 from parallax.session._usage import MemoryUsage
 
@@ -24,6 +25,7 @@ __all__ = [
     "cache_folder",
     "compile",
     "host_machine",
+    "make_device",
     "prune_cache",
     "whole_need",
 ]

@@ -22,8 +22,19 @@ from parallax.device import (
     measure_speed,
 )
 from parallax.errors import BackendError
-from parallax.model import Model, RowSplit
-from parallax.partition import Cause, DraftSegment, Offer, RegionPlan, RegionRule, assemble, find_regions, make_offer
+from parallax.memory import device_need, fit_offer
+from parallax.model import Model, OpGraph, RowSplit
+from parallax.partition import (
+    Cause,
+    DraftSegment,
+    Offer,
+    Pricing,
+    RegionPlan,
+    RegionRule,
+    assemble,
+    find_regions,
+    make_offer,
+)
 from parallax.profile import CostModel, product_flops, surviving_tensors
 from parallax.schedule import (
     AdaptivePolicy,
@@ -50,6 +61,7 @@ from parallax.session._candidates import (
     host_machine,
 )
 from parallax.session._lifting import BodyPlanner
+from parallax.session._memory import show_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +104,7 @@ class DeviceStudy:
         backend: the device.
         costs: of the processor; by default the context's.
         split: how the context's model was split by rows, if it was.
+        room_bytes: what the device may hold of the model; None: as much as it likes.
     """
 
     def __init__(
@@ -101,8 +114,10 @@ class DeviceStudy:
         costs: CostModel | None = None,
         *,
         split: RowSplit | None = None,
+        room_bytes: int | None = None,
     ) -> None:
         self.context = context
+        self.room_bytes = room_bytes
         self._split = split
         self.backend = backend
         self.name = backend.info.name
@@ -122,8 +137,16 @@ class DeviceStudy:
 
     @cached_property
     def offer(self) -> Offer | None:
-        """With prices; None where it has none."""
-        return make_offer(self.context.graph, self.capability, self.backend, cpu_ns=self.costs.node_ns(self._cores))
+        """With prices, for what it has room for; None where it has no prices."""
+        return self._offer(self.backend)
+
+    @property
+    def why_not_whole(self) -> str | None:
+        """Why its memory does not do for all that it takes, or None."""
+        if self.room_bytes is None:
+            return None
+        need = device_need(self.context.graph, self.capability.taken).total_bytes
+        return describe_lack(need, self.room_bytes) if need > self.room_bytes else None
 
     @cached_property
     def coexecution(self) -> Coexecution | None:
@@ -184,18 +207,28 @@ class DeviceStudy:
             f"{self.name} takes and one thing after the other"
         )
         if found.best.plan.is_cpu_only:
-            return f"nothing runs on {self.name}: no region gains anything ({figures})"
+            within = "" if self.room_bytes is None else f" in {show_bytes(self.room_bytes)} of its memory"
+            return f"nothing runs on {self.name}: no region gains anything{within} ({figures})"
+        regions = found.best.plan.regions
+        need = device_need(self.context.graph, {node for region in regions for node in region.nodes})
         return (
-            f"{len(found.best.plan.regions)} regions on {self.name} beside the CPU: {found.best.makespan_ns / 1e6:.3f} "
-            f"ms predicted, {figures}"
+            f"{len(regions)} regions on {self.name} beside the CPU: {found.best.makespan_ns / 1e6:.3f} ms predicted, "
+            f"{figures}; they hold {show_bytes(need.total_bytes)} there"
+            + ("" if self.room_bytes is None else f", of {show_bytes(self.room_bytes)} allowed")
         )
+
+    def _offer(self, pricing: Pricing) -> Offer | None:
+        graph, costs = self.context.graph, self.costs.node_ns(self._cores)
+        offer = make_offer(graph, self.capability, pricing, cpu_ns=costs)
+        if offer is None or self.room_bytes is None:
+            return offer
+        return fit_offer(graph, self.context.units, offer, self.room_bytes)
 
     @cached_property
     def _all_regions(self) -> RegionPlan:
         offer = self.offer
         if offer is None:  # nothing is known of its costs, and nothing is to be decided by them
-            costs = self.costs.node_ns(self._cores)
-            offer = make_offer(self.context.graph, self.capability, _Unpriced(), cpu_ns=costs)
+            offer = self._offer(_Unpriced())
             assert offer is not None
         return find_regions(self.context.graph, self.context.units, offer, rule=RegionRule.GREEDY)
 
@@ -269,17 +302,36 @@ class DeviceStudy:
         )
 
 
+def held_bytes(graph: OpGraph, plan: Plan, device: str) -> int:
+    """What a plan's segments on a device hold of its memory.
+
+    Args:
+        graph: with types, of the model that the plan is for.
+    """
+    nodes = {node for segment in plan.segments if segment.backend == device for node in segment.nodes}
+    return device_need(graph, nodes).total_bytes
+
+
+def describe_lack(need_bytes: int, room_bytes: int) -> str:
+    """What a device would have to hold, and may not."""
+    return f"needs {show_bytes(need_bytes)} of its memory, where {show_bytes(room_bytes)} are allowed"
+
+
 class DeviceBodyPlanner:
     """Plans bodies of control flow for a device: see `parallax.session._lifting.BodyPlanner`.
 
     Args:
         backend: the device.
+        room_bytes: what all bodies together may hold there; None: as much as they like.
         forced: whether all that it takes is to run there.
         otherwise: plans what gains nothing there.
     """
 
-    def __init__(self, backend: Backend, *, forced: bool, otherwise: BodyPlanner) -> None:
+    def __init__(
+        self, backend: Backend, *, forced: bool, otherwise: BodyPlanner, room_bytes: int | None = None
+    ) -> None:
         self._backend = backend
+        self._room_bytes = room_bytes
         self._forced = forced
         self._otherwise = otherwise
 
@@ -289,13 +341,17 @@ class DeviceBodyPlanner:
             return self._otherwise(body, cores=cores)
         try:
             survivors = surviving_tensors(body)
-            study = DeviceStudy(PlanningContext(body, cores=cores, survivors=survivors), self._backend)
+            context = PlanningContext(body, cores=cores, survivors=survivors)
+            study = DeviceStudy(context, self._backend, room_bytes=self._room_bytes)
             found = study.forced if self._forced else study.best
         except BackendError as error:
             logger.info("a body stays off %s: %s", self._backend.info.name, error)
             return self._otherwise(body, cores=cores)
         if found is None:
             return self._otherwise(body, cores=cores)
+        if self._room_bytes is not None:
+            held = held_bytes(context.graph, found.plan, self._backend.info.name)
+            self._room_bytes = max(1, self._room_bytes - held)
         provenance = Provenance(
             source="forced" if self._forced else "tables",
             uncut_ns=study.cpu_ns,

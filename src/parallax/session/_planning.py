@@ -34,7 +34,7 @@ from parallax.schedule import (
 )
 from parallax.session._backends import backend_versions
 from parallax.session._candidates import PlanningContext, Proposal
-from parallax.session._devices import DeviceBodyPlanner, DeviceStudy
+from parallax.session._devices import DeviceBodyPlanner, DeviceStudy, held_bytes
 from parallax.session._feeds import is_feedable
 from parallax.session._lifting import lift_bodies
 from parallax.session._options import SessionOptions, lean_options, runtime_options
@@ -306,7 +306,12 @@ def plan_with_devices(
         return plan
     name = chosen or next(iter(devices))
     forced = options.min_gain == 0
-    planner = DeviceBodyPlanner(devices[name], forced=forced, otherwise=_forced_body_plan if forced else _uncut_body)
+    room = device_rooms(options).get(name)
+    if room is not None:
+        room = max(1, room - held_bytes(model.inferred(), plan, devices[name].info.name))
+    planner = DeviceBodyPlanner(
+        devices[name], forced=forced, otherwise=_forced_body_plan if forced else _uncut_body, room_bytes=room
+    )
     least = DEFAULT_MIN_GAIN if options.min_gain is None else options.min_gain
     return lift_bodies(model, plan, plan_body=planner, min_gain=least)
 
@@ -321,8 +326,9 @@ def _placed(
         return uncut_plan(model, f"the runtime refuses the model: {error}", cores=cores), None
     context = PlanningContext(model, cores=cores, survivors=survivors)
     reasons = []
+    rooms = device_rooms(options)
     for name, backend in devices.items():
-        study = DeviceStudy(context, backend)
+        study = DeviceStudy(context, backend, room_bytes=rooms.get(name))
         if options.min_gain == 0:
             forced = study.forced
             if forced is not None:
@@ -331,7 +337,9 @@ def _placed(
             reasons.append(f"{name} takes nothing of this model")
             continue
         if study.offer is None:
-            whole, why = plan_whole_on(name, model, cores=cores, backend=backend)
+            whole, why = None, study.why_not_whole or ""
+            if not why:
+                whole, why = plan_whole_on(name, model, cores=cores, backend=backend)
             if whole is not None:
                 return whole, name
             reasons.append(f"{name} {why}; tune=True measures what parts of it are worth")
@@ -351,6 +359,11 @@ def _placed(
     if options.min_gain == 0:
         return forced_plan(model, cores=cores), None
     return uncut_plan(model, "; ".join(reasons), cores=cores), None
+
+
+def device_rooms(options: SessionOptions) -> dict[str, int]:
+    """What devices may hold of the model, in bytes, by the names they were asked for; only those with a limit."""
+    return {device.name: device.memory_bytes for device in options.devices if device.memory_bytes is not None}
 
 
 def _forced_body_plan(body: Model, *, cores: int) -> Plan:

@@ -12,9 +12,17 @@ from typing import Any, Final
 
 from parallax.device import Backend, is_backend_name, open_backend
 from parallax.errors import ConfigError
+from parallax.memory import parse_bytes
 from parallax.schedule import CPU_BACKEND
 
 CPU_PROVIDER: Final = "CPUExecutionProvider"
+
+MEMORY_OPTION: Final = "memory_budget"
+"""An option of ours that every device has: what it may hold of the model, as `parallax.memory.parse_bytes` reads it."""
+
+_ARENA_OPTION: Final = "gpu_mem_limit"
+"""How CUDA's, TensorRT's, ROCm's and MIGraphX's providers name the bytes that their arena is limited to, beyond which
+runs fail."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,11 +31,14 @@ class Device:
 
     name: str
     options: Mapping[str, Any]
+    memory_bytes: int | None = None
+    """What it may hold; None: as much as it likes."""
 
     @property
     def key(self) -> str:
         """Names it in caches."""
-        return f"{self.name} {sorted((key, str(value)) for key, value in self.options.items())}"
+        options = sorted((key, str(value)) for key, value in self.options.items())
+        return f"{self.name} {options}" + ("" if self.memory_bytes is None else f" {self.memory_bytes} bytes")
 
 
 def split_providers(
@@ -53,6 +64,11 @@ def split_providers(
         if not ours and tunes and isinstance(name, str) and name.endswith("ExecutionProvider"):
             ours = name not in (CPU_PROVIDER, "AzureExecutionProvider")
         if not ours:
+            if isinstance(options, Mapping) and MEMORY_OPTION in options:
+                raise ConfigError(
+                    f"{MEMORY_OPTION} of {name!r}, which gets the whole model",
+                    fix="add tune=True, or give ONNX Runtime's own option" if tunes is False else "leave it out",
+                )
             left.append(CPU_PROVIDER if name == CPU_BACKEND else entry)
             left_options.append(options)
         elif not isinstance(options, Mapping):
@@ -60,12 +76,23 @@ def split_providers(
                 f"{entry!r} is no provider", fix="give a name, or a tuple of a name and a dict of options"
             )
         else:
-            devices.append(Device(name=name, options=dict(options)))
+            devices.append(make_device(name, options))
     if not devices:
         return (), list(providers), _listed(provider_options)
     if not left:
         left, left_options = [CPU_PROVIDER], [{}]
     return tuple(devices), left, left_options if provider_options else None
+
+
+def make_device(name: str, options: Mapping[str, Any]) -> Device:
+    """A device with its options, of which what it may hold is ours. Raises: ConfigError if that is no size."""
+    own = {key: value for key, value in options.items() if key != MEMORY_OPTION}
+    limit: int | None = None
+    if MEMORY_OPTION in options:
+        limit = parse_bytes(options[MEMORY_OPTION], where=f"{MEMORY_OPTION} of {name}")
+    elif str(own.get(_ARENA_OPTION, "")).isdecimal():
+        limit = int(own[_ARENA_OPTION])
+    return Device(name=name, options=own, memory_bytes=limit or None)
 
 
 def _listed(provider_options: Sequence[Mapping[Any, Any]] | None) -> list[Mapping[Any, Any]] | None:

@@ -28,6 +28,7 @@ from parallax.session._devices import DevicePlan, DeviceStudy, with_price
 from parallax.session._feeds import FeedBinder, FeedSpec
 from parallax.session._options import Progress, SessionOptions, runtime_options
 from parallax.session._planning import (
+    device_rooms,
     feed_shapes,
     graph_for_backends,
     make_provenance,
@@ -199,12 +200,14 @@ def tune(
         )
     for name, backend in (devices or {}).items():
         progress(f"compile for {name}", 0, 1)
-        proposed = _device_plans(name, backend, context, model, cores=cores)
+        room = device_rooms(options).get(name)
+        proposed = _device_plans(name, backend, context, model, cores=cores, room_bytes=room)
         if may_share_rows(model, options):
             shared = _shared_rows(
                 name,
                 backend,
                 context,
+                room_bytes=room,
                 cost=functools.partial(
                     measure_costs,
                     widths=widths,
@@ -266,17 +269,19 @@ def tune(
 
 
 def _device_plans(
-    name: str, backend: Backend, context: PlanningContext, model: Model, *, cores: int
+    name: str, backend: Backend, context: PlanningContext, model: Model, *, cores: int, room_bytes: int | None
 ) -> list[tuple[DevicePlan | None, str]]:
     """What to measure of one device: its own greedy placement, and regions by cost; or None, and why there is none."""
     found: list[tuple[DevicePlan | None, str]] = []
     try:
-        study = DeviceStudy(context, with_price(backend, width=cores))
+        study = DeviceStudy(context, with_price(backend, width=cores), room_bytes=room_bytes)
         if isinstance(backend, EmulatedBackend):
             # It computes with the processor's kernels, so that what it does not take cannot be left to itself.
             greedy = study.greedy
         else:
-            plan, why = plan_whole_on(name, model, cores=cores, backend=backend)
+            plan, why = None, study.why_not_whole or ""
+            if not why:
+                plan, why = plan_whole_on(name, model, cores=cores, backend=backend)
             greedy = None if plan is None else DevicePlan(label=f"uncut, {name}", plan=plan, simulated_ns=0)
             if greedy is None:
                 found.append((None, why))
@@ -297,6 +302,7 @@ def _shared_rows(
     backend: Backend,
     context: PlanningContext,
     *,
+    room_bytes: int | None,
     cost: Callable[[Model], CostModel],
     progress: Callable[[int, int], None],
 ) -> DevicePlan | None:
@@ -322,7 +328,7 @@ def _shared_rows(
             if split is None:
                 return None
             own = PlanningContext(split.model, cores=context.cores, costs=cost(split.model))
-            found = DeviceStudy(own, priced, split=split).best
+            found = DeviceStudy(own, priced, split=split, room_bytes=room_bytes).best
             if found is not None and (best is None or found.simulated_ns < best.simulated_ns):
                 # It is a plan for the model as it is, which is split when the plan is compiled.
                 plan = replace(found.plan, structure_digest=model.structure_digest, rows_permille=permille)

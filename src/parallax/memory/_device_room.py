@@ -1,0 +1,143 @@
+"""What a device must hold for its part of a model, and which part of a model to offer it where it has not room for all.
+
+A device holds the weights of all its regions for as long as the session is open, and beside them the tensors of a run
+that are alive there. As with layers of a language model that are "offloaded" as far as memory goes, what does not fit
+stays on the processor; which part that is, is decided by what the placement would cost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from parallax.memory._budget import DEFAULT_MARGIN
+from parallax.partition import Decline, Offer, UnitGraph, Verdict, find_constants, find_regions, tensor_bytes
+
+if TYPE_CHECKING:
+    from parallax.model import OpGraph
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceNeed:
+    """What a part of a model takes on a device, in bytes. Estimated: what its runtime needs for itself is not in it."""
+
+    weight_bytes: int
+    """Held as long as the session is open; each weight once."""
+    tensor_bytes: int
+    """The most that is alive at once in a run, with nodes run in the order of the graph. Tensors whose sizes are not
+    known count nothing."""
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weight_bytes + self.tensor_bytes
+
+
+def device_need(graph: OpGraph, nodes: Collection[int]) -> DeviceNeed:
+    """What a device must hold to run these nodes. O(V + E).
+
+    Args:
+        graph: with types, as `Model.inferred` gives it.
+        nodes: indices; constants among them are folded when the model is loaded.
+    """
+    constants = find_constants(graph)
+    overridable = {info.name for info in graph.overridable}
+    inside = set(nodes) - constants
+    weights: set[str] = set()
+    nested = 0
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for index in sorted(inside):
+        node = graph.nodes[index]
+        nested += sum(tensor_bytes(body, name) for _, body in node.bodies for name in body.initializers)
+        for name in (*node.inputs, *node.captures):
+            if graph.producers.get(name, -1) in constants or (name in graph.initializers and name not in overridable):
+                weights.add(name)
+            elif name:
+                first.setdefault(name, index)
+                last[name] = index
+        for name in node.outputs:
+            if name:
+                first[name] = last[name] = index
+    change: dict[int, int] = {}
+    for name, begin in first.items():
+        size = tensor_bytes(graph, name)
+        change[begin] = change.get(begin, 0) + size
+        change[last[name] + 1] = change.get(last[name] + 1, 0) - size
+    alive = most = 0
+    for index in sorted(change):
+        alive += change[index]
+        most = max(most, alive)
+    return DeviceNeed(weight_bytes=nested + sum(tensor_bytes(graph, name) for name in weights), tensor_bytes=most)
+
+
+def fit_offer(
+    graph: OpGraph, units: UnitGraph, offer: Offer, limit_bytes: int, *, margin: float = DEFAULT_MARGIN
+) -> Offer:
+    """The offer for what fits into a device's memory: the rest is declined with `Verdict.NO_ROOM`.
+
+    Whatever is then placed on the device needs no more than ``limit_bytes`` less the margin, as `device_need` estimates
+    it. Several choices are tried (what gains most per byte first, from the front of the model, from its end, each with
+    what has no weights before or in its turn), and the one whose regions cost least is taken. O(V log V) for each.
+
+    Args:
+        units: the pieces that are offered or declined as wholes.
+        limit_bytes: what the device may hold.
+        margin: share of it left free, for what estimates do not see.
+    """
+    constants = find_constants(graph)
+    usable = math.floor(limit_bytes * (1 - margin))
+    offered = [
+        unit
+        for unit, nodes in enumerate(units.units)
+        if all(offer.declined[node] is None for node in nodes if node not in constants)
+        and any(node not in constants for node in nodes)
+    ]
+
+    def fits(chosen: Sequence[int]) -> bool:
+        return device_need(graph, units.nodes_of(chosen)).total_bytes <= usable
+
+    if fits(offered):
+        return offer
+    best: Offer | None = None
+    best_ns = 0
+    for order in _orders(graph, units, offer, offered):
+        low, high = 0, len(order)  # so many fit, so many do not: more never need less
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(order[:middle]) else (low, middle)
+        limited = _without(units, offer, order[low:], constants, limit_bytes)
+        cost_ns = find_regions(graph, units, limited, join_siblings=True).chosen_ns
+        if best is None or cost_ns < best_ns:
+            best, best_ns = limited, cost_ns
+    assert best is not None  # there are units, or all would have fitted
+    return best
+
+
+def _orders(graph: OpGraph, units: UnitGraph, offer: Offer, offered: Sequence[int]) -> Iterator[list[int]]:
+    """Orders in which to fill the device, the units that are to be there first at the front."""
+    weights = {unit: device_need(graph, units.units[unit]).weight_bytes for unit in offered}
+    gains = {unit: sum(offer.cpu_ns[node] - offer.device_ns[node] for node in units.units[unit]) for unit in offered}
+
+    def worth(unit: int) -> int:
+        # In powers of two, so that among what is worth as much neighbours come together.
+        return math.frexp(max(0, gains[unit]) / max(1, weights[unit]))[1]
+
+    by_worth = sorted(offered, key=lambda unit: (-worth(unit), unit))
+    for order in (by_worth, list(offered), list(reversed(offered))):
+        # What has no weights joins what has, and costs only while it is alive.
+        yield sorted(order, key=lambda unit: weights[unit] > 0)
+        yield order
+
+
+def _without(
+    units: UnitGraph, offer: Offer, left_out: Sequence[int], constants: frozenset[int], limit_bytes: int
+) -> Offer:
+    declined = list(offer.declined)
+    answer = Decline(verdict=Verdict.NO_ROOM, detail=f"{limit_bytes} bytes are allowed")
+    for unit in left_out:
+        for node in units.units[unit]:
+            if node not in constants:
+                declined[node] = answer
+    return replace(offer, declined=tuple(declined))
