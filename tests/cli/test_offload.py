@@ -190,7 +190,7 @@ def test_a_budget_of_the_devices_memory_leaves_out_what_has_no_room(tmp_path: Pa
     assert report["memory"]["held_bytes"] <= 100 << 10
     assert {by_node(report)[name]["verdict"] for name in ("first", "second")} == {"no room"}
     result = invoke("inspect", path, "--provider", f"{PIXEL},memory_budget=100KiB")
-    assert "100.0 KiB allowed" in " ".join(result.stdout.split())
+    assert "of 100 KiB allowed" in " ".join(result.stdout.split())
     assert "no room" in result.stdout
 
 

@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_declined_and_says_what_is_allowed() -> None:
     limited = fit_offer(graph, contract(graph, tiny_elements=0), offer, limit)
     left = [node for node, answer in enumerate(limited.declined) if answer is not None]
     assert {answer.verdict for answer in limited.declined if answer is not None} == {Verdict.NO_ROOM}
-    assert all(str(limit) in answer.detail for answer in limited.declined if answer is not None)
+    assert all(f"{limit} B are allowed" == answer.detail for answer in limited.declined if answer is not None)
     kept = [node for node in range(8) if node not in left]
     # Two of four equal products, next to each other, so that one region does.
     assert sum(node % 2 == 0 for node in kept) == 2

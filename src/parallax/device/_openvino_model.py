@@ -12,7 +12,7 @@ from parallax.device._arguments import stated_argument
 from parallax.device._backend import HOST_MEMORY, MemoryDomain, Place, TensorArgument, UnfitFeedsError
 from parallax.device._foreign import TERMINATED
 from parallax.device._openvino_convert import Weights, exact
-from parallax.device._openvino_program import InputPort, OutputPort, Program
+from parallax.device._openvino_program import InputPort, OutputPort, Program, Request
 from parallax.device._openvino_rules import EXACT_INTEGER
 from parallax.device._openvino_shapes import ShapedPrograms, Signature
 from parallax.device._ort_values import Bytes, empty_host_value, host_bytes, is_on_host
@@ -112,10 +112,11 @@ class OpenVinoModel:
         signature = self._signature(feeds) if self._is_open else ()
         program = self._programs.pick(signature) if self._is_open else self._programs.any()
         begin = time.perf_counter_ns()
-        request = program.borrow_request()
+        borrowed = program.borrow_request()
+        request = borrowed.request
         try:
             for port in program.inputs:
-                request.set_input_tensor(port.position, self._fed(port, feeds[port.name]))
+                self._feed(borrowed, port, feeds[port.name])
             made = {}
             for output in program.outputs.values():
                 if output.shape is not None:
@@ -138,8 +139,8 @@ class OpenVinoModel:
             raise
         except Exception as error:
             raise self._failure(error, feeds) from error
-        program.give_back(request)
-        if self._is_open:
+        program.give_back(borrowed)
+        if self._is_open and self._programs.is_open(program):
             self._programs.note(signature, time.perf_counter_ns() - begin)
         _heed(run_options)
         return {name: made[name] for name in targets}
@@ -150,7 +151,8 @@ class OpenVinoModel:
             [tuple(value.shape()) if value.is_tensor() else () for value in (feeds[name] for name in self._declared)]
         )
 
-    def _fed(self, port: InputPort, value: Any) -> Any:
+    def _feed(self, borrowed: Request, port: InputPort, value: Any) -> None:
+        """Bind an input to what is fed, unless it is already: the same memory may be fed with other content."""
         if not value.is_tensor() or value.element_type() != port.onnx_type:
             raise InputError(
                 f"input {port.name!r} is of type {value.data_type()}",
@@ -159,15 +161,17 @@ class OpenVinoModel:
             )
         if not is_on_host(value):
             raise InputError(f"input {port.name!r} is not in the processor's memory", where=self._where)
-        data = host_bytes(value)
-        view = _INTEGER_VIEWS.get(port.onnx_type)
-        if view is not None and self._checks_integers and not exact(data.view(view)):
+        view = _INTEGER_VIEWS.get(port.onnx_type) if self._checks_integers else None
+        if view is not None and not exact(host_bytes(value).view(view)):
             raise UnfitFeedsError(
                 f"input {port.name!r} holds integers beyond {EXACT_INTEGER}, which OpenVINO does not keep exact",
                 where=self._where,
                 fix="run this part on the CPU",
             )
-        return self._wrap(data, value.shape(), port.element)
+        binding = (value.data_ptr(), value.shape())
+        if borrowed.bound.get(port.position) != binding:
+            borrowed.request.set_input_tensor(port.position, self._wrap(host_bytes(value), binding[1], port.element))
+            borrowed.bound[port.position] = binding
 
     def _wrap(self, data: Bytes, shape: Sequence[int], element: Any) -> Any:
         key = tuple(shape)

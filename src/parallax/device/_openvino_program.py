@@ -35,6 +35,17 @@ class OutputPort:
     """The input it is, unchanged."""
 
 
+class Request:
+    """An ``openvino.InferRequest``, and what its inputs are bound to."""
+
+    __slots__ = ("bound", "request")
+
+    def __init__(self, request: Any) -> None:
+        self.request = request
+        self.bound: dict[int, tuple[int, Sequence[int]]] = {}
+        """Position -> address and shape."""
+
+
 class Program:
     """A compiled part, for shapes that are open or fixed.
 
@@ -50,18 +61,18 @@ class Program:
     ) -> None:
         self._compiled = compiled
         self._declared = {info.name: info for info in interface.inputs}
-        self._idle: deque[Any] = deque()
+        self._idle: deque[Request] = deque()
         self.inputs = self._read_inputs(element_types(openvino))
         self.outputs = self._read_outputs(element_types(openvino), [info.name for info in interface.outputs], passed_on)
 
-    def borrow_request(self) -> Any:
-        """An ``openvino.InferRequest`` that no other run has."""
+    def borrow_request(self) -> Request:
+        """One that no other run has."""
         try:
             return self._idle.pop()
         except IndexError:
-            return self._compiled.create_infer_request()
+            return Request(self._compiled.create_infer_request())
 
-    def give_back(self, request: Any) -> None:
+    def give_back(self, request: Request) -> None:
         """Let a later run have it. Not after a failure."""
         self._idle.append(request)
 

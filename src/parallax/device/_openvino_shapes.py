@@ -93,8 +93,12 @@ class ShapedPrograms(Generic[_Program]):
                     self._open = self._timed(None)
         return self._open
 
+    def is_open(self, program: _Program) -> bool:
+        """Whether a program that `pick` gave is the one for open shapes, whose runs are to be noted."""
+        return program is self._open
+
     def note(self, signature: Signature, took_ns: int) -> None:
-        """A run on the program that `pick` gave has taken so long; that may earn its signature one of its own."""
+        """A run on the program for open shapes has taken so long; that may earn its signature one of its own."""
         if signature in self.fixed or signature in self._refused:
             return
         if len(self._spent_ns) >= _SIGNATURES_COUNTED:

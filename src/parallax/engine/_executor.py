@@ -22,6 +22,7 @@ from parallax.engine._arenas import ArenaPool, ArenaUsage, Context, Layout, Wiri
 from parallax.engine._boundary import BoundaryPlanner
 from parallax.engine._cores import bind_here, every_core, unbind
 from parallax.engine._delegate import DelegatedSession
+from parallax.engine._failures import segment_failure
 from parallax.engine._lanes import Lanes
 from parallax.engine._moves import Move
 from parallax.engine._run import Run, RunBudget
@@ -71,6 +72,12 @@ class Executor:
         self.trace_sink: TraceSink | None = None
         self.advisor = advisor
         self.table = DispatchTable.from_plan(plan)
+        self._runs_alone = (
+            len(self.segments) == 1
+            and plan.lanes == 1
+            and advisor is None
+            and isinstance(self.segments[0].session, DelegatedSession)
+        )
         self._has_lanes = plan.lanes - len(self.table.queues) > 1
         slots: dict[str, int] = {}
         for name in inputs:
@@ -174,6 +181,8 @@ class Executor:
             RunCancelled: ``run_options.terminate`` was set.
             KeyboardInterrupt: after everything in flight was told to stop and has ended.
         """
+        if self._runs_alone and self.trace_sink is None:
+            return self._run_alone(feeds, outputs, run_options)
         arenas = self._arenas
         if arenas is not None:
             taken = arenas.take(feeds)
@@ -192,6 +201,18 @@ class Executor:
                     self._conclude(arenas, context, layout, run)
                     return self._results(run, outputs)
         return self._results(self._run(self._plain, feeds, run_options, budget), outputs)
+
+    def _run_alone(self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any) -> list[Any]:
+        """A whole model on another backend: there is nothing to dispatch, and cold code costs more than it looks."""
+        (segment,) = self.segments
+        inputs = {name: feeds[name] for name in segment.inputs if name in feeds}
+        names = [name for name in dict.fromkeys(outputs) if name in segment.outputs]
+        try:
+            made = segment.session.run_with_ort_values(inputs, names, run_options)
+        except Exception as error:
+            raise segment_failure(error, segment=segment.name, nodes=segment.node_names) from error
+        values = {**feeds, **dict(zip(names, made, strict=True))}
+        return [values[name] for name in outputs]
 
     def memory(self) -> ArenaUsage:
         """What the arenas of this executor's runs take; all 0 for a plan without any."""

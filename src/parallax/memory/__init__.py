@@ -12,6 +12,7 @@ from parallax.memory._budget import (
     least_budget,
     parse_bytes,
     peak_of_schedule,
+    show_bytes,
 )
 from parallax.memory._device_room import DeviceNeed, device_need, fit_offer
 from parallax.memory._handover import HandOver, hand_over
@@ -64,6 +65,7 @@ __all__ = [
     "plan_arena",
     "report_memory",
     "sequential_orders",
+    "show_bytes",
     "size_expression",
     "verify_arena_plan",
 ]

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from parallax.memory._budget import DEFAULT_MARGIN
+from parallax.memory._budget import DEFAULT_MARGIN, show_bytes
 from parallax.partition import Decline, Offer, UnitGraph, Verdict, find_constants, find_regions, tensor_bytes
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _without(
     units: UnitGraph, offer: Offer, left_out: Sequence[int], constants: frozenset[int], limit_bytes: int
 ) -> Offer:
     declined = list(offer.declined)
-    answer = Decline(verdict=Verdict.NO_ROOM, detail=f"{limit_bytes} bytes are allowed")
+    answer = Decline(verdict=Verdict.NO_ROOM, detail=f"{show_bytes(limit_bytes)} are allowed")
     for unit in left_out:
         for node in units.units[unit]:
             if node not in constants:

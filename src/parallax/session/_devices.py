@@ -22,7 +22,7 @@ from parallax.device import (
     measure_speed,
 )
 from parallax.errors import BackendError
-from parallax.memory import device_need, fit_offer
+from parallax.memory import device_need, fit_offer, show_bytes
 from parallax.model import Model, OpGraph, RowSplit
 from parallax.partition import (
     Cause,
@@ -61,7 +61,6 @@ from parallax.session._candidates import (
     host_machine,
 )
 from parallax.session._lifting import BodyPlanner
-from parallax.session._memory import show_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from parallax.device import PressureMonitor, PressureReading
 from parallax.errors import BudgetError, RunCancelled
-from parallax.memory import DEFAULT_MARGIN, admission_budget, least_budget
+from parallax.memory import DEFAULT_MARGIN, admission_budget, least_budget, show_bytes
 from parallax.session._estimate import RUNTIME_BYTES, SEGMENT_BYTES, UNKNOWN_NEED, Estimator, RunNeed, Shapes
 from parallax.session._gate import Grant, MemoryGate
 from parallax.session._housekeeper import Housekeeper, housekeeper
@@ -318,11 +318,3 @@ def shapes_of(feeds: Any) -> dict[str, Sequence[int]]:
 def describe_shapes(shapes: Shapes) -> str:
     """For messages: ``x [1, 3, 224, 224]``."""
     return ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-
-
-def show_bytes(count: int) -> str:
-    """For messages: ``12 B``, ``1.5 KiB``, ``64.0 MiB``."""
-    for factor, suffix in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if count >= factor:
-            return f"{count / factor:.1f} {suffix}"
-    return f"{count} B"

@@ -75,7 +75,7 @@ from parallax.session._usage import MemoryUsage
 logger = logging.getLogger(__name__)
 
 # A run longer than this is worth the hand-over that lets Ctrl-C stop it (see engine._interrupt).
-_INTERRUPTIBLE_NS = 20_000_000
+_INTERRUPTIBLE_NS = 100_000_000
 
 # Nothing is known of a first run but the weights it reads. Below this size it rarely takes a second, and another
 # thread would cost it some ten milliseconds: a core is shared until the system notices that the next one idles.
