@@ -312,6 +312,29 @@ def test_half_precision_goes_in_and_out(backend: Backend, onnx_type: int) -> Non
 
 
 @needs_openvino
+@pytest.mark.parametrize("dim", [4, "n"])
+def test_the_same_memory_is_read_anew_each_time(backend: Backend, dim: int | str) -> None:
+    nodes = [node("Cast", ["i"], ["f"], to=F32), node("Add", ["x", "f"], ["y"])]
+    proto = model_of(nodes, {"x": (F32, [dim]), "i": (I64, [dim])}, {"y": (F32, [dim])})
+    model = compiled(backend, proto)
+    x, i = np.zeros(4, np.float32), np.zeros(4, np.int64)
+    feeds = {"x": value(x), "i": value(i)}
+    for step in range(5):
+        x[:], i[:] = step, np.arange(4) * step
+        (y,) = model.run_with_ort_values(feeds, ["y"])
+        np.testing.assert_array_equal(y.numpy(), x + i)
+    # Between them other memory, and in the same memory what must not be computed with.
+    np.testing.assert_array_equal(
+        run(model, {"x": np.ones(4, np.float32), "i": np.ones(4, np.int64)})[0], np.full(4, 2, np.float32)
+    )
+    i[2] = EXACT_INTEGER + 1
+    with pytest.raises(BackendError):
+        model.run_with_ort_values(feeds, ["y"])
+    i[2] = 7
+    np.testing.assert_array_equal(model.run_with_ort_values(feeds, ["y"])[0].numpy(), x + i)
+
+
+@needs_openvino
 def test_large_weights_are_not_copied(backend: Backend) -> None:
     if sys.platform != "linux":
         pytest.skip("memory that is the process's own is told on Linux")

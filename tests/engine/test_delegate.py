@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.device import CompiledModel, CompileOptions, Place, open_backend
-from parallax.engine import CPU_DEVICE, RuntimeOptions, compile_plan
-from parallax.errors import BackendError, ConfigError
+from parallax.engine import CPU_DEVICE, RuntimeOptions, TraceRecorder, compile_plan
+from parallax.errors import BackendError, ConfigError, RunCancelled, SegmentError
 from parallax.model import Model, SegmentModel, load_model
 from parallax.schedule import Plan, Segment
 from parallax.session._planning import plan_whole_on
@@ -32,6 +32,45 @@ def doubling() -> Model:
     )
     model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     return load_model(model)
+
+
+def halves() -> Model:
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "x"], ["y"]), helper.make_node("Neg", ["x"], ["z"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3]) for name in "yz"],
+    )
+    return load_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
+
+
+def test_a_whole_model_elsewhere_gives_what_was_asked_for() -> None:
+    plan, _ = plan_whole_on("CPUExecutionProvider", halves(), cores=2)
+    assert plan is not None
+    executor = compile_plan(halves(), plan, RuntimeOptions())
+    value = C.OrtValue.ortvalue_from_numpy(X, CPU_DEVICE)
+    for names in (["z"], ["z", "y"], ["y", "z", "y"], []):
+        for made, name in zip(executor.run({"x": value}, names), names, strict=True):
+            np.testing.assert_array_equal(made.numpy(), X + X if name == "y" else -X)
+    recorder = TraceRecorder()
+    executor.trace_sink = recorder
+    executor.run({"x": value}, ["y"])
+    assert [span.name for span in recorder.take()] == ["whole_model"]
+
+
+def test_what_fails_in_a_whole_model_elsewhere_names_its_nodes() -> None:
+    plan, _ = plan_whole_on("CPUExecutionProvider", halves(), cores=2)
+    assert plan is not None
+    executor = compile_plan(halves(), plan, RuntimeOptions())
+    wrong = C.OrtValue.ortvalue_from_numpy(np.zeros((5, 5), np.float32), CPU_DEVICE)
+    with pytest.raises(SegmentError, match="whole_model"):
+        executor.run({"x": wrong}, ["y"])
+    stopped = C.RunOptions()
+    stopped.terminate = True
+    with pytest.raises(RunCancelled):
+        executor.run({"x": C.OrtValue.ortvalue_from_numpy(X, CPU_DEVICE)}, ["y"], stopped)
+    (y,) = executor.run({"x": C.OrtValue.ortvalue_from_numpy(X, CPU_DEVICE)}, ["y"])
+    np.testing.assert_array_equal(y.numpy(), X + X)
 
 
 def cut(model: Model, parts: Sequence[tuple[tuple[int, ...], str]]) -> Plan:
