@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from parallax.session._tuning import difference, pick_winner
+from parallax.session._tuning import _promising, difference, pick_winner
 
 STEADY = [100] * 25
 
@@ -30,6 +30,7 @@ def test_another_backend_wins_by_less_where_most_rounds_show_it() -> None:
     assert pick_winner([STEADY, slightly]) == 0
     assert pick_winner([STEADY, slightly], whole=[1]) == 1
     assert pick_winner([STEADY, [97] * 20 + [101] * 5], whole=[1]) == 1
+    assert pick_winner([STEADY, [97] * 15 + [101] * 10], whole=[1]) == 1
     assert pick_winner([STEADY, [97] * 14 + [101] * 11], whole=[1]) == 0
     assert pick_winner([STEADY, [99] * 25], whole=[1]) == 0
 
@@ -57,3 +58,12 @@ def test_outputs_are_compared_by_shape_type_and_magnitude() -> None:
     assert "beyond" in difference(want, [want[0] + np.float32(1.0)])
     assert "float64" in difference(want, [want[0].astype(np.float64)])
     assert "differs" in difference([np.array([1, 2])], [np.array([1, 3])])
+
+
+def test_a_whole_model_elsewhere_that_only_wins_too_few_rounds_is_measured_once_more() -> None:
+    doubtful = [93] * 14 + [110] * 11
+    assert pick_winner([STEADY, doubtful], whole=[1]) == 0
+    assert _promising([STEADY, doubtful], [1]) == 1
+    assert _promising([STEADY, doubtful], []) == 0
+    assert _promising([STEADY, [99] * 25], [1]) == 0
+    assert _promising([STEADY, doubtful, [90] * 25], [1, 2]) == 2

@@ -69,8 +69,13 @@ KEEP_WINS = 2 / 3
 
 WHOLE_KEEP_RATIO = 0.98
 """The same for the whole model on another backend: nothing is handed over and it is one figure, not the best of
-several, so a small gain that two measurements show is one. (To ask for more rounds won than of cuts missed gains of 7%
-where single rounds differ by as much.)"""
+several, so a small gain that two measurements show is one."""
+
+WHOLE_KEEP_WINS = 0.6
+"""Likewise: where single rounds differ by as much as the two libraries, to ask for more misses gains of 7%."""
+
+CONFIRMING_ROUNDS = 2
+"""So many times the rounds decide about the whole model on another backend, against the default alone."""
 
 SHARES = (0.75, 1.0, 1.25)
 """Shares of the rows that a device is tried with, times the one at which both sides alone would end together ..."""
@@ -254,9 +259,10 @@ def tune(
         for index, peer in enumerate(peers)
         if len(peer.plan.segments) == 1 and peer.plan.segments[0].backend != CPU_BACKEND
     ]
-    winner = 0 if disturbed else pick_winner(times, whole=whole)
+    winner = 0 if disturbed else pick_winner(times, whole=whole) or _promising(times, whole)
     if winner:
-        again, others = _measure_undisturbed([peers[0], peers[winner]], cores=cores, progress=progress)
+        rounds = ROUNDS * (CONFIRMING_ROUNDS if winner in whole else 1)
+        again, others = _measure_undisturbed([peers[0], peers[winner]], cores=cores, progress=progress, rounds=rounds)
         disturbed = others > DISTURBED_SHARE * cores
         confirmed = pick_winner(again, whole=[1] if winner in whole else [])
         winner = 0 if disturbed or not confirmed else winner
@@ -364,13 +370,22 @@ def _try_peer(
         return None, f"does not run: {error}"
 
 
-def _measure_undisturbed(peers: Sequence[Peer], *, cores: int, progress: Progress) -> tuple[list[list[int]], float]:
+def _promising(times: Sequence[Sequence[int]], whole: Collection[int]) -> int:
+    """The quickest of the series ``whole``, if only the share of rounds won speaks against it; else 0."""
+    medians = {index: statistics.median(times[index]) for index in whole}
+    best = min(medians, key=lambda index: medians[index], default=0)
+    return best if best and medians[best] <= WHOLE_KEEP_RATIO * statistics.median(times[0]) else 0
+
+
+def _measure_undisturbed(
+    peers: Sequence[Peer], *, cores: int, progress: Progress, rounds: int = ROUNDS
+) -> tuple[list[list[int]], float]:
     """Times per peer, and how many cores others kept busy meanwhile; a disturbed measurement is done once more."""
     others = 0.0
     times: list[list[int]] = []
     for stage in ("measure", "measure again: the machine was busy"):
         meter = LoadMeter()
-        times = measure_interleaved(peers, progress=functools.partial(progress, stage))
+        times = measure_interleaved(peers, progress=functools.partial(progress, stage), rounds=rounds)
         others = meter.disturbance(cores)
         if others <= DISTURBED_SHARE * cores:
             break
@@ -389,7 +404,7 @@ def pick_winner(times: Sequence[Sequence[int]], *, whole: Collection[int] = ()) 
     Compared round by round: the median of the ratios must be at most KEEP_RATIO (and so must the ratio of
     the medians), and a share KEEP_WINS of them below 1, so that neither a few lucky rounds nor a hair's
     breadth decide. Or it must be no slower in the median and clearly steadier. For the series ``whole``,
-    WHOLE_KEEP_RATIO takes the place of KEEP_RATIO.
+    WHOLE_KEEP_RATIO and WHOLE_KEEP_WINS take their places.
     """
     best, best_ratio = 0, 1.0
     for index in range(1, len(times)):
@@ -398,8 +413,8 @@ def pick_winner(times: Sequence[Sequence[int]], *, whole: Collection[int] = ()) 
         wins = sum(ratio < 1 for ratio in ratios)
         # Where times fall into two clusters, the ratios by round and that of the medians can disagree.
         overall = max(median, statistics.median(times[index]) / statistics.median(times[0]))
-        needed = WHOLE_KEEP_RATIO if index in whole else KEEP_RATIO
-        quicker = overall <= needed and wins >= KEEP_WINS * len(ratios)
+        needed, share = (WHOLE_KEEP_RATIO, WHOLE_KEEP_WINS) if index in whole else (KEEP_RATIO, KEEP_WINS)
+        quicker = overall <= needed and wins >= share * len(ratios)
         # A quick model on several threads can be quick or slow by turns; what is as quick and steady is better.
         mean = statistics.fmean(times[index]) / statistics.fmean(times[0])
         steadier = overall <= 1 and mean <= STEADY_RATIO
@@ -408,7 +423,9 @@ def pick_winner(times: Sequence[Sequence[int]], *, whole: Collection[int] = ()) 
     return best
 
 
-def measure_interleaved(peers: Sequence[Peer], *, progress: Callable[[int, int], None]) -> list[list[int]]:
+def measure_interleaved(
+    peers: Sequence[Peer], *, progress: Callable[[int, int], None], rounds: int = ROUNDS
+) -> list[list[int]]:
     """Time the peers in turn, round after round; returns per peer the ns of one run, per round.
 
     Within a round each peer has one turn: a run that is not counted, then enough runs to fill TURN_NS,
@@ -425,10 +442,10 @@ def measure_interleaved(peers: Sequence[Peer], *, progress: Callable[[int, int],
     used = [max(peer.plan.lanes, *(segment.width for segment in peer.plan.segments)) for peer in peers]
     meter = CoreMeter(max(used))
     began = time.perf_counter_ns()
-    for number in range(ROUNDS):
+    for number in range(rounds):
         if number >= MIN_ROUNDS and time.perf_counter_ns() - began > LONGEST_NS:
             break
-        progress(number, ROUNDS)
+        progress(number, rounds)
         for offset in range(len(peers)):
             index = (number + offset) % len(peers)
             run = peers[index].run
@@ -443,7 +460,7 @@ def measure_interleaved(peers: Sequence[Peer], *, progress: Callable[[int, int],
             series[index].append(round(statistics.median(turn)))
             if peers[index].spins:
                 time.sleep(SPIN_PAUSE_S)
-    progress(ROUNDS, ROUNDS)
+    progress(rounds, rounds)
     return series
 
 
