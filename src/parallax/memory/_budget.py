@@ -23,6 +23,7 @@ _UNITS: Final = {
     **{prefix + "ib": 1024**power for power, prefix in enumerate(("k", "m", "g", "t"), start=1)},
 }
 _QUANTITY: Final = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)", re.ASCII)
+_FIX_SIZE: Final = 'give bytes (268435456), or a size ("256MiB", "1.5 GB")'
 _FIX: Final = 'give bytes (268435456), a size ("256MiB", "1.5 GB"), or a share of free memory (0.5, "50%")'
 
 
@@ -37,6 +38,7 @@ def parse_bytes(value: str | int | float, *, free_bytes: int | None = None, wher
 
     Raises: ConfigError for anything else, for 0 bytes, and for a share without ``free_bytes``.
     """
+    fix = _FIX if free_bytes is not None else _FIX_SIZE
     share: float | None = None
     size: float = 0
     if isinstance(value, float):
@@ -48,22 +50,22 @@ def parse_bytes(value: str | int | float, *, free_bytes: int | None = None, wher
         percent = text.endswith("%")
         match = _QUANTITY.fullmatch(text.removesuffix("%").rstrip())
         if match is None or (percent and match[2]) or match[2].lower() not in _UNITS:
-            raise ConfigError(f"{value!r:.80} is no amount of memory", where=where, fix=_FIX)
+            raise ConfigError(f"{value!r:.80} is no amount of memory", where=where, fix=fix)
         if percent:
             share = float(match[1]) / 100
         else:
             # Whole numbers stay exact.
             size = (int(match[1]) if "." not in match[1] else float(match[1])) * _UNITS[match[2].lower()]
     else:
-        raise ConfigError(f"a {type(value).__name__} is no amount of memory", where=where, fix=_FIX)
+        raise ConfigError(f"a {type(value).__name__} is no amount of memory", where=where, fix=fix)
     if share is not None:
         if not 0 < share <= 1:  # also refuses nan
-            raise ConfigError(f"{value!r} is no share of free memory", where=where, fix=_FIX)
+            raise ConfigError(f"{value!r} is no share of free memory", where=where, fix=fix)
         if free_bytes is None:
-            raise ConfigError(f"{value!r} is a share, and free memory is not known", where=where, fix="give bytes")
+            raise ConfigError(f"{value!r} is a share, and free memory is not known", where=where, fix=fix)
         size = share * free_bytes
     if not 1 <= size <= 1 << 62:
-        raise ConfigError(f"{value!r:.80} is no usable amount of memory", where=where, fix=_FIX)
+        raise ConfigError(f"{value!r:.80} is no usable amount of memory", where=where, fix=fix)
     return int(size)
 
 
