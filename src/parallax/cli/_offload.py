@@ -112,11 +112,13 @@ def open_device(text: str, *, cores: int, progress: ProgressCallback) -> Device:
         )
     if isinstance(backend, EmulatedBackend):
         profile = backend.profile
-        if "speed" not in asked.options:
+        scaled = "at the speed that was given"
+        if asked.options.get("speed", "host") == "host":
             backend = EmulatedBackend(profile, speed=product_flops(cores) / profile.cpu_gemm_flops)
+            scaled = "scaled so that CPU and accelerator are to each other as on the device"
         note = (
-            f"Emulated: device figures are from the profile {profile.name!r}, scaled so that CPU and accelerator are "
-            "to each other as on the device. They are a model, not measurements."
+            f"Emulated: device figures are from the profile {profile.name!r}, {scaled}. They are a model, not "
+            "measurements."
         )
         return Device(
             backend=backend, pricing=backend, figures="emulated", note=note, cpu_factor=1.0, room_bytes=room_bytes

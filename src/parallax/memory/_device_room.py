@@ -41,7 +41,11 @@ def device_need(graph: OpGraph, nodes: Collection[int]) -> DeviceNeed:
         graph: with types, as `Model.inferred` gives it.
         nodes: indices; constants among them are folded when the model is loaded.
     """
-    constants = find_constants(graph)
+    return _need(graph, nodes, find_constants(graph))
+
+
+def _need(graph: OpGraph, nodes: Collection[int], constants: frozenset[int]) -> DeviceNeed:
+    """`device_need`, in time of the nodes alone."""
     overridable = {info.name for info in graph.overridable}
     inside = set(nodes) - constants
     weights: set[str] = set()
@@ -96,13 +100,13 @@ def fit_offer(
     ]
 
     def fits(chosen: Sequence[int]) -> bool:
-        return device_need(graph, units.nodes_of(chosen)).total_bytes <= usable
+        return _need(graph, units.nodes_of(chosen), constants).total_bytes <= usable
 
     if fits(offered):
         return offer
     best: Offer | None = None
     best_ns = 0
-    for order in _orders(graph, units, offer, offered):
+    for order in _orders(graph, units, offer, offered, constants):
         low, high = 0, len(order)  # so many fit, so many do not: more never need less
         while high - low > 1:
             middle = (low + high) // 2
@@ -115,9 +119,11 @@ def fit_offer(
     return best
 
 
-def _orders(graph: OpGraph, units: UnitGraph, offer: Offer, offered: Sequence[int]) -> Iterator[list[int]]:
+def _orders(
+    graph: OpGraph, units: UnitGraph, offer: Offer, offered: Sequence[int], constants: frozenset[int]
+) -> Iterator[list[int]]:
     """Orders in which to fill the device, the units that are to be there first at the front."""
-    weights = {unit: device_need(graph, units.units[unit]).weight_bytes for unit in offered}
+    weights = {unit: _need(graph, units.units[unit], constants).weight_bytes for unit in offered}
     gains = {unit: sum(offer.cpu_ns[node] - offer.device_ns[node] for node in units.units[unit]) for unit in offered}
 
     def worth(unit: int) -> int:

@@ -145,7 +145,9 @@ class DeviceStudy:
         if self.room_bytes is None:
             return None
         need = device_need(self.context.graph, self.capability.taken).total_bytes
-        return describe_lack(need, self.room_bytes) if need > self.room_bytes else None
+        if need <= self.room_bytes:
+            return None
+        return f"needs {show_bytes(need)} of its memory, where {show_bytes(self.room_bytes)} are allowed"
 
     @cached_property
     def coexecution(self) -> Coexecution | None:
@@ -309,11 +311,6 @@ def held_bytes(graph: OpGraph, plan: Plan, device: str) -> int:
     """
     nodes = {node for segment in plan.segments if segment.backend == device for node in segment.nodes}
     return device_need(graph, nodes).total_bytes
-
-
-def describe_lack(need_bytes: int, room_bytes: int) -> str:
-    """What a device would have to hold, and may not."""
-    return f"needs {show_bytes(need_bytes)} of its memory, where {show_bytes(room_bytes)} are allowed"
 
 
 class DeviceBodyPlanner:

@@ -136,6 +136,12 @@ def plan_whole_on(name: str, model: Model, *, cores: int, backend: Backend | Non
     return replace(plan, segments=(replace(plan.segments[0], backend=name),)), ""
 
 
+def plan_whole_within(study: DeviceStudy, name: str, model: Model, *, cores: int) -> tuple[Plan | None, str]:
+    """`plan_whole_on` for a device that may not hold all of it."""
+    lack = study.why_not_whole
+    return (None, lack) if lack else plan_whole_on(name, model, cores=cores, backend=study.backend)
+
+
 def make_provenance(
     source: str,
     reason: str,
@@ -337,9 +343,7 @@ def _placed(
             reasons.append(f"{name} takes nothing of this model")
             continue
         if study.offer is None:
-            whole, why = None, study.why_not_whole or ""
-            if not why:
-                whole, why = plan_whole_on(name, model, cores=cores, backend=backend)
+            whole, why = plan_whole_within(study, name, model, cores=cores)
             if whole is not None:
                 return whole, name
             reasons.append(f"{name} {why}; tune=True measures what parts of it are worth")

@@ -35,6 +35,7 @@ from parallax.session._planning import (
     may_share_rows,
     plan_key,
     plan_whole_on,
+    plan_whole_within,
     planned_model,
     remembered_plan,
     uncut_plan,
@@ -285,9 +286,7 @@ def _device_plans(
             # It computes with the processor's kernels, so that what it does not take cannot be left to itself.
             greedy = study.greedy
         else:
-            plan, why = None, study.why_not_whole or ""
-            if not why:
-                plan, why = plan_whole_on(name, model, cores=cores, backend=backend)
+            plan, why = plan_whole_within(study, name, model, cores=cores)
             greedy = None if plan is None else DevicePlan(label=f"uncut, {name}", plan=plan, simulated_ns=0)
             if greedy is None:
                 found.append((None, why))
