@@ -105,8 +105,8 @@ def _groups(graph: OpGraph, theirs: Mapping[str, Sequence[str]]) -> list[tuple[l
     told: set[int] = set()
     for name, origins in theirs.items():
         nodes = [named[origin] for origin in origins if origin in named]
-        for node in nodes:
-            leader[find(node)] = find(nodes[0])
+        for index in nodes:
+            leader[find(index)] = find(nodes[0])
         if nodes:
             home[name] = nodes[0]
             told.update(nodes)
@@ -120,7 +120,7 @@ def _groups(graph: OpGraph, theirs: Mapping[str, Sequence[str]]) -> list[tuple[l
     members: dict[int, tuple[list[int], list[str]]] = defaultdict(lambda: ([], []))
     for node in graph.nodes:
         members[find(node.index)][0].append(node.index)
-    for name, node in home.items():
-        members[find(node)][1].append(name)
+    for name, index in home.items():
+        members[find(index)][1].append(name)
     # What has no counterpart, and what OpenVINO adds (changes of layout above all), counts nothing: it is a low bound.
     return list(members.values())

@@ -165,14 +165,14 @@ class Study:
             readers = dict.fromkeys(task_of[node] for node in graph.consumers.get(name, ()) if node in task_of)
             moved = self.moving_ns([name])
             if producer < 0:
-                for task in list(readers)[:1]:
-                    fixed[task] += moved
+                for reader in list(readers)[:1]:
+                    fixed[reader] += moved
                 continue
             home = task_of[producer]
             if name in graph.output_names:
                 fixed[home] += moved
-            for task in [task for task in readers if task != home][:1]:
-                transfers[home, task] = transfers.get((home, task), 0) + moved
+            for reader in [task for task in readers if task != home][:1]:
+                transfers[home, reader] = transfers.get((home, reader), 0) + moved
         tasks: list[Task] = []
         for task, region in zip(made.tasks, made.region_of, strict=True):
             if region is not None:

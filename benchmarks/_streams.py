@@ -132,7 +132,7 @@ def read_optimised_graph(model: Path, feeds: dict[str, np.ndarray], *, folder: P
 def _outer_reads(attribute: onnx.AttributeProto) -> list[str]:
     """Names that a body reads; those it defines itself do no harm, as no outer node produces them."""
     graphs = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs)
-    reads = []
+    reads: list[str] = []
     while graphs:
         graph = graphs.pop()
         reads.extend(value.name for value in graph.output)
@@ -195,7 +195,8 @@ def _try_apart(rival: Rival, model: Path, feeds: dict[str, np.ndarray]) -> float
     process = context.Process(target=_trial, args=(rival, str(model), feeds, answers), daemon=True)
     process.start()
     try:
-        return answers.get(timeout=_TRIAL_SECONDS)
+        median_ns: float | None = answers.get(timeout=_TRIAL_SECONDS)
+        return median_ns
     except queue.Empty:
         return None
     finally:

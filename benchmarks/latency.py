@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def measure_model(name: str, *, runs: int, threads: int, folder: Path) -> dict[s
     difference = compare_outputs(our_outputs, reference)
     say(f"{name}: timing")
     calls = {OURS: lambda: ours.run(None, feeds)}
-    calls.update((label, lambda session=session: session.run(None, feeds)) for label, session in sessions.items())
+    calls |= {label: partial(session.run, None, feeds) for label, session in sessions.items()}
     timings = time_interleaved(calls, rounds=runs, cores=threads)
     best = min((timing for label, timing in timings.items() if label != OURS), key=lambda timing: timing.median_ns)
     timings |= narrow_down({label: calls[label] for label in (OURS, best.label)}, timings, cores=threads)

@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,8 @@ def verdict(good: bool) -> str:
 
 
 def private(models: Sequence[str], rounds: int) -> Section:
-    rows, results = [], []
+    rows: list[list[str]] = []
+    results: list[dict[str, Any]] = []
     ratios: dict[str, dict[str, float]] = {variant: {} for variant in VARIANTS}
     for name in models:
         say(f"private: {name}")
@@ -545,7 +546,7 @@ def main() -> None:
         raise SystemExit("this reads /proc: Linux only")
     models = pick_models(arguments.models)
     machine = describe_machine()
-    makers = {
+    makers: dict[str, Callable[[], Any]] = {
         "private": lambda: private(models, arguments.rounds),
         "shared": lambda: shared(arguments.shared_model),
         "arenas": lambda: arenas(models, arguments.threads),

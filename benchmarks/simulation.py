@@ -105,11 +105,13 @@ def measure_model(name: str, *, threads: int, runs: int) -> list[dict[str, Any]]
         alone.trace_sink, copy.trace_sink = spans, beside
     say(f"{name}: timing")
     timings = time_interleaved(calls, rounds=runs, cores=threads)
+    contention: float | None = None
     if proposals:
         del timings[ALONE], timings[BESIDE]
         durations = median_durations(spans.take())
-        contention = slow_down(plan, durations, median_durations(beside.take()))
-        simulated[label] = context.resimulate(best, durations, contention=contention).simulated_ns
+        # These were bound where the calls were made.
+        contention = slow_down(plan, durations, median_durations(beside.take()))  # type: ignore[possibly-undefined]
+        simulated[label] = context.resimulate(best, durations, contention=contention).simulated_ns  # type: ignore[possibly-undefined]
     rows = []
     # The search keeps what is faster when measured.
     kept = min(timings.values(), key=lambda timing: timing.median_ns).label

@@ -100,7 +100,7 @@ class Soak:
         try:
             for _ in range(3):
                 outputs = session.run(None, feeds)
-            numbered = {str(place): value for place, value in enumerate(outputs)}
+            numbered = {str(place): value for place, value in enumerate(outputs)}  # type: ignore[possibly-undefined]
             expected = {str(place): value for place, value in enumerate(self.expected[name])}
             difference = compare_outputs(numbered, expected)
             if not difference.within(_TOLERANCE):

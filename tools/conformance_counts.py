@@ -109,9 +109,9 @@ def as_markdown(figures: dict[str, Any]) -> str:
         (f"cases in onnx {versions['onnx']}", [column["cases"] for column in counts.values()]),
         (f"ONNX Runtime {versions['onnxruntime']} passes", [column["onnxruntime"] for column in counts.values()]),
     ]
-    for mode, title in (("default", "Parallax passes"), ("split", "Parallax passes, splitting forced")):
-        rows.append((f"**{title}**", [column[mode]["passes"] for column in counts.values()]))
-        rows.append(("— bit for bit like ONNX Runtime", [column[mode]["identical"] for column in counts.values()]))
+    for name, title in (("default", "Parallax passes"), ("split", "Parallax passes, splitting forced")):
+        rows.append((f"**{title}**", [column[name]["passes"] for column in counts.values()]))
+        rows.append(("— bit for bit like ONNX Runtime", [column[name]["identical"] for column in counts.values()]))
     rows.append(("— cut into several segments", [column["split"]["cut"] for column in counts.values()]))
     lines = [
         "| | " + " | ".join(counts) + " |",

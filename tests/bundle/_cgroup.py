@@ -73,7 +73,7 @@ def _places() -> Iterator[tuple[Path, tuple[str, ...]]]:
         own = path.lstrip("/")
         if "memory" in controllers.split(","):
             limits: tuple[str, ...] = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
-            bases = (_MOUNT / "memory",)
+            bases: tuple[Path, ...] = (_MOUNT / "memory",)
         elif not controllers:
             limits = ("memory.max", "memory.swap.max")
             bases = (_MOUNT, _MOUNT / "unified")

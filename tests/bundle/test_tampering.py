@@ -18,6 +18,7 @@ import pytest
 import parallax
 from parallax.bundle import CheckedFiles, read_bundle, read_manifest
 from parallax.bundle import _open as opening
+from parallax.bundle._digest import file_digest, signature
 from tests.bundle._models import (
     bundle_files,
     compiled,
@@ -170,7 +171,7 @@ def data_file(bundle: Path) -> Path:
 def digests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files whose digests were computed in opening bundles."""
     computed: list[str] = []
-    compute = opening.file_digest
+    compute = file_digest
 
     def noted(path: Path) -> str:
         computed.append(path.name)
@@ -239,7 +240,7 @@ def test_full_verification_does_not_believe_what_is_remembered(large: Path, tmp_
     bundle = copied(large, tmp_path / "m.plx")
     flip(data_file(bundle), 12345)
     checked = CheckedFiles(str(bundle.resolve()), tmp_path / "cache")
-    found = opening.signature(data_file(bundle))
+    found = signature(data_file(bundle))
     record = next(entry for entry in read_manifest(bundle)[0].files if entry.path.endswith(".data"))
     checked.store({record.path: (found, record.sha256)})  # what damage below the file system looks like
     read_bundle(bundle, cache_dir=tmp_path / "cache")

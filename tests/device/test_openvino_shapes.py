@@ -71,7 +71,7 @@ def test_without_likely_shapes_it_starts_open() -> None:
 
 def test_a_signature_earns_its_program_by_the_time_of_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10_000, 100))  # compiling takes 100 ns
-    monkeypatch.setattr(shapes_module.time, "perf_counter_ns", lambda: next(clock))
+    monkeypatch.setattr("parallax.device._openvino_shapes.time.perf_counter_ns", lambda: next(clock))
     compiler = Compiler()
     programs = ShapedPrograms(compiler, likely=None, what="it")
     for _ in range(EARNED - 1):

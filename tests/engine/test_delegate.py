@@ -130,7 +130,7 @@ class Watched:
             self.targets.update(targets)
             return run_bound(feeds, targets, run_options)
 
-        model.run_bound = noting
+        model.run_bound = noting  # type: ignore[method-assign]
         return model
 
 

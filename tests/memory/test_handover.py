@@ -95,9 +95,9 @@ def test_with_its_edges_all_tensors_fit_in_every_execution(case, data):
         return
     assert found.arena_bytes <= limit
     place = {segment: position for position, segment in enumerate(order)}
-    for before, after in found.edges:
-        assert place[before] < place[after]
-        assert spans[before][1] <= spans[after][0], "in the timeline nothing waits for an edge"
+    for first, then in found.edges:
+        assert place[first] < place[then]
+        assert spans[first][1] <= spans[then][0], "in the timeline nothing waits for an edge"
     made = with_edges(plan, found.edges, order)
     for started, done in moments(made):
         alive = alive_tensors(made, outputs, started, done)

@@ -229,7 +229,7 @@ def test_a_device_holds_no_more_than_it_may(demand: dict[str, Any], tmp_path: Pa
 
 
 def test_the_plan_says_what_the_device_holds_and_may_hold() -> None:
-    options = {"speed": 1000, "memory_budget": 2 << 20}
+    options: dict[str, object] = {"speed": 1000, "memory_budget": 2 << 20}
     session = parallax.InferenceSession(two_branches(batch=512), providers=[(PHONE, options)], threads=2)
     assert "MiB there, of 2.0 MiB allowed" in session.plan.provenance.reason
     options["memory_budget"] = "1 KiB"

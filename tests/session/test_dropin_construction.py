@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+import parallax
 from tests.session._dropin import (
     SESSION_CLASSES,
     ForcedSplitSession,
@@ -246,7 +247,7 @@ class _Pickable:
     """The recipe clients share for pickling a session: keep the path, open the model again on the other side."""
 
     def __init__(self, model_path: str, **kwargs: Any) -> None:
-        super().__init__(model_path, **kwargs)
+        super().__init__(model_path, **kwargs)  # type: ignore[call-arg]
         self.model_path = model_path
 
     def __getstate__(self) -> dict[str, Any]:
@@ -256,11 +257,11 @@ class _Pickable:
         self.__init__(values["model_path"])
 
 
-class _PickablePlain(_Pickable, SESSION_CLASSES["onnxruntime"]):
+class _PickablePlain(_Pickable, onnxruntime.InferenceSession):
     """The recipe over ONNX Runtime; at module level, for pickle finds classes by name."""
 
 
-class _PickableDefault(_Pickable, SESSION_CLASSES["parallax"]):
+class _PickableDefault(_Pickable, parallax.InferenceSession):
     """The recipe over Parallax."""
 
 

@@ -97,7 +97,7 @@ def test_plans_with_bodies_survive_json_and_are_judged() -> None:
     plan = lifted_plan(load_model(nested()))
     value = plan.to_json()
     assert Plan.from_json(value) == plan
-    (segment,) = (entry for entry in value["segments"] if entry["bodies"])  # type: ignore[union-attr]
+    (segment,) = (entry for entry in value["segments"] if entry["bodies"])  # type: ignore[attr-defined]
     segment["bodies"][0]["plan"]["cores"] = 9
     with pytest.raises(PlanError, match="uses 9 cores in a segment of width"):
         Plan.from_json(value)

@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import io
 import json
-import sys
 import tempfile
 import warnings
 import zlib
@@ -216,4 +215,4 @@ def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

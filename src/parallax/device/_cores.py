@@ -12,7 +12,7 @@ import os
 import time
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from parallax.device._cgroups import CgroupVersion, cgroup_folders, read_text
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 DISTURBED_SHARE: Final = 0.15
 """Of the cores measured on: where other processes use more than this of them, figures mean nothing."""
