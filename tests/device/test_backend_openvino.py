@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+import parallax
 from parallax.device import (
     Backend,
     CompileOptions,
@@ -298,6 +299,63 @@ def test_each_node_it_does_not_know_is_named(backend: Backend) -> None:
         "lacking": Refusal.OPERATOR,
     }
     assert answer.fragments == ((0,), (3, 4))
+
+
+def _loop_with_a_sequence() -> onnx.ModelProto:
+    """A Loop that carries a tensor and a growing sequence: OpenVINO's conversion of it throws."""
+    sequence = helper.make_sequence_type_proto(helper.make_tensor_type_proto(F32, None))
+    body = helper.make_graph(
+        [
+            node("Neg", ["state"], ["next"]),
+            node("SequenceInsert", ["kept", "next"], ["more"]),
+            node("Identity", ["go"], ["on"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("step", I64, []),
+            helper.make_tensor_value_info("go", BOOL, []),
+            helper.make_tensor_value_info("state", F32, [2]),
+            helper.make_value_info("kept", sequence),
+        ],
+        [
+            helper.make_tensor_value_info("on", BOOL, []),
+            helper.make_tensor_value_info("next", F32, [2]),
+            helper.make_value_info("more", sequence),
+        ],
+    )
+    nodes = [
+        node("SequenceEmpty", [], ["none"], dtype=F32),
+        node("Loop", ["trips", "", "x", "none"], ["last", "all"], body=body),
+        node("SequenceLength", ["all"], ["count"]),
+        node("Cast", ["count"], ["length"], to=F32),
+        node("Add", ["last", "length"], ["y"]),
+    ]
+    return model_of(nodes, {"x": (F32, [2])}, {"y": (F32, [2])}, {"trips": np.array(3, np.int64)})
+
+
+@needs_openvino
+def test_a_model_that_it_fails_to_be_asked_about_stays_on_the_processor() -> None:
+    proto = _loop_with_a_sequence()
+    session = parallax.InferenceSession(proto.SerializeToString(), providers=["openvino", "CPUExecutionProvider"])
+    assert session.plan.segments[0].backend == "cpu"
+    assert "openvino does not take 4 of 5 operators, the first of them SequenceEmpty" in session.plan.provenance.reason
+    assert session.run(None, {"x": np.array([1, -2], np.float32)})[0].tolist() == [2, 5]
+
+
+@needs_openvino
+@pytest.mark.parametrize("dtype", [TensorProto.BFLOAT16, TensorProto.FLOAT16, I8, TensorProto.UINT8, BOOL])
+@pytest.mark.parametrize("as_node", [False, True])
+def test_weights_in_typed_fields_are_read_as_they_are(backend: Backend, dtype: int, as_node: bool) -> None:
+    weight = helper.make_tensor("w", dtype, [5], np.array([0, 1, 0, 1, 1]))
+    assert not weight.HasField("raw_data")
+    nodes = [node("Cast", ["w"], ["f"], to=F32), node("Mul", ["x", "f"], ["y"])]
+    proto = model_of(nodes, {"x": (F32, [5])}, {"y": (F32, [5])})
+    if as_node:
+        proto.graph.node.insert(0, node("Constant", [], ["w"], value=weight))
+    else:
+        proto.graph.initializer.append(weight)
+    x = np.array([2, 3, 5, 7, 11], np.float32)
+    assert run(compiled(backend, proto), {"x": x})[0].tolist() == [0, 3, 0, 7, 11]
 
 
 @needs_openvino

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from parallax.errors import InternalError
 from parallax.model import Probe, SegmentModel, load_model, probe_model, proto_with_weights, segment_interface
+from parallax.model._raw_tensors import store_raw
 
 F32 = TensorProto.FLOAT
 
@@ -50,6 +51,72 @@ def test_weights_become_inputs_where_asked_and_are_inside_elsewhere() -> None:
     y, z = session.run(None, {"x": x, "large": large})
     np.testing.assert_array_equal(y, x @ large + 5)
     np.testing.assert_array_equal(z, -medium)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "field"),
+    [
+        ("BFLOAT16", "int32_data"),
+        ("FLOAT16", "int32_data"),
+        ("INT8", "int32_data"),
+        ("UINT4", "int32_data"),
+        ("BOOL", "int32_data"),
+        ("INT64", "int64_data"),
+        ("UINT32", "uint64_data"),
+        ("UINT64", "uint64_data"),
+        ("FLOAT", "float_data"),
+        ("DOUBLE", "double_data"),
+        ("COMPLEX64", "float_data"),
+    ],
+)
+def test_constants_of_every_stored_form_become_raw_bytes(dtype: str, field: str) -> None:
+    number = getattr(TensorProto, dtype)
+    typed = helper.make_tensor("t", number, [3], np.array([1, 0, 1]))
+    assert len(getattr(typed, field))
+    body = helper.make_graph([helper.make_node("Constant", [], ["b"], value=typed)], "body", [], [])
+    nodes = [
+        helper.make_node("Constant", [], ["c"], value=typed),
+        helper.make_node("If", ["x"], ["y"], then_branch=body, else_branch=body),
+    ]
+    model = helper.make_model(helper.make_graph(nodes, "g", [], [], [typed]))
+    store_raw(model)
+    (then_branch, _) = (attribute.g for attribute in model.graph.node[1].attribute)
+    for made in (
+        model.graph.initializer[0],
+        model.graph.node[0].attribute[0].t,
+        then_branch.node[0].attribute[0].t,
+    ):
+        assert (made.data_type, list(made.dims), len(getattr(made, field))) == (number, [3], 0)
+        expected = numpy_helper.to_array(typed)
+        assert made.raw_data == numpy_helper.from_array(expected).raw_data
+        np.testing.assert_array_equal(numpy_helper.to_array(made), expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"value_int": 7}, np.array(7, np.int64)),
+        ({"value_ints": [7, -8]}, np.array([7, -8], np.int64)),
+        ({"value_float": 0.5}, np.array(0.5, np.float32)),
+        ({"value_floats": [0.5, float("nan")]}, np.array([0.5, np.nan], np.float32)),
+    ],
+)
+def test_constants_without_a_tensor_become_one(given: dict[str, object], expected: np.ndarray) -> None:
+    model = helper.make_model(helper.make_graph([helper.make_node("Constant", [], ["c"], **given)], "g", [], []))
+    store_raw(model)
+    (attribute,) = model.graph.node[0].attribute
+    assert attribute.name == "value"
+    np.testing.assert_array_equal(numpy_helper.to_array(attribute.t), expected, strict=True)
+
+
+def test_constants_that_have_no_raw_form_stay_as_they_are() -> None:
+    kept = [
+        helper.make_tensor("s", TensorProto.STRING, [2], [b"a", b"b"]),
+        TensorProto(name="e", data_type=F32, dims=[2], data_location=TensorProto.EXTERNAL),
+    ]
+    model = helper.make_model(helper.make_graph([], "g", [], [], kept))
+    store_raw(model)
+    assert list(model.graph.initializer) == kept
 
 
 def test_a_weight_that_is_none_is_our_mistake() -> None:

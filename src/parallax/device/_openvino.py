@@ -37,7 +37,7 @@ from parallax.device._openvino_program import Program
 from parallax.device._openvino_rules import refused_nodes
 from parallax.device._openvino_shapes import ShapedPrograms, Signature
 from parallax.errors import BackendError, ConfigError, MissingExtraError
-from parallax.model import Model, Node, OpGraph, SegmentInterface, SegmentModel, segment_interface
+from parallax.model import Model, OpGraph, SegmentInterface, SegmentModel, segment_interface
 
 _PACKAGE: Final = "openvino"
 _TELEMETRY: Final = "openvino_telemetry"
@@ -90,18 +90,11 @@ class OpenVinoBackend:
     def capability(self, model: Model) -> Capability:
         """What its translator understands, its device has, and our rules on precision allow.
 
-        Raises: BackendError if OpenVINO cannot be asked.
+        Where OpenVINO fails to answer, what it was asked about is refused.
         """
         graph = model.inferred()
         refused = dict(refused_nodes(graph))
-        try:
-            self._ask(model, graph, refused)
-        except RuntimeError as error:
-            raise BackendError(
-                f"cannot ask OpenVINO what it takes: {error}",
-                where=None if model.path is None else str(model.path),
-                fix="leave this backend out",
-            ) from error
+        self._ask(model, graph, refused)
         return Capability(
             backend=self._info.name,
             taken=tuple(node.index for node in graph.nodes if node.index not in refused),
@@ -185,36 +178,43 @@ class OpenVinoBackend:
         return {name: value for name, value in wanted.items() if name in self._supported} | self._options
 
     def _ask(self, model: Model, graph: OpGraph, refused: dict[int, RefusedNode]) -> None:
-        """Add to ``refused`` what the translator or the device does not know."""
-        frontend = _frontend()
-        if _has_only_known_types(refused.values()):
-            whole = model.extract_whole()
-            if self._obstacle(frontend, whole) is None:
-                return
-        # Which node is at fault is not told reliably for a whole model, so each is asked about alone.
+        """Add to ``refused`` what the translator or the device does not know, or fails to be asked about."""
         constants = {node.outputs[0]: node.index for node in graph.nodes if node.op_type == "Constant"}
-        for node in graph.nodes:
-            if node.index not in refused and node.op_type != "Constant":
-                obstacle = self._obstacle(frontend, _alone(model, node, constants))
-                if obstacle is not None:
-                    reason, detail = obstacle
-                    refused[node.index] = RefusedNode(
-                        node=node.index, reason=reason, detail=f"{self._info.name} {detail}"
-                    )
+        for run in list(_runs(graph, refused)):
+            whole = len(run) == len(graph.nodes)
+            obstacle = self._obstacle(model.extract_whole() if whole else _part(model, run, constants))
+            if obstacle is None:
+                continue
+            # Which node is at fault is not told reliably for several, so each is asked about alone.
+            alone = {
+                index: self._obstacle(_part(model, (index,), constants))
+                for index in run
+                if graph.nodes[index].op_type != "Constant"
+            }
+            found = {index: why for index, why in alone.items() if why is not None}
+            for index, (reason, detail) in (found or dict.fromkeys(alone, obstacle)).items():
+                refused[index] = RefusedNode(node=index, reason=reason, detail=f"{self._info.name} {detail}")
 
-    def _obstacle(self, frontend: Any, segment: SegmentModel) -> tuple[Refusal, str] | None:
+    def _obstacle(self, segment: SegmentModel) -> tuple[Refusal, str] | None:
         """What speaks against a part, or None."""
         try:
-            read = read_partially(frontend, segment)
-        except RuntimeError as error:
-            return Refusal.FORM, f"fails to translate it: {error}"
-        if placeholders(read):
-            return Refusal.OPERATOR, "has no translation for it"
-        if any(port.get_partial_shape().rank.is_dynamic for port in read.inputs):
-            return Refusal.DYNAMIC_SHAPE, "needs to know the rank of its inputs"
-        held = self._core.query_model(read, self._device)
+            read = read_partially(_frontend(), segment)
+            if placeholders(read):
+                return Refusal.OPERATOR, "has no translation for it"
+            if any(port.get_partial_shape().rank.is_dynamic for port in read.inputs):
+                return Refusal.DYNAMIC_SHAPE, "needs to know the rank of its inputs"
+            held = self._core.query_model(read, self._device)
+        except (RuntimeError, TypeError, ValueError) as error:
+            return Refusal.FORM, f"fails when it is asked about it: {_first_line(error)}"
         lacking = sorted({op.get_type_name() for op in read.get_ops() if op.get_friendly_name() not in held})
         return (Refusal.OPERATOR, f"has no kernel for {', '.join(lacking)}") if lacking else None
+
+
+def _first_line(error: Exception) -> str:
+    """What an error of OpenVINO's says, without the places in its sources that it came through."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith("Exception from ")]
+    return (told or lines or [type(error).__name__])[0]
 
 
 def _likely_signature(interface: SegmentInterface, shapes: Mapping[str, tuple[int, ...]]) -> Signature | None:
@@ -224,21 +224,16 @@ def _likely_signature(interface: SegmentInterface, shapes: Mapping[str, tuple[in
     return tuple(shapes[info.name] for info in interface.inputs)
 
 
-def _alone(model: Model, node: Node, constants: Mapping[str, int]) -> SegmentModel:
-    """One node as a model, with the constants it reads."""
-    known = [constants[name] for name in node.inputs if name in constants]
+def _part(model: Model, nodes: Sequence[int], constants: Mapping[str, int]) -> SegmentModel:
+    """Some nodes as a model, with the constants they read; all that they make is an output."""
     graph = model.graph
-    fed = dict.fromkeys(
-        name for name in node.inputs if name and name not in constants and name not in graph.initializers
-    )
-    return model.extract(
-        [*known, node.index], list(fed), [name for name in node.outputs if name], name=f"node {node.name}"
-    )
-
-
-def _has_only_known_types(refused: Any) -> bool:
-    # Strings crash some releases of OpenVINO's translator.
-    return all(refusal.reason is not Refusal.DTYPE for refusal in refused)
+    held = set(nodes)
+    read = dict.fromkeys(name for index in nodes for name in graph.nodes[index].inputs if name)
+    held |= {constants[name] for name in read if name in constants}
+    made = {name for index in held for name in graph.nodes[index].outputs if name}
+    fed = [name for name in read if name not in made and name not in graph.initializers]
+    outputs = [name for index in nodes for name in graph.nodes[index].outputs if name]
+    return model.extract(sorted(held), fed, outputs, name=f"nodes from {graph.nodes[nodes[0]].name}")
 
 
 def _runs(graph: OpGraph, refused: Mapping[int, RefusedNode]) -> Iterator[tuple[int, ...]]:

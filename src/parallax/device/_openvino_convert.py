@@ -42,7 +42,7 @@ def read_segment(openvino: Any, core: Any, segment: SegmentModel) -> Any:
         BackendError: a constant is an integer that OpenVINO would not compute with exactly.
     """
     shared = _shared_weights(segment)
-    model = core.read_model(proto_with_weights(segment, as_inputs=shared.keys()))
+    model = core.read_model(proto_with_weights(segment, as_inputs=shared.keys(), raw=True))
     _bind(openvino, model, shared, segment.weight_types)
     for constant in _constants(model):
         _check_integers(constant, segment.name)
@@ -76,7 +76,7 @@ def passed_on(model: Any) -> Mapping[int, int]:
 
 def read_partially(frontend: Any, segment: SegmentModel) -> Any:
     """Likewise for questions only: weights stay inputs, and what is not understood stays as a placeholder."""
-    proto = proto_with_weights(segment, as_inputs=_shared_weights(segment).keys())
+    proto = proto_with_weights(segment, as_inputs=_shared_weights(segment).keys(), raw=True)
     return frontend.convert_partially(frontend.load(io.BytesIO(proto)))
 
 

@@ -10,6 +10,7 @@ import onnx
 from parallax.errors import InternalError
 from parallax.model._extract import SegmentModel
 from parallax.model._graph import TensorInfo
+from parallax.model._raw_tensors import store_raw
 from parallax.model._types import tensor_info
 
 
@@ -38,13 +39,20 @@ def segment_interface(segment: SegmentModel) -> SegmentInterface:
     )
 
 
-def proto_with_weights(segment: SegmentModel, *, as_inputs: Collection[str]) -> bytes:
+def proto_with_weights(segment: SegmentModel, *, as_inputs: Collection[str], raw: bool = False) -> bytes:
     """The serialised model with some of its weights declared as inputs, and all others inside it.
+
+    Args:
+        segment: the part.
+        as_inputs: weights to declare.
+        raw: whether every constant is to be stored as ``raw_data``, whatever the file has: see `store_raw`.
 
     Whoever converts the model binds the inputs to ``segment.weights`` afterwards, which needs no copy of them. Weights
     that are not named are copied into the result: right for small ones, which a converter may have to read.
 
-    Raises: InternalError if a name is no weight of the segment.
+    Raises:
+        InternalError: a name is no weight of the segment.
+        ValueError, TypeError: ``raw``, and a constant cannot be decoded.
     """
     unknown = sorted(set(as_inputs) - segment.weights.keys())
     if unknown:
@@ -68,4 +76,6 @@ def proto_with_weights(segment: SegmentModel, *, as_inputs: Collection[str]) -> 
         copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
         del graph.initializer[:]
         graph.initializer.extend(copies)
+    if raw:
+        store_raw(model)
     return bytes(model.SerializeToString())
