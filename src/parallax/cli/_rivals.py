@@ -14,6 +14,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from parallax.device import StockSession
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rival:
@@ -46,7 +48,10 @@ class Rival:
         return options
 
     def open(self, path: str | os.PathLike[str]) -> onnxruntime.InferenceSession:
-        return onnxruntime.InferenceSession(os.fspath(path), self.options(), providers=["CPUExecutionProvider"])
+        opened: onnxruntime.InferenceSession = StockSession(
+            os.fspath(path), self.options(), providers=["CPUExecutionProvider"]
+        )
+        return opened
 
 
 def thread_counts(threads: int) -> tuple[int, ...]:

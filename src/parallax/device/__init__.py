@@ -44,6 +44,7 @@ from parallax.device._registry import (
     open_backend,
     open_providers,
 )
+from parallax.device._stock import StockSession
 
 __all__ = [
     "DEFAULT_POLICY",
@@ -85,6 +86,7 @@ __all__ = [
     "Price",
     "Refusal",
     "RefusedNode",
+    "StockSession",
     "TensorArgument",
     "Uncovered",
     "UnfitFeedsError",

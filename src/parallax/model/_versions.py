@@ -81,6 +81,7 @@ def _newest(loads: Callable[[int], bool], version: int, floor: int) -> int:
 def _loads(ir_version: int, domain: str, version: int) -> bool:
     """Whether onnxruntime loads an Identity model of these versions."""
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as C
 
     imports: Mapping[str, int] = {"": _KNOWN_OPSETS[""], domain: version}
     value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
@@ -92,7 +93,8 @@ def _loads(ir_version: int, domain: str, version: int) -> bool:
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     try:
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = C.InferenceSession(options, model.SerializeToString(), False, False)
+        session.initialize_session(["CPUExecutionProvider"], [{}], set())
     except Exception:  # onnxruntime's exception classes share no root of their own
         return False
     return True

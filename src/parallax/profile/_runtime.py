@@ -11,6 +11,7 @@ from typing import Any
 
 import onnxruntime as ort
 
+from parallax.device import StockSession
 from parallax.errors import BackendError
 from parallax.model import Model
 
@@ -76,7 +77,7 @@ def open_whole(
     if not runnable:
         options.add_session_config_entry("session.disable_prepacking", "1")
     try:
-        session = ort.InferenceSession(whole.proto, options, providers=["CPUExecutionProvider"])
+        session = StockSession(whole.proto, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise BackendError(f"ONNX Runtime cannot open the model: {error}", where=_origin(model)) from error
     return OpenSession(session=session, weights=weights)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from parallax.device import Backend, OnnxRuntimeBackend, available_cores, open_backend
+from parallax.device import Backend, OnnxRuntimeBackend, StockSession, available_cores, open_backend
 from parallax.engine import RUNTIME_EXCEPTIONS, Executor, compile_plan
 from parallax.errors import BackendError, ConfigError, ParallaxError, PlanError
 from parallax.model import Model, OpGraph, split_rows
@@ -383,7 +383,7 @@ def _why_options_stay_whole(model: Model, session_options: Any) -> str | None:
     """Free dimensions that session options fix cannot be read from them, but they show in a session's inputs."""
     source = model.whole()
     try:
-        session = onnxruntime.InferenceSession(source, session_options, providers=["CPUExecutionProvider"])
+        session = StockSession(source, session_options, providers=["CPUExecutionProvider"])
     except RUNTIME_EXCEPTIONS as error:
         return f"the runtime refuses the model: {error}"
     shown = {argument.name: tuple(argument.shape) for argument in session.get_inputs()}

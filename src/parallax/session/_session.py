@@ -23,7 +23,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 from onnxruntime.capi.onnxruntime_inference_collection import check_and_normalize_provider_args
 
 from parallax.bundle import Bundle, Verify, looks_like_bundle
-from parallax.device import FaultPolicy, move_to_first_core, private_bytes, trim_heap
+from parallax.device import FaultPolicy, StockSession, move_to_first_core, private_bytes, trim_heap
 from parallax.engine import (
     RUNTIME_EXCEPTIONS,
     Executor,
@@ -103,7 +103,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_note_fork)
 
 
-class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
+class InferenceSession(StockSession):  # type: ignore[misc]
     """Runs an ONNX model through Parallax; usable wherever ``onnxruntime.InferenceSession`` is.
 
     Args:
@@ -495,7 +495,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]
                 )
             source = str(self._bundle.portable_path)
         with planned_threads(self._sess_options_initial, self._parallax_options.threads, None) as session_options:
-            whole = onnxruntime.InferenceSession(
+            whole = StockSession(
                 source,
                 session_options,
                 providers,

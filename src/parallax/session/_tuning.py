@@ -15,9 +15,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
-from parallax.device import DEFAULT_POLICY, DISTURBED_SHARE, Backend, CoreMeter, EmulatedBackend, FaultPolicy, LoadMeter
+from parallax.device import (
+    DEFAULT_POLICY,
+    DISTURBED_SHARE,
+    Backend,
+    CoreMeter,
+    EmulatedBackend,
+    FaultPolicy,
+    LoadMeter,
+    StockSession,
+)
 from parallax.engine import compile_plan, trace_durations
 from parallax.errors import BackendError, ConfigError, ParallaxError
 from parallax.model import Model, split_rows
@@ -494,7 +502,7 @@ def _uncut_peer(
 ) -> Peer:
     made = runtime_options(session_options).to_session_options()
     made.intra_op_num_threads = width
-    session = onnxruntime.InferenceSession(source, made, providers=["CPUExecutionProvider"])
+    session = StockSession(source, made, providers=["CPUExecutionProvider"])
     label = f"uncut, {width} thread{'s' if width > 1 else ''}"
     return Peer(
         label=label,
