@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,6 +24,8 @@ from parallax.device._openvino import OpenVinoBackend
 from parallax.device._plugins import PLUGINS, WEBGPU, Plugin, load_plugin, plugin_devices
 from parallax.device._profiles import profile_names
 from parallax.errors import BackendError, ConfigError, ParallaxError
+
+logger = logging.getLogger(__name__)
 
 ENTRY_POINTS: Final = "parallax.backends"
 """The entry point group in which other distributions register families of backends."""
@@ -77,6 +80,22 @@ def open_backend(name: str, options: Mapping[str, Any] | None = None) -> Backend
         f"there is no backend {name!r}",
         fix=f"choose among {', '.join(sorted(_factories()))}, or name an execution provider of ONNX Runtime",
     )
+
+
+def has_provider(name: str) -> bool:
+    """Whether this is an execution provider that can be used here: built in, or a plugin that finds a device.
+
+    May load the library of a plugin that we know. An unknown name is none.
+    """
+    if name in onnxruntime.get_available_providers() or plugin_devices(name):
+        return True
+    if name not in PLUGINS:
+        return False
+    try:
+        return bool(load_plugin(PLUGINS[name]))
+    except ParallaxError as error:
+        logger.info("%s cannot be used: %s", name, error)
+        return False
 
 
 def open_providers(providers: Sequence[str | tuple[str, Mapping[str, Any]]]) -> tuple[Backend, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from parallax.errors import ConfigError
 from parallax.memory import parse_bytes
 from parallax.schedule import Plan
 from parallax.session._backends import check_backends
-from parallax.session._providers import Device
+from parallax.session._providers import Device, why_not_on_cpu
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, steps done, steps in all) during long work."""
@@ -159,10 +160,16 @@ def check_faults(faults: Any) -> FaultPolicy:
 
 def runtime_options(session_options: Any) -> RuntimeOptions:
     """What segments inherit of the caller's ``onnxruntime.SessionOptions`` (None: its defaults)."""
-    if session_options is None:
-        session_options = (
-            onnxruntime.SessionOptions()
-        )  # so that None and the defaults spelt out are the same to a cache
+    return _default_runtime_options() if session_options is None else _read_runtime_options(session_options)
+
+
+@functools.cache
+def _default_runtime_options() -> RuntimeOptions:
+    """The defaults spelt out, so that they and None are the same to a cache. To read them takes a millisecond."""
+    return _read_runtime_options(onnxruntime.SessionOptions())
+
+
+def _read_runtime_options(session_options: Any) -> RuntimeOptions:
     config = []
     for key in _INHERITED_CONFIG:
         try:
@@ -283,18 +290,11 @@ def why_not_cut(session_options: Any, providers: Sequence[Any] | None) -> str | 
 
 def why_not_compiled(session_options: Any, providers: Sequence[Any] | None) -> str | None:
     """Why these options call for the model as it came, not compiled for the CPU, or None."""
-    for provider in providers or ():
-        name = provider[0] if isinstance(provider, tuple) else provider
-        if name not in _CPU_PROVIDERS:
-            return f"provider {name} takes the whole model"
-    if session_options is None:
-        return None
+    obstacle = why_not_on_cpu(providers)
+    if obstacle is not None or session_options is None:
+        return obstacle
     if session_options.optimized_model_filepath:
         return "the optimised model is to be written to a file"
     if session_options.has_providers():
         return "execution providers were added to the session options"
     return None
-
-
-# On a CPU-only build these two are what "all available providers" means; Azure's only takes its own custom nodes.
-_CPU_PROVIDERS = frozenset({"CPUExecutionProvider", "AzureExecutionProvider"})

@@ -1,7 +1,8 @@
 """A ``providers=`` list: the accelerators that Parallax plans for, and what is left to ONNX Runtime.
 
 Parallax plans for backends of its own names ("emulated:pixel-6-gpu", "webgpu", ...), and for ONNX Runtime's providers
-where the session is tuned. Else those get the whole model, as they do without Parallax.
+where the session is tuned. Else those get the whole model, as they do without Parallax. What is not installed here is
+left to ONNX Runtime, which warns of it and goes on with the rest of the list.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from parallax.device import Backend, is_backend_name, open_backend
+import onnxruntime
+
+from parallax.device import Backend, has_provider, is_backend_name, open_backend
 from parallax.errors import ConfigError
 from parallax.memory import parse_bytes
 from parallax.schedule import CPU_BACKEND
@@ -19,6 +22,9 @@ CPU_PROVIDER: Final = "CPUExecutionProvider"
 
 MEMORY_OPTION: Final = "memory_budget"
 """An option of ours that every device has: what it may hold of the model, as `parallax.memory.parse_bytes` reads it."""
+
+CPU_PROVIDERS: Final = frozenset({CPU_PROVIDER, "AzureExecutionProvider"})
+"""On a CPU-only build these two are what "all available providers" means; Azure's only takes its own custom nodes."""
 
 _ARENA_OPTION: Final = "gpu_mem_limit"
 """How CUDA's, TensorRT's, ROCm's and MIGraphX's providers name the bytes that their arena is limited to, beyond which
@@ -43,7 +49,7 @@ class Device:
 
 def split_providers(
     providers: Sequence[Any] | None, provider_options: Sequence[Mapping[Any, Any]] | None, *, tunes: bool
-) -> tuple[tuple[Device, ...], list[Any] | None, list[Mapping[Any, Any]] | None]:
+) -> tuple[tuple[Device, ...], Sequence[Any] | None, Sequence[Mapping[Any, Any]] | None]:
     """The accelerators of a ``providers=`` list that Parallax plans for, and what is ONNX Runtime's own affair.
 
     Args:
@@ -51,8 +57,8 @@ def split_providers(
 
     Raises: ConfigError for an entry that is neither a name nor a name with its options.
     """
-    if not providers:
-        return (), None if providers is None else list(providers), _listed(provider_options)
+    if not providers or isinstance(providers, str) or not isinstance(providers, Sequence):
+        return (), providers, provider_options  # ONNX Runtime says what is wrong with it
     devices: list[Device] = []
     left: list[Any] = []
     left_options: list[Mapping[Any, Any]] = []
@@ -61,8 +67,8 @@ def split_providers(
         if options is None:
             options = provider_options[position] if provider_options and position < len(provider_options) else {}
         ours = isinstance(name, str) and name not in (CPU_BACKEND, CPU_PROVIDER) and is_backend_name(name)
-        if not ours and tunes and isinstance(name, str) and name.endswith("ExecutionProvider"):
-            ours = name not in (CPU_PROVIDER, "AzureExecutionProvider")
+        if not ours and tunes and isinstance(name, str) and name not in CPU_PROVIDERS:
+            ours = has_provider(name)
         if not ours:
             if isinstance(options, Mapping) and MEMORY_OPTION in options:
                 raise ConfigError(
@@ -78,7 +84,7 @@ def split_providers(
         else:
             devices.append(make_device(name, options))
     if not devices:
-        return (), list(providers), _listed(provider_options)
+        return (), providers, provider_options
     if not left:
         left, left_options = [CPU_PROVIDER], [{}]
     return tuple(devices), left, left_options if provider_options else None
@@ -95,8 +101,17 @@ def make_device(name: str, options: Mapping[str, Any]) -> Device:
     return Device(name=name, options=own, memory_bytes=limit or None)
 
 
-def _listed(provider_options: Sequence[Mapping[Any, Any]] | None) -> list[Mapping[Any, Any]] | None:
-    return None if provider_options is None else list(provider_options)
+def why_not_on_cpu(providers: Sequence[Any] | None) -> str | None:
+    """Which of these entries of ONNX Runtime's gets the whole model, or None where all of it runs on the CPU.
+
+    A provider that this build of ONNX Runtime lacks gets nothing: the runtime warns of it, and leaves it out.
+    """
+    known, available = onnxruntime.get_all_providers(), onnxruntime.get_available_providers()
+    for entry in providers or ():
+        name = entry[0] if isinstance(entry, tuple) and entry else entry
+        if name not in CPU_PROVIDERS and (name not in known or name in available):
+            return f"provider {name} takes the whole model"
+    return None
 
 
 def open_devices(devices: Sequence[Device]) -> dict[str, Backend]:

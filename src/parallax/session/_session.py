@@ -68,7 +68,7 @@ from parallax.session._options import (
     why_not_cut,
 )
 from parallax.session._planning import choose_plan, is_onnx_source, planned_model, session_cores, uncut_plan
-from parallax.session._providers import split_providers
+from parallax.session._providers import CPU_PROVIDER, split_providers
 from parallax.session._shrink import shrink_arena
 from parallax.session._usage import MemoryUsage
 
@@ -245,6 +245,8 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         self._estimator = None
         self._budget = None
         self._given_providers = (providers, provider_options)
+        # Where the base class goes back to when what was asked for is refused, which may be before it opens anything.
+        self._fallback_providers = [CPU_PROVIDER]
         self._devices, providers, provider_options = split_providers(
             providers, provider_options, tunes=self._parallax_options.tune
         )
@@ -282,7 +284,6 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             return
         # The base class checks these only when it opens the model itself.
         check_and_normalize_provider_args(providers, provider_options, onnxruntime.get_available_providers())
-        self._fallback_providers = ["CPUExecutionProvider"]
         if options.backends is None:
             # Who names providers or sets the runtime's options means the runtime; and what others hold in memory
             # no budget knows.
@@ -340,7 +341,6 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             obstacle = "single optimisers were disabled"
         if obstacle is not None:
             raise _not_with_a_bundle(obstacle, path)
-        self._fallback_providers = ["CPUExecutionProvider"]
         open_for_here(path, self._use_bundle, options, self._sess_options)
 
     def _use_bundle(self, bundle: Bundle) -> None:
