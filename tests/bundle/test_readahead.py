@@ -21,6 +21,7 @@ from parallax.bundle import _paging, _readahead
 from parallax.bundle._paging import OwnMappings, Stretch, can_page, drop, fill, mapped_share, prefer_large, request
 from parallax.bundle._readahead import SMALL_BYTES, ReadAhead, weight_room
 from parallax.device import free_memory_bytes
+from tests._threads import needs_stack_limits, no_new_threads
 
 pytestmark = pytest.mark.skipif(not can_page(), reason="this system cannot be told what to keep in memory")
 
@@ -336,6 +337,16 @@ def test_a_reader_that_fails_leaves_the_runs_alone(chain: Chain, caplog: pytest.
         for _ in range(2):
             chain.run(advisor)
     assert "not read ahead any more" in caplog.text
+    advisor.close()
+
+
+@needs_stack_limits
+def test_where_no_thread_can_be_started_runs_wait_for_none(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
+    advisor = chain.advisor(2 * SEGMENT_BYTES)
+    with no_new_threads():
+        chain.run(advisor)
+        chain.run(advisor)
+    assert "not read ahead" in caplog.text
     advisor.close()
 
 

@@ -8,8 +8,11 @@ import pytest
 
 from parallax.engine import LanePool
 from parallax.engine._cores import CoreBinding, current_core
+from parallax.engine._interrupt import run_interruptibly
+from parallax.engine._lanes import InnerLanes
 from parallax.engine._mailbox import Mailbox
 from parallax.engine._signal import Signal, load_find, make_signal
+from tests._threads import needs_stack_limits, no_new_threads
 
 
 def test_a_lease_never_takes_more_than_is_free_and_is_given_back_whole() -> None:
@@ -166,3 +169,37 @@ def test_a_binding_keeps_to_what_others_allow() -> None:
         assert os.sched_getaffinity(0) == {first}
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+@needs_stack_limits
+def test_without_new_threads_a_lease_is_the_callers_core_alone_and_none_is_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pool = LanePool(3)
+    with no_new_threads():
+        for _ in range(2):
+            lease = pool.lease(3, queues=1)
+            assert (lease.cores, lease.lanes, lease.queues) == (1, (), ())
+            pool.give_back(lease)
+        inner = InnerLanes(pool, 3).lease(2)
+    assert pool.statistics().free_cores == 3
+    assert (inner.cores, inner.lanes) == (1, ())
+    assert [record.levelname for record in caplog.records] == ["WARNING"], "said once"
+
+
+@needs_stack_limits
+def test_lanes_that_are_there_serve_on_where_no_more_can_be_started() -> None:
+    pool = LanePool(4)
+    pool.give_back(pool.lease(2))
+    with no_new_threads():
+        lease = pool.lease(4)
+    assert (lease.cores, len(lease.lanes)) == (2, 1)
+    pool.give_back(lease)
+    assert pool.statistics().idle_lanes == 1
+
+
+@needs_stack_limits
+def test_without_new_threads_a_run_that_could_be_interrupted_just_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parallax.engine._interrupt._stand_in", None)
+    with no_new_threads():
+        assert run_interruptibly(lambda options: options) is None

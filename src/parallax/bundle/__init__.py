@@ -27,7 +27,7 @@ from parallax.bundle._manifest import (
     render_manifest,
 )
 from parallax.bundle._open import BUNDLE_SUFFIX, Bundle, Verify, looks_like_bundle, read_bundle, use_bundle
-from parallax.bundle._publish import check_target, prune_folder, prune_leftovers
+from parallax.bundle._publish import prune_folder, prune_leftovers, resolve_target
 from parallax.bundle._write import Progress, describe_source, write_bundle
 
 __all__ = [
@@ -46,7 +46,6 @@ __all__ = [
     "SourceFile",
     "SourceRecord",
     "Verify",
-    "check_target",
     "describe_mismatch",
     "describe_source",
     "file_digest",
@@ -59,6 +58,7 @@ __all__ = [
     "read_manifest",
     "rebuild_command",
     "render_manifest",
+    "resolve_target",
     "runtime_build",
     "settled",
     "signature",

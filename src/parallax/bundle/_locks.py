@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -27,6 +28,10 @@ else:
         return True
 
 
+# A link would have us lock, or make, a file elsewhere; opening a pipe would wait for its other end.
+_FLAGS = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
 class LockFile:
     """A file held locked by this process, and removed when it is released. Made by `try_lock`."""
 
@@ -45,15 +50,20 @@ class LockFile:
 
 
 def try_lock(path: Path, *, create: bool) -> LockFile | None:
-    """Lock ``path`` without waiting; None if another process holds it, or (without ``create``) it is missing."""
+    """Lock ``path`` without waiting.
+
+    Returns: None if another process holds it, or (without ``create``) there is nothing that this process could lock:
+        no file, another user's, a folder, a link.
+    Raises: OSError if it cannot be created.
+    """
     while True:
         try:
-            descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
-        except FileNotFoundError:
-            return None
-        except PermissionError:
-            return None  # another user's, or (Windows) being removed
-        if not _try_lock(descriptor):
+            descriptor = os.open(path, _FLAGS | (os.O_CREAT if create else 0), 0o600)
+        except OSError as error:
+            if create and not isinstance(error, PermissionError):
+                raise
+            return None  # a PermissionError may also (Windows) be of a file that is being removed
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode) or not _try_lock(descriptor):
             os.close(descriptor)
             return None
         # Between opening and locking, an owner may have removed the file: then this lock protects nothing.
@@ -64,7 +74,7 @@ def try_lock(path: Path, *, create: bool) -> LockFile | None:
 
 def _is_still(path: Path, descriptor: int) -> bool:
     try:
-        there = os.stat(path)
+        there = os.lstat(path)
     except FileNotFoundError:
         return False
     here = os.fstat(descriptor)

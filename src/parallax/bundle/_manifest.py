@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -29,6 +31,8 @@ GENERATION = re.compile(r"g-[0-9a-f]{16}")
 """Names of the folders that hold a bundle's files; a bundle that is compiled again gets another one."""
 
 _FORM = re.compile(rb'\{"sha256": "([0-9a-f]{64})", "manifest": (\{.*\})\}\n', re.DOTALL)
+
+_READ_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 _COMPILE_AGAIN = "compile the model again"
 
@@ -143,8 +147,7 @@ def read_manifest(folder: Path) -> tuple[Manifest, bytes]:
     """
     path = folder / MANIFEST_NAME
     try:
-        with open(path, "rb") as file:
-            text = file.read(MAX_MANIFEST_BYTES + 1)
+        text = _read_plain_file(path)
     except FileNotFoundError as error:
         raise BundleError(
             "this folder is not a bundle: it has no manifest", where=str(folder), fix="give a folder that was compiled"
@@ -160,6 +163,21 @@ def read_manifest(folder: Path) -> tuple[Manifest, bytes]:
             f"the manifest is damaged: {error.what}", where=error.where or str(path), fix=_COMPILE_AGAIN
         ) from error
     return manifest, text
+
+
+def _read_plain_file(path: Path) -> bytes:
+    """What is in a file, as far as any manifest goes.
+
+    Raises:
+        OSError: it cannot be read.
+        BundleError: it is a link, pipe, folder or device; none is opened, or waited for.
+    """
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise BundleError("this is no file of a bundle", where=str(path), fix=_COMPILE_AGAIN)
+    # It may have become something else since.
+    descriptor = os.open(path, _READ_FLAGS)
+    with open(descriptor, "rb") as file:
+        return file.read(MAX_MANIFEST_BYTES + 1)
 
 
 def _parse(text: bytes, where: str) -> Manifest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
@@ -251,40 +251,45 @@ def _read_plan(folder: Path, manifest: Manifest) -> Plan:
 
 def _check_listing(folder: Path, manifest: Manifest) -> None:
     """The generation's folder holds the files that the manifest names, and nothing else."""
-    expected = {record.path for record in manifest.files}
-    root = folder / manifest.generation
-    found = set()
-    for name, entry in _walk(root, manifest.generation):
-        kind = os.lstat(entry).st_mode
-        if is_dropping(entry.name):
-            continue
-        if name not in expected:
-            raise BundleError("there is a file that the bundle does not have", where=str(entry), fix="remove it")
-        if not stat.S_ISREG(kind):
-            raise BundleError(
-                "this is a link or device, not a file of the bundle", where=str(entry), fix=_COMPILE_AGAIN
-            )
-        found.add(name)
-    for name in sorted(expected - found):
+    missing = {record.path for record in manifest.files}
+    folders = {manifest.generation}
+    for name in missing:
+        parts = name.split("/")
+        folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
+    # Only what the manifest names is entered, so that no chain of folders leads on for ever.
+    for name in sorted(folders):
+        for entry in _entries(folder / name):
+            inner = f"{name}/{entry.name}"
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if inner in folders and is_folder:
+                continue
+            if is_dropping(entry.name) and not is_folder:
+                continue
+            if inner not in missing and inner not in folders:
+                raise BundleError("this is not part of the bundle", where=entry.path, fix="remove it")
+            if not entry.is_file(follow_symlinks=False):
+                raise BundleError(
+                    "this is a link or device, not a file of the bundle", where=entry.path, fix=_COMPILE_AGAIN
+                )
+            missing.discard(inner)
+    for name in sorted(missing):
         raise BundleError("a file of the bundle is missing", where=str(folder / name), fix=_COMPILE_AGAIN)
 
 
-def _walk(root: Path, name: str) -> Iterator[tuple[str, Path]]:
-    """Names and paths of all that is no folder below ``root``; links are not followed."""
-    if os.path.islink(root):
-        raise BundleError("this is a link, not a folder of the bundle", where=str(root), fix=_COMPILE_AGAIN)
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder of the bundle, by name."""
     try:
-        entries = sorted(os.listdir(root))
+        if stat.S_ISLNK(os.lstat(folder).st_mode):
+            raise BundleError("this is a link, not a folder of the bundle", where=str(folder), fix=_COMPILE_AGAIN)
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+            for entry in found:
+                entry.is_dir(follow_symlinks=False)  # from here on it is known, and asking raises nothing
+            return found
     except OSError as error:
         raise BundleError(
-            f"cannot read the folder: {error.strerror or error}", where=str(root), fix=_COMPILE_AGAIN
+            f"cannot read the folder: {error.strerror or error}", where=str(folder), fix=_COMPILE_AGAIN
         ) from error
-    for entry in entries:
-        path = root / entry
-        if path.is_dir() and not path.is_symlink():
-            yield from _walk(path, f"{name}/{entry}")
-        else:
-            yield f"{name}/{entry}", path
 
 
 def _stat_signature(path: Path) -> Signature:

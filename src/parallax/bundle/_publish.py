@@ -12,6 +12,7 @@ Whether a leftover's writer is dead is told by a lock file beside it, which the 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -23,7 +24,7 @@ from types import TracebackType
 
 from parallax.bundle._locks import LockFile, try_lock
 from parallax.bundle._manifest import GENERATION, MANIFEST_NAME, read_manifest
-from parallax.errors import BundleError, ConfigError, InternalError
+from parallax.errors import BundleError, ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class Workspace:
     """
 
     def __init__(self, target: Path) -> None:
-        self.target = Path(os.path.realpath(target))
+        self.target = resolve_target(target)
         self._id = secrets.token_hex(8)
         self.generation = _PREFIX + self._id
         self._root = self.target.with_name(f".{self.target.name}.{self._id}.tmp")
@@ -57,12 +58,11 @@ class Workspace:
         return self._root / "scratch"
 
     def __enter__(self) -> Workspace:
-        check_target(self.target)
-        prune_leftovers(self.target)
         try:
+            prune_leftovers(self.target)
             self._lock = try_lock(_lock_path(self.target, self._id), create=True)
             if self._lock is None:
-                raise InternalError("a new lock file is locked already", where=str(self.target))
+                raise PermissionError(errno.EACCES, "its lock file cannot be made")
             self.folder.mkdir(parents=True)
             self.scratch.mkdir()
         except OSError as error:
@@ -94,7 +94,7 @@ class Workspace:
         if replaced is not None and replaced != self.generation:
             # Processes that mapped it keep their pages; where an open file cannot be removed (Windows), it stays
             # until the next writer.
-            shutil.rmtree(self.target / replaced, ignore_errors=True)
+            remove_tree(self.target / replaced)
 
     def _appeared(self) -> bool:
         """Rename the whole folder to the target, if nothing is there; whether that worked."""
@@ -110,17 +110,49 @@ class Workspace:
         return True
 
     def _clean(self) -> None:
-        shutil.rmtree(self._root, ignore_errors=True)
+        remove_tree(self._root)
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
 
-def check_target(target: Path) -> None:
+def remove_tree(path: Path) -> bool:
+    """Remove a folder and all that is in it, links not followed; whether that worked. What is left is logged."""
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return True
+    except (OSError, RecursionError) as error:  # RecursionError: folders in folders, more than any of ours
+        logger.warning("cannot remove %s: %s", path, error)
+        return False
+    return True
+
+
+def resolve_target(target: str | os.PathLike[str]) -> Path:
+    """Where a bundle is to lie, links followed.
+
+    Raises: ConfigError if a bundle cannot be written there, or would replace what is not one.
+    """
+    try:
+        path = Path(os.path.realpath(os.fsdecode(target)))
+        _check_target(path)
+    except (OSError, ValueError) as error:  # ValueError: a NUL; OSError: names that are too long, forbidden folders
+        reason = (error.strerror or error) if isinstance(error, OSError) else error
+        raise ConfigError(
+            f"no bundle can lie there: {reason}", where=os.fsdecode(target)[:200], fix="name another place"
+        ) from error
+    return path
+
+
+def _check_target(target: Path) -> None:
     """Fail before the work rather than after it.
 
-    Raises: ConfigError if a bundle cannot be written to ``target``, or would replace what is not one.
+    Raises:
+        ConfigError: a bundle cannot be written to ``target``, or would replace what is not one.
+        OSError: the system does not let us look.
     """
+    if not target.name:
+        raise ConfigError("a bundle needs a folder of its own", where=str(target), fix="name one")
     if not target.parent.is_dir():
         raise ConfigError(
             f"cannot write the bundle: there is no folder {str(target.parent)!r}",
@@ -149,17 +181,14 @@ def prune_leftovers(target: Path) -> tuple[Path, ...]:
     for path, owner in _leftovers(target):
         lock_path = _lock_path(target, owner)
         lock = try_lock(lock_path, create=False)
-        if lock is None and (path == lock_path or lock_path.exists()):
+        if lock is None and (path == lock_path or os.path.lexists(lock_path)):
             continue  # its writer lives, or the lock file went with what it guarded
         try:
             # Asked only now: a writer lets go of its lock after it has published.
             if path.name == _current_generation(target):
                 continue
-            if path != lock_path:
-                shutil.rmtree(path)
-            removed.append(path)
-        except OSError as error:
-            logger.warning("cannot remove the leftover %s: %s", path, error)
+            if path == lock_path or remove_tree(path):
+                removed.append(path)
         finally:
             if lock is not None:
                 lock.release()

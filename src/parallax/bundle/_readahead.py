@@ -153,8 +153,16 @@ class _Reader:
             if self._over:
                 return
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="parallax-read-ahead", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name="parallax-read-ahead", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    # The runtime then reads weights page by page, as they are touched.
+                    logger.warning("weights are not read ahead: no thread can be started (%s)", error)
+                    self._over = True
+                    self._owners = ()
+                    return
+                self._thread = thread
             self._stale = self._stale or segment <= self._last or segment in self._unknown
             self._last = segment
             self._window.start(segment)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from parallax.bundle import check_target, read_bundle
+from parallax.bundle import read_bundle, resolve_target
 from parallax.cli._console import Screen, print_line
 from parallax.cli._open import open_shapes, prepare, runtime_errors_at
 from parallax.cli._plan_view import describe_plan, render_plan
@@ -56,7 +56,7 @@ def compile_model(
                 f"a bundle is compiled for the CPU, not for {providers[0]}",
                 fix="leave --provider out, or leave --output out to keep the plan in the cache",
             )
-        check_target(output.absolute())
+        resolve_target(output)
         subject = prepare(model, inputs=inputs, shapes=shapes, seed=seed, screen=screen)
         with (
             screen.progress() as progress,

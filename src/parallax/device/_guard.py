@@ -230,8 +230,8 @@ class GuardedModel:
             except RunCancelled:
                 self._note_nothing()
                 raise
-            except UnfitFeedsError:
-                self._note_nothing()  # these feeds are at fault, not the delegate
+            except (UnfitFeedsError, _NoThreadError):
+                self._note_nothing()  # these feeds or this process are at fault, not the delegate
             except _DeadlineError as error:
                 self._note_failure(error, for_good=True)
             except Exception as error:
@@ -262,7 +262,10 @@ class GuardedModel:
                 outcome.append(error)
 
         thread = threading.Thread(target=work, name=f"parallax-delegate {self._what}", daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise _NoThreadError(f"no thread can be started to watch its deadline: {error}") from error
         thread.join(deadline)
         if not outcome:
             raise _DeadlineError(f"it did not answer within {deadline:g} s")
@@ -334,6 +337,10 @@ class GuardedModel:
 
 class _DeadlineError(BackendError):
     """A delegate did not answer in time."""
+
+
+class _NoThreadError(BackendError):
+    """The system allows no more threads."""
 
 
 def _own_copy(value: Any) -> Any:

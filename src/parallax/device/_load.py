@@ -67,12 +67,15 @@ def offered_cores(cores: int) -> float:
         begin = time.perf_counter()
         hashlib.sha256(data).digest()
         alone = min(alone, time.perf_counter() - begin)
-        together = min(together, _hash_at_once(data, cores))
+        at_once = _hash_at_once(data, cores)
+        if at_once is None:
+            return 1.0
+        together = min(together, at_once)
     return cores * alone / max(together, 1e-9)
 
 
-def _hash_at_once(data: bytes, threads: int) -> float:
-    """Seconds from when all have begun to when the last has ended."""
+def _hash_at_once(data: bytes, threads: int) -> float | None:
+    """Seconds from when all have begun to when the last has ended; None where so many cannot be started."""
     gate = threading.Barrier(threads)
     spans: list[tuple[float, float]] = []
     # New threads may all be put on the core of the one that starts them, and stay there for a while.
@@ -81,16 +84,26 @@ def _hash_at_once(data: bytes, threads: int) -> float:
     def work(number: int) -> None:
         if places:
             os.sched_setaffinity(0, {places[number % len(places)]})
-        gate.wait()
+        try:
+            gate.wait()
+        except threading.BrokenBarrierError:
+            return
         begin = time.perf_counter()
         hashlib.sha256(data).digest()  # lets go of the GIL
         spans.append((begin, time.perf_counter()))
 
     workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
+    started = []
+    try:
+        for worker in workers:
+            worker.start()
+            started.append(worker)
+    except RuntimeError:  # the system allows no more threads
+        gate.abort()
+    for worker in started:
         worker.join()
+    if len(started) < threads:
+        return None
     return max(end for _, end in spans) - min(begin for begin, _ in spans)
 
 

@@ -33,6 +33,7 @@ from parallax.engine._shared_pool import share_thread_pool, shared_threads, use_
 from parallax.engine._sketch import sketch_outline, stated_type
 from parallax.engine._trace import (
     SegmentSpan,
+    SinkHolder,
     TraceRecorder,
     TraceSink,
     median_durations,
@@ -55,6 +56,7 @@ __all__ = [
     "RunBudget",
     "RuntimeOptions",
     "SegmentSpan",
+    "SinkHolder",
     "TraceRecorder",
     "TraceSink",
     "WeightAdvisor",

@@ -29,7 +29,7 @@ from parallax.engine._run import Run, RunBudget
 from parallax.engine._segment import CompiledSegment
 from parallax.engine._shared_allocator import AllocatorUser, shrink_shared_allocator
 from parallax.engine._sketch import proven_type, sketch_outline, stated_type
-from parallax.engine._trace import TraceSink
+from parallax.engine._trace import SinkHolder
 from parallax.errors import ConfigError, InternalError
 from parallax.memory import MemoryOutline
 from parallax.schedule import DispatchTable, Plan
@@ -37,7 +37,7 @@ from parallax.schedule import DispatchTable, Plan
 logger = logging.getLogger(__name__)
 
 
-class Executor:
+class Executor(SinkHolder):
     """Runs a plan. Thread-safe: every run has its own state.
 
     Args:
@@ -66,10 +66,10 @@ class Executor:
         moves: Sequence[Move] = (),
         has_arenas: bool = True,
     ) -> None:
+        super().__init__()
         self.plan = plan
         self.segments = tuple(segments)
         self.pool = pool
-        self.trace_sink: TraceSink | None = None
         self.advisor = advisor
         self.table = DispatchTable.from_plan(plan)
         self._runs_alone = (

@@ -8,6 +8,7 @@ between nodes, waits for the run to end, and lets the interrupt go on.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 from parallax.device import move_to_first_core
 from parallax.engine._lanes import Lane
 from parallax.engine._mailbox import Mailbox
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -30,15 +33,20 @@ def run_interruptibly(call: Callable[[Any], T], run_options: Any = None) -> T:
     """Return ``call(run_options)``, in a way that Ctrl-C can stop.
 
     Only the main thread receives signals: in any other thread, and in a call from within such a
-    call, ``call`` is simply called. ``run_options`` None makes a RunOptions of its own for the call.
+    call, ``call`` is simply called; so it is where no thread can be started. ``run_options`` None makes a RunOptions
+    of its own for the call.
     """
     global _in_use, _stand_in
     if _in_use or threading.current_thread() is not threading.main_thread():
         return call(run_options)
-    options = C.RunOptions() if run_options is None else run_options
     is_new = _stand_in is None
     if _stand_in is None:
-        _stand_in = Lane(-1)
+        try:
+            _stand_in = Lane(-1)
+        except RuntimeError as refusal:
+            logger.debug("Ctrl-C cannot stop this run: %s", refusal)
+            return call(run_options)
+    options = C.RunOptions() if run_options is None else run_options
     result: list[T] = []
     error: list[BaseException] = []
     done: Mailbox[bool] = Mailbox()

@@ -11,6 +11,7 @@ callers as cores, every run goes on alone in its own thread, which is also what 
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from parallax.device import available_cores
 from parallax.engine._cores import CoreBinding, current_core, every_core, own_this_thread
 from parallax.engine._mailbox import Mailbox
 from parallax.engine._slices import ask_for_short_slices
+
+logger = logging.getLogger(__name__)
 
 # How long an idle lane spins before it parks. Hand-overs inside a run arrive within tens of microseconds
 # of each other; anything longer would burn a core that a wide segment could use.
@@ -35,6 +38,8 @@ class Lane:
 
     Args:
         is_queue: it waits for devices, and is to have a core at once whenever it needs one.
+
+    Raises: RuntimeError where the system allows this process no more threads.
     """
 
     __slots__ = ("_is_queue", "_thread", "binding", "index", "mailbox")
@@ -79,6 +84,9 @@ class LanePool:
 
     Thread-safe. ``cores`` is what affinity and cgroup quota allow at creation.
 
+    Where the system allows no more threads, a lease has fewer lanes than it might, and the run does with them: its
+    calling thread alone can run everything.
+
     Invariant: lanes are granted only from free cores, so the cores of all leases together exceed
     ``cores`` by no more than there are calling threads beyond it.
     """
@@ -92,18 +100,18 @@ class LanePool:
         self._idle: list[Lane] = []
         self._idle_queues: list[Lane] = []
         self._made = 0
+        self._lacks_threads = False
         self._is_every_core = bool(every_core(cores))
 
     def lease(self, cores: int, *, queues: int = 0) -> Lease:
         """Grant up to ``cores`` cores: the caller's own, and a lane for each other that is free. Never waits.
 
-        ``queues``: lanes for devices' queues, which are granted in any case.
+        ``queues``: lanes for devices' queues, which take no core.
         """
         with self._lock:
-            granted = max(1, min(cores, self._free_cores))
+            lanes, servants = self._take(max(1, min(cores, self._free_cores)) - 1, queues)
+            granted = 1 + len(lanes)
             self._free_cores -= granted
-            lanes = tuple([self._take_lane(self._idle) for _ in range(granted - 1)])
-            servants = self._take_queues(queues)
         if granted > 1 and current_core is not None:
             # A woken thread may be put on its waker's core, and stay there until the system balances load again.
             core = current_core()
@@ -116,26 +124,42 @@ class LanePool:
     def lend(self, cores: int, *, queues: int = 0) -> Lease:
         """Lanes for ``cores`` that are leased already, the caller's own among them: none is counted once more."""
         with self._lock:
-            lanes = tuple([self._take_lane(self._idle) for _ in range(cores - 1)])
-            return Lease(0, lanes, self._take_queues(queues))
+            return Lease(0, *self._take(cores - 1, queues))
 
-    def _take_queues(self, count: int) -> tuple[Lane, ...]:
-        idle = self._idle_queues
-        return tuple([self._take_lane(idle, is_queue=True) for _ in range(count)]) if count else ()
+    def _take(self, lanes: int, queues: int) -> tuple[tuple[Lane, ...], tuple[Lane, ...]]:
+        """Idle or new lanes, and lanes for queues; fewer where no thread can be started."""
+        taken: list[Lane] = []
+        servants: list[Lane] = []
+        try:
+            for into, idle, count in ((taken, self._idle, lanes), (servants, self._idle_queues, queues)):
+                while len(into) < count:
+                    if idle:
+                        into.append(idle.pop())
+                    else:
+                        into.append(Lane(self._made, is_queue=into is servants))
+                        self._made += 1
+        except RuntimeError as error:
+            if not self._lacks_threads:
+                self._lacks_threads = True
+                logger.warning(
+                    "no thread can be started (%s); runs go on with those there are, slower; raise the limit on "
+                    "processes and threads (ulimit -u, or the container's pids limit)",
+                    error,
+                )
+        except BaseException:
+            self._put_back(taken, servants)
+            raise
+        return tuple(taken), tuple(servants)
 
-    def _take_lane(self, idle: list[Lane], *, is_queue: bool = False) -> Lane:
-        if idle:
-            return idle.pop()
-        lane = Lane(self._made, is_queue=is_queue)
-        self._made += 1
-        return lane
+    def _put_back(self, lanes: Sequence[Lane], queues: Sequence[Lane]) -> None:
+        self._idle.extend(reversed(lanes))
+        self._idle_queues.extend(reversed(queues))
 
     def give_back(self, lease: Lease) -> None:
         """Return a lease whose lanes are all idle again."""
         with self._lock:
             self._free_cores += lease.cores
-            self._idle.extend(reversed(lease.lanes))
-            self._idle_queues.extend(reversed(lease.queues))
+            self._put_back(lease.lanes, lease.queues)
 
     def statistics(self) -> LaneStatistics:
         """A snapshot for reports and tests."""
@@ -174,9 +198,8 @@ class InnerLanes:
 
     def lease(self, cores: int, *, queues: int = 0) -> Lease:
         """As many cores as are asked for, up to the segment's width."""
-        granted = min(cores, self._width)
-        lent = self._pool.lend(granted, queues=queues)
-        return Lease(granted, lent.lanes, lent.queues)
+        lent = self._pool.lend(min(cores, self._width), queues=queues)
+        return Lease(1 + len(lent.lanes), lent.lanes, lent.queues)
 
     def give_back(self, lease: Lease) -> None:
         """Return a lease whose lanes are all idle again."""

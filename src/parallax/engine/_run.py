@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -23,8 +22,6 @@ from parallax.schedule import Dispatcher, Start
 
 if TYPE_CHECKING:
     from parallax.engine._executor import Executor
-
-logger = logging.getLogger(__name__)
 
 # How long the calling thread spins for the end of its run before it parks.
 CALLER_SPIN_NS = 100_000
@@ -282,7 +279,7 @@ class Run:
                 if bound is not None:
                     unbind(bound)
             if sink is not None:
-                self._record(sink, start, begin)
+                sink = self._record(sink, start, begin)
             if advisor is not None:
                 executor.advise(advisor.has_ended, index)
             with self._lock:
@@ -351,7 +348,7 @@ class Run:
         for name, slot in step.watched:
             self.seen[name] = tuple(self.values[slot].shape())
 
-    def _record(self, sink: TraceSink, start: Start, begin_ns: int) -> None:
+    def _record(self, sink: TraceSink, start: Start, begin_ns: int) -> TraceSink | None:
         end_ns = time.perf_counter_ns()
         executor = self._executor
         segment = executor.segments[start.segment]
@@ -368,11 +365,7 @@ class Run:
             input_bytes=sum(_size_bytes(values[slot]) for _, slot in wiring.inputs),
             output_bytes=sum(_size_bytes(values[slot]) for _, slot in wiring.outputs),
         )
-        try:
-            sink.record(span)
-        except Exception:
-            executor.trace_sink = None
-            logger.exception("the trace sink %r failed and is detached; the run goes on", sink)
+        return executor.record_span(sink, span)
 
 
 def _size_bytes(value: Any) -> int:

@@ -6,6 +6,7 @@ Tracing costs nothing while no sink is attached.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import statistics
 import threading
@@ -13,6 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +68,32 @@ class Traceable(Protocol):
     """What can be traced: the executor."""
 
     trace_sink: TraceSink | None
+
+
+class SinkHolder:
+    """Holds a sink until it fails. Thread-safe: of several lanes that see it fail, one says so.
+
+    Attributes:
+        trace_sink: the sink, or None; may be set at any time.
+    """
+
+    def __init__(self, trace_sink: TraceSink | None = None) -> None:
+        self.trace_sink = trace_sink
+        self._sink_lock = threading.Lock()
+
+    def record_span(self, sink: TraceSink, span: SegmentSpan) -> TraceSink | None:
+        """Give the span to ``sink``; returns it, or None if it failed and is detached, which is logged once."""
+        try:
+            sink.record(span)
+        except Exception:
+            with self._sink_lock:
+                is_first = self.trace_sink is sink
+                if is_first:
+                    self.trace_sink = None
+            if is_first:
+                logger.exception("the trace sink %s failed and is detached; the run goes on", type(sink).__name__)
+            return None
+        return sink
 
 
 def trace_durations(executor: Traceable, run: Callable[[], object], *, runs: int = 9) -> tuple[int, ...]:

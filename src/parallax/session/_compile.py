@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from parallax.bundle import CompileOptions, SourceRecord, check_target, write_bundle
+from parallax.bundle import CompileOptions, SourceRecord, resolve_target, write_bundle
 from parallax.device import memory_limit_bytes
 from parallax.memory import parse_bytes
 from parallax.model import Model, ModelSource, load_model
@@ -81,9 +81,8 @@ def compile(
     limit = None
     if memory_limit is not None:
         limit = parse_bytes(memory_limit, free_bytes=memory_limit_bytes(), where="memory_limit")
-    path = Path(target)
-    check_target(Path(os.path.realpath(path)))
-    return compile_loaded(load_model(model), path, options, portable=portable, memory_limit=limit)
+    resolve_target(target)
+    return compile_loaded(load_model(model), Path(target), options, portable=portable, memory_limit=limit)
 
 
 def compile_loaded(

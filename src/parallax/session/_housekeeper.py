@@ -47,15 +47,24 @@ class Housekeeper:
         return self._thread is not None
 
     def look_after(self, tended: Tended, within_s: float) -> None:
-        """Come at most that many seconds from now, and then as `Tended.tend` says. Cheap where that is so already."""
+        """Come at most that many seconds from now, and then as `Tended.tend` says. Cheap where that is so already.
+
+        Where no thread can be started, nobody comes until this is called again.
+        """
         due = self.clock() + within_s
         if self._due.get(tended, float("inf")) <= due:
             return
         with self._wake:
             self._due[tended] = due
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="parallax-memory", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name="parallax-memory", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    del self._due[tended]
+                    logger.debug("nobody looks after the memory of a session: %s", error)
+                else:
+                    self._thread = thread
             elif due < self._next_s:
                 self._wake.notify()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,8 @@ from parallax.memory import parse_bytes
 from parallax.schedule import Plan
 from parallax.session._backends import check_backends
 from parallax.session._providers import Device, why_not_on_cpu
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, steps done, steps in all) during long work."""
@@ -101,7 +104,7 @@ def make_options(
         min_gain=check_min_gain(min_gain),
         cache_dir=None if cache_dir is None else Path(cache_dir),
         trace=trace,
-        progress=progress,
+        progress=None if progress is None else _HarmlessProgress(progress),
         verify=verify,
         cache=bool(cache),
         memory_budget=memory_budget,
@@ -110,6 +113,25 @@ def make_options(
         backends=check_backends(backends),
         faults=check_faults(faults),
     )
+
+
+class _HarmlessProgress:
+    """Calls a caller's function until it fails, which is logged: whoever watches some work must not break it.
+
+    What is no error (KeyboardInterrupt, say) goes through, and ends the work.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress: Progress | None = progress
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self._progress is None:
+            return
+        try:
+            self._progress(stage, done, total)
+        except Exception:
+            self._progress = None
+            logger.exception("the progress callback failed and is called no more; the work goes on")
 
 
 def check_threads(threads: Any) -> int | None:

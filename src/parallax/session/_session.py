@@ -29,6 +29,7 @@ from parallax.engine import (
     Executor,
     RunBudget,
     SegmentSpan,
+    SinkHolder,
     TraceSink,
     both,
     open_failure,
@@ -223,6 +224,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             backends=backends,
             faults=faults,
         )
+        self._tracer = SinkHolder(trace)
         self._lazy_lock = threading.RLock()
         self._model: Model | None = None
         self._plan: Plan | None = None
@@ -238,12 +240,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
 
     def _create_inference_session(self, providers: Any, provider_options: Any, disabled_optimizers: Any = None) -> None:
         """Called by the base class to open the model, and again by ``set_providers``."""
-        self._executor = None
-        self._direct = None
-        self._bundle = None
-        self._memory = None
-        self._estimator = None
-        self._budget = None
+        self._forget_opened()
         self._given_providers = (providers, provider_options)
         # Where the base class goes back to when what was asked for is refused, which may be before it opens anything.
         self._fallback_providers = [CPU_PROVIDER]
@@ -323,8 +320,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             self._open_bundle(str(bundle), asked)
         except BundleError as error:
             logger.warning("the cached bundle of %s cannot be used: %s", path, error)
-            self._bundle = None
-            self._executor = None
+            self._forget_opened()
             return False
         return True
 
@@ -343,7 +339,14 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             raise _not_with_a_bundle(obstacle, path)
         open_for_here(path, self._use_bundle, options, self._sess_options)
 
+    def _forget_opened(self) -> None:
+        """Back to where nothing was opened yet: a bundle that was replaced meanwhile may be of another kind."""
+        self._executor = self._direct = self._bundle = self._memory = self._estimator = self._budget = None
+        self._sess_options = self._sess_options_initial
+        self._sess = None
+
     def _use_bundle(self, bundle: Bundle) -> None:
+        self._forget_opened()
         self._bundle = bundle
         self._unbounded = bundle.manifest.interface.unbounded
         if not bundle.plan.is_uncut:
@@ -428,13 +431,15 @@ class InferenceSession(StockSession):  # type: ignore[misc]
                 raise open_failure(error) from error
         self._output_names = [argument.name for argument in self._outputs_meta]
         plain = self._providers == ["CPUExecutionProvider"] and not self._overridable_initializers
-        if plain and self._parallax_options.trace is None and not self._is_watched:
+        self._tracer = SinkHolder(self._tracer.trace_sink)
+        if plain and self._tracer.trace_sink is None and not self._is_watched:
             whole: Any = self._sess
             self._direct = whole.run
 
     def _adopt(self, graph: OpGraph | Interface, plan: Plan, executor: Executor) -> None:
         """Make a cut plan this session's: what the base class reads of ``_sess`` comes from the segments."""
-        executor.trace_sink = self._parallax_options.trace
+        executor.trace_sink = self._tracer.trace_sink
+        self._tracer = executor
         sessions = [segment.session for segment in executor.segments]
         inputs = {
             arg.name: (arg, info) for s in sessions for arg, info in zip(s.inputs_meta, s.input_meminfos, strict=True)
@@ -668,8 +673,8 @@ class InferenceSession(StockSession):  # type: ignore[misc]
 
     @property
     def trace(self) -> TraceSink | None:
-        """Receives a span per segment and run while set."""
-        return self._parallax_options.trace
+        """Receives a span per segment and run while set; None once it failed and was detached."""
+        return self._tracer.trace_sink
 
     # -- running ----------------------------------------------------------------------------------------
 
@@ -729,13 +734,14 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             return self._run_traced(output_names, input_feed, run_options)
 
     def _run_traced(self, output_names: Any, input_feed: Any, run_options: Any) -> Any:
-        sink = self._parallax_options.trace
+        sink = self._tracer.trace_sink
         if sink is None:
             return super().run(output_names, input_feed, run_options)
         begin = time.perf_counter_ns()
         result = super().run(output_names, input_feed, run_options)
         segment = self.plan.segments[0]
-        sink.record(
+        self._tracer.record_span(
+            sink,
             SegmentSpan(
                 run=0,
                 segment=0,
@@ -746,7 +752,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
                 end_ns=time.perf_counter_ns(),
                 input_bytes=sum(getattr(value, "nbytes", 0) for value in input_feed.values()),
                 output_bytes=sum(getattr(value, "nbytes", 0) for value in result),
-            )
+            ),
         )
         return result
 
@@ -814,7 +820,11 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             self._binder.check_complete(input_feed)
         run = self._run_whole if self._executor is None else self._run_cut
 
+        unclaimed = threading.Lock()
+
         def job() -> None:
+            if not unclaimed.acquire(blocking=False):
+                return
             try:
                 results = run(output_names, input_feed, run_options)
             except Exception as error:  # the callback is how the caller hears of it, as in ONNX Runtime
@@ -822,7 +832,12 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             else:
                 callback(results, user_data, "")
 
-        _async_threads().submit(job)
+        try:
+            _async_threads().submit(job)
+        except RuntimeError as error:
+            # No thread can be started, though one that is there may still come to it.
+            logger.debug("a run that was to go on in the background does so here: %s", error)
+            job()
 
     def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
         """As in ONNX Runtime. A binding belongs to the whole-model session, so that is what runs it."""
