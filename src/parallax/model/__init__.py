@@ -10,13 +10,14 @@ from parallax.model._elements import ELEMENT_BITS, ELEMENT_NAMES, STRING_TYPE
 from parallax.model._extract import SegmentModel
 from parallax.model._graph import CONSTANT_BYTES, Dim, Node, OpGraph, TensorInfo, constant_value
 from parallax.model._handover import SegmentInterface, proto_with_weights, segment_interface
-from parallax.model._model import Model, load_model
+from parallax.model._model import Model, load_model, read_model
 from parallax.model._outline import Outline, read_outline
 from parallax.model._probes import Probe, probe_model
 from parallax.model._rows import RowSplit, split_rows
 from parallax.model._save import save_segment
 from parallax.model._segment_graph import segment_graph
 from parallax.model._source import ModelSource
+from parallax.model._survey import Survey
 
 __all__ = [
     "CONSTANT_BYTES",
@@ -35,11 +36,13 @@ __all__ = [
     "SegmentInterface",
     "SegmentModel",
     "StoredWeight",
+    "Survey",
     "TensorInfo",
     "constant_value",
     "load_model",
     "probe_model",
     "proto_with_weights",
+    "read_model",
     "read_outline",
     "save_arranged",
     "save_segment",

@@ -20,7 +20,7 @@ from parallax.model._graph import CONSTANT_BYTES, Node, OpGraph, TensorInfo
 from parallax.model._lazy import LazyMapping
 from parallax.model._types import tensor_info
 
-_BODY_OPS = frozenset(("If", "Loop", "Scan", "SequenceMap"))
+BODY_OPERATORS = frozenset(("If", "Loop", "Scan", "SequenceMap"))
 """Operators of the ONNX domain with graph attributes; other domains are searched."""
 
 _GRAPH, _GRAPHS = onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS
@@ -122,7 +122,7 @@ class _Nodes:
         self.bodies: dict[int, tuple[tuple[str, OpGraph], ...]] = {}
         self.captures: dict[int, tuple[str, ...]] = {}
         for index, op_type in enumerate(self.op_types):
-            if (op_type in _BODY_OPS or self.domains[index]) and (
+            if (op_type in BODY_OPERATORS or self.domains[index]) and (
                 found := build_bodies(self.protos[index], self.label(index))
             ):
                 self.bodies[index] = tuple((name, built.graph) for name, built in found)

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
 
-from parallax.errors import InternalError, ModelFileError
+from parallax.errors import InternalError, ModelError, ModelFileError
 from parallax.model._bodies import Body, BodyParts, Extracted, make_bodies, why_no_bodies
 from parallax.model._build import Built, build_bodies, build_graph
 from parallax.model._extract import Extractor, SegmentModel
@@ -26,6 +26,7 @@ from parallax.model._lazy import LazyMapping
 from parallax.model._nested import collect_nested, restore
 from parallax.model._shapes import Shapes, apply_shapes
 from parallax.model._source import ModelSource, Source, open_source
+from parallax.model._survey import Survey, survey_graph
 from parallax.model._types import text, type_info
 from parallax.model._versions import check_versions, opsets
 from parallax.model._weights import ExternalFiles, Weight, check_inline, lifted_weight
@@ -58,17 +59,15 @@ class Model:
     weights are views made when asked for. Made by ``load_model``.
     """
 
-    def __init__(self, parts: Parts, built: Built, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, parts: Parts, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._parts = parts
-        self._built = built
         self._lock = threading.Lock()
-        self._types = TypesOnDemand(parts.skeleton)
+        self._build_lock = threading.Lock()
+        self._graph_parts: Built | ModelError | None = None  # an error where the graph makes no sense
         self._inferred: OpGraph | None = None
         self._bodies: dict[int, tuple[Body, ...]] = {}
         self.shapes: Mapping[str, tuple[int, ...]] = MappingProxyType(dict(shapes))
         """Input shapes fixed by the caller."""
-        self.graph: OpGraph = built.graph
-        """The graph with the types that the file declares; ``inferred`` knows more, at a cost."""
         self.path: Path | None = None if parts.source is None else parts.source.path
         self.opset_imports: Mapping[str, int] = MappingProxyType(opsets(parts.skeleton))
         self.ir_version: int = parts.skeleton.ir_version
@@ -82,7 +81,55 @@ class Model:
 
     def __repr__(self) -> str:
         origin = str(self.path) if self.path is not None else "bytes"
-        return f"<Model {origin}: {len(self.graph.nodes)} nodes, {self.weight_bytes} weight bytes>"
+        return f"<Model {origin}: {len(self._parts.skeleton.graph.node)} nodes, {self.weight_bytes} weight bytes>"
+
+    @property
+    def graph(self) -> OpGraph:
+        """The graph with the types that the file declares; ``inferred`` knows more, at a cost.
+
+        Built when first asked for, which `load_model` does and `read_model` leaves to the caller.
+
+        Raises: ModelError if the graph makes no sense (cycles, undefined tensors, names that are not text).
+        """
+        return self._built.graph
+
+    @property
+    def fault(self) -> ModelError | None:
+        """What `graph` raises, or None. It builds the graph."""
+        try:
+            self._built  # noqa: B018  (asked for its errors)
+        except ModelError as error:
+            return error
+        return None
+
+    @functools.cached_property
+    def survey(self) -> Survey:
+        """What one look at each node tells, without the graph; microseconds per node.
+
+        Raises: ModelFileError if names are not text.
+        """
+        return survey_graph(self._parts.skeleton.graph)
+
+    @property
+    def _built(self) -> Built:
+        made = self._graph_parts
+        if made is None:
+            with self._build_lock:
+                made = self._graph_parts
+                if made is None:
+                    try:
+                        made = _build(self._parts.skeleton)
+                    except ModelError as error:
+                        made = error
+                    self._graph_parts = made
+        if isinstance(made, ModelError):
+            raise made
+        return made
+
+    @functools.cached_property
+    def _types(self) -> TypesOnDemand:
+        self._built  # noqa: B018  (inference reads the nodes in the order and under the names of the graph)
+        return TypesOnDemand(self._parts.skeleton)
 
     @functools.cached_property
     def structure_digest(self) -> str:
@@ -242,8 +289,8 @@ class Model:
 
     @functools.cached_property
     def _extractor(self) -> Extractor:
-        parts = self._parts
-        return Extractor(parts.skeleton, self._built, parts.weights, parts.nested, self._types)
+        parts, built = self._parts, self._built
+        return Extractor(parts.skeleton, built, parts.weights, parts.nested, self._types)
 
     def _with_types(self, types: InferredTypes) -> OpGraph:
         graph = self.graph
@@ -282,6 +329,18 @@ def load_model(source: ModelSource, *, shapes: Shapes | None = None) -> Model:
         ModelError: it can be read but makes no sense (cycles, undefined tensors, wrong sizes).
         ConfigError: ``shapes`` does not fit the model.
     """
+    model = read_model(source, shapes=shapes)
+    model.graph  # noqa: B018  (asked for its errors)
+    return model
+
+
+def read_model(source: ModelSource, *, shapes: Shapes | None = None) -> Model:
+    """`load_model`, with the graph left to be built, and checked, when it is first asked for.
+
+    Of a model with very many operators that is nearly all there is to loading: some ten microseconds for each.
+
+    Raises: as `load_model`, but for what is wrong with the graph.
+    """
     opened = open_source(source)
     try:
         parts = _read(opened)
@@ -291,7 +350,7 @@ def load_model(source: ModelSource, *, shapes: Shapes | None = None) -> Model:
         where = str(opened.path) if exc.where is None else f"{opened.path}, {exc.where}"
         raise type(exc)(exc.what, where=where, fix=exc.fix) from exc.__cause__
     checked = apply_shapes(parts.skeleton, shapes) if shapes is not None else {}
-    return _assemble(parts, checked)
+    return Model(parts, checked)
 
 
 _MODEL_TEXTS = ("producer_name", "producer_version", "domain", "doc_string")
@@ -351,12 +410,19 @@ def _read(source: Source) -> Parts:
 
 
 def _assemble(parts: Parts, shapes: Mapping[str, tuple[int, ...]]) -> Model:
-    built = build_graph(parts.skeleton.graph, overridable=parts.skeleton.ir_version >= 4)
+    model = Model(parts, shapes)
+    model.graph  # noqa: B018  (asked for its errors)
+    return model
+
+
+def _build(skeleton: onnx.ModelProto) -> Built:
+    """The graph; the skeleton's nodes get the names and the order that the graph gives them."""
+    built = build_graph(skeleton.graph, overridable=skeleton.ir_version >= 4)
     for node, proto in zip(built.graph.nodes, built.protos, strict=True):
         if proto.name != node.name:
             proto.name = node.name
     if not built.in_file_order:
         # Shape inference reads nodes in file order. Sorting in place moves no message.
         rank = {node.name: node.index for node in built.graph.nodes}
-        parts.skeleton.graph.node.sort(key=lambda proto: rank[proto.name])
-    return Model(parts, built, shapes)
+        skeleton.graph.node.sort(key=lambda proto: rank[proto.name])
+    return built

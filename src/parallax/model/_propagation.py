@@ -19,12 +19,12 @@ from onnx import numpy_helper
 
 from parallax.model._arithmetic import LARGEST, OPERATORS, Value, evaluate, readable, stored
 from parallax.model._attributes import constant_node_value
+from parallax.model._build import BODY_OPERATORS
 
 _log = logging.getLogger(__name__)
 
 _ROOM_BYTES = 64 << 20
 """Bytes of all values together that a sweep keeps; past that it learns no more of them."""
-_BODY_OPS = frozenset(("If", "Loop", "Scan", "SequenceMap"))
 _ONNX = ("", "ai.onnx")
 _SHAPES = frozenset(("Shape", "Size"))
 _SOURCES = _SHAPES | {"Constant"}
@@ -48,7 +48,7 @@ def propagate(model: onnx.ModelProto, types: Mapping[str, onnx.TypeProto], infer
     unknown = [
         position
         for position, node in enumerate(model.graph.node)
-        if node.op_type in _BODY_OPS or None in [_elements(types.get(name)) for name in node.output if name]
+        if node.op_type in BODY_OPERATORS or None in [_elements(types.get(name)) for name in node.output if name]
     ]
     return _Sweep(model, types, infer).run(unknown) if unknown else {}
 
@@ -122,7 +122,7 @@ class _Sweep:
             reads = self._inputs[position]
             # All values before any other question: asking may infer what waits, and so teach new types.
             news = [name for name in reads if name in computable and self._value(name) is not None]
-            if self._op_types[position] in _BODY_OPS:
+            if self._op_types[position] in BODY_OPERATORS:
                 reads = (*reads, *_captures(self._nodes[position]))
             if news or any(name in self._learned or name in self._awaited for name in reads):
                 for name in reads:
@@ -144,7 +144,7 @@ class _Sweep:
         model.CopyFrom(self._shell)
         model.graph.node.extend(waiting)
         reads = {name: None for position in positions for name in self._inputs[position] if name}
-        bodies = [position for position in positions if self._op_types[position] in _BODY_OPS]
+        bodies = [position for position in positions if self._op_types[position] in BODY_OPERATORS]
         reads.update((name, None) for position in bodies for name in _captures(self._nodes[position]))
         symbols: set[str] = set()
         for name in reads:
@@ -355,5 +355,5 @@ def _forget_made_up(graph: onnx.GraphProto, symbols: set[str]) -> None:
                     if dim.dim_param.startswith(_MADE_UP) and dim.dim_param not in symbols:
                         dim.ClearField("dim_param")
         for node in current.node:
-            if node.op_type in _BODY_OPS:
+            if node.op_type in BODY_OPERATORS:
                 stack.extend(attribute.g for attribute in node.attribute if attribute.HasField("g"))

@@ -5,9 +5,10 @@ from parallax.profile._costs import CostModel
 from parallax.profile._fingerprint import hardware_fingerprint, machine_fingerprint
 from parallax.profile._flops import TotalWork, Work, intensity, node_bytes, node_flops, node_work, total_work
 from parallax.profile._measure import measure_costs, random_feeds, surviving_tensors
-from parallax.profile._tables import estimate_costs, product_flops
+from parallax.profile._tables import NODE_OVERHEAD_NS, estimate_costs, most_work_ns, product_flops
 
 __all__ = [
+    "NODE_OVERHEAD_NS",
     "Cache",
     "CostModel",
     "TotalWork",
@@ -17,6 +18,7 @@ __all__ = [
     "intensity",
     "machine_fingerprint",
     "measure_costs",
+    "most_work_ns",
     "node_bytes",
     "node_flops",
     "node_work",

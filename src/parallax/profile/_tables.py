@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from parallax.errors import ConfigError
-from parallax.model import Node, OpGraph, constant_value
+from parallax.model import Node, OpGraph, Survey, constant_value
 from parallax.profile._costs import CostModel
 from parallax.profile._flops import MAX_BODY_DEPTH, iteration_count, shaped_work
 from parallax.profile._shapes import Shapes, UnknownShape
@@ -176,6 +176,35 @@ def estimate_costs(graph: OpGraph, *, cores: int) -> CostModel:
         scales=(1.0,) * len(widths),
         known_fraction=known / len(rows) if rows else 1.0,
     )
+
+
+_LARGEST_TERM_FLOPS, _LARGEST_TERM_BYTES = 16, 24
+"""Of one element of a tensor, in an operator that is no product: a softmax's; two inputs and an output of 8 bytes."""
+
+_PRODUCT_FLOPS = 2_000
+"""Of one element that a product writes: a thousand weights each."""
+
+
+def most_work_ns(survey: Survey) -> int:
+    """What the nodes of a model could take on one core at most, their overhead apart, by what the file states.
+
+    Each node is taken to handle the largest tensor that is stated, at the slowest rate of its class. So this is an
+    upper bound where no operator makes larger tensors than are stated, and without inferring a single type.
+    """
+    return round(
+        sum(count * _most_ns(op_type) for op_type, count in survey.operators.items()) * survey.largest_elements
+    )
+
+
+def _most_ns(op_type: str) -> float:
+    """Per element."""
+    rates = _CLASSES.get(op_type, _ELEMENTWISE)
+    if rates in (_DENSE, _RECURRENT):
+        return _PRODUCT_FLOPS / rates.gflops
+    slowest = (
+        _GATHER_FINE if op_type == "Gather" else {_SOFTMAX: _SOFTMAX_INNER, _REDUCE: _REDUCE_INNER}.get(rates, rates)
+    )
+    return max(_LARGEST_TERM_FLOPS / slowest.gflops, _LARGEST_TERM_BYTES / slowest.gbytes)
 
 
 def product_flops(width: int) -> float:

@@ -222,6 +222,11 @@ class PlanningContext:
                 found[key] = proposal
         return tuple(sorted(found.values(), key=lambda proposal: (proposal.simulated_ns, proposal.partition.label)))
 
+    @cached_property
+    def best(self) -> Proposal | None:
+        """The candidate that is predicted to be quickest, or None where there is none."""
+        return next(iter(self.candidates()), None)
+
     def _partitions(self) -> Iterator[Partition]:
         cores, units = self.cores, self.units
         if cores < 2:

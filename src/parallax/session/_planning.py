@@ -39,6 +39,7 @@ from parallax.session._feeds import is_feedable
 from parallax.session._lifting import lift_bodies
 from parallax.session._options import SessionOptions, lean_options, runtime_options
 from parallax.session._providers import open_devices
+from parallax.session._small import LEAST_SAVING_NS, longest_path_ns, small_at_sight, small_by_costs
 
 logger = logging.getLogger(__name__)
 
@@ -86,9 +87,9 @@ def uncut_plan(
     segment = Segment(
         index=0,
         name="whole_model",
-        nodes=() if model is None else tuple(range(len(model.graph.nodes))),
-        inputs=() if model is None else tuple(info.name for info in model.graph.inputs),
-        outputs=() if model is None else tuple(info.name for info in model.graph.outputs),
+        nodes=() if model is None else tuple(range(model.survey.node_count)),
+        inputs=() if model is None else model.survey.inputs,
+        outputs=() if model is None else model.survey.outputs,
         predecessors=(),
         width=min(width or cores, cores),
         priority=0,
@@ -265,12 +266,16 @@ def find_plan(
         lifts: bodies may get plans too.
     """
     cores = session_cores(options, session_options)
+    if is_unasked(options) and not devices:
+        return remembered_plan(model, options, session_options, cores=cores) or _plan_unasked(
+            model, session_options, cores=cores
+        )
     obstacle = why_model_stays_whole(model)
     if devices and obstacle is None:
         return plan_with_devices(model, options, session_options, devices, cores=cores, lifts=lifts)
     if options.policy == "sequential":
         obstacle = 'policy="sequential" leaves the model uncut'
-    elif obstacle is None and session_options is not None and (options.min_gain is not None or options.tune):
+    elif obstacle is None and session_options is not None:
         obstacle = _why_options_stay_whole(model, session_options)
     if obstacle is not None:
         return uncut_plan(model, obstacle, cores=cores)
@@ -281,9 +286,8 @@ def find_plan(
         from parallax.session._tuning import tune  # measuring is a tuned session's cost, importing too
 
         return tune(model, options, session_options, cores=cores)
-    return remembered_plan(model, options, session_options, cores=cores) or _plan_unasked(
-        model, options, session_options, cores=cores, lifts=lifts
-    )
+    kept = remembered_plan(model, options, session_options, cores=cores)
+    return kept or _plan_by_gain(model, options, cores=cores, lifts=lifts)
 
 
 def plan_with_devices(
@@ -394,20 +398,36 @@ def _why_options_stay_whole(model: Model, session_options: Any) -> str | None:
     return None
 
 
-def _plan_unasked(
-    model: Model, options: SessionOptions, session_options: Any, *, cores: int, lifts: bool = False
-) -> Plan:
-    if session_options is not None and options.min_gain is None:
+def is_unasked(options: SessionOptions) -> bool:
+    """Whether it is left to the default policy to split the model: nothing was said of gains or measuring."""
+    return options.policy != "sequential" and options.min_gain is None and not options.tune
+
+
+def _plan_unasked(model: Model, session_options: Any, *, cores: int) -> Plan:
+    """The default policy's plan. Only for a model that may gain clearly is the graph built, let alone its types
+    inferred: the rest opens as quickly as the runtime opens it."""
+    if session_options is not None:
         # Initializers and custom operators registered there cannot be seen, and segments would not have them.
-        return uncut_plan(
-            model,
-            "session options were given: a model is then cut only on demand (tune=True or min_gain=)",
-            cores=cores,
-        )
-    min_gain = DEFAULT_MIN_GAIN if options.min_gain is None else options.min_gain
-    plan = plan_from_tables(model, cores=cores, min_gain=min_gain)
+        obstacle: str | None = "session options were given: a model is then cut only on demand (tune=True or min_gain=)"
+    elif cores < 2:
+        obstacle = "one core: nothing can run side by side"
+    else:
+        obstacle = small_at_sight(model.survey, cores=cores)
+        # What a body's iterations come to is not seen at sight.
+        if obstacle is None or model.survey.has_bodies:
+            obstacle = why_model_stays_whole(model)
+    if obstacle is not None:
+        return uncut_plan(model, obstacle, cores=cores)
     # Without a device, all that a body can gain is work side by side, and looking for that delays opening: on demand.
-    if not lifts or options.min_gain is None or cores < 2 or not any(node.bodies for node in model.graph.nodes):
+    return plan_from_tables(model, cores=cores)
+
+
+def _plan_by_gain(model: Model, options: SessionOptions, *, cores: int, lifts: bool) -> Plan:
+    """The plan by tables where the caller named the least gain."""
+    assert options.min_gain is not None  # else the default policy was asked
+    min_gain = options.min_gain
+    plan = plan_from_tables(model, cores=cores, min_gain=min_gain)
+    if not lifts or cores < 2 or not any(node.bodies for node in model.graph.nodes):
         return plan
 
     def plan_body(body: Model, *, cores: int) -> Plan:
@@ -468,8 +488,12 @@ def forced_plan(model: Model, *, cores: int) -> Plan:
     )
 
 
-def plan_from_tables(model: Model, *, cores: int, min_gain: float) -> Plan:
-    """Cut only where the tables, unmeasured, promise at least ``min_gain``. Must not delay opening."""
+def plan_from_tables(model: Model, *, cores: int, min_gain: float | None = None) -> Plan:
+    """Cut only where the tables, unmeasured, promise at least ``min_gain``. Must not delay opening.
+
+    Args:
+        min_gain: as the caller named it. None: `DEFAULT_MIN_GAIN`, and a saving that is clear in microseconds too.
+    """
     if cores < 2:
         return uncut_plan(model, "one core: nothing can run side by side", cores=cores)
     if not may_gain_clearly(model.graph):
@@ -478,17 +502,27 @@ def plan_from_tables(model: Model, *, cores: int, min_gain: float) -> Plan:
             "dense layers, which scale with threads, dominate: only measuring (tune=True) can promise a gain",
             cores=cores,
         )
-    context, best = _best_from_tables(model, cores=cores)
-    if best is not None and _gain(context, best) >= min_gain:
+    context = PlanningContext(model, cores=cores)
+    least_ns = 0
+    if min_gain is None:
+        min_gain, least_ns = DEFAULT_MIN_GAIN, LEAST_SAVING_NS
+        obstacle = small_by_costs(context.graph, context.costs, cores=cores)
+        if obstacle is not None:
+            return uncut_plan(model, obstacle, cores=cores)
+    best = context.best
+    if best is not None and _promises(context, best, min_gain, least_ns):
         # Only now is the runtime's optimiser worth asking: a cut may lie only where it leaves tensors alone, and what
         # it merges or drops (equal chains, say) is not there to be run side by side.
-        context, best = _best_from_tables(model, cores=cores, survivors=surviving_tensors(model))
+        context = PlanningContext(model, cores=cores, costs=context.costs, survivors=surviving_tensors(model))
+        best = context.best
     if best is None:
         return uncut_plan(model, "no branches worth running side by side", cores=cores)
     gain = _gain(context, best)
-    if gain < min_gain:
+    if not _promises(context, best, min_gain, least_ns):
+        asked = f"{min_gain:.0%} is asked for" + (f", and {least_ns / 1e3:.0f} µs" if least_ns else "")
+        saving_us = (context.uncut_ns - best.simulated_ns) / 1e3
         return uncut_plan(
-            model, f"the best cut promises {gain:.0%} less latency, {min_gain:.0%} is asked for", cores=cores
+            model, f"the best cut promises {gain:.0%} less latency ({saving_us:.0f} µs); {asked}", cores=cores
         )
     return context.plan(
         best,
@@ -501,11 +535,8 @@ def plan_from_tables(model: Model, *, cores: int, min_gain: float) -> Plan:
     )
 
 
-def _best_from_tables(
-    model: Model, *, cores: int, survivors: frozenset[str] | None = None
-) -> tuple[PlanningContext, Proposal | None]:
-    context = PlanningContext(model, cores=cores, survivors=survivors)
-    return context, next(iter(context.candidates()), None)
+def _promises(context: PlanningContext, proposal: Proposal, min_gain: float, least_ns: int) -> bool:
+    return _gain(context, proposal) >= min_gain and context.uncut_ns - proposal.simulated_ns >= least_ns
 
 
 def _gain(context: PlanningContext, proposal: Proposal) -> float:
@@ -543,10 +574,7 @@ def least_share(graph: OpGraph, *, cores: int) -> float:
         * min((least_share(body, cores=cores) for _, body in node.bodies), default=1.0)
         for node in graph.nodes
     ]
-    ends: list[float] = []
-    for node, weight in zip(graph.nodes, weights, strict=True):
-        ends.append(weight + max((ends[before] for before in graph.predecessors[node.index]), default=0.0))
-    best = max(ends, default=0.0) if may_gain_clearly(graph) else sum(weights)
+    best = longest_path_ns(graph, weights) if may_gain_clearly(graph) else sum(weights)
     return best / max(1, min(sum(narrow), sum(wide)))
 
 

@@ -38,7 +38,7 @@ from parallax.engine import (
     shrink_shared_allocator,
 )
 from parallax.errors import BundleError, ConfigError, ExternalDataError, InputError, ModelError
-from parallax.model import Model, OpGraph, load_model
+from parallax.model import Model, OpGraph, read_model
 from parallax.schedule import Plan
 from parallax.session._backends import installed_backends
 from parallax.session._budgeting import counted_bundle, estimate_bundle, fit_plan, with_known_peaks
@@ -68,7 +68,7 @@ from parallax.session._options import (
     why_not_compiled,
     why_not_cut,
 )
-from parallax.session._planning import choose_plan, is_onnx_source, planned_model, session_cores, uncut_plan
+from parallax.session._planning import choose_plan, is_onnx_source, is_unasked, planned_model, session_cores, uncut_plan
 from parallax.session._providers import CPU_PROVIDER, split_providers
 from parallax.session._shrink import shrink_arena
 from parallax.session._usage import MemoryUsage
@@ -231,7 +231,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         self._bundle: Bundle | None = None
         self._fork = _fork_generation
         if hasattr(path_or_bytes, "SerializeToString") and hasattr(path_or_bytes, "graph"):
-            self._model = load_model(path_or_bytes)
+            self._model = read_model(path_or_bytes)
             path_or_bytes = self._model.whole()
         super().__init__(path_or_bytes, sess_options, providers, provider_options, **kwargs)
         self._interruptible = self._may_be_slow()
@@ -264,15 +264,11 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         if not is_onnx_source(self._model_path, self._model_bytes, self._sess_options):
             self._open_whole("the model is not in ONNX format (ORT format has no graph to cut)")
             return
-        if self._model is None:
-            source: Any = self._model_path if self._model_path is not None else self._model_bytes
-            try:
-                self._model = load_model(source)
-            except ModelError as error:
-                self._open_refused(error)
-                return
-        model = self._model
-        self._unbounded = any(node.op_type in _UNBOUNDED for _, node in model.graph.walk())
+        try:
+            model = self._read_model()
+        except ModelError as error:
+            self._open_refused(error)
+            return
         obstacle = why_not_cut(self._sess_options, providers)
         if obstacle is None and disabled_optimizers:
             obstacle = "single optimisers were disabled"
@@ -287,12 +283,32 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             named = providers or self._sess_options is not None or options.budget_bytes is not None
             options = replace(options, backends=() if named else installed_backends())
         options = replace(options, devices=self._devices)
-        plan, executor = choose_plan(model, options, self._sess_options, self._fit)
+        try:
+            plan, executor = choose_plan(model, options, self._sess_options, self._fit)
+        except ModelError as error:
+            if model.fault is None:
+                raise
+            self._open_refused(error)
+            return
         self._plan = plan
         if executor is not None:
             self._adopt(model.graph, plan, executor)
             return
         self._open_whole(plan.provenance.reason, plan)
+
+    def _read_model(self) -> Model:
+        """The model that is to be opened; its graph is built at once unless the default policy may do without.
+
+        Raises: ModelError if the analysis refuses it.
+        """
+        source: Any = self._model_path if self._model_path is not None else self._model_bytes
+        model = self._model = read_model(source) if self._model is None else self._model
+        options = self._parallax_options
+        by_default = is_unasked(options) and options.budget_bytes is None and options.shapes is None
+        if model.survey.has_bodies or self._devices or not by_default:
+            # Bodies are checked before the runtime sees them; a loop in one may run for as long as it likes.
+            self._unbounded = any(node.op_type in _UNBOUNDED for _, node in model.graph.walk())
+        return model
 
     def _open_cached(self) -> bool:
         """Open from the cache of bundles; False where that cannot be."""
@@ -401,6 +417,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         given_elsewhere = self._sess_options is not None and isinstance(error.__cause__, OSError)
         if isinstance(error, ExternalDataError) and not given_elsewhere:
             raise both(type(error), C.Fail)(error.what, where=error.where, fix=error.fix) from error
+        self._model = None
         try:
             self._open_whole(f"the analysis refuses the model: {error}")
         except Exception as theirs:
@@ -428,6 +445,9 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             try:
                 super()._create_inference_session(providers, provider_options, disabled_optimizers)
             except RUNTIME_EXCEPTIONS as error:
+                ours = None if self._model is None else self._model.fault
+                if ours is not None:  # it says better what is wrong, and where
+                    raise both(type(ours), _native_class(error))(ours.what, where=ours.where, fix=ours.fix) from error
                 raise open_failure(error) from error
         self._output_names = [argument.name for argument in self._outputs_meta]
         plain = self._providers == ["CPUExecutionProvider"] and not self._overridable_initializers
@@ -610,7 +630,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
                 if bundle is not None:
                     sessions = [self._sess] if executor is None else [segment.session for segment in executor.segments]
                     self._estimator = estimate_bundle(bundle, sessions)
-                elif model is not None:
+                elif model is not None and model.fault is None:
                     planned = planned_model(model, self.plan)
                     self._estimator = estimate_model(planned, self.plan, planned=self._parallax_options.shapes)
             estimator = self._estimator

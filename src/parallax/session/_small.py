@@ -1,0 +1,57 @@
+"""What is too small to be split unasked.
+
+Without measuring, a split must promise a saving that stands out from what is not known of it: what waking a parked
+thread takes on a busy machine, and what a kernel's call takes, which the tables put at several times the true figure
+where operators are tiny. So calls count for nothing here, only work on elements does, and a saving below
+`LEAST_SAVING_NS` is none. Whoever names a ``min_gain`` has decided otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from parallax.model import OpGraph, Survey
+from parallax.profile import NODE_OVERHEAD_NS, CostModel, most_work_ns
+
+LEAST_SAVING_NS: Final = 300_000
+"""Of a run. Waking a lane and handing over to it takes 15 to 60 µs where the machine is idle, and several times that
+where it is not; a plan has a few of these, and its costs are right within a factor of two."""
+
+
+def small_at_sight(survey: Survey, *, cores: int) -> str | None:
+    """Why no split of a model can save enough, from what its file states alone; None where it must be looked into.
+
+    An operator that makes tensors larger than all that the file states (an Expand) goes unseen: such a model
+    stays whole, which costs nothing, unless it is tuned or ``min_gain`` is given.
+    """
+    return _why_small(most_work_ns(survey) * (cores - 1) // cores)
+
+
+def small_by_costs(graph: OpGraph, costs: CostModel, *, cores: int) -> str | None:
+    """Likewise from the costs of its operators and the longest path through them."""
+    narrow, wide = (_work_ns(costs.node_ns(width)) for width in (1, cores))
+    uncut = min(sum(narrow), sum(wide))
+    longest = longest_path_ns(graph, [min(pair) for pair in zip(narrow, wide, strict=True)])
+    return _why_small(uncut - max(round(longest), sum(narrow) // cores))
+
+
+def longest_path_ns(graph: OpGraph, weights_ns: Sequence[float]) -> float:
+    """What a run takes at least, however many operators run at once, if each takes its weight."""
+    ends: list[float] = []
+    for node, weight in zip(graph.nodes, weights_ns, strict=True):
+        ends.append(weight + max((ends[before] for before in graph.predecessors[node.index]), default=0.0))
+    return max(ends, default=0.0)
+
+
+def _work_ns(durations_ns: Sequence[int]) -> list[int]:
+    return [max(0, duration - NODE_OVERHEAD_NS) for duration in durations_ns]
+
+
+def _why_small(saving_ns: int) -> str | None:
+    if saving_ns >= LEAST_SAVING_NS:
+        return None
+    return (
+        f"too small to split unasked: running its operators side by side can save {max(0, saving_ns) / 1e3:.0f} µs of "
+        f"work at most, and below {LEAST_SAVING_NS / 1e3:.0f} µs only measuring (tune=True) can tell"
+    )

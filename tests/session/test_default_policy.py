@@ -1,0 +1,183 @@
+"""Untuned, and with nothing said of gains: which models are split, which stay whole and why, and what that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import parallax
+from parallax.model import Model, load_model
+from parallax.profile import surviving_tensors
+from parallax.session import _planning
+
+CPU = ["CPUExecutionProvider"]
+
+
+def made(
+    nodes: Sequence[onnx.NodeProto],
+    x_shape: Sequence[int | str],
+    y_shape: Sequence[int | str] | None,
+    weights: Sequence[onnx.TensorProto] = (),
+) -> bytes:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x_shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, y_shape)],
+        weights,
+    )
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    model: bytes = helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString()
+    return model
+
+
+def products_of_features(terms: int) -> bytes:
+    """Polynomial features: each picks two columns and multiplies them, on its own; all cost is calls."""
+    random = np.random.default_rng(3)
+    nodes, weights = [], []
+    for term in range(terms):
+        weights.append(numpy_helper.from_array(random.integers(0, 6, 2), f"columns{term}"))
+        nodes.append(
+            helper.make_node("ArrayFeatureExtractor", ["x", f"columns{term}"], [f"pair{term}"], domain="ai.onnx.ml")
+        )
+        nodes.append(helper.make_node("ReduceProd", [f"pair{term}"], [f"term{term}"], axes=[1], keepdims=1))
+    nodes.append(helper.make_node("Concat", [f"term{term}" for term in range(terms)], ["y"], axis=1))
+    return made(nodes, ["n", 6], None, weights)
+
+
+def chains(*, count: int = 4, links: int = 6, size: int, rows: int | str | None = None) -> bytes:
+    """``count`` chains of operators that do not scale with threads over (rows, size), each with a weight of its own."""
+    random = np.random.default_rng(5)
+    nodes, weights = [], [numpy_helper.from_array(np.array(0, np.int64), "rows")]
+    for chain in range(count):
+        weight = random.standard_normal((1, size)).astype(np.float32) / size
+        weights.append(numpy_helper.from_array(weight, f"weight{chain}"))
+        nodes.append(helper.make_node("Add", ["x", f"weight{chain}"], [f"c{chain}_0"]))
+        for link in range(links):
+            source, target = f"c{chain}_{link}", f"c{chain}_{link + 1}"
+            if link % 2:
+                nodes.append(helper.make_node("Tanh", [source], [target]))
+            else:
+                nodes.append(helper.make_node("CumSum", [source, "rows"], [target]))
+    nodes.append(helper.make_node("Sum", [f"c{chain}_{links}" for chain in range(count)], ["y"]))
+    return made(nodes, [rows or size, size], [rows or size, size], weights)
+
+
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the dear questions that are asked from now on, each still answered."""
+    asked: list[str] = []
+    infer = onnx.shape_inference.infer_shapes
+
+    def infer_shapes(*arguments: object, **options: object) -> onnx.ModelProto:
+        asked.append("types")
+        inferred: onnx.ModelProto = infer(*arguments, **options)  # type: ignore[arg-type]
+        return inferred
+
+    def survivors(model: Model) -> frozenset[str]:
+        asked.append("survivors")
+        return surviving_tensors(model)
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", infer_shapes)
+    monkeypatch.setattr(_planning, "surviving_tensors", survivors)
+    return asked
+
+
+def test_calls_of_tiny_operators_are_no_work_that_a_split_could_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = looked_at(monkeypatch)
+    model = products_of_features(60)
+    session = parallax.InferenceSession(model, threads=2)
+    assert session.plan.is_uncut
+    assert "too small to split" in session.plan.provenance.reason
+    assert not asked
+    x = np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)
+    (expected,) = onnxruntime.InferenceSession(model, providers=CPU).run(None, {"x": x})
+    assert np.array_equal(session.run(None, {"x": x})[0], expected)
+
+
+def test_more_calls_do_not_become_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = looked_at(monkeypatch)
+    session = parallax.InferenceSession(products_of_features(600), threads=2)
+    assert session.plan.is_uncut
+    assert not asked
+
+
+def test_a_clear_gain_is_taken_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = looked_at(monkeypatch)
+    model = chains(size=640)
+    session = parallax.InferenceSession(model, threads=2)
+    assert len(session.plan.segments) > 1
+    assert session.plan.provenance.source == "tables"
+    assert {"types", "survivors"} <= set(asked)
+    x = np.random.default_rng(0).standard_normal((640, 640)).astype(np.float32)
+    (expected,) = onnxruntime.InferenceSession(model, providers=CPU).run(None, {"x": x})
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_gain_in_percent_is_none_where_it_is_microseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same chains at a size where the tables promise their share, but little time: only whoever asks gets it."""
+    asked = looked_at(monkeypatch)
+    model = chains(size=96)
+    left = parallax.InferenceSession(model, threads=2)
+    assert left.plan.is_uncut
+    assert "too small to split" in left.plan.provenance.reason
+    assert "survivors" not in asked
+    assert len(parallax.InferenceSession(model, threads=2, min_gain=0.01).plan.segments) > 1
+
+
+def test_a_size_that_is_not_known_promises_nothing() -> None:
+    assert parallax.InferenceSession(chains(size=640, rows="n"), threads=2).plan.is_uncut
+
+
+def test_a_chain_has_nothing_to_run_beside_it_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = looked_at(monkeypatch)
+    session = parallax.InferenceSession(chains(count=1, links=40, size=640), threads=2)
+    assert session.plan.is_uncut
+    assert "too small to split" in session.plan.provenance.reason
+    assert "survivors" not in asked
+
+
+def test_a_plan_made_at_sight_says_what_the_graph_says() -> None:
+    model = products_of_features(5)
+    session = parallax.InferenceSession(model, threads=2)
+    loaded = load_model(model)
+    (segment,) = session.plan.segments
+    assert segment.nodes == tuple(node.index for node in loaded.graph.nodes)
+    assert segment.inputs == tuple(info.name for info in loaded.graph.inputs)
+    assert segment.outputs == tuple(info.name for info in loaded.graph.outputs)
+    assert session.plan.structure_digest == loaded.structure_digest
+    assert session.memory().weights_private_bytes == loaded.weight_bytes
+
+
+def test_session_options_leave_a_model_whole_without_a_look_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = looked_at(monkeypatch)
+    session = parallax.InferenceSession(chains(size=640), onnxruntime.SessionOptions())
+    assert session.plan.is_uncut
+    assert "session options" in session.plan.provenance.reason
+    assert not asked
+
+
+def test_a_name_that_is_no_text_is_only_the_analysis_s_trouble() -> None:
+    """The runtime runs the model, so the session does; what needs the graph says that it does not know."""
+    model = products_of_features(3).replace(b"pair1", b"pair\xff")
+    x = np.ones((2, 6), np.float32)
+    (expected,) = onnxruntime.InferenceSession(model, providers=CPU).run(None, {"x": x})
+    session = parallax.InferenceSession(model, threads=2)
+    assert np.array_equal(session.run(None, {"x": x})[0], expected)
+    assert session.plan.is_uncut
+    assert session.memory().run_peak_bytes is None
+
+
+def test_what_is_wrong_with_a_graph_is_told_in_our_words_though_the_runtime_saw_it_first() -> None:
+    nodes = [helper.make_node("Sin", ["x"], ["a"]), helper.make_node("Cos", ["nowhere"], ["y"], name="lost")]
+    model = made(nodes, [2, 2], [2, 2])
+    with pytest.raises(Exception, match="nowhere") as theirs:
+        onnxruntime.InferenceSession(model, providers=CPU)
+    with pytest.raises(parallax.ModelError, match="nowhere") as ours:
+        parallax.InferenceSession(model)
+    assert isinstance(ours.value, theirs.type)
+    assert "lost" in str(ours.value.where)
