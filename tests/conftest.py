@@ -8,6 +8,9 @@ import tempfile
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests._rotation import Rotation, add_options
+from tests._skips import SkipsAreFailures, read_allowed
+
 # The same examples on every run and every machine, and no deadline: figures of time belong to benchmarks.
 # HYPOTHESIS_PROFILE=explore looks further, with fresh examples.
 settings.register_profile(
@@ -17,13 +20,25 @@ settings.register_profile("explore", deadline=None, max_examples=2000, suppress_
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of `tests._rotation`."""
+    add_options(parser)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Give the run a cache folder of its own, so that it neither reads nor leaves anything in the user's.
 
-    It is set before any test module is imported. Worker processes inherit it from the one that starts
+    In continuous integration skips are failures (`tests._skips`); with ``--slow-minutes`` the slow suites take turns.
+
+    The folder is set before any test module is imported. Worker processes inherit it from the one that starts
     them, so a zoo model is made once per run. (Through XDG_CACHE_HOME: Linux, other Unixes and macOS.)
     """
+    if os.environ.get("CI", "").lower() not in ("", "0", "false"):
+        config.pluginmanager.register(SkipsAreFailures(read_allowed()), "parallax-skips")
+    minutes: float | None = config.getoption("--slow-minutes")
+    if minutes is not None:
+        config.pluginmanager.register(Rotation(config, minutes), "parallax-rotation")
     if hasattr(config, "workerinput"):
         return
     folder = tempfile.TemporaryDirectory(prefix="parallax-tests-", ignore_cleanup_errors=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,14 @@ from tests.conformance._expected import difference_of, expectations
 from tests.conformance._onnx_suite import Case, load_cases, shard_of
 from tests.device._backends import obstacle, opened, value, whole
 
-SHARES = {"openvino": 8, "webgpu": 8}
-"""One case of so many is run by default; all of them among the slow tests."""
+NAMES = ("openvino", "webgpu")
+SHARDS = 8
+"""One shard of the cases is run by default; the others are slow tests."""
 
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
+
+FAILED_SHARE = 0.02
+"""Of the cases: fewer may be taken and then fail, which the guard of a session makes good by computing them again."""
 
 EXCUSED = {
     # The scale and zero point are computed by operators of their own, and one value of six falls on a tie.
@@ -36,40 +40,44 @@ class Tally:
 
     equal: int = 0
     refused: int = 0
-    differences: list[str] | None = None
+    failed: list[str] = field(default_factory=list)
+    """Cases that the backend took, and then could not compile or run: they cost time, but no answer."""
+    differences: list[str] = field(default_factory=list)
 
 
 def _params() -> list[Any]:
     params = []
-    for name, share in SHARES.items():
+    for name in NAMES:
         reason = obstacle(name)
         marks = [pytest.mark.skip(reason=reason)] if reason else []
-        params.append(pytest.param((name, share), id=name, marks=marks))
-        params.append(pytest.param((name, 1), id=f"{name}-all", marks=[*marks, pytest.mark.slow]))
+        params.append(pytest.param((name, 0), id=name, marks=marks))
+        for shard in range(1, SHARDS):
+            params.append(pytest.param((name, shard), id=f"{name}-{shard}", marks=[*marks, pytest.mark.slow]))
     return params
 
 
 @pytest.fixture(scope="module", params=_params())
 def sampled(request: pytest.FixtureRequest) -> Iterator[tuple[str, Backend, int]]:
-    name, share = request.param
+    name, shard = request.param
     with opened(name) as backend:
-        yield name, backend, share
+        yield name, backend, shard
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(600)
 def test_what_a_backend_takes_it_computes_as_onnxruntime_does(sampled: tuple[str, Backend, int]) -> None:
-    name, backend, share = sampled
-    cases = [case for kind in KINDS for case in load_cases(kind) if shard_of(case, share) == 0]
-    tally = Tally(differences=[])
+    name, backend, shard = sampled
+    cases = [case for kind in KINDS for case in load_cases(kind) if shard_of(case, SHARDS) == shard]
+    tally = Tally()
     for case in cases:
         _examine(name, backend, case, tally)
-    assert not tally.differences, "\n".join(tally.differences or ())
+    print(name, len(cases), "cases;", tally.equal, "equal", tally.refused, "refused", len(tally.failed), "failed")
+    assert not tally.differences, "\n".join(tally.differences)
+    assert len(tally.failed) < FAILED_SHARE * len(cases), "\n".join(tally.failed)
     # Refusing everything is right and worth nothing.
     assert tally.equal > 0.15 * len(cases)
 
 
 def _examine(name: str, backend: Backend, case: Case, tally: Tally) -> None:
-    assert tally.differences is not None
     proto = case.read_model()
     prepared = expectations(proto, case)
     if prepared is None:
@@ -77,21 +85,24 @@ def _examine(name: str, backend: Backend, case: Case, tally: Tally) -> None:
     feeds, expected = prepared
     try:
         model = load_model(proto)
-        if backend.capability(model).refused:
-            tally.refused += 1
-            return
+        takes_all = not backend.capability(model).refused
+    except BackendError:
+        takes_all = False
+    if not takes_all:
+        tally.refused += 1
+        return
+    try:
         part = backend.compile(whole(model), width=1, options=CompileOptions(exclusive=True))
         fed = {key: value(array) for key, array in feeds.items()}
         made = [np.array(got.numpy()) for got in part.run_with_ort_values(fed, part.outputs)]
-    except BackendError:
-        # It said that it takes the case, or these feeds are not for it. To say so then costs time, but no answer.
-        tally.refused += 1
+    except BackendError as error:
+        tally.failed.append(f"{case.id}: {error}")
         return
     except ParallaxError as error:
         if (name, case.id) not in EXCUSED:
             tally.differences.append(f"{case.id}: {error}")
         return
-    difference = difference_of(expected, made, case)
+    difference = difference_of(expected, made)
     if not difference:
         tally.equal += 1
     elif (name, case.id) not in EXCUSED:

@@ -48,8 +48,8 @@ from tests.conformance._onnx_suite import Case, load_cases, shard_of
 from tests.device._backends import obstacle, opened, value
 
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
-SHARE = 8
-"""One case of so many is run by default; all of them among the slow tests."""
+SHARDS = 8
+"""One shard of the cases is run by default; the others are slow tests."""
 
 KNOWN_FAILURES = {
     "requires f16 but the device does not support it": "SwiftShader has no float16",
@@ -132,25 +132,28 @@ def _params() -> list[Any]:
     reason = obstacle("webgpu")
     marks = [pytest.mark.skip(reason=reason)] if reason else []
     return [
-        pytest.param(("webgpu", SHARE), id="webgpu", marks=marks),
-        pytest.param(("webgpu", 1), id="webgpu-all", marks=[*marks, pytest.mark.slow]),
+        pytest.param(("webgpu", 0), id="webgpu", marks=marks),
+        *(
+            pytest.param(("webgpu", shard), id=f"webgpu-{shard}", marks=[*marks, pytest.mark.slow])
+            for shard in range(1, SHARDS)
+        ),
     ]
 
 
 @pytest.fixture(scope="module", params=_params())
 def sampled(request: pytest.FixtureRequest) -> Iterator[tuple[str, Backend, int]]:
-    name, share = request.param
+    name, shard = request.param
     with opened(name) as backend:
-        yield name, backend, share
+        yield name, backend, shard
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(600)
 def test_sessions_forced_onto_a_device_give_onnxruntimes_answers(
     sampled: tuple[str, Backend, int], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The same through the front door, for models of several operators: smaller ones are left to the CPU there."""
-    name, _, share = sampled
-    cases = [case for kind in KINDS for case in load_cases(kind) if shard_of(case, share) == 0]
+    name, _, shard = sampled
+    cases = [case for kind in KINDS for case in load_cases(kind) if shard_of(case, SHARDS) == shard]
     tally = Tally()
     for case in cases:
         _examine_session(name, case, tally)
@@ -179,7 +182,7 @@ def _examine_session(name: str, case: Case, tally: Tally) -> None:
         tally.differences.append(f"{case.id}: {error}")
         return
     elsewhere = [segment for segment in session.plan.segments if segment.backend != CPU_BACKEND]
-    difference = difference_of(expected, made, case)
+    difference = difference_of(expected, made)
     if difference is not None:
         tally.differences.append(f"{case.id} ({len(elsewhere)} of {len(session.plan.segments)} segments): {difference}")
     elif not elsewhere:
@@ -188,12 +191,12 @@ def _examine_session(name: str, case: Case, tally: Tally) -> None:
         tally.equal["all" if len(elsewhere) == len(session.plan.segments) else "some"] += 1
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(600)
 def test_regions_on_a_device_give_onnxruntimes_answers(
     sampled: tuple[str, Backend, int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    name, backend, share = sampled
-    cases = [case for kind in KINDS for case in load_cases(kind) if shard_of(case, share) == 0]
+    name, backend, shard = sampled
+    cases = [case for kind in KINDS for case in load_cases(kind) if shard_of(case, SHARDS) == shard]
     tally = Tally()
     for case in cases:
         _examine(name, backend, case, tally)
@@ -241,7 +244,7 @@ def _examine(name: str, backend: Backend, case: Case, tally: Tally) -> None:
     if any(not isinstance(guard, GuardedModel) or guard.stood_in for guard in guards):
         tally.stood_in += 1
     placed = {node for segment in on_device for node in segment.nodes}
-    difference = difference_of(expected, made, case)
+    difference = difference_of(expected, made)
     if difference is None:
         tally.equal["all" if len(placed) == len(model.graph.nodes) else "some"] += 1
         tally.equal["nodes on the device"] += len(placed)
