@@ -8,6 +8,8 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --constraint constraints.txt
+# With SLOW_MINUTES=N, `make test` goes on with slow tests, in turn (tests/_rotation.py), and begins none after N minutes.
+SLOW := $(if $(SLOW_MINUTES),-m "slow or not slow" --slow-minutes $(SLOW_MINUTES))
 # Two workers pay from two cores on; more of them would fight over cores with the lanes under test.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
@@ -22,7 +24,7 @@ demo: $(VENV)/.demo ## find speech in a recording with a real model, then inspec
 	$(BIN)/parallax bench zoo:yolov8n
 
 test: check $(VENV)/.backends ## lint, formatting, strict types, layers, tests
-	$(PYTEST)
+	$(PYTEST) $(SLOW)
 
 test-all: check $(VENV)/.backends ## the same, and the slow suites
 	$(PYTEST) -m "slow or not slow" --timeout 1800
@@ -63,7 +65,8 @@ $(VENV)/.dev: $(VENV)/.demo
 	@$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
-# What some platforms have no wheels or no driver for: there, the tests of that backend are skipped, and say why.
+# What some platforms have no wheels or no driver for: there, the tests of that backend are skipped, and say why; in
+# continuous integration they fail (tests/_skips.py).
 $(VENV)/.backends: $(VENV)/.dev tools/install_swiftshader.py
 	@echo "Installing the optional backends, and a software GPU to test them with"
 	@$(PIP) --no-build-isolation --editable '.[dev,openvino]' || echo "No OpenVINO here: its tests will be skipped"
