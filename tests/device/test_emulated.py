@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -193,6 +194,24 @@ def test_replay_takes_the_modelled_time_and_hardly_any_of_the_processors() -> No
     model.run_with_ort_values({"x": x}, model.outputs)
     assert time.perf_counter_ns() - begin >= price.total_ns
     assert time.thread_time_ns() - used < price.total_ns / 2
+
+
+def test_copies_between_host_and_device_keep_a_core_busy() -> None:
+    moved = Work(operators=(), moved_bytes=(10**9,))
+    backend = EmulatedBackend(load_profile("pixel-6-gpu"), speed=0.5)
+    model = compiled(backend, chain(), options=CompileOptions(work=moved))
+    x = value(floats(1, 4, 8))
+    model.run_with_ort_values({"x": x}, model.outputs)
+    used = time.thread_time_ns()
+    model.run_with_ort_values({"x": x}, model.outputs)
+    # Of the core's time, not of the clock's: other processes may have the core for most of it.
+    assert time.thread_time_ns() - used > backend.rates.copying_ns(10**9) / 20
+
+
+def test_nothing_copies_where_the_device_shares_the_hosts_memory() -> None:
+    rates = replace(load_profile("pixel-6-gpu"), transfer_bytes_per_s=None).rates()
+    assert rates.copying_ns(10**9) == 0
+    assert rates.transfer_ns(10**9) == rates.transfer_fixed_ns
 
 
 def test_device_runs_one_part_at_a_time() -> None:

@@ -58,6 +58,10 @@ _SLICE_S: Final = 0.01
 _OVERSLEEP_S: Final = 60e-6
 """What an operating system's timer is late by; the rest of a sleep is spun."""
 
+_COPY_BYTES: Final = 1 << 20
+_COPY_BYTES_PER_S: Final = 4e9
+"""A core copies at least so fast: what is copied at a time ends before the time is over."""
+
 _REFUSALS: Final = {
     Gap.OPERATOR: Refusal.OPERATOR,
     Gap.ELEMENT_TYPE: Refusal.DTYPE,
@@ -159,9 +163,10 @@ class EmulatedBackend:
                     raise compile_error(cause, backend=self._info.name, segment=segment.name) from cause
         # The processor computes an answer once; all its cores may help with what takes none of them afterwards.
         inner = self._processor.compile(segment, width=width or available_cores(), options=options)
-        price = None if options.work is None else self.price(options.work)
         shapes = {} if self.profile.coverage.dynamic_shapes else options.shapes
-        return EmulatedModel(inner, queue=self._queue, rates=self._rates, price=price, backend=self, shapes=shapes)
+        return EmulatedModel(
+            inner, queue=self._queue, rates=self._rates, work=options.work, backend=self, shapes=shapes
+        )
 
 
 class _Queue:
@@ -182,13 +187,16 @@ class _Queue:
             self._free_at = end
             return end
 
-    def wait(self, end: float, run_options: Any) -> None:
-        """Wait for what was reserved until then. What is left of it goes back if the run is stopped.
+    def wait(self, end: float, copying_s: float, run_options: Any) -> None:
+        """Wait for what was reserved until then, and copy for the last ``copying_s`` of it.
+
+        What is left of it goes back if the run is stopped.
 
         Raises: RunCancelled if asked to stop.
         """
         try:
-            _wait_until(end, run_options)
+            _wait_until(end - copying_s, run_options)
+            _copy_until(end)
         except BaseException:
             with self._lock:
                 self._free_at -= max(0.0, end - time.perf_counter())
@@ -199,6 +207,14 @@ class _Queue:
 def _queue_of(device: str) -> _Queue:
     """A process has each device once, however many sessions use it."""
     return _Queue()
+
+
+@dataclass(frozen=True, slots=True)
+class _Stay:
+    """How long a part is on the device, and for how much of that a core of the processor copies."""
+
+    seconds: float
+    copying_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +267,7 @@ class EmulatedModel:
         *,
         queue: _Queue,
         rates: DeviceRates,
-        price: Price | None,
+        work: Work | None,
         backend: EmulatedBackend,
         shapes: Mapping[str, tuple[int, ...]],
     ) -> None:
@@ -259,7 +275,10 @@ class EmulatedModel:
         self._shapes = shapes
         self._queue = queue
         self._rates = rates
-        self._price = price
+        self._stay = None
+        if work is not None:
+            total_ns = backend.price(work).total_ns
+            self._stay = _Stay(total_ns / 1e9, sum(map(rates.copying_ns, work.moved_bytes)) / 1e9)
         self._backend = backend
         self._lock = threading.Lock()
         self._memories: OrderedDict[tuple[object, ...], _Memory] = OrderedDict()
@@ -301,17 +320,17 @@ class EmulatedModel:
         self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None
     ) -> Sequence[Any]:
         """See `CompiledModel`. The answers are the processor's, and come after the time the device would take."""
-        answers, end = self._answer(feeds, run_options)
+        answers, end, copying_s = self._answer(feeds, run_options)
         self._check_outputs(outputs)
         copies = [_copy(answers[name]) for name in outputs]
-        self._queue.wait(end, run_options)
+        self._queue.wait(end, copying_s, run_options)
         return copies
 
     def run_bound(
         self, feeds: Mapping[str, Any], targets: Mapping[str, Any], run_options: Any = None
     ) -> Mapping[str, Any]:
         """See `CompiledModel`."""
-        answers, end = self._answer(feeds, run_options)
+        answers, end, copying_s = self._answer(feeds, run_options)
         self._check_outputs(targets)
         filled = {}
         for name, target in targets.items():
@@ -322,11 +341,11 @@ class EmulatedModel:
             else:
                 self._fill(name, answers[name], target)
                 filled[name] = target
-        self._queue.wait(end, run_options)
+        self._queue.wait(end, copying_s, run_options)
         return filled
 
-    def _answer(self, feeds: Mapping[str, Any], run_options: Any) -> tuple[Mapping[str, Any], float]:
-        """All outputs for these feeds, and the moment at which the device would have them."""
+    def _answer(self, feeds: Mapping[str, Any], run_options: Any) -> tuple[Mapping[str, Any], float, float]:
+        """All outputs for these feeds, the moment at which the device would have them, and seconds of copying."""
         for name, shape in self._shapes.items():
             fed = feeds.get(name)
             if fed is not None and tuple(fed.shape()) != shape:
@@ -340,7 +359,8 @@ class EmulatedModel:
         memory = None if key is None else self._recall(key, feeds)
         if memory is not None and not _is_cancelled(run_options):
             self.replayed += 1
-            return memory.answers, self._queue.reserve(self._seconds(memory.cpu_ns, feeds, memory.answers), begin)
+            stay = self._stay_of(memory.cpu_ns, feeds, memory.answers)
+            return memory.answers, self._queue.reserve(stay.seconds, begin), stay.copying_s
         # Raises what is wrong with the feeds, too.
         values = self._inner.run_with_ort_values(feeds, self._inner.outputs, run_options)
         cpu_ns = round((time.perf_counter() - begin) * 1e9)
@@ -348,15 +368,17 @@ class EmulatedModel:
         answers = dict(zip(self._inner.outputs, values, strict=True))
         if key is not None and all(_is_plain(value) for value in values):
             self._remember(key, feeds, answers, cpu_ns)
-        return answers, self._queue.reserve(self._seconds(cpu_ns, feeds, answers), begin)
+        stay = self._stay_of(cpu_ns, feeds, answers)
+        return answers, self._queue.reserve(stay.seconds, begin), stay.copying_s
 
-    def _seconds(self, cpu_ns: int, feeds: Mapping[str, Any], answers: Mapping[str, Any]) -> float:
-        if self._price is not None:
-            return self._price.total_ns / 1e9
+    def _stay_of(self, cpu_ns: int, feeds: Mapping[str, Any], answers: Mapping[str, Any]) -> _Stay:
+        if self._stay is not None:
+            return self._stay
         rates, profile = self._rates, self._backend.profile
         moved = [value.tensor_size_in_bytes() for value in (*feeds.values(), *answers.values()) if _is_plain(value)]
         ratio = profile.cpu_gemm_flops * self._backend.speed / rates.flops_per_s["float32"]
-        return (rates.launch_ns + cpu_ns * ratio + sum(rates.transfer_ns(size) for size in moved)) / 1e9
+        total_ns = rates.launch_ns + cpu_ns * ratio + sum(map(rates.transfer_ns, moved))
+        return _Stay(total_ns / 1e9, sum(map(rates.copying_ns, moved)) / 1e9)
 
     def _recall(self, key: tuple[object, ...], feeds: Mapping[str, Any]) -> _Memory | None:
         with self._lock:
@@ -465,6 +487,20 @@ def _wait_until(end: float, run_options: Any) -> None:
             raise RunCancelled(f"the run was stopped: {TERMINATED}", fix="run again to start over")
         if left > _OVERSLEEP_S:
             time.sleep(min(left - _OVERSLEEP_S, _SLICE_S))
+
+
+@functools.cache
+def _copied() -> tuple[Bytes, Bytes]:
+    """What is copied from and to; nobody reads what it holds."""
+    return np.zeros(_COPY_BYTES, np.uint8), np.zeros(_COPY_BYTES, np.uint8)
+
+
+def _copy_until(end: float) -> None:
+    """Keep a core copying, without Python's lock."""
+    source, target = _copied()
+    while (left := end - time.perf_counter()) > 0:
+        size = max(1, min(_COPY_BYTES, int(left * _COPY_BYTES_PER_S)))
+        np.copyto(target[:size], source[:size])
 
 
 _FOLDABLE_DOMAINS: Final = frozenset({"", "ai.onnx"})

@@ -65,6 +65,10 @@ class DeviceRates:
         """Time to move one tensor of that size, either way."""
         return round(self.transfer_fixed_ns + 1e9 * size_bytes / self.transfer_bytes_per_s)
 
+    def copying_ns(self, size_bytes: int) -> int:
+        """The part of that in which a core of the host copies; 0 where nothing is copied."""
+        return round(1e9 * size_bytes / self.transfer_bytes_per_s)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceProfile:
