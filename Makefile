@@ -13,7 +13,7 @@ SLOW := $(if $(SLOW_MINUTES),-m "slow or not slow" --slow-minutes $(SLOW_MINUTES
 # Two workers pay from two cores on; more of them would fight over cores with the lanes under test.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help demo test test-all bench check format clean
+.PHONY: help demo test test-all bench bench-all check format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -34,10 +34,15 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tools/readme_figures.py --check
 
 bench: $(VENV)/.core ## measure the reference models against plain ONNX Runtime
 	mkdir -p benchmarks/results
 	$(BIN)/python benchmarks/latency.py --models paper --output benchmarks/results/latency.md
+
+bench-all: $(VENV)/.backends ## every benchmark in turn, then the README's figures from their results; about an hour
+	$(BIN)/python benchmarks/all.py
+	$(BIN)/python tools/readme_figures.py
 
 format: $(VENV)/.dev ## put sources in shape
 	$(BIN)/ruff check --fix .

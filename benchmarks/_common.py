@@ -23,6 +23,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import psutil
+from _figures import Figure, commit_hash, origin_of, table_lines
 
 import parallax
 from parallax import zoo
@@ -60,6 +61,7 @@ def describe_machine() -> dict[str, Any]:
         "onnxruntime": onnxruntime.__version__,
         "onnx": onnx.__version__,
         "numpy": np.__version__,
+        "commit": commit_hash(),
         "load_before": None if load is None else [round(figure, 2) for figure in load],
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
@@ -74,14 +76,27 @@ class Report:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     data: Mapping[str, Any]
+    figures: Sequence[Figure]
+    """What the whole stands for, with bounds and verdicts."""
     remarks: Sequence[str] = ()
 
     def markdown(self, machine: Mapping[str, Any]) -> str:
         lines = [f"# {self.title}", "", self.method, ""]
+        lines += figure_lines(self.figures, machine)
         lines += markdown_table(self.columns, self.rows)
         lines += ["", *(f"* {remark}" for remark in self.remarks), "", "## Machine", ""]
         lines += [f"* {key.replace('_', ' ')}: {value}" for key, value in machine.items()]
         return "\n".join(lines) + "\n"
+
+
+def figure_lines(figures: Sequence[Figure], machine: Mapping[str, Any]) -> list[str]:
+    """The figures as a Markdown table, with an empty line after it."""
+    return [*table_lines([figure.to_json(origin_of(machine)) for figure in figures]), ""]
+
+
+def dump_figures(figures: Sequence[Figure], machine: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """For a results file."""
+    return [figure.to_json(origin_of(machine)) for figure in figures]
 
 
 def publish(report: Report, output: Path, machine: Mapping[str, Any]) -> None:
@@ -89,7 +104,12 @@ def publish(report: Report, output: Path, machine: Mapping[str, Any]) -> None:
     text = report.markdown(machine)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")
-    document = {"title": report.title, "machine": dict(machine), **report.data}
+    document = {
+        "title": report.title,
+        "machine": dict(machine),
+        "figures": dump_figures(report.figures, machine),
+        **report.data,
+    }
     output.with_suffix(".json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     print(text)
     say(f"wrote {output} and {output.with_suffix('.json').name}")
@@ -188,17 +208,27 @@ def measure_as_child(measure: Callable[..., dict[str, Any]], arguments: argparse
     Path(result).write_text(json.dumps(row))
 
 
-def in_child(script: str, name: str, *, runs: int, threads: int) -> dict[str, Any]:
-    """Have a script measure one model in a process of its own: nothing of the models before it lingers."""
+def in_child(script: str, name: str, *, runs: int, threads: int, more: Sequence[str] = ()) -> dict[str, Any]:
+    """Have a script measure one model in a process of its own: nothing of the models before it lingers.
+
+    Args:
+        more: arguments of the script's own.
+    """
     with tempfile.TemporaryDirectory() as folder:
         # A file, not stdout: the runtime's memory planner prints there.
         result = Path(folder) / "row.json"
         command = [sys.executable, script, "--one", name, str(result), "--runs", str(runs), "--threads", str(threads)]
+        command += more
         done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
         if done.returncode != 0:
             return {"model": name, "failed": f"exit code {done.returncode}; see stderr"}
         row: dict[str, Any] = json.loads(result.read_text())
         return row
+
+
+def samples_of(row: Mapping[str, Any], label: str) -> list[float]:
+    """One rival's samples of a row's ``timings``, in ns."""
+    return list(row["timings"][label]["samples_ns"])
 
 
 def load_timings(row: Mapping[str, Any]) -> dict[str, Timing]:

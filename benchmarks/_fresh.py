@@ -95,6 +95,8 @@ class Outcome:
     """The most seen from the first moment to the last run."""
     after_bytes: int = 0
     """After the last run."""
+    steady_samples_ns: Sequence[int] = ()
+    """Single runs, of which ``steady_ns`` is the median; none where several callers ran at the same time."""
     usage: Mapping[str, int | None] = field(default_factory=dict)
     """What ours says of its memory, see `parallax.session.MemoryUsage`."""
 
@@ -285,10 +287,13 @@ def open_variant(variant: str, path: str, keywords: Mapping[str, Any]) -> Any:
     return onnxruntime.InferenceSession(path, options, providers=CPU)
 
 
-def run_steadily(session: Any, feeds: Mapping[str, Any], order: Order) -> tuple[Any, int]:
-    """The last outputs, and the time of a run in ns. Outputs are dropped before the next run: they are the caller's."""
+def run_steadily(session: Any, feeds: Mapping[str, Any], order: Order) -> tuple[Any, int, list[int]]:
+    """The last outputs, the time of a run in ns, and that of each run.
+
+    Outputs are dropped before the next run: they are the caller's.
+    """
     if order.callers > 1:
-        return run_together(session, feeds, order)
+        return *run_together(session, feeds, order), []
     steady: list[int] = []
     outputs: Any = None
     while len(steady) < order.least_runs or sum(steady) < order.least_seconds * 1e9:
@@ -297,7 +302,7 @@ def run_steadily(session: Any, feeds: Mapping[str, Any], order: Order) -> tuple[
         outputs = session.run(None, feeds)
         steady.append(time.perf_counter_ns() - begin)
     # The first of them still finds the caches as the start left them.
-    return outputs, round(statistics.median(steady[1:]))
+    return outputs, round(statistics.median(steady[1:])), steady[1:]
 
 
 def run_together(session: Any, feeds: Mapping[str, Any], order: Order) -> tuple[Any, int]:
@@ -352,7 +357,7 @@ def main(order: Order) -> None:
     first_begin = time.perf_counter_ns()
     session.run(None, feeds)
     first = time.perf_counter_ns()
-    outputs, steady_ns = run_steadily(session, feeds, order)
+    outputs, steady_ns, samples = run_steadily(session, feeds, order)
     after_bytes = _anonymous_bytes("self")
     digest = digest_of(outputs)
     if order.outputs is not None:
@@ -364,6 +369,7 @@ def main(order: Order) -> None:
         digest=digest,
         opened_bytes=opened_bytes - before,
         after_bytes=after_bytes - before,
+        steady_samples_ns=samples,
         usage=session.memory().to_json() if order.variant == OURS and order.pause else {},
     )
     print(json.dumps(asdict(outcome)), flush=True)

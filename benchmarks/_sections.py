@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _common import markdown_table, say
+from _common import dump_figures, figure_lines, markdown_table, say
+from _figures import Figure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,7 @@ class Section:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     data: Mapping[str, Any]
+    figures: Sequence[Figure] = field(default=())
     remarks: Sequence[str] = field(default=())
 
     def markdown(self) -> str:
@@ -33,9 +35,11 @@ def publish_sections(
 ) -> None:
     """Print the tables; write ``output`` (Markdown) and its JSON beside it, and a copy of that to ``json_copy``."""
     facts = "\n".join(f"* {key.replace('_', ' ')}: {value}" for key, value in machine.items())
-    text = f"# {title}\n\n" + "\n".join(section.markdown() for section in sections.values())
+    figures = [figure for section in sections.values() for figure in section.figures]
+    text = "\n".join([f"# {title}", "", *figure_lines(figures, machine), ""])
+    text += "\n".join(section.markdown() for section in sections.values())
     text += f"\n## Machine\n\n{facts}\n"
-    document: dict[str, Any] = {"title": title, "machine": dict(machine)}
+    document: dict[str, Any] = {"title": title, "machine": dict(machine), "figures": dump_figures(figures, machine)}
     document |= {name: dict(section.data) for name, section in sections.items()}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")

@@ -6,22 +6,20 @@ Private memory is anonymous resident memory above what the process held when its
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from _common import describe_machine, make_parser, ms, open_inputs, pick_models, say
+from _figures import Figure, counted
 from _fresh import (
     DEFAULT,
     OURS,
@@ -36,6 +34,9 @@ from _fresh import (
     run_watched,
     save_feeds,
 )
+from _intervals import median_interval
+from _limited import limited
+from _memory_figures import budget_figures, private_figures
 from _sections import Section, publish_sections
 
 import parallax
@@ -45,25 +46,19 @@ from parallax.memory import PEAK_RATIO, MemoryReport, report_memory
 from parallax.model import load_model
 
 MIB = 2**20
-PRIVATE_TARGET = 0.3
+COPIES_TARGET = 1.02
 ARENA_TARGET = 1.05
 SHARES = (1.0, 0.6, 0.3)
 PROCESSES = 10
 CALLERS = 4
-LIMIT_MIB, RUNTIME_LIMIT_MIB, LIMITED_RUNS, LIMITED_TARGET = 150, 300, 50, 2.5
 GROWTH_BYTES = 4 * MIB
 """What allocators may keep more at the end: their blocks are not cut the same way twice."""
 REPLAN_US = 1000
-SHAPE_RUNS, SIGNATURES, SHAPE_ROUNDS = 500, 20, 5
-CGROUPS = Path("/sys/fs/cgroup/memory")
+SHAPE_RUNS, SIGNATURES, SHAPE_ROUNDS = 500, 20, 6
 
 
 def mib(size: float) -> str:
     return f"{size / MIB:.0f}" if size >= 10 * MIB else f"{size / MIB:.1f}"
-
-
-def verdict(good: bool) -> str:
-    return "met" if good else "**missed**"
 
 
 # -- private memory ---------------------------------------------------------------------------------------------
@@ -106,20 +101,14 @@ def private(models: Sequence[str], rounds: int) -> Section:
                 rows.append([name, variant, *map(mib, figures.values()), shown])
                 samples = [outcome.peak_bytes for outcome in outcomes[variant]]
                 results.append({"model": name, "variant": variant, **figures, "peak_samples": samples})
-    remarks, means = [], {}
-    for variant, found in ratios.items():
-        if variant != DEFAULT and found:
-            means[variant] = statistics.geometric_mean(found.values())
-            judged = f", bound {PRIVATE_TARGET}: {verdict(means[variant] <= PRIVATE_TARGET)}" if variant == OURS else ""
-            remarks.append(f"{variant}: geometric mean {means[variant]:.3f} over {len(found)} models{judged}.")
-    remarks += [f"{variant}: {text}." for variant, text in SETTINGS.items()]
     return Section(
         title="Private memory",
         method=f"MiB, median of {rounds} fresh processes: after opening, at the highest point, after the last run.",
         columns=["model", "", "opened", "peak", "after runs", "peak, of ONNX Runtime's"],
         rows=rows,
-        data={"rounds": rounds, "results": results, "geometric_means": means},
-        remarks=remarks,
+        data={"rounds": rounds, "results": results},
+        figures=private_figures(results),
+        remarks=[f"{variant}: {text}." for variant, text in SETTINGS.items()],
     )
 
 
@@ -128,7 +117,8 @@ def private(models: Sequence[str], rounds: int) -> Section:
 
 def shared(name: str) -> Section:
     say(f"shared: {name}")
-    rows, results, remarks = [], [], []
+    rows, results = [], []
+    figures: list[Figure] = []
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         paths = prepare(Path(zoo.load(name)), folder)
@@ -161,11 +151,17 @@ def shared(name: str) -> Section:
                     "proportional_bytes": total,
                 }
             )
-            if variant == OURS:
-                copies = proportional / once if once else float("nan")
-                remarks.append(
-                    f"The {PROCESSES} processes together hold {copies:.2f} copies of the mapped weights, "
-                    f"bound one: {verdict(copies <= 1.02)}."
+            if variant == OURS and once:
+                copies = proportional / once
+                figures.append(
+                    Figure(
+                        name="memory.copies",
+                        what=f"copies of the mapped weights that {PROCESSES} processes of one bundle hold together",
+                        value=copies,
+                        unit="ratio",
+                        interval=(copies, copies),
+                        bound=COPIES_TARGET,
+                    )
                 )
     return Section(
         title=f"{PROCESSES} processes of {name}",
@@ -177,7 +173,7 @@ def shared(name: str) -> Section:
         columns=["", "weights in one", "weights summed", "weights, proportional", "private", "all, proportional"],
         rows=rows,
         data={"model": name, "processes": PROCESSES, "results": results},
-        remarks=remarks,
+        figures=figures,
     )
 
 
@@ -225,14 +221,28 @@ def arenas(models: Sequence[str], threads: int) -> Section:
         )
     arena_ratios = [report.arena_ratio for report in reports]
     peak_ratios = [report.peak_ratio for report in reports]
-    remarks = []
+    figures = []
     if arena_ratios:
-        remarks = [
-            f"Arena of its lower bound: at most {max(arena_ratios):.3f}, bound {ARENA_TARGET}: "
-            f"{verdict(max(arena_ratios) <= ARENA_TARGET)}.",
-            f"Parallel peak of the sequential one: at most {max(peak_ratios):.3f}, geometric mean "
-            f"{statistics.geometric_mean(peak_ratios):.3f}, bound {PEAK_RATIO}: "
-            f"{verdict(max(peak_ratios) <= PEAK_RATIO)}.",
+        largest, highest = max(arena_ratios), max(peak_ratios)
+        figures = [
+            Figure(
+                name="memory.arena",
+                what="planned arenas, share of the least any plan must take, the largest of all models",
+                value=largest,
+                unit="ratio",
+                interval=(largest, largest),
+                bound=ARENA_TARGET,
+                headline=False,
+            ),
+            Figure(
+                name="memory.parallel_peak",
+                what="planned parallel peak, of the same segments' one by one, the largest of all models",
+                value=highest,
+                unit="ratio",
+                interval=(highest, highest),
+                bound=PEAK_RATIO,
+                headline=False,
+            ),
         ]
     return Section(
         title="Planned arenas",
@@ -246,7 +256,7 @@ def arenas(models: Sequence[str], threads: int) -> Section:
         columns=["model", "segments", "tensors", "naive", "arena", "lower bound", "arena / bound", "peak ratio", ""],
         rows=rows,
         data={"threads": threads, "results": results},
-        remarks=remarks,
+        figures=figures,
     )
 
 
@@ -254,7 +264,7 @@ def arenas(models: Sequence[str], threads: int) -> Section:
 
 
 def budgets(models: Sequence[str], threads: int, rounds: int) -> Section:
-    rows, results, kept, same = [], [], True, True
+    rows, results = [], []
     for name in models:
         say(f"budgets: {name}")
         with tempfile.TemporaryDirectory() as made:
@@ -296,7 +306,6 @@ def budgets(models: Sequence[str], threads: int, rounds: int) -> Section:
                     highest = max(outcome.peak_bytes for outcome in outcomes)
                     latency = statistics.median(outcome.steady_ns for outcome in outcomes)
                     right = all(outcome.digest == free.digest for outcome in outcomes)
-                    kept, same = kept and highest <= budget, same and right
                     faults = ("" if highest <= budget else "**over**", "" if right else "**other answers**")
                     said = "; ".join(filter(None, (note, *faults)))
                     rows.append([name, str(callers), f"{share:.0%}", mib(budget), mib(highest), ms(latency), said])
@@ -323,9 +332,11 @@ def budgets(models: Sequence[str], threads: int, rounds: int) -> Section:
         columns=["model", "callers", "budget", "MiB", "peak", "run", ""],
         rows=rows,
         data={"threads": threads, "results": results},
+        figures=budget_figures(results),
         remarks=[
-            f"The measured peak stays under the budget: {verdict(kept)}.",
-            f"Answers are those of the run without a budget, bit for bit: {verdict(same)}.",
+            "With one caller, a budget below what one run needs is refused when the session opens, with the least that "
+            "would do: nothing is narrowed to fit. That least was measured instead. With several callers, less memory "
+            "means that fewer runs go on at the same time."
         ],
     )
 
@@ -351,6 +362,9 @@ def full_budget(bundle: Path, threads: int, wanted: int) -> int:
 
 def shapes() -> Section:
     rows, results = [], []
+    figures: dict[str, Figure] = {}
+    replans: list[Figure] = []
+    wrong = 0
     with tempfile.TemporaryDirectory() as made:
         for name, (model, signatures) in dynamic_models(Path(made)).items():
             say(f"shapes: {name}")
@@ -375,7 +389,6 @@ def shapes() -> Section:
             right = all(found["right"] for found in rounds)
             replan_us = statistics.median(found["replan"]["median_us"] for found in rounds)
             longest_us = max(found["replan"]["max_us"] for found in rounds)
-            steady = statistics.median(growth) <= GROWTH_BYTES and replan_us <= REPLAN_US and right
             rows.append(
                 [
                     name,
@@ -386,9 +399,29 @@ def shapes() -> Section:
                     spread_mib(growth),
                     spread_mib(late),
                     f"{replan_us:.0f} (at most {longest_us:.0f})",
-                    verdict(steady),
                 ]
             )
+            figures[name] = Figure(
+                name=f"memory.shapes.{name.replace(', ', '-').replace(' ', '-')}",
+                what=f"{name}, {SHAPE_RUNS} runs in {SIGNATURES} shapes: private memory grows after the first pass by",
+                value=statistics.median(growth) / MIB,
+                unit="MiB",
+                interval=median_interval([size / MIB for size in growth]),
+                bound=GROWTH_BYTES / MIB,
+                note="" if right else "with wrong answers",
+            )
+            replans.append(
+                Figure(
+                    name=f"memory.replan.{name.replace(', ', '-').replace(' ', '-')}",
+                    what=f"{name}: planning the memory of a shape never seen",
+                    value=replan_us,
+                    unit="us",
+                    interval=median_interval([found["replan"]["median_us"] for found in rounds]),
+                    bound=REPLAN_US,
+                    headline=False,
+                )
+            )
+            wrong += 0 if right else 1
             results.append({"model": name, "rounds": rounds})
     return Section(
         title="Dynamic shapes",
@@ -399,11 +432,15 @@ def shapes() -> Section:
             "pass over the shapes, its change from there to the end, and in the second half, median (least - "
             "most: which tensors of both lanes live together is chance); "
             "microseconds to plan the memory of a shape never seen, median of 100. "
-            f"Bounds: {GROWTH_BYTES // MIB} MiB after the first pass, {REPLAN_US} µs."
         ),
-        columns=["model", "segments", "answers", "error", "after a pass", "until the end", "second half", "replan", ""],
+        columns=["model", "segments", "answers", "error", "after a pass", "until the end", "second half", "replan"],
         rows=rows,
         data={"results": results},
+        figures=[
+            *figures.values(),
+            *replans,
+            counted("memory.shapes.wrong", "models in dynamic shapes with wrong answers", wrong, bound=0),
+        ],
     )
 
 
@@ -432,109 +469,10 @@ def dynamic_models(folder: Path) -> dict[str, tuple[str, list[dict[str, list[int
     }
 
 
-# -- a hard limit -----------------------------------------------------------------------------------------------
-
-
-def limited(name: str) -> Section:
-    obstacle = why_no_limits()
-    rows: list[list[str]] = []
-    results: list[dict[str, Any]] = []
-    remarks = []
-    if obstacle is not None:
-        remarks.append(f"Skipped: {obstacle}.")
-        say(f"limited: skipped, {obstacle}")
-    else:
-        say(f"limited: {name}")
-        with tempfile.TemporaryDirectory() as made:
-            folder = Path(made)
-            path = Path(zoo.load(name))
-            bundle = parallax.compile(path, folder / "limited.plx", memory_limit=f"{LIMIT_MIB}MiB")
-            uncut = parallax.compile(path, folder / "uncut.plx")
-            feeds = save_feeds(zoo.example_inputs(name), folder)
-
-            def order(variant: str, opened: Path, number: int) -> Order:
-                return Order(
-                    variant=variant,
-                    path=str(opened),
-                    feeds=feeds,
-                    least_runs=LIMITED_RUNS,
-                    outputs=str(folder / f"{number}.npz"),
-                )
-
-            attempts: list[tuple[str, str, Path, int | None]] = [
-                ("ONNX Runtime", DEFAULT, path, None),
-                ("ONNX Runtime", DEFAULT, path, RUNTIME_LIMIT_MIB),
-                ("Parallax, uncut", OURS, uncut, None),
-                (f"Parallax, for {LIMIT_MIB} MiB", OURS, bundle, LIMIT_MIB),
-            ]
-            times: dict[tuple[str, int | None], int] = {}
-            for number, (label, variant, opened, limit) in enumerate(attempts):
-                try:
-                    with memory_group(limit) as prefix:
-                        child = Child(order(variant, opened, number), prefix=prefix)
-                        child.start()
-                        outcome = child.outcome()
-                        child.end()
-                except ChildError as error:
-                    rows.append([label, str(limit or "none"), "", str(error)])
-                    results.append({"label": label, "limit_mib": limit, "failed": str(error)})
-                    continue
-                times[label, limit] = outcome.steady_ns
-                with np.load(folder / "0.npz") as expected, np.load(folder / f"{number}.npz") as actual:
-                    worst = max(float(np.max(np.abs(actual[key] - expected[key]))) for key in expected.files)
-                rows.append([label, str(limit or "none"), ms(outcome.steady_ns), f"outputs within {worst:.1e}"])
-                results.append({"label": label, "limit_mib": limit, "steady_ns": outcome.steady_ns, "error": worst})
-            ours = times.get((f"Parallax, for {LIMIT_MIB} MiB", LIMIT_MIB))
-            if ours is None:
-                remarks.append(f"It did not live within {LIMIT_MIB} MiB: **missed**.")
-            else:
-                quotient = ours / times["Parallax, uncut", None]
-                remarks.append(
-                    f"Within {LIMIT_MIB} MiB, {LIMITED_RUNS} runs take {quotient:.2f} times their unlimited time each, "
-                    f"bound {LIMITED_TARGET}: {verdict(quotient <= LIMITED_TARGET)}."
-                )
-    return Section(
-        title=f"{name} in {LIMIT_MIB} MiB",
-        method=(
-            f"{LIMITED_RUNS} runs in a memory control group, which counts the pages of mapped files as well; "
-            "ms of the median run; outputs against ONNX Runtime's without a limit."
-        ),
-        columns=["", "limit (MiB)", "run", ""],
-        rows=rows,
-        data={"model": name, "results": results, "skipped": obstacle},
-        remarks=remarks,
-    )
-
-
-def why_no_limits() -> str | None:
-    """Why no memory control group can be made here, or None."""
-    if not CGROUPS.is_dir():
-        return f"there is no {CGROUPS} (version 1 control groups)"
-    if not os.access(CGROUPS, os.W_OK):
-        return f"{CGROUPS} cannot be written"
-    return None
-
-
-@contextlib.contextmanager
-def memory_group(limit_mib: int | None) -> Iterator[Sequence[str]]:
-    """A command that runs the rest of its arguments in a memory control group with that limit; () for none."""
-    if limit_mib is None:
-        yield ()
-        return
-    group = CGROUPS / f"parallax-benchmark-{os.getpid()}"
-    group.mkdir()
-    try:
-        (group / "memory.limit_in_bytes").write_text(str(limit_mib * MIB))
-        yield ("sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh")
-    finally:
-        # What is left of its page cache goes with it; its process has ended.
-        group.rmdir()
-
-
 def main() -> None:
     parser = make_parser(__doc__, "memory")
     parser.add_argument("--models", nargs="+", default=["paper"], metavar="NAME")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="for the plans that are cut")
     parser.add_argument("--sections", nargs="+", default=list(SECTIONS), choices=SECTIONS)
     parser.add_argument("--shared-model", default="distilbert", metavar="NAME")

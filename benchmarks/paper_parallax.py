@@ -496,6 +496,7 @@ def main() -> None:
             ],
             rows=table(rows),
             remarks=remarks(rows),
+            figures=(),
             data={"cores": CORES, "handover_ns": HANDOVER_NS, "runs": arguments.runs, "results": rows},
         ),
         arguments.output,

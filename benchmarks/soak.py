@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ import numpy as np
 import onnxruntime
 import psutil
 from _common import Report, describe_machine, make_parser, pick_models, publish, say
+from _figures import Figure, counted
 
 import parallax
 from parallax import zoo
@@ -135,16 +136,27 @@ def _return_free_memory() -> None:
         trim(0)
 
 
+def windows(samples: Sequence[Sample], *, settled_after: float) -> tuple[list[Sample], list[Sample]]:
+    """The samples around the end of the first minute, and as many at the very end; none where it was too short."""
+    early = [sample for sample in samples if 0.5 * settled_after <= sample.seconds <= settled_after]
+    late = list(samples[-max(3, len(early)) :])
+    return ([], []) if not early or early[-1] in late else (early, late)
+
+
+def settling_s(minutes: float) -> float:
+    """Seconds after which a soak of so many minutes should not grow any more."""
+    total = minutes * 60
+    return min(60.0, max(_WARM_UP_SHARE * total, total / 3))
+
+
 def judge(samples: Sequence[Sample], *, settled_after: float) -> list[str]:
     """Complaints: what grew between the end of the first minute and the end of the soak.
 
-    Memory breathes from cycle to cycle, so medians of windows are compared: the samples around the end of
-    the first minute, and as many at the very end.
+    Memory breathes from cycle to cycle, so medians of `windows` are compared.
     """
-    early = [sample for sample in samples if 0.5 * settled_after <= sample.seconds <= settled_after]
-    late = list(samples[-max(3, len(early)) :])
-    if not early or early[-1] in late:
-        return [f"too short to judge: {len(early)} samples in the first {settled_after:.0f} s, {len(samples)} in all"]
+    early, late = windows(samples, settled_after=settled_after)
+    if not early:
+        return [f"too short to judge: {len(samples)} samples in all"]
     complaints = []
     before, after = (statistics.median(sample.rss_bytes for sample in part) for part in (early, late))
     allowed = max(_MEMORY_TOLERANCE_BYTES, _MEMORY_TOLERANCE_SHARE * before)
@@ -155,6 +167,38 @@ def judge(samples: Sequence[Sample], *, settled_after: float) -> list[str]:
         if last > first:
             complaints.append(f"{what} grew from {first} to {last}")
     return complaints
+
+
+def make_figures(data: Mapping[str, Any]) -> list[Figure]:
+    """How much memory, threads and descriptors grew, and how many outputs were wrong."""
+    samples = [Sample(**sample) for sample in data["samples"]]
+    early, late = windows(samples, settled_after=settling_s(data["minutes"]))
+    if not early:
+        return []
+    prefix = "soak-baseline" if data["baseline"] else "soak"
+    whose = "ONNX Runtime's sessions" if data["baseline"] else "sessions"
+    length = f"{data['minutes']:g} minutes of {whose} opened, run from several threads and dropped"
+    before, after = ([sample.rss_bytes / 2**20 for sample in part] for part in (early, late))
+    allowed = max(_MEMORY_TOLERANCE_BYTES / 2**20, _MEMORY_TOLERANCE_SHARE * statistics.median(before))
+    growth = statistics.median(after) - statistics.median(before)
+    figures = [
+        Figure(
+            name=f"{prefix}.memory",
+            what=f"{length}: memory grows after the first minute by",
+            value=growth,
+            unit="MiB",
+            # From the least that the samples allow to the most: memory breathes from cycle to cycle.
+            interval=(min(after) - max(before), max(after) - min(before)),
+            bound=allowed,
+            note=f"from {statistics.median(before):.0f} MiB",
+        )
+    ]
+    for what in ("threads", "descriptors"):
+        first, last = (max(getattr(sample, what) for sample in part) for part in (early, late))
+        figures.append(counted(f"{prefix}.{what}", f"{length}: {what} more at the end", last - first, bound=0))
+    wrong = len(data.get("failures", ()))
+    figures.append(counted(f"{prefix}.failures", f"{length}: wrong outputs and errors", wrong, bound=0))
+    return figures
 
 
 def main() -> None:
@@ -169,7 +213,7 @@ def main() -> None:
     models = pick_models(arguments.models or small)
     machine = describe_machine()
     total = arguments.minutes * 60
-    settled_after = min(60.0, max(_WARM_UP_SHARE * total, total / 3))
+    settled = settling_s(arguments.minutes)
     samples: list[Sample] = []
     with tempfile.TemporaryDirectory() as cache:
         soak = Soak(models, baseline=arguments.baseline, seed=arguments.seed, cache=Path(cache))
@@ -182,11 +226,19 @@ def main() -> None:
                     last = samples[-1]
                     memory = f"{last.rss_bytes / 2**20:.0f} MiB"
                     say(f"{last.seconds:.0f} s: {memory}, {last.threads} threads, {last.descriptors} descriptors")
-    complaints = [*judge(samples, settled_after=settled_after), *sorted(set(soak.failures))]
+    complaints = [*judge(samples, settled_after=settled), *sorted(set(soak.failures))]
     kind = "plain ONNX Runtime" if arguments.baseline else "Parallax"
     output = arguments.output
     if arguments.baseline and output.name == "soak.md":
         output = output.with_name("soak-baseline.md")
+    data = {
+        "minutes": arguments.minutes,
+        "models": list(models),
+        "baseline": arguments.baseline,
+        "samples": [asdict(sample) for sample in samples],
+        "failures": sorted(set(soak.failures)),
+        "complaints": complaints,
+    }
     shown = samples[:: max(1, len(samples) // 12)]
     publish(
         Report(
@@ -202,13 +254,8 @@ def main() -> None:
                 for s in shown
             ],
             remarks=complaints or ["no growth beyond the first minute's, no failures"],
-            data={
-                "minutes": arguments.minutes,
-                "models": list(models),
-                "baseline": arguments.baseline,
-                "samples": [asdict(sample) for sample in samples],
-                "complaints": complaints,
-            },
+            data=data,
+            figures=make_figures(data),
         ),
         output,
         machine,
