@@ -14,6 +14,7 @@ from parallax.errors import (
     BundleMismatchError,
     ConfigError,
     ExternalDataError,
+    ExternalPathError,
     InputError,
     InternalError,
     MissingExtraError,
@@ -23,6 +24,7 @@ from parallax.errors import (
     PlanError,
     RunCancelled,
     SegmentError,
+    UnsafeModelError,
     UnsupportedModelError,
 )
 from parallax.schedule import Plan
@@ -37,6 +39,7 @@ __all__ = [
     "BundleMismatchError",
     "ConfigError",
     "ExternalDataError",
+    "ExternalPathError",
     "InferenceSession",
     "InputError",
     "InternalError",
@@ -49,6 +52,7 @@ __all__ = [
     "PlanError",
     "RunCancelled",
     "SegmentError",
+    "UnsafeModelError",
     "UnsupportedModelError",
     "__version__",
     "compile",

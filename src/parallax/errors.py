@@ -5,7 +5,9 @@
     ParallaxError
     ├── ModelError            the model file is at fault: mend or re-export it
     │   ├── ModelFileError        it cannot be read at all (missing, truncated, not ONNX)
-    │   ├── ExternalDataError     its external data is missing or leaves the model's folder
+    │   ├── ExternalDataError     its external data is missing or damaged
+    │   │   └── ExternalPathError     ... or lies outside the model's folder (an UnsafeModelError too)
+    │   ├── UnsafeModelError      what it asks for is refused for safety, whoever would run it
     │   └── UnsupportedModelError valid, but newer than what is installed can run
     ├── ConfigError           the caller's options are at fault: change the call
     │   └── MissingExtraError     an optional dependency is not installed
@@ -32,6 +34,7 @@ __all__ = [
     "BundleMismatchError",
     "ConfigError",
     "ExternalDataError",
+    "ExternalPathError",
     "InputError",
     "InternalError",
     "MissingExtraError",
@@ -41,6 +44,7 @@ __all__ = [
     "PlanError",
     "RunCancelled",
     "SegmentError",
+    "UnsafeModelError",
     "UnsupportedModelError",
 ]
 
@@ -82,7 +86,18 @@ class ModelFileError(ModelError):
 
 
 class ExternalDataError(ModelError):
-    """External data is missing, too short, or lies outside the model's folder."""
+    """External data is missing, too short, or not where it may be."""
+
+
+class UnsafeModelError(ModelError):
+    """What the model asks for is refused for safety: it is not handed to the wrapped runtime either.
+
+    Functions that expand without bound, say.
+    """
+
+
+class ExternalPathError(ExternalDataError, UnsafeModelError):
+    """External data lies outside the model's folder."""
 
 
 class UnsupportedModelError(ModelError):

@@ -10,7 +10,9 @@ import numpy as np
 import onnx
 import pytest
 
+from parallax.errors import UnsafeModelError
 from parallax.model import load_model
+from parallax.model._functions import inline_functions
 from tests.model._models import FLOAT, model, node, value
 
 LENGTH = 20_000
@@ -48,15 +50,14 @@ def test_a_cycle_through_a_long_chain_is_found() -> None:
 
 
 def test_a_chain_of_functions_longer_than_the_recursion_limit_is_checked() -> None:
-    """The check must not recurse; whether onnx's inliner takes it is its own affair."""
-    from parallax.model._functions import _check_expansion
-
+    """The check must not recurse, as the runtime does, which would overflow its stack."""
     proto = onnx.ModelProto()
     for index in range(5000):
         function = proto.functions.add(domain="d", name=f"F{index}")
         function.node.add(op_type=f"F{index + 1}", domain="d")
     proto.graph.node.add(op_type="F0", domain="d")
-    _check_expansion(proto)
+    with pytest.raises(UnsafeModelError, match="5000 deep"):
+        inline_functions(proto)
 
 
 def test_a_hundred_extracts_of_one_node_share_one_index() -> None:

@@ -152,15 +152,8 @@ def _compile_segment(
     model: Model, plan: Plan, segment: Segment, scratch: Path, target: Path
 ) -> tuple[StoredWeight, ...]:
     """Through files, so that the runtime maps the weights it packs instead of holding them twice."""
-    graph = model.graph
-    if plan.is_uncut:
-        inputs = [info.name for info in (*graph.inputs, *graph.overridable)]
-        outputs = [info.name for info in graph.outputs]
-        part = model.extract(range(len(graph.nodes)), inputs, outputs, name=segment.name)
-    else:
-        part = model.extract(segment.nodes, segment.inputs, segment.outputs, name=segment.name)
-    staged, optimised = scratch / "segment.onnx", scratch / "optimised.onnx"
-    save_segment(part, staged)
+    optimised = scratch / "optimised.onnx"
+    staged = _stage(model, plan, segment, scratch)
     try:
         save_optimised(str(staged), str(optimised), data_name="optimised.data", options=RuntimeOptions())
     except FOREIGN_EXCEPTIONS as error:
@@ -170,25 +163,54 @@ def _compile_segment(
             where=f"segment {segment.name!r}, nodes {', '.join(names)}",
             fix="check that this ONNX Runtime knows the model's operators",
         ) from error
-    for left in scratch.glob("segment.*"):
-        left.unlink()
+    for left in scratch.iterdir():
+        if left not in (optimised, optimised.with_suffix(".data")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
     weights = save_arranged(optimised, target)
     for left in scratch.iterdir():
         left.unlink()
     return weights
 
 
+def _stage(model: Model, plan: Plan, segment: Segment, scratch: Path) -> Path:
+    """Where the model lies that the runtime is to optimise, written if need be."""
+    graph = model.graph
+    if model.why_whole is not None:
+        whole = model.whole()
+        if isinstance(whole, str):
+            return Path(whole)
+        folder = scratch / "as_it_is"
+        folder.mkdir()
+        return _copy_model(model, folder / "model.onnx")
+    if plan.is_uncut:
+        inputs = [info.name for info in (*graph.inputs, *graph.overridable)]
+        outputs = [info.name for info in graph.outputs]
+        part = model.extract(range(len(graph.nodes)), inputs, outputs, name=segment.name)
+    else:
+        part = model.extract(segment.nodes, segment.inputs, segment.outputs, name=segment.name)
+    staged = scratch / "segment.onnx"
+    save_segment(part, staged)
+    return staged
+
+
 def _keep_portable(model: Model, folder: Path) -> None:
-    """Copy the model and its external data; shared blocks instead of copies where the file system can."""
     folder.mkdir()
+    _copy_model(model, folder / _PORTABLE_NAME)
+
+
+def _copy_model(model: Model, target: Path) -> Path:
+    """Copy the model and its external data; shared blocks instead of copies where the file system can.
+
+    Returns: ``target``.
+    """
     whole = model.whole()
     if isinstance(whole, bytes):
-        (folder / _PORTABLE_NAME).write_bytes(whole)
+        target.write_bytes(whole)
     else:
-        shutil.copyfile(whole, folder / _PORTABLE_NAME)
+        shutil.copyfile(whole, target)
     for location, path in model.external_files.items():
-        place = folder / location
-        if location == _PORTABLE_NAME:
+        place = target.parent / location
+        if Path(os.path.normpath(location)) == Path(target.name):
             raise ConfigError(
                 f"the model's external data is called {location!r} as the model itself will be",
                 where=str(path),
@@ -196,6 +218,7 @@ def _keep_portable(model: Model, folder: Path) -> None:
             )
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, place)
+    return target
 
 
 def _files(folder: Path, generation: str) -> Iterator[tuple[str, Path]]:

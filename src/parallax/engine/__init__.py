@@ -9,6 +9,7 @@ from parallax.engine._compile import Delegation, Progress, compile_plan, compile
 from parallax.engine._executor import Executor
 from parallax.engine._failures import (
     FOREIGN_EXCEPTIONS,
+    OPENING_EXCEPTIONS,
     RUNTIME_EXCEPTIONS,
     both,
     open_failure,
@@ -44,6 +45,7 @@ from parallax.engine._trace import (
 __all__ = [
     "CPU_DEVICE",
     "FOREIGN_EXCEPTIONS",
+    "OPENING_EXCEPTIONS",
     "RUNTIME_EXCEPTIONS",
     "ArenaUsage",
     "CompiledSegment",

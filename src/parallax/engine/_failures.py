@@ -28,6 +28,9 @@ RUNTIME_EXCEPTIONS: tuple[type[Exception], ...] = tuple(
 )
 """Every exception class that ONNX Runtime's binding module registers."""
 
+OPENING_EXCEPTIONS: tuple[type[Exception], ...] = (*RUNTIME_EXCEPTIONS, UnicodeDecodeError)
+"""What opening a model can raise because of the model: the binding makes no exception of a text that is not UTF-8."""
+
 FOREIGN_EXCEPTIONS: tuple[type[Exception], ...] = (*RUNTIME_EXCEPTIONS, RuntimeError, ValueError, TypeError)
 """What a call into the binding can raise: its own classes, and those pybind11 raises for it."""
 
@@ -45,6 +48,8 @@ _combined: dict[tuple[type[BaseException], type[BaseException]], type[ParallaxEr
 
 def both(ours: type[ParallaxError], theirs: type[BaseException]) -> type[ParallaxError]:
     """A class that is ``ours`` and ``theirs`` at once, named after ours; the same one each time."""
+    if issubclass(theirs, UnicodeError):
+        theirs = ValueError  # that class takes the codec, the bytes and the place, not a text
     if issubclass(ours, theirs):
         return ours
     made = _combined.get((ours, theirs))
@@ -73,6 +78,11 @@ def run_failure(error: Exception) -> Exception:
 
 def open_failure(error: Exception) -> Exception:
     """The error a caller gets when the runtime refused to open a model, likewise."""
+    if isinstance(error, UnicodeDecodeError):
+        return both(ModelError, C.InvalidGraph)(
+            "the runtime refuses the model, for a reason that names something which is not UTF-8 text",
+            fix="the file is damaged, or written in another encoding: export it again",
+        )
     if isinstance(error, C.NoSuchFile | C.InvalidProtobuf):
         return both(ModelFileError, type(error))(str(error))
     if isinstance(error, C.InvalidGraph):

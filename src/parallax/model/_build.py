@@ -7,7 +7,7 @@ it parses at most 100 nested messages, three for each level of If, Loop or Scan.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,8 @@ class Built:
     """Whether that order is the file's."""
     free: tuple[str, ...]
     """Names read but defined nowhere in this graph: outer-scope tensors, in order of first use."""
+    ambiguous: str | None = None
+    """What is defined more than once, here or in a body, where the runtime does not refuse that but picks one."""
 
 
 def build_graph(proto: onnx.GraphProto, *, overridable: bool, where: str = "") -> Built:
@@ -52,11 +54,13 @@ def build_graph(proto: onnx.GraphProto, *, overridable: bool, where: str = "") -
         ModelFileError: a name that is not text.
     """
     initializers = _initializers(proto)
+    ambiguous = _duplicate(proto, initializers, where)
     declared = [tensor_info(value) for value in proto.input]
     outputs = tuple(tensor_info(value) for value in proto.output)
     check_text((proto.name, *initializers, *(info.name for info in declared), *(info.name for info in outputs)))
     nodes = _Nodes(proto.node, where)
     input_names = _check_definitions(declared, initializers, nodes)
+    ambiguous = ambiguous or nodes.ambiguous
     free, in_file_order = _edges(nodes, input_names | initializers.keys(), outputs)
     order: Sequence[int] = range(len(nodes.protos)) if in_file_order else _topological(nodes)
     protos = nodes.protos if in_file_order else [nodes.protos[index] for index in order]
@@ -103,7 +107,7 @@ def build_graph(proto: onnx.GraphProto, *, overridable: bool, where: str = "") -
         consumers={name: tuple(readers) for name, readers in consumers.items()},
         constants=_constants(proto, nodes, {info.name for info in fed_optionally}),
     )
-    return Built(graph=graph, protos=tuple(protos), in_file_order=in_file_order, free=free)
+    return Built(graph=graph, protos=tuple(protos), in_file_order=in_file_order, free=free, ambiguous=ambiguous)
 
 
 class _Nodes:
@@ -121,12 +125,14 @@ class _Nodes:
         check_text({*self.op_types, *self.domains})
         self.bodies: dict[int, tuple[tuple[str, OpGraph], ...]] = {}
         self.captures: dict[int, tuple[str, ...]] = {}
+        self.ambiguous: str | None = None
         for index, op_type in enumerate(self.op_types):
             if (op_type in BODY_OPERATORS or self.domains[index]) and (
                 found := build_bodies(self.protos[index], self.label(index))
             ):
                 self.bodies[index] = tuple((name, built.graph) for name, built in found)
                 self.captures[index] = tuple(dict.fromkeys(name for _, built in found for name in built.free))
+                self.ambiguous = self.ambiguous or next((b.ambiguous for _, b in found if b.ambiguous), None)
         self.reads: list[tuple[str, ...]] = self.inputs
         """Inputs and captures."""
         if self.captures:
@@ -136,6 +142,9 @@ class _Nodes:
             for name in names:
                 if name:
                     if name in self.producers:
+                        if self.is_constant(index) and self.is_constant(self.producers[name]):
+                            self.ambiguous = f"tensor {name!r} is defined by several Constant nodes"
+                            continue
                         first = self.label(self.producers[name])
                         raise ModelError(
                             f"tensor {name!r} is produced by both {first} and {self.label(index)}",
@@ -144,6 +153,10 @@ class _Nodes:
                         )
                     self.producers[name] = index
         check_text(self.producers)
+
+    def is_constant(self, index: int) -> bool:
+        """Whether a node is one that the runtime turns into an initializer before it looks at names."""
+        return self.op_types[index] == "Constant" and not self.domains[index]
 
     def label(self, index: int) -> str:
         name = self.names[index]
@@ -161,6 +174,10 @@ def _check_definitions(declared: Sequence[TensorInfo], initializers: dict[str, T
             fix="give each input its own name",
         )
     clash = nodes.producers.keys() & (unique | initializers.keys())
+    doubled = {name for name in clash if name not in unique and nodes.is_constant(nodes.producers[name])}
+    if doubled:
+        nodes.ambiguous = f"tensor {min(doubled)!r} is both an initializer and the output of a Constant node"
+        clash = clash - doubled
     if clash:
         name = next(name for name in nodes.producers if name in clash)
         what = "a graph input" if name in unique else "an initializer"
@@ -237,6 +254,20 @@ def _initializers(proto: onnx.GraphProto) -> dict[str, TensorInfo]:
         out[name] = TensorInfo(name=name, dtype=sparse.values.data_type, shape=tuple(sparse.dims))
     out.pop("", None)  # An unnamed initializer cannot be read by anything.
     return out
+
+
+def _duplicate(proto: onnx.GraphProto, initializers: Mapping[str, TensorInfo], where: str) -> str | None:
+    """Which initializer is defined more than once, if one is."""
+    if len(initializers) == len(proto.initializer) + len(proto.sparse_initializer):
+        return None
+    names = [tensor.name for tensor in proto.initializer] + [s.values.name for s in proto.sparse_initializer]
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return f"initializer {name!r} is defined more than once" + (f" in {where}" if where else "")
+        if name:
+            seen.add(name)
+    return None
 
 
 def build_bodies(node: onnx.NodeProto, label: str) -> list[tuple[str, Built]]:

@@ -58,14 +58,11 @@ class Extractor:
         self._outputs: dict[str, onnx.ValueInfoProto] = {value.name: value for value in reversed(graph.output)}
         self._stated: dict[str, onnx.ValueInfoProto] = {value.name: value for value in graph.value_info}
         self._initializers = {tensor.name: tensor for tensor in graph.initializer}
-        self._sparse = {tensor.values.name: tensor for tensor in graph.sparse_initializer}
         self._annotations = {note.tensor_name: note for note in graph.quantization_annotation}
         self._overridable = frozenset(info.name for info in built.graph.overridable)
 
     def can_cut(self, name: str) -> bool:
         """See ``Model.can_cut``."""
-        if name in self._sparse:
-            return False
         if (tensor := self._initializers.get(name)) is not None:
             return bool(tensor.data_type != onnx.TensorProto.STRING)
         kind = self.type_of(name)
@@ -145,11 +142,7 @@ class Extractor:
     ) -> bool:
         tensor = self._initializers.get(name)
         if tensor is None:
-            sparse = self._sparse.get(name)
-            if sparse is None:
-                return False
-            graph.sparse_initializer.append(sparse)
-            return True
+            return False
         weight = self._weights.get(name)
         if weight is None:
             graph.initializer.append(tensor)

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
 
-from parallax.errors import InternalError, ModelError, ModelFileError
+from parallax.errors import InternalError, ModelError, ModelFileError, UnsupportedModelError
 from parallax.model._bodies import Body, BodyParts, Extracted, make_bodies, why_no_bodies
 from parallax.model._build import Built, build_bodies, build_graph
 from parallax.model._extract import Extractor, SegmentModel
@@ -23,13 +23,15 @@ from parallax.model._graph import OpGraph, TensorInfo
 from parallax.model._handover import proto_with_weights
 from parallax.model._inference import InferredTypes, TypesOnDemand
 from parallax.model._lazy import LazyMapping
-from parallax.model._nested import collect_nested, restore
+from parallax.model._nested import collect_nested, graphs_inside, walk_nodes
 from parallax.model._shapes import Shapes, apply_shapes
 from parallax.model._source import ModelSource, Source, open_source
+from parallax.model._sparse import make_dense
 from parallax.model._survey import Survey, survey_graph
 from parallax.model._types import text, type_info
 from parallax.model._versions import check_versions, opsets
 from parallax.model._weights import ExternalFiles, Weight, check_inline, lifted_weight
+from parallax.model._wire import Stripped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,8 @@ class Parts:
     weight_bytes: int
     external: Mapping[str, Path]
     """Location, as the model states it -> real path of each file of external data."""
+    why_whole: str | None = None
+    """Why ``skeleton`` may not compute what the file says, if that is so."""
 
 
 class Model:
@@ -131,6 +135,15 @@ class Model:
         self._built  # noqa: B018  (inference reads the nodes in the order and under the names of the graph)
         return TypesOnDemand(self._parts.skeleton)
 
+    @property
+    def why_whole(self) -> str | None:
+        """Why no part of the model may be taken out of it, or None.
+
+        The file says something that only the runtime decides on (which of two definitions counts, say), so the only
+        faithful form of the model is `whole`. `graph` is good enough to look at.
+        """
+        return self._parts.why_whole or self._built.ambiguous
+
     @functools.cached_property
     def structure_digest(self) -> str:
         """Hex digest of structure, shapes and small constants; large weights' values do not count."""
@@ -195,7 +208,14 @@ class Model:
 
         Raises:
             InternalError: a tensor is missing from ``inputs``, cannot be produced, or cannot be cut at.
+            UnsupportedModelError: `why_whole` has a reason.
         """
+        if self.why_whole is not None:
+            raise UnsupportedModelError(
+                f"the model can only be run as it is: {self.why_whole}",
+                where=None if self.path is None else str(self.path),
+                fix="mend what is said there, or leave the model whole",
+            )
         return self._extractor.extract(nodes, inputs, outputs, name=name)
 
     def extract_whole(self) -> SegmentModel:
@@ -324,7 +344,8 @@ def load_model(source: ModelSource, *, shapes: Shapes | None = None) -> Model:
 
     Raises:
         ModelFileError: it cannot be read: missing, truncated, not ONNX.
-        ExternalDataError: external data is missing, short, or outside the model's folder.
+        ExternalDataError: external data is missing or short.
+        UnsafeModelError: external data is outside the model's folder, or functions expand without bound.
         UnsupportedModelError: newer than what is installed.
         ModelError: it can be read but makes no sense (cycles, undefined tensors, wrong sizes).
         ConfigError: ``shapes`` does not fit the model.
@@ -374,30 +395,17 @@ def _read(source: Source) -> Parts:
                 setattr(message, name, text(value))
     check_versions(skeleton)
     files = ExternalFiles(source.folders)
-    weights: dict[str, Weight] = {}
-    total = 0
-    external = onnx.TensorProto.EXTERNAL
-    for ordinal, tensor in enumerate(skeleton.graph.initializer):
-        payload = stripped.initializers.get(ordinal)
-        if payload is not None:
-            weight = lifted_weight(tensor, payload)
-        elif tensor.data_location == external:
-            weight = files.weight(tensor)
-        else:
-            total += check_inline(tensor)
-            weights.pop(tensor.name, None)  # a later definition replaces an earlier one, as in ONNX Runtime
-            continue
-        total += weight.nbytes
-        weights[tensor.name] = weight
-    for sparse in skeleton.graph.sparse_initializer:
-        for tensor in (sparse.values, sparse.indices):
-            if tensor.data_location == external:
-                restore(tensor, files.weight(tensor))
-    skeleton = inline_functions(skeleton)
+    weights, total = _take_weights(skeleton, stripped, files)
+    has_sparse = b"sparse_value" in stripped.skeleton
+    dense, why_sparse = make_dense(skeleton, files, constants=has_sparse)
+    weights.update((weight.name, weight) for weight in dense)
+    total += sum(weight.nbytes for weight in dense)
+    skeleton, why_functions = inline_functions(skeleton)
     nested: dict[int, Weight] = {}
     # Looking into every node costs; the word occurs once per lifted tensor if none else is external.
     if stripped.skeleton.count(b"location") > len(stripped.initializers):
-        nested = collect_nested(skeleton.graph.node, stripped.nested, files)
+        functions = [node for function in skeleton.functions for node in function.node]
+        nested = collect_nested([*skeleton.graph.node, *functions], stripped.nested, files)
     return Parts(
         source=source,
         skeleton=skeleton,
@@ -406,7 +414,50 @@ def _read(source: Source) -> Parts:
         nested=nested,
         weight_bytes=total + sum(weight.nbytes for weight in nested.values()),
         external=files.paths,
+        why_whole=why_functions or why_sparse,
     )
+
+
+def _take_weights(skeleton: onnx.ModelProto, stripped: Stripped, files: ExternalFiles) -> tuple[dict[str, Weight], int]:
+    """Lifted and external initializers, and the bytes of all; those that nothing reads are dropped if they are broken.
+
+    The runtime never looks at what nothing reads.
+    """
+    weights: dict[str, Weight] = {}
+    broken: list[int] = []
+    total = 0
+    read: set[str] | None = None
+    for ordinal, tensor in enumerate(skeleton.graph.initializer):
+        payload = stripped.initializers.get(ordinal)
+        try:
+            if payload is not None:
+                weight = lifted_weight(tensor, payload)
+            elif tensor.data_location == onnx.TensorProto.EXTERNAL:
+                weight = files.weight(tensor)
+            else:
+                total += check_inline(tensor)
+                weights.pop(tensor.name, None)
+                continue
+        except ModelError:
+            read = _names_read(skeleton.graph) if read is None else read
+            if tensor.name in read:
+                raise
+            broken.append(ordinal)
+            continue
+        total += weight.nbytes
+        weights[tensor.name] = weight
+    for ordinal in reversed(broken):
+        del skeleton.graph.initializer[ordinal]
+    return weights, total
+
+
+def _names_read(graph: onnx.GraphProto) -> set[str]:
+    """What nodes and bodies read, and what the graph takes or returns."""
+    names = {value.name for value in (*graph.input, *graph.output)}
+    for node in walk_nodes(graph.node):
+        names.update(node.input)
+        names.update(value.name for body in graphs_inside(node) for value in body.output)
+    return names
 
 
 def _assemble(parts: Parts, shapes: Mapping[str, tuple[int, ...]]) -> Model:

@@ -6,7 +6,7 @@ nested weights, and its bytes are put back wherever a node is copied into a mode
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import onnx
 
@@ -17,11 +17,28 @@ from parallax.model._wire import PAYLOAD_KEY, Payload
 _EXTERNAL = onnx.TensorProto.EXTERNAL
 
 
-def tensors_inside(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
-    """Every dense tensor in the attributes of these nodes and in their bodies, at any depth."""
-    stack: list[onnx.NodeProto] = list(nodes)
+def graphs_inside(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The bodies of a node."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def walk_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """These nodes and those of all bodies in them, at any depth."""
+    stack = list(nodes)
     while stack:
-        for attribute in stack.pop().attribute:
+        node = stack.pop()
+        yield node
+        for graph in graphs_inside(node):
+            stack.extend(graph.node)
+
+
+def tensors_inside(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    """Every dense tensor in the attributes of these nodes and in their bodies, at any depth."""
+    for node in walk_nodes(nodes):
+        for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
@@ -29,11 +46,10 @@ def tensors_inside(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.TensorProto
                 yield from _parts(attribute.sparse_tensor)
             for sparse in attribute.sparse_tensors:
                 yield from _parts(sparse)
-            for graph in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
-                yield from graph.initializer
-                for sparse in graph.sparse_initializer:
-                    yield from _parts(sparse)
-                stack.extend(graph.node)
+        for graph in graphs_inside(node):
+            yield from graph.initializer
+            for sparse in graph.sparse_initializer:
+                yield from _parts(sparse)
 
 
 def _parts(sparse: onnx.SparseTensorProto) -> tuple[onnx.TensorProto, onnx.TensorProto]:

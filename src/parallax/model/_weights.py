@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from parallax.errors import ExternalDataError, ModelError
+from parallax.errors import ExternalDataError, ExternalPathError, ModelError
 from parallax.model._wire import Buffer, Payload
 
 View = npt.NDArray[np.generic]
@@ -187,10 +187,12 @@ class ExternalFiles:
         """The weight that an external tensor points to.
 
         Raises:
-            ExternalDataError: no location, a location outside the folder, a missing or short file, or a
-                stated length that disagrees with type and shape.
+            ExternalDataError: no location, a missing or short file, or a stated length that disagrees with type and
+                shape.
+            ExternalPathError: a location outside the folder.
         """
-        entries = {entry.key: entry.value for entry in tensor.external_data}
+        # File names need not be UTF-8.
+        entries = {os.fsdecode(entry.key): os.fsdecode(entry.value) for entry in tensor.external_data}
         where = f"tensor {tensor.name!r}"
         location = entries.get("location", "")
         dims = tuple(tensor.dims)
@@ -198,7 +200,7 @@ class ExternalFiles:
         if expected is None:
             raise ExternalDataError("string tensors cannot be external", where=where, fix="export the model again")
         offset = _count(entries.get("offset"), 0, "offset", where)
-        length = _count(entries.get("length"), expected, "length", where)
+        length = _count(entries.get("length"), 0, "length", where) or expected  # 0 means all of it, as for the runtime
         if length != expected:
             mismatch = _size_mismatch(tensor.name, tensor.data_type, dims, expected, length)
             raise ExternalDataError(mismatch.what, where=mismatch.where, fix=mismatch.fix)
@@ -243,21 +245,30 @@ class ExternalFiles:
             raise ExternalDataError(f"external data has no usable location ({location!r})", where=where, fix=fix)
         if (
             parts[0] == ""
-            or ".." in parts
+            or _climbs_out(parts)
             or os.path.isabs(location)
             or os.path.splitdrive(location)[0]
             or ":" in parts[0]
         ):
-            raise ExternalDataError(f"external data {location!r} leaves the model's folder", where=where, fix=fix)
+            raise ExternalPathError(f"external data {location!r} leaves the model's folder", where=where, fix=fix)
         if not self._roots:
             self._roots = [os.path.realpath(folder) for folder in self.folders]
         reals = [os.path.realpath(os.path.join(root, location)) for root in self._roots]
         inside = [real for real in reals if any(_is_inside(real, root) for root in self._roots)]
         if not inside:
-            raise ExternalDataError(
+            raise ExternalPathError(
                 f"external data {location!r} is a link that leaves the model's folder", where=where, fix=fix
             )
         return next((real for real in inside if os.path.exists(real)), inside[0])
+
+
+def _climbs_out(parts: Sequence[str]) -> bool:
+    depth = 0
+    for part in parts:
+        depth += -1 if part == ".." else 0 if part in ("", ".") else 1
+        if depth < 0:
+            return True
+    return False
 
 
 def _is_inside(path: str, root: str) -> bool:

@@ -116,6 +116,8 @@ def plan_whole_on(name: str, model: Model, *, cores: int, backend: Backend | Non
 
     Raises: ConfigError if there is no such backend here.
     """
+    if model.why_whole is not None:
+        return None, model.why_whole
     if model.graph.overridable:
         return None, "the model has initializers that a run may override, which it would build in"
     try:
@@ -453,6 +455,8 @@ def session_cores(options: SessionOptions, session_options: Any) -> int:
 
 def why_model_stays_whole(model: Model) -> str | None:
     """Why this model cannot be cut at all, or None."""
+    if model.why_whole is not None:
+        return f"only the runtime itself knows what the model says: {model.why_whole}"
     graph = model.graph
     if len(graph.nodes) < 2 and not any(node.bodies for node in graph.nodes):
         return "fewer than two operators: nothing to run side by side"

@@ -25,6 +25,7 @@ from onnxruntime.capi.onnxruntime_inference_collection import check_and_normaliz
 from parallax.bundle import Bundle, Verify, looks_like_bundle
 from parallax.device import FaultPolicy, StockSession, move_to_first_core, private_bytes, trim_heap
 from parallax.engine import (
+    OPENING_EXCEPTIONS,
     RUNTIME_EXCEPTIONS,
     Executor,
     RunBudget,
@@ -37,7 +38,7 @@ from parallax.engine import (
     run_interruptibly,
     shrink_shared_allocator,
 )
-from parallax.errors import BundleError, ConfigError, ExternalDataError, InputError, ModelError
+from parallax.errors import BundleError, ConfigError, InputError, ModelError, UnsafeModelError
 from parallax.model import Model, OpGraph, read_model
 from parallax.schedule import Plan
 from parallax.session._backends import installed_backends
@@ -411,17 +412,19 @@ class InferenceSession(StockSession):  # type: ignore[misc]
     def _open_refused(self, error: ModelError) -> None:
         """Our analysis refuses the model: let the runtime say what it thinks of it, in its own class.
 
-        Except for external data, whose confinement to the model's folder is not the runtime's to waive; but
-        data that are not there may have been given in the session options.
+        Except for what is refused for safety, which is not the runtime's to waive. Data that are missing or too short
+        here may be elsewhere: in the session options, or in a folder that they name.
         """
-        given_elsewhere = self._sess_options is not None and isinstance(error.__cause__, OSError)
-        if isinstance(error, ExternalDataError) and not given_elsewhere:
+        if isinstance(error, UnsafeModelError):
             raise both(type(error), C.Fail)(error.what, where=error.where, fix=error.fix) from error
         self._model = None
         try:
             self._open_whole(f"the analysis refuses the model: {error}")
+            # Names that are not text are found here, not when they are asked for.
+            for argument in (*self._inputs_meta, *self._overridable_initializers):
+                argument.name  # noqa: B018  (asked for its errors)
         except Exception as theirs:
-            if isinstance(theirs, RUNTIME_EXCEPTIONS):
+            if isinstance(theirs, OPENING_EXCEPTIONS):
                 raise both(type(error), _native_class(theirs))(error.what, where=error.where, fix=error.fix) from theirs
             raise
         logger.warning("the runtime opens a model that the analysis refuses, so it runs uncut: %s", error)
@@ -444,7 +447,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
                 move_to_first_core()
             try:
                 super()._create_inference_session(providers, provider_options, disabled_optimizers)
-            except RUNTIME_EXCEPTIONS as error:
+            except OPENING_EXCEPTIONS as error:
                 ours = None if self._model is None else self._model.fault
                 if ours is not None:  # it says better what is wrong, and where
                     raise both(type(ours), _native_class(error))(ours.what, where=ours.where, fix=ours.fix) from error
@@ -934,4 +937,6 @@ def _async_threads() -> ThreadPoolExecutor:
 
 def _native_class(error: Exception) -> type[Exception]:
     """The runtime's own class of an error that may be of both worlds already."""
+    if isinstance(error, UnicodeDecodeError):
+        return C.InvalidGraph  # type: ignore[no-any-return]  # what it would have been, had it named nothing
     return next(kind for kind in type(error).__mro__ if kind in RUNTIME_EXCEPTIONS)
