@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
+from parallax.bundle._declaration import DECLARATION_NAME, read_declaration
 from parallax.bundle._digest import SMALL_BYTES, CheckedFiles, Signature, file_digest, settled, signature
 from parallax.bundle._manifest import MANIFEST_NAME, FileRecord, Manifest, read_manifest
 from parallax.bundle._publish import is_dropping
@@ -69,6 +70,14 @@ class Bundle:
     def portable_path(self) -> Path | None:
         """The model as it came, if it was kept."""
         return None if self.manifest.portable is None else self.path / self.manifest.portable
+
+    def declaration(self) -> bytes | None:
+        """What the runtime says of the whole model's outputs, as the engine stores it; None where it was not kept.
+
+        Raises: BundleError if it cannot be read.
+        """
+        name = f"{self.manifest.generation}/{DECLARATION_NAME}"
+        return read_declaration(self.path / name) if name in self.signatures else None
 
     def compile(self, options: RuntimeOptions) -> Executor:
         """Map every segment of a cut plan and return an executor on this process's lanes.

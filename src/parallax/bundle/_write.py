@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnxruntime
 
+from parallax.bundle._declaration import DECLARATION_NAME, describe_parted_outputs
 from parallax.bundle._digest import (
     SMALL_BYTES,
     CheckedFiles,
@@ -31,7 +32,7 @@ from parallax.bundle._manifest import (
     render_manifest,
 )
 from parallax.bundle._publish import Workspace
-from parallax.engine import FOREIGN_EXCEPTIONS, RuntimeOptions, both, save_optimised
+from parallax.engine import FOREIGN_EXCEPTIONS, RuntimeOptions, both, save_optimised, store_declaration
 from parallax.errors import BackendError, ConfigError
 from parallax.model import Model, StoredWeight, save_arranged, save_segment
 from parallax.profile import hardware_fingerprint
@@ -82,13 +83,17 @@ def write_bundle(
         folder, generation = workspace.folder, workspace.generation
         (folder / "segments").mkdir()
         segments = []
+        told: bytes | None = None
         report("compile", 0, len(plan.segments))
         for number, segment in enumerate(plan.segments):
             name = f"segments/{number:04}.onnx"
-            weights = _compile_segment(model, plan, segment, workspace.scratch, folder / name)
+            weights, told = _compile_segment(model, plan, segment, workspace.scratch, folder / name)
             nodes = () if plan.is_uncut else tuple(model.graph.nodes[index].name for index in segment.nodes)
             segments.append(SegmentRecord(graph=f"{generation}/{name}", nodes=nodes, weights=weights))
             report("compile", number + 1, len(plan.segments))
+        outputs = told if plan.is_uncut else describe_parted_outputs(model, plan)
+        if outputs is not None:
+            (folder / DECLARATION_NAME).write_bytes(outputs)
         (folder / "plan.json").write_text(json.dumps(plan.to_json(), indent=1) + "\n", encoding="utf-8")
         if portable:
             _keep_portable(model, folder / "portable")
@@ -150,12 +155,15 @@ def _described(location: str, path: Path) -> SourceFile:
 
 def _compile_segment(
     model: Model, plan: Plan, segment: Segment, scratch: Path, target: Path
-) -> tuple[StoredWeight, ...]:
-    """Through files, so that the runtime maps the weights it packs instead of holding them twice."""
+) -> tuple[tuple[StoredWeight, ...], bytes | None]:
+    """Through files, so that the runtime maps the weights it packs instead of holding them twice.
+
+    Returns: the weights that are stored as they were, and what the runtime says of the outputs.
+    """
     optimised = scratch / "optimised.onnx"
     staged = _stage(model, plan, segment, scratch)
     try:
-        save_optimised(str(staged), str(optimised), data_name="optimised.data", options=RuntimeOptions())
+        session = save_optimised(str(staged), str(optimised), data_name="optimised.data", options=RuntimeOptions())
     except FOREIGN_EXCEPTIONS as error:
         names = [model.graph.nodes[index].name for index in segment.nodes[:8]]
         raise both(BackendError, type(error))(
@@ -166,10 +174,12 @@ def _compile_segment(
     for left in scratch.iterdir():
         if left not in (optimised, optimised.with_suffix(".data")):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
+    told = store_declaration(session.outputs_meta)
+    del session  # which holds all that it packed
     weights = save_arranged(optimised, target)
     for left in scratch.iterdir():
         left.unlink()
-    return weights
+    return weights, told
 
 
 def _stage(model: Model, plan: Plan, segment: Segment, scratch: Path) -> Path:

@@ -6,6 +6,7 @@ Refuses to decide anything: what may start is the dispatcher's decision, what is
 from parallax.engine._advice import WeightAdvisor
 from parallax.engine._arenas import ArenaUsage
 from parallax.engine._compile import Delegation, Progress, compile_plan, compile_segment
+from parallax.engine._declared import Declaration, declared_outputs, restore_declaration, store_declaration
 from parallax.engine._executor import Executor
 from parallax.engine._failures import (
     FOREIGN_EXCEPTIONS,
@@ -49,6 +50,7 @@ __all__ = [
     "RUNTIME_EXCEPTIONS",
     "ArenaUsage",
     "CompiledSegment",
+    "Declaration",
     "Delegation",
     "Executor",
     "LanePool",
@@ -65,12 +67,14 @@ __all__ = [
     "both",
     "compile_plan",
     "compile_segment",
+    "declared_outputs",
     "lane_pool",
     "make_mapped_session",
     "make_session",
     "make_value",
     "median_durations",
     "open_failure",
+    "restore_declaration",
     "run_failure",
     "run_interruptibly",
     "save_optimised",
@@ -80,6 +84,7 @@ __all__ = [
     "shrink_shared_allocator",
     "sketch_outline",
     "stated_type",
+    "store_declaration",
     "trace_durations",
     "use_shared_allocator",
     "use_shared_pool",

@@ -127,12 +127,14 @@ def make_mapped_session(path: str, *, width: int, options: RuntimeOptions, weigh
     return session
 
 
-def save_optimised(source: str, target: str, *, data_name: str, options: RuntimeOptions) -> None:
+def save_optimised(source: str, target: str, *, data_name: str, options: RuntimeOptions) -> Any:
     """Have the runtime optimise the model at ``source`` for this CPU and write the result to ``target``.
 
     Weights go to the file ``data_name`` beside it: as they are, and as the kernels of this CPU pack them. Loaded
     with optimisation off, they are mapped, not copied. Needs memory for the packed weights once, if those of
     ``source`` are external data (which the runtime maps).
+
+    Returns: the C session that did it, which knows the outputs as the model at ``source`` has them.
 
     See "session.save_external_prepacked_constant_initializers" in ONNX Runtime's
     ``onnxruntime_session_options_config_keys.h``.
@@ -154,6 +156,7 @@ def save_optimised(source: str, target: str, *, data_name: str, options: Runtime
         session_options.add_session_config_entry(key, value)
     session = C.InferenceSession(session_options, source, True, False)
     session.initialize_session(["CPUExecutionProvider"], [{}], set())
+    return session
 
 
 def make_value(array: np.ndarray[Any, Any], onnx_type: int = 0) -> onnxruntime.OrtValue:

@@ -6,6 +6,7 @@ not leave this package.
 
 from parallax.model._arrange import StoredWeight, save_arranged
 from parallax.model._bodies import Body, scan_axes
+from parallax.model._declaring import declaring_model
 from parallax.model._elements import ELEMENT_BITS, ELEMENT_NAMES, STRING_TYPE
 from parallax.model._extract import SegmentModel
 from parallax.model._graph import CONSTANT_BYTES, Dim, Node, OpGraph, TensorInfo, constant_value
@@ -39,6 +40,7 @@ __all__ = [
     "Survey",
     "TensorInfo",
     "constant_value",
+    "declaring_model",
     "load_model",
     "probe_model",
     "proto_with_weights",

@@ -94,6 +94,8 @@ def why_no_bodies(parts: BodyParts, node: Node) -> str | None:
         element = parts.declare(name).type.tensor_type.elem_type
         if element == STRING_TYPE or ELEMENT_BITS.get(element, 0) % 8:
             return f"the elements of {name!r} are no whole bytes"
+    if node.op_type == "Scan" and (fault := _scan_fault(parts, node)) is not None:
+        return fault
     proto = parts.protos[node.index]
     for name, body in node.bodies:
         if not body.nodes:
@@ -107,11 +109,38 @@ def why_no_bodies(parts: BodyParts, node: Node) -> str | None:
             shape = value.type.tensor_type.shape
             if not value.type.tensor_type.HasField("shape") or len(shape.dim) > 1:
                 return f"body {name!r} does not say whether {value.name!r} is a scalar"
+        returned = len(node.outputs) + (1 if node.op_type == "Loop" else 0)
+        if len(body.outputs) != returned:
+            return f"body {name!r} has {len(body.outputs)} outputs where {returned} are expected"
         known = {*body.producers, *body.initializers, *(value.name for value in declared)}
         if any(info.name not in known for info in body.outputs):
             return f"body {name!r} returns a tensor of the outer graph"
         if all(info.name not in body.producers for info in body.outputs):
             return f"body {name!r} returns nothing that it computes"
+    return None
+
+
+def _scan_fault(parts: BodyParts, node: Node) -> str | None:
+    """What is wrong with the attributes of a Scan, which the runtime is to say in its own words."""
+    count = node.attributes.get("num_scan_inputs")
+    if not isinstance(count, int) or not 0 < count <= len(node.inputs):
+        return f"it scans {count} of {len(node.inputs)} inputs"
+    states = len(node.inputs) - count
+    for name, expected in (
+        ("scan_input_axes", count),
+        ("scan_input_directions", count),
+        ("scan_output_axes", len(node.outputs) - states),
+        ("scan_output_directions", len(node.outputs) - states),
+    ):
+        given = node.attributes.get(name)
+        if given is not None and (not isinstance(given, tuple) or len(given) != expected):
+            return f"{name} does not have {expected} entries"
+        if given is not None and name.endswith("directions") and not set(given) <= {0, 1}:
+            return f"{name} has entries other than 0 and 1"
+    for name, axis in zip(node.inputs[states:], scan_axes(node), strict=True):
+        tensor = parts.declare(name).type.tensor_type
+        if tensor.HasField("shape") and not -len(tensor.shape.dim) <= axis < len(tensor.shape.dim):
+            return f"{name!r} has no axis {axis}"
     return None
 
 

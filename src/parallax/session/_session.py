@@ -27,18 +27,21 @@ from parallax.device import FaultPolicy, StockSession, move_to_first_core, priva
 from parallax.engine import (
     OPENING_EXCEPTIONS,
     RUNTIME_EXCEPTIONS,
+    Declaration,
     Executor,
     RunBudget,
     SegmentSpan,
     SinkHolder,
     TraceSink,
     both,
+    declared_outputs,
     open_failure,
+    restore_declaration,
     run_failure,
     run_interruptibly,
     shrink_shared_allocator,
 )
-from parallax.errors import BundleError, ConfigError, InputError, ModelError, UnsafeModelError
+from parallax.errors import BackendError, BundleError, ConfigError, InputError, ModelError, UnsafeModelError
 from parallax.model import Model, OpGraph, read_model
 from parallax.schedule import Plan
 from parallax.session._backends import installed_backends
@@ -174,6 +177,8 @@ class InferenceSession(StockSession):  # type: ignore[misc]
     _memory: SessionMemory | None = None
     _estimator: Estimator | None = None
     _budget: Budget | None = None
+    _declaration: Declaration | None = None
+    _stored_declaration: bytes | None = None
     # Set by the untyped base class; named here for type checkers.
     _model_path: str | None
     _model_bytes: bytes | None
@@ -365,6 +370,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
     def _use_bundle(self, bundle: Bundle) -> None:
         self._forget_opened()
         self._bundle = bundle
+        self._stored_declaration = bundle.declaration()
         self._unbounded = bundle.manifest.interface.unbounded
         if not bundle.plan.is_uncut:
             obstacle = why_not_cut(self._sess_options, None)
@@ -506,6 +512,32 @@ class InferenceSession(StockSession):  # type: ignore[misc]
                     self.__dict__["_sess"] = self._make_whole_session()
                 return self.__dict__["_sess"]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def get_outputs(self) -> Any:
+        """The outputs as ONNX Runtime declares them. Of a split model that takes, the first time, milliseconds."""
+        if (self._executor is not None or self._stored_declaration is not None) and self._declaration is None:
+            with self._lazy_lock:
+                if self._declaration is None:
+                    self._declaration = self._declare_outputs()
+                    self._outputs_meta = list(self._declaration.arguments)
+        return super().get_outputs()
+
+    def _declare_outputs(self) -> Declaration:
+        parts = Declaration(arguments=self._outputs_meta, session=self._executor)
+        try:
+            if self._stored_declaration is not None:
+                found = restore_declaration(self._stored_declaration)
+            elif self._model is not None:
+                found = declared_outputs(self._model, runtime_options(self._sess_options_initial))
+            else:
+                return parts
+        except BackendError as error:
+            logger.warning("only parts of the model can say what its outputs are: %s", error)
+            return parts
+        if [argument.name for argument in found.arguments] != self._output_names:
+            logger.warning("what is known of the outputs is not of this model")
+            return parts
+        return found
 
     def _make_whole_session(self) -> Any:
         logger.info("something asked for the whole-model session of a cut model; its weights are now held twice")

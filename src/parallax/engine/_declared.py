@@ -1,0 +1,83 @@
+"""What the runtime declares of a model's outputs, which its parts do not know.
+
+The runtime infers shapes with all of the model before it, and again after it folded constants. A segment starts from
+what is known of the tensors it is fed. So the whole model is asked; but not before somebody wants to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import onnxruntime
+
+from parallax.engine._failures import FOREIGN_EXCEPTIONS
+from parallax.engine._ort import RuntimeOptions, load_session, make_session
+from parallax.errors import BackendError
+from parallax.model import ELEMENT_NAMES, Model, declaring_model
+
+_LEVELS: Any = onnxruntime.GraphOptimizationLevel
+_OTHERWISE_CALLED = {"float32": "float", "float64": "double"}
+_CODES = {f"tensor({_OTHERWISE_CALLED.get(name, name)})": code for code, name in ELEMENT_NAMES.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declaration:
+    """The runtime's descriptions of tensors. ``session`` is their memory."""
+
+    arguments: Sequence[Any]
+    """As ``onnxruntime.InferenceSession.get_outputs`` gives them."""
+    session: Any
+
+
+def declared_outputs(model: Model, options: RuntimeOptions, *, optimises: bool = True) -> Declaration:
+    """What a session of the whole model declares of its outputs.
+
+    Where sizes are open, the model is optimised for the answer, which takes about as long as opening it. Weights are
+    neither packed nor laid out anew.
+
+    Args:
+        optimises: False leaves sizes open that the runtime finds by folding constants, and reads no weight.
+
+    Raises: BackendError if the runtime refuses the model.
+    """
+    whole = model.extract_whole()
+    try:
+        session = load_session(whole.proto)
+        if optimises and not all(isinstance(size, int) for argument in session.outputs_meta for size in argument.shape):
+            session = make_session(whole.proto, whole.weights, width=1, options=_without_layout(options))
+    except FOREIGN_EXCEPTIONS as error:
+        raise BackendError(f"the runtime refuses the whole model: {error}") from error
+    return Declaration(arguments=session.outputs_meta, session=session)
+
+
+def _without_layout(options: RuntimeOptions) -> RuntimeOptions:
+    level = options.graph_optimization_level
+    if level in (None, _LEVELS.ORT_ENABLE_LAYOUT, _LEVELS.ORT_ENABLE_ALL):
+        level = _LEVELS.ORT_ENABLE_EXTENDED
+    config = (*options.config, ("session.disable_prepacking", "1"))
+    return replace(options, graph_optimization_level=level, config=config)
+
+
+def store_declaration(arguments: Sequence[Any]) -> bytes | None:
+    """The runtime's descriptions of tensors as bytes, or None if some are of something else."""
+    tensors = []
+    for argument in arguments:
+        code = _CODES.get(argument.type)
+        if code is None:
+            return None
+        tensors.append((argument.name, code, argument.shape))
+    return declaring_model(tensors)
+
+
+def restore_declaration(stored: bytes) -> Declaration:
+    """What `store_declaration` stored.
+
+    Raises: BackendError if it did not.
+    """
+    try:
+        session = load_session(stored)
+    except FOREIGN_EXCEPTIONS as error:
+        raise BackendError(f"the runtime refuses the description of the outputs: {error}") from error
+    return Declaration(arguments=session.inputs_meta, session=session)
