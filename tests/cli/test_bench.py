@@ -1,16 +1,16 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from parallax.cli import Rival, Timing, compare_outputs, ratio, runtime_rivals, thread_counts, time_interleaved
+from parallax.cli import Rival, Timing, _timing, compare_outputs, ratio, runtime_rivals, thread_counts, time_interleaved
+from parallax.device import CoreMeter, LoadMeter
+from parallax.device._load import Reading
 from tests.cli._models import affine, branching, invoke
 
 
@@ -71,16 +71,25 @@ def test_progress_counts_rounds() -> None:
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_rounds_that_other_processes_disturbed_are_measured_again() -> None:
+def test_rounds_that_other_processes_disturbed_are_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     cores = os.cpu_count() or 1
-    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
-    try:
-        timing = time_interleaved({"a": lambda: time.sleep(0.05)}, rounds=3, cores=cores)["a"]
-    finally:
-        for burner in burners:
-            burner.kill()
-            burner.wait()
+    # What the system has counted after each round: others took all cores in the first and the third.
+    counted = iter([(0, 0), (1, cores), (2, cores), (3, 2 * cores), (4, 2 * cores), (5, 2 * cores)])
+    monkeypatch.setattr(_timing, "LoadMeter", lambda: LoadMeter(lambda: Reading(*next(counted), own=0)))
+    monkeypatch.setattr(_timing, "CoreMeter", lambda cores: CoreMeter(cores, lambda _: float(cores)))
+    timing = time_interleaved({"a": lambda: None}, rounds=3, cores=cores)["a"]
     # What was thrown away is counted, and in the end there are as many samples as were asked for.
+    assert timing.discarded_rounds == 2
+    assert len(timing.samples_ns) == 3
+    assert next(counted, None) is None
+
+
+def test_no_more_rounds_are_measured_again_than_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = os.cpu_count() or 1
+    counted = ((second, second * cores) for second in itertools.count())
+    monkeypatch.setattr(_timing, "LoadMeter", lambda: LoadMeter(lambda: Reading(*next(counted), own=0)))
+    monkeypatch.setattr(_timing, "CoreMeter", lambda cores: CoreMeter(cores, lambda _: float(cores)))
+    timing = time_interleaved({"a": lambda: None}, rounds=3, cores=cores)["a"]
     assert timing.discarded_rounds == 3
     assert len(timing.samples_ns) == 3
 

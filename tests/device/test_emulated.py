@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from parallax.device import (
     profile_names,
 )
 from parallax.device import _emulated as emulated
+from parallax.device._emulated_queue import OVERSLEEP_S, DeviceQueue
 from parallax.errors import BackendError, ConfigError, InputError, RunCancelled
 from parallax.model import load_model
 from tests.device._backends import Array, compiled, model_of, on_the_processor, run, value
@@ -183,29 +184,56 @@ def test_more_inputs_than_it_can_remember_are_computed_again(monkeypatch: pytest
     assert (model.computed, model.replayed) == (5, 1)
 
 
-def test_replay_takes_the_modelled_time_and_hardly_any_of_the_processors() -> None:
-    # No upper bound on the wall clock: other processes may hold anybody up.
-    backend = EmulatedBackend(load_profile("pixel-6-gpu"), speed=0.1)
-    price = backend.price(WORK)
+class HandClock:
+    """Time passes by a microsecond with each look, and by what is slept; ``at`` that moment something happens."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._now = 100.0
+        self.slept = 0.0
+        self.at = float("inf")
+        self.happens: Callable[[], None] = lambda: None
+
+    def now(self) -> float:
+        with self._lock:
+            self._now += 1e-6
+            return self._now
+
+    def sleep(self, seconds: float) -> None:
+        with self._lock:
+            self.slept += seconds
+            self._now += seconds
+            if self._now >= self.at:
+                self.happens()
+
+
+def test_replay_takes_the_modelled_time_and_sleeps_for_nearly_all_but_the_copying() -> None:
+    clock = HandClock()
+    backend = EmulatedBackend(load_profile("pixel-6-gpu"), speed=0.1, clock=clock)
+    price_s = backend.price(WORK).total_ns / 1e9
     model = compiled(backend, chain(), options=CompileOptions(work=WORK))
+    assert isinstance(model, EmulatedModel)
     x = value(floats(1, 4, 8))
-    model.run_with_ort_values({"x": x}, model.outputs)
-    begin, used = time.perf_counter_ns(), time.thread_time_ns()
-    model.run_with_ort_values({"x": x}, model.outputs)
-    assert time.perf_counter_ns() - begin >= price.total_ns
-    assert time.thread_time_ns() - used < price.total_ns / 2
+    for _ in range(2):
+        begin, slept = clock.now(), clock.slept
+        model.run_with_ort_values({"x": x}, model.outputs)
+        assert price_s <= clock.now() - begin < price_s + 10e-6
+        copying_s = sum(map(backend.rates.copying_ns, WORK.moved_bytes)) / 1e9
+        assert price_s - copying_s - 10e-6 <= clock.slept - slept + OVERSLEEP_S <= price_s - copying_s + 10e-6
+    assert model.replayed == 1
 
 
 def test_copies_between_host_and_device_keep_a_core_busy() -> None:
-    moved = Work(operators=(), moved_bytes=(10**9,))
-    backend = EmulatedBackend(load_profile("pixel-6-gpu"), speed=0.5)
+    clock = HandClock()
+    moved = Work(operators=(), moved_bytes=(10**6,))
+    backend = EmulatedBackend(load_profile("pixel-6-gpu"), speed=0.5, clock=clock)
     model = compiled(backend, chain(), options=CompileOptions(work=moved))
-    x = value(floats(1, 4, 8))
-    model.run_with_ort_values({"x": x}, model.outputs)
-    used = time.thread_time_ns()
-    model.run_with_ort_values({"x": x}, model.outputs)
-    # Of the core's time, not of the clock's: other processes may have the core for most of it.
-    assert time.thread_time_ns() - used > backend.rates.copying_ns(10**9) / 20
+    begin = clock.now()
+    model.run_with_ort_values({"x": value(floats(1, 4, 8))}, model.outputs)
+    # What it does not sleep, it copies.
+    awake_s = clock.now() - begin - clock.slept
+    assert awake_s - OVERSLEEP_S == pytest.approx(backend.rates.copying_ns(10**6) / 1e9, abs=10e-6)
+    assert backend.rates.copying_ns(10**6) > 100_000
 
 
 def test_nothing_copies_where_the_device_shares_the_hosts_memory() -> None:
@@ -215,36 +243,54 @@ def test_nothing_copies_where_the_device_shares_the_hosts_memory() -> None:
 
 
 def test_device_runs_one_part_at_a_time() -> None:
-    backend = EmulatedBackend(load_profile("pixel-6-gpu"), speed=0.5)
-    total_ns = backend.price(WORK).total_ns
+    clock = HandClock()
+    backend = EmulatedBackend(load_profile("pixel-6-gpu"), speed=0.5, clock=clock)
+    total_s = backend.price(WORK).total_ns / 1e9
     models = [compiled(backend, chain(), options=CompileOptions(work=WORK)) for _ in range(3)]
     x = value(floats(1, 4, 8))
-    for model in models:
+    ends: list[float] = []
+    begin = clock.now()
+
+    def work(model: EmulatedModel) -> None:
         model.run_with_ort_values({"x": x}, model.outputs)
-    begin = time.perf_counter_ns()
-    threads = [threading.Thread(target=model.run_with_ort_values, args=({"x": x}, model.outputs)) for model in models]
+        ends.append(clock.now() - begin)
+
+    threads = [threading.Thread(target=work, args=(model,)) for model in models]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert time.perf_counter_ns() - begin >= 3 * total_ns
+    assert all(end >= number * total_s for number, end in enumerate(sorted(ends), 1))
+    assert len(ends) == 3
+
+
+def test_sessions_of_a_process_share_a_device_and_its_time() -> None:
+    first, second = (EmulatedBackend(load_profile("pixel-6-gpu"), speed=0.5) for _ in range(2))
+    assert first._queue is second._queue
+    assert first._queue is not EmulatedBackend(load_profile("jetson-agx-orin"), speed=0.5)._queue
+
+
+def test_an_idle_device_begins_when_asked_and_a_busy_one_when_it_is_free() -> None:
+    queue = DeviceQueue(HandClock())
+    assert queue.reserve(1.0, 10.0) == 11.0
+    assert queue.reserve(2.0, 10.5) == 13.0
+    assert queue.reserve(1.0, 20.0) == 21.0
 
 
 def test_cancelled_while_the_device_works_stops_soon() -> None:
     hour = Work(operators=(OperatorWork(op_type="MatMul", flops=10**15, touched_bytes=0),))
-    backend = EmulatedBackend(load_profile("pixel-6-gpu"), speed=1.0)
+    clock, options = HandClock(), onnxruntime.RunOptions()
+    backend = EmulatedBackend(load_profile("pixel-6-gpu"), speed=1.0, clock=clock)
     model = compiled(backend, chain(), options=CompileOptions(work=hour))
-    options = onnxruntime.RunOptions()
-    timer = threading.Timer(0.1, lambda: setattr(options, "terminate", True))
-    timer.start()
+    begin = clock.now()
+    clock.at, clock.happens = begin + 0.1, lambda: setattr(options, "terminate", True)
     with pytest.raises(RunCancelled, match="terminate flag"):
         model.run_with_ort_values({"x": value(floats(1, 4, 8))}, model.outputs, options)
-    timer.join()
+    assert clock.now() - begin < 0.12, "it looks every hundredth of a second"
     # What was left of the hour is the device's again, which all sessions of the process share.
     quick = compiled(backend, chain(), options=CompileOptions(work=Work(operators=())))
-    begin = time.perf_counter()
     quick.run_with_ort_values({"x": value(floats(1, 4, 8))}, quick.outputs)
-    assert time.perf_counter() - begin < 60
+    assert clock.now() - begin < 0.2
 
 
 def test_part_with_an_uncovered_operator_is_not_compiled_where_that_must_not_be() -> None:

@@ -1,32 +1,50 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 import time
 
-import psutil
 import pytest
 
 from parallax.device import CoreMeter, LoadMeter, offered_cores
+from parallax.device._load import AWAIT_S, AWAIT_STEP_S, Reading, read_load
 
 _BURN = "import time\nend = time.process_time() + 0.6\nwhile time.process_time() < end: pass"
 
 
-def test_what_another_process_uses_is_seen() -> None:
-    meter = LoadMeter()
+def test_what_another_process_used_is_counted_as_busy_and_not_as_ours() -> None:
+    before = read_load()
     subprocess.run([sys.executable, "-c", _BURN], check=True)
-    assert meter.others_cores() > 0.05
+    after = read_load()
+    assert (after.busy - before.busy) - (after.own - before.own) > 0.4
+    assert after.wall > before.wall
 
 
-def test_what_this_process_uses_is_not_taken_for_others() -> None:
-    # Others may be busy too, so what is compared is the sum: cores in use cannot exceed those there are.
-    meter = LoadMeter()
-    begin, used = time.perf_counter(), time.process_time()
+def test_what_this_process_used_is_counted_as_ours() -> None:
+    before, used = read_load(), time.process_time()
     while time.process_time() - used < 0.3:
         pass
-    wall = time.perf_counter() - begin
-    assert 0 <= meter.others_cores() <= psutil.cpu_count() - 0.3 / wall + 0.25
+    after = read_load()
+    assert after.own - before.own > 0.25
+
+
+def test_others_are_what_was_busy_beside_this_process_since_the_last_reading() -> None:
+    counted = iter([Reading(0, 100, 10), Reading(2, 103, 12), Reading(4, 105, 14), Reading(8, 105, 15)])
+    meter = LoadMeter(lambda: next(counted))
+    assert meter.others_cores() == 0.5
+    assert meter.others_cores() == 0
+    assert meter.others_cores() == 0, "counters that are read one after the other may seem to run backwards"
+
+
+def test_cores_beyond_those_measured_on_may_be_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    counted = iter([Reading(0, 0, 0), Reading(1, 2.5, 0), Reading(2, 4.0, 0), Reading(3, 7.5, 0)])
+    meter = LoadMeter(lambda: next(counted))
+    assert meter.disturbance(2) == 0.5
+    assert meter.disturbance(2) == 0
+    assert meter.disturbance(4) == 3.5
 
 
 def test_cores_offered_are_some_and_at_most_those_there_are() -> None:
@@ -48,18 +66,28 @@ def test_one_core_is_not_probed() -> None:
     assert CoreMeter(1, never).missing_share() == 0
 
 
+class HandClock:
+    """Time passes only by work."""
+
+    def __init__(self) -> None:
+        self.now = 50.0
+        self.done = 0
+
+    def work(self, seconds: float) -> None:
+        self.now += seconds
+        self.done += 1
+
+
 def test_work_goes_on_until_the_cores_are_there() -> None:
     seen = iter([2.0, 2.0, 2.0, 1.0, 1.1, 1.9])
-    meter = CoreMeter(2, lambda _: next(seen))
-    done = []
-    meter.await_cores(lambda: done.append(time.sleep(0.03)))
-    assert len(done) == 2
+    clock = HandClock()
+    CoreMeter(2, lambda _: next(seen), lambda: clock.now).await_cores(lambda: clock.work(AWAIT_STEP_S / 4))
     assert next(seen, None) is None
+    assert clock.done == 8, "short work is repeated between two looks"
 
 
-def test_cores_that_stay_away_are_not_awaited_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("parallax.device._load._AWAIT_S", 0.1)
+def test_cores_that_stay_away_are_not_awaited_for_ever() -> None:
     seen = itertools.chain([2.0, 2.0, 2.0], itertools.repeat(1.0))
-    done = []
-    CoreMeter(2, lambda _: next(seen)).await_cores(lambda: done.append(time.sleep(0.001)))
-    assert done
+    clock = HandClock()
+    CoreMeter(2, lambda _: next(seen), lambda: clock.now).await_cores(lambda: clock.work(AWAIT_S / 4))
+    assert clock.done == 4

@@ -8,9 +8,7 @@ begins with "emulated:".
 
 from __future__ import annotations
 
-import functools
 import threading
-import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -39,28 +37,19 @@ from parallax.device._backend import (
 )
 from parallax.device._cores import available_cores
 from parallax.device._coverage import Gap
-from parallax.device._foreign import TERMINATED, compile_error
+from parallax.device._emulated_queue import Clock, DeviceQueue, is_cancelled, queue_of
+from parallax.device._foreign import compile_error
 from parallax.device._host_speed import host_gemm_flops
 from parallax.device._onnxruntime import CPU_PROVIDER, OnnxRuntimeBackend
 from parallax.device._ort_values import Bytes, empty_host_value, host_bytes, is_on_host
 from parallax.device._profiles import DeviceProfile, DeviceRates, load_profile, profile_names
-from parallax.errors import ConfigError, InputError, RunCancelled
+from parallax.errors import ConfigError, InputError
 from parallax.model import STRING_TYPE, Model, OpGraph, SegmentModel, segment_graph
 
 PREFIX: Final = "emulated"
 
 MEMORY_LIMIT_BYTES: Final = 256 << 20
 """Of inputs and answers that one compiled part remembers; the least recently used are forgotten."""
-
-_SLICE_S: Final = 0.01
-"""A sleeping run looks this often whether it was cancelled."""
-
-_OVERSLEEP_S: Final = 60e-6
-"""What an operating system's timer is late by; the rest of a sleep is spun."""
-
-_COPY_BYTES: Final = 1 << 20
-_COPY_BYTES_PER_S: Final = 4e9
-"""A core copies at least so fast: what is copied at a time ends before the time is over."""
 
 _REFUSALS: Final = {
     Gap.OPERATOR: Refusal.OPERATOR,
@@ -79,14 +68,23 @@ class EmulatedBackend:
         speed: how many times as fast as the device itself. By default what keeps the ratio of processor and
             accelerator: this machine's matrix product over the one of the device's processor.
         processor: computes the answers; by default ONNX Runtime's own provider.
+        clock: on which the device's time passes; by default the machine's, and then all backends of the process that
+            emulate the same device share its time.
     """
 
-    def __init__(self, profile: DeviceProfile, *, speed: float | None = None, processor: Backend | None = None) -> None:
+    def __init__(
+        self,
+        profile: DeviceProfile,
+        *,
+        speed: float | None = None,
+        processor: Backend | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         self.profile = profile
         self.speed = host_gemm_flops() / profile.cpu_gemm_flops if speed is None else speed
         self._rates = profile.rates(speed=self.speed)
         self._processor = OnnxRuntimeBackend(CPU_PROVIDER) if processor is None else processor
-        self._queue = _queue_of(profile.name)
+        self._queue = queue_of(profile.name) if clock is None else DeviceQueue(clock)
         self.residents = _Residents()
         name = f"{PREFIX}:{profile.name}"
         self._info = BackendInfo(
@@ -169,46 +167,6 @@ class EmulatedBackend:
         )
 
 
-class _Queue:
-    """The device's time: one part after the other."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._free_at = 0.0
-
-    def reserve(self, seconds: float, since: float) -> float:
-        """Take the next ``seconds`` of the device, from ``since`` on at the earliest. Returns when they are over.
-
-        Moments are on `time.perf_counter`'s clock. What an emulation does itself, to recall and to copy, falls into
-        the time it emulates.
-        """
-        with self._lock:
-            end = max(since, self._free_at) + seconds
-            self._free_at = end
-            return end
-
-    def wait(self, end: float, copying_s: float, run_options: Any) -> None:
-        """Wait for what was reserved until then, and copy for the last ``copying_s`` of it.
-
-        What is left of it goes back if the run is stopped.
-
-        Raises: RunCancelled if asked to stop.
-        """
-        try:
-            _wait_until(end - copying_s, run_options)
-            _copy_until(end)
-        except BaseException:
-            with self._lock:
-                self._free_at -= max(0.0, end - time.perf_counter())
-            raise
-
-
-@functools.cache
-def _queue_of(device: str) -> _Queue:
-    """A process has each device once, however many sessions use it."""
-    return _Queue()
-
-
 @dataclass(frozen=True, slots=True)
 class _Stay:
     """How long a part is on the device, and for how much of that a core of the processor copies."""
@@ -265,7 +223,7 @@ class EmulatedModel:
         self,
         inner: CompiledModel,
         *,
-        queue: _Queue,
+        queue: DeviceQueue,
         rates: DeviceRates,
         work: Work | None,
         backend: EmulatedBackend,
@@ -354,16 +312,16 @@ class EmulatedModel:
                     where=f"backend {self._backend.info.name}",
                     fix="run this part on the CPU",
                 )
-        begin = time.perf_counter()
+        begin = self._queue.clock.now()
         key = _key(feeds)
         memory = None if key is None else self._recall(key, feeds)
-        if memory is not None and not _is_cancelled(run_options):
+        if memory is not None and not is_cancelled(run_options):
             self.replayed += 1
             stay = self._stay_of(memory.cpu_ns, feeds, memory.answers)
             return memory.answers, self._queue.reserve(stay.seconds, begin), stay.copying_s
         # Raises what is wrong with the feeds, too.
         values = self._inner.run_with_ort_values(feeds, self._inner.outputs, run_options)
-        cpu_ns = round((time.perf_counter() - begin) * 1e9)
+        cpu_ns = round((self._queue.clock.now() - begin) * 1e9)
         self.computed += 1
         answers = dict(zip(self._inner.outputs, values, strict=True))
         if key is not None and all(_is_plain(value) for value in values):
@@ -474,33 +432,6 @@ def _is_equal(one: Bytes, other: Bytes) -> bool:
     return np.array_equal(one[:words].view(np.int64), other[:words].view(np.int64)) and np.array_equal(
         one[words:], other[words:]
     )
-
-
-def _is_cancelled(run_options: Any) -> bool:
-    return run_options is not None and bool(run_options.terminate)
-
-
-def _wait_until(end: float, run_options: Any) -> None:
-    """Sleep, without using the processor but for the last of it. Raises: RunCancelled if asked to stop meanwhile."""
-    while (left := end - time.perf_counter()) > 0:
-        if _is_cancelled(run_options):
-            raise RunCancelled(f"the run was stopped: {TERMINATED}", fix="run again to start over")
-        if left > _OVERSLEEP_S:
-            time.sleep(min(left - _OVERSLEEP_S, _SLICE_S))
-
-
-@functools.cache
-def _copied() -> tuple[Bytes, Bytes]:
-    """What is copied from and to; nobody reads what it holds."""
-    return np.zeros(_COPY_BYTES, np.uint8), np.zeros(_COPY_BYTES, np.uint8)
-
-
-def _copy_until(end: float) -> None:
-    """Keep a core copying, without Python's lock."""
-    source, target = _copied()
-    while (left := end - time.perf_counter()) > 0:
-        size = max(1, min(_COPY_BYTES, int(left * _COPY_BYTES_PER_S)))
-        np.copyto(target[:size], source[:size])
 
 
 _FOLDABLE_DOMAINS: Final = frozenset({"", "ai.onnx"})

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 import psutil
 
@@ -15,12 +15,36 @@ DISTURBED_SHARE: Final = 0.15
 """Of the cores measured on: where other processes use more than this of them, figures mean nothing."""
 
 
-class LoadMeter:
-    """Cores that other processes kept busy since the meter was made or last read."""
+class Reading(NamedTuple):
+    """What the system has counted so far, in seconds."""
 
-    def __init__(self) -> None:
-        self._process = psutil.Process()
-        self._last = self._reading()
+    wall: float
+    busy: float
+    """Of all cores, for all processes."""
+    own: float
+    """Of all cores, for this process."""
+
+
+def read_load() -> Reading:
+    """What the system counts now."""
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    # Guest time is counted in user time already.
+    guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
+    own = psutil.Process().cpu_times()
+    return Reading(time.perf_counter(), sum(times) - idle - guests, own.user + own.system)
+
+
+class LoadMeter:
+    """Cores that other processes kept busy since the meter was made or last read.
+
+    Args:
+        read: tells what the system has counted, as `read_load`.
+    """
+
+    def __init__(self, read: Callable[[], Reading] = read_load) -> None:
+        self._read = read
+        self._last = read()
 
     def others_cores(self) -> float:
         """Mean number of cores used by everything but this process since the last reading; at least 0.
@@ -28,9 +52,9 @@ class LoadMeter:
         What the system counts (user, system, interrupts, stolen time) less what this process used. In a
         container it is the host's count where the kernel shows that.
         """
-        wall, busy, own = self._reading()
+        wall, busy, own = self._read()
         last_wall, last_busy, last_own = self._last
-        self._last = wall, busy, own
+        self._last = Reading(wall, busy, own)
         return max(0.0, (busy - last_busy) - (own - last_own)) / max(1e-3, wall - last_wall)
 
     def disturbance(self, cores: int) -> float:
@@ -40,19 +64,11 @@ class LoadMeter:
         """
         return max(0.0, self.others_cores() - max(0, (os.cpu_count() or cores) - cores))
 
-    def _reading(self) -> tuple[float, float, float]:
-        times = psutil.cpu_times()
-        idle = times.idle + getattr(times, "iowait", 0.0)
-        # Guest time is counted in user time already.
-        guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
-        own = self._process.cpu_times()
-        return time.perf_counter(), sum(times) - idle - guests, own.user + own.system
-
 
 _PROBE_BYTES: Final = 2 << 20
 _PROBES: Final = 3
-_AWAIT_S: Final = 1.0
-_AWAIT_STEP_S: Final = 0.02
+AWAIT_S: Final = 1.0
+AWAIT_STEP_S: Final = 0.02
 
 
 def offered_cores(cores: int) -> float:
@@ -113,11 +129,18 @@ class CoreMeter:
     Args:
         cores: those that are measured on.
         probe: tells what they do now, as `offered_cores`.
+        clock: seconds, monotonic.
     """
 
-    def __init__(self, cores: int, probe: Callable[[int], float] = offered_cores) -> None:
+    def __init__(
+        self,
+        cores: int,
+        probe: Callable[[int], float] = offered_cores,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._cores = cores
         self._probe = probe
+        self._clock = clock
         self._most = max(probe(cores) for _ in range(_PROBES)) if cores > 1 else 1.0
 
     def missing_share(self) -> float:
@@ -134,9 +157,9 @@ class CoreMeter:
         For a second at most. A host may leave the cores of an idle virtual machine on one of its own, and takes a
         quarter of a second of work on all of them to part them.
         """
-        end = time.perf_counter() + _AWAIT_S
-        while self.missing_share() > DISTURBED_SHARE and time.perf_counter() < end:
-            until = time.perf_counter() + _AWAIT_STEP_S
+        end = self._clock() + AWAIT_S
+        while self.missing_share() > DISTURBED_SHARE and self._clock() < end:
+            until = self._clock() + AWAIT_STEP_S
             work()
-            while time.perf_counter() < until:
+            while self._clock() < until:
                 work()
