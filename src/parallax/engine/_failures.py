@@ -98,7 +98,8 @@ def segment_failure(error: BaseException, *, segment: str, nodes: tuple[str, ...
     """The error a caller gets when ``error`` came out of a segment."""
     text = str(error)
     if isinstance(error, RunCancelled):
-        return error  # of a segment inside
+        # Of a segment inside, or of a backend, which knows nothing of the runtime's classes.
+        return error if isinstance(error, C.Fail) else both(RunCancelled, C.Fail)(error.what, fix=error.fix)
     if is_termination(error):
         return both(RunCancelled, type(error))(
             f"the run was stopped: {TERMINATED}", where=f"segment {segment!r}", fix="run again to start over"
@@ -106,8 +107,8 @@ def segment_failure(error: BaseException, *, segment: str, nodes: tuple[str, ...
     made: type[ParallaxError]
     if isinstance(error, SegmentError):
         made = type(error)  # of a segment inside
-    elif isinstance(error, RUNTIME_EXCEPTIONS):
-        made = both(SegmentError, type(error))
+    elif (theirs := _runtime_class(error)) is not None:
+        made = both(SegmentError, theirs)
     elif isinstance(error, Exception):
         made = both(SegmentError, type(error)) if type(error) in FOREIGN_EXCEPTIONS else SegmentError
     else:
@@ -118,3 +119,11 @@ def segment_failure(error: BaseException, *, segment: str, nodes: tuple[str, ...
         failure.segment = segment
         failure.nodes = nodes
     return failure
+
+
+def _runtime_class(error: BaseException) -> type[BaseException] | None:
+    """The runtime's class of an error, or of what a backend's error came from."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, RUNTIME_EXCEPTIONS):
+        cause = cause.__cause__
+    return None if cause is None else next(kind for kind in type(cause).__mro__ if kind in RUNTIME_EXCEPTIONS)

@@ -60,7 +60,7 @@ def build_graph(proto: onnx.GraphProto, *, overridable: bool, where: str = "") -
     check_text((proto.name, *initializers, *(info.name for info in declared), *(info.name for info in outputs)))
     nodes = _Nodes(proto.node, where)
     input_names = _check_definitions(declared, initializers, nodes)
-    ambiguous = ambiguous or nodes.ambiguous
+    ambiguous = ambiguous or nodes.ambiguous or _shared_name(nodes, where)
     free, in_file_order = _edges(nodes, input_names | initializers.keys(), outputs)
     order: Sequence[int] = range(len(nodes.protos)) if in_file_order else _topological(nodes)
     protos = nodes.protos if in_file_order else [nodes.protos[index] for index in order]
@@ -267,6 +267,19 @@ def _duplicate(proto: onnx.GraphProto, initializers: Mapping[str, TensorInfo], w
             return f"initializer {name!r} is defined more than once" + (f" in {where}" if where else "")
         if name:
             seen.add(name)
+    return None
+
+
+def _shared_name(nodes: _Nodes, where: str) -> str | None:
+    """Which name two nodes have, if two have one: the runtime refuses that, though names mean nothing here."""
+    named = [name for name in nodes.names if name]
+    if len(set(named)) == len(named):
+        return None
+    seen: set[str] = set()
+    for name in named:
+        if name in seen:
+            return f"more than one node is called {name!r}" + (f" in {where}" if where else "")
+        seen.add(name)
     return None
 
 

@@ -119,6 +119,15 @@ class Extractor:
             sources={weight: self._weights[weight] for weight in weights},
         )
 
+    def interface(self) -> bytes | None:
+        """See ``Model.interface``."""
+        if not self._skeleton.graph.input:
+            return None
+        model = self.shell()
+        model.graph.input.extend(self._skeleton.graph.input)
+        model.graph.output.append(self._skeleton.graph.input[0])
+        return bytes(model.SerializeToString())
+
     def shell(self) -> onnx.ModelProto:
         """A model with everything but the graph's content."""
         source = self._skeleton

@@ -228,6 +228,11 @@ class Model:
             name="whole",
         )
 
+    def interface(self) -> bytes | None:
+        """A serialised model of this one's inputs alone, declared as the file declares them, overridable ones too; its
+        output is the first of them. None where the model has no inputs."""
+        return self._extractor.interface()
+
     def why_no_bodies(self, node: int) -> str | None:
         """Why the bodies of this node of ``graph`` cannot be models of their own, or None."""
         return why_no_bodies(self._body_parts, self.graph.nodes[node])

@@ -20,32 +20,13 @@ from parallax.errors import ConfigError
 from parallax.memory import parse_bytes
 from parallax.schedule import Plan
 from parallax.session._backends import check_backends
+from parallax.session._config_keys import INHERITED, read_entry
 from parallax.session._providers import Device, why_not_on_cpu
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, steps done, steps in all) during long work."""
-
-# Config entries that change how a kernel or the optimiser behaves, and so must hold in each segment too.
-# Threading and file options are not among them: the engine owns threads, and files are the whole session's.
-_INHERITED_CONFIG = (
-    "mlas.disable_kleidiai",
-    "mlas.enable_gemm_fastmath_arm64_bfloat16",
-    "mlas.use_lut_gemm",
-    "optimization.disable_specified_optimizers",
-    "optimization.enable_cast_chain_elimination",
-    "optimization.enable_gelu_approximation",
-    "optimization.minimal_build_optimizations",
-    "session.disable_double_qdq_remover",
-    "session.disable_prepacking",
-    "session.disable_qdq_constant_folding",
-    "session.disable_quant_qdq",
-    "session.enable_quant_qdq_cleanup",
-    "session.qdqisint8allowed",
-    "session.set_denormal_as_zero",
-    "session.x64quantprecision",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,12 +173,7 @@ def _default_runtime_options() -> RuntimeOptions:
 
 
 def _read_runtime_options(session_options: Any) -> RuntimeOptions:
-    config = []
-    for key in _INHERITED_CONFIG:
-        try:
-            config.append((key, session_options.get_session_config_entry(key)))
-        except RuntimeError:  # how the binding says "not set"
-            continue
+    entries = ((key, read_entry(session_options, key)) for key in INHERITED)
     return RuntimeOptions(
         graph_optimization_level=session_options.graph_optimization_level,
         enable_cpu_mem_arena=session_options.enable_cpu_mem_arena,
@@ -207,7 +183,7 @@ def _read_runtime_options(session_options: Any) -> RuntimeOptions:
         log_severity_level=session_options.log_severity_level,
         log_verbosity_level=session_options.log_verbosity_level,
         logid=session_options.logid,
-        config=tuple(config),
+        config=tuple((key, value) for key, value in entries if value is not None),
     )
 
 
@@ -287,11 +263,7 @@ def has_pinned_threads(session_options: Any) -> bool:
         return True
     if session_options.intra_op_num_threads or not session_options.use_per_session_threads:
         return False
-    try:
-        session_options.get_session_config_entry("session.intra_op_thread_affinities")
-    except RuntimeError:  # how the binding says "not set"
-        return True
-    return False
+    return read_entry(session_options, "session.intra_op_thread_affinities") is None
 
 
 def why_not_cut(session_options: Any, providers: Sequence[Any] | None) -> str | None:
@@ -307,6 +279,10 @@ def why_not_cut(session_options: Any, providers: Sequence[Any] | None) -> str | 
         return "profiling of the whole model was asked for"
     if session_options.execution_mode == onnxruntime.ExecutionMode.ORT_PARALLEL:
         return "the runtime's own parallel mode was asked for"
+    if session_options.execution_order != onnxruntime.ExecutionOrder.DEFAULT:
+        return f"the runtime's execution order {session_options.execution_order.name} was asked for"
+    if not session_options.use_per_session_threads:
+        return "threads of the runtime's own global pool were asked for"
     return None
 
 

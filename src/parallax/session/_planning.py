@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from parallax.device import Backend, OnnxRuntimeBackend, StockSession, available_cores, open_backend
-from parallax.engine import RUNTIME_EXCEPTIONS, Executor, compile_plan
+from parallax.device import Backend, OnnxRuntimeBackend, available_cores, open_backend
+from parallax.engine import Executor, compile_plan
 from parallax.errors import BackendError, ConfigError, ParallaxError, PlanError
 from parallax.model import Model, OpGraph, split_rows
 from parallax.partition import (
@@ -36,6 +36,7 @@ from parallax.session._backends import backend_versions
 from parallax.session._candidates import PlanningContext, Proposal
 from parallax.session._devices import DeviceBodyPlanner, DeviceStudy, held_bytes
 from parallax.session._feeds import is_feedable
+from parallax.session._given_options import why_given_options_stay_whole
 from parallax.session._lifting import lift_bodies
 from parallax.session._options import SessionOptions, lean_options, runtime_options
 from parallax.session._providers import open_devices
@@ -177,6 +178,10 @@ def choose_plan(
     """
     # Shapes are for planning alone: segments made from the model as it is go on accepting others.
     shaped = model if options.shapes is None else model.with_shapes(options.shapes)
+    obstacle = _why_options_stay_whole(model, shaped, options, session_options)
+    if obstacle is not None:
+        cores = session_cores(options, session_options)
+        return fit(shaped, uncut_plan(model, obstacle, cores=cores)), None
     opened = open_devices(options.devices)
     found = find_plan(shaped, options, session_options, opened, lifts=True)
     split = planned_model(shaped, found)
@@ -269,16 +274,13 @@ def find_plan(
     """
     cores = session_cores(options, session_options)
     if is_unasked(options) and not devices:
-        return remembered_plan(model, options, session_options, cores=cores) or _plan_unasked(
-            model, session_options, cores=cores
-        )
+        kept = remembered_plan(model, options, session_options, cores=cores)
+        return kept or _plan_unasked(model, cores=cores)
     obstacle = why_model_stays_whole(model)
     if devices and obstacle is None:
         return plan_with_devices(model, options, session_options, devices, cores=cores, lifts=lifts)
     if options.policy == "sequential":
         obstacle = 'policy="sequential" leaves the model uncut'
-    elif obstacle is None and session_options is not None:
-        obstacle = _why_options_stay_whole(model, session_options)
     if obstacle is not None:
         return uncut_plan(model, obstacle, cores=cores)
     if options.min_gain == 0:
@@ -385,19 +387,16 @@ def _uncut_body(body: Model, *, cores: int) -> Plan:
     return uncut_plan(body, "no part of it gains anything", cores=cores)
 
 
-def _why_options_stay_whole(model: Model, session_options: Any) -> str | None:
-    """Free dimensions that session options fix cannot be read from them, but they show in a session's inputs."""
-    source = model.whole()
-    try:
-        session = StockSession(source, session_options, providers=["CPUExecutionProvider"])
-    except RUNTIME_EXCEPTIONS as error:
-        return f"the runtime refuses the model: {error}"
-    shown = {argument.name: tuple(argument.shape) for argument in session.get_inputs()}
-    for info in model.graph.inputs:
-        for before, after in zip(info.shape or (), shown.get(info.name, ()), strict=False):
-            if isinstance(after, int) and not isinstance(before, int):
-                return f"the session options fix free dimensions of input {info.name!r}; give shapes= instead to cut"
-    return None
+def _why_options_stay_whole(model: Model, shaped: Model, options: SessionOptions, session_options: Any) -> str | None:
+    """Why the caller's session options keep the model whole, or None."""
+    if session_options is None or (options.policy == "sequential" and not options.devices):
+        return None
+    asked = options.devices or options.tune or options.min_gain is not None
+    cores = session_cores(options, session_options)
+    if not asked and remembered_plan(shaped, options, session_options, cores=cores) is None:
+        # What they hold can be found out, but takes longer than opening a small model.
+        return "session options were given: a model is then split only on demand (tune=True or min_gain=)"
+    return why_given_options_stay_whole(session_options, model)
 
 
 def is_unasked(options: SessionOptions) -> bool:
@@ -405,13 +404,11 @@ def is_unasked(options: SessionOptions) -> bool:
     return options.policy != "sequential" and options.min_gain is None and not options.tune
 
 
-def _plan_unasked(model: Model, session_options: Any, *, cores: int) -> Plan:
+def _plan_unasked(model: Model, *, cores: int) -> Plan:
     """The default policy's plan. Only for a model that may gain clearly is the graph built, let alone its types
     inferred: the rest opens as quickly as the runtime opens it."""
-    if session_options is not None:
-        # Initializers and custom operators registered there cannot be seen, and segments would not have them.
-        obstacle: str | None = "session options were given: a model is then cut only on demand (tune=True or min_gain=)"
-    elif cores < 2:
+    obstacle: str | None
+    if cores < 2:
         obstacle = "one core: nothing can run side by side"
     else:
         obstacle = small_at_sight(model.survey, cores=cores)
@@ -466,6 +463,8 @@ def why_model_stays_whole(model: Model) -> str | None:
     for info in graph.outputs:
         if info.name not in graph.producers:
             return f"output {info.name!r} is computed by no operator"
+    if any(node.op_type == "EPContext" for _, node in graph.walk()):
+        return "it holds parts that were compiled for an execution provider; only the whole session opens those"
     foreign = {node.domain for _, node in graph.walk()} - _KNOWN_DOMAINS
     if foreign:
         return f"operators of domain {min(foreign)!r} are the caller's own; only the whole session knows them"

@@ -14,6 +14,7 @@ from typing import Any, Final
 import onnxruntime
 
 from parallax.device import Backend, has_provider, is_backend_name, open_backend
+from parallax.engine import both
 from parallax.errors import ConfigError
 from parallax.memory import parse_bytes
 from parallax.schedule import CPU_BACKEND
@@ -55,17 +56,18 @@ def split_providers(
     Args:
         tunes: whether plans are measured, so that ONNX Runtime's own providers can be compared with.
 
-    Raises: ConfigError for an entry that is neither a name nor a name with its options.
+    Raises: ConfigError for an entry that is neither a name nor a name with its options, and for lists of two lengths.
     """
     if not providers or isinstance(providers, str) or not isinstance(providers, Sequence):
         return (), providers, provider_options  # ONNX Runtime says what is wrong with it
+    stated = provider_options if isinstance(provider_options, Sequence) else ()
     devices: list[Device] = []
     left: list[Any] = []
     left_options: list[Mapping[Any, Any]] = []
     for position, entry in enumerate(providers):
         name, options = entry if isinstance(entry, tuple) and len(entry) == 2 else (entry, None)
         if options is None:
-            options = provider_options[position] if provider_options and position < len(provider_options) else {}
+            options = stated[position] if position < len(stated) else {}
         ours = isinstance(name, str) and name not in (CPU_BACKEND, CPU_PROVIDER) and is_backend_name(name)
         if not ours and tunes and isinstance(name, str) and name not in CPU_PROVIDERS:
             ours = has_provider(name)
@@ -83,6 +85,13 @@ def split_providers(
             )
         else:
             devices.append(make_device(name, options))
+    if devices and provider_options is not None and len(stated) != len(providers):
+        # As ONNX Runtime has it, which does not get to see the list as it was given.
+        raise both(ConfigError, ValueError)(
+            f"{len(providers)} providers, and options for {len(stated)} of them",
+            where="provider_options",
+            fix="give a sequence of one dict for each provider, which may be empty",
+        )
     if not devices:
         return (), providers, provider_options
     if not left:

@@ -74,6 +74,7 @@ from parallax.session._options import (
 )
 from parallax.session._planning import choose_plan, is_onnx_source, is_unasked, planned_model, session_cores, uncut_plan
 from parallax.session._providers import CPU_PROVIDER, split_providers
+from parallax.session._run_options import why_run_needs_whole
 from parallax.session._shrink import shrink_arena
 from parallax.session._usage import MemoryUsage
 
@@ -812,7 +813,26 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         return result
 
     def _run_cut(self, output_names: Any, input_feed: Any, run_options: Any) -> Any:
+        if self._is_for_whole(run_options):
+            with self._admitted({}, run_options, need=UNKNOWN_NEED):
+                return super().run(output_names, input_feed, run_options)
         return [value.numpy() for value in self._execute(output_names, input_feed, run_options)]
+
+    def _is_for_whole(self, run_options: Any) -> bool:
+        """Whether a run of a split model is left to the whole model's session.
+
+        Raises: ConfigError where there is none, in a bundle.
+        """
+        if run_options is None:
+            return False
+        obstacle = why_run_needs_whole(run_options, has_arena=self._sess_options.enable_cpu_mem_arena)
+        if obstacle is not None and self._bundle is not None and self._bundle.portable_path is None:
+            raise ConfigError(
+                f"this bundle of a split model cannot be run so: {obstacle}",
+                where=str(self._bundle.path),
+                fix='compile it with portable=True or with policy="sequential", or open the model itself',
+            )
+        return obstacle is not None
 
     def _execute(self, output_names: Any, input_feed: Mapping[str, Any], run_options: Any) -> list[Any]:
         assert self._executor is not None
@@ -856,6 +876,9 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             self._reopen_after_fork()
         if self._executor is None:
             with self._admitted(input_dict_ort_values, run_options):
+                return super().run_with_ort_values(output_names, input_dict_ort_values, run_options)
+        if self._is_for_whole(run_options):
+            with self._admitted({}, run_options, need=UNKNOWN_NEED):
                 return super().run_with_ort_values(output_names, input_dict_ort_values, run_options)
         feeds = {name: value._get_c_value() for name, value in input_dict_ort_values.items()}
         return [onnxruntime.OrtValue(value) for value in self._execute(output_names, feeds, run_options)]

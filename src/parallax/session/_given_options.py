@@ -1,0 +1,175 @@
+"""What a caller's ``onnxruntime.SessionOptions`` hold beside what can be read from them.
+
+ONNX Runtime's binding takes initializers, files of external data, sizes of free dimensions and libraries of custom
+operators into such an object, and tells of none of them. A segment is opened with options of our own, so it would do
+without. They are found by asking for them: a copy of the object refuses a name that it already has, and a model of
+inputs alone, opened with the object itself, shows the sizes of its dimensions. What is found keeps the model whole,
+for the runtime's own session gets the caller's object as it is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as C
+
+from parallax.engine import RUNTIME_EXCEPTIONS
+from parallax.model import Model
+from parallax.session._config_keys import first_entry_for_whole
+
+logger = logging.getLogger(__name__)
+
+# The model y = Identity(x) of one byte: the smallest that the runtime opens.
+IDENTITY: Final = (
+    b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x02\x12\x04\n\x02\x08\x01'
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x02\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
+
+_CUSTOM_OPERATORS: Final = "RegisterCustomOps"
+"""The function by which ONNX Runtime registers a library's operators."""
+
+_MAPPED_FILE: Final = re.compile(r"^\S+ r-x\S* \S+ \S+ [1-9]\d* +(/.+)$", re.MULTILINE)
+
+
+def why_given_options_stay_whole(session_options: Any, model: Model) -> str | None:
+    """Why segments would not compute what a session of the whole model with these options does, or None.
+
+    Takes some ten milliseconds, most of it for reading config entries. Options that can be read but for those are
+    `why_not_cut`'s affair, which comes first.
+
+    Args:
+        session_options: the caller's, which are left as they are.
+        model: without shapes that were fixed for planning.
+    """
+    entry = first_entry_for_whole(session_options)
+    if entry is not None:
+        return f"the session option {entry[0]}={entry[1]!r} is for the whole model"
+    library = custom_operator_library()
+    if library is not None:
+        return (
+            f"the session options may hold the custom operators of {library}, which is loaded: "
+            "only the whole session knows those"
+        )
+    return why_hidden_content_matters(
+        session_options, tensor_names(model), model.external_files, functools.partial(_why_inputs_differ, model)
+    )
+
+
+def why_hidden_content_matters(
+    session_options: Any,
+    tensors: Iterable[str],
+    locations: Iterable[str],
+    why_inputs_differ: Callable[[Any], str | None] | None = None,
+) -> str | None:
+    """What options hold that cannot be read from them and concerns a model, in words; or None.
+
+    Args:
+        tensors: names of the model's tensors, initializers among them.
+        locations: names of its files of external data.
+        why_inputs_differ: is given the options to open a model of its inputs with.
+    """
+    try:
+        copied = copied_options(session_options)
+        found = _name_held(copied, tensors, locations)
+        if found is not None:
+            return found
+        if why_inputs_differ is not None:
+            return why_inputs_differ(session_options)
+        open_quietly(session_options, IDENTITY)
+    except RUNTIME_EXCEPTIONS as error:
+        # Initializers for external data that the model opened here does not have; a load that is to be cancelled; ...
+        return f"a model of inputs alone cannot be opened with the session options: {error}"
+    return None
+
+
+def copied_options(session_options: Any) -> Any:
+    """A copy of an ``onnxruntime.SessionOptions``: but for execution providers and custom operators, which are lost.
+
+    Raises: what ONNX Runtime raises for options that no session can be made with.
+    """
+    return C.InferenceSession(session_options, IDENTITY, False, False).session_options
+
+
+def open_quietly(session_options: Any, model: bytes) -> Any:
+    """A C session of a small model with the caller's options. Raises: what ONNX Runtime raises."""
+    session = C.InferenceSession(session_options, model, False, False)
+    session.initialize_session(["CPUExecutionProvider"], [{}], set())
+    return session
+
+
+def tensor_names(model: Model) -> frozenset[str]:
+    """All names by which an initializer could be given: the runtime makes some of constants and of what it folds."""
+    names = {*model.graph.initializers}
+    for graph, node in model.graph.walk():
+        names.update(graph.initializers)
+        names.update(node.outputs)
+        for _, body in node.bodies:
+            names.update(body.initializers)
+    return frozenset(names - {""})
+
+
+def _name_held(copied: Any, tensors: Iterable[str], locations: Iterable[str]) -> str | None:
+    """Which of these names the options have content for. ``copied`` gets them all, and is of no use afterwards."""
+    value = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32))
+    for name in sorted(tensors):
+        if _has(copied.add_initializer, name, value):
+            return f"the session options give initializer {name!r} (add_initializer)"
+        if _has(copied.add_external_initializers, [name], [value]):
+            return f"the session options give initializer {name!r} (add_external_initializers)"
+    spellings = {spelling for name in locations for spelling in (name, os.path.normpath(name), os.path.basename(name))}
+    for name in sorted(spellings):
+        if _has(copied.add_external_initializers_from_files_in_memory, [name], [b""], [0]):
+            return f"the session options give the content of file {name!r}"
+    return None
+
+
+def _has(add: Callable[..., None], *content: Any) -> bool:
+    """Whether adding a name is refused, which it is if it was added before."""
+    try:
+        add(*content)
+    except RuntimeError:
+        return True
+    return False
+
+
+def _why_inputs_differ(model: Model, session_options: Any) -> str | None:
+    interface = model.interface()
+    session = open_quietly(session_options, IDENTITY if interface is None else interface)
+    shown = {argument.name: tuple(argument.shape) for argument in session.inputs_meta}
+    for info in (*model.graph.inputs, *model.graph.overridable):
+        for before, after in zip(info.shape or (), shown.get(info.name, ()), strict=False):
+            if isinstance(after, int) and not isinstance(before, int):
+                return f"the session options fix free dimensions of input {info.name!r}; give shapes= instead to split"
+    return None
+
+
+def custom_operator_library() -> str | None:
+    """The first library in this process that could have been given to ``register_custom_ops_library``, or None.
+
+    Such operators may stand in for the runtime's own, so that a model does not show them. Where the system does not
+    tell what is loaded, there may be one.
+    """
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
+            paths = dict.fromkeys(_MAPPED_FILE.findall(file.read()))
+    except OSError as error:
+        logger.debug("loaded libraries cannot be listed: %s", error)
+        return "a library (which are loaded cannot be told here)"
+    return next((path for path in paths if _offers_operators(path)), None)
+
+
+@functools.lru_cache(maxsize=4096)
+def _offers_operators(path: str) -> bool:
+    try:
+        library = ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+    except OSError:  # the program itself, or a file that is mapped but no library
+        return False
+    return hasattr(library, _CUSTOM_OPERATORS)
