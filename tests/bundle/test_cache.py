@@ -15,7 +15,7 @@ import pytest
 import parallax
 from parallax.bundle import MANIFEST_NAME
 from parallax.session import _bundles as bundles
-from parallax.session import _session as session_module
+from parallax.session import _source as source_module
 from parallax.session import cache_folder, prune_cache
 from tests.bundle._models import branching, compiled, expected, feeds
 
@@ -24,14 +24,14 @@ from tests.bundle._models import branching, compiled, expected, feeds
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Models that were loaded, by whom."""
     noted: list[str] = []
-    for module in (bundles, session_module):
-        load = module.load_model
+    for module, name in ((bundles, "load_model"), (source_module, "read_model")):
+        load = getattr(module, name)
 
         def load_and_note(source: Any, _load: Any = load, _name: str = module.__name__, **options: Any) -> Any:
             noted.append(_name.rpartition(".")[2])
             return _load(source, **options)
 
-        monkeypatch.setattr(module, "load_model", load_and_note)
+        monkeypatch.setattr(module, name, load_and_note)
     return noted
 
 

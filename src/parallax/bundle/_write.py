@@ -34,7 +34,7 @@ from parallax.bundle._manifest import (
 from parallax.bundle._publish import Workspace
 from parallax.engine import FOREIGN_EXCEPTIONS, RuntimeOptions, both, save_optimised, store_declaration
 from parallax.errors import BackendError, ConfigError
-from parallax.model import Model, StoredWeight, save_arranged, save_segment
+from parallax.model import Model, OpenFile, StoredWeight, save_arranged, save_segment
 from parallax.profile import hardware_fingerprint
 from parallax.schedule import Plan, Segment
 
@@ -45,6 +45,7 @@ Progress = Callable[[str, int, int], None]
 _UNBOUNDED = frozenset({"Loop", "Scan"})
 
 _PORTABLE_NAME = "model.onnx"
+_PIECE_BYTES = 8 << 20
 
 
 def write_bundle(
@@ -138,19 +139,21 @@ def write_bundle(
 
 
 def describe_source(model: Model) -> SourceRecord:
-    """Digests of the files a model was read from, by reading them; of its bytes, where there are none."""
-    whole = model.whole()
-    if isinstance(whole, bytes):
+    """Digests of the files a model was read from, as they were then; of its bytes, where there are none."""
+    files = model.files
+    if files.model is None:
+        whole = model.whole()
+        assert isinstance(whole, bytes)
         first = SourceFile(location="", size=len(whole), sha256=sha256(whole).hexdigest())
     else:
-        first = _described(os.path.basename(whole), Path(whole))
-    others = [_described(location, path) for location, path in sorted(model.external_files.items())]
-    path = None if isinstance(whole, bytes) else os.path.abspath(whole)
-    return SourceRecord(path=path, files=(first, *others))
+        first = _described(os.path.basename(files.model.path), files.model)
+    others = [_described(location, file) for location, file in sorted(files.external.items())]
+    files.check_intact()
+    return SourceRecord(path=None if files.model is None else files.model.path, files=(first, *others))
 
 
-def _described(location: str, path: Path) -> SourceFile:
-    return SourceFile(location=location, size=path.stat().st_size, sha256=file_digest(path))
+def _described(location: str, file: OpenFile) -> SourceFile:
+    return SourceFile(location=location, size=len(file.buffer), sha256=file.sha256())
 
 
 def _compile_segment(
@@ -209,26 +212,39 @@ def _keep_portable(model: Model, folder: Path) -> None:
 
 
 def _copy_model(model: Model, target: Path) -> Path:
-    """Copy the model and its external data; shared blocks instead of copies where the file system can.
+    """Copy the model and its external data as they were opened, wherever they lie by now.
 
     Returns: ``target``.
     """
-    whole = model.whole()
-    if isinstance(whole, bytes):
-        target.write_bytes(whole)
+    files = model.files
+    if files.model is not None:
+        _copy(files.model, target)
     else:
-        shutil.copyfile(whole, target)
-    for location, path in model.external_files.items():
+        whole = model.whole()
+        assert isinstance(whole, bytes)
+        target.write_bytes(whole)
+    for location, file in files.external.items():
         place = target.parent / location
         if Path(os.path.normpath(location)) == Path(target.name):
             raise ConfigError(
                 f"the model's external data is called {location!r} as the model itself will be",
-                where=str(path),
+                where=file.path,
                 fix="save the model with another name for its external data",
             )
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, place)
+        _copy(file, place)
+    files.check_intact()
     return target
+
+
+def _copy(file: OpenFile, place: Path) -> None:
+    if file.is_at_path():
+        shutil.copyfile(file.path, place)  # shares blocks where the file system can
+        if file.is_at_path():
+            return
+    with open(place, "wb") as target:
+        for start in range(0, len(file.buffer), _PIECE_BYTES):
+            target.write(file.buffer[start : start + _PIECE_BYTES])
 
 
 def _files(folder: Path, generation: str) -> Iterator[tuple[str, Path]]:

@@ -9,6 +9,7 @@ from parallax.model._bodies import Body, scan_axes
 from parallax.model._declaring import declaring_model
 from parallax.model._elements import ELEMENT_BITS, ELEMENT_NAMES, STRING_TYPE
 from parallax.model._extract import SegmentModel
+from parallax.model._files import HeldFiles, OpenFile, hold_files
 from parallax.model._graph import CONSTANT_BYTES, Dim, Node, OpGraph, TensorInfo, constant_value
 from parallax.model._handover import SegmentInterface, proto_with_weights, segment_interface
 from parallax.model._model import Model, load_model, read_model
@@ -27,10 +28,12 @@ __all__ = [
     "STRING_TYPE",
     "Body",
     "Dim",
+    "HeldFiles",
     "Model",
     "ModelSource",
     "Node",
     "OpGraph",
+    "OpenFile",
     "Outline",
     "Probe",
     "RowSplit",
@@ -41,6 +44,7 @@ __all__ = [
     "TensorInfo",
     "constant_value",
     "declaring_model",
+    "hold_files",
     "load_model",
     "probe_model",
     "proto_with_weights",

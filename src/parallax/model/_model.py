@@ -17,7 +17,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from parallax.errors import InternalError, ModelError, ModelFileError, UnsupportedModelError
 from parallax.model._bodies import Body, BodyParts, Extracted, make_bodies, why_no_bodies
 from parallax.model._build import Built, build_bodies, build_graph
+from parallax.model._embedding import embed
 from parallax.model._extract import Extractor, SegmentModel
+from parallax.model._files import HeldFiles
 from parallax.model._functions import inline_functions
 from parallax.model._graph import OpGraph, TensorInfo
 from parallax.model._handover import proto_with_weights
@@ -50,8 +52,7 @@ class Parts:
     """Lifted and external initializers of the main graph."""
     nested: Mapping[int, Weight]
     weight_bytes: int
-    external: Mapping[str, Path]
-    """Location, as the model states it -> real path of each file of external data."""
+    files: HeldFiles
     why_whole: str | None = None
     """Why ``skeleton`` may not compute what the file says, if that is so."""
 
@@ -80,8 +81,8 @@ class Model:
         )
         self.weight_bytes: int = parts.weight_bytes
         """Bytes of all initializers of the main graph, and of large tensors inside nodes."""
-        self.external_files: Mapping[str, Path] = MappingProxyType(dict(parts.external))
-        """Location, as the model states it -> real path of each file of external data."""
+        self.files: HeldFiles = parts.files
+        """The files that it was read from, as they were then."""
 
     def __repr__(self) -> str:
         origin = str(self.path) if self.path is not None else "bytes"
@@ -154,13 +155,51 @@ class Model:
     def whole(self) -> str | bytes:
         """What an uncut ONNX Runtime session opens: the path, or the bytes where there is none.
 
-        As given, so ``shapes`` are not written into it; extract all nodes for a model that has them.
+        As given, so ``shapes`` are not written into it; extract all nodes for a model that has them. Where the path
+        leads to other files than those that this model was read from, bytes of what was read.
 
         Raises:
-            UnsupportedModelError: a ModelProto over 2 GiB has no bytes; extract all nodes instead.
+            UnsupportedModelError: over 2 GiB there are no bytes; extract all nodes instead.
+            ModelFileError: one of its files was written to since.
         """
+        source, files = self._parts.source, self.files
+        files.check_intact()
+        if source is None or not files.are_at_path():
+            return self.embedded()
+        return source.content() if source.path is None else str(source.path)
+
+    def embedded(self) -> bytes:
+        """`whole` as bytes that need no file: external data are in them. Raises: as `whole`."""
         source = self._parts.source
-        return proto_with_weights(self.extract_whole(), as_inputs=()) if source is None else source.whole()
+        self.files.check_intact()
+        if source is None:
+            return proto_with_weights(self.extract_whole(), as_inputs=())
+        return embed(source, self.files) if self.files.external else source.content()
+
+    def in_memory(self) -> Model:
+        """The same model, whose weights no write into its files can change: they are copied, once for all that share
+        these files."""
+        parts, files = self._parts, self.files.in_memory
+        buffers = {id(old.buffer): new.buffer for old, new in zip(self.files.all, files.all, strict=True)}
+
+        def moved(weight: Weight) -> Weight:
+            return replace(weight, buffer=buffers.get(id(weight.buffer), weight.buffer))
+
+        source = parts.source
+        if source is not None and files.model is not None:
+            source = replace(source, data=files.model.buffer, file=files.model)
+        made = Model(
+            replace(
+                parts,
+                source=source,
+                weights={name: moved(weight) for name, weight in parts.weights.items()},
+                nested={key: moved(weight) for key, weight in parts.nested.items()},
+                files=files,
+            ),
+            self.shapes,
+        )
+        made._graph_parts, made._types, made._inferred = self._built, self._types, self._inferred
+        return made
 
     def with_shapes(self, shapes: Shapes) -> Model:
         """The same model with these input shapes fixed as well; weights are shared.
@@ -267,7 +306,7 @@ class Model:
             weights=made.weights,
             nested=self._parts.nested,
             weight_bytes=sum(weight.nbytes for weight in made.weights.values()),
-            external=self._parts.external,
+            files=self._parts.files,
         )
         return _assemble(parts, {})
 
@@ -337,14 +376,14 @@ def _typed(name: str, raw: object) -> TensorInfo | None:
     return type_info(name, raw) if isinstance(raw, onnx.TypeProto) else None
 
 
-def load_model(source: ModelSource, *, shapes: Shapes | None = None) -> Model:
+def load_model(source: ModelSource | HeldFiles, *, shapes: Shapes | None = None) -> Model:
     """Load and check a model without reading its weights.
 
-    A file is mapped: its large weights stay on disk until used, and the file must stay as it is
-    while the model lives. External data is mapped too, and must lie in the model's folder.
+    A file is mapped: its large weights stay on disk until used. Another file may take its place, but nothing may be
+    written into it while the model lives. External data is mapped too, and must lie in the model's folder.
 
     Args:
-        source: a path, the bytes of a model, or a ModelProto (which is copied).
+        source: a path, the bytes of a model, a ModelProto (which is copied), or files that were opened earlier.
         shapes: input name -> concrete shape, fixing what the model leaves dynamic.
 
     Raises:
@@ -360,7 +399,7 @@ def load_model(source: ModelSource, *, shapes: Shapes | None = None) -> Model:
     return model
 
 
-def read_model(source: ModelSource, *, shapes: Shapes | None = None) -> Model:
+def read_model(source: ModelSource | HeldFiles, *, shapes: Shapes | None = None) -> Model:
     """`load_model`, with the graph left to be built, and checked, when it is first asked for.
 
     Of a model with very many operators that is nearly all there is to loading: some ten microseconds for each.
@@ -399,7 +438,7 @@ def _read(source: Source) -> Parts:
             if not isinstance(value := getattr(message, name), str):
                 setattr(message, name, text(value))
     check_versions(skeleton)
-    files = ExternalFiles(source.folders)
+    files = ExternalFiles(source.folders, None if source.held is None else source.held.external)
     weights, total = _take_weights(skeleton, stripped, files)
     has_sparse = b"sparse_value" in stripped.skeleton
     dense, why_sparse = make_dense(skeleton, files, constants=has_sparse)
@@ -418,7 +457,7 @@ def _read(source: Source) -> Parts:
         weights=weights,
         nested=nested,
         weight_bytes=total + sum(weight.nbytes for weight in nested.values()),
-        external=files.paths,
+        files=HeldFiles(source.file, MappingProxyType(dict(files.opened))),
         why_whole=why_functions or why_sparse,
     )
 

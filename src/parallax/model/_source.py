@@ -11,8 +11,8 @@ import onnx
 from google.protobuf.message import EncodeError  # type: ignore[import-untyped]  # ships no types
 
 from parallax.errors import ConfigError, ModelFileError, UnsupportedModelError
+from parallax.model._files import HeldFiles, OpenFile, open_file
 from parallax.model._message import strip_message
-from parallax.model._weights import map_file
 from parallax.model._wire import Buffer, Stripped, strip_weights
 
 ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -33,6 +33,10 @@ class Source:
     folders: Sequence[Path]
     message: onnx.ModelProto | None = None
     """Only where ``data`` is None."""
+    file: OpenFile | None = None
+    """What ``data`` is of, where there is a path."""
+    held: HeldFiles | None = None
+    """Files of external data to take, in place of those that lie in ``folders`` by now."""
 
     @property
     def where(self) -> str | None:
@@ -45,10 +49,8 @@ class Source:
         assert self.message is not None
         return strip_message(self.message)
 
-    def whole(self) -> str | bytes:
-        """The path, or the bytes where there is none."""
-        if self.path is not None:
-            return str(self.path)
+    def content(self) -> bytes:
+        """The model's bytes, without external data. Raises: UnsupportedModelError if it is too large to have any."""
         if self.data is None:
             raise UnsupportedModelError(
                 "a ModelProto over 2 GiB has no serialised form that ONNX Runtime could open",
@@ -57,11 +59,11 @@ class Source:
         return self.data[:]
 
 
-def open_source(source: ModelSource) -> Source:
+def open_source(source: ModelSource | HeldFiles) -> Source:
     """Map or take over a model's bytes.
 
     Bytes and messages have no folder, so external data is looked up in the working directory, as
-    ONNX Runtime does.
+    ONNX Runtime does. Held files are taken as they are, whatever lies at their paths.
 
     Raises:
         ModelFileError: missing, unreadable, a folder, empty, or evidently something else.
@@ -72,6 +74,8 @@ def open_source(source: ModelSource) -> Source:
         return _open_message(source)
     elif isinstance(source, (bytes, bytearray, memoryview)):
         opened = Source(data=bytes(source), path=None, folders=(Path(),))
+    elif isinstance(source, HeldFiles):
+        opened = _opened(source)
     elif isinstance(source, (str, os.PathLike)):
         opened = _open_path(source)
     else:
@@ -93,7 +97,7 @@ def _open_message(model: onnx.ModelProto) -> Source:
 def _open_path(source: str | os.PathLike[str]) -> Source:
     path = Path(os.fsdecode(source))
     try:
-        data = map_file(path)
+        file = open_file(path)
         target = Path(os.path.realpath(path))
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
         reason = (exc.strerror or exc) if isinstance(exc, OSError) else exc
@@ -101,7 +105,15 @@ def _open_path(source: str | os.PathLike[str]) -> Source:
             f"cannot read the model: {reason}", where=str(path), fix="give the path of an existing .onnx file"
         ) from exc
     folders = (path.parent,) if target.parent == path.parent else (path.parent, target.parent)
-    return Source(data=data, path=path, folders=folders)
+    return Source(data=file.buffer, path=Path(file.path), folders=folders, file=file)
+
+
+def _opened(held: HeldFiles) -> Source:
+    file = held.model
+    if file is None:
+        raise ConfigError("files that are held for a model given as bytes are no model by themselves")
+    path = Path(file.path)
+    return Source(data=file.buffer, path=path, folders=(path.parent,), file=file, held=held)
 
 
 _LOOKALIKES = (

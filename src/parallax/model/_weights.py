@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import onnx
 
 from parallax.errors import ExternalDataError, ExternalPathError, ModelError
+from parallax.model._files import OpenFile, open_file
 from parallax.model._wire import Buffer, Payload
 
 View = npt.NDArray[np.generic]
@@ -174,14 +174,15 @@ class ExternalFiles:
     Args:
         folders: what locations are relative to, the first that has the file counting; no location
             may leave all of them, links resolved.
+        held: location -> file that was opened earlier, to be taken whatever the folders have.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], held: Mapping[str, OpenFile] | None = None) -> None:
         self.folders = folders
-        self.paths: dict[str, Path] = {}
-        """Location -> real path of every file that was opened."""
+        self.opened: dict[str, OpenFile] = {}
+        """Location -> file; its path is that in the folder, links not resolved."""
+        self._held = held or {}
         self._roots: list[str] = []
-        self._open: dict[str, Buffer] = {}
 
     def weight(self, tensor: onnx.TensorProto) -> Weight:
         """The weight that an external tensor points to.
@@ -221,24 +222,27 @@ class ExternalFiles:
         )
 
     def _buffer(self, location: str, where: str) -> Buffer:
-        known = self._open.get(location)
+        known = self.opened.get(location)
         if known is not None:
-            return known
-        path = self._confined(location, where)
+            return known.buffer
+        kept = self._held.get(location)
+        if kept is not None:
+            self.opened[location] = kept
+            return kept.buffer
+        path, place = self._confined(location, where)
         try:
-            buffer = map_file(path)
+            file = open_file(path, place=place)
         except OSError as exc:
             raise ExternalDataError(
                 f"cannot read external data {location!r}: {exc.strerror or exc}",
                 where=where,
                 fix=f"put the file {location!r} next to the model, in {self.folders[0]}",
             ) from exc
-        self._open[location] = buffer
-        self.paths[location] = Path(path)
-        return buffer
+        self.opened[location] = file
+        return file.buffer
 
-    def _confined(self, location: str, where: str) -> str:
-        """The real path of a location, which must lie inside the folder, links resolved."""
+    def _confined(self, location: str, where: str) -> tuple[str, str]:
+        """The real path of a location, which must lie inside the folder, links resolved; and its path there."""
         parts = location.replace("\\", "/").split("/")
         fix = "keep external data in the model's folder and refer to it by a relative path"
         if not location or "\0" in location:
@@ -253,13 +257,16 @@ class ExternalFiles:
             raise ExternalPathError(f"external data {location!r} leaves the model's folder", where=where, fix=fix)
         if not self._roots:
             self._roots = [os.path.realpath(folder) for folder in self.folders]
-        reals = [os.path.realpath(os.path.join(root, location)) for root in self._roots]
-        inside = [real for real in reals if any(_is_inside(real, root) for root in self._roots)]
+        reals = [
+            (os.path.realpath(os.path.join(root, location)), os.path.join(folder, location))
+            for root, folder in zip(self._roots, self.folders, strict=True)
+        ]
+        inside = [found for found in reals if any(_is_inside(found[0], root) for root in self._roots)]
         if not inside:
             raise ExternalPathError(
                 f"external data {location!r} is a link that leaves the model's folder", where=where, fix=fix
             )
-        return next((real for real in inside if os.path.exists(real)), inside[0])
+        return next((found for found in inside if os.path.exists(found[0])), inside[0])
 
 
 def _climbs_out(parts: Sequence[str]) -> bool:
@@ -276,28 +283,6 @@ def _is_inside(path: str, root: str) -> bool:
         return os.path.commonpath((root, path)) == root
     except ValueError:  # different drives
         return False
-
-
-def map_file(path: str | os.PathLike[str]) -> Buffer:
-    """Map a regular file read-only; an empty one gives empty bytes, which cannot be mapped.
-
-    Raises:
-        OSError: it is missing, not a regular file, or not readable.
-    """
-    # Checked before opening: opening a pipe would block.
-    if not os.path.isfile(path):
-        kind = (
-            "is a folder"
-            if os.path.isdir(path)
-            else "is not a regular file"
-            if os.path.exists(path)
-            else "no such file"
-        )
-        raise OSError(kind)
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            return b""
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _count(text: str | None, default: int, what: str, where: str) -> int:

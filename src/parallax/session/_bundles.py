@@ -230,11 +230,11 @@ def _known_source(path: str, cache_dir: Path | None) -> SourceRecord | None:
 
 def _learn_source(path: str, model: Model, cache_dir: Path | None) -> SourceRecord:
     """Compute the digests of a model's files, and remember them."""
-    places = (Path(os.path.realpath(path)), *(model.external_files[name] for name in sorted(model.external_files)))
+    places = [Path(os.path.realpath(file.path)) for file in model.files.all]
     began = time.time_ns()
     before = [signature(place) for place in places]
     source = describe_source(model)
-    if all(settled(found, began) for found in before):
+    if model.files.are_at_path() and all(settled(found, began) for found in before):
         _source_files(path, cache_dir).store(
             {
                 f"{file.location}\n{place}": (found, file.sha256)

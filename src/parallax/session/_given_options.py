@@ -59,7 +59,7 @@ def why_given_options_stay_whole(session_options: Any, model: Model) -> str | No
             "only the whole session knows those"
         )
     return why_hidden_content_matters(
-        session_options, tensor_names(model), model.external_files, functools.partial(_why_inputs_differ, model)
+        session_options, tensor_names(model), model.files.external, functools.partial(_why_inputs_differ, model)
     )
 
 

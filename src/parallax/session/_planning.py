@@ -41,6 +41,7 @@ from parallax.session._lifting import lift_bodies
 from parallax.session._options import SessionOptions, lean_options, runtime_options
 from parallax.session._providers import open_devices
 from parallax.session._small import LEAST_SAVING_NS, longest_path_ns, small_at_sight, small_by_costs
+from parallax.session._source import in_memory_if_small
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +189,7 @@ def choose_plan(
     plan = fit(split, found)
     if plan.is_uncut:
         return plan, None
-    parts = model if plan.rows_permille is None else split
+    parts = in_memory_if_small(model if plan.rows_permille is None else split)
     inherited = runtime_options(session_options)
     expected = {**feed_shapes(options.calibration or {}), **(options.shapes or {})}
     planned = graph_for_backends(parts, plan, expected)

@@ -42,7 +42,7 @@ from parallax.engine import (
     shrink_shared_allocator,
 )
 from parallax.errors import BackendError, BundleError, ConfigError, InputError, ModelError, UnsafeModelError
-from parallax.model import Model, OpGraph, read_model
+from parallax.model import HeldFiles, Model, OpGraph, read_model
 from parallax.schedule import Plan
 from parallax.session._backends import installed_backends
 from parallax.session._budgeting import counted_bundle, estimate_bundle, fit_plan, with_known_peaks
@@ -76,6 +76,14 @@ from parallax.session._planning import choose_plan, is_onnx_source, is_unasked, 
 from parallax.session._providers import CPU_PROVIDER, split_providers
 from parallax.session._run_options import why_run_needs_whole
 from parallax.session._shrink import shrink_arena
+from parallax.session._source import (
+    OpenedBundle,
+    SessionSource,
+    check_arrived,
+    in_memory_if_small,
+    needs_no_threads,
+    travelling,
+)
 from parallax.session._usage import MemoryUsage
 
 logger = logging.getLogger(__name__)
@@ -96,13 +104,16 @@ _orphans: list[Any] = []
 
 _async_pool: ThreadPoolExecutor | None = None
 _async_lock = threading.Lock()
+_reopen_lock = threading.Lock()
 
 
 def _note_fork() -> None:
-    global _async_lock, _async_pool, _fork_generation
+    global _async_lock, _async_pool, _fork_generation, _reopen_lock
     _fork_generation += 1
     _async_pool = None
+    # Whoever held a lock when the process forked is not there to release it.
     _async_lock = threading.Lock()
+    _reopen_lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -180,6 +191,11 @@ class InferenceSession(StockSession):  # type: ignore[misc]
     _budget: Budget | None = None
     _declaration: Declaration | None = None
     _stored_declaration: bytes | None = None
+    _source: SessionSource | None = None
+    # The bundle that is open, from when it is on.
+    _opened_bundle: OpenedBundle | None = None
+    # Mapped files that segments read their weights from.
+    _read_files: HeldFiles | None = None
     # Set by the untyped base class; named here for type checkers.
     _model_path: str | None
     _model_bytes: bytes | None
@@ -247,6 +263,8 @@ class InferenceSession(StockSession):  # type: ignore[misc]
 
     def _create_inference_session(self, providers: Any, provider_options: Any, disabled_optimizers: Any = None) -> None:
         """Called by the base class to open the model, and again by ``set_providers``."""
+        if self._source is None:
+            self._source = SessionSource(self._model_path, self._model_bytes)
         self._forget_opened()
         self._given_providers = (providers, provider_options)
         # Where the base class goes back to when what was asked for is refused, which may be before it opens anything.
@@ -262,15 +280,16 @@ class InferenceSession(StockSession):  # type: ignore[misc]
 
     def _open(self) -> None:
         providers, provider_options, disabled_optimizers = self._whole_arguments
-        options = self._parallax_options
-        if self._model_path is not None and looks_like_bundle(self._model_path):
-            self._open_bundle(self._model_path, options)
+        options, source = self._parallax_options, self._source
+        assert source is not None
+        if self._model is None and self._open_as_bundle(source.path):
             return
-        if options.cache and self._open_cached():
-            return
-        if not is_onnx_source(self._model_path, self._model_bytes, self._sess_options):
+        if not is_onnx_source(source.path, self._model_bytes, self._sess_options):
+            source.hold(source.path)
             self._open_whole("the model is not in ONNX format (ORT format has no graph to cut)")
             return
+        if self._model is not None:
+            self._model.files.check_intact()
         try:
             model = self._read_model()
         except ModelError as error:
@@ -299,6 +318,9 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             return
         self._plan = plan
         if executor is not None:
+            self._model = in_memory_if_small(model)
+            if self._model.files.mapped_bytes:
+                self._read_files = self._model.files
             self._adopt(model.graph, plan, executor)
             return
         self._open_whole(plan.provenance.reason, plan)
@@ -308,8 +330,8 @@ class InferenceSession(StockSession):  # type: ignore[misc]
 
         Raises: ModelError if the analysis refuses it.
         """
-        source: Any = self._model_path if self._model_path is not None else self._model_bytes
-        model = self._model = read_model(source) if self._model is None else self._model
+        assert self._source is not None
+        model = self._model = self._source.read() if self._model is None else self._model
         options = self._parallax_options
         by_default = is_unasked(options) and options.budget_bytes is None and options.shapes is None
         if model.survey.has_bodies or self._devices or not by_default:
@@ -320,7 +342,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
     def _open_cached(self) -> bool:
         """Open from the cache of bundles; False where that cannot be."""
         providers, _, disabled_optimizers = self._whole_arguments
-        path = self._model_path
+        path = None if self._source is None else self._source.path
         why = "session options were given" if self._sess_options is not None else why_not_cut(None, providers)
         if path is None:
             why = "the model was given as bytes"
@@ -347,6 +369,29 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             return False
         return True
 
+    def _open_as_bundle(self, path: str | None) -> bool:
+        """Whether there was a bundle to open: the one that was open before, the one at the path, or a cached one."""
+        if self._opened_bundle is not None:
+            return self._open_again(self._opened_bundle)
+        if path is not None and looks_like_bundle(path):
+            self._open_bundle(path, self._parallax_options)
+            return True
+        return self._parallax_options.cache and self._open_cached()
+
+    def _open_again(self, opened: OpenedBundle) -> bool:
+        """Open the session's bundle once more; False where it is gone, but not the model that it was made of."""
+        assert self._source is not None
+        try:
+            self._open_bundle(opened.path, opened.options)
+        except BundleError as error:
+            if self._source.files is None:
+                raise
+            logger.warning("a bundle is opened no more, so the model itself is: %s", error)
+            self._bundle = self._executor = self._opened_bundle = None
+            self._model = self._source.read()
+            return False
+        return True
+
     def _open_bundle(self, path: str, options: SessionOptions) -> None:
         """Open a compiled model. Its plan is fixed; what is left to the caller is how it is run."""
         providers, _, disabled_optimizers = self._whole_arguments
@@ -360,16 +405,24 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             obstacle = "single optimisers were disabled"
         if obstacle is not None:
             raise _not_with_a_bundle(obstacle, path)
-        open_for_here(path, self._use_bundle, options, self._sess_options)
+        bundle = open_for_here(path, self._use_bundle, options, self._sess_options)
+        if self._opened_bundle is None:
+            self._opened_bundle = OpenedBundle.of(bundle, path, options)
 
     def _forget_opened(self) -> None:
         """Back to where nothing was opened yet: a bundle that was replaced meanwhile may be of another kind."""
         self._executor = self._direct = self._bundle = self._memory = self._estimator = self._budget = None
+        self._read_files = None
         self._sess_options = self._sess_options_initial
         self._sess = None
 
-    def _use_bundle(self, bundle: Bundle) -> None:
+    def _use_bundle(self, bundle: Bundle) -> Bundle:
+        assert self._source is not None
         self._forget_opened()
+        if self._opened_bundle is None:
+            self._source.hold_of_bundle(bundle)
+        else:
+            self._opened_bundle.check_same(bundle)
         self._bundle = bundle
         self._stored_declaration = bundle.declaration()
         self._unbounded = bundle.manifest.interface.unbounded
@@ -388,15 +441,14 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             self._plan = executor.plan
             self._adopt(read_interface(bundle, executor), executor.plan, executor)
             self._fit_bundle(bundle, [segment.session for segment in executor.segments])
-            return
-        given_path, given_options = self._model_path, self._sess_options
+            return bundle
+        given_options = self._sess_options
         try:
             # Options of the caller's could not be rid of them again.
             weights = bundle.map_weights(0) if given_options is None else None
             with mapped_options(given_options, weights, bundle.manifest.weight_bytes) as self._sess_options:
-                self._model_path = str(bundle.graph_path(0))
                 threads = self._parallax_options.threads or bundle.manifest.options.threads
-                self._open_whole("", bundle.plan, threads=threads)
+                self._open_whole("", bundle.plan, threads=threads, graph_path=str(bundle.graph_path(0)))
             if weights is not None:
                 weights.keep_for(self._sess)
                 # Others may open sessions with these: they must not speak of memory that this one holds.
@@ -413,8 +465,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
                 where=str(bundle.path),
                 fix="compile the model again",
             ) from error
-        finally:
-            self._model_path = given_path
+        return bundle
 
     def _open_refused(self, error: ModelError) -> None:
         """Our analysis refuses the model: let the runtime say what it thinks of it, in its own class.
@@ -425,6 +476,8 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         if isinstance(error, UnsafeModelError):
             raise both(type(error), C.Fail)(error.what, where=error.where, fix=error.fix) from error
         self._model = None
+        assert self._source is not None
+        self._source.hold(self._source.path)
         try:
             self._open_whole(f"the analysis refuses the model: {error}")
             # Names that are not text are found here, not when they are asked for.
@@ -436,12 +489,15 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             raise
         logger.warning("the runtime opens a model that the analysis refuses, so it runs uncut: %s", error)
 
-    def _open_whole(self, reason: str, plan: Plan | None = None, *, threads: int | None = None) -> None:
+    def _open_whole(
+        self, reason: str, plan: Plan | None = None, *, threads: int | None = None, graph_path: str | None = None
+    ) -> None:
         """Leave the model to the base class; its options are the caller's, but for the threads that were planned.
 
-        ``threads``: instead of those of our own options.
+        Args:
+            threads: instead of those of our own options.
+            graph_path: of a bundle's graph, instead of the model.
         """
-        providers, provider_options, disabled_optimizers = self._whole_arguments
         cores = session_cores(self._parallax_options, self._sess_options)
         if plan is None:
             plan = self._fit(self._model, uncut_plan(self._model, reason, cores=cores))
@@ -453,7 +509,11 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             if has_pinned_threads(self._sess_options):
                 move_to_first_core()
             try:
-                super()._create_inference_session(providers, provider_options, disabled_optimizers)
+                if graph_path is not None:
+                    self._create_stock(graph_path)
+                else:
+                    assert self._source is not None
+                    self._source.open_whole(self._model, self._sess_options_initial, self._create_stock)
             except OPENING_EXCEPTIONS as error:
                 ours = None if self._model is None else self._model.fault
                 if ours is not None:  # it says better what is wrong, and where
@@ -465,6 +525,15 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         if plain and self._tracer.trace_sink is None and not self._is_watched:
             whole: Any = self._sess
             self._direct = whole.run
+
+    def _create_stock(self, source: str | bytes) -> None:
+        """Have the base class open this, whatever was given to the session."""
+        given = self._model_path, self._model_bytes
+        self._model_path, self._model_bytes = (source, None) if isinstance(source, str) else (None, source)
+        try:
+            super()._create_inference_session(*self._whole_arguments)
+        finally:
+            self._model_path, self._model_bytes = given
 
     def _adopt(self, graph: OpGraph | Interface, plan: Plan, executor: Executor) -> None:
         """Make a cut plan this session's: what the base class reads of ``_sess`` comes from the segments."""
@@ -529,6 +598,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             if self._stored_declaration is not None:
                 found = restore_declaration(self._stored_declaration)
             elif self._model is not None:
+                self._model.files.check_intact()
                 found = declared_outputs(self._model, runtime_options(self._sess_options_initial))
             else:
                 return parts
@@ -546,22 +616,25 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             known = self._model if self._bundle is None else self._bundle.manifest
             self._memory.hold(self._budget.weight_bytes if known is None else known.weight_bytes)
         providers, provider_options, disabled_optimizers = self._whole_arguments
-        source: Any = self._model_path if self._model_path is not None else self._model_bytes
-        if self._bundle is not None and looks_like_bundle(source):
-            if self._bundle.portable_path is None:
-                raise BundleError(
-                    "this needs the whole model, which a bundle of a cut model does not hold",
-                    where=str(self._bundle.path),
-                    fix="compile it with portable=True (--portable), or open the model itself",
-                )
-            source = str(self._bundle.portable_path)
+        source = self._source
+        assert source is not None
+        if self._bundle is not None and source.files is None:
+            raise BundleError(
+                "this needs the whole model, which a bundle of a cut model does not hold",
+                where=str(self._bundle.path),
+                fix="compile it with portable=True (--portable), or open the model itself",
+            )
         with planned_threads(self._sess_options_initial, self._parallax_options.threads, None) as session_options:
-            whole = StockSession(
-                source,
-                session_options,
-                providers,
-                provider_options,
-                disabled_optimizers=disabled_optimizers,
+            whole = source.open_whole(
+                self._model,
+                self._sess_options_initial,
+                lambda given: StockSession(
+                    given,
+                    session_options,
+                    providers,
+                    provider_options,
+                    disabled_optimizers=disabled_optimizers,
+                ),
             )
         return whole._sess
 
@@ -582,19 +655,34 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         return self._unbounded or weight_bytes >= _SLOW_WEIGHT_BYTES
 
     def _reopen_after_fork(self) -> None:
-        """A forked child has no lanes and no pool threads: open again, from the same source."""
-        with self._lazy_lock:
+        """A forked child has no lanes and no pool threads: open again what the session was opened with.
+
+        Without threads, the runtime's session goes on as ONNX Runtime's own would: its weights stay shared with the
+        parent.
+        """
+        with _reopen_lock:
             if self._fork == _fork_generation:
                 return
-            _orphans.append((self.__dict__.get("_sess"), self._executor, self._inputs_meta, self._outputs_meta))
+            before = dict(self.__dict__)
+            self._lazy_lock = threading.RLock()
             self._fork = _fork_generation
+            self._memory = None
+            if self._executor is None and needs_no_threads(self._sess_options, self._providers):
+                self._watch_memory()
+                return
+            _orphans.append((self.__dict__.get("_sess"), self._executor, self._inputs_meta, self._outputs_meta))
             self._captured_graph_bindings = {}
             self._executor = None
-            self._memory = None
             self._sess = None
             self._sess_options = self._sess_options_initial
             disabled_optimizers = self._whole_arguments[2]
-            self._create_inference_session(*self._given_providers, disabled_optimizers)
+            try:
+                self._create_inference_session(*self._given_providers, disabled_optimizers)
+            except BaseException:
+                # Half open, the session would answer. The next run says the same again.
+                self.__dict__.clear()
+                self.__dict__.update(before)
+                raise
 
     # -- memory -----------------------------------------------------------------------------------------
 
@@ -629,9 +717,8 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         self._budget.check(self._estimator.need({}), where="memory_budget")
 
     def _source_bytes(self) -> int:
-        if self._model_path is not None:
-            return os.path.getsize(self._model_path) if os.path.isfile(self._model_path) else 0
-        return len(self._model_bytes or b"")
+        assert self._source is not None
+        return self._source.size_bytes
 
     def _watch_memory(self) -> None:
         """Once the session is open: from now on runs are admitted, and idle memory goes back."""
@@ -695,7 +782,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             return sum(record.size for record in self._bundle.manifest.files if record.path.endswith(".data"))
         if self._executor is None or self._model is None:
             return None  # whether the runtime maps external data is its own affair
-        return self._model.weight_bytes if self._model.path is not None else 0
+        return self._model.weight_bytes if self._model.files.mapped_bytes else 0
 
     def trim(self) -> int:
         """Give memory that is kept for the next run back to the system: arenas that no run uses, what ONNX Runtime's
@@ -848,11 +935,18 @@ class InferenceSession(StockSession):  # type: ignore[misc]
                 raise both(InputError, C.InvalidArgument)(
                     f"Invalid output name: {name}", fix=f"the model's outputs are {self._output_names}"
                 )
+        read = self._read_files
+        if read is not None:
+            read.check_intact()
         if self._memory is None:
-            return self._executor.run(bound.values, output_names, run_options)
-        shapes = {name: tuple(value.shape()) for name, value in bound.values.items()}
-        with self._memory.run(shapes, run_options=run_options) as grant:
-            return self._executor.run(bound.values, output_names, run_options, budget=self._limited(grant))
+            results = self._executor.run(bound.values, output_names, run_options)
+        else:
+            shapes = {name: tuple(value.shape()) for name, value in bound.values.items()}
+            with self._memory.run(shapes, run_options=run_options) as grant:
+                results = self._executor.run(bound.values, output_names, run_options, budget=self._limited(grant))
+        if read is not None:
+            read.check_intact()
+        return results
 
     def _limited(self, grant: Grant | None) -> RunBudget | None:
         """What a grant leaves for segments running at the same time, kept up to date."""
@@ -932,13 +1026,15 @@ class InferenceSession(StockSession):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         """What it takes to open the same model in the same way elsewhere: the source and the options.
 
-        A model given by path is opened from that path again; sinks and callbacks stay behind.
+        A model given by path is opened from that path again, if the same model lies there; sinks and callbacks stay
+        behind.
         """
+        assert self._source is not None
         options = self._parallax_options
         given = self._sess_options_initial
         providers, provider_options = self._given_providers
         return {
-            "source": self._model_path if self._model_path is not None else self._model_bytes,
+            **travelling(self._source, self._model, self._opened_bundle, given),
             "session_options": None if given is None else (given.intra_op_num_threads, runtime_options(given)),
             "providers": providers,
             "provider_options": provider_options,
@@ -962,6 +1058,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             threads, inherited = state["session_options"]
             session_options = inherited.to_session_options()
             session_options.intra_op_num_threads = threads
+        check_arrived(state)
         InferenceSession.__init__(
             self,
             state["source"],
