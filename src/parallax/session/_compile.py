@@ -9,10 +9,12 @@ from typing import Any
 
 from parallax.bundle import CompileOptions, SourceRecord, resolve_target, write_bundle
 from parallax.device import memory_limit_bytes
+from parallax.errors import ConfigError
 from parallax.memory import parse_bytes
 from parallax.model import Model, ModelSource, load_model
 from parallax.session._budgeting import fit_plan, noted_peaks
-from parallax.session._options import Progress, SessionOptions, check_min_gain, make_options
+from parallax.session._keywords import check_calibration_names, check_folder, check_min_gain, check_switch
+from parallax.session._options import Progress, SessionOptions, make_options
 from parallax.session._streaming import binding_limit, find_plan_within
 
 
@@ -78,11 +80,15 @@ def compile(
         progress=progress,
         memory_budget=memory_budget,
     )
+    portable = check_switch("portable", portable)
     limit = None
     if memory_limit is not None:
         limit = parse_bytes(memory_limit, free_bytes=memory_limit_bytes(), where="memory_limit")
-    resolve_target(target)
-    return compile_loaded(load_model(model), Path(target), options, portable=portable, memory_limit=limit)
+    path = check_folder("target", target)
+    if path is None:
+        raise ConfigError("target=None names no folder", fix="give the path that the bundle is to have")
+    resolve_target(path)
+    return compile_loaded(load_model(model), path, options, portable=portable, memory_limit=limit)
 
 
 def compile_loaded(
@@ -96,6 +102,7 @@ def compile_loaded(
 ) -> Path:
     """Likewise, of a model that was loaded without shapes."""
     shaped = model if options.shapes is None else model.with_shapes(options.shapes)
+    check_calibration_names(options.calibration, shaped)
     plan = find_plan_within(shaped, options, memory_limit)
     if options.budget_bytes is not None:
         plan, _, _ = fit_plan(model, plan, options.budget_bytes, options.shapes, weight_bytes=0)

@@ -16,11 +16,24 @@ import onnxruntime
 from parallax.bundle import Verify
 from parallax.device import FaultPolicy, free_memory_bytes
 from parallax.engine import RuntimeOptions, TraceSink, shared_threads, use_shared_allocator, use_shared_pool
-from parallax.errors import ConfigError
 from parallax.memory import parse_bytes
 from parallax.schedule import Plan
 from parallax.session._backends import check_backends
 from parallax.session._config_keys import INHERITED, read_entry
+from parallax.session._keywords import (
+    check_calibration,
+    check_faults,
+    check_folder,
+    check_idle_trim,
+    check_min_gain,
+    check_policy,
+    check_progress,
+    check_shapes,
+    check_switch,
+    check_threads,
+    check_trace,
+    check_verify,
+)
 from parallax.session._providers import Device, why_not_on_cpu
 
 logger = logging.getLogger(__name__)
@@ -74,20 +87,18 @@ def make_options(
     faults: FaultPolicy | None = None,
 ) -> SessionOptions:
     """The keywords of ``InferenceSession`` and ``compile``, checked. Raises: ConfigError naming the one at fault."""
-    if policy not in ("adaptive", "sequential"):
-        raise ConfigError(f"unknown policy {policy!r}", fix='choose "adaptive" or "sequential"')
     return SessionOptions(
         threads=check_threads(threads),
-        policy=policy,
-        shapes=None if shapes is None else {name: tuple(shape) for name, shape in shapes.items()},
-        calibration=calibration,
-        tune=bool(tune),
+        policy=check_policy(policy),
+        shapes=check_shapes(shapes),
+        calibration=check_calibration(calibration),
+        tune=check_switch("tune", tune),
         min_gain=check_min_gain(min_gain),
-        cache_dir=None if cache_dir is None else Path(cache_dir),
-        trace=trace,
-        progress=None if progress is None else _HarmlessProgress(progress),
-        verify=verify,
-        cache=bool(cache),
+        cache_dir=check_folder("cache_dir", cache_dir),
+        trace=check_trace(trace),
+        progress=None if progress is None else _HarmlessProgress(check_progress(progress)),
+        verify=check_verify(verify),
+        cache=check_switch("cache", cache),
         memory_budget=memory_budget,
         budget_bytes=None if memory_budget is None else parse_bytes(memory_budget, free_bytes=free_memory_bytes()),
         idle_trim_s=check_idle_trim(idle_trim_s),
@@ -113,52 +124,6 @@ class _HarmlessProgress:
         except Exception:
             self._progress = None
             logger.exception("the progress callback failed and is called no more; the work goes on")
-
-
-def check_threads(threads: Any) -> int | None:
-    """Raises: ConfigError unless None or an integer of at least 1."""
-    if threads is None:
-        return None
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise ConfigError(
-            f"threads={threads!r} is not a positive integer", fix="give the number of cores to use, or None"
-        )
-    return threads
-
-
-def check_min_gain(min_gain: Any) -> float | None:
-    """Raises: ConfigError unless None or a finite number from 0 to below 1."""
-    if min_gain is None:
-        return None
-    if isinstance(min_gain, bool) or not isinstance(min_gain, int | float) or not 0 <= min_gain < 1:
-        raise ConfigError(
-            f"min_gain={min_gain!r} is not a fraction from 0 to below 1",
-            fix="give for example 0.15 to cut where 15% less latency is predicted, or 0 to cut wherever possible",
-        )
-    return float(min_gain)
-
-
-def check_idle_trim(seconds: Any) -> float | None:
-    """Raises: ConfigError unless None or a number above 0, which may be infinite."""
-    if seconds is None:
-        return None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
-        raise ConfigError(
-            f"idle_trim_s={seconds!r} is not a number of seconds above 0",
-            fix='give for example 60, or float("inf") to keep memory for the next run however long that takes',
-        )
-    return float(seconds)
-
-
-def check_faults(faults: Any) -> FaultPolicy:
-    """The policy, or the default for None. Raises: ConfigError for anything else."""
-    if faults is None:
-        return FaultPolicy()
-    if not isinstance(faults, FaultPolicy):
-        raise ConfigError(
-            f"faults={faults!r} is no FaultPolicy", fix="write faults=parallax.device.FaultPolicy(deadline_s=2.0)"
-        )
-    return faults
 
 
 def runtime_options(session_options: Any) -> RuntimeOptions:

@@ -37,6 +37,7 @@ from parallax.session._candidates import PlanningContext, Proposal
 from parallax.session._devices import DeviceBodyPlanner, DeviceStudy, held_bytes
 from parallax.session._feeds import is_feedable
 from parallax.session._given_options import why_given_options_stay_whole
+from parallax.session._keywords import check_calibration_names
 from parallax.session._lifting import lift_bodies
 from parallax.session._options import SessionOptions, lean_options, runtime_options
 from parallax.session._providers import open_devices
@@ -179,6 +180,7 @@ def choose_plan(
     """
     # Shapes are for planning alone: segments made from the model as it is go on accepting others.
     shaped = model if options.shapes is None else model.with_shapes(options.shapes)
+    check_calibration_names(options.calibration, model)
     obstacle = _why_options_stay_whole(model, shaped, options, session_options)
     if obstacle is not None:
         cores = session_cores(options, session_options)
