@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 import parallax
 from parallax.bundle import read_manifest
-from parallax.engine import MappedWeights
+from parallax.engine import MappedWeights, RuntimeOptions, make_mapped_session
 from parallax.errors import BundleError
 from parallax.model import StoredWeight
 from tests.bundle._models import compiled, expected, feeds, forge
@@ -40,14 +41,17 @@ def test_the_manifest_lists_those_without_packed_forms(bundle: Path) -> None:
 
 def test_they_are_what_the_session_computes_with(bundle: Path, answer: Any) -> None:
     np.testing.assert_array_equal(parallax.InferenceSession(bundle).run(None, FEEDS)[0], answer)
-    used = {weight.name: weight.offset for weight in read_manifest(bundle)[0].segments[0].weights}
-
-    def move(manifest: dict[str, Any]) -> None:
-        for weight in manifest["segments"][0]["weights"]:
-            weight["offset"] = used["table_0"]
-
-    forge(bundle, move)
-    assert not np.array_equal(parallax.InferenceSession(bundle).run(None, FEEDS)[0], answer)
+    graph = bundle / read_manifest(bundle)[0].segments[0].graph
+    weights = read_manifest(bundle)[0].segments[0].weights
+    answers = []
+    for offset_of in (lambda weight: weight.offset, lambda weight: weights[0].offset):
+        lent = MappedWeights(
+            str(graph.with_suffix(".data")), [replace(weight, offset=offset_of(weight)) for weight in weights]
+        )
+        session = make_mapped_session(str(graph), width=1, options=RuntimeOptions(), weights=lent)
+        answers.append(session.run(["y"], FEEDS, None)[0])
+    np.testing.assert_array_equal(answers[0], answer)
+    assert not np.array_equal(answers[1], answer), "all tables lie where the first one does"
 
 
 def test_they_stay_while_the_runtimes_own_session_is_held(bundle: Path, answer: Any) -> None:
@@ -90,11 +94,54 @@ def test_weights_that_are_all_packed_need_nothing_lent(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("change", [{"offset": 1 << 40}, {"shape": [1 << 40]}, {"dtype": "no such type"}])
-def test_a_manifest_that_places_one_elsewhere_is_refused(bundle: Path, change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"offset": offset} for offset in (-1, -64, -(1 << 30), 0, 1, 4, 64, 1 << 20, 1 << 40, (1 << 63) - 1)),
+        *({"shape": shape} for shape in ([1 << 40], [-1], [0], [1], [2, -3], [], [1 << 62, 1 << 62])),
+        *({"dtype": dtype} for dtype in ("no such type", "<f8", "|u1", "<i4", ">f4", "|O", "|V4", "<U1", "")),
+        {"name": "another"},
+        {"name": "table_3"},
+    ],
+    ids=str,
+)
+def test_a_manifest_that_says_another_thing_of_one_is_refused(bundle: Path, change: dict[str, Any]) -> None:
     forge(bundle, lambda manifest: manifest["segments"][0]["weights"][0].update(change))
-    with pytest.raises(BundleError, match="cannot map the weights"):
+    with pytest.raises(BundleError):
         parallax.InferenceSession(bundle)
+
+
+@pytest.mark.parametrize("change", ["swapped", "doubled", "dropped"])
+def test_a_manifest_that_mixes_them_up_is_refused(bundle: Path, change: str) -> None:
+    def edit(manifest: dict[str, Any]) -> None:
+        weights = manifest["segments"][0]["weights"]
+        if change == "swapped":
+            weights[0]["offset"], weights[1]["offset"] = weights[1]["offset"], weights[0]["offset"]
+        elif change == "doubled":
+            weights.append(dict(weights[0]))
+        else:
+            weights.pop()
+
+    forge(bundle, edit)
+    with pytest.raises(BundleError):
+        parallax.InferenceSession(bundle)
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        StoredWeight(name="w", dtype="<f4", shape=(4,), offset=-4),
+        StoredWeight(name="w", dtype="<f4", shape=(4,), offset=4096 * 4 - 12),
+        StoredWeight(name="w", dtype="<f4", shape=(1 << 40, 1 << 40), offset=0),
+        StoredWeight(name="w", dtype="no such type", shape=(4,), offset=0),
+    ],
+    ids=["before", "beyond", "immense", "untyped"],
+)
+def test_nothing_is_lent_from_outside_the_file(tmp_path: Path, weight: StoredWeight) -> None:
+    path = tmp_path / "w.data"
+    path.write_bytes(bytes(4096 * 4))
+    with pytest.raises((TypeError, ValueError)):
+        MappedWeights(str(path), [weight])
 
 
 def test_they_are_let_go_with_the_session(tmp_path: Path) -> None:

@@ -23,11 +23,11 @@ from parallax.bundle._manifest import (
     SegmentRecord,
     SourceFile,
     SourceRecord,
-    read_manifest,
     render_manifest,
 )
 from parallax.bundle._open import BUNDLE_SUFFIX, Bundle, Verify, looks_like_bundle, read_bundle, use_bundle
 from parallax.bundle._publish import prune_folder, prune_leftovers, resolve_target
+from parallax.bundle._read import read_manifest
 from parallax.bundle._write import Progress, describe_source, write_bundle
 
 __all__ = [

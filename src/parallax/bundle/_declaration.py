@@ -9,9 +9,6 @@ from parallax.errors import BundleError
 from parallax.model import Model
 from parallax.schedule import Plan
 
-DECLARATION_NAME = "outputs.onnx"
-
-
 def describe_parted_outputs(model: Model, plan: Plan) -> bytes | None:
     """What the runtime says of the outputs of a model that is cut, to be kept; None if some of them are no tensors.
 

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
-from parallax.bundle._declaration import DECLARATION_NAME, read_declaration
+from parallax.bundle._checks import declaration_path
+from parallax.bundle._content import read_content
+from parallax.bundle._declaration import read_declaration
 from parallax.bundle._digest import SMALL_BYTES, CheckedFiles, Signature, file_digest, settled, signature
-from parallax.bundle._manifest import MANIFEST_NAME, FileRecord, Manifest, read_manifest
+from parallax.bundle._manifest import MANIFEST_NAME, FileRecord, Manifest
 from parallax.bundle._publish import is_dropping
+from parallax.bundle._read import read_manifest
 from parallax.bundle._readahead import open_streamed
 from parallax.device import trim_heap
 from parallax.engine import (
@@ -25,7 +28,7 @@ from parallax.engine import (
     lane_pool,
     make_mapped_session,
 )
-from parallax.errors import BundleError, ConfigError, PlanError
+from parallax.errors import BundleError, ConfigError
 from parallax.schedule import Plan
 
 T = TypeVar("T")
@@ -76,7 +79,7 @@ class Bundle:
 
         Raises: BundleError if it cannot be read.
         """
-        name = f"{self.manifest.generation}/{DECLARATION_NAME}"
+        name = declaration_path(self.manifest.generation)
         return read_declaration(self.path / name) if name in self.signatures else None
 
     def compile(self, options: RuntimeOptions) -> Executor:
@@ -116,11 +119,6 @@ class Bundle:
                 raise BundleError(
                     f"the runtime refuses a graph of the bundle: {error}", where=path, fix=_COMPILE_AGAIN
                 ) from error
-            found = ({arg.name for arg in session.inputs_meta}, {arg.name for arg in session.outputs_meta})
-            if not found[0] <= set(segment.inputs) or not set(segment.outputs) <= found[1]:
-                raise BundleError(
-                    f"the graph is not that of segment {segment.name!r} of the plan", where=path, fix=_COMPILE_AGAIN
-                )
             segments.append(
                 CompiledSegment(
                     name=segment.name,
@@ -221,7 +219,7 @@ def _check(folder: Path, manifest: Manifest, verify: Verify, cache_dir: Path | N
             learnt = True
     if learnt:
         checked.store(lasting)
-    return Bundle(path=folder, manifest=manifest, plan=_read_plan(folder, manifest), signatures=signatures)
+    return Bundle(path=folder, manifest=manifest, plan=read_content(folder, manifest), signatures=signatures)
 
 
 def _check_digest(path: Path, record: FileRecord) -> None:
@@ -233,29 +231,6 @@ def _check_digest(path: Path, record: FileRecord) -> None:
         raise BundleError(
             "the file was changed since it was written: its digest is another", where=str(path), fix=_COMPILE_AGAIN
         )
-
-
-def _read_plan(folder: Path, manifest: Manifest) -> Plan:
-    path = folder / manifest.plan
-    try:
-        plan = Plan.from_json(path.read_bytes())
-    except PlanError as error:
-        raise BundleError(
-            f"the plan cannot be used: {error.what}", where=f"{path}, {error.where}", fix=_COMPILE_AGAIN
-        ) from error
-    except OSError as error:
-        raise BundleError(f"cannot read the plan: {error.strerror or error}", where=str(path)) from error
-    interface = manifest.interface
-    available = {*interface.inputs, *interface.overridable}
-    for segment in plan.segments:
-        if not plan.is_uncut and not available.issuperset(segment.inputs):
-            break
-        available.update(segment.outputs)
-    else:
-        whole = available.issuperset(interface.outputs) and len(plan.segments) == len(manifest.segments)
-        if whole and (plan.structure_digest, plan.cores) == (manifest.structure_digest, manifest.cores):
-            return plan
-    raise BundleError("plan and manifest are not of the same bundle", where=str(path), fix=_COMPILE_AGAIN)
 
 
 def _check_listing(folder: Path, manifest: Manifest) -> None:

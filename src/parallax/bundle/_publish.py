@@ -23,7 +23,8 @@ from pathlib import Path
 from types import TracebackType
 
 from parallax.bundle._locks import LockFile, try_lock
-from parallax.bundle._manifest import GENERATION, MANIFEST_NAME, read_manifest
+from parallax.bundle._manifest import GENERATION, MANIFEST_NAME
+from parallax.bundle._read import read_manifest
 from parallax.errors import BundleError, ConfigError
 
 logger = logging.getLogger(__name__)

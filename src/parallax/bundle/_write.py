@@ -11,7 +11,8 @@ from pathlib import Path
 
 import onnxruntime
 
-from parallax.bundle._declaration import DECLARATION_NAME, describe_parted_outputs
+from parallax.bundle._checks import declaration_path, graph_path, plan_path, portable_path
+from parallax.bundle._declaration import describe_parted_outputs
 from parallax.bundle._digest import (
     SMALL_BYTES,
     CheckedFiles,
@@ -87,14 +88,14 @@ def write_bundle(
         told: bytes | None = None
         report("compile", 0, len(plan.segments))
         for number, segment in enumerate(plan.segments):
-            name = f"segments/{number:04}.onnx"
-            weights, told = _compile_segment(model, plan, segment, workspace.scratch, folder / name)
+            name = graph_path(generation, number)
+            weights, told = _compile_segment(model, plan, segment, workspace.scratch, folder.parent / name)
             nodes = () if plan.is_uncut else tuple(model.graph.nodes[index].name for index in segment.nodes)
-            segments.append(SegmentRecord(graph=f"{generation}/{name}", nodes=nodes, weights=weights))
+            segments.append(SegmentRecord(graph=name, nodes=nodes, weights=weights))
             report("compile", number + 1, len(plan.segments))
         outputs = told if plan.is_uncut else describe_parted_outputs(model, plan)
         if outputs is not None:
-            (folder / DECLARATION_NAME).write_bytes(outputs)
+            (folder.parent / declaration_path(generation)).write_bytes(outputs)
         (folder / "plan.json").write_text(json.dumps(plan.to_json(), indent=1) + "\n", encoding="utf-8")
         if portable:
             _keep_portable(model, folder / "portable")
@@ -128,9 +129,9 @@ def write_bundle(
                 outputs=tuple(info.name for info in graph.outputs),
                 unbounded=any(node.op_type in _UNBOUNDED for _, node in graph.walk()),
             ),
-            plan=f"{generation}/plan.json",
+            plan=plan_path(generation),
             segments=tuple(segments),
-            portable=f"{generation}/portable/{_PORTABLE_NAME}" if portable else None,
+            portable=portable_path(generation) if portable else None,
             files=tuple(records),
         )
         workspace.publish(render_manifest(manifest))

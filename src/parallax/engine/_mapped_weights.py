@@ -34,6 +34,9 @@ class MappedWeights:
             # Not read-only, or numpy's arrays would be, which the runtime copies.
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         for weight in weights:
+            # A negative offset would be taken as it is.
+            if weight.offset < 0 or any(dim < 0 for dim in weight.shape):
+                raise ValueError(f"weight {weight.name!r} lies at byte {weight.offset}, with shape {weight.shape}")
             array: np.ndarray[Any, Any] = np.ndarray(weight.shape, weight.dtype, mapping, weight.offset)
             self._values.append((array, onnxruntime.OrtValue.ortvalue_from_numpy(array)))
 

@@ -20,6 +20,7 @@ from parallax.model._save import save_segment
 from parallax.model._segment_graph import segment_graph
 from parallax.model._source import ModelSource
 from parallax.model._survey import Survey
+from parallax.model._stored import StoredGraph, read_stored_graph
 
 __all__ = [
     "CONSTANT_BYTES",
@@ -39,6 +40,7 @@ __all__ = [
     "RowSplit",
     "SegmentInterface",
     "SegmentModel",
+    "StoredGraph",
     "StoredWeight",
     "Survey",
     "TensorInfo",
@@ -50,6 +52,7 @@ __all__ = [
     "proto_with_weights",
     "read_model",
     "read_outline",
+    "read_stored_graph",
     "save_arranged",
     "save_segment",
     "scan_axes",

@@ -13,15 +13,15 @@ import onnx
 from parallax.errors import ModelFileError
 from parallax.model._weights import DTYPES, HANDED_OVER
 
-_PAGE_BYTES = 4096
-_LINE_BYTES = 64
+PAGE_BYTES = 4096
+LINE_BYTES = 64
 """Kernels read packed weights with instructions that fault on addresses of a lesser alignment."""
 _SMALL_BYTES = 64 << 10
 """Below this, data are packed to lines instead of pages, or else half of what they take is gaps."""
-_PIECE_BYTES = 2 << 20
+PIECE_BYTES = 2 << 20
 """A huge page of most processors."""
 _CHUNK_BYTES = 8 << 20
-_PREPACKED = "prepacked_"
+PREPACKED = "prepacked_"
 # onnx.TensorProto.DataType -> numpy's name; of those that numpy has of itself and the runtime takes from it.
 _NUMPY_TYPES = {code: DTYPES[code].str for code in HANDED_OVER if DTYPES[code].isbuiltin == 1}
 _BLOCK = re.compile(r"(\d+);(\d+);(.*)")
@@ -74,7 +74,7 @@ def save_arranged(source: Path, target: Path) -> tuple[StoredWeight, ...]:
     """
     model = onnx.ModelProto()
     model.ParseFromString(source.read_bytes())
-    tensors = {id(tensor): tensor for tensor in _external_tensors(model.graph)}
+    tensors = {id(tensor): tensor for tensor in external_tensors(model.graph)}
     if not tensors:
         target.write_bytes(model.SerializeToString())
         return ()
@@ -87,7 +87,7 @@ def save_arranged(source: Path, target: Path) -> tuple[StoredWeight, ...]:
     for tensor in _by_use(model.graph, tensors):
         entries = _entries(tensor)
         plain = _Block(start=int(entries.get("offset", "0")), size=int(entries["length"]))
-        packed = {key: _packed_blocks(value) for key, value in entries.items() if key.startswith(_PREPACKED)}
+        packed = {key: _packed_blocks(value) for key, value in entries.items() if key.startswith(PREPACKED)}
         blocks[id(tensor)] = plain, packed
         (opened if packed else needed).append(plain)
         needed.extend(block for found in packed.values() for block in found)
@@ -96,34 +96,41 @@ def save_arranged(source: Path, target: Path) -> tuple[StoredWeight, ...]:
     with open(source.with_name(locations.pop()), "rb") as read, open(data, "wb") as write:
         for block in opened:
             _copy(read, write, block)
-        if sum(block.size for block in needed) >= _PIECE_BYTES:
-            write.seek(-(-write.tell() // _PIECE_BYTES) * _PIECE_BYTES)
+        if sum(block.size for block in needed) >= PIECE_BYTES:
+            write.seek(-(-write.tell() // PIECE_BYTES) * PIECE_BYTES)
         for block in needed:
             _copy(read, write, block)
     for identity, (plain, packed) in blocks.items():
         _set_entries(tensors[identity], data.name, plain, packed)
     target.write_bytes(model.SerializeToString())
     return tuple(
-        StoredWeight(
-            name=tensor.name,
-            dtype=_NUMPY_TYPES[tensor.data_type],
-            shape=tuple(tensor.dims),
-            offset=blocks[id(tensor)][0].place,
-        )
+        stored_weight(tensor, blocks[id(tensor)][0].place)
         for tensor in model.graph.initializer
-        if id(tensor) in blocks and not blocks[id(tensor)][1] and tensor.data_type in _NUMPY_TYPES
+        if id(tensor) in blocks and not blocks[id(tensor)][1] and can_be_lent(tensor)
     )
 
 
-def _external_tensors(graph: Any) -> Iterator[Any]:
+def can_be_lent(tensor: Any) -> bool:
+    """Whether numpy has its type, and Python a text for its name."""
+    return tensor.data_type in _NUMPY_TYPES and isinstance(tensor.name, str)
+
+
+def stored_weight(tensor: Any, offset: int) -> StoredWeight:
+    """What is to be known of one that can be lent."""
+    return StoredWeight(name=tensor.name, dtype=_NUMPY_TYPES[tensor.data_type], shape=tuple(tensor.dims), offset=offset)
+
+
+def external_tensors(graph: Any) -> Iterator[Any]:
+    """Initialisers whose data lie elsewhere: the graph's, then those of bodies in it."""
     for tensor in graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             yield tensor
-    for body in _bodies(graph):
-        yield from _external_tensors(body)
+    for body in nested_graphs(graph):
+        yield from external_tensors(body)
 
 
-def _bodies(graph: Any) -> Iterator[Any]:
+def nested_graphs(graph: Any) -> Iterator[Any]:
+    """The bodies of a graph's nodes."""
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("g"):
@@ -167,7 +174,7 @@ def _packed_blocks(value: str) -> list[_Block]:
 
 
 def _copy(read: BinaryIO, write: BinaryIO, block: _Block) -> None:
-    alignment = _LINE_BYTES if block.size < _SMALL_BYTES else _PAGE_BYTES
+    alignment = LINE_BYTES if block.size < _SMALL_BYTES else PAGE_BYTES
     block.place = write.seek(-(-write.tell() // alignment) * alignment)
     read.seek(block.start)
     left = block.size

@@ -11,6 +11,7 @@ from parallax.schedule._dispatcher import Dispatcher
 from parallax.schedule._heft import HeftPolicy
 from parallax.schedule._plan import (
     CPU_BACKEND,
+    MAX_CORES,
     PLAN_FORMAT_VERSION,
     Assignment,
     BodyPlan,
@@ -36,6 +37,7 @@ from parallax.schedule._verify_state import verify_state
 __all__ = [
     "CPU_BACKEND",
     "LEGAL_MOVES",
+    "MAX_CORES",
     "MAX_SLOWDOWN",
     "PLAN_FORMAT_VERSION",
     "AdaptivePolicy",

@@ -1,0 +1,107 @@
+"""Whether the files of a bundle are those of one model: its plan, its graphs, their data, and what the manifest says.
+
+Each may have been changed by somebody who computed the digests anew. What would end in memory that is not the
+model's, or in an answer to another question, is found before anything is mapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from parallax.bundle._checks import data_path
+from parallax.bundle._manifest import Manifest
+from parallax.errors import BundleError, ModelFileError, PlanError
+from parallax.model import StoredGraph, TensorInfo, read_stored_graph
+from parallax.schedule import CPU_BACKEND, Plan
+
+_COMPILE_AGAIN = "compile the model again"
+
+
+def read_content(folder: Path, manifest: Manifest) -> Plan:
+    """Read plan and graphs, and compare everything with everything. Returns the plan.
+
+    Raises: BundleError saying what does not fit.
+    """
+    plan = _read_plan(folder, manifest)
+    sizes = {record.path: record.size for record in manifest.files}
+    graphs = []
+    for record in manifest.segments:
+        path = folder / record.graph
+        data = data_path(record.graph)
+        try:
+            graph = read_stored_graph(_read(path), data_name=Path(data).name, data_bytes=sizes.get(data))
+        except ModelFileError as error:
+            raise BundleError(
+                f"a graph of the bundle cannot be used: {error.what}", where=str(path), fix=_COMPILE_AGAIN
+            ) from error
+        if graph.weights != record.weights:
+            raise BundleError(
+                "the manifest says otherwise of weights than their graph does", where=str(path), fix=_COMPILE_AGAIN
+            )
+        graphs.append(graph)
+    complaints = _whole_complaints(manifest, graphs) if plan.is_uncut else _split_complaints(manifest, plan, graphs)
+    for complaint in complaints:
+        raise BundleError(complaint, where=str(folder), fix=_COMPILE_AGAIN)
+    return plan
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"cannot read the file: {error.strerror or error}", where=str(path)) from error
+
+
+def _read_plan(folder: Path, manifest: Manifest) -> Plan:
+    path = folder / manifest.plan
+    try:
+        plan = Plan.from_json(_read(path))
+    except PlanError as error:
+        raise BundleError(
+            f"the plan cannot be used: {error.what}", where=f"{path}, {error.where}", fix=_COMPILE_AGAIN
+        ) from error
+    if (plan.structure_digest, plan.cores) != (manifest.structure_digest, manifest.cores) or len(
+        manifest.segments
+    ) != len(plan.segments):
+        raise BundleError("plan and manifest are not of the same bundle", where=str(path), fix=_COMPILE_AGAIN)
+    if plan.rows_permille is not None or any(
+        segment.backend != CPU_BACKEND or segment.width < 1 for segment in plan.segments
+    ):
+        raise BundleError("the plan is for devices, and no bundle is", where=str(path), fix=_COMPILE_AGAIN)
+    return plan
+
+
+def _whole_complaints(manifest: Manifest, graphs: Iterable[StoredGraph]) -> Iterator[str]:
+    interface = manifest.interface
+    for graph in graphs:
+        if _names(graph.inputs) != interface.inputs or _names(graph.outputs) != interface.outputs:
+            yield "the graph has other inputs or outputs than the manifest says"
+        # The runtime's optimiser may have done away with one that nothing needs.
+        if not set(_names(graph.overridable)) <= set(interface.overridable):
+            yield "the graph has other overridable initializers than the manifest says"
+
+
+def _split_complaints(manifest: Manifest, plan: Plan, graphs: Iterable[StoredGraph]) -> Iterator[str]:
+    interface = manifest.interface
+    fed = {*interface.inputs, *interface.overridable}
+    types: dict[str, tuple[str, int]] = {}
+    made: set[str] = set()
+    for segment, graph in zip(plan.segments, graphs, strict=True):
+        read = (*graph.inputs, *graph.overridable)
+        if not set(_names(read)) <= set(segment.inputs) or not set(segment.outputs) <= set(_names(graph.outputs)):
+            yield f"the graph is not that of segment {segment.name!r} of the plan"
+        if not fed | made >= set(segment.inputs):
+            yield f"segment {segment.name!r} of the plan reads what nothing before it makes"
+        if not fed.isdisjoint(segment.outputs):
+            yield f"segment {segment.name!r} of the plan makes an input of the model"
+        made.update(segment.outputs)
+        for info in (*read, *graph.outputs):
+            if types.setdefault(info.name, (info.kind, info.dtype)) != (info.kind, info.dtype):
+                yield f"the graphs do not agree on the type of {info.name!r}"
+    if not fed | made >= set(interface.outputs):
+        yield "the plan does not make all outputs of the manifest"
+
+
+def _names(infos: Iterable[TensorInfo]) -> tuple[str, ...]:
+    return tuple(info.name for info in infos)
