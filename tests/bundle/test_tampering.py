@@ -301,6 +301,69 @@ def test_a_manifest_that_names_a_file_twice_is_refused(whole: Path, tmp_path: Pa
         parallax.InferenceSession(bundle)
 
 
+def set_option(**values: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda manifest: manifest["options"].update(values)
+
+
+MANIFEST_EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no cores": lambda manifest: manifest.update(cores=0),
+    "more cores than any machine has": lambda manifest: manifest.update(cores=1 << 40),
+    "weights of negative size": lambda manifest: manifest.update(weight_bytes=-1),
+    "weights larger than any memory": lambda manifest: manifest.update(weight_bytes=1 << 60),
+    "another model's structure": lambda manifest: manifest.update(structure_digest="0" * 40),
+    "no threads": set_option(threads=0),
+    "threads beyond any": set_option(threads=1 << 40),
+    "a policy that is none": set_option(policy="greedy"),
+    "a gain that is no number": set_option(min_gain="nan"),
+    "a gain of 100%": set_option(min_gain="1.0"),
+    "a gain in words": set_option(min_gain="most"),
+    "a shape twice": set_option(shapes=[["x", [1]], ["x", [2]]]),
+    "a shape below zero": set_option(shapes=[["x", [-1]]]),
+    "a negative limit": set_option(memory_limit=-1),
+    "no source": lambda manifest: manifest["source"].update(files=[]),
+    "a source without a digest": lambda manifest: manifest["source"]["files"][0].update(sha256=""),
+    "an input twice": lambda manifest: manifest["interface"]["inputs"].append("x"),
+    "another input": lambda manifest: manifest["interface"].update(inputs=["z"]),
+    "an input more": lambda manifest: manifest["interface"]["inputs"].append("z"),
+    "an input that is made": lambda manifest: manifest["interface"]["inputs"].append("left_1_tanh"),
+    "an input that cannot be left out": lambda manifest: manifest["interface"].update(inputs=[], overridable=["x"]),
+    "another output": lambda manifest: manifest["interface"].update(outputs=["z"]),
+    "a graph for two segments": lambda manifest: manifest["segments"][1].update(graph=manifest["segments"][0]["graph"]),
+    "a plan for a graph": lambda manifest: manifest["segments"][0].update(graph=manifest["plan"]),
+    "a segment less": lambda manifest: manifest["segments"].pop(),
+    "a digest in capitals": lambda manifest: manifest["files"][0].update(sha256="A" * 64),
+    "a file of negative size": lambda manifest: manifest["files"][0].update(size=-1),
+}
+
+
+@pytest.mark.parametrize("edit", MANIFEST_EDITS.values(), ids=MANIFEST_EDITS)
+def test_a_manifest_that_says_what_cannot_be_is_refused_though_its_digest_agrees(
+    edit: Callable[[dict[str, Any]], object], whole: Path, tmp_path: Path
+) -> None:
+    bundle = copied(whole, tmp_path / "m.plx")
+    forge(bundle, lambda manifest: edit(manifest), rehash=False)
+    with pytest.raises(parallax.BundleError):
+        parallax.InferenceSession(bundle).run(None, feeds(width=96))
+
+
+def test_a_file_that_no_part_uses_is_refused_though_it_is_listed(large: Path, tmp_path: Path) -> None:
+    bundle = copied(large, tmp_path / "m.plx")
+    (generation(bundle) / "more.bin").write_bytes(b"more")
+    record = {"path": f"{generation(bundle).name}/more.bin", "size": 4, "sha256": "0" * 64}
+    forge(bundle, lambda manifest: manifest["files"].append(record))
+    with pytest.raises(parallax.BundleError, match="no part of the bundle uses"):
+        parallax.InferenceSession(bundle)
+
+
+def test_what_a_manifest_names_is_never_removed_outside_the_bundle(whole: Path, tmp_path: Path) -> None:
+    """Compiling over a bundle removes the generation that its manifest names."""
+    bundle = copied(whole, tmp_path / "m.plx")
+    (tmp_path / "precious").mkdir()
+    forge(bundle, lambda manifest: manifest.update(generation="../precious"))
+    parallax.compile(whole.parent / "model.onnx", bundle)
+    assert (tmp_path / "precious").is_dir()
+
+
 PLAN_EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "a version from elsewhere": lambda plan: plan.update(format_version=99),
     "a width beyond the cores": lambda plan: plan["segments"][0].update(width=64),
@@ -312,6 +375,10 @@ PLAN_EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "other cores": lambda plan: plan.update(cores=7),
     "a missing field": lambda plan: plan.pop("lanes"),
     "no plan at all": lambda plan: plan.clear(),
+    "a device": lambda plan: plan["segments"][0].update(backend="openvino"),
+    "rows of its own": lambda plan: plan.update(rows_permille=500),
+    "a device's queue": lambda plan: plan["segments"][0].update(width=0, lane=1),
+    "an output that is fed": lambda plan: plan["segments"][0].update(outputs=["x"]),
 }
 
 

@@ -91,6 +91,11 @@ def _split_complaints(manifest: Manifest, plan: Plan, graphs: Iterable[StoredGra
         read = (*graph.inputs, *graph.overridable)
         if not set(_names(read)) <= set(segment.inputs) or not set(segment.outputs) <= set(_names(graph.outputs)):
             yield f"the graph is not that of segment {segment.name!r} of the plan"
+        optional = set(_names(graph.overridable))
+        if not optional <= set(interface.overridable) or not set(_names(graph.inputs)).isdisjoint(
+            interface.overridable
+        ):
+            yield f"the graph of segment {segment.name!r} and the manifest do not agree on what may be left out"
         if not fed | made >= set(segment.inputs):
             yield f"segment {segment.name!r} of the plan reads what nothing before it makes"
         if not fed.isdisjoint(segment.outputs):
