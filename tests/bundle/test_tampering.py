@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import parallax
@@ -352,6 +353,26 @@ def test_a_file_that_no_part_uses_is_refused_though_it_is_listed(large: Path, tm
     record = {"path": f"{generation(bundle).name}/more.bin", "size": 4, "sha256": "0" * 64}
     forge(bundle, lambda manifest: manifest["files"].append(record))
     with pytest.raises(parallax.BundleError, match="no part of the bundle uses"):
+        parallax.InferenceSession(bundle)
+
+
+@pytest.mark.parametrize("change", ["name", "type", "count", "none"])
+def test_a_declaration_of_other_outputs_is_refused_though_its_digest_agrees(
+    change: str, whole: Path, tmp_path: Path
+) -> None:
+    bundle = copied(whole, tmp_path / "m.plx")
+    path = generation(bundle) / "outputs.onnx"
+    model = onnx.load(path)
+    told = model.graph.input
+    if change == "name":
+        told[0].name = "z"
+    elif change == "type":
+        told[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    elif change == "count":
+        told.append(told[0])
+    path.write_bytes(b"nothing" if change == "none" else model.SerializeToString())
+    forge(bundle, lambda manifest: None)
+    with pytest.raises(parallax.BundleError):
         parallax.InferenceSession(bundle)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from parallax.bundle._checks import data_path
+from parallax.bundle._checks import data_path, declaration_path
 from parallax.bundle._manifest import Manifest
 from parallax.errors import BundleError, ModelFileError, PlanError
 from parallax.model import StoredGraph, TensorInfo, read_stored_graph
@@ -24,26 +24,31 @@ def read_content(folder: Path, manifest: Manifest) -> Plan:
     Raises: BundleError saying what does not fit.
     """
     plan = _read_plan(folder, manifest)
-    sizes = {record.path: record.size for record in manifest.files}
     graphs = []
     for record in manifest.segments:
-        path = folder / record.graph
-        data = data_path(record.graph)
-        try:
-            graph = read_stored_graph(_read(path), data_name=Path(data).name, data_bytes=sizes.get(data))
-        except ModelFileError as error:
-            raise BundleError(
-                f"a graph of the bundle cannot be used: {error.what}", where=str(path), fix=_COMPILE_AGAIN
-            ) from error
+        graph = _read_graph(folder, manifest, record.graph)
         if graph.weights != record.weights:
             raise BundleError(
-                "the manifest says otherwise of weights than their graph does", where=str(path), fix=_COMPILE_AGAIN
+                "the manifest says otherwise of weights than their graph does",
+                where=str(folder / record.graph),
+                fix=_COMPILE_AGAIN,
             )
         graphs.append(graph)
     complaints = _whole_complaints(manifest, graphs) if plan.is_uncut else _split_complaints(manifest, plan, graphs)
-    for complaint in complaints:
+    for complaint in (*complaints, *_declaration_complaints(folder, manifest, graphs)):
         raise BundleError(complaint, where=str(folder), fix=_COMPILE_AGAIN)
     return plan
+
+
+def _read_graph(folder: Path, manifest: Manifest, name: str) -> StoredGraph:
+    data = data_path(name)
+    sizes = {record.path: record.size for record in manifest.files}
+    try:
+        return read_stored_graph(_read(folder / name), data_name=Path(data).name, data_bytes=sizes.get(data))
+    except ModelFileError as error:
+        raise BundleError(
+            f"a graph of the bundle cannot be used: {error.what}", where=str(folder / name), fix=_COMPILE_AGAIN
+        ) from error
 
 
 def _read(path: Path) -> bytes:
@@ -106,6 +111,19 @@ def _split_complaints(manifest: Manifest, plan: Plan, graphs: Iterable[StoredGra
                 yield f"the graphs do not agree on the type of {info.name!r}"
     if not fed | made >= set(interface.outputs):
         yield "the plan does not make all outputs of the manifest"
+
+
+def _declaration_complaints(folder: Path, manifest: Manifest, graphs: Iterable[StoredGraph]) -> Iterator[str]:
+    """What the runtime said of the outputs is kept as the inputs of a graph that does nothing."""
+    path = declaration_path(manifest.generation)
+    if all(record.path != path for record in manifest.files):
+        return
+    told = _read_graph(folder, manifest, path).inputs
+    made = {info.name: (info.kind, info.dtype) for graph in graphs for info in (*graph.inputs, *graph.outputs)}
+    if _names(told) != manifest.interface.outputs:
+        yield "what is kept of the outputs is not of those of the manifest"
+    if any(made.get(info.name, (info.kind, info.dtype)) != (info.kind, info.dtype) for info in told):
+        yield "what is kept of the outputs has other types than they have"
 
 
 def _names(infos: Iterable[TensorInfo]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from parallax.errors import BundleError
 from parallax.model import Model
 from parallax.schedule import Plan
 
+
 def describe_parted_outputs(model: Model, plan: Plan) -> bytes | None:
     """What the runtime says of the outputs of a model that is cut, to be kept; None if some of them are no tensors.
 

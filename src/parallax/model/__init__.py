@@ -19,8 +19,8 @@ from parallax.model._rows import RowSplit, split_rows
 from parallax.model._save import save_segment
 from parallax.model._segment_graph import segment_graph
 from parallax.model._source import ModelSource
-from parallax.model._survey import Survey
 from parallax.model._stored import StoredGraph, read_stored_graph
+from parallax.model._survey import Survey
 
 __all__ = [
     "CONSTANT_BYTES",

@@ -413,6 +413,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         """Back to where nothing was opened yet: a bundle that was replaced meanwhile may be of another kind."""
         self._executor = self._direct = self._bundle = self._memory = self._estimator = self._budget = None
         self._read_files = None
+        self._declaration = self._stored_declaration = None
         self._sess_options = self._sess_options_initial
         self._sess = None
 
