@@ -69,6 +69,14 @@ def test_the_least_budget_is_the_arena_and_the_largest_segment():
     assert least_budget([], arena_bytes=5, margin=0.0).largest_segment is None
 
 
+def test_a_tenth_of_a_budget_is_left_free_unless_said_otherwise():
+    assert least_budget([80], arena_bytes=10).least_bytes == 100
+    assert admission_budget(1000, [80], arena_bytes=100) == 800
+    with pytest.raises(PlanError, match="10% is kept free") as caught:
+        admission_budget(99, [80], arena_bytes=10)
+    assert caught.value.fix == "give at least 100 bytes"
+
+
 def test_a_budget_too_small_is_refused_with_the_number_that_would_do():
     with pytest.raises(PlanError, match="give at least 200 bytes"):
         admission_budget(199, [10, 80], arena_bytes=20, margin=0.5)

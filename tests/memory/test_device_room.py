@@ -164,3 +164,13 @@ def test_the_margin_stays_free(margin: float) -> None:
     taken = [node for node, answer in enumerate(limited.declined) if answer is None]
     assert device_need(graph, taken).total_bytes <= 700 * (1 - margin)
     assert sum(node % 2 == 0 for node in taken) == (2 if margin == 0 else 1)
+
+
+def test_a_tenth_of_a_devices_memory_is_left_free_unless_said_otherwise() -> None:
+    graph = layers(4)
+    units = contract(graph, tiny_elements=0)
+    offer = offer_of(graph)
+    everything = device_need(graph, [node.index for node in graph.nodes]).total_bytes
+    room = -(-everything * 10 // 9)
+    assert fit_offer(graph, units, offer, room) is offer
+    assert fit_offer(graph, units, offer, room - 2) is not offer
