@@ -188,7 +188,21 @@ def run_case(
     return Outcome(outputs=outputs, segments=segments)
 
 
-def _run(session: onnxruntime.InferenceSession, model: onnx.ModelProto, inputs: Sequence[Any]) -> list[Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """How a session is asked for all outputs of a data set."""
+
+    feed: dict[str, Any]
+    as_ort_values: bool
+    """Whether the feed holds OrtValues, and outputs come as such: for types that NumPy lacks."""
+
+    def of(self, session: onnxruntime.InferenceSession) -> Any:
+        """The outputs, as the session hands them out."""
+        return session.run_with_ort_values(None, self.feed) if self.as_ort_values else session.run(None, self.feed)
+
+
+def make_call(model: onnx.ModelProto, inputs: Sequence[Any]) -> Call:
+    """Raises: NoWayIn where Python has no way to hand the inputs over."""
     declared = {value.name: value for value in model.graph.input}
     feed = {}
     for name, value in zip(declared, inputs, strict=False):
@@ -204,8 +218,14 @@ def _run(session: onnxruntime.InferenceSession, model: onnx.ModelProto, inputs: 
             name: value if isinstance(value, onnxruntime.OrtValue) else onnxruntime.OrtValue.ortvalue_from_numpy(value)
             for name, value in feed.items()
         }
-        return [_taken(value) for value in session.run_with_ort_values(None, values)]
-    return session.run(None, feed)
+        return Call(feed=values, as_ort_values=True)
+    return Call(feed=feed, as_ort_values=False)
+
+
+def _run(session: onnxruntime.InferenceSession, model: onnx.ModelProto, inputs: Sequence[Any]) -> list[Any]:
+    call = make_call(model, inputs)
+    outputs = call.of(session)
+    return [_taken(value) for value in outputs] if call.as_ort_values else outputs
 
 
 _NATIVE = frozenset(
