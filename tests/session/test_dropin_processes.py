@@ -16,14 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
+import parallax
 from tests.session._dropin import (
+    ENDLESS,
     SESSION_CLASSES,
     assert_cut,
     branches_answer,
     branches_model,
     open_session,
+    parse,
     ramp,
 )
 
@@ -185,6 +189,16 @@ def test_ctrl_c_stops_a_long_run_and_the_session_goes_on(flavour: str, runs_befo
     assert out.split() == ["stopped", "usable"], err
     assert process.returncode == 0
     assert err == ""
+
+
+def test_a_loop_that_lasts_after_short_runs_gives_the_answer_of_a_run_that_was_let_go_on() -> None:
+    """Short runs of a loop are called directly. One that lasts is ended and done again, and none after it is ended."""
+    feeds = [{"trips": np.array(trips), "x": ramp(4)} for trips in (3, 3, 3, 300_000, 300_000, 3)]
+    stock = open_session(onnxruntime.InferenceSession, ENDLESS)
+    ours = parallax.InferenceSession(parse(ENDLESS).SerializeToString(), threads=1)
+    for feed in feeds:
+        for theirs, mine in zip(stock.run(None, feed), ours.run(None, feed), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
 
 
 _EXIT = """

@@ -19,7 +19,7 @@ from parallax.device._backend import (
     UnfitFeedsError,
     Work,
 )
-from parallax.device._cores import available_cores, move_to_first_core
+from parallax.device._cores import available_cores, current_core, move_to_first_core
 from parallax.device._coverage import Coverage, Gap, OperatorRule, Uncovered
 from parallax.device._emulated import EmulatedBackend, EmulatedModel
 from parallax.device._figures import Basis, Figure
@@ -94,6 +94,7 @@ __all__ = [
     "Work",
     "available_cores",
     "compile_guarded",
+    "current_core",
     "empty_host_value",
     "find_backends",
     "forget_backends",

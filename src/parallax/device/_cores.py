@@ -7,9 +7,11 @@ time per period, on any core). Widths are planned against the smaller of the two
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -43,13 +45,28 @@ def _recent_quota(root: Path, second: int) -> float | None:
     return _quota_cores(root)
 
 
+def _find_current_core() -> Callable[[], int] | None:
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    try:
+        found = ctypes.PyDLL(None).sched_getcpu  # quicker than letting go of the GIL for it
+    except (AttributeError, OSError):
+        return None
+    return found if found() >= 0 else None
+
+
+current_core = _find_current_core()
+"""The number of the core that the calling thread is on; None where the system cannot tell, or a thread not be moved."""
+
+
 def move_to_first_core() -> bool:
     """Move the calling thread to the first core, free to go elsewhere from there; whether it could be moved.
 
     ONNX Runtime pins the threads of its default pool to all cores but the first. A caller that happens to sit on
     another one shares it with such a thread until the scheduler notices: some ten milliseconds in which both take
-    twice as long, and a small model is opened in that time. Takes some ten microseconds. Linux only; a thread that
-    may not use the first core, or no other, stays where it is.
+    twice as long, and a small model is opened in that time. Takes some ten microseconds, or until the first core is
+    free, and next to nothing for a thread that is there. Linux only; a thread that may not use the first core, or no
+    other, stays where it is.
     """
     getaffinity = getattr(os, "sched_getaffinity", None)
     if getaffinity is None:
@@ -57,6 +74,8 @@ def move_to_first_core() -> bool:
     allowed = getaffinity(0)
     if 0 not in allowed or len(allowed) == 1:
         return False
+    if current_core is not None and current_core() == 0:
+        return True
     try:
         os.sched_setaffinity(0, {0})
         os.sched_setaffinity(0, allowed)

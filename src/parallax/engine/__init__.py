@@ -42,6 +42,7 @@ from parallax.engine._trace import (
     trace_durations,
     write_chrome_trace,
 )
+from parallax.engine._watch import RunLastsError, run_watched
 
 __all__ = [
     "CPU_DEVICE",
@@ -58,6 +59,7 @@ __all__ = [
     "MappedWeights",
     "Progress",
     "RunBudget",
+    "RunLastsError",
     "RuntimeOptions",
     "SegmentSpan",
     "SinkHolder",
@@ -77,6 +79,7 @@ __all__ = [
     "restore_declaration",
     "run_failure",
     "run_interruptibly",
+    "run_watched",
     "save_optimised",
     "segment_failure",
     "share_thread_pool",

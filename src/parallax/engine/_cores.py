@@ -8,25 +8,12 @@ has: beside an emulated device, DistilBERT took 70 ms rather than 46.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import threading
-from collections.abc import Callable, Set
+from collections.abc import Set
 from typing import NamedTuple
 
-
-def _find_current_core() -> Callable[[], int] | None:
-    if not hasattr(os, "sched_setaffinity"):
-        return None
-    try:
-        found = ctypes.PyDLL(None).sched_getcpu  # quicker than letting go of the GIL for it
-    except (AttributeError, OSError):
-        return None
-    return found if found() >= 0 else None
-
-
-current_core = _find_current_core()
-"""The number of the core that the calling thread is on; None where the system cannot tell, or a thread not be moved."""
+from parallax.device import current_core
 
 
 class CoreBinding:

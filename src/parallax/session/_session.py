@@ -30,6 +30,7 @@ from parallax.engine import (
     Declaration,
     Executor,
     RunBudget,
+    RunLastsError,
     SegmentSpan,
     SinkHolder,
     TraceSink,
@@ -39,6 +40,7 @@ from parallax.engine import (
     restore_declaration,
     run_failure,
     run_interruptibly,
+    run_watched,
     shrink_shared_allocator,
 )
 from parallax.errors import BackendError, BundleError, ConfigError, InputError, ModelError, UnsafeModelError
@@ -186,6 +188,8 @@ class InferenceSession(StockSession):  # type: ignore[misc]
     _direct: Callable[..., Any] | None = None
     _fork = 0
     _unbounded = False
+    # Of an unbounded model: whether all runs so far were short. None before the first; False once one has lasted.
+    _usually_short: bool | None = None
     _memory: SessionMemory | None = None
     _estimator: Estimator | None = None
     _budget: Budget | None = None
@@ -837,33 +841,49 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         """
         if self._fork != _fork_generation:
             self._reopen_after_fork()
-        direct = self._direct
         begin = time.perf_counter_ns()
         try:
+            if self._executor is not None:
+                call = self._run_cut
             # The runtime checks names, but not that inputs which no operator reads are there.
-            if direct is not None and not self._interruptible and len(input_feed) >= len(self._inputs_meta):
-                try:
-                    result = direct(output_names or self._output_names, input_feed, run_options)
-                except C.InvalidArgument:
-                    # The base class looks for what is missing before the runtime looks at what is there.
-                    self._validate_input(list(input_feed))
-                    raise
+            elif self._direct is not None and len(input_feed) >= len(self._inputs_meta):
+                call = self._run_direct
             else:
-                call = self._run_whole if self._executor is None else self._run_cut
-                if self._interruptible:
-                    result = run_interruptibly(lambda options: call(output_names, input_feed, options), run_options)
-                else:
-                    result = call(output_names, input_feed, run_options)
+                call = self._run_whole
+            if self._interruptible:
+                result = self._run_stoppably(call, output_names, input_feed, run_options)
+            else:
+                result = call(output_names, input_feed, run_options)
         except Exception as error:
             translated = run_failure(error)
             if translated is error:
                 raise
             raise translated from error
-        if time.perf_counter_ns() - begin > _INTERRUPTIBLE_NS:
+        self._note_duration(time.perf_counter_ns() - begin)
+        return result
+
+    def _run_stoppably(self, call: Callable[..., Any], output_names: Any, input_feed: Any, run_options: Any) -> Any:
+        """In a way that Ctrl-C can stop, at the price of a hand-over; where none has lasted yet, without."""
+
+        def job(options: Any) -> Any:
+            return call(output_names, input_feed, options)
+
+        if self._usually_short and run_options is None and self._executor is None and self._memory is None:
+            try:
+                return run_watched(job)
+            except RunLastsError:
+                self._usually_short = False
+        return run_interruptibly(job, run_options)
+
+    def _note_duration(self, duration_ns: int) -> None:
+        """What the last run tells of the next: how it had better be called."""
+        if duration_ns > _INTERRUPTIBLE_NS:
             self._interruptible = True
+            self._usually_short = False
         elif not self._unbounded:
             self._interruptible = False
-        return result
+        elif self._usually_short is None:
+            self._usually_short = True
 
     def _admitted(
         self, feeds: Any, run_options: Any, need: RunNeed | None = None
@@ -872,6 +892,15 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         if self._memory is None:
             return contextlib.nullcontext()
         return self._memory.run(shapes_of(feeds), need=need, run_options=run_options)
+
+    def _run_direct(self, output_names: Any, input_feed: Any, run_options: Any) -> Any:
+        assert self._direct is not None
+        try:
+            return self._direct(output_names or self._output_names, input_feed, run_options)
+        except C.InvalidArgument:
+            # The base class looks for what is missing before the runtime looks at what is there.
+            self._validate_input(list(input_feed))
+            raise
 
     def _run_whole(self, output_names: Any, input_feed: Any, run_options: Any) -> Any:
         with self._admitted(input_feed, run_options):
