@@ -13,8 +13,9 @@ import onnxruntime
 import pytest
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
+from parallax.device import current_core
 from parallax.engine import CPU_DEVICE, Executor, LanePool, RuntimeOptions, make_session
-from parallax.engine._cores import cores_of_pool, current_core, move_to_first_of, own_this_thread, unbind
+from parallax.engine._cores import cores_of_pool, move_to_first_of, own_this_thread, unbind
 from parallax.errors import ParallaxError
 from tests.engine._plans import executor, segment_model
 

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
+from parallax.device import current_core
 from parallax.engine import LanePool
-from parallax.engine._cores import CoreBinding, current_core
+from parallax.engine._cores import CoreBinding
 from parallax.engine._interrupt import run_interruptibly
 from parallax.engine._lanes import InnerLanes
 from parallax.engine._mailbox import Mailbox

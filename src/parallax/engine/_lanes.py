@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from parallax.device import available_cores
-from parallax.engine._cores import CoreBinding, current_core, every_core, own_this_thread
+from parallax.device import available_cores, current_core
+from parallax.engine._cores import CoreBinding, every_core, own_this_thread
 from parallax.engine._mailbox import Mailbox
 from parallax.engine._slices import ask_for_short_slices
 
