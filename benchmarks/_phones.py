@@ -255,7 +255,7 @@ def best_split(
         found = own.coexecution(flips=0, split=split)
         if best is None or found.best.makespan_ns < best.found.best.makespan_ns:
             best = Split(share=share, split=split, study=own, found=found)
-    if best is None:
-        return None
+    if best is None or not flips:
+        return best
     found = best.study.coexecution(flips=flips, split=best.split)
     return dataclasses.replace(best, found=found)
