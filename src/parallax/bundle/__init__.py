@@ -26,7 +26,7 @@ from parallax.bundle._manifest import (
     render_manifest,
 )
 from parallax.bundle._open import BUNDLE_SUFFIX, Bundle, Verify, looks_like_bundle, read_bundle, use_bundle
-from parallax.bundle._publish import prune_folder, prune_leftovers, resolve_target
+from parallax.bundle._publish import prune_folder, prune_leftovers, remove_tree, resolve_target
 from parallax.bundle._read import read_manifest
 from parallax.bundle._write import Progress, describe_source, write_bundle
 
@@ -57,6 +57,7 @@ __all__ = [
     "read_bundle",
     "read_manifest",
     "rebuild_command",
+    "remove_tree",
     "render_manifest",
     "resolve_target",
     "runtime_build",

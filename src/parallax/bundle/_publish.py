@@ -18,6 +18,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -246,12 +247,22 @@ def _unwritable(target: Path, error: OSError) -> ConfigError:
 def _flush_tree(root: Path) -> None:
     for folder, _, files in os.walk(root, topdown=False):
         for name in files:
-            descriptor = os.open(os.path.join(folder, name), os.O_RDWR)
+            path = os.path.join(folder, name)
+            _keep_others_out(path)
+            descriptor = os.open(path, os.O_RDWR)
             try:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+        _keep_others_out(folder)
         _flush(Path(folder))
+
+
+def _keep_others_out(path: str) -> None:
+    """Nobody else is to write to a bundle, whatever this process lets others do by default: it holds what is run."""
+    mode = stat.S_IMODE(os.stat(path).st_mode)
+    if os.name == "posix" and mode & (stat.S_IWGRP | stat.S_IWOTH):
+        os.chmod(path, mode & ~(stat.S_IWGRP | stat.S_IWOTH))
 
 
 def _flush(folder: Path) -> None:

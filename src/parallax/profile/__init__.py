@@ -1,11 +1,12 @@
 """What does it cost? FLOPs, bytes and durations per operator, from tables or from measurements."""
 
-from parallax.profile._cache import Cache
+from parallax.profile._cache import Cache, make_private_folder
 from parallax.profile._costs import CostModel
 from parallax.profile._fingerprint import hardware_fingerprint, machine_fingerprint
 from parallax.profile._flops import TotalWork, Work, intensity, node_bytes, node_flops, node_work, total_work
 from parallax.profile._measure import measure_costs, random_feeds, surviving_tensors
 from parallax.profile._tables import NODE_OVERHEAD_NS, estimate_costs, most_work_ns, product_flops
+from parallax.profile._trust import why_any_distrusted, why_distrusted
 
 __all__ = [
     "NODE_OVERHEAD_NS",
@@ -17,6 +18,7 @@ __all__ = [
     "hardware_fingerprint",
     "intensity",
     "machine_fingerprint",
+    "make_private_folder",
     "measure_costs",
     "most_work_ns",
     "node_bytes",
@@ -26,4 +28,6 @@ __all__ = [
     "random_feeds",
     "surviving_tensors",
     "total_work",
+    "why_any_distrusted",
+    "why_distrusted",
 ]

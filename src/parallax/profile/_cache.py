@@ -3,7 +3,8 @@
 One JSON file per key. Several processes may share the folder: a file appears whole or not at all
 (written beside its final name, flushed, then renamed), and two writers of one key leave one of the
 two values. Losing the cache costs time, never an answer, so nothing here raises for what the disk
-does: a damaged file is reported and replaced, an unwritable folder is reported once and done without.
+does: a damaged file is reported and replaced, an unwritable folder is reported once and done without. So is a folder
+that somebody else could have written to (`_trust`): what it holds would decide what is run.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 import platformdirs
 
 from parallax.errors import InternalError
+from parallax.profile._trust import why_distrusted
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -55,6 +57,8 @@ class Cache:
         damaged one too, with a warning.
         """
         path = self._path(key)
+        if not self._is_trusted(path):
+            return None
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -80,7 +84,7 @@ class Cache:
         """Keep ``value`` under ``key``, replacing what was there.
 
         Returns: whether it was kept. False, with one warning per folder and process, where the disk
-            refuses.
+            refuses, or others could change it.
         Raises: InternalError if the value has no JSON form; that is the caller's mistake.
         """
         try:
@@ -88,7 +92,9 @@ class Cache:
         except (TypeError, ValueError) as error:
             raise InternalError(f"a cache value has no JSON form: {error}", where=f"key {key!r}") from error
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self.directory)
+            if not self._is_trusted(self.directory):
+                return False
             _write_atomically(self._path(key), text)
         except OSError as error:
             self._report_once(error)
@@ -99,17 +105,25 @@ class Cache:
     def _path(self, key: str) -> Path:
         return self.directory / f"{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}.json"
 
+    def _is_trusted(self, path: Path) -> bool:
+        complaint = why_distrusted(path)
+        if complaint is not None and _is_first(f"trust {self.directory}"):
+            _LOGGER.warning(
+                "ignoring the cache folder %s, in which others could plant what is run here: %s; give it to this user, "
+                "or name another with cache_dir=",
+                self.directory,
+                complaint,
+            )
+        return complaint is None
+
     def _report_once(self, error: OSError) -> None:
-        with _reported_lock:
-            if str(self.directory) in _reported:
-                return
-            _reported.add(str(self.directory))
-        _LOGGER.warning(
-            "cannot write to the cache folder %s (%s); going on without caching: measured costs and plans will be "
-            "found anew by each process",
-            self.directory,
-            error,
-        )
+        if _is_first(str(self.directory)):
+            _LOGGER.warning(
+                "cannot write to the cache folder %s (%s); going on without caching: measured costs and plans will be "
+                "found anew by each process",
+                self.directory,
+                error,
+            )
 
     def _prune(self) -> None:
         """Drop the least recently used files beyond the limit, and what dead writers left behind."""
@@ -127,6 +141,23 @@ class Cache:
         for _, path in kept[: max(0, len(kept) - self.max_files)]:
             with contextlib.suppress(OSError):
                 os.unlink(path)
+
+
+def make_private_folder(path: Path) -> None:
+    """Make a folder that only this user may enter, and those above it; one that is there stays as it is.
+
+    Raises: OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+
+
+def _is_first(what: str) -> bool:
+    """Whether this is to be reported: once per process."""
+    with _reported_lock:
+        is_first = what not in _reported
+        _reported.add(what)
+    return is_first
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -23,6 +23,7 @@ from parallax.bundle import (
     MANIFEST_NAME,
     Bundle,
     CheckedFiles,
+    CompileOptions,
     SourceFile,
     SourceRecord,
     describe_mismatch,
@@ -32,6 +33,7 @@ from parallax.bundle import (
     prune_folder,
     read_manifest,
     rebuild_command,
+    remove_tree,
     runtime_build,
     settled,
     signature,
@@ -41,7 +43,7 @@ from parallax.device import available_cores, free_memory_bytes
 from parallax.engine import Executor, MappedWeights
 from parallax.errors import BundleError, ConfigError, ParallaxError
 from parallax.model import Model, TensorInfo, load_model
-from parallax.profile import machine_fingerprint
+from parallax.profile import machine_fingerprint, make_private_folder, why_any_distrusted, why_distrusted
 from parallax.session._compile import compile_loaded, recorded_options, replayed_options
 from parallax.session._feeds import ELEMENT_TYPES
 from parallax.session._options import SessionOptions
@@ -140,7 +142,16 @@ def _rebuilt(bundle: Bundle, differences: tuple[str, ...], options: SessionOptio
     source = describe_source(model)
     limit = bundle.manifest.options.memory_limit
     target = _place(source, replayed, limit)
-    if not _is_whole(target, options):
+    try:
+        _make_cache(target.parent)
+        is_there = _is_usable(target, options, source, recorded_options(replayed, memory_limit=limit))
+    except OSError as error:
+        raise ConfigError(
+            f"the bundle was not made for here, and cannot be made anew: {error.strerror or error}",
+            where=str(target),
+            fix=f"name another folder with cache_dir=, or: {rebuild_command(bundle.manifest, bundle.path)}",
+        ) from error
+    if not is_there:
         logger.warning(
             "the bundle %s was not made for here (%s); making it anew from the model it keeps, into %s; "
             "to replace it: %s",
@@ -149,24 +160,72 @@ def _rebuilt(bundle: Bundle, differences: tuple[str, ...], options: SessionOptio
             target,
             rebuild_command(bundle.manifest, bundle.path),
         )
-        target.parent.mkdir(parents=True, exist_ok=True)
         compile_loaded(model, target, replayed, source=source, memory_limit=limit)
         prune_cache(target.parent, keep=target)
     return target
 
 
-def _is_whole(target: Path, options: SessionOptions) -> bool:
+# -- the cache ------------------------------------------------------------------------------------------------
+
+
+def _make_cache(folder: Path) -> None:
+    """Make the folder of cached bundles, for this user alone.
+
+    Raises:
+        OSError: it cannot be made.
+        ConfigError: others could plant there what is run here.
+    """
+    make_private_folder(folder.parent)
+    make_private_folder(folder)
+    complaint = why_distrusted(folder)
+    if complaint is not None:
+        raise ConfigError(
+            f"others could plant bundles in the cache: {complaint}",
+            where=str(folder),
+            fix="give the folder to this user, or name another with cache_dir=",
+        )
+
+
+def _is_usable(target: Path, options: SessionOptions, source: SourceRecord, recorded: CompileOptions) -> bool:
+    """Whether the bundle in the cache is whole, this user's own, and made of that model, with those options, for here.
+
+    One that somebody else may have put there is removed.
+
+    Raises: BundleError if such a one cannot be removed.
+    """
     if not target.is_dir():
         return False
-    try:
-        use_bundle(target, lambda bundle: None, verify=options.verify, cache_dir=options.cache_dir)
-    except BundleError as error:
-        logger.warning("making a cached bundle anew: %s", error)
+
+    def complain(bundle: Bundle) -> str | None:
+        manifest = bundle.manifest
+        if manifest.source.digest != source.digest:
+            return "it was compiled from another model"
+        if manifest.options != recorded:
+            return "it was compiled with other options"
+        return "; ".join(describe_mismatch(manifest, cores=None)) or None
+
+    complaint = _why_planted(target)
+    if complaint is not None:
+        logger.warning("removing a cached bundle that somebody else may have put there: %s", complaint)
+        if not remove_tree(target):
+            raise BundleError(f"a planted bundle cannot be removed: {complaint}", where=str(target), fix="remove it")
         return False
-    return True
+    try:
+        complaint = use_bundle(target, complain, verify=options.verify, cache_dir=options.cache_dir)
+    except BundleError as error:
+        complaint = str(error)
+    if complaint is not None:
+        logger.warning("making a cached bundle anew: %s", complaint)
+    return complaint is None
 
 
-# -- the cache ------------------------------------------------------------------------------------------------
+def _why_planted(target: Path) -> str | None:
+    """Why somebody else may have written some part of the bundle; None too if it cannot be read at all."""
+    try:
+        manifest, _ = read_manifest(target)
+    except BundleError:
+        return why_distrusted(target)
+    return why_any_distrusted([target / MANIFEST_NAME, *(target / record.path for record in manifest.files)])
 
 
 def cached_bundle(path: str, options: SessionOptions) -> Path | None:
@@ -177,7 +236,7 @@ def cached_bundle(path: str, options: SessionOptions) -> Path | None:
     """
     try:
         folder = cache_folder(options.cache_dir)
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_cache(folder)
         source = _known_source(path, options.cache_dir)
         model = None
         if source is None:
@@ -186,7 +245,7 @@ def cached_bundle(path: str, options: SessionOptions) -> Path | None:
         # A bundle that was cut for a container's limit is not the one to open outside of it.
         limit = binding_limit(sum(file.size for file in source.files), None)
         target = _place(source, options, limit)
-        if not _is_whole(target, options):
+        if not _is_usable(target, options, source, recorded_options(options, memory_limit=limit)):
             made = load_model(path) if model is None else model
             compile_loaded(made, target, options, source=source, memory_limit=limit)
             prune_cache(folder, keep=target)
