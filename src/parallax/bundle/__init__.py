@@ -25,6 +25,7 @@ from parallax.bundle._manifest import (
     SourceRecord,
     render_manifest,
 )
+from parallax.bundle._names import ModelNames
 from parallax.bundle._open import BUNDLE_SUFFIX, Bundle, Verify, looks_like_bundle, read_bundle, use_bundle
 from parallax.bundle._publish import prune_folder, prune_leftovers, remove_tree, resolve_target
 from parallax.bundle._read import read_manifest
@@ -40,6 +41,7 @@ __all__ = [
     "FileRecord",
     "InterfaceRecord",
     "Manifest",
+    "ModelNames",
     "Progress",
     "SegmentRecord",
     "Signature",

@@ -65,6 +65,11 @@ def declaration_path(generation: str) -> str:
     return f"{generation}/outputs.onnx"
 
 
+def names_path(generation: str) -> str:
+    """Where the names of the model's tensors lie, if they were kept."""
+    return f"{generation}/names.json.z"
+
+
 def _complaints(manifest: Manifest) -> Iterator[str]:
     if manifest.format_version != BUNDLE_FORMAT_VERSION:
         yield f"format version {manifest.format_version} where {BUNDLE_FORMAT_VERSION} is current"
@@ -106,7 +111,7 @@ def _file_complaints(manifest: Manifest) -> Iterator[str]:
         yield "plan and graphs do not lie where they belong"
     if manifest.portable not in (None, portable_path(generation)):
         yield "the model does not lie where it belongs"
-    used = {*named, declaration_path(generation), *(data_path(graph) for graph in graphs)}
+    used = {*named, declaration_path(generation), names_path(generation), *(data_path(graph) for graph in graphs)}
     kept = f"{generation}/portable/"
     for path in known:
         if path not in used and (manifest.portable is None or not path.startswith(kept)):

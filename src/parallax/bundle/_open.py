@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
-from parallax.bundle._checks import declaration_path
+from parallax.bundle._checks import declaration_path, names_path
 from parallax.bundle._content import read_content
 from parallax.bundle._declaration import read_declaration
 from parallax.bundle._digest import SMALL_BYTES, CheckedFiles, Signature, file_digest, settled, signature
 from parallax.bundle._manifest import MANIFEST_NAME, FileRecord, Manifest
+from parallax.bundle._names import ModelNames, read_names
 from parallax.bundle._publish import is_dropping
 from parallax.bundle._read import read_manifest
 from parallax.bundle._readahead import open_streamed
@@ -81,6 +82,14 @@ class Bundle:
         """
         name = declaration_path(self.manifest.generation)
         return read_declaration(self.path / name) if name in self.signatures else None
+
+    def names(self) -> ModelNames | None:
+        """Names of the model that was compiled; None where they were not kept.
+
+        Raises: BundleError if they cannot be read.
+        """
+        name = names_path(self.manifest.generation)
+        return read_names(self.path / name) if name in self.signatures else None
 
     def compile(self, options: RuntimeOptions) -> Executor:
         """Map every segment of a cut plan and return an executor on this process's lanes.

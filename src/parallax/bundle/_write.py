@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from parallax.bundle._checks import declaration_path, graph_path, plan_path, portable_path
+from parallax.bundle._checks import declaration_path, graph_path, names_path, plan_path, portable_path
 from parallax.bundle._declaration import describe_parted_outputs
 from parallax.bundle._digest import (
     SMALL_BYTES,
@@ -32,6 +32,7 @@ from parallax.bundle._manifest import (
     SourceRecord,
     render_manifest,
 )
+from parallax.bundle._names import store_names
 from parallax.bundle._publish import Workspace
 from parallax.engine import FOREIGN_EXCEPTIONS, RuntimeOptions, both, save_optimised, store_declaration
 from parallax.errors import BackendError, ConfigError
@@ -96,6 +97,7 @@ def write_bundle(
         outputs = told if plan.is_uncut else describe_parted_outputs(model, plan)
         if outputs is not None:
             (folder.parent / declaration_path(generation)).write_bytes(outputs)
+        (folder.parent / names_path(generation)).write_bytes(store_names(model))
         (folder / "plan.json").write_text(json.dumps(plan.to_json(), indent=1) + "\n", encoding="utf-8")
         if portable:
             _keep_portable(model, folder / "portable")

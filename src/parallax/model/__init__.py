@@ -13,6 +13,7 @@ from parallax.model._files import HeldFiles, OpenFile, hold_files
 from parallax.model._graph import CONSTANT_BYTES, Dim, Node, OpGraph, TensorInfo, constant_value
 from parallax.model._handover import SegmentInterface, proto_with_weights, segment_interface
 from parallax.model._model import Model, load_model, read_model
+from parallax.model._names import tensor_names
 from parallax.model._outline import Outline, read_outline
 from parallax.model._probes import Probe, probe_model
 from parallax.model._rows import RowSplit, split_rows
@@ -59,4 +60,5 @@ __all__ = [
     "segment_graph",
     "segment_interface",
     "split_rows",
+    "tensor_names",
 ]

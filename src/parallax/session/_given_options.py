@@ -21,9 +21,10 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.engine import RUNTIME_EXCEPTIONS
-from parallax.model import Model
-from parallax.session._config_keys import first_entry_for_whole
+from parallax.bundle import ModelNames
+from parallax.engine import FOREIGN_EXCEPTIONS
+from parallax.model import Model, tensor_names
+from parallax.session._config_keys import first_entry_decided, first_entry_for_whole
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +60,40 @@ def why_given_options_stay_whole(session_options: Any, model: Model) -> str | No
             "only the whole session knows those"
         )
     return why_hidden_content_matters(
-        session_options, tensor_names(model), model.files.external, functools.partial(_why_inputs_differ, model)
+        session_options,
+        tensor_names(model),
+        model.files.external,
+        functools.partial(_why_inputs_differ, model.interface()),
     )
+
+
+def why_not_with_bundle(session_options: Any, names: ModelNames | None, locations: Iterable[str]) -> str | None:
+    """Why a compiled model would not compute what the model with these options does, or None.
+
+    Args:
+        names: of the model; None where the bundle does not have them.
+        locations: names of its files of external data.
+    """
+    level = session_options.graph_optimization_level
+    if level != onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL:
+        return f"graph_optimization_level ({level.name}) is decided when a bundle is compiled"
+    entry = first_entry_decided(session_options)
+    if entry is not None:
+        return f"the session option {entry[0]}={entry[1]!r} is decided when a bundle is compiled"
+    if names is None:
+        return "it does not say which initializers session options could give; compile it again"
+    return why_hidden_content_matters(session_options, names.tensors, locations)
+
+
+def why_not_with_split_bundle(session_options: Any, names: ModelNames | None) -> str | None:
+    """Likewise, where it is compiled in parts that are opened with options of our own."""
+    library = custom_operator_library()
+    if library is not None:
+        return f"the session options may hold the custom operators of {library}, which is loaded"
+    entry = first_entry_for_whole(session_options)
+    if entry is not None:
+        return f"the session option {entry[0]}={entry[1]!r} is for the whole model"
+    return None if names is None else _why_inputs_differ(names.interface, session_options)
 
 
 def why_hidden_content_matters(
@@ -84,7 +117,7 @@ def why_hidden_content_matters(
         if why_inputs_differ is not None:
             return why_inputs_differ(session_options)
         open_quietly(session_options, IDENTITY)
-    except RUNTIME_EXCEPTIONS as error:
+    except FOREIGN_EXCEPTIONS as error:
         # Initializers for external data that the model opened here does not have; a load that is to be cancelled; ...
         return f"a model of inputs alone cannot be opened with the session options: {error}"
     return None
@@ -103,17 +136,6 @@ def open_quietly(session_options: Any, model: bytes) -> Any:
     session = C.InferenceSession(session_options, model, False, False)
     session.initialize_session(["CPUExecutionProvider"], [{}], set())
     return session
-
-
-def tensor_names(model: Model) -> frozenset[str]:
-    """All names by which an initializer could be given: the runtime makes some of constants and of what it folds."""
-    names = {*model.graph.initializers}
-    for graph, node in model.graph.walk():
-        names.update(graph.initializers)
-        names.update(node.outputs)
-        for _, body in node.bodies:
-            names.update(body.initializers)
-    return frozenset(names - {""})
 
 
 def _name_held(copied: Any, tensors: Iterable[str], locations: Iterable[str]) -> str | None:
@@ -140,14 +162,15 @@ def _has(add: Callable[..., None], *content: Any) -> bool:
     return False
 
 
-def _why_inputs_differ(model: Model, session_options: Any) -> str | None:
-    interface = model.interface()
-    session = open_quietly(session_options, IDENTITY if interface is None else interface)
-    shown = {argument.name: tuple(argument.shape) for argument in session.inputs_meta}
-    for info in (*model.graph.inputs, *model.graph.overridable):
-        for before, after in zip(info.shape or (), shown.get(info.name, ()), strict=False):
-            if isinstance(after, int) and not isinstance(before, int):
-                return f"the session options fix free dimensions of input {info.name!r}; give shapes= instead to split"
+def _why_inputs_differ(interface: bytes | None, session_options: Any) -> str | None:
+    """Which input a session with these options shows in another shape than the model has it, if one is."""
+    plain = onnxruntime.SessionOptions()
+    plain.intra_op_num_threads = 1
+    shown = open_quietly(session_options, IDENTITY if interface is None else interface).inputs_meta
+    stated = C.InferenceSession(plain, IDENTITY if interface is None else interface, False, False).inputs_meta
+    for before, after in zip(stated, shown, strict=True):
+        if list(before.shape) != list(after.shape):
+            return f"the session options fix free dimensions of input {after.name!r}; give shapes= instead to split"
     return None
 
 

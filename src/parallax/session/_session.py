@@ -60,6 +60,7 @@ from parallax.session._bundles import (
 from parallax.session._estimate import UNKNOWN_NEED, Estimator, RunNeed, dispatcher_budget, estimate_model
 from parallax.session._feeds import FeedBinder, FeedSpec
 from parallax.session._gate import Grant
+from parallax.session._given_options import why_not_with_bundle, why_not_with_split_bundle
 from parallax.session._memory import IDLE_TRIM_S, Budget, SessionMemory, shapes_of
 from parallax.session._options import (
     Progress,
@@ -431,10 +432,8 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         self._bundle = bundle
         self._stored_declaration = bundle.declaration()
         self._unbounded = bundle.manifest.interface.unbounded
+        self._check_options_of_bundle(bundle)
         if not bundle.plan.is_uncut:
-            obstacle = why_not_cut(self._sess_options, None)
-            if obstacle is not None:
-                raise _not_with_a_bundle(obstacle, str(bundle.path))
             providers, provider_options, _ = self._whole_arguments
             # The base class checks these only when it opens the model itself.
             check_and_normalize_provider_args(providers, provider_options, onnxruntime.get_available_providers())
@@ -471,6 +470,20 @@ class InferenceSession(StockSession):  # type: ignore[misc]
                 fix="compile the model again",
             ) from error
         return bundle
+
+    def _check_options_of_bundle(self, bundle: Bundle) -> None:
+        """Raises: ConfigError for session options that a compiled model cannot follow."""
+        given = self._sess_options
+        if given is None:
+            return
+        names = bundle.names()
+        obstacle = None if bundle.plan.is_uncut else why_not_cut(given, None)
+        if obstacle is None:
+            obstacle = why_not_with_bundle(given, names, (file.location for file in bundle.manifest.source.files))
+        if obstacle is None and not bundle.plan.is_uncut:
+            obstacle = why_not_with_split_bundle(given, names)
+        if obstacle is not None:
+            raise _not_with_a_bundle(obstacle, str(bundle.path))
 
     def _open_refused(self, error: ModelError) -> None:
         """Our analysis refuses the model: let the runtime say what it thinks of it, in its own class.

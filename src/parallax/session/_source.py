@@ -18,8 +18,8 @@ import onnxruntime
 from parallax.bundle import Bundle, looks_like_bundle, read_manifest
 from parallax.engine import FOREIGN_EXCEPTIONS
 from parallax.errors import BundleError, ConfigError, ModelFileError
-from parallax.model import HeldFiles, Model, hold_files, read_model
-from parallax.session._given_options import tensor_names, why_given_options_stay_whole, why_hidden_content_matters
+from parallax.model import HeldFiles, Model, hold_files, read_model, tensor_names
+from parallax.session._given_options import why_given_options_stay_whole, why_hidden_content_matters
 from parallax.session._options import SessionOptions
 
 T = TypeVar("T")
