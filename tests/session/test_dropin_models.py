@@ -185,3 +185,44 @@ def test_a_file_of_another_program_in_the_working_folder_refuses_no_model(
     np.testing.assert_allclose(
         session.run(None, {"x": np.zeros((1, 64), np.float32)})[0], np.full((1, 64), 1 + np.sin(1))
     )
+
+
+def test_a_weight_read_by_a_quantised_and_by_a_plain_product_keeps_its_precision(tmp_path: Path) -> None:
+    """The runtime gives either a copy of the dequantised weight before it fuses one of them."""
+    random = np.random.default_rng(5)
+    proto = parse(
+        """agraph (float[N,64] x) => (float[N,64] y)
+        <float sx = {0.02}, uint8 zx = {128}, float sw = {0.01}, int8 zw = {0}> {
+          q = QuantizeLinear(x, sx, zx)  d = DequantizeLinear(q, sx, zx)  w = DequantizeLinear(qw, sw, zw)
+          a = MatMul(d, w)  t = Tanh(a)  b = MatMul(x, w)  s = Sin(b)  y = Add(t, s)
+        }"""
+    )
+    values = random.integers(-100, 100, (64, 64)).astype(np.int8)
+    proto.graph.initializer.append(numpy_helper.from_array(values, "qw"))
+    check_everywhere(proto, tmp_path, random.standard_normal((4, 64)).astype(np.float32))
+
+
+def test_constants_of_bodies_in_bodies_are_compiled(tmp_path: Path) -> None:
+    """The runtime writes such a constant twice, as a node and as an initializer, and then cannot read it."""
+    inner = helper.make_graph(
+        [helper.make_node("Constant", [], ["c"], value=constant(0.5)), helper.make_node("Mul", ["a", "c"], ["b"])],
+        "inner",
+        [],
+        [helper.make_tensor_value_info("b", TensorProto.FLOAT, None)],
+    )
+    outer = helper.make_graph(
+        [
+            helper.make_node("Sin", ["x"], ["a"]),
+            helper.make_node("If", ["yes"], ["o"], then_branch=inner, else_branch=inner),
+        ],
+        "outer",
+        [],
+        [helper.make_tensor_value_info("o", TensorProto.FLOAT, None)],
+    )
+    proto = parse(
+        """agraph (float[N,64] x) => (float[N,64] y)
+        { total = ReduceSum<keepdims=0>(x)  yes = Greater(total, total)  y = Relu(x) }"""
+    )
+    proto.graph.node[-1].input[0] = "i"
+    proto.graph.node.insert(2, helper.make_node("If", ["yes"], ["i"], then_branch=outer, else_branch=outer))
+    check_everywhere(proto, tmp_path, ramp(2, 64))

@@ -10,8 +10,8 @@ from parallax.model import Model
 from parallax.schedule import Plan
 
 
-def describe_parted_outputs(model: Model, plan: Plan) -> bytes | None:
-    """What the runtime says of the outputs of a model that is cut, to be kept; None if some of them are no tensors.
+def describe_outputs(model: Model, plan: Plan) -> bytes:
+    """What the runtime says of a model's outputs, to be kept.
 
     Raises: BackendError if the runtime refuses the model.
     """

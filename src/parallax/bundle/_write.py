@@ -12,7 +12,7 @@ from pathlib import Path
 import onnxruntime
 
 from parallax.bundle._checks import declaration_path, graph_path, names_path, plan_path, portable_path
-from parallax.bundle._declaration import describe_parted_outputs
+from parallax.bundle._declaration import describe_outputs
 from parallax.bundle._digest import (
     SMALL_BYTES,
     CheckedFiles,
@@ -36,7 +36,7 @@ from parallax.bundle._names import store_names
 from parallax.bundle._publish import Workspace
 from parallax.engine import FOREIGN_EXCEPTIONS, RuntimeOptions, both, save_optimised, store_declaration
 from parallax.errors import BackendError, ConfigError
-from parallax.model import Model, OpenFile, StoredWeight, save_arranged, save_segment
+from parallax.model import Model, OpenFile, StoredWeight, rewrite_dense, save_arranged, save_segment
 from parallax.profile import hardware_fingerprint
 from parallax.schedule import Plan, Segment
 
@@ -86,7 +86,7 @@ def write_bundle(
         folder, generation = workspace.folder, workspace.generation
         (folder / "segments").mkdir()
         segments = []
-        told: bytes | None = None
+        told = b""
         report("compile", 0, len(plan.segments))
         for number, segment in enumerate(plan.segments):
             name = graph_path(generation, number)
@@ -94,9 +94,8 @@ def write_bundle(
             nodes = () if plan.is_uncut else tuple(model.graph.nodes[index].name for index in segment.nodes)
             segments.append(SegmentRecord(graph=name, nodes=nodes, weights=weights))
             report("compile", number + 1, len(plan.segments))
-        outputs = told if plan.is_uncut else describe_parted_outputs(model, plan)
-        if outputs is not None:
-            (folder.parent / declaration_path(generation)).write_bytes(outputs)
+        outputs = told if plan.is_uncut and not model.is_inlined else describe_outputs(model, plan)
+        (folder.parent / declaration_path(generation)).write_bytes(outputs)
         (folder.parent / names_path(generation)).write_bytes(store_names(model))
         (folder / "plan.json").write_text(json.dumps(plan.to_json(), indent=1) + "\n", encoding="utf-8")
         if portable:
@@ -161,7 +160,7 @@ def _described(location: str, file: OpenFile) -> SourceFile:
 
 def _compile_segment(
     model: Model, plan: Plan, segment: Segment, scratch: Path, target: Path
-) -> tuple[tuple[StoredWeight, ...], bytes | None]:
+) -> tuple[tuple[StoredWeight, ...], bytes]:
     """Through files, so that the runtime maps the weights it packs instead of holding them twice.
 
     Returns: the weights that are stored as they were, and what the runtime says of the outputs.
@@ -192,12 +191,20 @@ def _stage(model: Model, plan: Plan, segment: Segment, scratch: Path) -> Path:
     """Where the model lies that the runtime is to optimise, written if need be."""
     graph = model.graph
     if model.why_whole is not None:
+        defined = model.as_defined()
+        if defined is not None:
+            staged = scratch / "segment.onnx"
+            save_segment(defined, staged)
+            return staged
         whole = model.whole()
-        if isinstance(whole, str):
+        if isinstance(whole, str) and not model.has_sparse:
             return Path(whole)
         folder = scratch / "as_it_is"
         folder.mkdir()
-        return _copy_model(model, folder / "model.onnx")
+        copy = _copy_model(model, folder / "model.onnx")
+        if model.has_sparse:
+            rewrite_dense(copy)
+        return copy
     if plan.is_uncut:
         inputs = [info.name for info in (*graph.inputs, *graph.overridable)]
         outputs = [info.name for info in graph.outputs]

@@ -13,7 +13,7 @@ from typing import Any
 import onnxruntime
 
 from parallax.engine._failures import FOREIGN_EXCEPTIONS
-from parallax.engine._ort import RuntimeOptions, load_session, make_session
+from parallax.engine._ort import RuntimeOptions, load_session, make_session, open_source
 from parallax.errors import BackendError
 from parallax.model import ELEMENT_NAMES, Model, declaring_model
 
@@ -42,8 +42,12 @@ def declared_outputs(model: Model, options: RuntimeOptions, *, optimises: bool =
 
     Raises: BackendError if the runtime refuses the model.
     """
-    whole = model.extract_whole()
     try:
+        if model.is_inlined:
+            # The runtime learns less of a function's outputs, or more, from the function than from its nodes.
+            session = open_source(model.whole(), _without_layout(options), runnable=optimises)
+            return Declaration(arguments=session.outputs_meta, session=session)
+        whole = model.extract_whole()
         session = load_session(whole.proto)
         if optimises and not all(isinstance(size, int) for argument in session.outputs_meta for size in argument.shape):
             session = make_session(whole.proto, whole.weights, width=1, options=_without_layout(options))
@@ -60,14 +64,9 @@ def _without_layout(options: RuntimeOptions) -> RuntimeOptions:
     return replace(options, graph_optimization_level=level, config=config)
 
 
-def store_declaration(arguments: Sequence[Any]) -> bytes | None:
-    """The runtime's descriptions of tensors as bytes, or None if some are of something else."""
-    tensors = []
-    for argument in arguments:
-        code = _CODES.get(argument.type)
-        if code is None:
-            return None
-        tensors.append((argument.name, code, argument.shape))
+def store_declaration(arguments: Sequence[Any]) -> bytes:
+    """The runtime's descriptions of tensors as bytes; what is no tensor is left out."""
+    tensors = [(one.name, _CODES[one.type], one.shape) for one in arguments if one.type in _CODES]
     return declaring_model(tensors)
 
 

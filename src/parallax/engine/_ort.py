@@ -106,6 +106,19 @@ def load_session(proto: bytes) -> Any:
     return C.InferenceSession(onnxruntime.SessionOptions(), proto, False, False)
 
 
+def open_source(source: str | bytes, options: RuntimeOptions, *, runnable: bool) -> Any:
+    """A C session of a model as it came, by path or content; as `load_session` unless ``runnable``.
+
+    Raises: whatever ONNX Runtime raises for a model it cannot load.
+    """
+    session_options = options.to_session_options()
+    session_options.intra_op_num_threads = 1
+    session = C.InferenceSession(session_options, source, isinstance(source, str), False)
+    if runnable:
+        session.initialize_session(["CPUExecutionProvider"], [{}], set())
+    return session
+
+
 def make_mapped_session(path: str, *, width: int, options: RuntimeOptions, weights: MappedWeights | None = None) -> Any:
     """Open one segment's graph as `save_optimised` wrote it, its weights mapped; threads as in `make_session`.
 

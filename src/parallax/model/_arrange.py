@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import onnx
 
 from parallax.errors import ModelFileError
+from parallax.model._mend import drop_doubled_constants
 from parallax.model._weights import DTYPES, HANDED_OVER
 
 PAGE_BYTES = 4096
@@ -74,6 +75,7 @@ def save_arranged(source: Path, target: Path) -> tuple[StoredWeight, ...]:
     """
     model = onnx.ModelProto()
     model.ParseFromString(source.read_bytes())
+    drop_doubled_constants(model)
     tensors = {id(tensor): tensor for tensor in external_tensors(model.graph)}
     if not tensors:
         target.write_bytes(model.SerializeToString())

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from parallax.model._graph import OpGraph, TensorInfo
 from parallax.model._handover import proto_with_weights
 from parallax.model._inference import InferredTypes, TypesOnDemand
 from parallax.model._lazy import LazyMapping
-from parallax.model._nested import collect_nested, graphs_inside, walk_nodes
+from parallax.model._nested import collect_nested, graphs_inside, restore, restore_nested, walk_nodes
 from parallax.model._shapes import Shapes, apply_shapes
 from parallax.model._source import ModelSource, Source, open_source
 from parallax.model._sparse import make_dense
@@ -55,6 +56,10 @@ class Parts:
     files: HeldFiles
     why_whole: str | None = None
     """Why ``skeleton`` may not compute what the file says, if that is so."""
+    has_sparse: bool = False
+    """Whether the file has sparse tensors, which ``skeleton`` does not."""
+    is_inlined: bool = False
+    """Whether the file has functions, which ``skeleton`` does not."""
 
 
 class Model:
@@ -144,6 +149,34 @@ class Model:
         faithful form of the model is `whole`. `graph` is good enough to look at.
         """
         return self._parts.why_whole or self._built.ambiguous
+
+    @property
+    def has_sparse(self) -> bool:
+        """Whether ``whole`` has sparse tensors, which the runtime runs but cannot write; parts hold dense ones."""
+        return self._parts.has_sparse
+
+    @property
+    def is_inlined(self) -> bool:
+        """Whether ``whole`` has functions, which are inlined in all that is taken out of the model."""
+        return self._parts.is_inlined
+
+    def as_defined(self) -> SegmentModel | None:
+        """All of a model that defines tensors twice, with every definition in its place; None where there is more
+        that only the runtime decides on, so that ``whole`` is all there is.
+
+        For `save_segment`: of some weights there may be several under one name, and these are inside the proto.
+        """
+        parts = self._parts
+        if parts.why_whole is not None or self._built.ambiguous is None:
+            return None
+        proto = onnx.ModelProto()
+        proto.CopyFrom(parts.skeleton)
+        restore_nested(proto.graph.node, parts.nested)
+        sources = {name: weight for name, weight in parts.weights.items() if weight.nbytes}
+        for tensor in proto.graph.initializer:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL and tensor.name not in sources:
+                restore(tensor, parts.weights[tensor.name])
+        return SegmentModel(name="whole", proto=proto.SerializeToString(), weights={}, weight_types={}, sources=sources)
 
     @functools.cached_property
     def structure_digest(self) -> str:
@@ -440,10 +473,10 @@ def _read(source: Source) -> Parts:
     check_versions(skeleton)
     files = ExternalFiles(source.folders, None if source.held is None else source.held.external)
     weights, total = _take_weights(skeleton, stripped, files)
-    has_sparse = b"sparse_value" in stripped.skeleton
-    dense, why_sparse = make_dense(skeleton, files, constants=has_sparse)
-    weights.update((weight.name, weight) for weight in dense)
-    total += sum(weight.nbytes for weight in dense)
+    dense = make_dense(skeleton, files, constants=b"sparse_value" in stripped.skeleton)
+    weights.update((weight.name, weight) for weight in dense.weights)
+    total += sum(weight.nbytes for weight in dense.weights)
+    has_functions = bool(skeleton.functions)
     skeleton, why_functions = inline_functions(skeleton)
     nested: dict[int, Weight] = {}
     # Looking into every node costs; the word occurs once per lifted tensor if none else is external.
@@ -458,7 +491,9 @@ def _read(source: Source) -> Parts:
         nested=nested,
         weight_bytes=total + sum(weight.nbytes for weight in nested.values()),
         files=HeldFiles(source.file, MappingProxyType(dict(files.opened))),
-        why_whole=why_functions or why_sparse,
+        why_whole=why_functions or dense.why_whole,
+        has_sparse=dense.found,
+        is_inlined=has_functions and why_functions is None,
     )
 
 
@@ -469,6 +504,7 @@ def _take_weights(skeleton: onnx.ModelProto, stripped: Stripped, files: External
     """
     weights: dict[str, Weight] = {}
     broken: list[int] = []
+    defined = Counter(tensor.name for tensor in skeleton.graph.initializer)
     total = 0
     read: set[str] | None = None
     for ordinal, tensor in enumerate(skeleton.graph.initializer):
@@ -480,7 +516,6 @@ def _take_weights(skeleton: onnx.ModelProto, stripped: Stripped, files: External
                 weight = files.weight(tensor)
             else:
                 total += check_inline(tensor)
-                weights.pop(tensor.name, None)
                 continue
         except ModelError:
             read = _names_read(skeleton.graph) if read is None else read
@@ -489,7 +524,10 @@ def _take_weights(skeleton: onnx.ModelProto, stripped: Stripped, files: External
             broken.append(ordinal)
             continue
         total += weight.nbytes
-        weights[tensor.name] = weight
+        if defined[tensor.name] > 1:
+            restore(tensor, weight)  # a name stands for one weight
+        else:
+            weights[tensor.name] = weight
     for ordinal in reversed(broken):
         del skeleton.graph.initializer[ordinal]
     return weights, total

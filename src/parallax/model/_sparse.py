@@ -7,7 +7,9 @@ Done here as well, they are weights like any other. What cannot be made dense he
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -26,88 +28,104 @@ _BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 _INDICES = frozenset({onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.INT16, onnx.TensorProto.INT8})
 
 
-def make_dense(model: onnx.ModelProto, files: ExternalFiles, *, constants: bool) -> tuple[list[Weight], str | None]:
-    """Turn the sparse tensors of a model into dense ones, in place.
+@dataclass(slots=True)
+class Densified:
+    """What came of a model's sparse tensors."""
 
-    Those of the main graph become initializers whose bytes lie elsewhere, and those inside nodes hold their own.
+    weights: list[Weight] = field(default_factory=list)
+    """Those of the main graph: initializers now, whose bytes are here. Tensors inside nodes hold their own."""
+    found: bool = False
+    """Whether there were any."""
+    why_whole: str | None = None
+    """Why the model is to be left to the runtime, if some could not be made dense."""
+
+
+def make_dense(model: onnx.ModelProto, files: ExternalFiles, *, constants: bool) -> Densified:
+    """Turn the sparse tensors of a model into dense ones, in place.
 
     Args:
         files: where external data lie.
         constants: whether to look for ``Constant`` nodes with sparse values too, which takes a look at every node.
 
-    Returns: the weights of the main graph; and why the model is to be left to the runtime, or None.
-
     Raises: ExternalDataError as ``ExternalFiles.weight``.
     """
-    graph = model.graph
-    weights: list[Weight] = []
+    made = Densified()
+    if model.graph.sparse_initializer:
+        _make_graph_dense(model.graph, files, made)
+    for nodes in (model.graph.node, *(function.node for function in model.functions)):
+        for top in nodes:
+            if constants or top.op_type in _BODIES or top.domain:
+                _make_inside_dense(top, files, made)
+    return made
+
+
+def rewrite_dense(path: Path) -> None:
+    """Make the sparse tensors of a model file dense, in place; external data lie beside it."""
+    model = onnx.ModelProto()
+    model.ParseFromString(path.read_bytes())
+    made = make_dense(model, ExternalFiles((path.parent,)), constants=True)
+    for tensor, weight in zip(reversed(model.graph.initializer), reversed(made.weights), strict=False):
+        restore(tensor, weight)  # the last ones, which were added just now
+    path.write_bytes(model.SerializeToString())
+
+
+def _make_graph_dense(graph: onnx.GraphProto, files: ExternalFiles, made: Densified) -> None:
     returned = {value.name for value in graph.output}
     kept = []
-    reason = None
     for sparse in graph.sparse_initializer:
+        made.found = True
         name = sparse.values.name
         dense = _dense(sparse, files)
         if dense is None or name in returned:
-            reason = f"sparse initializer {text(name)!r} is left to the runtime"
+            made.why_whole = f"sparse initializer {text(name)!r} is left to the runtime"
             kept.append(onnx.SparseTensorProto.FromString(sparse.SerializeToString()))
             continue
         tensor = graph.initializer.add(name=name, data_type=sparse.values.data_type, dims=sparse.dims)
         tensor.MergeFromString(external_mark())
         data = dense.tobytes()
-        weights.append(
-            Weight(
-                name=name,
-                dtype=tensor.data_type,
-                dims=tuple(sparse.dims),
-                buffer=data,
-                offset=0,
-                nbytes=len(data),
-            )
+        dims = tuple(sparse.dims)
+        made.weights.append(
+            Weight(name=name, dtype=tensor.data_type, dims=dims, buffer=data, offset=0, nbytes=len(data))
         )
-    if len(kept) < len(graph.sparse_initializer):
-        del graph.sparse_initializer[:]
-        graph.sparse_initializer.extend(kept)
-    for nodes in (graph.node, *(function.node for function in model.functions)):
-        reason = _make_dense_inside(nodes, files, constants=constants) or reason
-    return weights, reason
+    del graph.sparse_initializer[:]
+    graph.sparse_initializer.extend(kept)
 
 
-def _make_dense_inside(nodes: Iterable[onnx.NodeProto], files: ExternalFiles, *, constants: bool) -> str | None:
-    reason = None
-    for top in nodes:
-        if not constants and top.op_type not in _BODIES and not top.domain:
-            continue
-        for node in walk_nodes([top]):
-            for graph in graphs_inside(node):
-                if graph.sparse_initializer:
-                    reason = _make_body_dense(graph, files) or reason
-            if constants and node.op_type == "Constant":
-                for attribute in node.attribute:
-                    if attribute.name == "sparse_value":
-                        reason = _make_constant_dense(attribute, files) or reason
-    return reason
+def _make_inside_dense(top: onnx.NodeProto, files: ExternalFiles, made: Densified) -> None:
+    for node in walk_nodes([top]):
+        for graph in graphs_inside(node):
+            if graph.sparse_initializer:
+                made.found = True
+                _make_body_dense(graph, files, made)
+        if node.op_type == "Constant":
+            for attribute in node.attribute:
+                if attribute.name == "sparse_value":
+                    made.found = True
+                    _make_constant_dense(attribute, files, made)
 
 
-def _make_body_dense(graph: onnx.GraphProto, files: ExternalFiles) -> str | None:
+def _make_body_dense(graph: onnx.GraphProto, files: ExternalFiles, made: Densified) -> None:
+    kept = []
     for sparse in graph.sparse_initializer:
         dense = _dense(sparse, files)
         if dense is None:
-            return f"sparse initializer {text(sparse.values.name)!r} of a body is left to the runtime"
-        graph.initializer.append(numpy_helper.from_array(dense, sparse.values.name))
+            made.why_whole = f"sparse initializer {text(sparse.values.name)!r} of a body is left to the runtime"
+            kept.append(onnx.SparseTensorProto.FromString(sparse.SerializeToString()))
+        else:
+            graph.initializer.append(numpy_helper.from_array(dense, sparse.values.name))
     del graph.sparse_initializer[:]
-    return None
+    graph.sparse_initializer.extend(kept)
 
 
-def _make_constant_dense(attribute: onnx.AttributeProto, files: ExternalFiles) -> str | None:
+def _make_constant_dense(attribute: onnx.AttributeProto, files: ExternalFiles, made: Densified) -> None:
     dense = _dense(attribute.sparse_tensor, files)
     if dense is None:
-        return "a Constant with a sparse value is left to the runtime"
-    tensor = numpy_helper.from_array(dense)
+        made.why_whole = "a Constant with a sparse value is left to the runtime"
+        return
     attribute.ClearField("sparse_tensor")
     attribute.name = "value"
     attribute.type = onnx.AttributeProto.TENSOR
-    attribute.t.CopyFrom(tensor)
-    return None
+    attribute.t.CopyFrom(numpy_helper.from_array(dense))
 
 
 def _dense(sparse: onnx.SparseTensorProto, files: ExternalFiles) -> npt.NDArray[np.generic] | None:

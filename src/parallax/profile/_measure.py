@@ -6,6 +6,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ Progress = Callable[[int, int], None]
 """Called with (runs done, runs in all) after each run."""
 
 _KERNEL = "_kernel_time"
+_DEQUANTISE = "DequantizeLinear"
 
 
 def measure_costs(
@@ -122,7 +124,34 @@ def _fused_graph(model: Model) -> OpGraph:
 def _survivors(graph: OpGraph, fused: OpGraph) -> frozenset[str]:
     inputs = {info.name for info in graph.inputs}
     touched = fused.producers.keys() | fused.consumers.keys()
-    return frozenset(name for name in touched if name in graph.producers or name in inputs)
+    found = {name for name in touched if name in graph.producers or name in inputs}
+    floats_left = _floats_left(fused)
+    for node in graph.nodes:
+        if node.op_type == _DEQUANTISE and node.outputs:
+            left = floats_left[node.outputs[0]]
+            is_weight = node.inputs[0] in graph.initializers or _is_constant(graph, node.inputs[0])
+            if left < len(graph.consumers.get(node.outputs[0], ())) and not is_weight:
+                found.discard(node.outputs[0])  # some readers became kernels that read the quantised tensor
+            elif left:
+                found.add(node.outputs[0])
+    return frozenset(found)
+
+
+def _floats_left(fused: OpGraph) -> Counter[str]:
+    """By what is dequantised, how many nodes of the fused graph read it as floats.
+
+    The runtime gives each of several readers a copy of its own, named after the first, before it fuses.
+    """
+    left: Counter[str] = Counter()
+    for node in fused.nodes:
+        if node.op_type == _DEQUANTISE:
+            left[node.outputs[0].split("/duplicated")[0]] += len(fused.consumers.get(node.outputs[0], ()))
+    return left
+
+
+def _is_constant(graph: OpGraph, name: str) -> bool:
+    producer = graph.producers.get(name)
+    return producer is not None and graph.nodes[producer].op_type == "Constant"
 
 
 # One width ----------------------------------------------------------------------------------------

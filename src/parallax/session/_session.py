@@ -611,7 +611,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         return super().get_outputs()
 
     def _declare_outputs(self) -> Declaration:
-        parts = Declaration(arguments=self._outputs_meta, session=self._executor)
+        parts = Declaration(arguments=self._outputs_meta, session=self._executor or self._sess)
         try:
             if self._stored_declaration is not None:
                 found = restore_declaration(self._stored_declaration)
@@ -623,10 +623,10 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         except BackendError as error:
             logger.warning("only parts of the model can say what its outputs are: %s", error)
             return parts
-        if [argument.name for argument in found.arguments] != self._output_names:
-            logger.warning("what is known of the outputs is not of this model")
-            return parts
-        return found
+        # What is no tensor has no shape, so that parts of the model describe it as well.
+        known = {argument.name: argument for argument in (*parts.arguments, *found.arguments)}
+        arguments = [known[name] for name in self._output_names]
+        return Declaration(arguments=arguments, session=(parts.session, found.session))
 
     def _make_whole_session(self) -> Any:
         logger.info("something asked for the whole-model session of a cut model; its weights are now held twice")
