@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from parallax.errors import UnsupportedModelError
 from parallax.model import Model, load_model, read_outline
@@ -135,11 +135,29 @@ def test_threads_share_one_inference() -> None:
     assert len(set(map(id, results))) == 1
 
 
-@pytest.mark.parametrize(("first", "second"), [((600,), (3,)), ((3,), (600,)), ((600,), (600,))])
-def test_of_a_model_that_defines_an_initializer_twice_no_part_is_taken_out(
+@pytest.mark.parametrize("size", [3, 31, 32, 600], ids=str)
+def test_of_an_initializer_defined_twice_the_one_that_the_runtime_takes_is_kept(size: int) -> None:
+    proto = model([node("Sum", "w", "y")], [], [value("y", None)], {"w": weight((size,))})
+    later = model([node("Sum", "w", "y")], [], [value("y", None)], {"w": weight((size,), 1)})
+    proto.graph.initializer.extend(later.graph.initializer)
+    loaded = load_model(proto)
+    assert loaded.why_whole is None
+    np.testing.assert_array_equal(run(loaded.extract([0], [], ["y"], name="all"), {})[0], run(proto, {})[0])
+
+
+def test_a_constant_node_under_the_name_of_an_initializer_is_settled_too() -> None:
+    first, second = weight((600,)), weight((600,), 1)
+    constant = node("Constant", "", "w", value=numpy_helper.from_array(second))
+    proto = model([constant, node("Sum", "w", "y")], [], [value("y", None)], {"w": first})
+    loaded = load_model(proto)
+    assert [item.op_type for item in loaded.graph.nodes] == ["Sum"]
+    np.testing.assert_array_equal(run(loaded.extract([0], [], ["y"], name="all"), {})[0], run(proto, {})[0])
+
+
+@pytest.mark.parametrize(("first", "second"), [((600,), (3,)), ((3,), (600,))])
+def test_of_a_model_that_defines_an_initializer_in_two_shapes_no_part_is_taken_out(
     first: tuple[int, ...], second: tuple[int, ...]
 ) -> None:
-    """Which of the two ONNX Runtime takes depends on their size."""
     proto = model([node("Sum", "w", "y")], [], [value("y", None)], {"w": weight(first)})
     later = model([node("Sum", "w", "y")], [], [value("y", None)], {"w": weight(second, 1)})
     proto.graph.initializer.extend(later.graph.initializer)

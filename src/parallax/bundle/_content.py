@@ -114,13 +114,14 @@ def _split_complaints(manifest: Manifest, plan: Plan, graphs: Iterable[StoredGra
 
 
 def _declaration_complaints(folder: Path, manifest: Manifest, graphs: Iterable[StoredGraph]) -> Iterator[str]:
-    """What the runtime said of the outputs is kept as the inputs of a graph that does nothing."""
+    """What the runtime said of outputs that are tensors is kept as the inputs of a graph that does nothing."""
     path = declaration_path(manifest.generation)
     if all(record.path != path for record in manifest.files):
         return
     told = _read_graph(folder, manifest, path).inputs
     made = {info.name: (info.kind, info.dtype) for graph in graphs for info in (*graph.inputs, *graph.outputs)}
-    if _names(told) != manifest.interface.outputs:
+    known = set(_names(told))
+    if _names(told) != tuple(name for name in manifest.interface.outputs if name in known):
         yield "what is kept of the outputs is not of those of the manifest"
     if any(made.get(info.name, (info.kind, info.dtype)) != (info.kind, info.dtype) for info in told):
         yield "what is kept of the outputs has other types than they have"

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from parallax.errors import InternalError, ModelError, ModelFileError, UnsupportedModelError
 from parallax.model._bodies import Body, BodyParts, Extracted, make_bodies, why_no_bodies
 from parallax.model._build import Built, build_bodies, build_graph
+from parallax.model._doubled import settle_definitions
 from parallax.model._embedding import embed
 from parallax.model._extract import Extractor, SegmentModel
 from parallax.model._files import HeldFiles
@@ -472,10 +473,11 @@ def _read(source: Source) -> Parts:
                 setattr(message, name, text(value))
     check_versions(skeleton)
     files = ExternalFiles(source.folders, None if source.held is None else source.held.external)
-    weights, total = _take_weights(skeleton, stripped, files)
+    weights, total, elsewhere = _take_weights(skeleton, stripped, files)
     dense = make_dense(skeleton, files, constants=b"sparse_value" in stripped.skeleton)
     weights.update((weight.name, weight) for weight in dense.weights)
     total += sum(weight.nbytes for weight in dense.weights)
+    settle_definitions(skeleton.graph, {*elsewhere, *weights})
     has_functions = bool(skeleton.functions)
     skeleton, why_functions = inline_functions(skeleton)
     nested: dict[int, Weight] = {}
@@ -497,14 +499,20 @@ def _read(source: Source) -> Parts:
     )
 
 
-def _take_weights(skeleton: onnx.ModelProto, stripped: Stripped, files: ExternalFiles) -> tuple[dict[str, Weight], int]:
-    """Lifted and external initializers, and the bytes of all; those that nothing reads are dropped if they are broken.
+def _take_weights(
+    skeleton: onnx.ModelProto, stripped: Stripped, files: ExternalFiles
+) -> tuple[dict[str, Weight], int, set[str]]:
+    """Lifted and external initializers, the bytes of all, and those that are defined twice and external.
+
+    Those that nothing reads are dropped if they are broken.
 
     The runtime never looks at what nothing reads.
     """
     weights: dict[str, Weight] = {}
     broken: list[int] = []
     defined = Counter(tensor.name for tensor in skeleton.graph.initializer)
+    defined.update(name for node in skeleton.graph.node if node.op_type == "Constant" for name in node.output)
+    elsewhere: set[str] = set()
     total = 0
     read: set[str] | None = None
     for ordinal, tensor in enumerate(skeleton.graph.initializer):
@@ -526,11 +534,13 @@ def _take_weights(skeleton: onnx.ModelProto, stripped: Stripped, files: External
         total += weight.nbytes
         if defined[tensor.name] > 1:
             restore(tensor, weight)  # a name stands for one weight
+            if payload is None:
+                elsewhere.add(tensor.name)
         else:
             weights[tensor.name] = weight
     for ordinal in reversed(broken):
         del skeleton.graph.initializer[ordinal]
-    return weights, total
+    return weights, total, elsewhere
 
 
 def _names_read(graph: onnx.GraphProto) -> set[str]:
