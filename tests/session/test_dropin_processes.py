@@ -236,3 +236,41 @@ def test_a_process_ends_cleanly_right_after_a_run_with_sessions_open(flavour: st
     )
     assert done.stdout == "leaving\n"
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# On some systems ``import onnxruntime`` alone keeps a forked child from ending: the runtime's library waits when the
+# C library ends the process, last of all. So the child leaves just before that, with its interpreter already ended.
+_FORKED_EXIT = """
+import ctypes, os, signal, sys
+from tests.session._dropin import SESSION_CLASSES, branches_answer, branches_model, open_session, ramp
+import numpy as np
+
+session = open_session(SESSION_CLASSES[sys.argv[1]], branches_model(4))
+session.run(None, {"x": ramp(2, 4)})
+library = ctypes.CDLL(None)
+child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    np.testing.assert_allclose(session.run(None, {"x": ramp(2, 4)})[0], branches_answer(ramp(2, 4), 4), rtol=1e-5)
+    library.__cxa_atexit(ctypes.cast(library._exit, ctypes.c_void_p), None, None)
+    sys.exit(0)
+print("status", os.waitpid(child, 0)[1], flush=True)
+os._exit(0)
+"""
+
+
+@needs_fork
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs the C library's __cxa_atexit")
+@on_every_flavour
+def test_the_interpreter_of_a_forked_worker_ends_by_itself(flavour: str) -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _FORKED_EXIT, flavour],
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE_S,
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])},
+        check=False,
+    )
+    assert done.stdout == "status 0\n", done.stderr
