@@ -38,6 +38,7 @@ DEVICE = "emulated:pixel-6-gpu"
 SHAPES = {"x": (2, 4), "rows": (1,)}
 SPLIT_MODES = ("split", "kept plan", "budget", "device")
 MODES = ("default", *SPLIT_MODES, "cached", "bundle", "split bundle")
+TUNED = pytest.param("tuned", marks=pytest.mark.slow)
 
 
 class Places:
@@ -124,6 +125,8 @@ def _opener(mode: str, row: Row, places: Places, tmp_path: Path, sessions: list[
         own = {"min_gain": 0, "threads": 2, "memory_budget": "512MiB"}
     elif mode == "device":
         own = {"min_gain": 0, "threads": 2, "providers": [DEVICE, "CPUExecutionProvider"], "shapes": SHAPES}
+    elif mode == "tuned":
+        own = {"tune": True, "threads": 2, "cache_dir": places.folder / "tuned", "backends": ()}
     elif mode == "cached":
         own = {"cache": True, "cache_dir": places.folder / "cache"}
     elif mode == "bundle":
@@ -155,7 +158,7 @@ def _refusal(text: str | None) -> Iterator[None]:
 
 
 @pytest.mark.filterwarnings("ignore:Specified")
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [*MODES, TUNED])
 @pytest.mark.parametrize("row", ROWS_OF_ALL, ids=lambda row: row.name)
 def test_an_option_has_the_effect_it_has_in_onnxruntime(
     row: Row, mode: str, places: Places, scene: Scene, tmp_path: Path
@@ -169,11 +172,11 @@ def test_an_option_has_the_effect_it_has_in_onnxruntime(
     sessions: list[Any] = []
     with _refusal(refused):
         assert _seen(row, scene, _opener(mode, row, places, tmp_path, sessions)) == expected
-    if refused is not None or mode not in SPLIT_MODES or not sessions:
+    if refused is not None or mode not in (*SPLIT_MODES, "tuned") or not sessions:
         return
     (session,) = sessions
     if row.whole is None:
-        assert len(session.plan.segments) > 1
+        assert len(session.plan.segments) > 1 or mode == "tuned"
     else:
         assert len(session.plan.segments) == 1
         assert row.whole in session.plan.provenance.reason

@@ -147,6 +147,10 @@ DECIDED_WHEN_COMPILED: Final = (
 """What the optimiser did, and where weights are: a bundle holds its result."""
 
 
+MODEL_CONFIG_KEY: Final = "ort_config"
+"""A model's metadata under this key are session options, which ONNX Runtime reads where that is asked for."""
+
+
 def read_entry(session_options: Any, key: str) -> str | None:
     """The value of a config entry of an ``onnxruntime.SessionOptions``; None where it is not set.
 

@@ -59,12 +59,13 @@ def why_given_options_stay_whole(session_options: Any, model: Model) -> str | No
             f"the session options may hold the custom operators of {library}, which is loaded: "
             "only the whole session knows those"
         )
-    return why_hidden_content_matters(
-        session_options,
-        tensor_names(model),
-        model.files.external,
-        functools.partial(_why_inputs_differ, model.interface()),
-    )
+    return why_content_matters(session_options, model)
+
+
+def why_content_matters(session_options: Any, model: Model) -> str | None:
+    """What the options hold that cannot be read from them and concerns this model, in words; or None."""
+    shows = functools.partial(_why_inputs_differ, model.interface())
+    return why_hidden_content_matters(session_options, tensor_names(model), model.files.external, shows)
 
 
 def why_not_with_bundle(session_options: Any, names: ModelNames | None, locations: Iterable[str]) -> str | None:

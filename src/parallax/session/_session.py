@@ -57,10 +57,12 @@ from parallax.session._bundles import (
     open_for_here,
     read_interface,
 )
+from parallax.session._carried_options import CarriedOptions
+from parallax.session._config_keys import MODEL_CONFIG_KEY
 from parallax.session._estimate import UNKNOWN_NEED, Estimator, RunNeed, dispatcher_budget, estimate_model
 from parallax.session._feeds import FeedBinder, FeedSpec
 from parallax.session._gate import Grant
-from parallax.session._given_options import why_not_with_bundle, why_not_with_split_bundle
+from parallax.session._given_options import copied_options, why_not_with_bundle, why_not_with_split_bundle
 from parallax.session._memory import IDLE_TRIM_S, Budget, SessionMemory, shapes_of
 from parallax.session._options import (
     Progress,
@@ -208,6 +210,8 @@ class InferenceSession(StockSession):  # type: ignore[misc]
     _sess_options_initial: Any
     _captured_graph_bindings: dict[int, Any]
     _providers: list[str]
+    _enable_fallback: bool
+    _read_config_from_model: bool
 
     def __init__(
         self,
@@ -303,6 +307,8 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         obstacle = why_not_cut(self._sess_options, providers)
         if obstacle is None and disabled_optimizers:
             obstacle = "single optimisers were disabled"
+        if obstacle is None and self._read_config_from_model and MODEL_CONFIG_KEY in model.metadata:
+            obstacle = f"session options are to be read from the model's own metadata ({MODEL_CONFIG_KEY})"
         if obstacle is not None:
             self._open_whole(obstacle)
             return
@@ -580,6 +586,10 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         self._profiling_start_time_ns = first.get_profiling_start_time_ns
         if self._sess_options is None:
             self._sess_options = onnxruntime.SessionOptions()
+        else:
+            # Whoever changes the caller's object afterwards means another session. A split model has none that a copy
+            # would lose: providers and custom operators keep it whole.
+            self._sess_options = self._sess_options_initial = copied_options(self._sess_options)
         self._output_names = [info.name for info in graph.outputs]
         self._known_outputs = frozenset(self._output_names)
         self._binder = FeedBinder(
@@ -1078,7 +1088,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         providers, provider_options = self._given_providers
         return {
             **travelling(self._source, self._model, self._opened_bundle, given),
-            "session_options": None if given is None else (given.intra_op_num_threads, runtime_options(given)),
+            "session_options": None if given is None else self._carried_options(given),
             "providers": providers,
             "provider_options": provider_options,
             "keywords": {
@@ -1091,21 +1101,25 @@ class InferenceSession(StockSession):  # type: ignore[misc]
                 "cache": options.cache,
                 "memory_budget": options.memory_budget,
                 "idle_trim_s": options.idle_trim_s,
+                "backends": options.backends,
                 "faults": options.faults,
+                "enable_fallback": int(self._enable_fallback),
+                "disabled_optimizers": self._whole_arguments[2],
+                "read_config_from_model": int(self._read_config_from_model),
             },
         }
 
+    def _carried_options(self, given: Any) -> CarriedOptions:
+        is_known = self._bundle is not None or (self._model is not None and self._model.fault is None)
+        return CarriedOptions.of(given, is_model_known=is_known)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
-        session_options = None
-        if state["session_options"] is not None:
-            threads, inherited = state["session_options"]
-            session_options = inherited.to_session_options()
-            session_options.intra_op_num_threads = threads
+        carried: CarriedOptions | None = state["session_options"]
         check_arrived(state)
         InferenceSession.__init__(
             self,
             state["source"],
-            session_options,
+            None if carried is None else carried.to_session_options(),
             state["providers"],
             state["provider_options"],
             **state["keywords"],

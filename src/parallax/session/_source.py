@@ -18,8 +18,8 @@ import onnxruntime
 from parallax.bundle import Bundle, looks_like_bundle, read_manifest
 from parallax.engine import FOREIGN_EXCEPTIONS
 from parallax.errors import BundleError, ConfigError, ModelFileError
-from parallax.model import HeldFiles, Model, hold_files, read_model, tensor_names
-from parallax.session._given_options import why_given_options_stay_whole, why_hidden_content_matters
+from parallax.model import HeldFiles, Model, hold_files, read_model
+from parallax.session._given_options import why_content_matters, why_given_options_stay_whole
 from parallax.session._options import SessionOptions
 
 T = TypeVar("T")
@@ -184,7 +184,7 @@ def travelling(
     Raises: ConfigError if the session options hold content for the model, which cannot be read from them.
     """
     if session_options is not None and model is not None:
-        held = why_hidden_content_matters(session_options, tensor_names(model), model.files.external)
+        held = why_content_matters(session_options, model)
         if held is not None:
             raise ConfigError(
                 f"the session cannot be pickled: {held}", fix="open it where it is used, with those options"
