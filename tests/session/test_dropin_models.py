@@ -232,3 +232,5 @@ def test_an_initializer_that_is_defined_here_and_in_another_file_is_why_a_model_
     stock = onnxruntime.InferenceSession(path, quiet_options(), providers=["CPUExecutionProvider"])
     feeds = {"x": ramp(2, 64)}
     np.testing.assert_array_equal(session.run(None, feeds)[0], stock.run(None, feeds)[0])
+    with pytest.raises(parallax.UnsupportedModelError, match="defined more than once"):
+        parallax.compile(path, tmp_path / "model.plx")

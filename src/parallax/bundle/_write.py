@@ -35,8 +35,8 @@ from parallax.bundle._manifest import (
 from parallax.bundle._names import store_names
 from parallax.bundle._publish import Workspace
 from parallax.engine import FOREIGN_EXCEPTIONS, RuntimeOptions, both, save_optimised, store_declaration
-from parallax.errors import BackendError, ConfigError
-from parallax.model import Model, OpenFile, StoredWeight, rewrite_dense, save_arranged, save_segment
+from parallax.errors import BackendError, ConfigError, UnsupportedModelError
+from parallax.model import Model, OpenFile, StoredWeight, save_arranged, save_segment
 from parallax.profile import hardware_fingerprint
 from parallax.schedule import Plan, Segment
 
@@ -176,9 +176,8 @@ def _compile_segment(
             where=f"segment {segment.name!r}, nodes {', '.join(names)}",
             fix="check that this ONNX Runtime knows the model's operators",
         ) from error
-    for left in scratch.iterdir():
-        if left not in (optimised, optimised.with_suffix(".data")):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    for left in scratch.glob("segment.*"):
+        left.unlink()
     told = store_declaration(session.outputs_meta)
     del session  # which holds all that it packed
     weights = save_arranged(optimised, target)
@@ -188,24 +187,17 @@ def _compile_segment(
 
 
 def _stage(model: Model, plan: Plan, segment: Segment, scratch: Path) -> Path:
-    """Where the model lies that the runtime is to optimise, written if need be."""
+    """Write what the runtime is to optimise; returns where."""
     graph = model.graph
+    if model.doubly_defined is not None:
+        raise UnsupportedModelError(
+            f"a bundle cannot keep what only the runtime decides on: {model.doubly_defined}",
+            where=None if model.path is None else str(model.path),
+            fix="define each tensor once, or open the model itself",
+        )
     if model.why_whole is not None:
-        defined = model.as_defined()
-        if defined is not None:
-            staged = scratch / "segment.onnx"
-            save_segment(defined, staged)
-            return staged
-        whole = model.whole()
-        if isinstance(whole, str) and not model.has_sparse:
-            return Path(whole)
-        folder = scratch / "as_it_is"
-        folder.mkdir()
-        copy = _copy_model(model, folder / "model.onnx")
-        if model.has_sparse:
-            rewrite_dense(copy)
-        return copy
-    if plan.is_uncut:
+        part = model.as_defined()
+    elif plan.is_uncut:
         inputs = [info.name for info in (*graph.inputs, *graph.overridable)]
         outputs = [info.name for info in graph.outputs]
         part = model.extract(range(len(graph.nodes)), inputs, outputs, name=segment.name)
@@ -217,15 +209,9 @@ def _stage(model: Model, plan: Plan, segment: Segment, scratch: Path) -> Path:
 
 
 def _keep_portable(model: Model, folder: Path) -> None:
+    """Copy the model and its external data as they were opened, wherever they lie by now."""
     folder.mkdir()
-    _copy_model(model, folder / _PORTABLE_NAME)
-
-
-def _copy_model(model: Model, target: Path) -> Path:
-    """Copy the model and its external data as they were opened, wherever they lie by now.
-
-    Returns: ``target``.
-    """
+    target = folder / _PORTABLE_NAME
     files = model.files
     if files.model is not None:
         _copy(files.model, target)
@@ -234,7 +220,7 @@ def _copy_model(model: Model, target: Path) -> Path:
         assert isinstance(whole, bytes)
         target.write_bytes(whole)
     for location, file in files.external.items():
-        place = target.parent / location
+        place = folder / location
         if Path(os.path.normpath(location)) == Path(target.name):
             raise ConfigError(
                 f"the model's external data is called {location!r} as the model itself will be",
@@ -244,7 +230,6 @@ def _copy_model(model: Model, target: Path) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         _copy(file, place)
     files.check_intact()
-    return target
 
 
 def _copy(file: OpenFile, place: Path) -> None:

@@ -20,7 +20,6 @@ from parallax.model._rows import RowSplit, split_rows
 from parallax.model._save import save_segment
 from parallax.model._segment_graph import segment_graph
 from parallax.model._source import ModelSource
-from parallax.model._sparse import rewrite_dense
 from parallax.model._stored import StoredGraph, read_stored_graph
 from parallax.model._survey import Survey
 
@@ -55,7 +54,6 @@ __all__ = [
     "read_model",
     "read_outline",
     "read_stored_graph",
-    "rewrite_dense",
     "save_arranged",
     "save_segment",
     "scan_axes",

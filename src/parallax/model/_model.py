@@ -57,8 +57,6 @@ class Parts:
     files: HeldFiles
     why_whole: str | None = None
     """Why ``skeleton`` may not compute what the file says, if that is so."""
-    has_sparse: bool = False
-    """Whether the file has sparse tensors, which ``skeleton`` does not."""
     is_inlined: bool = False
     """Whether the file has functions, which ``skeleton`` does not."""
 
@@ -152,27 +150,22 @@ class Model:
         return self._parts.why_whole or self._built.ambiguous
 
     @property
-    def has_sparse(self) -> bool:
-        """Whether ``whole`` has sparse tensors, which the runtime runs but cannot write; parts hold dense ones."""
-        return self._parts.has_sparse
-
-    @property
     def is_inlined(self) -> bool:
         """Whether ``whole`` has functions, which are inlined in all that is taken out of the model."""
         return self._parts.is_inlined
 
-    def as_defined(self) -> SegmentModel | None:
-        """All of a model that defines tensors twice, with every definition in its place; None where there is more
-        that only the runtime decides on, so that ``whole`` is all there is.
+    @property
+    def doubly_defined(self) -> str | None:
+        """What is defined more than once, where it could not be told which definition the runtime takes; or None."""
+        return self._built.ambiguous
 
-        For `save_segment`: of some weights there may be several under one name, and these are inside the proto.
-        """
+    def as_defined(self) -> SegmentModel:
+        """All of a model of which no part may be taken out, with its functions; for `save_segment`."""
         parts = self._parts
-        if parts.why_whole is not None or self._built.ambiguous is None:
-            return None
         proto = onnx.ModelProto()
         proto.CopyFrom(parts.skeleton)
-        restore_nested(proto.graph.node, parts.nested)
+        for nodes in (proto.graph.node, *(function.node for function in proto.functions)):
+            restore_nested(nodes, parts.nested)
         sources = {name: weight for name, weight in parts.weights.items() if weight.nbytes}
         for tensor in proto.graph.initializer:
             if tensor.data_location == onnx.TensorProto.EXTERNAL and tensor.name not in sources:
@@ -494,7 +487,6 @@ def _read(source: Source) -> Parts:
         weight_bytes=total + sum(weight.nbytes for weight in nested.values()),
         files=HeldFiles(source.file, MappingProxyType(dict(files.opened))),
         why_whole=why_functions or dense.why_whole,
-        has_sparse=dense.found,
         is_inlined=has_functions and why_functions is None,
     )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +33,6 @@ class Densified:
 
     weights: list[Weight] = field(default_factory=list)
     """Those of the main graph: initializers now, whose bytes are here. Tensors inside nodes hold their own."""
-    found: bool = False
-    """Whether there were any."""
     why_whole: str | None = None
     """Why the model is to be left to the runtime, if some could not be made dense."""
 
@@ -59,21 +56,10 @@ def make_dense(model: onnx.ModelProto, files: ExternalFiles, *, constants: bool)
     return made
 
 
-def rewrite_dense(path: Path) -> None:
-    """Make the sparse tensors of a model file dense, in place; external data lie beside it."""
-    model = onnx.ModelProto()
-    model.ParseFromString(path.read_bytes())
-    made = make_dense(model, ExternalFiles((path.parent,)), constants=True)
-    for tensor, weight in zip(reversed(model.graph.initializer), reversed(made.weights), strict=False):
-        restore(tensor, weight)  # the last ones, which were added just now
-    path.write_bytes(model.SerializeToString())
-
-
 def _make_graph_dense(graph: onnx.GraphProto, files: ExternalFiles, made: Densified) -> None:
     returned = {value.name for value in graph.output}
     kept = []
     for sparse in graph.sparse_initializer:
-        made.found = True
         name = sparse.values.name
         dense = _dense(sparse, files)
         if dense is None or name in returned:
@@ -95,12 +81,10 @@ def _make_inside_dense(top: onnx.NodeProto, files: ExternalFiles, made: Densifie
     for node in walk_nodes([top]):
         for graph in graphs_inside(node):
             if graph.sparse_initializer:
-                made.found = True
                 _make_body_dense(graph, files, made)
         if node.op_type == "Constant":
             for attribute in node.attribute:
                 if attribute.name == "sparse_value":
-                    made.found = True
                     _make_constant_dense(attribute, files, made)
 
 
