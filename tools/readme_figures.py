@@ -5,7 +5,8 @@
 
 Every ``benchmarks/results/*.json`` has a list of figures (`benchmarks/_figures.py`). README.md gets the headlines,
 ``benchmarks/results/README.md`` all of them, both sorted by verdict: what goes against us comes first. A measured
-figure outside of the markers has no results file to be compared with, so that ``--check`` complains about it too.
+figure outside of the markers, there or in ``docs/*.md``, has no results file to be compared with, so that ``--check``
+complains about it too. (Decision records say what was measured when it was decided, and stay as they are.)
 """
 
 from __future__ import annotations
@@ -89,7 +90,10 @@ def stray_figures(text: str) -> list[str]:
 def check(root: Path) -> list[str]:
     """Complaints: where a text differs from the results files, or states a figure that has none."""
     complaints = []
-    for path, text in expected(root).items():
+    texts = expected(root)
+    for path in sorted((root / "docs").glob("*.md")):
+        texts[path] = path.read_text(encoding="utf-8")
+    for path, text in texts.items():
         name = path.relative_to(root).as_posix()
         actual = path.read_text(encoding="utf-8")
         changed = difflib.unified_diff(actual.splitlines(), text.splitlines(), f"{name}", "results", n=0, lineterm="")
