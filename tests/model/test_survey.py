@@ -25,7 +25,7 @@ def test_it_counts_what_the_graph_holds(name: str) -> None:
     assert survey.operators == Counter(node.op_type for node in graph.nodes)
     assert survey.inputs == tuple(info.name for info in graph.inputs)
     assert survey.outputs == tuple(info.name for info in graph.outputs)
-    assert survey.has_bodies == any(node.bodies for node in graph.nodes)
+    assert survey.with_bodies == sum(bool(node.bodies) for node in graph.nodes)
 
 
 def test_the_largest_tensor_is_looked_for_wherever_the_file_states_one() -> None:
@@ -58,7 +58,7 @@ def test_bodies_are_noticed_in_any_domain_that_may_have_them() -> None:
             [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
         )
         imports = [helper.make_opsetid("", 21), helper.make_opsetid("my.domain", 1)]
-        assert read_model(helper.make_model(graph, opset_imports=imports, ir_version=10)).survey.has_bodies
+        assert read_model(helper.make_model(graph, opset_imports=imports, ir_version=10)).survey.with_bodies == 1
 
 
 def test_an_initializer_that_is_an_input_too_is_no_input() -> None:

@@ -153,6 +153,38 @@ def test_a_plan_made_at_sight_says_what_the_graph_says() -> None:
     assert session.memory().weights_private_bytes == loaded.weight_bytes
 
 
+LOOPS = """
+<ir_version: 10, opset_import: ["" : 21]>
+g (int64 trips, float[4] x) => (float[4] y)
+{
+  keep = Constant<value = bool {1}>()
+  a = Loop(trips, keep, x) <
+    body = step (int64 i, bool c, float[4] v) => (bool c2, float[4] v2) { c2 = Identity(c)  v2 = Sin(v) }
+  >
+  %s
+  y = Cos(b)
+}
+"""
+
+
+def test_one_loop_among_small_operators_has_nothing_worth_running_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = looked_at(monkeypatch)
+    alone = onnx.parser.parse_model(LOOPS % "b = Exp(x)").SerializeToString()
+    session = parallax.InferenceSession(alone, threads=2)
+    assert "too small to split" in session.plan.provenance.reason
+    assert not asked
+
+
+def test_two_loops_are_looked_into_since_they_might_run_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = looked_at(monkeypatch)
+    second = """b = Loop(trips, keep, x) <
+      body = other (int64 i, bool c, float[4] v) => (bool c2, float[4] v2) { c2 = Identity(c)  v2 = Cos(v) }
+    >"""
+    session = parallax.InferenceSession(onnx.parser.parse_model(LOOPS % second).SerializeToString(), threads=2)
+    assert session.plan.is_uncut  # how often they run is not known
+    assert "types" in asked
+
+
 def test_session_options_leave_a_model_whole_without_a_look_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = looked_at(monkeypatch)
     session = parallax.InferenceSession(chains(size=640), onnxruntime.SessionOptions())

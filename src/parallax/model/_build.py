@@ -16,12 +16,9 @@ import onnx
 
 from parallax.errors import ModelError, ModelFileError
 from parallax.model._attributes import Attributes, constant_node_value, tensor_value
-from parallax.model._graph import CONSTANT_BYTES, Node, OpGraph, TensorInfo
+from parallax.model._graph import CONSTANT_BYTES, Node, OpGraph, TensorInfo, may_have_bodies
 from parallax.model._lazy import LazyMapping
 from parallax.model._types import tensor_info
-
-BODY_OPERATORS = frozenset(("If", "Loop", "Scan", "SequenceMap"))
-"""Operators of the ONNX domain with graph attributes; other domains are searched."""
 
 _GRAPH, _GRAPHS = onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS
 
@@ -127,7 +124,7 @@ class _Nodes:
         self.captures: dict[int, tuple[str, ...]] = {}
         self.ambiguous: str | None = None
         for index, op_type in enumerate(self.op_types):
-            if (op_type in BODY_OPERATORS or self.domains[index]) and (
+            if may_have_bodies(op_type, self.domains[index]) and (
                 found := build_bodies(self.protos[index], self.label(index))
             ):
                 self.bodies[index] = tuple((name, built.graph) for name, built in found)

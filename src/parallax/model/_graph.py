@@ -110,6 +110,17 @@ class OpGraph:
                 stack.extend(body for _, body in node.bodies)
 
 
+BODY_OPERATORS = frozenset(("If", "Loop", "Scan", "SequenceMap"))
+"""Operators of the ONNX domain with graphs for attributes."""
+
+_BODILESS_DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml"))
+
+
+def may_have_bodies(op_type: str, domain: str) -> bool:
+    """Whether a node's attributes are worth searching for graphs, which takes a microsecond for each of them."""
+    return op_type in BODY_OPERATORS or domain not in _BODILESS_DOMAINS
+
+
 CONSTANT_BYTES = 1024
 """Constants up to this size have their value kept within reach; larger ones are weights."""
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from parallax.model._graph import may_have_bodies
 from parallax.model._nested import graphs_inside, restore, walk_nodes
 from parallax.model._types import text
 from parallax.model._weights import DTYPES, ExternalFiles, Weight, byte_size
@@ -23,7 +24,6 @@ from parallax.model._wire import external_mark
 MOST_BYTES = 256 << 20
 """A tensor that is larger once it is dense is left to the runtime: a few bytes may ask for any amount."""
 
-_BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 _INDICES = frozenset({onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.INT16, onnx.TensorProto.INT8})
 
 
@@ -51,7 +51,7 @@ def make_dense(model: onnx.ModelProto, files: ExternalFiles, *, constants: bool)
         _make_graph_dense(model.graph, files, made)
     for nodes in (model.graph.node, *(function.node for function in model.functions)):
         for top in nodes:
-            if constants or top.op_type in _BODIES or top.domain:
+            if constants or may_have_bodies(top.op_type, top.domain):
                 _make_inside_dense(top, files, made)
     return made
 

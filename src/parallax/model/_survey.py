@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import onnx
 
-from parallax.model._build import BODY_OPERATORS, check_text
+from parallax.model._build import check_text
+from parallax.model._graph import may_have_bodies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +24,8 @@ class Survey:
     node_count: int
     operators: Mapping[str, int]
     """Operator type -> how many nodes of the main graph have it, whatever their domain."""
-    has_bodies: bool
-    """Whether a node has a graph for an attribute (If, Loop, Scan, ...)."""
+    with_bodies: int
+    """How many nodes of the main graph have a graph for an attribute (If, Loop, Scan, ...)."""
     inputs: tuple[str, ...]
     """Names of the graph's inputs that are not initializers."""
     outputs: tuple[str, ...]
@@ -48,7 +49,7 @@ def survey_graph(graph: onnx.GraphProto) -> Survey:
     return Survey(
         node_count=len(types),
         operators=dict(Counter(types)),
-        has_bodies=any(_has_body(node, op_type) for node, op_type in zip(graph.node, types, strict=True)),
+        with_bodies=sum(_has_body(node, op_type) for node, op_type in zip(graph.node, types, strict=True)),
         inputs=inputs,
         outputs=outputs,
         largest_elements=max(_stated_elements(graph, types), default=0),
@@ -57,9 +58,7 @@ def survey_graph(graph: onnx.GraphProto) -> Survey:
 
 def _has_body(node: onnx.NodeProto, op_type: str) -> bool:
     kinds = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
-    return (op_type in BODY_OPERATORS or node.domain not in ("", "ai.onnx.ml")) and any(
-        attribute.type in kinds for attribute in node.attribute
-    )
+    return may_have_bodies(op_type, node.domain) and any(attribute.type in kinds for attribute in node.attribute)
 
 
 def _stated_elements(graph: onnx.GraphProto, types: Iterable[str]) -> Iterable[int]:

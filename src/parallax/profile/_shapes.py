@@ -22,12 +22,13 @@ class Shapes:
             every question about such a tensor then raises UnknownShape.
     """
 
-    __slots__ = ("_assumed_dim", "_scopes", "assumed", "graph")
+    __slots__ = ("_assumed_dim", "_infos", "_scopes", "assumed", "graph")
 
     def __init__(self, graph: OpGraph, *, outer: Sequence[OpGraph] = (), assumed_dim: int | None = None) -> None:
         self.graph = graph
         self._scopes = (graph, *outer)
         self._assumed_dim = assumed_dim
+        self._infos: dict[str, TensorInfo | None] = {}
         self.assumed = False
         """Whether a size had to be assumed since this was last set to False."""
 
@@ -36,11 +37,16 @@ class Shapes:
         return Shapes(body, outer=self._scopes, assumed_dim=self._assumed_dim)
 
     def info(self, name: str) -> TensorInfo | None:
+        """The type of tensor ``name``, wherever around the graph it is defined; formulas ask several times."""
+        if name in self._infos:
+            return self._infos[name]
+        found = None
         for scope in self._scopes:
             found = scope.tensors.get(name) or scope.initializers.get(name)
             if found is not None:
-                return found
-        return None
+                break
+        self._infos[name] = found
+        return found
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The sizes of tensor ``name``, outermost first. Raises UnknownShape."""

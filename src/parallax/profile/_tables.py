@@ -8,6 +8,7 @@ from dear and serial from parallel before anything has run, not for predicting a
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -181,6 +182,12 @@ def estimate_costs(graph: OpGraph, *, cores: int) -> CostModel:
 _LARGEST_TERM_FLOPS, _LARGEST_TERM_BYTES = 16, 24
 """Of one element of a tensor, in an operator that is no product: a softmax's; two inputs and an output of 8 bytes."""
 
+_PICKED_BYTES = 16
+"""Read and written, of one element that a Gather picks."""
+
+_REDUCED_FLOPS = 4
+"""Of one element that a reduction reads."""
+
 _PRODUCT_FLOPS = 2_000
 """Of one element that a product writes: a thousand weights each."""
 
@@ -196,14 +203,17 @@ def most_work_ns(survey: Survey) -> int:
     )
 
 
+@functools.cache
 def _most_ns(op_type: str) -> float:
     """Per element."""
     rates = _CLASSES.get(op_type, _ELEMENTWISE)
     if rates in (_DENSE, _RECURRENT):
         return _PRODUCT_FLOPS / rates.gflops
-    slowest = (
-        _GATHER_FINE if op_type == "Gather" else {_SOFTMAX: _SOFTMAX_INNER, _REDUCE: _REDUCE_INNER}.get(rates, rates)
-    )
+    if op_type == "Gather":
+        return _PICKED_BYTES / _GATHER_FINE.gbytes
+    if rates is _REDUCE:
+        return max(_REDUCED_FLOPS / _REDUCE_INNER.gflops, _LARGEST_TERM_BYTES / _REDUCE_INNER.gbytes)
+    slowest = _SOFTMAX_INNER if rates is _SOFTMAX else rates
     return max(_LARGEST_TERM_FLOPS / slowest.gflops, _LARGEST_TERM_BYTES / slowest.gbytes)
 
 

@@ -415,8 +415,7 @@ def _plan_unasked(model: Model, *, cores: int) -> Plan:
         obstacle = "one core: nothing can run side by side"
     else:
         obstacle = small_at_sight(model.survey, cores=cores)
-        # What a body's iterations come to is not seen at sight.
-        if obstacle is None or model.survey.has_bodies:
+        if obstacle is None:
             obstacle = why_model_stays_whole(model)
     if obstacle is not None:
         return uncut_plan(model, obstacle, cores=cores)

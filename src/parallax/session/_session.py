@@ -345,7 +345,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         model = self._model = self._source.read() if self._model is None else self._model
         options = self._parallax_options
         by_default = is_unasked(options) and options.budget_bytes is None and options.shapes is None
-        if model.survey.has_bodies or self._devices or not by_default:
+        if model.survey.with_bodies or self._devices or not by_default:
             # Bodies are checked before the runtime sees them; a loop in one may run for as long as it likes.
             self._unbounded = any(node.op_type in _UNBOUNDED for _, node in model.graph.walk())
         return model

@@ -22,10 +22,14 @@ where it is not; a plan has a few of these, and its costs are right within a fac
 def small_at_sight(survey: Survey, *, cores: int) -> str | None:
     """Why no split of a model can save enough, from what its file states alone; None where it must be looked into.
 
-    An operator that makes tensors larger than all that the file states (an Expand) goes unseen: such a model
-    stays whole, which costs nothing, unless it is tuned or ``min_gain`` is given.
+    How long an operator with a body takes is not seen; where there is one, all else may run beside it, but where there
+    are more, these may run side by side. An operator that makes tensors larger than all that the file states (an
+    Expand) goes unseen: such a model stays whole, which costs nothing, unless it is tuned or ``min_gain`` is given.
     """
-    return _why_small(most_work_ns(survey) * (cores - 1) // cores)
+    if survey.with_bodies > 1:
+        return None
+    work_ns = most_work_ns(survey)
+    return _why_small(work_ns if survey.with_bodies else work_ns * (cores - 1) // cores)
 
 
 def small_by_costs(graph: OpGraph, costs: CostModel, *, cores: int) -> str | None:
