@@ -185,8 +185,8 @@ _LARGEST_TERM_FLOPS, _LARGEST_TERM_BYTES = 16, 24
 _PICKED_BYTES = 16
 """Read and written, of one element that a Gather picks."""
 
-_REDUCED_FLOPS = 4
-"""Of one element that a reduction reads."""
+_REDUCED_FLOPS = 10
+"""Of one element that a reduction reads: that of ReduceLogSumExp."""
 
 _PRODUCT_FLOPS = 2_000
 """Of one element that a product writes: a thousand weights each."""
