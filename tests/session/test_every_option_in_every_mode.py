@@ -36,7 +36,7 @@ from tests.session._option_rows import (
 
 DEVICE = "emulated:pixel-6-gpu"
 SHAPES = {"x": (2, 4), "rows": (1,)}
-SPLIT_MODES = ("split", "kept plan", "budget", "device")
+SPLIT_MODES = ("split", "kept plan", "budget", "device", "cached split")
 MODES = ("default", *SPLIT_MODES, "cached", "bundle", "split bundle")
 TUNED = pytest.param("tuned", marks=pytest.mark.slow)
 
@@ -127,6 +127,8 @@ def _opener(mode: str, row: Row, places: Places, tmp_path: Path, sessions: list[
         own = {"min_gain": 0, "threads": 2, "providers": [DEVICE, "CPUExecutionProvider"], "shapes": SHAPES}
     elif mode == "tuned":
         own = {"tune": True, "threads": 2, "cache_dir": places.folder / "tuned", "backends": ()}
+    elif mode == "cached split":
+        own = {"cache": True, "cache_dir": places.folder / "cache", "min_gain": 0, "threads": 2}
     elif mode == "cached":
         own = {"cache": True, "cache_dir": places.folder / "cache"}
     elif mode == "bundle":

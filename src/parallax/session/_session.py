@@ -966,7 +966,12 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         if run_options is None:
             return False
         obstacle = why_run_needs_whole(run_options, has_arena=self._sess_options.enable_cpu_mem_arena)
-        if obstacle is not None and self._bundle is not None and self._bundle.portable_path is None:
+        if (
+            obstacle is not None
+            and self._bundle is not None
+            and self._source is not None
+            and self._source.files is None
+        ):
             raise ConfigError(
                 f"this bundle of a split model cannot be run so: {obstacle}",
                 where=str(self._bundle.path),
