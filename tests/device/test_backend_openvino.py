@@ -54,8 +54,10 @@ def backend() -> Backend:
 
 
 def _refused(proto: onnx.ModelProto) -> dict[str, Refusal]:
-    graph = load_model(proto).inferred()
-    return {graph.nodes[index].op_type: entry.reason for index, entry in refused_nodes(graph).items()}
+    model = load_model(proto)
+    graph = model.inferred()
+    refused = refused_nodes(graph, model.opset_imports)
+    return {graph.nodes[index].op_type: entry.reason for index, entry in refused.items()}
 
 
 def _one(op_type: str, types: Sequence[int], out: int, **attributes: Any) -> onnx.ModelProto:
@@ -67,6 +69,19 @@ def _one(op_type: str, types: Sequence[int], out: int, **attributes: Any) -> onn
         {"y": (out, None)},
         opset=21,
     )
+
+
+def _roi_align(**attributes: Any) -> onnx.ModelProto:
+    return model_of(
+        [node("RoiAlign", ["x", "rois", "batch"], ["y"], output_height=3, output_width=3, **attributes)],
+        {"x": (F32, [1, 4, 16, 16])},
+        {"y": (F32, [2, 4, 3, 3])},
+        {"rois": np.array([[0, 0, 8, 8], [-1, -1, 20, 20]], np.float32), "batch": np.zeros(2, np.int64)},
+    )
+
+
+def _softmax(opset: int) -> onnx.ModelProto:
+    return model_of([node("Softmax", ["x"], ["y"], axis=1)], {"x": (F32, [2, 3, 4])}, {"y": (F32, None)}, opset=opset)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +107,12 @@ def test_what_it_would_compute_with_less_precision_is_refused(proto: onnx.ModelP
     "proto",
     [
         pytest.param(_one("ReduceMax", (F32,), F32), id="maxima of minus infinity"),
+        pytest.param(_one("ReduceMean", (F32, I64), F32), id="computed axes"),
+        pytest.param(_one("Max", (F32, F32), F32), id="maxima of NaN"),
+        pytest.param(_one("Min", (F32, F32), F32), id="minima of NaN"),
+        pytest.param(_roi_align(mode="avg"), id="as many samples as a region is wide"),
+        pytest.param(_roi_align(mode="max", sampling_ratio=2), id="maxima of samples"),
+        pytest.param(_softmax(11), id="rows of all dimensions from the axis on"),
         pytest.param(_one("IsNaN", (F32,), BOOL), id="NaNs"),
         pytest.param(_one("Tile", (F32, I64), F32), id="computed repeats"),
         pytest.param(
@@ -127,10 +148,53 @@ def test_what_it_computes_in_another_way_is_refused(proto: onnx.ModelProto) -> N
     assert list(_refused(proto).values()) == [Refusal.FORM]
 
 
+def test_what_was_compared_is_taken() -> None:
+    assert not _refused(_roi_align(mode="avg", sampling_ratio=2))
+    assert not _refused(_softmax(13))
+    assert not _refused(_one("Max", (I64, I64), I64))
+    assert not _refused(_one("Relu", (F32,), F32))
+
+
+@needs_openvino
+@pytest.mark.parametrize("onnx_type", [F32, TensorProto.FLOAT16, TensorProto.BFLOAT16])
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_floats_that_it_loses_are_refused_when_they_are_fed(backend: Backend, onnx_type: int, odd: float) -> None:
+    proto = model_of([node("Neg", ["x"], ["y"])], {"x": (onnx_type, ["n"])}, {"y": (onnx_type, ["n"])})
+    model = compiled(backend, proto)
+    kind = onnx.helper.tensor_dtype_to_np_dtype(onnx_type)
+
+    def fed(numbers: list[float]) -> dict[str, Any]:
+        array = np.array(numbers).astype(kind)
+        return {"x": value(array.view(np.uint16), onnx_type) if onnx_type == TensorProto.BFLOAT16 else value(array)}
+
+    model.run_with_ort_values(fed([1, -2, 60000, 0]), ["y"])
+    for numbers in ([odd, 1, 2], [1, 2, odd]):
+        with pytest.raises(BackendError, match="NaNs or infinities"):
+            model.run_with_ort_values(fed(numbers), ["y"])
+
+
+@needs_openvino
+def test_floats_whose_sum_overflows_are_fed_nevertheless(backend: Backend) -> None:
+    proto = model_of([node("Neg", ["x"], ["y"])], {"x": (F32, ["n"])}, {"y": (F32, ["n"])})
+    x = np.full(4, np.finfo(np.float32).max)
+    assert run(compiled(backend, proto), {"x": x})[0].tolist() == (-x).tolist()
+
+
+@needs_openvino
+def test_a_session_keeps_the_nans_that_openvino_would_lose() -> None:
+    nodes = [node("Relu", ["x"], ["r"]), node("Add", ["r", "r"], ["y"])]
+    proto = model_of(nodes, {"x": (F32, [3])}, {"y": (F32, [3])})
+    session = parallax.InferenceSession(proto.SerializeToString(), providers=["openvino", "CPUExecutionProvider"])
+    assert session.plan.segments[0].backend == "openvino"
+    for numbers in ([np.nan, -1, 2], [1, -1, 2], [np.inf, -np.inf, np.nan]):
+        x = np.array(numbers, np.float32)
+        np.testing.assert_array_equal(session.run(None, {"x": x})[0], on_the_processor(proto, {"x": x})[0])
+
+
 @needs_openvino
 def test_an_input_handed_on_as_an_output_arrives_there(backend: Backend) -> None:
     """OpenVINO leaves the output's tensor unwritten."""
-    nodes = [node("Max", ["x"], ["y"]), node("Relu", ["x"], ["z"])]
+    nodes = [node("Sum", ["x"], ["y"]), node("Relu", ["x"], ["z"])]
     model = compiled(backend, model_of(nodes, {"x": (F32, ["n"])}, {"y": (F32, ["n"]), "z": (F32, ["n"])}))
     for size in (3, 0, 5):
         x = np.arange(size, dtype=np.float32) - 1

@@ -51,6 +51,8 @@ class OpenVinoBackend:
         device: "CPU", "GPU", "GPU.1", "NPU", ... as OpenVINO names them.
         options: OpenVINO's own properties, by name; they win over ours.
         speed: what to price by, or None.
+        checks_feeds: whether numbers that it is not right with are refused when they are fed, on the processor. False
+            is for finding out what it makes of them.
 
     Raises:
         MissingExtraError: the package is not installed.
@@ -58,7 +60,12 @@ class OpenVinoBackend:
     """
 
     def __init__(
-        self, device: str = "CPU", *, options: Mapping[str, Any] | None = None, speed: DeviceSpeed | None = None
+        self,
+        device: str = "CPU",
+        *,
+        options: Mapping[str, Any] | None = None,
+        speed: DeviceSpeed | None = None,
+        checks_feeds: bool = True,
     ) -> None:
         self._openvino = _import()
         self._core = _core()
@@ -68,6 +75,7 @@ class OpenVinoBackend:
         self._device = device
         self._options = dict(options or {})
         self._speed = speed
+        self._checks_feeds = checks_feeds
         self._supported = frozenset(str(name) for name in self._core.get_property(device, "SUPPORTED_PROPERTIES"))
         self._kind = _KINDS.get(device.partition(".")[0], DeviceKind.OTHER)
         self._info = BackendInfo(
@@ -85,7 +93,7 @@ class OpenVinoBackend:
 
     def with_speed(self, speed: DeviceSpeed) -> OpenVinoBackend:
         """The same, priced by ``speed``."""
-        return OpenVinoBackend(self._device, options=self._options, speed=speed)
+        return OpenVinoBackend(self._device, options=self._options, speed=speed, checks_feeds=self._checks_feeds)
 
     def capability(self, model: Model) -> Capability:
         """What its translator understands, its device has, and our rules on precision allow.
@@ -93,7 +101,7 @@ class OpenVinoBackend:
         Where OpenVINO fails to answer, what it was asked about is refused.
         """
         graph = model.inferred()
-        refused = dict(refused_nodes(graph))
+        refused = dict(refused_nodes(graph, model.opset_imports))
         self._ask(model, graph, refused)
         return Capability(
             backend=self._info.name,
@@ -150,7 +158,7 @@ class OpenVinoBackend:
                 ),
                 interface=interface,
                 weights=segment.weights,
-                checks_integers=self._kind is DeviceKind.CPU,
+                checks_numbers=self._checks_feeds and self._kind is DeviceKind.CPU,
                 name=segment.name,
             )
         except BackendError:

@@ -11,7 +11,7 @@ import numpy as np
 from parallax.device._arguments import stated_argument
 from parallax.device._backend import HOST_MEMORY, MemoryDomain, Place, TensorArgument, UnfitFeedsError
 from parallax.device._foreign import TERMINATED
-from parallax.device._openvino_convert import Weights, exact
+from parallax.device._openvino_convert import Weights, all_finite, exact
 from parallax.device._openvino_program import InputPort, OutputPort, Program, Request
 from parallax.device._openvino_rules import EXACT_INTEGER
 from parallax.device._openvino_shapes import ShapedPrograms, Signature
@@ -20,6 +20,7 @@ from parallax.errors import BackendError, InputError, ParallaxError, RunCancelle
 from parallax.model import SegmentInterface
 
 _INTEGER_VIEWS: Final = {6: np.int32, 7: np.int64}
+_FLOAT_TYPES: Final = frozenset({1, 10, 16})
 _SHAPES_KEPT: Final = 1024
 
 
@@ -34,7 +35,8 @@ class OpenVinoModel:
         programs: what it was compiled to, by the shapes of its inputs.
         interface: what the part declares.
         weights: memory that the programs read.
-        checks_integers: whether fed integers must be exact in float32.
+        checks_numbers: whether fed integers must be exact in float32, and fed floats finite: of NaNs and infinities
+            libraries make different things.
         name: of the part, for messages.
     """
 
@@ -45,7 +47,7 @@ class OpenVinoModel:
         *,
         interface: SegmentInterface,
         weights: Weights,
-        checks_integers: bool,
+        checks_numbers: bool,
         name: str,
     ) -> None:
         self._infer = _plain_infer(openvino)
@@ -55,7 +57,7 @@ class OpenVinoModel:
         self._shapes: dict[tuple[int, ...], Any] = {}
         self._programs = programs
         self._weights = weights
-        self._checks_integers = checks_integers
+        self._checks_numbers = checks_numbers
         self._where = f"segment {name!r}, backend openvino"
         self._interface = interface
         self._overridable = frozenset(info.name for info in interface.overridable)
@@ -161,12 +163,10 @@ class OpenVinoModel:
             )
         if not is_on_host(value):
             raise InputError(f"input {port.name!r} is not in the processor's memory", where=self._where)
-        view = _INTEGER_VIEWS.get(port.onnx_type) if self._checks_integers else None
-        if view is not None and not exact(host_bytes(value).view(view)):
+        unfit = _why_unfit(port.onnx_type, host_bytes(value)) if self._checks_numbers else None
+        if unfit is not None:
             raise UnfitFeedsError(
-                f"input {port.name!r} holds integers beyond {EXACT_INTEGER}, which OpenVINO does not keep exact",
-                where=self._where,
-                fix="run this part on the CPU",
+                f"input {port.name!r} holds {unfit}", where=self._where, fix="run this part on the CPU"
             )
         binding = (value.data_ptr(), value.shape())
         if borrowed.bound.get(port.position) != binding:
@@ -230,6 +230,16 @@ class OpenVinoModel:
                     f"input {name!r} has shape {list(shape)}", where=self._where, fix=f"feed {list(info.shape or ())}"
                 )
         return BackendError(str(error).strip(), where=self._where, fix="run this part on the CPU")
+
+
+def _why_unfit(onnx_type: int, data: Bytes) -> str | None:
+    """What numbers are not computed with as ONNX Runtime does, or None."""
+    whole = _INTEGER_VIEWS.get(onnx_type)
+    if whole is not None and not exact(data.view(whole)):
+        return f"integers beyond {EXACT_INTEGER}, which OpenVINO does not keep exact"
+    if onnx_type in _FLOAT_TYPES and not all_finite(data, onnx_type):
+        return "NaNs or infinities, which OpenVINO loses"
+    return None
 
 
 def has_open_shapes(interface: SegmentInterface) -> bool:

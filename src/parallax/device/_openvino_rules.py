@@ -10,6 +10,12 @@ ONNX wraps. All of this was seen with OpenVINO 2026.4. What depends on it is lef
 * Arithmetic on sizes (from Shape and constants alone) and on what is only used as shape or index is trusted:
   a size or an index beyond 2**24 in a model would be a tensor of that many rows.
 * All other integer arithmetic is refused.
+
+NaNs and infinities: kernels of OpenVINO compare as the processor's instructions do, so a NaN that goes into Relu, Clip,
+Max or a pool comes out as a number. Operators that choose among numbers (Max, Min, ReduceMax, ReduceMin, IsNaN, IsInf)
+are refused for it. Relu, Clip and pools are not, or hardly a model could run there: instead, a run that is fed a NaN or
+an infinity is computed elsewhere (`OpenVinoModel`). What remains are NaNs that a model makes of finite numbers within a
+part on OpenVINO, by 0/0 for example.
 """
 
 from __future__ import annotations
@@ -99,6 +105,9 @@ _RANDOM: Final = frozenset(
     ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"]
 )
 
+_ONE_AXIS: Final = 13
+"""The opset since which these operators work along one axis."""
+
 _INDEX_OPERANDS: Final[Mapping[str, tuple[int, ...]]] = {
     "CenterCropPad": (1,),
     "ConstantOfShape": (0,),
@@ -161,12 +170,18 @@ class _Integers:
         self._bounds.update((name, bound) for name in names)
 
 
-def refused_nodes(graph: OpGraph) -> Mapping[int, RefusedNode]:
-    """The nodes that OpenVINO must not compute, by index. ``graph`` with its types inferred."""
+def refused_nodes(graph: OpGraph, opsets: Mapping[str, int]) -> Mapping[int, RefusedNode]:
+    """The nodes that OpenVINO must not compute, by index.
+
+    Args:
+        graph: with its types inferred.
+        opsets: of the model, by domain.
+    """
+    opset = max(opsets.get("", 0), opsets.get("ai.onnx", 0))
     integers = _Integers(graph)
     refused: dict[int, RefusedNode] = {}
     for node in graph.nodes:
-        verdict = _structure(graph, node) or _follow_integers(graph, node, integers)
+        verdict = _structure(graph, node, opset) or _follow_integers(graph, node, integers)
         if verdict is not None:
             refused[node.index] = RefusedNode(node=node.index, reason=verdict[0], detail=verdict[1])
             # Its outputs come from outside then, and are checked on entry.
@@ -174,10 +189,10 @@ def refused_nodes(graph: OpGraph) -> Mapping[int, RefusedNode]:
     return refused
 
 
-def _structure(graph: OpGraph, node: Node) -> tuple[Refusal, str] | None:
+def _structure(graph: OpGraph, node: Node, opset: int) -> tuple[Refusal, str] | None:
     if node.bodies:
         return Refusal.CONTROL_FLOW, f"{node.op_type} holds bodies"
-    deviation = _deviation(graph, node)
+    deviation = _deviation(graph, node, opset)
     if deviation is not None:
         return Refusal.FORM, f"OpenVINO {deviation}"
     for name in filter(None, (*node.inputs, *node.outputs)):
@@ -192,8 +207,9 @@ def _structure(graph: OpGraph, node: Node) -> tuple[Refusal, str] | None:
     return None
 
 
-def _deviation(graph: OpGraph, node: Node) -> str | None:
-    """How OpenVINO's answer would differ from ONNX's, if it would: found with ONNX's own backend tests."""
+def _deviation(graph: OpGraph, node: Node, opset: int) -> str | None:
+    """How OpenVINO's answer would differ from ONNX's, if it would: found with ONNX's own backend tests, and by running
+    models of one operator in both libraries with attributes and values at the edges of their ranges."""
     attributes = node.attributes
     extra = [name for name in node.outputs[1:] if name]
     match node.op_type:
@@ -206,6 +222,16 @@ def _deviation(graph: OpGraph, node: Node) -> str | None:
                 return "always stretches"
         case "AveragePool" | "LpPool" | "MaxPool" if attributes.get("ceil_mode"):
             return "pools windows that begin in the padding, too"
+        case "RoiAlign" if not attributes.get("sampling_ratio") or attributes.get("mode", "avg") != "avg":
+            return "takes samples at other places where their number follows from the region, or the largest is wanted"
+        case "Max" | "Min" if _dtype(graph, node.inputs[0]) in _FLOATS:
+            return "loses NaNs"
+        case "Softmax" | "LogSoftmax" | "Hardmax" if opset < _ONE_AXIS:
+            return "takes one axis, where this version takes all from that axis on"
+        case "LSTM" | "GRU" if attributes.get("input_forget"):
+            return "does not couple the gates"
+        case kind if kind.startswith("Reduce") and len(node.inputs) > 1 and _is_computed(graph, node.inputs[1]):
+            return "makes something else of, or ends the process with, axes that are computed"
         case "Tile" if constant_value(graph, node.inputs[1]) is None:
             return "repeats wrongly where the repeats are computed"
         case "TopK" if extra:
@@ -221,6 +247,10 @@ def _deviation(graph: OpGraph, node: Node) -> str | None:
         case "ReduceMax" | "ReduceMin" if not _is_integer(graph, node.inputs[0]):
             return "has no infinities there, which masks and empty rows make"
     return None
+
+
+def _is_computed(graph: OpGraph, name: str) -> bool:
+    return bool(name) and name not in graph.initializers and constant_value(graph, name) is None
 
 
 def _follow_integers(graph: OpGraph, node: Node, integers: _Integers) -> tuple[Refusal, str] | None:
@@ -303,5 +333,9 @@ def _reads_as_index(graph: OpGraph, reader: Node, name: str, found: set[str]) ->
 
 
 def _is_integer(graph: OpGraph, name: str) -> bool:
+    return _dtype(graph, name) in _INTEGERS
+
+
+def _dtype(graph: OpGraph, name: str) -> int:
     info: TensorInfo | None = graph.tensors.get(name)
-    return info is not None and info.dtype in _INTEGERS
+    return 0 if info is None else info.dtype
