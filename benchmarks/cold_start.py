@@ -58,7 +58,6 @@ TARGET = 0.25
 LEAST_RATIO = 0.001
 """In means, for what is lost in the noise of the steady runs that are taken off."""
 IMPORT_ROUNDS = 7
-WHOLE_ROUNDS = 5
 
 
 def measure_model(name: str, *, rounds: int, variants: Sequence[str]) -> dict[str, Any]:
@@ -96,15 +95,16 @@ def measure_model(name: str, *, rounds: int, variants: Sequence[str]) -> dict[st
                 _whole.MODEL: paths[DEFAULT],
             },
             feeds,
+            rounds=rounds,
         )
         return {"outcomes": outcomes, "failed": failed, "differences": compare(outputs, outcomes), "whole": whole}
 
 
-def whole_processes(paths: Mapping[str, str], feeds: str) -> dict[str, list[int]]:
+def whole_processes(paths: Mapping[str, str], feeds: str, *, rounds: int) -> dict[str, list[int]]:
     """ns from the start of a process to its first answer, by variant, in turn; variants that end badly are left out."""
     samples: dict[str, list[int]] = {variant: [] for variant in paths}
     script = str(Path(_whole.__file__))
-    for number in range(WHOLE_ROUNDS):
+    for number in range(rounds):
         for variant in list(paths)[:: 1 if number % 2 == 0 else -1]:
             if variant not in samples:
                 continue

@@ -16,7 +16,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -60,7 +60,10 @@ CHAINS_RATIO = 0.6
 
 # The median ratio is to be known to this (half of its 95% interval), if so many seconds are enough for it.
 PRECISION = 0.01
-LONGEST_S = 20.0
+LONGEST_S = 10.0
+
+TRIAL_ROUNDS = 5
+"""In which all rivals are compared; the best of them and ours take more."""
 
 PROCESSES = 3
 """In which each model is timed."""
@@ -87,7 +90,7 @@ def model_and_feeds(name: str, folder: Path) -> tuple[Path, dict[str, np.ndarray
     return path, {"x": np.random.default_rng(0).standard_normal((640, 640), dtype=np.float32)}
 
 
-def measure_model(name: str, *, runs: int, threads: int, folder: Path) -> dict[str, Any]:
+def measure_model(name: str, *, runs: int, threads: int, folder: Path, streams: bool) -> dict[str, Any]:
     """One row: every rival's samples, ours, the comparison of outputs and the plan's story."""
     path, feeds = model_and_feeds(name, folder)
     say(f"{name}: tuning")
@@ -96,10 +99,12 @@ def measure_model(name: str, *, runs: int, threads: int, folder: Path) -> dict[s
     if threads > 1:
         rivals.append(Rival(label=f"{threads} threads", threads=threads))
     rivals.append(Rival(label="ORT_PARALLEL", threads=threads, inter_op_threads=max(2, threads)))
-    say(f"{name}: looking for streams")
-    streams = find_best_streams(path, feeds, threads=threads, folder=folder)
-    if streams is not None:
-        rivals.append(streams)
+    found = None
+    if streams:
+        say(f"{name}: looking for streams")
+        found = find_best_streams(path, feeds, threads=threads, folder=folder)
+    if found is not None:
+        rivals.append(found)
     sessions = {rival.label: rival.open(path) for rival in rivals}
     names = [output.name for output in ours.get_outputs()]
     our_outputs = dict(zip(names, ours.run(names, feeds), strict=True))
@@ -108,15 +113,17 @@ def measure_model(name: str, *, runs: int, threads: int, folder: Path) -> dict[s
     say(f"{name}: timing")
     calls = {OURS: lambda: ours.run(None, feeds)}
     calls |= {label: partial(session.run, None, feeds) for label, session in sessions.items()}
-    timings = time_interleaved(calls, rounds=runs, cores=threads)
+    timings = time_interleaved(calls, rounds=min(runs, TRIAL_ROUNDS), cores=threads)
     best = min((timing for label, timing in timings.items() if label != OURS), key=lambda timing: timing.median_ns)
-    timings |= narrow_down({label: calls[label] for label in (OURS, best.label)}, timings, cores=threads)
+    both = {label: calls[label] for label in (OURS, best.label)}
+    more = time_interleaved(both, rounds=runs, cores=threads)
+    timings |= narrow_down(both, {label: _joined(timings[label], more[label]) for label in both}, cores=threads)
     return {
         "model": name,
         "best": best.label,
         "rival": asdict(next(rival for rival in rivals if rival.label == best.label)),
         "timings": {label: dump_timing(timing) for label, timing in timings.items()},
-        "streams": None if streams is None else streams.label,
+        "streams": None if found is None else found.label,
         "identical_outputs": difference.identical,
         "relative_difference": difference.relative,
         "output_detail": difference.detail,
@@ -212,6 +219,9 @@ def make_figures(data: Mapping[str, Any]) -> list[Figure]:
                 f"of {len(reference)} reference models, tuned, those that take at most {WORST_RATIO} of the time of "
                 "the best of ONNX Runtime's modes",
                 reference,
+                note=""
+                if any(result.get("streams") for result in data["results"])
+                else "no hand-written streams tried",
             )
         )
     return figures
@@ -240,7 +250,7 @@ def make_report(results: list[dict[str, Any]], *, runs: int, threads: int) -> Re
                 spread(timings["1 thread"]),
                 spread(timings[f"{threads} threads"]) if threads > 1 else "-",
                 spread(parallel),
-                "nothing to spread" if streams is None else spread(streams),
+                "-" if streams is None else spread(streams),
                 f"{figure.value:.3f} ({low:.3f} to {high:.3f})",
                 f"{figure.verdict}" if figure.verdict is Verdict.MET else f"**{figure.verdict}**",
                 result["output_detail"] or outputs,
@@ -251,11 +261,12 @@ def make_report(results: list[dict[str, Any]], *, runs: int, threads: int) -> Re
     return Report(
         title="Latency against ONNX Runtime",
         method=(
-            f"Milliseconds per run, median (quartiles) of {runs} interleaved rounds on {threads} threads. The ratio is "
+            f"Milliseconds per run, median (quartiles) of interleaved rounds ({TRIAL_ROUNDS} of all, then {runs} and "
+            f"more of ours and the best rival) on {threads} threads. The ratio is "
             "ours to the rival with the lowest median, per round, over several processes, with its 95% interval; "
             f"these two take more rounds in each, until it is known to {PRECISION:g} or {LONGEST_S:g} s have passed. "
             "ORT_PARALLEL and streams: inter-op threads as well. Streams are written from a profile "
-            "of the optimised graph; the fastest of up to nine set-ups counts."
+            "of the optimised graph; the fastest of up to nine set-ups counts (-: none runs, or left out)."
         ),
         columns=[
             *("model", "Parallax", "ORT, 1 thread", f"ORT, {threads} threads", "ORT_PARALLEL", "ORT streams"),
@@ -268,16 +279,17 @@ def make_report(results: list[dict[str, Any]], *, runs: int, threads: int) -> Re
     )
 
 
-def measure_in_processes(name: str, *, runs: int, threads: int, processes: int) -> dict[str, Any]:
+def measure_in_processes(name: str, *, runs: int, threads: int, processes: int, more: Sequence[str]) -> dict[str, Any]:
     """A row: one process tunes and compares all, the others compare ours and the best rival again."""
     with tempfile.TemporaryDirectory() as folder:
-        shared = ["--folder", folder]
+        shared = ["--folder", folder, *more]
         row = in_child(__file__, name, runs=runs, threads=threads, more=shared)
         row["again"] = []
         while "failed" not in row and len(row["again"]) < processes - 1:
             say(f"{name}: process {len(row['again']) + 2}")
-            more = [*shared, "--again", json.dumps(row["rival"])]
-            again = in_child(__file__, name, runs=runs, threads=threads, more=more)
+            again = in_child(
+                __file__, name, runs=runs, threads=threads, more=[*shared, "--again", json.dumps(row["rival"])]
+            )
             if "failed" in again:
                 return row | again
             row["again"].append(again)
@@ -289,7 +301,7 @@ def measure_one(arguments: argparse.Namespace) -> None:
     name, result = arguments.one
     given = {"runs": arguments.runs, "threads": arguments.threads, "folder": arguments.folder}
     if arguments.again is None:
-        row = measure_model(name, **given)
+        row = measure_model(name, streams=not arguments.no_streams, **given)
     else:
         row = measure_again(name, Rival(**json.loads(arguments.again)), **given)
     Path(result).write_text(json.dumps(row))
@@ -299,6 +311,7 @@ def main() -> None:
     parser = make_parser(__doc__, "latency")
     add_model_arguments(parser, groups="paper, all, chains")
     parser.add_argument("--processes", type=int, default=PROCESSES, help="in which each model is timed")
+    parser.add_argument("--no-streams", action="store_true", help="leave hand-written streams out, which take minutes")
     parser.add_argument("--folder", type=Path, help="of files that processes share (used by the script itself)")
     parser.add_argument("--again", metavar="RIVAL", help="time ours and this rival (used by the script itself)")
     arguments = parser.parse_args()
@@ -311,7 +324,13 @@ def main() -> None:
     if "chains" in arguments.models or "paper" in arguments.models:
         names.append(CHAINS)
     results = [
-        measure_in_processes(name, runs=arguments.runs, threads=arguments.threads, processes=arguments.processes)
+        measure_in_processes(
+            name,
+            runs=arguments.runs,
+            threads=arguments.threads,
+            processes=arguments.processes,
+            more=["--no-streams"] if arguments.no_streams else [],
+        )
         for name in names
     ]
     publish(make_report(results, runs=arguments.runs, threads=arguments.threads), arguments.output, machine)
