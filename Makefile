@@ -15,7 +15,7 @@ SLOW := $(if $(SLOW_MINUTES),-m "slow or not slow" --slow-minutes $(SLOW_MINUTES
 # Two workers pay from two cores on; more of them would fight over cores with the lanes under test.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help demo test test-all bench bench-all tabular check format clean
+.PHONY: help demo test test-all mutants bench bench-all tabular check format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -37,6 +37,9 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tools/readme_figures.py --check
+
+mutants: $(VENV)/.mutation ## list changes to the code that no test notices (MODULES="memory/_budget ..." MUTANTS_MINUTES=20)
+	$(BIN)/python tools/mutants.py $(MODULES) --minutes $(or $(MUTANTS_MINUTES),20)
 
 bench: $(VENV)/.core ## measure the reference models against plain ONNX Runtime
 	mkdir -p benchmarks/results
@@ -83,6 +86,11 @@ $(VENV)/.backends: $(VENV)/.dev tools/install_swiftshader.py
 	@$(PIP) --no-build-isolation --editable '.[dev,openvino]' || echo "No OpenVINO here: its tests will be skipped"
 	@$(PIP) --no-build-isolation --editable '.[dev,webgpu]' || echo "No WebGPU plugin here: its tests will be skipped"
 	@$(BIN)/python tools/install_swiftshader.py || echo "No SwiftShader here: the tests of WebGPU will be skipped"
+	@touch $@
+
+$(VENV)/.mutation: $(VENV)/.dev
+	@echo "Installing mutmut"
+	@$(PIP) mutmut
 	@touch $@
 
 # The wheel asks for torch, which its ONNX files do not need: hence --no-deps.

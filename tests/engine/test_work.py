@@ -139,6 +139,13 @@ def test_the_work_is_each_operators_and_constants_are_computed_when_they_are_loa
     assert [operator.op_type for operator in work.operators] == ["Mul"]
 
 
+def test_work_that_is_not_known_counts_nothing() -> None:
+    made = make_graph([("SomethingNew", ["x"], ["y"], {})], {"x": None, "y": None})
+    (work,) = segment_works(plan_of(made, [(NPU, [0])]), made, [0]).values()
+    (operator,) = work.operators
+    assert (operator.flops, operator.touched_bytes, work.moved_bytes) == (0, 0, (0, 0))
+
+
 def test_only_what_its_own_device_reads_may_stay_there() -> None:
     made = graph()
     plan = plan_of(made, [(NPU, [0, 1]), (NPU, [2]), (CPU_BACKEND, [3, 4]), (NPU, [5])])

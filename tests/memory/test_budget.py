@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +53,31 @@ def test_anything_else_is_refused_with_examples(value):
         parse_bytes(value, free_bytes=1000)
 
 
+def test_the_largest_amount_is_four_exbibytes():
+    assert parse_bytes(1 << 62) == 1 << 62
+    with pytest.raises(ConfigError, match="no usable amount"):
+        parse_bytes((1 << 62) + 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        ("much", "'much' is no amount of memory"),
+        (0.0, "0.0 is no share of free memory"),
+        ([1], "a list is no amount of memory"),
+        (0, "0 is no usable amount of memory"),
+    ],
+)
+def test_the_message_says_what_is_wrong_and_shares_are_proposed_only_where_they_are_allowed(value, complaint):
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        parse_bytes(value, free_bytes=1000)
+    assert "a share of free memory" in (caught.value.fix or "")
+    with pytest.raises(ConfigError) as caught:
+        parse_bytes(value, where="the device's memory")
+    assert caught.value.where == "the device's memory"
+    assert "share" not in (caught.value.fix or "")
+
+
 def test_a_share_needs_to_know_what_is_free():
     with pytest.raises(ConfigError, match="free memory is not known"):
         parse_bytes(0.5)
@@ -64,6 +91,8 @@ def test_a_message_names_the_option_and_never_a_whole_file():
 
 
 def test_the_least_budget_is_the_arena_and_the_largest_segment():
+    assert least_budget([], arena_bytes=5, margin=0.0).least_bytes == 5
+    assert least_budget([70, 10, 70], arena_bytes=0, margin=0.0).largest_segment == 0, "the first of several"
     need = least_budget([10, 70, 30], arena_bytes=100, margin=0.0)
     assert (need.least_bytes, need.largest_segment) == (170, 1)
     assert least_budget([], arena_bytes=5, margin=0.0).largest_segment is None
@@ -78,6 +107,10 @@ def test_a_tenth_of_a_budget_is_left_free_unless_said_otherwise():
 
 
 def test_a_budget_too_small_is_refused_with_the_number_that_would_do():
+    with pytest.raises(PlanError, match="segments take 20 and segment 1 alone 80, and 50% is kept free"):
+        admission_budget(199, [10, 80], arena_bytes=20, margin=0.5)
+    with pytest.raises(PlanError, match="segments take 20, and"):
+        admission_budget(19, [], arena_bytes=20, margin=0.0)
     with pytest.raises(PlanError, match="give at least 200 bytes"):
         admission_budget(199, [10, 80], arena_bytes=20, margin=0.5)
     assert admission_budget(200, [10, 80], arena_bytes=20, margin=0.5) == 80
@@ -112,6 +145,21 @@ def test_segments_that_may_run_together_add_up_as_far_as_lanes_and_cores_go():
     assert peak_of_schedule(plan_of(rows, lanes=1, cores=4), peaks, arena_bytes=0) == 7
     wide = plan_of(rows, lanes=4, cores=4, widths=[1, 4, 1, 1])
     assert peak_of_schedule(wide, peaks, arena_bytes=0) == 12, "5 + 6 + 1; the one of 7 runs alone"
+
+
+def test_devices_run_beside_all_that_the_cores_can_run():
+    rows = [(("x",), (f"t{i}",)) for i in range(4)]
+    peaks = [5, 7, 6, 1]
+    plan = plan_of(rows, lanes=4, cores=2)
+    queued = (replace(plan.segments[0], width=0, lane=3), *plan.segments[1:])
+    assert peak_of_schedule(replace(plan, segments=queued), peaks, arena_bytes=0) == 18, "two on cores, one elsewhere"
+    assert peak_of_schedule(plan, peaks, arena_bytes=0) == 13
+
+
+def test_without_segments_there_is_the_arena_alone():
+    assert peak_of_schedule(plan_of([]), [], arena_bytes=7) == 7
+    assert peak_of_schedule(plan_of([]), [], arena_bytes=7, budget_bytes=0) == 7
+    assert peak_of_schedule(plan_of([(("x",), ("y",))]), [1], arena_bytes=0) == 1
 
 
 def test_a_budget_bounds_what_runs_but_for_what_runs_alone():
