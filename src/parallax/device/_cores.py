@@ -91,7 +91,7 @@ def _affinity_cores() -> int:
     try:
         # Windows and FreeBSD; on macOS, which has no affinity, the attribute is missing.
         return len(psutil.Process().cpu_affinity() or ()) or os.cpu_count() or 1
-    except (AttributeError, psutil.Error):
+    except (AttributeError, OSError, psutil.Error):
         return os.cpu_count() or 1
 
 

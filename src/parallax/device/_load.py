@@ -26,7 +26,14 @@ class Reading(NamedTuple):
 
 
 def read_load() -> Reading:
-    """What the system counts now."""
+    """What the system counts now; where it does not tell (no ``/proc``), as if nothing but time had passed."""
+    try:
+        return _counted()
+    except (OSError, psutil.Error):
+        return Reading(time.perf_counter(), 0.0, 0.0)
+
+
+def _counted() -> Reading:
     times = psutil.cpu_times()
     idle = times.idle + getattr(times, "iowait", 0.0)
     # Guest time is counted in user time already.

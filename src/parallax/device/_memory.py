@@ -6,6 +6,7 @@ to the root is looked at, because a parent's limit binds its children, and its s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ def free_memory_bytes(*, root: Path = Path("/")) -> int:
     Args:
         root: where ``proc`` and ``sys`` are mounted.
     """
-    free = int(psutil.virtual_memory().available)
+    free = _machine_bytes("available", "SC_AVPHYS_PAGES")
     for group in _limited_groups(root):
         free = min(free, group.limit_bytes - group.used_bytes)
     return max(0, free)
@@ -53,8 +54,16 @@ def free_memory_bytes(*, root: Path = Path("/")) -> int:
 
 def memory_limit_bytes(*, root: Path = Path("/")) -> int:
     """Bytes this process could take if nothing else ran: the machine's memory, or the tightest limit on it."""
-    total = int(psutil.virtual_memory().total)
+    total = _machine_bytes("total", "SC_PHYS_PAGES")
     return min([total, *(group.limit_bytes for group in _limited_groups(root))])
+
+
+def _machine_bytes(figure: str, pages: str) -> int:
+    """A figure of the machine's memory; by a system call, which counts in pages, where ``/proc`` cannot be read."""
+    try:
+        return int(getattr(psutil.virtual_memory(), figure))
+    except OSError:
+        return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def private_bytes(*, root: Path = Path("/")) -> int | None:
@@ -71,7 +80,7 @@ def private_bytes(*, root: Path = Path("/")) -> int | None:
             return int(line.split()[1]) << 10
     try:
         return int(psutil.Process().memory_full_info().uss)
-    except (psutil.Error, AttributeError):
+    except (OSError, psutil.Error, AttributeError):
         return None
 
 

@@ -228,10 +228,21 @@ def _run(opened: OpenSession, feeds: Feeds, model: Model) -> int:
 
 
 def _read_profile(path: Path) -> list[_ProfiledRun]:
-    """What the profiler wrote, run by run. A run ends with an event of category Session named ``model_run``."""
+    """What the profiler wrote, run by run. A run ends with an event of category Session named ``model_run``.
+
+    Raises: BackendError if it cannot be read: the profiler says nothing of a disk that is full.
+    """
+    try:
+        written = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, ValueError) as error:
+        raise BackendError(
+            f"ONNX Runtime's profile cannot be read: {error}",
+            where=str(path),
+            fix="free space in the folder for temporary files, or name another (TMPDIR)",
+        ) from error
     runs: list[_ProfiledRun] = []
     current: list[_Event] = []
-    for event in json.loads(path.read_text(encoding="utf-8", errors="replace")):
+    for event in written:
         name = event.get("name", "")
         if event.get("cat") == "Node" and name.endswith(_KERNEL):
             current.append((name.removesuffix(_KERNEL), event["args"].get("op_name", ""), int(event["dur"]) * 1000))
