@@ -116,6 +116,7 @@ BODY_OPERATORS = frozenset(("If", "Loop", "Scan", "SequenceMap"))
 _BODILESS_DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml"))
 
 
+@functools.lru_cache(maxsize=1024)
 def may_have_bodies(op_type: str, domain: str) -> bool:
     """Whether a node's attributes are worth searching for graphs, which takes a microsecond for each of them."""
     return op_type in BODY_OPERATORS or domain not in _BODILESS_DOMAINS

@@ -49,16 +49,19 @@ def survey_graph(graph: onnx.GraphProto) -> Survey:
     return Survey(
         node_count=len(types),
         operators=dict(Counter(types)),
-        with_bodies=sum(_has_body(node, op_type) for node, op_type in zip(graph.node, types, strict=True)),
+        with_bodies=sum(
+            may_have_bodies(op_type, node.domain) and _has_body(node)
+            for node, op_type in zip(graph.node, types, strict=True)
+        ),
         inputs=inputs,
         outputs=outputs,
         largest_elements=max(_stated_elements(graph, types), default=0),
     )
 
 
-def _has_body(node: onnx.NodeProto, op_type: str) -> bool:
+def _has_body(node: onnx.NodeProto) -> bool:
     kinds = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
-    return may_have_bodies(op_type, node.domain) and any(attribute.type in kinds for attribute in node.attribute)
+    return any(attribute.type in kinds for attribute in node.attribute)
 
 
 def _stated_elements(graph: onnx.GraphProto, types: Iterable[str]) -> Iterable[int]:
