@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import math
@@ -27,6 +28,7 @@ from parallax.device import (
     OnnxRuntimeBackend,
     OpenVinoBackend,
     OperatorWork,
+    UnfitFeedsError,
     Work,
     measure_speed,
     private_bytes,
@@ -201,12 +203,20 @@ def _assert_equal(made: list[Array], expected: list[Array], tolerance: float) ->
             np.testing.assert_array_equal(ours, theirs)
 
 
+def _may_refuse_if_empty(feeds: Mapping[str, Array]) -> contextlib.AbstractContextManager[None]:
+    """A backend may say that empty tensors are computed elsewhere, and those alone of these cases."""
+    if any(array.size == 0 for array in feeds.values()):
+        return contextlib.suppress(UnfitFeedsError)
+    return contextlib.nullcontext()
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_answers_equal_the_processors(backend: Backend, case: str) -> None:
     made = CASES[case]()
     model = compiled(backend, made.proto)
     for feeds in made.feeds:
-        _assert_equal(run(model, feeds), on_the_processor(made.proto, feeds), made.tolerance)
+        with _may_refuse_if_empty(feeds):
+            _assert_equal(run(model, feeds), on_the_processor(made.proto, feeds), made.tolerance)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -217,9 +227,10 @@ def test_outputs_go_where_they_are_told(backend: Backend, case: str) -> None:
         expected = on_the_processor(made.proto, feeds)
         targets = {name: np.full_like(array, 7) for name, array in zip(model.outputs, expected, strict=True)}
         values = {name: value(array) for name, array in targets.items()}
-        answer = model.run_bound({name: value(array) for name, array in feeds.items()}, values)
-        assert answer.keys() == targets.keys()
-        _assert_equal(list(targets.values()), expected, made.tolerance)
+        with _may_refuse_if_empty(feeds):
+            answer = model.run_bound({name: value(array) for name, array in feeds.items()}, values)
+            assert answer.keys() == targets.keys()
+            _assert_equal(list(targets.values()), expected, made.tolerance)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -80,6 +80,14 @@ def _roi_align(**attributes: Any) -> onnx.ModelProto:
     )
 
 
+def _gather_elements(indices: list[int | str]) -> onnx.ModelProto:
+    return model_of(
+        [node("GatherElements", ["x", "i"], ["y"], axis=1)],
+        {"x": (F32, [4, 5]), "i": (I64, indices)},
+        {"y": (F32, None)},
+    )
+
+
 def _softmax(opset: int) -> onnx.ModelProto:
     return model_of([node("Softmax", ["x"], ["y"], axis=1)], {"x": (F32, [2, 3, 4])}, {"y": (F32, None)}, opset=opset)
 
@@ -142,6 +150,23 @@ def test_what_it_would_compute_with_less_precision_is_refused(proto: onnx.ModelP
             ),
             id="antialiasing",
         ),
+        pytest.param(_one("Trilu", (F32,), F32, upper=2), id="upper and lower are 1 and 0"),
+        pytest.param(_one("ReduceMean", (F32,), F32, keepdims=2), id="dimensions kept by 2"),
+        pytest.param(_one("ArgMax", (F32,), I64, select_last_index=2), id="last index by 2"),
+        pytest.param(_one("MaxPool", (F32,), F32, kernel_shape=[1], storage_order=1), id="order of storage"),
+        pytest.param(_one("HardSigmoid", (F32,), F32, alpha=0.0), id="slope 0"),
+        pytest.param(_one("Celu", (F32,), F32, alpha=0.0), id="scale 0"),
+        pytest.param(_one("HannWindow", (I64,), I32, output_datatype=I32), id="windows of integers"),
+        pytest.param(
+            model_of(
+                [node("Compress", ["x", "c"], ["y"])],
+                {"x": (F32, [2, 2]), "c": (BOOL, [2, 2])},
+                {"y": (F32, ["n"])},
+            ),
+            id="conditions of two dimensions",
+        ),
+        pytest.param(_gather_elements([1, 5]), id="indices short of the data"),
+        pytest.param(_gather_elements(["n", 5]), id="indices of unknown size"),
     ],
 )
 def test_what_it_computes_in_another_way_is_refused(proto: onnx.ModelProto) -> None:
@@ -153,6 +178,8 @@ def test_what_was_compared_is_taken() -> None:
     assert not _refused(_softmax(13))
     assert not _refused(_one("Max", (I64, I64), I64))
     assert not _refused(_one("Relu", (F32,), F32))
+    assert not _refused(_gather_elements([4, 2]))
+    assert not _refused(_one("ReduceMean", (F32,), F32, keepdims=0))
 
 
 @needs_openvino
@@ -171,6 +198,18 @@ def test_floats_that_it_loses_are_refused_when_they_are_fed(backend: Backend, on
     for numbers in ([odd, 1, 2], [1, 2, odd]):
         with pytest.raises(BackendError, match="NaNs or infinities"):
             model.run_with_ort_values(fed(numbers), ["y"])
+
+
+@needs_openvino
+def test_a_session_computes_empty_tensors_as_onnxruntime_does() -> None:
+    """OpenVINO keeps the size that it had before, in Concat for one."""
+    nodes = [node("Concat", ["x", "z"], ["c"], axis=0), node("Relu", ["c"], ["y"])]
+    proto = model_of(nodes, {"x": (F32, ["n", 2]), "z": (F32, ["m", 2])}, {"y": (F32, None)})
+    session = parallax.InferenceSession(proto.SerializeToString(), providers=["openvino", "CPUExecutionProvider"])
+    assert session.plan.segments[0].backend == "openvino"
+    for sizes in ((3, 2), (0, 2), (3, 0), (0, 0)):
+        feeds = {name: np.ones((size, 2), np.float32) for name, size in zip("xz", sizes, strict=True)}
+        np.testing.assert_array_equal(session.run(None, feeds)[0], on_the_processor(proto, feeds)[0])
 
 
 @needs_openvino
@@ -196,7 +235,7 @@ def test_an_input_handed_on_as_an_output_arrives_there(backend: Backend) -> None
     """OpenVINO leaves the output's tensor unwritten."""
     nodes = [node("Sum", ["x"], ["y"]), node("Relu", ["x"], ["z"])]
     model = compiled(backend, model_of(nodes, {"x": (F32, ["n"])}, {"y": (F32, ["n"]), "z": (F32, ["n"])}))
-    for size in (3, 0, 5):
+    for size in (3, 1, 5):
         x = np.arange(size, dtype=np.float32) - 1
         y, z = run(model, {"x": x})
         assert (y.tolist(), z.tolist()) == (x.tolist(), np.maximum(x, 0).tolist())

@@ -35,8 +35,8 @@ class OpenVinoModel:
         programs: what it was compiled to, by the shapes of its inputs.
         interface: what the part declares.
         weights: memory that the programs read.
-        checks_numbers: whether fed integers must be exact in float32, and fed floats finite: of NaNs and infinities
-            libraries make different things.
+        checks_numbers: whether fed integers must be exact in float32, fed floats finite, and nothing that is fed
+            empty: of NaNs, infinities and empty tensors libraries make different things.
         name: of the part, for messages.
     """
 
@@ -163,12 +163,11 @@ class OpenVinoModel:
             )
         if not is_on_host(value):
             raise InputError(f"input {port.name!r} is not in the processor's memory", where=self._where)
-        unfit = _why_unfit(port.onnx_type, host_bytes(value)) if self._checks_numbers else None
+        shape = value.shape()
+        unfit = _why_unfit(port.onnx_type, shape, host_bytes(value)) if self._checks_numbers else None
         if unfit is not None:
-            raise UnfitFeedsError(
-                f"input {port.name!r} holds {unfit}", where=self._where, fix="run this part on the CPU"
-            )
-        binding = (value.data_ptr(), value.shape())
+            raise UnfitFeedsError(f"input {port.name!r} {unfit}", where=self._where, fix="run this part on the CPU")
+        binding = (value.data_ptr(), shape)
         if borrowed.bound.get(port.position) != binding:
             borrowed.request.set_input_tensor(port.position, self._wrap(host_bytes(value), binding[1], port.element))
             borrowed.bound[port.position] = binding
@@ -232,13 +231,15 @@ class OpenVinoModel:
         return BackendError(str(error).strip(), where=self._where, fix="run this part on the CPU")
 
 
-def _why_unfit(onnx_type: int, data: Bytes) -> str | None:
-    """What numbers are not computed with as ONNX Runtime does, or None."""
+def _why_unfit(onnx_type: int, shape: Sequence[int], data: Bytes) -> str | None:
+    """What of a tensor is not computed with as ONNX Runtime does, or None."""
+    if 0 in shape:
+        return "is empty, of which OpenVINO makes something else"
     whole = _INTEGER_VIEWS.get(onnx_type)
     if whole is not None and not exact(data.view(whole)):
-        return f"integers beyond {EXACT_INTEGER}, which OpenVINO does not keep exact"
+        return f"holds integers beyond {EXACT_INTEGER}, which OpenVINO does not keep exact"
     if onnx_type in _FLOAT_TYPES and not all_finite(data, onnx_type):
-        return "NaNs or infinities, which OpenVINO loses"
+        return "holds NaNs or infinities, which OpenVINO loses"
     return None
 
 

@@ -16,6 +16,9 @@ Max or a pool comes out as a number. Operators that choose among numbers (Max, M
 are refused for it. Relu, Clip and pools are not, or hardly a model could run there: instead, a run that is fed a NaN or
 an infinity is computed elsewhere (`OpenVinoModel`). What remains are NaNs that a model makes of finite numbers within a
 part on OpenVINO, by 0/0 for example.
+
+Empty tensors: ArgMax, pools, Concat, Flatten and LSTM give other answers for them, so a run that is fed one is computed
+elsewhere, too.
 """
 
 from __future__ import annotations
@@ -192,7 +195,7 @@ def refused_nodes(graph: OpGraph, opsets: Mapping[str, int]) -> Mapping[int, Ref
 def _structure(graph: OpGraph, node: Node, opset: int) -> tuple[Refusal, str] | None:
     if node.bodies:
         return Refusal.CONTROL_FLOW, f"{node.op_type} holds bodies"
-    deviation = _deviation(graph, node, opset)
+    deviation = _deviation(graph, node, opset) or _edge_deviation(graph, node)
     if deviation is not None:
         return Refusal.FORM, f"OpenVINO {deviation}"
     for name in filter(None, (*node.inputs, *node.outputs)):
@@ -247,6 +250,54 @@ def _deviation(graph: OpGraph, node: Node, opset: int) -> str | None:
         case "ReduceMax" | "ReduceMin" if not _is_integer(graph, node.inputs[0]):
             return "has no infinities there, which masks and empty rows make"
     return None
+
+
+_SWITCHES: Final = frozenset({"keepdims", "periodic", "select_last_index", "upper"})
+"""Attributes that are 0 or 1; of other numbers ONNX Runtime and OpenVINO make different things."""
+_WINDOWS: Final = frozenset({"BlackmanWindow", "HammingWindow", "HannWindow"})
+
+
+def _edge_deviation(graph: OpGraph, node: Node) -> str | None:
+    """As `_deviation`, for attributes at the edges of their ranges and for operands in unusual forms."""
+    attributes = node.attributes
+    switched = sorted(name for name in _SWITCHES & attributes.keys() if attributes[name] not in (0, 1))
+    if switched:
+        return f"takes a {switched[0]} other than 0 and 1 for something else"
+    match node.op_type:
+        case "MaxPool" if attributes.get("storage_order"):
+            return "numbers maxima in one order of storage only"
+        case "HardSigmoid" if 0 in (attributes.get("alpha"), attributes.get("beta")):
+            return "takes its own default for an alpha or beta of 0"
+        case "Celu" if attributes.get("alpha") == 0:
+            return "makes numbers where an alpha of 0 makes NaNs"
+        case "Attention" if any(node.inputs[4:]):
+            return "masks scores in another way where keys of the past are given"
+        case kind if kind in _WINDOWS and attributes.get("output_datatype", 1) != 1:
+            return "rounds windows of other types than float in another way"
+        case "Compress" if _rank(graph, node.inputs[1]) != 1:
+            return "makes something else of conditions that are not known to have one dimension"
+        case "GatherElements" if not _covers(graph, node):
+            return "makes something else of, or ends the process with, indices that do not cover the other dimensions"
+    return None
+
+
+def _rank(graph: OpGraph, name: str) -> int | None:
+    info = graph.tensors.get(name)
+    return None if info is None or info.shape is None else len(info.shape)
+
+
+def _covers(graph: OpGraph, node: Node) -> bool:
+    """Whether the indices of GatherElements are known to be as large as the data in all dimensions but the axis."""
+    infos = [graph.tensors.get(name) for name in node.inputs]
+    data, indices = (None if info is None else info.shape for info in infos)
+    if data is None or indices is None or len(data) != len(indices) or not data:
+        return False
+    axis = node.attributes.get("axis", 0)
+    along = axis % len(data) if isinstance(axis, int) else 0
+    return all(
+        at == along or (isinstance(size, int) and size == other)
+        for at, (size, other) in enumerate(zip(data, indices, strict=True))
+    )
 
 
 def _is_computed(graph: OpGraph, name: str) -> bool:
