@@ -57,7 +57,8 @@ class Cache:
         damaged one too, with a warning.
         """
         path = self._path(key)
-        if not self._is_trusted(path):
+        # Most sessions find nothing here, and to judge the folders above takes longer than all else.
+        if not os.path.lexists(path) or not self._is_trusted(path):
             return None
         try:
             text = path.read_text(encoding="utf-8")
