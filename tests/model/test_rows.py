@@ -347,6 +347,61 @@ def test_reducing_no_axes_may_mean_all(noop: int) -> None:
     split_and_compare(proto, X)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_product_with_a_dequantised_weight_keeps_its_precision(transposed: bool) -> None:
+    """The runtime computes it with the quantised weight while it is alone with it; two parts would use floats."""
+    proto = model(
+        [
+            node("DequantizeLinear", "q s", "d", axis=0, block_size=32),
+            *([node("Transpose", "d", "t", perm=[1, 0])] if transposed else []),
+            node("MatMul", "x w", "h"),
+            node("MatMul", "h t" if transposed else "h d", "p"),
+            node("Erf", "p", "e"),
+            node("MatMul", "e w", "y"),
+        ],
+        [value("x", (1, 128, 256))],
+        [value("y", (1, 128, 256))],
+        {"w": weight((256, 256), 1), "s": np.abs(weight((8, 256), 2))},
+        opset=21,
+        ir_version=10,
+    )
+    digits = np.random.default_rng(5).integers(0, 16, 256 * 256)
+    proto.graph.initializer.append(onnx.helper.make_tensor("q", onnx.TensorProto.UINT4, (256, 256), digits))
+    split = split_and_compare(proto, X)
+    graph = split.model.graph
+    assert [entry.op_type for entry in graph.nodes].count("DequantizeLinear") == 1
+    assert len(graph.consumers["t" if transposed else "d"]) == 1
+    assert operators(split, 0) == operators(split, 1) == ["MatMul", "MatMul"]
+
+
+def test_what_lies_between_dequantising_and_quantising_stays_together() -> None:
+    """Such an operator becomes one on integers, with the quantisation on either side of it."""
+    scale, zero = np.array(0.05, np.float32), np.array(0, np.int8)
+    proto = model(
+        [
+            node("MatMul", "x w", "h"),
+            node("QuantizeLinear", "h s z", "hq"),
+            node("DequantizeLinear", "hq s z", "hd"),
+            node("DequantizeLinear", "q s z", "wd"),
+            node("MatMul", "hd wd", "p"),
+            node("QuantizeLinear", "p s z", "pq"),
+            node("DequantizeLinear", "pq s z", "pd"),
+            node("MatMul", "pd w", "y"),
+        ],
+        [value("x", (1, 128, 256))],
+        [value("y", (1, 128, 256))],
+        {
+            "w": weight((256, 256), 1),
+            "q": np.random.default_rng(5).integers(-9, 10, (256, 256)).astype(np.int8),
+            "s": scale,
+            "z": zero,
+        },
+    )
+    split = split_and_compare(proto, X)
+    assert operators(split, 0) == ["MatMul"]
+    assert [entry.op_type for entry in split.model.graph.nodes].count("MatMul") == 4
+
+
 def test_nothing_to_split() -> None:
     small = model([node("MatMul", "x w", "y")], [value("x", (4, 8))], [value("y", (4, 8))], {"w": weight((8, 8))})
     assert split_rows(load_model(small), 0.5) is None

@@ -266,7 +266,7 @@ class _Writer:
         if not all(self.is_known(name) for name in node.inputs if name):
             return None
         rule = _RULES.get(node.op_type)
-        if rule is None:
+        if rule is None or any(self._is_dequantised(name) for name in node.inputs):
             return None
         if any(name in self.cuts for name in node.inputs):
             return rule(self, node)
@@ -282,6 +282,21 @@ class _Writer:
         recipe = rule(self, node)
         del self.cuts[name]
         return recipe
+
+    def _is_dequantised(self, name: str) -> bool:
+        """Whether a tensor is dequantised, and at most moved or cast since. O(nodes in between).
+
+        What reads it is fused with its dequantisation into a kernel of another precision, which two readers, or a slice
+        in between, prevent.
+        """
+        while (producer := self.graph.producers.get(name)) is not None:
+            node = self.graph.nodes[producer]
+            if node.op_type == "DequantizeLinear":
+                return True
+            if node.op_type not in _MOVES:
+                return False
+            name = node.inputs[0]
+        return False
 
     def share_of(self, size: int, granule: int = 1) -> int | None:
         """Where to cut an axis, or None where a part would be empty or the axis is short."""
@@ -626,6 +641,23 @@ _ELEMENTWISE: Final = (
     *("Max", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu", "Round", "Sigmoid", "Sin"),
     *("Softplus", "Sqrt", "Sub", "Tanh", "Where"),
 )
+
+_MOVES: Final = frozenset(
+    {
+        "Cast",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "MaxPool",
+        "Reshape",
+        "Slice",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
+"""Operators past which a runtime moves the dequantisation of what they read."""
 
 _RULES: Final[Mapping[str, _Rule]] = {
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
