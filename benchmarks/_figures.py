@@ -126,8 +126,10 @@ def command_line() -> str:
             words.append(word)
         skip = word in ("--output", "--json")
     script = Path(sys.argv[0]).resolve()
-    shown = script.relative_to(ROOT).as_posix() if script.is_relative_to(ROOT) else script.name
-    return shlex.join(["python", shown, *words])
+    shown = script.relative_to(ROOT) if script.is_relative_to(ROOT) else Path(script.name)
+    if shown.name == "__main__.py":
+        return shlex.join(["python", "-m", ".".join(shown.parent.parts), *words])
+    return shlex.join(["python", shown.as_posix(), *words])
 
 
 def commit_hash() -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +13,7 @@ from onnxruntime import InferenceSession as Session
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 import parallax
+from tests.fuzz._counts import Counts, Fault, Kind
 from tests.fuzz._models import Made
 
 DEVICE: Final = "emulated:pixel-6-gpu"
@@ -33,51 +32,36 @@ MODES: Final[Mapping[str, Callable[[Path, Path], Session]]] = {
     "device": lambda path, _: parallax.InferenceSession(path, min_gain=0, providers=[DEVICE, "CPUExecutionProvider"]),
 }
 
-_NATIVE = tuple(kind for kind in vars(C).values() if isinstance(kind, type) and issubclass(kind, Exception))
-_EXPECTED = (*_NATIVE, parallax.ParallaxError)
+NATIVE = tuple(kind for kind in vars(C).values() if isinstance(kind, type) and issubclass(kind, Exception))
+_EXPECTED = (*NATIVE, parallax.ParallaxError)
 
 TOLERANCE = 1e-4
 """Of the largest magnitude in an output: what the README promises of other libraries; nearly all is bit for bit."""
-
-
-@dataclass
-class Counts:
-    """What came of the models."""
-
-    models: int = 0
-    invalid: int = 0
-    """Refused by ONNX Runtime: the generator's fault."""
-    runs: int = 0
-    split: Counter[str] = field(default_factory=Counter)
-    """By mode, how many models had more than one segment."""
-    faults: list[str] = field(default_factory=list)
-
-    def summary(self) -> str:
-        """One line for a report."""
-        split = ", ".join(f"{count} {mode}" for mode, count in sorted(self.split.items()))
-        return (
-            f"{self.models} models, {self.models - self.invalid} of them valid, in {len(MODES)} modes: "
-            f"{self.runs} runs compared, {len(self.faults)} faults; in several segments: {split}"
-        )
 
 
 def try_model(seed: int, made: Made, folder: Path, counts: Counts, modes: Sequence[str] = tuple(MODES)) -> None:
     """Compare all modes with ONNX Runtime on one model; faults are noted in ``counts``."""
     path = made.save(folder)
     counts.models += 1
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
     try:
-        stock = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        expected = [stock.run(None, feeds) for feeds in made.feeds]
-    except _NATIVE:
-        counts.invalid += 1
+        stock, expected = run_stock(path, made)
+    except NATIVE:
+        counts.invalid.append(seed)
         return
     for mode in modes:
         fault = _fault(MODES[mode], path, folder, stock, made, expected, counts, mode)
         if fault is not None:
-            counts.faults.append(f"seed {seed}, {mode}: {fault}")
+            kind, text = fault
+            counts.faults.append(Fault(seed=seed, mode=mode, kind=kind, text=text))
+
+
+def run_stock(path: Path, made: Made) -> tuple[Session, list[Sequence[Any]]]:
+    """ONNX Runtime's session for the model, and its answers. Raises: what ONNX Runtime raises."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    stock = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return stock, [stock.run(None, feeds) for feeds in made.feeds]
 
 
 def _fault(
@@ -89,25 +73,25 @@ def _fault(
     expected: Sequence[Sequence[Any]],
     counts: Counts,
     mode: str,
-) -> str | None:
+) -> tuple[Kind, str] | None:
     try:
         session = opening(path, folder)
-        if len(session.plan.segments) > 1:
-            counts.split[mode] += 1
+        counts.opened[mode] += 1
+        counts.split[mode] += len(session.plan.segments) > 1
         for told in ("get_inputs", "get_outputs", "get_overridable_initializers"):
             found, wanted = _told(getattr(session, told)()), _told(getattr(stock, told)())
             if found != wanted:
-                return f"{told} gives {found} instead of {wanted}"
+                return Kind.WRONG, f"{told} gives {found} instead of {wanted}"
         for feeds, want in zip(made.feeds, expected, strict=True):
             got = session.run(None, feeds)
-            counts.runs += 1
+            counts.runs[mode] += 1
             for output, one, other in zip(stock.get_outputs(), want, got, strict=True):
                 if (difference := _difference(one, other)) is not None:
-                    return f"WRONG ANSWER: output {output.name!r} is {difference}"
+                    return Kind.WRONG, f"output {output.name!r} is {difference}"
     except _EXPECTED as error:
-        return f"refused: {type(error).__name__}: {' '.join(str(error).split())[:400]}"
+        return Kind.REFUSED, f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
     except Exception as error:  # the fault that is looked for
-        return f"FOREIGN {type(error).__name__}: {' '.join(str(error).split())[:400]}"
+        return Kind.FOREIGN, f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
     return None
 
 

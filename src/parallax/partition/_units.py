@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from parallax.errors import InternalError
+from parallax.partition._cast_back import find_cast_back
 from parallax.partition._constants import find_constants, find_replicable, is_shape_arithmetic
 from parallax.partition._dag import Dag
 from parallax.partition._dequantised import find_bound
@@ -80,7 +81,7 @@ def contract(
     1. Constants that each reader can copy are set aside (see `find_replicable`); dead nodes, which no output of the
        model needs, are tied to a live one, so that no unit is without a result.
     2. Producer and readers of every tensor that may not be cut are joined (union-find), and what reads a dequantised
-       weight together (see `find_bound`).
+       weight together (see `find_bound`), and casts that a body captures with what they cast (see `find_cast_back`).
     3. Cycles among the joined groups are merged away (strongly connected components, Tarjan 1972, iterative).
     4. Shape arithmetic on at most ``tiny_elements`` elements joins its only predecessor, else its only successor:
        neither can close a cycle, since every path to (from) it runs through that neighbour.
@@ -95,7 +96,8 @@ def contract(
     constants = find_constants(graph)
     copied = find_replicable(graph, constants)
     leader = _join_uncuttable(graph, survivors, cuttable, constants, copied)
-    for group in () if survivors is None else find_bound(graph, survivors, constants):
+    bound = () if survivors is None else find_bound(graph, survivors, constants)
+    for group in (*bound, *find_cast_back(graph, constants)):
         kept = [index for index in group if index not in copied]
         for index in kept:
             leader.union(kept[0], index)
