@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import gc
+import importlib.machinery
 import importlib.util
 import os
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 from onnx import helper
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
@@ -32,6 +34,19 @@ def swiftshader() -> Path:
     """Where tools/install_swiftshader.py puts it."""
     chosen = os.environ.get("PARALLAX_SWIFTSHADER")
     return Path(chosen) if chosen else Path(sys.prefix) / "share" / "swiftshader"
+
+
+def hide_package(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a package were not installed, whether it is or not."""
+
+    class Hidden(importlib.machinery.PathFinder):
+        @classmethod
+        def find_spec(cls, fullname: str, path: Any = None, target: Any = None) -> None:
+            if fullname == package:
+                raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Hidden, *sys.meta_path])
 
 
 def obstacle(name: str) -> str | None:

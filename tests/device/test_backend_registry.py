@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.metadata
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +22,7 @@ from parallax.device import (
 )
 from parallax.device._plugins import WEBGPU, unload_plugin
 from parallax.errors import BackendError, ConfigError, MissingExtraError
+from tests.device._backends import hide_package
 
 
 @pytest.fixture(autouse=True)
@@ -92,16 +91,7 @@ def test_finding_loads_what_it_can_and_says_why_not(distribution: Path) -> None:
 
 @pytest.mark.parametrize(("name", "extra"), [("openvino", "openvino"), ("webgpu", "webgpu")])
 def test_a_missing_package_is_named_with_its_extra(name: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = {"openvino": "openvino", "webgpu": "onnxruntime_ep_webgpu"}[name]
-
-    class Hidden(importlib.machinery.PathFinder):
-        @classmethod
-        def find_spec(cls, fullname: str, path: Any = None, target: Any = None) -> None:
-            if fullname == package:
-                raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
-
-    monkeypatch.delitem(sys.modules, package, raising=False)
-    monkeypatch.setattr(sys, "meta_path", [Hidden, *sys.meta_path])
+    hide_package({"openvino": "openvino", "webgpu": "onnxruntime_ep_webgpu"}[name], monkeypatch)
     with pytest.raises(MissingExtraError, match="is not installed") as caught:
         open_backend(name)
     assert caught.value.fix == f"pip install 'parallax-runtime[{extra}]'"

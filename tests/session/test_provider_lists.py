@@ -11,6 +11,7 @@ import pytest
 
 import parallax
 from parallax.device import has_provider
+from tests.device._backends import hide_package
 from tests.session._dropin import SessionClass, branches_answer, branches_model, on_every_session, quiet_options, ramp
 
 X = ramp(2, 4)
@@ -93,3 +94,27 @@ def test_a_provider_is_here_if_it_is_built_in() -> None:
     assert has_provider("CPUExecutionProvider")
     assert not has_provider(CUDA)
     assert not has_provider("cpu")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"providers": ["openvino"]},
+        {"providers": ["openvino", "CPUExecutionProvider"]},
+        {"providers": [("openvino", {"memory_budget": "1MiB"}), "CPUExecutionProvider"]},
+        {"providers": ["openvino", "CPUExecutionProvider"], "provider_options": [{}, {}]},
+        {"providers": ["openvino", "CPUExecutionProvider"], "tune": True},
+    ],
+    ids=str,
+)
+def test_a_backend_that_is_not_installed_is_warned_of_and_the_rest_of_the_list_runs_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any]
+) -> None:
+    hide_package("openvino", monkeypatch)
+    with pytest.warns(UserWarning, match="needs the package openvino.*pip install 'parallax-runtime"):
+        session = parallax.InferenceSession(
+            branches_model().SerializeToString(), threads=2, cache_dir=tmp_path, backends=(), **arguments
+        )
+    assert session.get_providers() == ["CPUExecutionProvider"]
+    assert "needs the package openvino, which is not installed" in session.plan.provenance.reason
+    _answers(session)

@@ -14,6 +14,7 @@ from parallax.cli._console import ProgressCallback, Screen
 from parallax.cli._feeds import make_feeds, parse_shapes
 from parallax.cli._models import ModelSource, find_model
 from parallax.cli._types import declared_by
+from parallax.device import missing_extra
 from parallax.engine import RUNTIME_EXCEPTIONS, TraceSink
 from parallax.errors import BackendError, ConfigError, ParallaxError
 from parallax.model import TensorInfo, load_model
@@ -72,9 +73,12 @@ class Subject:
 def parse_provider(text: str) -> tuple[str, dict[str, str]]:
     """A device with its options: "NAME" or "NAME,KEY=VALUE,...".
 
-    Raises: ConfigError for an option without a value.
+    Raises: ConfigError for an option without a value, MissingExtraError for a device whose package is not installed.
     """
     name, *given = text.split(",")
+    missing = missing_extra(name.strip())
+    if missing is not None:
+        raise missing
     options = {}
     for entry in given:
         key, found, value = entry.partition("=")

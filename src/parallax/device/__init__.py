@@ -42,6 +42,7 @@ from parallax.device._registry import (
     forget_backends,
     has_provider,
     is_backend_name,
+    missing_extra,
     open_backend,
     open_providers,
 )
@@ -106,6 +107,7 @@ __all__ = [
     "load_profile",
     "measure_speed",
     "memory_limit_bytes",
+    "missing_extra",
     "move_to_first_core",
     "offered_cores",
     "open_backend",

@@ -39,7 +39,7 @@ from parallax.device._openvino_shapes import ShapedPrograms, Signature
 from parallax.errors import BackendError, ConfigError, MissingExtraError
 from parallax.model import Model, OpGraph, SegmentInterface, SegmentModel, segment_interface
 
-_PACKAGE: Final = "openvino"
+PACKAGE: Final = "openvino"
 _TELEMETRY: Final = "openvino_telemetry"
 _KINDS: Final = {"CPU": DeviceKind.CPU, "GPU": DeviceKind.GPU, "NPU": DeviceKind.NPU}
 
@@ -79,7 +79,7 @@ class OpenVinoBackend:
         self._supported = frozenset(str(name) for name in self._core.get_property(device, "SUPPORTED_PROPERTIES"))
         self._kind = _KINDS.get(device.partition(".")[0], DeviceKind.OTHER)
         self._info = BackendInfo(
-            name=_PACKAGE if device == "CPU" else f"{_PACKAGE}:{device}",
+            name=PACKAGE if device == "CPU" else f"{PACKAGE}:{device}",
             kind=self._kind,
             device=str(self._core.get_property(device, "FULL_DEVICE_NAME")).strip(),
             version=str(self._openvino.get_version()),
@@ -266,9 +266,9 @@ def openvino_devices() -> Sequence[str]:
 def _import() -> Any:
     try:
         with _without_telemetry():
-            return importlib.import_module(_PACKAGE)
+            return importlib.import_module(PACKAGE)
     except ModuleNotFoundError as error:
-        if error.name != _PACKAGE:
+        if error.name != PACKAGE:
             raise
         raise MissingExtraError(
             "the backend openvino needs the package openvino, which is not installed",
@@ -283,7 +283,7 @@ def _without_telemetry() -> Iterator[None]:
     Who asks Parallax for quicker kernels has not asked for that; nor for the process that it forks for it, into a
     process full of threads. A program that has imported either package itself keeps what it has.
     """
-    if _PACKAGE in sys.modules or _TELEMETRY in sys.modules:
+    if PACKAGE in sys.modules or _TELEMETRY in sys.modules:
         yield
         return
     sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # Python's own way to say that there is none

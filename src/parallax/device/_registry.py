@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import importlib.util
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,10 +22,10 @@ from parallax.device._backend import Backend, BackendInfo
 from parallax.device._emulated import PREFIX as EMULATED
 from parallax.device._emulated import open_emulated
 from parallax.device._onnxruntime import CPU_PROVIDER, OnnxRuntimeBackend
-from parallax.device._openvino import OpenVinoBackend
+from parallax.device._openvino import PACKAGE, OpenVinoBackend
 from parallax.device._plugins import PLUGINS, WEBGPU, Plugin, load_plugin, plugin_devices
 from parallax.device._profiles import profile_names
-from parallax.errors import BackendError, ConfigError, ParallaxError
+from parallax.errors import BackendError, ConfigError, MissingExtraError, ParallaxError
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +82,21 @@ def open_backend(name: str, options: Mapping[str, Any] | None = None) -> Backend
         f"there is no backend {name!r}",
         fix=f"choose among {', '.join(sorted(_factories()))}, or name an execution provider of ONNX Runtime",
     )
+
+
+def missing_extra(name: str) -> MissingExtraError | None:
+    """What `open_backend` raises where the package that a backend of ours needs is not installed, or None.
+
+    Imports nothing where it is installed.
+    """
+    module = _PACKAGES.get(name.partition(":")[0])
+    if module is None or _is_installed(module):
+        return None
+    try:
+        open_backend(name)
+    except MissingExtraError as error:
+        return error
+    return None
 
 
 def has_provider(name: str) -> bool:
@@ -192,6 +209,19 @@ _BUILT_IN: Final[Mapping[str, BackendFactory]] = {
     "openvino": _openvino,
     EMULATED: open_emulated,
 }
+
+
+def _is_installed(module: str) -> bool:
+    if sys.modules.get(module) is not None:
+        return True
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # a finder that keeps it from this program
+        return False
+
+
+_PACKAGES: Final[Mapping[str, str]] = {"openvino": PACKAGE, "webgpu": WEBGPU.module}
+"""Family -> the module of an extra that it needs."""
 
 
 @functools.cache

@@ -7,13 +7,14 @@ left to ONNX Runtime, which warns of it and goes on with the rest of the list.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import onnxruntime
 
-from parallax.device import Backend, has_provider, is_backend_name, open_backend
+from parallax.device import Backend, has_provider, is_backend_name, missing_extra, open_backend
 from parallax.engine import both
 from parallax.errors import ConfigError
 from parallax.memory import parse_bytes
@@ -46,6 +47,34 @@ class Device:
         """Names it in caches."""
         options = sorted((key, str(value)) for key, value in self.options.items())
         return f"{self.name} {options}" + ("" if self.memory_bytes is None else f" {self.memory_bytes} bytes")
+
+
+def leave_out_missing(
+    providers: Sequence[Any] | None, provider_options: Sequence[Mapping[Any, Any]] | None
+) -> tuple[Sequence[Any] | None, Sequence[Mapping[Any, Any]] | None, str]:
+    """A ``providers=`` list without those backends of ours whose package is not installed, and its options.
+
+    They are warned of, as ONNX Runtime warns of a provider that it lacks, and the rest of the list runs the model.
+
+    Returns: both lists, and what was left out and why; "" if nothing was.
+    """
+    if not providers or isinstance(providers, str) or not isinstance(providers, Sequence):
+        return providers, provider_options, ""
+    missing = {}
+    for position, entry in enumerate(providers):
+        name = entry[0] if isinstance(entry, tuple) and entry else entry
+        error = missing_extra(name) if isinstance(name, str) else None
+        if error is not None:
+            missing[position] = error
+            warnings.warn(f"{error.what}; the rest of providers= runs the model. To have it: {error.fix}", stacklevel=5)
+    if not missing:
+        return providers, provider_options, ""
+    left = [entry for position, entry in enumerate(providers) if position not in missing]
+    if isinstance(provider_options, Sequence) and len(provider_options) == len(providers):
+        provider_options = [given for position, given in enumerate(provider_options) if position not in missing]
+    if not left:
+        left, provider_options = [CPU_PROVIDER], None
+    return left, provider_options, "; ".join(f"{error.what} ({error.fix})" for error in missing.values())
 
 
 def split_providers(

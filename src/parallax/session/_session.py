@@ -78,7 +78,7 @@ from parallax.session._options import (
     why_not_cut,
 )
 from parallax.session._planning import choose_plan, is_onnx_source, is_unasked, planned_model, session_cores, uncut_plan
-from parallax.session._providers import CPU_PROVIDER, split_providers
+from parallax.session._providers import CPU_PROVIDER, leave_out_missing, split_providers
 from parallax.session._run_options import why_run_needs_whole
 from parallax.session._shrink import shrink_arena
 from parallax.session._source import (
@@ -278,11 +278,15 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         self._given_providers = (providers, provider_options)
         # Where the base class goes back to when what was asked for is refused, which may be before it opens anything.
         self._fallback_providers = [CPU_PROVIDER]
+        providers, provider_options, missing = leave_out_missing(providers, provider_options)
         self._devices, providers, provider_options = split_providers(
             providers, provider_options, tunes=self._parallax_options.tune
         )
         self._whole_arguments = (providers, provider_options, disabled_optimizers)
         self._open()
+        if missing:
+            told = self.plan.provenance
+            self._plan = replace(self.plan, provenance=replace(told, reason=f"{missing}; {told.reason}"))
         # As the runtime has it: what was registered, whether anything runs there or not.
         self._providers = [*(device.name for device in self._devices), *self._providers]
         self._watch_memory()
