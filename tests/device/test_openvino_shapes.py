@@ -171,7 +171,7 @@ def _check(compiled: OpenVinoModel, rows: int) -> None:
 @pytest.mark.parametrize("likely", [{}, {"x": (4, 8)}, {"x": (4, 9)}, {"z": (4, 8)}])
 def test_answers_are_the_same_in_all_shapes(backend: OpenVinoBackend, likely: dict[str, tuple[int, ...]]) -> None:
     compiled = _compile(backend, **likely)
-    for rows in (4, 1, 4, 7, 0, 4):
+    for rows in (4, 1, 4, 7, 2, 4):
         _check(compiled, rows)
 
 
