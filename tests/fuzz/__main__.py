@@ -46,7 +46,7 @@ def figures(counts: Counts) -> list[Figure]:
             at_least=True,
             note=note,
         ),
-        counted("fuzz.faults", f"of these: {'; '.join(said.values())}", len(counts.faults), bound=0),
+        counted("fuzz.faults", f"random structured models: {'; '.join(said.values())}", len(counts.faults), bound=0),
         *(
             counted(
                 f"fuzz.{kind.name.lower()}",

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 import parallax
 from parallax.model import OpGraph
-from parallax.partition import contract
+from parallax.partition import bodies_cast_back, contract
 from tests.partition._graphs import op_graph
 
 Rows = list[tuple[str, str, list[str], list[str]]]
@@ -49,6 +49,23 @@ def test_one_cast_may_part_from_what_it_casts() -> None:
 def test_casts_that_no_body_captures_may_part_from_what_they_cast() -> None:
     graph = op_graph([("make", "Sin", ["x"], ["a"]), *TWO, ("read", "Neg", ["c"], ["y"])], outputs=["y"])
     assert unit_of(graph, "make") == {"make"}
+
+
+def test_casts_in_an_arm_stay_with_what_they_cast() -> None:
+    """The runtime puts the arm into the graph, if the condition is constant."""
+    inner = op_graph([("neg", "Neg", ["c"], ["z"])], outputs=["z"])
+    arm = op_graph(
+        [*TWO, ("inner", "If", ["k2"], ["y2"])], outputs=["y2"], bodies={"inner": inner}, captures={"inner": ["c"]}
+    )
+    graph = op_graph(
+        [("make", "Sin", ["x"], ["a"]), ("if", "If", ["k"], ["y"]), ("read", "Neg", ["a"], ["v"])],
+        outputs=["y", "v"],
+        bodies={"if": arm},
+        captures={"if": ["a"]},
+    )
+    assert unit_of(graph, "make") == {"make", "if"}
+    assert bodies_cast_back(graph.nodes[1]), "by itself, what the arm casts would be its input"
+    assert not bodies_cast_back(captured(TWO).nodes[-1]), "there, the casts are outside"
 
 
 def test_a_split_model_whose_body_captures_casts_there_and_back_gives_onnx_runtimes_answer(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from parallax.partition._by_weight import (
     tensor_bytes,
     unit_weights,
 )
+from parallax.partition._cast_back import bodies_cast_back
 from parallax.partition._constants import find_constants
 from parallax.partition._dag import (
     Dag,
@@ -118,6 +119,7 @@ __all__ = [
     "Verdict",
     "advise",
     "assemble",
+    "bodies_cast_back",
     "bottom_levels",
     "by_branches",
     "by_lanes",

@@ -20,6 +20,7 @@ from parallax.partition import (
     DraftSegment,
     UnitGraph,
     assemble,
+    bodies_cast_back,
     contract,
     find_boundaries,
     set_apart,
@@ -155,6 +156,8 @@ class _Lifter:
         typed = self._graph.nodes[node.index].bodies
         if self._promises is not None and not any(self._promises(body) for _, body in typed):
             return stays + "nothing in it is worth running side by side"
+        if bodies_cast_back(self._graph.nodes[node.index]):
+            return stays + "what it casts there and back for a body inside comes from outside"
         bodies = self._model.bodies(node.index)
         lift = self._lift(node, bodies, width=max(1, segment.width), beside=False)
         if isinstance(lift, str):
