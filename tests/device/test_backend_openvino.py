@@ -24,7 +24,8 @@ from parallax.device import (
     open_backend,
     private_bytes,
 )
-from parallax.device._openvino_rules import EXACT_INTEGER, refused_nodes
+from parallax.device._openvino_rules import EXACT_INTEGER, refused_nodes, unproven_nodes
+from parallax.device._openvino_table import operator_table
 from parallax.engine import CompiledSegment, Executor, lane_pool
 from parallax.errors import BackendError, ConfigError, SegmentError
 from parallax.model import load_model
@@ -56,8 +57,9 @@ def backend() -> Backend:
 def _refused(proto: onnx.ModelProto) -> dict[str, Refusal]:
     model = load_model(proto)
     graph = model.inferred()
-    refused = refused_nodes(graph, model.opset_imports)
-    return {graph.nodes[index].op_type: entry.reason for index, entry in refused.items()}
+    unproven = unproven_nodes(graph, model.opset_imports, version=operator_table().openvino)
+    refused = {**unproven, **refused_nodes(graph, model.opset_imports)}
+    return {graph.nodes[index].op_type: entry.reason for index, entry in sorted(refused.items())}
 
 
 def _one(op_type: str, types: Sequence[int], out: int, **attributes: Any) -> onnx.ModelProto:
@@ -178,8 +180,14 @@ def test_what_was_compared_is_taken() -> None:
     assert not _refused(_softmax(13))
     assert not _refused(_one("Max", (I64, I64), I64))
     assert not _refused(_one("Relu", (F32,), F32))
-    assert not _refused(_gather_elements([4, 2]))
     assert not _refused(_one("ReduceMean", (F32,), F32, keepdims=0))
+
+
+def test_everything_is_refused_where_the_table_is_of_another_release() -> None:
+    model = load_model(_one("Relu", (F32,), F32))
+    (refusal,) = unproven_nodes(model.inferred(), model.opset_imports, version="2025.1.0").values()
+    assert "2025.1.0" in refusal.detail
+    assert "tools/openvino_table.py" in refusal.detail
 
 
 @needs_openvino

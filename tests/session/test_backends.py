@@ -15,12 +15,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import parallax
-from parallax.device import FaultPolicy
+from parallax.device import FaultPolicy, openvino_table_digest
 from parallax.errors import ConfigError
 from parallax.model import load_model
 from parallax.profile import Cache
 from parallax.session._options import make_options
 from parallax.session._planning import plan_key, plan_whole_on
+from parallax.session._providers import make_device
 from tests.engine._faulty import installed
 
 needs_openvino = pytest.mark.skipif(
@@ -75,6 +76,27 @@ def remember_whole_on(backend: str, path: Path, cache: Path, *, as_backend: str 
         backends=(backend,),
     )
     Cache(cache).store(plan_key(model, options, None, cores=1), plan.to_json())
+
+
+def test_plans_with_openvino_are_kept_for_one_table_of_what_it_computes_right(model: Path) -> None:
+    """Whichever way it was named: with another table, other nodes may go there."""
+    common: dict[str, Any] = {
+        "threads": 1, "policy": "adaptive", "shapes": None, "calibration": None, "tune": False, "min_gain": None,
+        "cache_dir": None, "progress": None,
+    }  # fmt: skip
+    loaded = load_model(model)
+
+    def key(backends: tuple[str, ...], device: str | None) -> str:
+        options = make_options(**common, backends=backends)
+        devices = () if device is None else (make_device(device, {}),)
+        return plan_key(loaded, replace(options, devices=devices), None, cores=1)
+
+    digest = openvino_table_digest()
+    assert digest in key(("openvino",), None)
+    assert digest in key((), "openvino")
+    assert digest in key((), "openvino:GPU")
+    assert digest not in key((), None)
+    assert digest not in key((TWIN,), None)
 
 
 def test_tuning_compares_the_backends_it_is_given(model: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from parallax.device._load import DISTURBED_SHARE, CoreMeter, LoadMeter, offered
 from parallax.device._memory import free_memory_bytes, memory_limit_bytes, private_bytes
 from parallax.device._onnxruntime import OnnxRuntimeBackend, OnnxRuntimeModel
 from parallax.device._openvino import OpenVinoBackend
+from parallax.device._openvino_table import openvino_table_digest
 from parallax.device._ort_values import empty_host_value, host_bytes
 from parallax.device._pressure import PressureMonitor, PressureReading, read_pressure
 from parallax.device._probing import measure_speed
@@ -112,6 +113,7 @@ __all__ = [
     "offered_cores",
     "open_backend",
     "open_providers",
+    "openvino_table_digest",
     "private_bytes",
     "profile_names",
     "read_pressure",

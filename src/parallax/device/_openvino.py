@@ -34,7 +34,7 @@ from parallax.device._openvino_convert import (
 )
 from parallax.device._openvino_model import OpenVinoModel, has_open_shapes
 from parallax.device._openvino_program import Program
-from parallax.device._openvino_rules import refused_nodes
+from parallax.device._openvino_rules import refused_nodes, unproven_nodes
 from parallax.device._openvino_shapes import ShapedPrograms, Signature
 from parallax.errors import BackendError, ConfigError, MissingExtraError
 from parallax.model import Model, OpGraph, SegmentInterface, SegmentModel, segment_interface
@@ -96,12 +96,14 @@ class OpenVinoBackend:
         return OpenVinoBackend(self._device, options=self._options, speed=speed, checks_feeds=self._checks_feeds)
 
     def capability(self, model: Model) -> Capability:
-        """What its translator understands, its device has, and our rules on precision allow.
+        """What its translator understands, its device has, and our rules on precision allow: of that, what was compared
+        with ONNX Runtime, in the operators, attributes and element types of the table (`OperatorTable`).
 
         Where OpenVINO fails to answer, what it was asked about is refused.
         """
         graph = model.inferred()
-        refused = dict(refused_nodes(graph, model.opset_imports))
+        unproven = unproven_nodes(graph, model.opset_imports, version=self._info.version)
+        refused = {**unproven, **refused_nodes(graph, model.opset_imports)}
         self._ask(model, graph, refused)
         return Capability(
             backend=self._info.name,

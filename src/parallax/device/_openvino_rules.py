@@ -1,8 +1,9 @@
 """Which nodes OpenVINO's processor plugin computes with the precision the model asks for.
 
 It narrows 64-bit integers to 32 bits, wrapping in silence, and computes several operators on integers (Equal, Div,
-ReduceSum, ReduceMax, MatMul) in float32, where only 24 bits are exact; doubles become floats, and bytes saturate where
-ONNX wraps. All of this was seen with OpenVINO 2026.4. What depends on it is left to others, by the rules below:
+ReduceSum, ReduceMax, MatMul) in float32, where only 24 bits are exact; doubles become floats. All of this was seen with
+OpenVINO 2026.4. What depends on the numbers, which no table of operators can tell, is left to others by rules. All else
+is told by a table of what was run and compared (`unproven_nodes`). The rules:
 
 * An integer that enters from outside is checked against `EXACT_INTEGER` when it is fed.
 * What moves, compares or selects integers keeps their bound; that of sums and products is computed, and must not
@@ -29,6 +30,7 @@ from typing import Final
 
 from parallax.device._backend import Refusal, RefusedNode
 from parallax.device._kernel_lists import TYPE_NAMES
+from parallax.device._openvino_table import operator_table
 from parallax.model import Node, OpGraph, TensorInfo, constant_value
 
 EXACT_INTEGER: Final = 1 << 24
@@ -190,6 +192,33 @@ def refused_nodes(graph: OpGraph, opsets: Mapping[str, int]) -> Mapping[int, Ref
             # Its outputs come from outside then, and are checked on entry.
             integers.note_bound(node.outputs, EXACT_INTEGER)
     return refused
+
+
+def unproven_nodes(graph: OpGraph, opsets: Mapping[str, int], *, version: str) -> Mapping[int, RefusedNode]:
+    """The nodes that are not known to come out right by the table of operators, by index; see `OperatorTable`.
+
+    Args:
+        graph: with its types inferred.
+        opsets: of the model, by domain.
+        version: of OpenVINO.
+    """
+    table = operator_table()
+    if not table.is_for(version):
+        detail = (
+            f"the table of what OpenVINO computes right was made with its release {table.openvino}, and this is "
+            f"{version}: install that one, or make the table anew with tools/openvino_table.py"
+        )
+        return {node.index: RefusedNode(node=node.index, reason=Refusal.OTHER, detail=detail) for node in graph.nodes}
+    found = {node.index: table.obstacle(graph, node, opsets) for node in graph.nodes}
+    return {
+        index: RefusedNode(
+            node=index,
+            reason=obstacle[0],
+            detail=f"OpenVINO is not known to compute {graph.nodes[index].op_type} {obstacle[1]} as ONNX Runtime does",
+        )
+        for index, obstacle in found.items()
+        if obstacle is not None
+    }
 
 
 def _structure(graph: OpGraph, node: Node, opset: int) -> tuple[Refusal, str] | None:

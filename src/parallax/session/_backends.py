@@ -7,7 +7,7 @@ import importlib.metadata
 from collections.abc import Sequence
 from typing import Any, Final
 
-from parallax.device import open_backend
+from parallax.device import open_backend, openvino_table_digest
 from parallax.errors import ConfigError
 from parallax.schedule import CPU_BACKEND
 
@@ -41,6 +41,13 @@ def backend_versions(backends: Sequence[str]) -> str:
     return ", ".join(
         f"{name} {_version(UNASKED[name]) if name in UNASKED else open_backend(name).info.version}" for name in backends
     )
+
+
+def backend_tables(names: Sequence[str]) -> str:
+    """What the choice of nodes for these backends and providers follows from, beside their versions: of OpenVINO, the
+    table of what it computes right. Empty where none of them has one."""
+    used = any(name.partition(":")[0] == "openvino" for name in names)
+    return f"openvino {_version('openvino')} {openvino_table_digest()}" if used else ""
 
 
 @functools.cache

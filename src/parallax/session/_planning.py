@@ -32,7 +32,7 @@ from parallax.schedule import (
     Segment,
     verify_plan,
 )
-from parallax.session._backends import backend_versions
+from parallax.session._backends import backend_tables, backend_versions
 from parallax.session._candidates import PlanningContext, Proposal
 from parallax.session._devices import DeviceBodyPlanner, DeviceStudy, held_bytes
 from parallax.session._feeds import is_feedable
@@ -596,6 +596,7 @@ def plan_key(model: Model, options: SessionOptions, session_options: Any, *, cor
             f"config {inherited.config}",
             f"backends {backend_versions(options.backends or ())}",
             f"devices {'; '.join(device.key for device in options.devices)}",
+            f"tables {backend_tables([*(options.backends or ()), *(device.name for device in options.devices)])}",
         )
     )
 
