@@ -28,6 +28,7 @@ from parallax.device import (
     OnnxRuntimeBackend,
     OpenVinoBackend,
     OperatorWork,
+    Refusal,
     UnfitFeedsError,
     Work,
     measure_speed,
@@ -393,7 +394,9 @@ def test_what_compiles_without_the_processor_is_refused_nowhere(backend: Backend
         compiled(backend, proto, options=CompileOptions(exclusive=True))
     except BackendError:
         return
-    assert not backend.capability(load_model(proto)).refused
+    refused = backend.capability(load_model(proto)).refused
+    # A form whose answers differ compiles, too: OpenVINO's ArgMax loses NaNs.
+    assert not [entry for entry in refused if entry.reason is not Refusal.FORM]
 
 
 def test_asking_leaves_nothing_behind(backend: Backend) -> None:
