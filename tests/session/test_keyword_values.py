@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ MODEL = branches_model().SerializeToString()
 
 
 def _id(case: Any) -> str:
-    return str(case)[:40]
+    # An address differs between the workers of one test run, which must agree on the names of the tests.
+    return re.sub(r" at 0x[0-9a-f]+", "", str(case))[:40]
 
 
 def _check(error: parallax.ConfigError, name: str) -> None:
