@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,20 @@ def dies_in_the_runtime_alone(work: Path) -> bool:
     return subprocess.run([sys.executable, "-c", STOCK, *graphs], capture_output=True).returncode < 0
 
 
+def faults(cases: Iterable[Case], work: Path) -> list[Case]:
+    """The cases that end in anything but a refusal, the right answer, or what ONNX Runtime alone does too.
+
+    ``work`` is the folder in which the worker left each seed's bundle.
+    """
+    return [
+        case
+        for case in cases
+        if case.word not in ("right", "refused")
+        and not (case.word == "other" and case.kind in UNNOTICEABLE)
+        and not (case.word == "crash" and dies_in_the_runtime_alone(work / str(case.seed)))
+    ]
+
+
 def check(tmp_path: Path, seeds: range) -> None:
     make_subjects(tmp_path / "subjects")
     cases = try_all(tmp_path / "subjects", seeds)
@@ -150,14 +165,7 @@ def check(tmp_path: Path, seeds: range) -> None:
     print(f"{len(cases)} damaged bundles:", dict(Counter(case.word for case in cases)))
     for kind in sorted({case.kind for case in cases}):
         print(f"  {kind}:", dict(Counter(case.word for case in cases if case.kind == kind)))
-    bad = [
-        case
-        for case in cases
-        if case.word not in ("right", "refused")
-        and not (case.word == "other" and case.kind in UNNOTICEABLE)
-        and not (case.word == "crash" and dies_in_the_runtime_alone(tmp_path / "work" / str(case.seed)))
-    ]
-    assert not bad
+    assert not faults(cases, tmp_path / "work")
 
 
 def test_no_damage_to_a_bundle_ends_in_anything_but_a_refusal_or_the_right_answer(tmp_path: Path) -> None:
