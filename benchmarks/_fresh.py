@@ -341,7 +341,17 @@ def _bytes_of(output: Any) -> Any:
     return np.ascontiguousarray(output).reshape(-1).view(np.uint8)
 
 
+def load_what_is_lazy() -> None:
+    """Load what Parallax loads when a session is first opened: imports are in no variant's clock."""
+    from parallax.bundle import Bundle
+    from parallax.engine import Executor
+    from parallax.session import InferenceSession
+
+    assert all((Bundle, Executor, InferenceSession))
+
+
 def main(order: Order) -> None:
+    load_what_is_lazy()
     with np.load(order.feeds) as stored:
         feeds = {name: stored[name] for name in stored.files}
     print("ready", flush=True)

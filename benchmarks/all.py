@@ -41,6 +41,7 @@ STEPS: tuple[Step, ...] = (
     Step(script="planning.py", minutes=2),
     Step(script="latency.py", arguments=("--runs", "12", "--no-streams"), minutes=13),
     Step(script="cold_start.py", arguments=("--rounds", "3"), minutes=7),
+    Step(script="start.py", arguments=("--rounds", "7"), minutes=5),
     Step(script="simulation.py", arguments=("--models", "paper", "--runs", "10"), minutes=5),
     Step(script="cpu_backends.py", arguments=("--runs", "12"), minutes=9),
     Step(script="paper_parallax.py", arguments=("--minutes", "30"), minutes=31),

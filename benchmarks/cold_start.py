@@ -49,6 +49,7 @@ from _fresh import (
     save_feeds,
 )
 from _intervals import figure_of_medians, median_interval, paired
+from _processes import in_turn
 
 from parallax import zoo
 from parallax.cli import Timing, ratio
@@ -102,26 +103,8 @@ def measure_model(name: str, *, rounds: int, variants: Sequence[str]) -> dict[st
 
 def whole_processes(paths: Mapping[str, str], feeds: str, *, rounds: int) -> dict[str, list[int]]:
     """ns from the start of a process to its first answer, by variant, in turn; variants that end badly are left out."""
-    samples: dict[str, list[int]] = {variant: [] for variant in paths}
-    script = str(Path(_whole.__file__))
-    for number in range(rounds):
-        for variant in list(paths)[:: 1 if number % 2 == 0 else -1]:
-            if variant not in samples:
-                continue
-            begin = time.perf_counter_ns()
-            with subprocess.Popen(
-                [sys.executable, script, variant, paths[variant], feeds], stdout=subprocess.PIPE, text=True
-            ) as process:
-                assert process.stdout is not None
-                lines = iter(process.stdout.readline, "")
-                answered = any(line == "answered\n" for line in lines)  # the runtime's planner may print, too
-                elapsed = time.perf_counter_ns() - begin
-            if answered:
-                samples[variant].append(elapsed)
-            else:
-                del samples[variant]
-                say(f"  {variant}: ended with {process.returncode}")
-    return samples
+    found = in_turn({variant: (path, feeds) for variant, path in paths.items()}, rounds=rounds)
+    return {variant: [process.elapsed_ns for process in processes] for variant, processes in found.items()}
 
 
 def compare(outputs: dict[str, str], outcomes: dict[str, list[Outcome]]) -> dict[str, str]:
@@ -150,7 +133,12 @@ def import_times() -> dict[str, list[float]]:
         subprocess.run([sys.executable, "-c", statement], check=True)
         return time.perf_counter() - begin
 
-    statements = {"numpy": "import numpy", "onnxruntime": "import onnxruntime", "parallax": "import parallax"}
+    statements = {
+        "numpy": "import numpy",
+        "onnxruntime": "import onnxruntime",
+        # The package alone loads nothing: see start.py.
+        "parallax": "from parallax import InferenceSession",
+    }
     samples: dict[str, list[float]] = {library: [] for library in ("", *statements)}
     for _ in range(IMPORT_ROUNDS):
         for library in samples:

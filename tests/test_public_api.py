@@ -5,9 +5,11 @@ A failure names the two ways to mend it: export the name, or make it private.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pkgutil
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -33,11 +35,15 @@ PUBLIC = [name for name, is_package in MODULES if name in PUBLIC_MODULES or (is_
 
 
 def _public_names(module: ModuleType) -> set[str]:
-    """Names a reader would take for public: neither private, nor a submodule, nor brought in by an import."""
+    """Names a reader would take for public: neither private, nor a submodule, nor brought in by an import.
+
+    Those that a package gives when they are asked for are among what `dir` lists.
+    """
     return {
         name
-        for name, value in vars(module).items()
+        for name, value in ((name, getattr(module, name)) for name in dir(module))
         if not name.startswith("_")
+        and name != "TYPE_CHECKING"
         and not inspect.ismodule(value)
         and getattr(value, "__module__", module.__name__).startswith("parallax")
     }
@@ -89,3 +95,48 @@ def test_every_error_of_the_tree_is_importable_from_the_root() -> None:
     for name in errors.__all__:
         assert getattr(parallax, name) is getattr(errors, name)
         assert issubclass(getattr(errors, name), parallax.ParallaxError)
+
+
+def _stated_imports(package: str) -> dict[str, tuple[str, str]]:
+    """Name -> module and name there, as a package's ``__init__`` states them for type checkers alone."""
+    path = importlib.import_module(package).__file__
+    assert path is not None
+    blocks = [
+        node.body
+        for node in ast.parse(Path(path).read_text(encoding="utf-8")).body
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    ]
+    return {
+        alias.asname or alias.name: (str(node.module), alias.name)
+        for block in blocks
+        for node in block
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+@pytest.mark.parametrize("package", [name for name in PUBLIC if name not in PUBLIC_MODULES])
+def test_a_package_gives_at_run_time_what_it_states_to_type_checkers(package: str) -> None:
+    module = importlib.import_module(package)
+    stated = _stated_imports(package)
+    assert stated, f"{package} states no names: see parallax._lazy"
+    for name, (home, there) in stated.items():
+        assert getattr(module, name) is getattr(importlib.import_module(home), there), name
+    defined = {name for name in module.__all__ if name not in stated}
+    assert defined <= vars(module).keys(), "a name stands in __all__ alone"
+    assert set(module.__all__) <= set(dir(module))
+
+
+def test_names_that_do_not_exist_are_refused_as_python_refuses_them() -> None:
+    with pytest.raises(AttributeError, match=r"module 'parallax' has no attribute 'Nothing'"):
+        parallax.Nothing  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(ImportError, match=r"cannot import name 'Nothing' from 'parallax\.engine'"):
+        exec("from parallax.engine import Nothing")
+
+
+def test_everything_can_be_imported_at_once_and_listed() -> None:
+    names: dict[str, object] = {}
+    exec("from parallax import *", names)
+    assert set(parallax.__all__) <= names.keys()
+    assert names["InferenceSession"] is parallax.InferenceSession
+    assert {*parallax.__all__, "device", "errors", "session"} <= set(dir(parallax))

@@ -6,29 +6,60 @@ Parallax is a drop-in for ``onnxruntime.InferenceSession``. Every exception it r
 
 from __future__ import annotations
 
-from parallax.engine import share_thread_pool
-from parallax.errors import (
-    BackendError,
-    BudgetError,
-    BundleError,
-    BundleMismatchError,
-    ConfigError,
-    ExternalDataError,
-    ExternalPathError,
-    InputError,
-    InternalError,
-    MissingExtraError,
-    ModelError,
-    ModelFileError,
-    ParallaxError,
-    PlanError,
-    RunCancelled,
-    SegmentError,
-    UnsafeModelError,
-    UnsupportedModelError,
-)
-from parallax.schedule import Plan
-from parallax.session import InferenceSession, MemoryUsage, compile
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from parallax.engine import share_thread_pool
+    from parallax.errors import (
+        BackendError,
+        BudgetError,
+        BundleError,
+        BundleMismatchError,
+        ConfigError,
+        ExternalDataError,
+        ExternalPathError,
+        InputError,
+        InternalError,
+        MissingExtraError,
+        ModelError,
+        ModelFileError,
+        ParallaxError,
+        PlanError,
+        RunCancelled,
+        SegmentError,
+        UnsafeModelError,
+        UnsupportedModelError,
+    )
+    from parallax.schedule import Plan
+    from parallax.session import InferenceSession, MemoryUsage, compile
+else:
+    from parallax import _lazy
+
+    __getattr__, __dir__ = _lazy.exports(
+        __name__,
+        {
+            "engine": "share_thread_pool",
+            "errors": (
+                "BackendError BudgetError BundleError BundleMismatchError ConfigError ExternalDataError "
+                "ExternalPathError InputError InternalError MissingExtraError ModelError ModelFileError ParallaxError "
+                "PlanError RunCancelled SegmentError UnsafeModelError UnsupportedModelError"
+            ),
+            "schedule": "Plan",
+            "session": "InferenceSession MemoryUsage compile",
+        },
+        packages=(
+            "bundle",
+            "device",
+            "engine",
+            "errors",
+            "memory",
+            "model",
+            "partition",
+            "profile",
+            "schedule",
+            "session",
+        ),
+    )
 
 __version__ = "0.1.0"
 

@@ -14,7 +14,7 @@ import pytest
 
 import parallax
 from parallax import zoo
-from parallax.cli._console import guarded
+from parallax.cli._exits import guarded
 from parallax.errors import InternalError
 from tests.cli._models import branching, counting, invoke
 

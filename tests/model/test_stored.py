@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from parallax.engine import RuntimeOptions, save_optimised
 from parallax.errors import ModelFileError
 from parallax.model import StoredWeight, read_stored_graph, save_arranged
+from parallax.model._stored_message import parse_graph
+from parallax.model._stored_parts import NUMPY_TYPES
+from parallax.model._stored_wire import read_written
+from parallax.model._weights import DTYPES, HANDED_OVER
 
 DATA = "0000.data"
 
@@ -221,3 +226,56 @@ def test_a_place_that_is_no_text_is_refused(word: bytes, tmp_path: Path) -> None
     content = path.read_bytes().replace(word, b"\xff" * len(word))
     with pytest.raises(ModelFileError):
         read_stored_graph(content, data_name=DATA, data_bytes=path.with_suffix(".data").stat().st_size)
+
+
+def test_both_ways_to_read_a_graph_agree(tmp_path: Path) -> None:
+    """However bytes are damaged: what is read of them without protobuf, protobuf reads as well."""
+    path, _ = whole(tmp_path)
+    data = path.read_bytes()
+    assert read_written(data) == parse_graph(data)
+    rng = np.random.default_rng(5)
+    read = 0
+    for _ in range(3000):
+        damaged = bytearray(data)
+        for place in rng.integers(len(data), size=rng.integers(1, 3)):
+            damaged[place] = rng.integers(256)
+        found = read_written(bytes(damaged))
+        if found is not None:
+            with suppress(ModelFileError):  # a node that is no message, which is left to the runtime
+                assert found == parse_graph(bytes(damaged))
+                read += 1
+    assert read > 100
+
+
+def test_bodies_and_functions_are_left_to_protobuf(tmp_path: Path) -> None:
+    path, _ = made(tmp_path)
+    assert read_written(path.read_bytes()) is None
+    model = onnx.load(whole(tmp_path)[0], load_external_data=False)
+    model.functions.append(helper.make_function("own", "f", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], []))
+    assert read_written(model.SerializeToString()) is None
+
+
+def test_types_that_can_be_lent_are_those_that_numpy_and_the_runtime_have() -> None:
+    assert {code: DTYPES[code].str for code in HANDED_OVER if DTYPES[code].isbuiltin == 1} == NUMPY_TYPES
+
+
+def whole(folder: Path) -> tuple[Path, tuple[StoredWeight, ...]]:
+    """As `made`, without bodies; some weights lie in the graph."""
+    rng = np.random.default_rng(3)
+    table = numpy_helper.from_array(rng.standard_normal((50, 600)).astype(np.float32), "table")
+    small = numpy_helper.from_array(rng.standard_normal(8).astype(np.float32).reshape(8, 1), "small")
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "place"], ["rows"]), helper.make_node("Mul", ["rows", "small"], ["y"])],
+        "whole",
+        [helper.make_tensor_value_info("place", TensorProto.INT64, [8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [8, "width"])],
+        [table, small],
+    )
+    onnx.save_model(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "model.onnx"
+    )
+    save_optimised(
+        str(folder / "model.onnx"), str(folder / "optimised.onnx"), data_name="optimised.data", options=RuntimeOptions()
+    )
+    weights = save_arranged(folder / "optimised.onnx", folder / "0000.onnx")
+    return folder / "0000.onnx", weights

@@ -5,31 +5,54 @@ and ready to be mapped, and a manifest that says what it was made from and for. 
 what is damaged is refused, what was made for elsewhere is made anew or refused, nothing is trusted.
 """
 
-from parallax.bundle._digest import CheckedFiles, Signature, file_digest, settled, signature
-from parallax.bundle._identity import (
-    describe_mismatch,
-    mismatch_error,
-    parallax_version,
-    rebuild_command,
-    runtime_build,
-)
-from parallax.bundle._manifest import (
-    BUNDLE_FORMAT_VERSION,
-    MANIFEST_NAME,
-    CompileOptions,
-    FileRecord,
-    InterfaceRecord,
-    Manifest,
-    SegmentRecord,
-    SourceFile,
-    SourceRecord,
-    render_manifest,
-)
-from parallax.bundle._names import ModelNames
-from parallax.bundle._open import BUNDLE_SUFFIX, Bundle, Verify, looks_like_bundle, read_bundle, use_bundle
-from parallax.bundle._publish import prune_folder, prune_leftovers, remove_tree, resolve_target
-from parallax.bundle._read import read_manifest
-from parallax.bundle._write import Progress, describe_source, write_bundle
+from typing import TYPE_CHECKING
+
+from parallax import _lazy
+
+if TYPE_CHECKING:
+    from parallax.bundle._digest import CheckedFiles, Signature, file_digest, settled, signature
+    from parallax.bundle._folder import BUNDLE_SUFFIX, MANIFEST_NAME, Verify, looks_like_bundle
+    from parallax.bundle._identity import (
+        describe_mismatch,
+        mismatch_error,
+        parallax_version,
+        rebuild_command,
+        runtime_build,
+    )
+    from parallax.bundle._manifest import (
+        BUNDLE_FORMAT_VERSION,
+        CompileOptions,
+        FileRecord,
+        InterfaceRecord,
+        Manifest,
+        SegmentRecord,
+        SourceFile,
+        SourceRecord,
+        render_manifest,
+    )
+    from parallax.bundle._names import ModelNames
+    from parallax.bundle._open import Bundle, read_bundle, use_bundle
+    from parallax.bundle._publish import prune_folder, prune_leftovers, remove_tree, resolve_target
+    from parallax.bundle._read import read_manifest
+    from parallax.bundle._write import Progress, describe_source, write_bundle
+else:
+    __getattr__, __dir__ = _lazy.exports(
+        __name__,
+        {
+            "_digest": "CheckedFiles Signature file_digest settled signature",
+            "_folder": "BUNDLE_SUFFIX MANIFEST_NAME Verify looks_like_bundle",
+            "_identity": "describe_mismatch mismatch_error parallax_version rebuild_command runtime_build",
+            "_manifest": (
+                "BUNDLE_FORMAT_VERSION CompileOptions FileRecord InterfaceRecord Manifest SegmentRecord SourceFile "
+                "SourceRecord render_manifest"
+            ),
+            "_names": "ModelNames",
+            "_open": "Bundle read_bundle use_bundle",
+            "_publish": "prune_folder prune_leftovers remove_tree resolve_target",
+            "_read": "read_manifest",
+            "_write": "Progress describe_source write_bundle",
+        },
+    )
 
 __all__ = [
     "BUNDLE_FORMAT_VERSION",

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from parallax.bundle._folder import GENERATION
 from parallax.bundle._manifest import (
     BUNDLE_FORMAT_VERSION,
-    GENERATION,
     CompileOptions,
     InterfaceRecord,
     Manifest,

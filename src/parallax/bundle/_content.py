@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from parallax.bundle._checks import data_path, declaration_path
 from parallax.bundle._manifest import Manifest
 from parallax.errors import BundleError, ModelFileError, PlanError
-from parallax.model import StoredGraph, TensorInfo, read_stored_graph
+from parallax.model import read_stored_graph
 from parallax.schedule import CPU_BACKEND, Plan
+
+if TYPE_CHECKING:
+    from parallax.model import StoredGraph, TensorInfo
 
 _COMPILE_AGAIN = "compile the model again"
 
@@ -48,6 +52,18 @@ def _read_graph(folder: Path, manifest: Manifest, name: str) -> StoredGraph:
     except ModelFileError as error:
         raise BundleError(
             f"a graph of the bundle cannot be used: {error.what}", where=str(folder / name), fix=_COMPILE_AGAIN
+        ) from error
+
+
+def read_declaration(path: Path) -> bytes:
+    """What the runtime said of the model's outputs. Raises: BundleError if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"cannot read what the bundle says of its outputs: {error.strerror or error}",
+            where=str(path),
+            fix=_COMPILE_AGAIN,
         ) from error
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from parallax.engine import RuntimeOptions, declared_outputs, store_declaration
-from parallax.errors import BundleError
 from parallax.model import Model
 from parallax.schedule import Plan
 
@@ -18,15 +15,3 @@ def describe_outputs(model: Model, plan: Plan) -> bytes:
     # A plan for little memory must be compiled in little, too.
     fits = plan.provenance.source != "memory"
     return store_declaration(declared_outputs(model, RuntimeOptions(), optimises=fits).arguments)
-
-
-def read_declaration(path: Path) -> bytes:
-    """Raises: BundleError if it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BundleError(
-            f"cannot read what the bundle says of its outputs: {error.strerror or error}",
-            where=str(path),
-            fix="compile the model again",
-        ) from error

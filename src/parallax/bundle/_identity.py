@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import shlex
 from pathlib import Path
 
 import onnxruntime
@@ -52,6 +51,8 @@ def mismatch_error(manifest: Manifest, path: Path, differences: tuple[str, ...])
 
 def rebuild_command(manifest: Manifest, path: Path) -> str:
     """The command that compiles the bundle's source again with the same options."""
+    import shlex  # only for a message
+
     options = manifest.options
     source = manifest.source.path or "MODEL"
     if manifest.portable is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,11 +16,6 @@ from parallax.schedule import write_record
 
 BUNDLE_FORMAT_VERSION: Final = 3
 """Raised whenever a bundle written before must not be read any more."""
-
-MANIFEST_NAME: Final = "manifest.json"
-
-GENERATION = re.compile(r"g-[0-9a-f]{16}")
-"""Names of the folders that hold a bundle's files; a bundle that is compiled again gets another one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,41 +5,26 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 from parallax.bundle._checks import declaration_path, names_path
-from parallax.bundle._content import read_content
-from parallax.bundle._declaration import read_declaration
+from parallax.bundle._content import read_content, read_declaration
 from parallax.bundle._digest import SMALL_BYTES, CheckedFiles, Signature, file_digest, settled, signature
-from parallax.bundle._manifest import MANIFEST_NAME, FileRecord, Manifest
-from parallax.bundle._names import ModelNames, read_names
-from parallax.bundle._publish import is_dropping
+from parallax.bundle._folder import Verify, is_dropping
+from parallax.bundle._manifest import FileRecord, Manifest
 from parallax.bundle._read import read_manifest
-from parallax.bundle._readahead import open_streamed
-from parallax.device import trim_heap
-from parallax.engine import (
-    FOREIGN_EXCEPTIONS,
-    CompiledSegment,
-    Executor,
-    MappedWeights,
-    RuntimeOptions,
-    lane_pool,
-    make_mapped_session,
-)
+from parallax.engine import MappedWeights
 from parallax.errors import BundleError, ConfigError
 from parallax.schedule import Plan
 
+if TYPE_CHECKING:
+    from parallax.bundle._names import ModelNames
+    from parallax.engine import Executor, RuntimeOptions
+
 T = TypeVar("T")
-
-Verify = Literal["once", "full", "never"]
-"""Which digests of large files are computed when a bundle is opened. ``once``: of those that were not found right
-before, or were written to since. ``full``: of all. ``never``: of none; sizes are still compared. Small files
-(manifest, plan, graphs) are always read whole and checked."""
-
-BUNDLE_SUFFIX = ".plx"
 
 _ATTEMPTS = 8
 _COMPILE_AGAIN = "compile the model again"
@@ -88,73 +73,25 @@ class Bundle:
 
         Raises: BundleError if they cannot be read.
         """
+        from parallax.bundle._names import read_names  # only for session options
+
         name = names_path(self.manifest.generation)
         return read_names(self.path / name) if name in self.signatures else None
 
     def compile(self, options: RuntimeOptions) -> Executor:
-        """Map every segment of a cut plan and return an executor on this process's lanes.
-
-        Weights of a plan that was cut for their size are read ahead of the runs, if they do not fit into memory.
+        """Map every segment of a split plan and return an executor on this process's lanes.
 
         Raises: BundleError if the runtime refuses a graph, or a graph is not what the plan says.
         """
-        interface = self.manifest.interface
-        segments: Sequence[CompiledSegment]
-        advisor = None
-        if self.plan.provenance.source == "memory":
-            paths = [self.graph_path(segment.index).with_suffix(".data") for segment in self.plan.segments]
-            segments, advisor = open_streamed(paths, lambda: self._open_segments(options, lean=True))
-        else:
-            segments = self._open_segments(options)
-        return Executor(
-            self.plan,
-            segments,
-            inputs=(*interface.inputs, *interface.overridable),
-            outputs=interface.outputs,
-            pool=lane_pool(),
-            advisor=advisor,
-        )
+        from parallax.bundle._segments import open_executor  # a whole model needs no executor
 
-    def _open_segments(self, options: RuntimeOptions, *, lean: bool = False) -> list[CompiledSegment]:
-        """``lean``: at no time with more memory than the largest segment needs to open, and so that all mappings are
-        the runtime's, one for each weight."""
-        segments = []
-        for segment, record in zip(self.plan.segments, self.manifest.segments, strict=True):
-            path = str(self.path / record.graph)
-            try:
-                weights = None if lean else self.map_weights(segment.index)
-                session = make_mapped_session(path, width=segment.width, options=options, weights=weights)
-            except FOREIGN_EXCEPTIONS as error:
-                raise BundleError(
-                    f"the runtime refuses a graph of the bundle: {error}", where=path, fix=_COMPILE_AGAIN
-                ) from error
-            segments.append(
-                CompiledSegment(
-                    name=segment.name,
-                    node_names=record.nodes,
-                    width=segment.width,
-                    session=session,
-                    inputs=segment.inputs,
-                    outputs=segment.outputs,
-                    weights={},  # mapped for the session, by the runtime or for it
-                )
-            )
-            if lean:
-                trim_heap()
-        return segments
+        return open_executor(self, options)
 
     def check_unchanged(self) -> None:
         """To be called once its files are mapped. Raises: BundleError if one was changed since it was checked."""
         for name, expected in self.signatures.items():
             if _stat_signature(self.path / name) != expected:
                 raise BundleError("a file was changed while the bundle was opened", where=str(self.path / name))
-
-
-def looks_like_bundle(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is meant as a bundle: a folder with a manifest, or one that is named like a bundle."""
-    return os.path.isdir(path) and (
-        os.fspath(path).endswith(BUNDLE_SUFFIX) or os.path.isfile(os.path.join(path, MANIFEST_NAME))
-    )
 
 
 def use_bundle(

@@ -23,8 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from parallax.bundle._folder import GENERATION, MANIFEST_NAME, is_dropping
 from parallax.bundle._locks import LockFile, try_lock
-from parallax.bundle._manifest import GENERATION, MANIFEST_NAME
 from parallax.bundle._read import read_manifest
 from parallax.errors import BundleError, ConfigError
 
@@ -225,11 +225,6 @@ def _current_generation(target: Path) -> str | None:
 
 def _is_ours(name: str) -> bool:
     return name == MANIFEST_NAME or GENERATION.fullmatch(name) is not None or is_dropping(name)
-
-
-def is_dropping(name: str) -> bool:
-    """Whether a file of this name was left by a file manager or network file system, not by people."""
-    return name in (".DS_Store", "Thumbs.db", "desktop.ini") or name.startswith((".nfs", "._"))
 
 
 def _lock_path(target: Path, owner: str) -> Path:

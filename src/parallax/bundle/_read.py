@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from parallax.bundle._checks import check_manifest
-from parallax.bundle._manifest import BUNDLE_FORMAT_VERSION, MANIFEST_NAME, Manifest, body_digest
+from parallax.bundle._folder import MANIFEST_NAME
+from parallax.bundle._manifest import BUNDLE_FORMAT_VERSION, Manifest, body_digest
 from parallax.errors import BundleError, PlanError
 from parallax.schedule import parse_json, read_record
 

@@ -6,9 +6,23 @@ Also what its measurements rest on, for scripts that measure more: rivals that t
 
 from __future__ import annotations
 
-from parallax.cli._app import app
-from parallax.cli._rivals import Difference, Rival, compare_outputs, runtime_rivals, thread_counts
-from parallax.cli._timing import Ratio, Timing, quartiles, ratio, time_interleaved, wait_until_quiet
+from typing import TYPE_CHECKING
+
+from parallax import _lazy
+
+if TYPE_CHECKING:
+    from parallax.cli._app import app
+    from parallax.cli._rivals import Difference, Rival, compare_outputs, runtime_rivals, thread_counts
+    from parallax.cli._timing import Ratio, Timing, quartiles, ratio, time_interleaved, wait_until_quiet
+else:
+    __getattr__, __dir__ = _lazy.exports(
+        __name__,
+        {
+            "_app": "app",
+            "_rivals": "Difference Rival compare_outputs runtime_rivals thread_counts",
+            "_timing": "Ratio Timing quartiles ratio time_interleaved wait_until_quiet",
+        },
+    )
 
 __all__ = [
     "Difference",
@@ -29,4 +43,6 @@ __all__ = [
 
 def main() -> None:
     """Entry point of the ``parallax`` command; exits with 0, 1 (outputs differ), 2 (bad input) or 130 (Ctrl-C)."""
+    from parallax.cli._app import app
+
     app(prog_name="parallax")

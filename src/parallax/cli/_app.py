@@ -1,22 +1,18 @@
-"""The commands and their options; what they do is in the module named after each."""
+"""The commands and their options; what they do is in the module named after each, which is loaded when it is run."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import parallax
-from parallax.cli._bench import bench_model
-from parallax.cli._bundle import prune_bundles, show_bundle, verify_bundle
-from parallax.cli._compile import compile_model
-from parallax.cli._console import Screen, guarded
-from parallax.cli._devices import list_devices
-from parallax.cli._inspect import inspect_model
-from parallax.cli._run import run_model
-from parallax.cli._zoo_list import list_zoo
+from parallax.cli._exits import guarded
+
+if TYPE_CHECKING:
+    from parallax.cli._console import Screen
 
 app = typer.Typer(
     name="parallax",
@@ -96,6 +92,12 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit
 
 
+def _screen(as_json: bool) -> Screen:
+    from parallax.cli._console import Screen
+
+    return Screen(as_json=as_json)
+
+
 @app.callback()
 def _root(
     version: Annotated[
@@ -138,13 +140,15 @@ def inspect_command(
 
     Example: `parallax inspect zoo:yolov8n --provider emulated:pixel-6-gpu`
     """
+    from parallax.cli._inspect import inspect_model
+
     inspect_model(
         model,
         shapes=shape or (),
         threads=threads,
         rule=rule.value,
         provider=provider,
-        screen=Screen(as_json=as_json),
+        screen=_screen(as_json),
     )
 
 
@@ -176,6 +180,8 @@ def run_command(
 
     Example: `parallax run model.onnx --input x=image.npy --runs 20 --trace trace.json`
     """
+    from parallax.cli._run import run_model
+
     run_model(
         model,
         inputs=inputs or (),
@@ -189,7 +195,7 @@ def run_command(
         trace=trace,
         memory_budget=memory_budget,
         providers=provider or (),
-        screen=Screen(as_json=as_json),
+        screen=_screen(as_json),
     )
 
 
@@ -216,6 +222,8 @@ def bench_command(
 
     Example: `parallax bench zoo:yolov8n --runs 30`
     """
+    from parallax.cli._bench import bench_model
+
     bench_model(
         model,
         inputs=inputs or (),
@@ -227,7 +235,7 @@ def bench_command(
         save=save,
         memory_budget=memory_budget,
         providers=provider or (),
-        screen=Screen(as_json=as_json),
+        screen=_screen(as_json),
     )
 
 
@@ -267,6 +275,8 @@ def compile_command(
 
     Example: `parallax compile model.onnx --output model.plx`
     """
+    from parallax.cli._compile import compile_model
+
     compile_model(
         model,
         inputs=inputs or (),
@@ -281,7 +291,7 @@ def compile_command(
         memory_limit=memory_limit,
         memory_budget=memory_budget,
         providers=provider or (),
-        screen=Screen(as_json=as_json),
+        screen=_screen(as_json),
     )
 
 
@@ -294,7 +304,9 @@ def devices_command(as_json: JsonOption = False) -> None:
 
     Example: `parallax devices --json`
     """
-    list_devices(screen=Screen(as_json=as_json))
+    from parallax.cli._devices import list_devices
+
+    list_devices(screen=_screen(as_json))
 
 
 @bundle_app.command("info")
@@ -304,7 +316,9 @@ def bundle_info_command(path: BundleArgument, as_json: JsonOption = False) -> No
 
     Example: `parallax bundle info model.plx`
     """
-    show_bundle(path, screen=Screen(as_json=as_json))
+    from parallax.cli._bundle import show_bundle
+
+    show_bundle(path, screen=_screen(as_json))
 
 
 @bundle_app.command("verify")
@@ -314,7 +328,9 @@ def bundle_verify_command(path: BundleArgument, as_json: JsonOption = False) -> 
 
     Example: `parallax bundle verify model.plx`
     """
-    verify_bundle(path, screen=Screen(as_json=as_json))
+    from parallax.cli._bundle import verify_bundle
+
+    verify_bundle(path, screen=_screen(as_json))
 
 
 @bundle_app.command("prune")
@@ -330,7 +346,9 @@ def bundle_prune_command(
 
     Example: `parallax bundle prune model.plx`
     """
-    prune_bundles(path, screen=Screen(as_json=as_json))
+    from parallax.cli._bundle import prune_bundles
+
+    prune_bundles(path, screen=_screen(as_json))
 
 
 @zoo_app.command("list")
@@ -340,4 +358,6 @@ def zoo_list_command(as_json: JsonOption = False) -> None:
 
     Example: `parallax zoo list --json`
     """
-    list_zoo(screen=Screen(as_json=as_json))
+    from parallax.cli._zoo_list import list_zoo
+
+    list_zoo(screen=_screen(as_json))

@@ -12,7 +12,6 @@ from parallax.bundle import (
     Manifest,
     describe_mismatch,
     looks_like_bundle,
-    prune_leftovers,
     read_bundle,
     rebuild_command,
 )
@@ -21,7 +20,6 @@ from parallax.cli._plan_view import describe_plan, summarise_plan
 from parallax.cli._units import size
 from parallax.device import available_cores
 from parallax.errors import ConfigError
-from parallax.session import cache_folder, prune_cache
 
 
 def show_bundle(path: Path, *, screen: Screen) -> None:
@@ -52,6 +50,9 @@ def verify_bundle(path: Path, *, screen: Screen) -> None:
 
 def prune_bundles(path: Path | None, *, screen: Screen) -> None:
     """Remove what dead writers left of one bundle, of all in a folder, or in the cache, which is cut to its limit."""
+    from parallax.bundle import prune_leftovers
+    from parallax.session import cache_folder, prune_cache
+
     removed: list[tuple[Path, int]]
     if path is None:
         folder = cache_folder(None)

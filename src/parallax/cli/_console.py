@@ -6,33 +6,22 @@ piped output is plain text.
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-
-from parallax.errors import ParallaxError
-
-BAD_INPUT_EXIT = 2
-INTERRUPTED_EXIT = 130
-"""What shells report for a process that SIGINT ended: 128 + 2."""
 
 # Wide enough that no table of ours wraps in a file or pipe, where there is no terminal to ask.
 _PIPED_COLUMNS = 200
 
 ProgressCallback = Callable[[str, int, int], None]
 """Called with (stage, steps done, steps in all), as by ``InferenceSession(progress=)``."""
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class Screen:
@@ -71,27 +60,6 @@ class Screen:
                 bars.update(tasks[stage], completed=done, total=total)
 
             yield report
-
-
-def guarded(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn what a command raises on purpose into one line on stderr and an exit code.
-
-    ``ParallaxError`` (what happened, where, how to mend it) exits with 2 and Ctrl-C with 130. Anything
-    else is a bug of ours and keeps its traceback.
-    """
-
-    @functools.wraps(command)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except ParallaxError as error:
-            print_line(_console(stderr=True), f"error: {error}")
-            raise typer.Exit(BAD_INPUT_EXIT) from None
-        except KeyboardInterrupt:
-            _console(stderr=True).print("interrupted")
-            raise typer.Exit(INTERRUPTED_EXIT) from None
-
-    return wrapper
 
 
 def make_table(*columns: str, left: int = 1) -> Table:

@@ -14,8 +14,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
-
 from parallax.device._cgroups import CgroupVersion, cgroup_folders, read_text
 
 _CONTROLLER_MOUNTS = ("cpu,cpuacct", "cpuacct,cpu", "cpu")
@@ -88,6 +86,8 @@ def _affinity_cores() -> int:
     getaffinity = getattr(os, "sched_getaffinity", None)
     if getaffinity is not None:
         return len(getaffinity(0)) or 1
+    import psutil  # for other systems than Linux
+
     try:
         # Windows and FreeBSD; on macOS, which has no affinity, the attribute is missing.
         return len(psutil.Process().cpu_affinity() or ()) or os.cpu_count() or 1

@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,41 +22,14 @@ from parallax.device._backend import (
     UnfitFeedsError,
 )
 from parallax.device._breaker import CircuitBreaker
+from parallax.device._fault_policy import DEFAULT_POLICY, FaultPolicy
 from parallax.device._ort_values import empty_host_value, host_bytes, is_on_host
-from parallax.errors import BackendError, ConfigError, RunCancelled
+from parallax.errors import BackendError, RunCancelled
 from parallax.model import SegmentModel
 
 logger = logging.getLogger(__name__)
 
 _FLOATS = {1: np.float32, 10: np.float16, 11: np.float64}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FaultPolicy:
-    """What is done about a delegate that misbehaves."""
-
-    tolerated: int = 3
-    """Failures in a row after which it is set aside."""
-    retry_s: float = 30.0
-    """How long, at first; each failed trial doubles it."""
-    deadline_s: float | None = None
-    """Longest run; a delegate that exceeds it is set aside for good. Runs have a thread of their own then, and their
-    feeds are copied, because a call that hangs cannot be stopped and may go on reading them."""
-    checks_nan: bool = False
-    """Have the processor compute what came out with a NaN in it. One that it makes as well is the model's own."""
-
-    def __post_init__(self) -> None:
-        if type(self.tolerated) is not int or self.tolerated < 1:
-            raise ConfigError(
-                f"tolerated={self.tolerated!r} failures in a row", fix="give a whole number of at least 1"
-            )
-        if not self.retry_s >= 0:
-            raise ConfigError(f"retry_s={self.retry_s!r}", fix="give seconds, 0 or more")
-        if self.deadline_s is not None and not self.deadline_s > 0:
-            raise ConfigError(f"deadline_s={self.deadline_s!r}", fix="give seconds above 0, or None for no deadline")
-
-
-DEFAULT_POLICY = FaultPolicy()
 
 
 class Complaints:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import psutil
-
 from parallax.device._cgroups import CgroupVersion, cgroup_folders, read_text
 
 _CONTROLLER_MOUNTS: Final = ("memory",)
@@ -60,6 +58,8 @@ def memory_limit_bytes(*, root: Path = Path("/")) -> int:
 
 def _machine_bytes(figure: str, pages: str) -> int:
     """A figure of the machine's memory; by a system call, which counts in pages, where ``/proc`` cannot be read."""
+    import psutil
+
     try:
         return int(getattr(psutil.virtual_memory(), figure))
     except OSError:
@@ -78,6 +78,8 @@ def private_bytes(*, root: Path = Path("/")) -> int | None:
     for line in (read_text(root / "proc/self/smaps_rollup") or "").splitlines():
         if line.startswith("Anonymous:"):
             return int(line.split()[1]) << 10
+    import psutil  # for other systems than Linux
+
     try:
         return int(psutil.Process().memory_full_info().uss)
     except (OSError, psutil.Error, AttributeError):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import mmap
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
 
-from parallax.model import StoredWeight
+if TYPE_CHECKING:
+    from parallax.model import StoredWeight
 
 
 class MappedWeights:

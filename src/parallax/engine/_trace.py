@@ -5,17 +5,16 @@ Tracing costs nothing while no sink is attached.
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import statistics
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-logger = logging.getLogger(__name__)
+from parallax import _lazy
+
+logger = _lazy.logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +117,8 @@ def trace_durations(executor: Traceable, run: Callable[[], object], *, runs: int
 
 def median_durations(spans: Iterable[SegmentSpan]) -> tuple[int, ...]:
     """What each segment took in ns, in the order of their indices: medians over all its spans."""
+    import statistics
+
     durations: dict[int, list[int]] = {}
     for span in spans:
         durations.setdefault(span.segment, []).append(span.duration_ns)
@@ -130,6 +131,8 @@ def write_chrome_trace(spans: Sequence[SegmentSpan], path: str | os.PathLike[str
     Durations are microseconds from the first span; one row per lane. The file is written under a
     temporary name and renamed, so a reader never sees half of it.
     """
+    import json
+
     origin = min((span.start_ns for span in spans), default=0)
     events: list[dict[str, object]] = [
         {"ph": "M", "name": "thread_name", "pid": 1, "tid": lane, "args": {"name": f"lane {lane}"}}

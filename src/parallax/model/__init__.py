@@ -4,24 +4,55 @@ Weights are never read or copied here: files are mapped, and a weight is a view.
 not leave this package.
 """
 
-from parallax.model._arrange import StoredWeight, save_arranged
-from parallax.model._bodies import Body, scan_axes
-from parallax.model._declaring import declaring_model
-from parallax.model._elements import ELEMENT_BITS, ELEMENT_NAMES, STRING_TYPE
-from parallax.model._extract import SegmentModel
-from parallax.model._files import HeldFiles, OpenFile, hold_files
-from parallax.model._graph import CONSTANT_BYTES, Dim, Node, OpGraph, TensorInfo, constant_value
-from parallax.model._handover import SegmentInterface, proto_with_weights, segment_interface
-from parallax.model._model import Model, load_model, read_model
-from parallax.model._names import tensor_names
-from parallax.model._outline import Outline, read_outline
-from parallax.model._probes import Probe, probe_model
-from parallax.model._rows import RowSplit, split_rows
-from parallax.model._save import save_segment
-from parallax.model._segment_graph import segment_graph
-from parallax.model._source import ModelSource
-from parallax.model._stored import StoredGraph, read_stored_graph
-from parallax.model._survey import Survey
+from typing import TYPE_CHECKING
+
+from parallax import _lazy
+
+if TYPE_CHECKING:
+    from parallax.model._arrange import save_arranged
+    from parallax.model._bodies import Body, scan_axes
+    from parallax.model._declaring import declaring_model
+    from parallax.model._elements import ELEMENT_BITS, ELEMENT_NAMES, STRING_TYPE
+    from parallax.model._extract import SegmentModel
+    from parallax.model._files import HeldFiles, OpenFile, hold_files
+    from parallax.model._graph import CONSTANT_BYTES, Dim, Node, OpGraph, TensorInfo, constant_value
+    from parallax.model._handover import SegmentInterface, proto_with_weights, segment_interface
+    from parallax.model._model import Model, load_model, read_model
+    from parallax.model._names import tensor_names
+    from parallax.model._outline import Outline, read_outline
+    from parallax.model._probes import Probe, probe_model
+    from parallax.model._rows import RowSplit, split_rows
+    from parallax.model._save import save_segment
+    from parallax.model._segment_graph import segment_graph
+    from parallax.model._source import ModelSource
+    from parallax.model._stored import StoredGraph, read_stored_graph
+    from parallax.model._stored_parts import StoredWeight
+    from parallax.model._survey import Survey
+else:
+    __getattr__, __dir__ = _lazy.exports(
+        __name__,
+        {
+            "_arrange": "save_arranged",
+            "_bodies": "Body scan_axes",
+            "_declaring": "declaring_model",
+            "_elements": "ELEMENT_BITS ELEMENT_NAMES STRING_TYPE",
+            "_extract": "SegmentModel",
+            "_files": "HeldFiles OpenFile hold_files",
+            "_graph": "CONSTANT_BYTES Dim Node OpGraph TensorInfo constant_value",
+            "_handover": "SegmentInterface proto_with_weights segment_interface",
+            "_model": "Model load_model read_model",
+            "_names": "tensor_names",
+            "_outline": "Outline read_outline",
+            "_probes": "Probe probe_model",
+            "_rows": "RowSplit split_rows",
+            "_save": "save_segment",
+            "_segment_graph": "segment_graph",
+            "_source": "ModelSource",
+            "_stored": "StoredGraph read_stored_graph",
+            "_stored_parts": "StoredWeight",
+            "_survey": "Survey",
+        },
+    )
 
 __all__ = [
     "CONSTANT_BYTES",

@@ -12,32 +12,19 @@ import onnx
 
 from parallax.errors import ModelFileError
 from parallax.model._mend import drop_doubled_constants
-from parallax.model._weights import DTYPES, HANDED_OVER
+from parallax.model._stored_parts import (
+    LINE_BYTES,
+    PAGE_BYTES,
+    PIECE_BYTES,
+    PREPACKED,
+    StoredWeight,
+    stored_weight,
+)
 
-PAGE_BYTES = 4096
-LINE_BYTES = 64
-"""Kernels read packed weights with instructions that fault on addresses of a lesser alignment."""
 _SMALL_BYTES = 64 << 10
 """Below this, data are packed to lines instead of pages, or else half of what they take is gaps."""
-PIECE_BYTES = 2 << 20
-"""A huge page of most processors."""
 _CHUNK_BYTES = 8 << 20
-PREPACKED = "prepacked_"
-# onnx.TensorProto.DataType -> numpy's name; of those that numpy has of itself and the runtime takes from it.
-_NUMPY_TYPES = {code: DTYPES[code].str for code in HANDED_OVER if DTYPES[code].isbuiltin == 1}
 _BLOCK = re.compile(r"(\d+);(\d+);(.*)")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredWeight:
-    """An initialiser of a saved graph, and where its bytes are in the file of its external data."""
-
-    name: str
-    dtype: str
-    """As numpy writes it, with the byte order."""
-    shape: tuple[int, ...]
-    offset: int
-    """Bytes from the file's beginning; a multiple of the element's size."""
 
 
 @dataclass(slots=True)
@@ -105,21 +92,12 @@ def save_arranged(source: Path, target: Path) -> tuple[StoredWeight, ...]:
     for identity, (plain, packed) in blocks.items():
         _set_entries(tensors[identity], data.name, plain, packed)
     target.write_bytes(model.SerializeToString())
-    return tuple(
-        stored_weight(tensor, blocks[id(tensor)][0].place)
+    stored = [
+        stored_weight(tensor.name, tensor.data_type, tensor.dims, blocks[id(tensor)][0].place)
         for tensor in model.graph.initializer
-        if id(tensor) in blocks and not blocks[id(tensor)][1] and can_be_lent(tensor)
-    )
-
-
-def can_be_lent(tensor: Any) -> bool:
-    """Whether numpy has its type, and Python a text for its name."""
-    return tensor.data_type in _NUMPY_TYPES and isinstance(tensor.name, str)
-
-
-def stored_weight(tensor: Any, offset: int) -> StoredWeight:
-    """What is to be known of one that can be lent."""
-    return StoredWeight(name=tensor.name, dtype=_NUMPY_TYPES[tensor.data_type], shape=tuple(tensor.dims), offset=offset)
+        if id(tensor) in blocks and not blocks[id(tensor)][1]
+    ]
+    return tuple([weight for weight in stored if weight is not None])
 
 
 def external_tensors(graph: Any) -> Iterator[Any]:

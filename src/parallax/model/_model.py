@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +16,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from parallax.errors import InternalError, ModelError, ModelFileError, UnsupportedModelError
 from parallax.model._bodies import Body, BodyParts, Extracted, make_bodies, why_no_bodies
 from parallax.model._build import Built, build_bodies, build_graph
+from parallax.model._digests import skeleton_digest, structure_digest
 from parallax.model._doubled import settle_definitions
 from parallax.model._embedding import embed
 from parallax.model._extract import Extractor, SegmentModel
@@ -175,9 +174,7 @@ class Model:
     @functools.cached_property
     def structure_digest(self) -> str:
         """Hex digest of structure, shapes and small constants; large weights' values do not count."""
-        digest = hashlib.blake2b(self._parts.digest, digest_size=20)
-        digest.update(json.dumps(sorted(self.shapes.items())).encode())
-        return digest.hexdigest()
+        return structure_digest(self._parts.digest, self.shapes)
 
     def whole(self) -> str | bytes:
         """What an uncut ONNX Runtime session opens: the path, or the bytes where there is none.
@@ -375,7 +372,7 @@ class Model:
         stated = [value for value in graph.value_info if value.name in produced]
         del graph.value_info[:]
         graph.value_info.extend(stated)
-        digest = hashlib.blake2b(skeleton.SerializeToString(deterministic=True), digest_size=20).digest()
+        digest = skeleton_digest(skeleton.SerializeToString(deterministic=True))
         return _assemble(replace(self._parts, skeleton=skeleton, digest=digest), self.shapes)
 
     @functools.cached_property
@@ -481,7 +478,7 @@ def _read(source: Source) -> Parts:
     return Parts(
         source=source,
         skeleton=skeleton,
-        digest=hashlib.blake2b(stripped.skeleton, digest_size=20).digest(),
+        digest=skeleton_digest(stripped.skeleton),
         weights=weights,
         nested=nested,
         weight_bytes=total + sum(weight.nbytes for weight in nested.values()),

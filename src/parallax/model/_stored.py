@@ -10,32 +10,25 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
-
-import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
+from typing import Final
 
 from parallax.errors import ModelFileError
-from parallax.model._arrange import (
+from parallax.model._elements import ELEMENT_BITS, STRING_TYPE
+from parallax.model._graph import TensorInfo
+from parallax.model._stored_parts import (
     LINE_BYTES,
     PAGE_BYTES,
     PIECE_BYTES,
     PREPACKED,
+    ExternalTensor,
+    GraphParts,
     StoredWeight,
-    can_be_lent,
-    external_tensors,
-    nested_graphs,
     stored_weight,
 )
-from parallax.model._elements import ELEMENT_BITS, STRING_TYPE
-from parallax.model._graph import TensorInfo
-from parallax.model._types import tensor_info, text
 
 _NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _BLOCK: Final = re.compile(r"([0-9]{1,18});([0-9]{1,18});[^|;]*", re.ASCII)
-_LOCATION: Final = b"location"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,54 +54,48 @@ def read_stored_graph(graph: bytes, *, data_name: str, data_bytes: int | None) -
 
     Raises: ModelFileError if it is no graph, or not laid out as `save_arranged` does it.
     """
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(graph)
-        return _read(model, graph, data_name, data_bytes)
-    except (DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ModelFileError(f"this is no graph: {error}") from error
+    from parallax.model._stored_wire import read_written
+
+    parts = read_written(graph)
+    if parts is None:
+        # Only where something is not as protobuf's own writer writes it: that takes loading `onnx`, which takes longer
+        # than opening a small bundle.
+        from parallax.model._stored_message import parse_graph
+
+        parts = parse_graph(graph)
+    return _judge(parts, data_name, data_bytes)
 
 
-def _read(model: Any, graph: bytes, data_name: str, data_bytes: int | None) -> StoredGraph:
-    tensors = list(external_tensors(model.graph))
-    # Each external tensor names its place once. Where the word stands more often, data may be named elsewhere.
-    if graph.count(_LOCATION) != len(tensors) and any(map(_has_other_data, (model.graph, *model.functions))):
-        raise ModelFileError("data are named where no initializer is")
+def _judge(parts: GraphParts, data_name: str, data_bytes: int | None) -> StoredGraph:
     blocks: list[tuple[int, int]] = []
-    places: dict[int, int] = {}
-    for tensor in tensors:
+    weights = []
+    for tensor in parts.external:
         offset, found = _blocks(tensor, data_name)
         blocks += found
-        if len(found) == 1:
-            places[id(tensor)] = offset
+        if len(found) == 1 and not tensor.is_nested:
+            weights.append(stored_weight(tensor.name, tensor.data_type, tensor.dims, offset))
     _check_layout(blocks, 0 if data_bytes is None else data_bytes)
-    if data_bytes is not None and not tensors:
+    if data_bytes is not None and not parts.external:
         raise ModelFileError("there is a file of data, which the graph does not use")
-    initialised = {tensor.name for tensor in model.graph.initializer}
-    if len(initialised) != len(model.graph.initializer):
+    initialised = frozenset(parts.initializers)
+    if len(initialised) != len(parts.initializers):
         raise ModelFileError("an initializer is there twice")
-    inputs = [tensor_info(value) for value in model.graph.input]
     return StoredGraph(
-        inputs=tuple(info for info in inputs if info.name not in initialised),
-        overridable=tuple(info for info in inputs if info.name in initialised),
-        outputs=tuple(tensor_info(value) for value in model.graph.output),
-        weights=tuple(
-            stored_weight(tensor, places[id(tensor)])
-            for tensor in model.graph.initializer
-            if id(tensor) in places and can_be_lent(tensor)
-        ),
+        inputs=tuple([info for info in parts.inputs if info.name not in initialised]),
+        overridable=tuple([info for info in parts.inputs if info.name in initialised]),
+        outputs=tuple(parts.outputs),
+        weights=tuple([weight for weight in weights if weight is not None]),
     )
 
 
-def _blocks(tensor: Any, data_name: str) -> tuple[int, list[tuple[int, int]]]:
+def _blocks(tensor: ExternalTensor, data_name: str) -> tuple[int, list[tuple[int, int]]]:
     """Where the data of a tensor begin, and (begin, bytes) of these and of their packed forms."""
-    name = text(tensor.name)
+    name = tensor.name if isinstance(tensor.name, str) else tensor.name.decode("utf-8", errors="backslashreplace")
     entries: dict[str, str] = {}
-    for entry in tensor.external_data:
-        key = text(entry.key)
+    for key, value in tensor.entries:
         if key in entries:
             raise ModelFileError(f"weight {name!r} says twice what its {key!r} is")
-        entries[key] = text(entry.value)
+        entries[key] = value
     location = entries.pop("location", None)
     if location != data_name:
         raise ModelFileError(f"weight {name!r} lies in {location!r}, not in {data_name!r}")
@@ -134,7 +121,7 @@ def _number(digits: str, name: str) -> int:
     return int(digits)
 
 
-def _size_bytes(tensor: Any) -> int:
+def _size_bytes(tensor: ExternalTensor) -> int:
     bits = ELEMENT_BITS.get(tensor.data_type)
     if bits is None or tensor.data_type == STRING_TYPE or any(dim < 0 for dim in tensor.dims):
         raise ModelFileError(f"weight {tensor.name!r} has no type or shape that could be stored so")
@@ -150,21 +137,3 @@ def _check_layout(blocks: list[tuple[int, int]], data_bytes: int) -> None:
         end = begin + size
     if end != data_bytes:
         raise ModelFileError(f"data up to byte {end} of a file of {data_bytes}")
-
-
-def _has_other_data(graph: Any) -> bool:
-    """Whether any tensor of a graph or function but initialisers has its data elsewhere."""
-    return any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _other_tensors(graph))
-
-
-def _other_tensors(graph: Any) -> Iterator[Any]:
-    for sparse in getattr(graph, "sparse_initializer", ()):  # functions have none
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield attribute.t
-            yield from attribute.tensors
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
-    for body in nested_graphs(graph):
-        yield from _other_tensors(body)

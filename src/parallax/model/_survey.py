@@ -10,11 +10,12 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import onnx
-
-from parallax.model._build import check_text
 from parallax.model._graph import may_have_bodies
+
+if TYPE_CHECKING:
+    import onnx
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,8 @@ def survey_graph(graph: onnx.GraphProto) -> Survey:
 
     Raises: ModelFileError if a name of an operator, input or output is not text.
     """
+    from parallax.model._build import check_text
+
     types = [node.op_type for node in graph.node]
     defined = {tensor.name for tensor in graph.initializer} | {
         sparse.values.name for sparse in graph.sparse_initializer
@@ -60,8 +63,7 @@ def survey_graph(graph: onnx.GraphProto) -> Survey:
 
 
 def _has_body(node: onnx.NodeProto) -> bool:
-    kinds = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
-    return any(attribute.type in kinds for attribute in node.attribute)
+    return any(attribute.type in (attribute.GRAPH, attribute.GRAPHS) for attribute in node.attribute)
 
 
 def _stated_elements(graph: onnx.GraphProto, types: Iterable[str]) -> Iterable[int]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import onnx
+from typing import TYPE_CHECKING
 
 from parallax.model._graph import Dim, TensorInfo
+
+if TYPE_CHECKING:
+    import onnx
 
 _INNER_LIMIT = 32
 """Deepest nesting of sequence, optional and map types that is looked through."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-
-import onnx
+from typing import TYPE_CHECKING
 
 from parallax.errors import ModelFileError, UnsupportedModelError
 from parallax.model._types import text
+
+if TYPE_CHECKING:
+    import onnx
 
 _KNOWN_IR = 11
 _KNOWN_OPSETS = {
@@ -33,6 +35,16 @@ def opsets(model: onnx.ModelProto) -> dict[str, int]:
         domain = "" if entry.domain == "ai.onnx" else text(entry.domain)
         out[domain] = max(out.get(domain, entry.version), entry.version)
     return out
+
+
+def are_known(ir_version: int, imports: Mapping[str, int]) -> bool:
+    """Whether a model of these versions can be run, as far as that can be told without asking onnxruntime."""
+    return (
+        0 < ir_version <= _KNOWN_IR
+        and bool(imports)
+        and all(version >= 1 for version in imports.values())
+        and all(imports[domain] <= known for domain, known in _KNOWN_OPSETS.items() if domain in imports)
+    )
 
 
 def check_versions(model: onnx.ModelProto) -> None:
@@ -80,6 +92,7 @@ def _newest(loads: Callable[[int], bool], version: int, floor: int) -> int:
 @functools.lru_cache(maxsize=64)
 def _loads(ir_version: int, domain: str, version: int) -> bool:
     """Whether onnxruntime loads an Identity model of these versions."""
+    import onnx
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as C
 

@@ -12,20 +12,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import platformdirs
-
+from parallax import _lazy
 from parallax.errors import InternalError
 from parallax.profile._trust import why_distrusted
 
-_LOGGER = logging.getLogger(__name__)
+_LOGGER = _lazy.logger(__name__)
 
 FORMAT_VERSION = 1
 """Of the file's envelope. Raised whenever an older file must not be read any more."""
@@ -47,7 +44,7 @@ class Cache:
     """
 
     def __init__(self, directory: str | os.PathLike[str] | None = None, *, max_files: int = 512) -> None:
-        self.directory = Path(platformdirs.user_cache_dir("parallax") if directory is None else directory)
+        self.directory = _default_folder() if directory is None else Path(directory)
         self.max_files = max_files
 
     def load(self, key: str) -> dict[str, object] | None:
@@ -144,6 +141,12 @@ class Cache:
                 os.unlink(path)
 
 
+def _default_folder() -> Path:
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("parallax"))
+
+
 def make_private_folder(path: Path) -> None:
     """Make a folder that only this user may enter, and those above it; one that is there stays as it is.
 
@@ -162,6 +165,8 @@ def _is_first(what: str) -> bool:
 
 
 def _write_atomically(path: Path, text: str) -> None:
+    import tempfile  # most processes only read
+
     handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

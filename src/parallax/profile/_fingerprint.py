@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import platform
-import subprocess
 
 import onnxruntime as ort
 
@@ -76,6 +75,8 @@ def _parse_cpuinfo(text: str, fallback: str) -> tuple[str, str]:
 
 
 def _sysctl(name: str) -> str:
+    import subprocess  # only where the system is macOS
+
     try:
         done = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,17 +1,40 @@
 """The front door: ``InferenceSession``, a drop-in for ONNX Runtime's, and ``compile``."""
 
-from parallax.session._budgeting import whole_need
-from parallax.session._bundles import cache_folder, prune_cache
-from parallax.session._candidates import PlanningContext, host_machine
-from parallax.session._compile import compile
-from parallax.session._estimate import RunNeed
-from parallax.session._lifting import LIFT_NS
-from parallax.session._memory import Budget
-from parallax.session._options import Progress
-from parallax.session._planning import DEFAULT_MIN_GAIN
-from parallax.session._providers import make_device
-from parallax.session._session import InferenceSession
-from parallax.session._usage import MemoryUsage
+from typing import TYPE_CHECKING
+
+from parallax import _lazy
+
+if TYPE_CHECKING:
+    from parallax.session._budgeting import whole_need
+    from parallax.session._bundles import cache_folder, prune_cache
+    from parallax.session._candidates import PlanningContext, host_machine
+    from parallax.session._compile import compile
+    from parallax.session._estimate import RunNeed
+    from parallax.session._lifting import LIFT_NS
+    from parallax.session._memory import Budget
+    from parallax.session._options import Progress
+    from parallax.session._planning import DEFAULT_MIN_GAIN
+    from parallax.session._providers import make_device
+    from parallax.session._session import InferenceSession
+    from parallax.session._usage import MemoryUsage
+else:
+    __getattr__, __dir__ = _lazy.exports(
+        __name__,
+        {
+            "_budgeting": "whole_need",
+            "_bundles": "cache_folder prune_cache",
+            "_candidates": "PlanningContext host_machine",
+            "_compile": "compile",
+            "_estimate": "RunNeed",
+            "_lifting": "LIFT_NS",
+            "_memory": "Budget",
+            "_options": "Progress",
+            "_planning": "DEFAULT_MIN_GAIN",
+            "_providers": "make_device",
+            "_session": "InferenceSession",
+            "_usage": "MemoryUsage",
+        },
+    )
 
 __all__ = [
     "DEFAULT_MIN_GAIN",

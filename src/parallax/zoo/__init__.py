@@ -6,9 +6,23 @@ real model and predictions are not. `tools/zoo` holds the exporters.
 
 from __future__ import annotations
 
-from parallax.zoo._cache import load
-from parallax.zoo._card import DynamicDim, Fill, InputInfo, ModelInfo, info, names
-from parallax.zoo._inputs import example_inputs
+from typing import TYPE_CHECKING
+
+from parallax import _lazy
+
+if TYPE_CHECKING:
+    from parallax.zoo._cache import load
+    from parallax.zoo._card import DynamicDim, Fill, InputInfo, ModelInfo, info, names
+    from parallax.zoo._inputs import example_inputs
+else:
+    __getattr__, __dir__ = _lazy.exports(
+        __name__,
+        {
+            "_cache": "load",
+            "_card": "DynamicDim Fill InputInfo ModelInfo info names",
+            "_inputs": "example_inputs",
+        },
+    )
 
 __all__ = [
     "PAPER_MODELS",

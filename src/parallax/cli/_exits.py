@@ -1,0 +1,45 @@
+"""How a command ends when something goes wrong on purpose: one line on stderr, and an exit code."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Final, ParamSpec, TypeVar
+
+import typer
+
+from parallax.errors import ParallaxError
+
+BAD_INPUT_EXIT: Final = 2
+INTERRUPTED_EXIT: Final = 130
+"""What shells report for a process that SIGINT ended: 128 + 2."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn what a command raises on purpose into one line on stderr and an exit code.
+
+    ``ParallaxError`` (what happened, where, how to mend it) exits with 2 and Ctrl-C with 130. Anything
+    else is a bug of ours and keeps its traceback.
+    """
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except ParallaxError as error:
+            _say(f"error: {error}")
+            raise typer.Exit(BAD_INPUT_EXIT) from None
+        except KeyboardInterrupt:
+            _say("interrupted")
+            raise typer.Exit(INTERRUPTED_EXIT) from None
+
+    return wrapper
+
+
+def _say(text: str) -> None:
+    from parallax.cli._console import Screen, print_line
+
+    print_line(Screen().err, text)
