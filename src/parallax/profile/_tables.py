@@ -53,7 +53,7 @@ class _Rates:
 
 # Rates: medians of single operators on one core of an AMD EPYC 9004 (Zen 4, AVX-512), ONNX Runtime 1.31.1,
 # float32, tensors of 0.1 to 8 MB that stay in cache. Speed-ups of two threads: the per-operator figures in
-# docs/architecture.md ("Facts it rests on") for matrix products, softmax over an inner axis, normalisation,
+# docs/measured-facts.md for matrix products, softmax over an inner axis, normalisation,
 # transposition and data movement. Element-wise ones: Exp 1.74, Clip 1.69 and Gelu 1.93 in those runs; softmax, pools,
 # conversions and reductions, which split over rows in the same way, are taken to be like them or more careful.
 _DENSE = _Rates(gflops=110, gbytes=40, speedup_of_two=1.9, share_ns=_DENSE_SHARE_NS)
