@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from parallax.schedule import Plan
-    from parallax.session import InferenceSession, MemoryUsage, compile
+    from parallax.session import InferenceSession, MemoryUsage, Options, compile
 else:
     from parallax import _lazy
 
@@ -45,7 +45,7 @@ else:
                 "PlanError RunCancelled SegmentError UnsafeModelError UnsupportedModelError"
             ),
             "schedule": "Plan",
-            "session": "InferenceSession MemoryUsage compile",
+            "session": "InferenceSession MemoryUsage Options compile",
         },
         packages=(
             "bundle",
@@ -78,6 +78,7 @@ __all__ = [
     "MissingExtraError",
     "ModelError",
     "ModelFileError",
+    "Options",
     "ParallaxError",
     "Plan",
     "PlanError",

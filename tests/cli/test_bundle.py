@@ -84,7 +84,9 @@ def test_a_bundle_is_not_tuned_nor_taken_where_a_model_is_needed(model: Path, tm
         assert said in result.stderr
 
 
-@pytest.mark.parametrize("option", ["--portable", "--policy=sequential", "--min-gain=0", "--memory-limit=1GiB"])
+@pytest.mark.parametrize(
+    "option", ["--portable", "--policy=sequential", "--split=never", "--min-gain=0", "--memory-limit=1GiB"]
+)
 def test_options_of_bundles_need_a_bundle(option: str, model: Path) -> None:
     result = invoke("compile", model, option)
     assert result.exit_code == 2

@@ -19,7 +19,7 @@ from parallax.device import FaultPolicy, openvino_table_digest
 from parallax.errors import ConfigError
 from parallax.model import load_model
 from parallax.profile import Cache
-from parallax.session._options import make_options
+from parallax.session._options import Options, PlanningOptions
 from parallax.session._planning import plan_key, plan_whole_on
 from parallax.session._providers import make_device
 from tests.engine._faulty import installed
@@ -64,30 +64,16 @@ def remember_whole_on(backend: str, path: Path, cache: Path, *, as_backend: str 
     assert plan is not None, obstacle
     if as_backend is not None:
         plan = replace(plan, segments=(replace(plan.segments[0], backend=as_backend),))
-    options = make_options(
-        threads=1,
-        policy="adaptive",
-        shapes=None,
-        calibration=None,
-        tune=False,
-        min_gain=None,
-        cache_dir=cache,
-        progress=None,
-        backends=(backend,),
-    )
+    options = PlanningOptions.of(Options(threads=1, cache_dir=cache, backends=(backend,)))
     Cache(cache).store(plan_key(model, options, None, cores=1), plan.to_json())
 
 
 def test_plans_with_openvino_are_kept_for_one_table_of_what_it_computes_right(model: Path) -> None:
     """Whichever way it was named: with another table, other nodes may go there."""
-    common: dict[str, Any] = {
-        "threads": 1, "policy": "adaptive", "shapes": None, "calibration": None, "tune": False, "min_gain": None,
-        "cache_dir": None, "progress": None,
-    }  # fmt: skip
     loaded = load_model(model)
 
     def key(backends: tuple[str, ...], device: str | None) -> str:
-        options = make_options(**common, backends=backends)
+        options = PlanningOptions.of(Options(backends=backends))
         devices = () if device is None else (make_device(device, {}),)
         return plan_key(loaded, replace(options, devices=devices), None, cores=1)
 

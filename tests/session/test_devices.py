@@ -166,6 +166,32 @@ def test_policy_sequential_runs_one_thing_after_the_other() -> None:
     np.testing.assert_allclose(session.run(None, feeds(512))[0], expected(model, feeds(512))[0], rtol=1e-5, atol=1e-5)
 
 
+def test_never_split_a_device_gets_the_whole_model_or_nothing() -> None:
+    products, mixed = two_branches(batch=512, fallbacks=0), two_branches(batch=512)
+    fast, slow = (PHONE, {"speed": 1000}), (PHONE, {"speed": 0.001})
+    session = parallax.InferenceSession(products, providers=[fast], threads=2, split="never")
+    assert [segment.backend for segment in session.plan.segments] == [PHONE]
+    assert "ms predicted" in session.plan.provenance.reason
+    np.testing.assert_allclose(
+        session.run(None, feeds(512))[0], expected(products, feeds(512))[0], rtol=1e-5, atol=1e-5
+    )
+    session = parallax.InferenceSession(mixed, providers=[fast], threads=2, split="never")
+    assert session.plan.is_uncut
+    assert "does not take" in session.plan.provenance.reason
+    assert 'split="never"' in session.plan.provenance.reason
+    session = parallax.InferenceSession(products, providers=[slow], threads=2, split="never")
+    assert session.plan.is_uncut
+    assert "does not gain" in session.plan.provenance.reason
+
+
+def test_always_split_is_what_a_least_gain_of_zero_is_on_devices_too() -> None:
+    model = two_branches(batch=1, depth=2)
+    always = parallax.InferenceSession(model, providers=[PHONE, CPU], threads=2, split="always")
+    assert "MatMul" in on(always, PHONE), "though it gains nothing"
+    assert 'split="always"' in always.plan.provenance.reason
+    assert always.plan == parallax.InferenceSession(model, providers=[PHONE, CPU], threads=2, min_gain=0).plan
+
+
 def test_many_threads_share_the_device() -> None:
     model = two_branches()
     session = parallax.InferenceSession(model, providers=[PHONE], min_gain=0, threads=2)

@@ -21,7 +21,7 @@ from parallax.model import load_model
 from parallax.profile import Cache
 from parallax.session import _planning
 from parallax.session._config_keys import DECIDED_WHEN_COMPILED, FOR_THE_WHOLE_MODEL, INHERITED, WITHOUT_EFFECT
-from parallax.session._options import make_options
+from parallax.session._options import Options, PlanningOptions
 from tests.session._option_rows import (
     ARGUMENT_ROWS,
     ROWS_OF_ALL,
@@ -55,10 +55,7 @@ class Places:
     def keep_plan(self, session_options: Any) -> None:
         """As if tuning had found that this model is best split."""
         model = load_model(self.model)
-        options = make_options(
-            threads=2, policy="adaptive", shapes=None, calibration=None, tune=False, min_gain=None,
-            cache_dir=self.kept_plans, progress=None, backends=(),
-        )  # fmt: skip
+        options = PlanningOptions.of(Options(threads=2, cache_dir=self.kept_plans, backends=()))
         key = _planning.plan_key(model, options, session_options, cores=2)
         Cache(self.kept_plans).store(key, _planning.forced_plan(model, cores=2).to_json())
 

@@ -15,7 +15,7 @@ from parallax.engine import CPU_DEVICE
 from parallax.model import load_model
 from parallax.schedule import CPU_BACKEND, Plan
 from parallax.session import _tuning as tuning
-from parallax.session._options import make_options
+from parallax.session._options import Options, PlanningOptions
 from tests.session.test_devices import PHONE, two_branches
 
 GREEDY = f"greedy on {PHONE}"
@@ -73,16 +73,7 @@ def tuned(folder: Path, monkeypatch: pytest.MonkeyPatch, measured: Measured, *, 
     """The plan that tuning finds for a model that the phone takes a branch of."""
     monkeypatch.setattr(tuning, "_measure_undisturbed", measured)
     phone = EmulatedBackend(load_profile("pixel-6-gpu"), speed=1000, processor=None if wrong is None else Wrong(wrong))
-    options = make_options(
-        threads=2,
-        policy="adaptive",
-        shapes=None,
-        calibration=None,
-        tune=True,
-        min_gain=None,
-        cache_dir=folder,
-        progress=None,
-    )
+    options = PlanningOptions.of(Options(threads=2, tune=True, cache_dir=folder))
     return tuning.tune(load_model(two_branches()), options, None, cores=2, devices={PHONE: phone})
 
 

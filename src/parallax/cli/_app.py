@@ -41,6 +41,14 @@ class Planning(StrEnum):
     SEQUENTIAL = "sequential"
 
 
+class Splitting(StrEnum):
+    """Answers to whether a model is split, by their names on the command line."""
+
+    AUTO = "auto"
+    NEVER = "never"
+    ALWAYS = "always"
+
+
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that `parallax compile -o` wrote.")]
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="Path of an .onnx file, or zoo:NAME (see `parallax zoo list`).")
@@ -187,13 +195,11 @@ def run_command(
         inputs=inputs or (),
         shapes=shape or (),
         runs=runs,
-        threads=threads,
-        tune=tune,
+        options=parallax.Options(threads=threads, tune=tune, memory_budget=memory_budget),
         seed=seed,
         output_folder=output,
         output_archive=save,
         trace=trace,
-        memory_budget=memory_budget,
         providers=provider or (),
         screen=_screen(as_json),
     )
@@ -229,11 +235,9 @@ def bench_command(
         inputs=inputs or (),
         shapes=shape or (),
         runs=runs,
-        threads=threads,
-        tune=tune,
+        options=parallax.Options(threads=threads, tune=tune, memory_budget=memory_budget),
         seed=seed,
         save=save,
-        memory_budget=memory_budget,
         providers=provider or (),
         screen=_screen(as_json),
     )
@@ -258,9 +262,15 @@ def compile_command(
         str | None,
         typer.Option("--memory-limit", help="With -o: all the memory it will have, such as 150MiB.", metavar="SIZE"),
     ] = None,
-    policy: Annotated[Planning, typer.Option("--policy", help="With -o: whether to cut at all.")] = Planning.ADAPTIVE,
+    policy: Annotated[
+        Planning, typer.Option("--policy", help="With -o: whether work is placed side by side, or in sequence.")
+    ] = Planning.ADAPTIVE,
+    split: Annotated[
+        Splitting,
+        typer.Option("--split", help="With -o: split the model where it gains (auto), never, or wherever possible."),
+    ] = Splitting.AUTO,
     min_gain: Annotated[
-        float | None, typer.Option("--min-gain", help="With -o: least predicted gain for which the model is cut.")
+        float | None, typer.Option("--min-gain", help="With -o: least predicted gain for which the model is split.")
     ] = None,
     memory_budget: BudgetOption = None,
     provider: ProvidersOption = None,
@@ -281,15 +291,18 @@ def compile_command(
         model,
         inputs=inputs or (),
         shapes=shape or (),
-        threads=threads,
+        options=parallax.Options(
+            threads=threads,
+            policy=policy.value,
+            split=split.value,
+            min_gain=min_gain,
+            tune=tune,
+            memory_budget=memory_budget,
+        ),
         seed=seed,
         output=output,
-        policy=policy.value,
-        min_gain=min_gain,
-        tune=tune,
         portable=portable,
         memory_limit=memory_limit,
-        memory_budget=memory_budget,
         providers=provider or (),
         screen=_screen(as_json),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from parallax.cli._units import milliseconds
 from parallax.device import available_cores
 from parallax.engine import FOREIGN_EXCEPTIONS
 from parallax.profile import machine_fingerprint
-from parallax.session import InferenceSession
+from parallax.session import InferenceSession, Options
 
 OURS = "Parallax"
 
@@ -33,12 +34,10 @@ def bench_model(
     *,
     inputs: Sequence[str],
     shapes: Sequence[str],
+    options: Options,
     runs: int,
-    threads: int | None,
-    tune: bool,
     seed: int,
     save: Path | None,
-    memory_budget: str | None,
     providers: Sequence[str],
     screen: Screen,
 ) -> None:
@@ -49,11 +48,9 @@ def bench_model(
     if save is not None:
         check_writable(save)
     subject = prepare(model, inputs=inputs, shapes=shapes, seed=seed, screen=screen)
-    cores = threads or available_cores()
+    cores = options.threads or available_cores()
     with screen.progress() as progress:
-        session = subject.open(
-            threads=threads, tune=tune, progress=progress, memory_budget=memory_budget, providers=providers
-        )
+        session = subject.open(replace(options, progress=progress), providers=providers)
         subject.run(session)
         opened, failed = _open_rivals(runtime_rivals(cores), subject, progress)
         differences = _compare(session, opened, subject)
@@ -62,7 +59,7 @@ def bench_model(
         timings = time_interleaved(
             calls, rounds=runs, cores=cores, progress=lambda done, of: progress("rounds", done, of)
         )
-    report = _make_report(subject, session, timings, differences, failed, cores=cores, tuned=tune)
+    report = _make_report(subject, session, timings, differences, failed, cores=cores, tuned=options.tune)
     if save is not None:
         save.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     screen.show(report, lambda console: _render(report, session, console))

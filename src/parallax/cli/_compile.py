@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from parallax.cli._open import open_shapes, prepare, runtime_errors_at
 from parallax.cli._plan_view import describe_plan, render_plan
 from parallax.cli._units import milliseconds, size
 from parallax.errors import ConfigError
+from parallax.session import Options
 from parallax.session import compile as compile_bundle
 
 
@@ -22,33 +24,28 @@ def compile_model(
     *,
     inputs: Sequence[str],
     shapes: Sequence[str],
-    threads: int | None,
+    options: Options,
     seed: int,
     output: Path | None,
-    policy: str,
-    min_gain: float | None,
-    tune: bool,
     portable: bool,
-    memory_budget: str | None,
     providers: Sequence[str],
     memory_limit: str | None,
     screen: Screen,
 ) -> None:
     """Tune ``model`` for this machine; later sessions on it open with the plan that is kept.
 
-    With ``output``, compile it into a bundle there instead, tuned only if ``tune`` says so.
+    With ``output``, compile it into a bundle there instead, tuned only if the options say so.
     """
     if output is None:
-        if portable or min_gain is not None or policy != "adaptive" or memory_limit is not None:
+        is_planned = options.policy != "adaptive" or options.split != "auto" or options.min_gain is not None
+        if portable or memory_limit is not None or is_planned:
             raise ConfigError(
-                "--portable, --policy, --min-gain and --memory-limit are for bundles",
+                "--portable, --policy, --split, --min-gain and --memory-limit are for bundles",
                 fix="say where to write one with --output",
             )
         subject = prepare(model, inputs=inputs, shapes=shapes, seed=seed, screen=screen)
         with screen.progress() as progress:
-            plan = subject.open(
-                threads=threads, tune=True, progress=progress, memory_budget=memory_budget, providers=providers
-            ).plan
+            plan = subject.open(replace(options, tune=True, progress=progress), providers=providers).plan
         report: dict[str, Any] = {"model": subject.source.label}
     else:
         if providers:
@@ -63,20 +60,15 @@ def compile_model(
             runtime_errors_at(subject.source.label, fix="check that this ONNX Runtime knows the model's operators"),
         ):
             # Shapes that were asked for, or are to be measured with: others are made up, and would bind the plan.
-            chosen = open_shapes(subject) if tune or shapes or inputs else None
+            chosen = open_shapes(subject) if options.tune or shapes or inputs else None
             compile_bundle(
                 subject.source.path,
                 output,
-                shapes=chosen,
-                threads=threads,
-                policy=policy,
-                min_gain=min_gain,
-                tune=tune,
-                calibration=subject.feeds if tune else None,
+                options=replace(
+                    options, shapes=chosen, calibration=subject.feeds if options.tune else None, progress=progress
+                ),
                 portable=portable,
                 memory_limit=memory_limit,
-                memory_budget=memory_budget,
-                progress=progress,
             )
         bundle = read_bundle(output, verify="never")
         plan = bundle.plan

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 
-from parallax.cli._console import ProgressCallback, Screen
+from parallax.cli._console import Screen
 from parallax.cli._feeds import make_feeds, parse_shapes
 from parallax.cli._models import ModelSource, find_model
 from parallax.cli._types import declared_by
 from parallax.device import missing_extra
-from parallax.engine import RUNTIME_EXCEPTIONS, TraceSink
+from parallax.engine import RUNTIME_EXCEPTIONS
 from parallax.errors import BackendError, ConfigError, ParallaxError
 from parallax.model import TensorInfo, load_model
-from parallax.session import InferenceSession
+from parallax.session import InferenceSession, Options
 
 _SPOKEN: tuple[type[Exception], ...] = (ParallaxError, *RUNTIME_EXCEPTIONS)
 
@@ -38,16 +38,7 @@ class Subject:
             outputs: list[Any] = session.run(None, self.feeds)
             return outputs
 
-    def open(
-        self,
-        *,
-        threads: int | None,
-        tune: bool = False,
-        trace: TraceSink | None = None,
-        progress: ProgressCallback | None = None,
-        memory_budget: str | None = None,
-        providers: Sequence[str] = (),
-    ) -> InferenceSession:
+    def open(self, options: Options, *, providers: Sequence[str] = ()) -> InferenceSession:
         """A session planned for the shapes of the feeds, and measured with them where it tunes.
 
         Shapes are given for open inputs only: a static model is then the same to the cache of plans as
@@ -59,14 +50,12 @@ class Subject:
         with runtime_errors_at(self.source.label, fix="check that this ONNX Runtime knows the model's operators"):
             return InferenceSession(
                 self.source.path,
-                threads=threads,
-                shapes=None if self.source.is_bundle else open_shapes(self),
-                calibration=self.feeds if tune else None,
-                tune=tune,
-                trace=trace,
-                progress=progress,
-                memory_budget=memory_budget,
                 providers=[parse_provider(text) for text in providers] or None,
+                options=replace(
+                    options,
+                    shapes=None if self.source.is_bundle else open_shapes(self),
+                    calibration=self.feeds if options.tune else None,
+                ),
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from parallax.cli._types import show_shape
 from parallax.cli._units import milliseconds, significant
 from parallax.engine import TraceRecorder, write_chrome_trace
 from parallax.errors import ConfigError
+from parallax.session import Options
 
 
 def run_model(
@@ -25,14 +27,12 @@ def run_model(
     *,
     inputs: Sequence[str],
     shapes: Sequence[str],
+    options: Options,
     runs: int,
-    threads: int | None,
-    tune: bool,
     seed: int,
     output_folder: Path | None,
     output_archive: Path | None,
     trace: Path | None,
-    memory_budget: str | None,
     providers: Sequence[str],
     screen: Screen,
 ) -> None:
@@ -43,18 +43,11 @@ def run_model(
     if output_folder is not None and output_folder.exists() and not output_folder.is_dir():
         raise ConfigError(f"{str(output_folder)!r} is a file", fix="name a folder")
     subject = prepare(model, inputs=inputs, shapes=shapes, seed=seed, screen=screen, bundles=True)
-    if tune and subject.source.is_bundle:
+    if options.tune and subject.source.is_bundle:
         raise ConfigError(f"{model!r} is compiled: its plan is fixed", fix="tune when it is made: `parallax compile`")
     recorder = TraceRecorder() if trace is not None else None
     with screen.progress() as progress:
-        session = subject.open(
-            threads=threads,
-            tune=tune,
-            trace=recorder,
-            progress=progress,
-            memory_budget=memory_budget,
-            providers=providers,
-        )
+        session = subject.open(replace(options, trace=recorder, progress=progress), providers=providers)
         values = subject.run(session)  # untimed: first-run allocations are not the model's latency
         if recorder is not None:
             recorder.take()

@@ -97,7 +97,7 @@ def compile_segment(
         raise both(BackendError, type(error))(
             f"the runtime refuses a part of the model: {error}",
             where=f"segment {segment.name!r}, nodes {', '.join(node_names[:8])}",
-            fix='run the model uncut with policy="sequential"',
+            fix='run the model whole with split="never"',
         ) from error
     return CompiledSegment(
         name=segment.name,

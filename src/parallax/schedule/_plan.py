@@ -124,7 +124,7 @@ class Provenance:
     """Where a plan comes from: what was compared, and by how much the winner won.
 
     ``source`` is "tables" (predicted from cost tables), "measured" (searched and timed), "forced"
-    (the caller set ``min_gain``) or "default" (nothing promised a gain).
+    (the caller asked for it with ``split="always"``) or "default" (nothing promised a gain).
     """
 
     source: str

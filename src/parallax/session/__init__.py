@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from parallax.session._estimate import RunNeed
     from parallax.session._lifting import LIFT_NS
     from parallax.session._memory import Budget
-    from parallax.session._options import Progress
+    from parallax.session._options import Options, Progress
     from parallax.session._planning import DEFAULT_MIN_GAIN
     from parallax.session._providers import make_device
     from parallax.session._session import InferenceSession
@@ -28,7 +28,7 @@ else:
             "_estimate": "RunNeed",
             "_lifting": "LIFT_NS",
             "_memory": "Budget",
-            "_options": "Progress",
+            "_options": "Options Progress",
             "_planning": "DEFAULT_MIN_GAIN",
             "_providers": "make_device",
             "_session": "InferenceSession",
@@ -42,6 +42,7 @@ __all__ = [
     "Budget",
     "InferenceSession",
     "MemoryUsage",
+    "Options",
     "PlanningContext",
     "Progress",
     "RunNeed",

@@ -46,7 +46,7 @@ from parallax.model import Model, TensorInfo, load_model
 from parallax.profile import machine_fingerprint, make_private_folder, why_any_distrusted, why_distrusted
 from parallax.session._compile import compile_loaded, recorded_options, replayed_options
 from parallax.session._feeds import ELEMENT_TYPES
-from parallax.session._options import SessionOptions
+from parallax.session._options import OPTION_RULES, PlanningOptions
 from parallax.session._streaming import binding_limit
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def cache_folder(cache_dir: Path | None) -> Path:
 
 
 def open_for_here(
-    path: str | os.PathLike[str], use: Callable[[Bundle], T], options: SessionOptions, session_options: Any
+    path: str | os.PathLike[str], use: Callable[[Bundle], T], options: PlanningOptions, session_options: Any
 ) -> T:
     """What ``use`` makes of the bundle at ``path``, or of one made anew from the model it keeps.
 
@@ -96,7 +96,7 @@ class _Unfit:
         self.rebuilt = rebuilt
 
 
-def _cores(bundle: Bundle, options: SessionOptions, session_options: Any) -> int | None:
+def _cores(bundle: Bundle, options: PlanningOptions, session_options: Any) -> int | None:
     """Cores to compare with those of the plan; None where the caller chose them and any number will do."""
     chosen = options.threads
     if chosen is None and session_options is not None and session_options.intra_op_num_threads > 0:
@@ -108,19 +108,14 @@ def _cores(bundle: Bundle, options: SessionOptions, session_options: Any) -> int
     return available_cores()
 
 
-def _refuse_decided(options: SessionOptions, bundle: Bundle) -> None:
+def _refuse_decided(options: PlanningOptions, bundle: Bundle) -> None:
     given = [
-        name
-        for name, value in (
-            ("shapes", options.shapes),
-            ("calibration", options.calibration),
-            ("tune", options.tune),
-            ("min_gain", options.min_gain),
-            ("cache", options.cache),
-            ("policy", options.policy == "sequential" and not bundle.plan.is_uncut),
-        )
-        if value not in (None, False)
+        name for name, rule in OPTION_RULES.items() if rule.is_decided and getattr(options, name) not in (None, False)
     ]
+    if options.split == ("always" if bundle.plan.is_uncut else "never"):
+        given.append("split")
+    if options.policy == "sequential" and not bundle.plan.is_uncut:
+        given.append("policy")
     if given:
         raise ConfigError(
             f"{given[0]}= is decided when a bundle is compiled",
@@ -129,7 +124,7 @@ def _refuse_decided(options: SessionOptions, bundle: Bundle) -> None:
         )
 
 
-def _rebuilt(bundle: Bundle, differences: tuple[str, ...], options: SessionOptions, session_options: Any) -> Path:
+def _rebuilt(bundle: Bundle, differences: tuple[str, ...], options: PlanningOptions, session_options: Any) -> Path:
     """The bundle for this machine, made from the model that ``bundle`` keeps, unless that was done before."""
     portable = bundle.portable_path
     assert portable is not None
@@ -186,7 +181,7 @@ def _make_cache(folder: Path) -> None:
         )
 
 
-def _is_usable(target: Path, options: SessionOptions, source: SourceRecord, recorded: CompileOptions) -> bool:
+def _is_usable(target: Path, options: PlanningOptions, source: SourceRecord, recorded: CompileOptions) -> bool:
     """Whether the bundle in the cache is whole, this user's own, and made of that model, with those options, for here.
 
     One that somebody else may have put there is removed.
@@ -228,7 +223,7 @@ def _why_planted(target: Path) -> str | None:
     return why_any_distrusted([target / MANIFEST_NAME, *(target / record.path for record in manifest.files)])
 
 
-def cached_bundle(path: str, options: SessionOptions) -> Path | None:
+def cached_bundle(path: str, options: PlanningOptions) -> Path | None:
     """The cached bundle of the model at ``path`` for this machine and these options, made if it is not there.
 
     None, with a log line, where it cannot be made: then the model is opened as without a cache. Errors of the
@@ -256,7 +251,7 @@ def cached_bundle(path: str, options: SessionOptions) -> Path | None:
     return target
 
 
-def _place(source: SourceRecord, options: SessionOptions, memory_limit: int | None) -> Path:
+def _place(source: SourceRecord, options: PlanningOptions, memory_limit: int | None) -> Path:
     recorded = recorded_options(options, memory_limit=memory_limit)
     key = json.dumps(
         [

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from parallax.bundle import CompileOptions, SourceRecord, resolve_target, write_bundle
 from parallax.device import memory_limit_bytes
@@ -13,26 +12,27 @@ from parallax.errors import ConfigError
 from parallax.memory import parse_bytes
 from parallax.model import Model, ModelSource, load_model
 from parallax.session._budgeting import fit_plan, noted_peaks
-from parallax.session._keywords import check_calibration_names, check_folder, check_min_gain, check_switch
-from parallax.session._options import Progress, SessionOptions, make_options
+from parallax.session._keywords import check_calibration_names, check_folder, check_switch
+from parallax.session._options import (
+    COMPILE_OPTIONS,
+    CompileKeywords,
+    Options,
+    PlanningOptions,
+    gather_compile_options,
+    shows_options,
+)
 from parallax.session._streaming import binding_limit, find_plan_within
 
 
+@shows_options(COMPILE_OPTIONS, takes_others=False)
 def compile(
     model: ModelSource,
     target: str | os.PathLike[str],
     *,
-    shapes: Mapping[str, Sequence[int]] | None = None,
-    threads: int | None = None,
-    policy: str = "adaptive",
-    min_gain: float | None = None,
-    tune: bool = False,
-    calibration: Mapping[str, Any] | None = None,
+    options: Options | None = None,
     portable: bool = False,
-    cache_dir: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
-    memory_budget: int | str | float | None = None,
     memory_limit: int | str | float | None = None,
+    **keywords: Unpack[CompileKeywords],
 ) -> Path:
     """Compile a model into a bundle: a folder that ``InferenceSession`` opens in milliseconds.
 
@@ -43,18 +43,19 @@ def compile(
     Written whole or not at all; a bundle that is there is replaced. Without ``tune``, compiling needs memory for the
     packed weights once; ``tune`` opens and times the model as it would run. Disk: about twice the weights.
 
+    Of the options, ``memory_budget`` is what a session on this bundle will have to run in (mapped weights do not
+    count). A plan that fits is chosen; where none does, that is said now. Sessions state theirs anew.
+
     Args:
         model: path, bytes or ``onnx.ModelProto``.
         target: where to write it, by convention ``NAME.plx``.
-        shapes, threads, policy, min_gain, tune, calibration, cache_dir, progress: as ``InferenceSession`` has them.
+        options: a record of options; those that are a session's alone must be at their defaults.
         portable: keep a copy of the model in the bundle.
-        memory_budget: what a session on this bundle will have to run in, as ``InferenceSession`` has it (mapped
-            weights do not count). A plan that fits is chosen; where none does, that is said now. Sessions state
-            theirs anew.
         memory_limit: all the memory that processes on this bundle will have, mapped weights included: bytes, a size
             ("150MiB") or a share of what this process has; default what it has (container limits count). Where the
             weights do not fit, the model becomes a chain of segments, and a session reads the weights of the next
             ones while one runs (on Linux). Sessions go by the memory they find.
+        keywords: fields of `parallax.Options`, in place of ``options`` or for what that leaves at its default.
 
     Returns: ``target``.
 
@@ -69,17 +70,7 @@ def compile(
         parallax.compile("model.onnx", "model.plx")
         session = parallax.InferenceSession("model.plx")
     """
-    options = make_options(
-        threads=threads,
-        policy=policy,
-        shapes=shapes,
-        calibration=calibration,
-        tune=tune,
-        min_gain=min_gain,
-        cache_dir=cache_dir,
-        progress=progress,
-        memory_budget=memory_budget,
-    )
+    gathered = gather_compile_options(options, keywords)
     portable = check_switch("portable", portable)
     limit = None
     if memory_limit is not None:
@@ -88,13 +79,13 @@ def compile(
     if path is None:
         raise ConfigError("target=None names no folder", fix="give the path that the bundle is to have")
     resolve_target(path)
-    return compile_loaded(load_model(model), path, options, portable=portable, memory_limit=limit)
+    return compile_loaded(load_model(model), path, gathered, portable=portable, memory_limit=limit)
 
 
 def compile_loaded(
     model: Model,
     target: Path,
-    options: SessionOptions,
+    options: PlanningOptions,
     *,
     portable: bool = False,
     source: SourceRecord | None = None,
@@ -120,28 +111,35 @@ def compile_loaded(
     )
 
 
-def recorded_options(options: SessionOptions, *, memory_limit: int | None) -> CompileOptions:
-    """What of the options a bundle remembers. ``memory_limit``: if it binds."""
+def recorded_options(options: PlanningOptions, *, memory_limit: int | None) -> CompileOptions:
+    """What of the options a bundle remembers. ``memory_limit``: if it binds.
+
+    On the CPU alone, ``split="never"`` and ``policy="sequential"`` are the same, and so are ``split="always"`` and
+    ``min_gain=0``: the latter are what is remembered.
+    """
+    min_gain = 0.0 if options.is_split_forced else options.min_gain
     return CompileOptions(
         threads=options.threads,
-        policy=options.policy,
+        policy="sequential" if options.split == "never" else options.policy,
         shapes=tuple(sorted((options.shapes or {}).items())),
-        min_gain=None if options.min_gain is None else repr(options.min_gain),
+        min_gain=None if min_gain is None else repr(min_gain),
         tune=options.tune,
         memory_limit=memory_limit,
     )
 
 
-def replayed_options(recorded: CompileOptions, *, cache_dir: Path | None) -> SessionOptions:
+def replayed_options(recorded: CompileOptions, *, cache_dir: Path | None) -> PlanningOptions:
     """The options that a bundle was compiled with.
 
     Raises: ConfigError if they are none that `compile` would have taken.
     """
-    return SessionOptions(
+    options = Options(
         threads=recorded.threads,
         policy=recorded.policy,
         shapes=dict(recorded.shapes) or None,
         tune=recorded.tune,
-        min_gain=None if recorded.min_gain is None else check_min_gain(float(recorded.min_gain)),
+        min_gain=None if recorded.min_gain is None else float(recorded.min_gain),
         cache_dir=cache_dir,
+        backends=(),
     )
+    return PlanningOptions.of(options)

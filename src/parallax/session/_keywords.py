@@ -42,6 +42,11 @@ def check_policy(policy: Any) -> str:
     return check_choice("policy", policy, ("adaptive", "sequential"))
 
 
+def check_split(split: Any) -> str:
+    """Raises: ConfigError unless it is one of the three answers."""
+    return check_choice("split", split, ("auto", "never", "always"))
+
+
 def check_verify(verify: Any) -> Verify:
     """Raises: ConfigError unless it is a way to verify a bundle."""
     return cast(Verify, check_choice("verify", verify, get_args(Verify)))
@@ -67,9 +72,21 @@ def check_min_gain(min_gain: Any) -> float | None:
     if number is None or not 0 <= number < 1:
         raise ConfigError(
             f"min_gain={min_gain!r:.80} is not a fraction from 0 to below 1",
-            fix="give for example 0.15 to cut where 15% less latency is predicted, or 0 to cut wherever possible",
+            fix='give for example 0.15 to split where 15% less latency is predicted, or write split="always"',
         )
     return number
+
+
+def check_memory_budget(budget: Any) -> int | str | float | None:
+    """The budget as it was given: what a share comes to is decided when a session opens.
+
+    Raises: ConfigError unless None or an amount of memory.
+    """
+    if budget is not None:
+        from parallax.memory import parse_bytes  # for sessions with a budget alone
+
+        parse_bytes(budget, free_bytes=1 << 62)
+    return cast("int | str | float | None", budget)
 
 
 def check_idle_trim(seconds: Any) -> float | None:

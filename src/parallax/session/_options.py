@@ -1,110 +1,282 @@
-"""The options of a session, checked at the edge and carried inward as one frozen record."""
+"""Parallax's own options: one frozen record, from which everything else that concerns them follows.
+
+`Options` states of each option, once, its type, its default, the check of its value, what it means and what it
+excludes. The keywords of ``InferenceSession`` and ``compile``, their signatures and docstrings, what a session on a
+bundle refuses and what a pickled session takes along are derived from it. To add an option: a field, the same name in
+one of the two ``TypedDict`` (which type checkers read), and an entry in the docstring. All three are in this file, and
+a test compares them.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import inspect
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
-
-import onnxruntime
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict, TypeVar
 
 from parallax.bundle import Verify
-from parallax.device import FaultPolicy, free_memory_bytes
-from parallax.engine import RuntimeOptions, TraceSink, shared_threads, use_shared_allocator, use_shared_pool
-from parallax.memory import parse_bytes
-from parallax.schedule import Plan
+from parallax.device import FaultPolicy
+from parallax.errors import ConfigError
 from parallax.session._backends import check_backends
-from parallax.session._config_keys import INHERITED, read_entry
 from parallax.session._keywords import (
     check_calibration,
     check_faults,
     check_folder,
     check_idle_trim,
+    check_memory_budget,
     check_min_gain,
     check_policy,
     check_progress,
     check_shapes,
+    check_split,
     check_switch,
     check_threads,
     check_trace,
     check_verify,
 )
-from parallax.session._providers import Device, why_not_on_cpu
+
+if TYPE_CHECKING:
+    from parallax.engine import TraceSink
+    from parallax.session._providers import Device
 
 logger = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, steps done, steps in all) during long work."""
 
+Split = Literal["auto", "never", "always"]
+"""Whether a model is divided into segments; see `Options`."""
+
+
+class CompileKeywords(TypedDict, total=False):
+    """The fields of `Options` that ``compile`` takes as keywords, for type checkers."""
+
+    threads: int | None
+    policy: str
+    split: Split
+    shapes: Mapping[str, Sequence[int]] | None
+    calibration: Mapping[str, Any] | None
+    tune: bool
+    min_gain: float | None
+    cache_dir: str | os.PathLike[str] | None
+    progress: Progress | None
+    memory_budget: int | str | float | None
+
+
+class OptionKeywords(CompileKeywords, total=False):
+    """All fields of `Options`, as keywords, for type checkers."""
+
+    trace: TraceSink | None
+    verify: Verify
+    cache: bool
+    idle_trim_s: float | None
+    backends: Sequence[str] | None
+    faults: FaultPolicy | None
+
+
+class SessionKeywords(OptionKeywords, total=False):
+    """The keywords of ``InferenceSession``: `Options`, and those that ONNX Runtime reads without naming them."""
+
+    enable_fallback: bool | int
+    disabled_optimizers: Sequence[str] | None
+    read_config_from_model: bool | int
+
+
+class OptionRule(NamedTuple):
+    """What holds of an option beside its type and its default."""
+
+    check: Callable[[Any], Any]
+    """Returns the value as it is kept. Raises: ConfigError naming the option and saying what to write."""
+    is_decided: bool
+    """A bundle has decided it, so that a session on one refuses it."""
+    is_carried: bool
+    """A pickled session takes it along."""
+
+
+def _rule(check: Callable[[Any], Any], *, is_decided: bool = False, is_carried: bool = True) -> dict[str, OptionRule]:
+    return {"rule": OptionRule(check=check, is_decided=is_decided, is_carried=is_carried)}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SessionOptions:
-    """Parallax's own keywords of ``InferenceSession``; see there for their meaning."""
+class Options:
+    """How Parallax plans and runs a model: all options of its own, checked when the record is made.
 
-    threads: int | None = None
-    policy: str = "adaptive"
+    The keywords of ``InferenceSession`` and ``compile`` are these fields, and both take a record as ``options=``. It
+    can be kept, used for several sessions, and varied with ``dataclasses.replace``. What is ONNX Runtime's
+    (``sess_options``, ``providers``, ``provider_options``) is not part of it.
+
+    Args:
+        threads: number of cores to use, at least 1. Default: what affinity, cgroup quota and
+            ``intra_op_num_threads`` allow.
+        policy: name of the way in which work is placed: "adaptive" (the default) runs at the same time what gains by
+            it, "sequential" runs one thing after the other. On the CPU alone, the latter leaves the model whole, as
+            ``split="never"`` does.
+        split: whether the model is divided into segments: "auto" (the default) where it gains at least ``min_gain``;
+            "never", so that it runs whole, on the CPU or on a device that takes all of it; "always", at every branch
+            and with all that a device takes on it, whether that gains or not. "never" excludes ``tune`` and
+            ``min_gain``; "always" excludes ``tune``, ``min_gain`` above 0 and ``policy="sequential"``. The three
+            words mean what they do in GNU tools (``ls --color=auto``).
+        shapes: input name -> concrete shape, for planning models with dynamic dimensions. Other shapes still run.
+            Default: none. Not for a session on a bundle.
+        calibration: feeds (input name -> array) to measure with under ``tune``. Default: random ones. Not for a
+            session on a bundle.
+        tune: whether to profile the model, search plans, measure the best against the whole model, keep the winner
+            and cache it on disk; later sessions on the same model and machine open with it. Default: False. Not for a
+            session on a bundle.
+        min_gain: least predicted gain for which the model is split, as a fraction of the latency, 0 to below 1.
+            Default: 0.15 from tables alone. 0 means ``split="always"``. Not for a session on a bundle.
+        cache_dir: folder where plans, profiles and bundles are kept. Default: the user's cache folder.
+        progress: called with (stage, steps done, steps in all) during tuning and compiling. Default: none.
+        memory_budget: what a session may hold at once to run: bytes, a size ("256MiB"), or a share of what is free
+            when it opens (0.5, "50%"; container limits count). It covers, for all runs of the session together, the
+            tensors between segments, the outputs, what segments make inside while they run, and private copies of
+            weights; not mapped weights (a bundle's), the caller's inputs, what the runtime keeps of a model's graph,
+            and opening itself. A tenth is left free for what estimates do not see. Less memory means fewer segments
+            at a time, and runs of other threads that wait; what could not run even alone is refused. While memory is
+            short on the machine, less is used. Default: no budget.
+        trace: receives a span per segment and run, by its method ``record``. Default: none. Not for ``compile``.
+        verify: which digests of a bundle's large files are computed: "once" (of those that were written to since they
+            were last found right; the default), "full" (of all) or "never". Not for ``compile``.
+        cache: whether to open a model given by path from a bundle in ``cache_dir``, which is compiled the first time
+            (this takes longer than opening, and about twice the weights on disk). Bundles that were not used for
+            longest are removed beyond 4 GiB. Of no effect where ``sess_options`` are given, since what those hold
+            cannot all be seen, or with other providers than the CPU's. Default: False. Not for ``compile``.
+        idle_trim_s: seconds above 0 without a run after which the session gives back, as ``trim`` does, what it keeps
+            for the next one; ``float("inf")`` is never. Default: 30 with a budget, else never. Not for ``compile``.
+        backends: names of what may compute beside ONNX Runtime's CPU kernels (see ``parallax.device.open_backend``),
+            where ``tune`` finds it faster; () for none. Default: OpenVINO, if it is installed
+            (``pip install 'parallax-runtime[openvino]'``) and neither ``sess_options`` nor ``providers`` nor a budget
+            are given. Outputs then agree within 1e-4 of their magnitude instead of bit for bit. What a backend fails
+            at is run on the CPU. Not for ``compile``.
+        faults: what is done about a backend that misbehaves: failures in a row after which it is set aside, a
+            deadline for each of its calls, whether its NaNs are checked (see ``parallax.device.FaultPolicy``). By
+            default three failures set it aside for 30 s, then longer; there is no deadline, and nothing is checked.
+            Not for ``compile``.
+
+    Raises:
+        ConfigError: the value of a field is of no use, or two fields exclude each other. It names them and says what
+            to write.
+
+    Example::
+
+        options = parallax.Options(threads=4, tune=True)
+        session = parallax.InferenceSession("model.onnx", options=options)
+    """
+
+    threads: int | None = field(default=None, metadata=_rule(check_threads))
+    policy: str = field(default="adaptive", metadata=_rule(check_policy))
+    split: Split = field(default="auto", metadata=_rule(check_split))
+    shapes: Mapping[str, Sequence[int]] | None = field(default=None, metadata=_rule(check_shapes, is_decided=True))
+    calibration: Mapping[str, Any] | None = field(
+        default=None, repr=False, metadata=_rule(check_calibration, is_decided=True, is_carried=False)
+    )
+    # What tuning found is remembered on this machine; another one must not begin to measure when it is sent a copy.
+    tune: bool = field(
+        default=False, metadata=_rule(functools.partial(check_switch, "tune"), is_decided=True, is_carried=False)
+    )
+    min_gain: float | None = field(default=None, metadata=_rule(check_min_gain, is_decided=True))
+    cache_dir: str | os.PathLike[str] | None = field(
+        default=None, metadata=_rule(functools.partial(check_folder, "cache_dir"))
+    )
+    progress: Progress | None = field(default=None, metadata=_rule(check_progress, is_carried=False))
+    memory_budget: int | str | float | None = field(default=None, metadata=_rule(check_memory_budget))
+    trace: TraceSink | None = field(default=None, metadata=_rule(check_trace, is_carried=False))
+    verify: Verify = field(default="once", metadata=_rule(check_verify))
+    cache: bool = field(default=False, metadata=_rule(functools.partial(check_switch, "cache"), is_decided=True))
+    idle_trim_s: float | None = field(default=None, metadata=_rule(check_idle_trim))
+    backends: Sequence[str] | None = field(default=None, metadata=_rule(check_backends))
+    faults: FaultPolicy | None = field(default=None, metadata=_rule(check_faults))
+
+    def __post_init__(self) -> None:
+        for name, rule in OPTION_RULES.items():
+            object.__setattr__(self, name, rule.check(getattr(self, name)))
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Raises: ConfigError if two fields exclude each other."""
+        if self.split == "auto":
+            return
+        excluded = {
+            "tune=True": self.tune,
+            f"min_gain={self.min_gain}": self.min_gain is not None and (self.split == "never" or self.min_gain > 0),
+            'policy="sequential"': self.split == "always" and self.policy == "sequential",
+        }
+        for other, is_given in excluded.items():
+            if is_given:
+                raise ConfigError(
+                    f'split="{self.split}" and {other} exclude each other',
+                    fix=f'leave one of them out: {other} says something else about splitting than "{self.split}"',
+                )
+
+    def carried(self) -> Options:
+        """Those that a pickled session takes along; the others at their defaults."""
+        return replace(self, **{name: _DEFAULTS[name] for name, rule in OPTION_RULES.items() if not rule.is_carried})
+
+
+OPTION_RULES: Final[Mapping[str, OptionRule]] = {entry.name: entry.metadata["rule"] for entry in fields(Options)}
+"""By name of the option, in the order of the record."""
+
+_DEFAULTS: Final[Mapping[str, Any]] = {entry.name: entry.default for entry in fields(Options)}
+_KEPT_DEFAULTS: Final[Mapping[str, Any]] = {name: rule.check(_DEFAULTS[name]) for name, rule in OPTION_RULES.items()}
+"""As a record has them."""
+
+COMPILE_OPTIONS: Final = tuple(name for name in OPTION_RULES if name in CompileKeywords.__annotations__)
+"""Names of the options that ``compile`` takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanningOptions(Options):
+    """Options as one session or compilation goes by them: checked, with what they came to when it began."""
+
     shapes: Mapping[str, tuple[int, ...]] | None = None
-    calibration: Mapping[str, Any] | None = None
-    tune: bool = False
-    min_gain: float | None = None
     cache_dir: Path | None = None
-    trace: TraceSink | None = None
-    progress: Progress | None = None
-    verify: Verify = "once"
-    cache: bool = False
-    memory_budget: int | str | float | None = None
-    budget_bytes: int | None = None
-    """What ``memory_budget`` came to when it was checked."""
-    idle_trim_s: float | None = None
-    backends: tuple[str, ...] | None = ()
+    backends: tuple[str, ...] | None = None
     """None: those that are installed, where neither providers nor session options were given."""
+    faults: FaultPolicy = field(default_factory=FaultPolicy)
+    budget_bytes: int | None = None
+    """What ``memory_budget`` came to."""
     devices: tuple[Device, ...] = ()
     """The accelerators of ``providers=`` that plans are made for."""
-    faults: FaultPolicy = field(default_factory=FaultPolicy)
+
+    @classmethod
+    def of(cls, options: Options) -> PlanningOptions:
+        """Of a record that was just given: a share of free memory is one of what is free now."""
+        stated = {name: getattr(options, name) for name in OPTION_RULES}
+        if options.progress is not None:
+            stated["progress"] = _HarmlessProgress(options.progress)
+        budget = options.memory_budget
+        return cls(**stated, budget_bytes=None if budget is None else _budget_bytes(budget))
+
+    def __post_init__(self) -> None:
+        """Checks nothing: the values are those of a record that was checked."""
+
+    @property
+    def is_split_forced(self) -> bool:
+        """Whether the model is split wherever it can be, whether it gains or not."""
+        return self.split == "always" or self.min_gain == 0
+
+    @property
+    def is_kept_whole(self) -> bool:
+        """Whether a model that runs on the CPU alone is not to be split."""
+        return self.split == "never" or self.policy == "sequential"
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether runs are counted: for a budget, or to know when the session idles."""
+        return self.budget_bytes is not None or self.idle_trim_s not in (None, float("inf"))
 
 
-def make_options(
-    *,
-    threads: int | None,
-    policy: str,
-    shapes: Mapping[str, Sequence[int]] | None,
-    calibration: Mapping[str, Any] | None,
-    tune: bool,
-    min_gain: float | None,
-    cache_dir: str | os.PathLike[str] | None,
-    progress: Progress | None,
-    trace: TraceSink | None = None,
-    verify: Verify = "once",
-    cache: bool = False,
-    memory_budget: int | str | float | None = None,
-    idle_trim_s: float | None = None,
-    backends: Sequence[str] | None = (),
-    faults: FaultPolicy | None = None,
-) -> SessionOptions:
-    """The keywords of ``InferenceSession`` and ``compile``, checked. Raises: ConfigError naming the one at fault."""
-    return SessionOptions(
-        threads=check_threads(threads),
-        policy=check_policy(policy),
-        shapes=check_shapes(shapes),
-        calibration=check_calibration(calibration),
-        tune=check_switch("tune", tune),
-        min_gain=check_min_gain(min_gain),
-        cache_dir=check_folder("cache_dir", cache_dir),
-        trace=check_trace(trace),
-        progress=None if progress is None else _HarmlessProgress(check_progress(progress)),
-        verify=check_verify(verify),
-        cache=check_switch("cache", cache),
-        memory_budget=memory_budget,
-        budget_bytes=None if memory_budget is None else parse_bytes(memory_budget, free_bytes=free_memory_bytes()),
-        idle_trim_s=check_idle_trim(idle_trim_s),
-        backends=check_backends(backends),
-        faults=check_faults(faults),
-    )
+def _budget_bytes(memory_budget: int | str | float) -> int:
+    from parallax.device import free_memory_bytes  # for sessions with a budget alone
+    from parallax.memory import parse_bytes
+
+    return parse_bytes(memory_budget, free_bytes=free_memory_bytes())
 
 
 class _HarmlessProgress:
@@ -126,138 +298,126 @@ class _HarmlessProgress:
             logger.exception("the progress callback failed and is called no more; the work goes on")
 
 
-def runtime_options(session_options: Any) -> RuntimeOptions:
-    """What segments inherit of the caller's ``onnxruntime.SessionOptions`` (None: its defaults)."""
-    return _default_runtime_options() if session_options is None else _read_runtime_options(session_options)
+# -- from keywords ----------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def _default_runtime_options() -> RuntimeOptions:
-    """The defaults spelt out, so that they and None are the same to a cache. To read them takes a millisecond."""
-    return _read_runtime_options(onnxruntime.SessionOptions())
-
-
-def _read_runtime_options(session_options: Any) -> RuntimeOptions:
-    entries = ((key, read_entry(session_options, key)) for key in INHERITED)
-    return RuntimeOptions(
-        graph_optimization_level=session_options.graph_optimization_level,
-        enable_cpu_mem_arena=session_options.enable_cpu_mem_arena,
-        enable_mem_pattern=session_options.enable_mem_pattern,
-        enable_mem_reuse=session_options.enable_mem_reuse,
-        deterministic=session_options.use_deterministic_compute,
-        log_severity_level=session_options.log_severity_level,
-        log_verbosity_level=session_options.log_verbosity_level,
-        logid=session_options.logid,
-        config=tuple((key, value) for key, value in entries if value is not None),
-    )
-
-
-def compiled_options(session_options: Any) -> RuntimeOptions:
-    """Likewise for segments of a bundle: with the least memory where the caller has no wishes."""
-    inherited = runtime_options(session_options)
-    return inherited if session_options is not None else lean_options(inherited)
-
-
-@contextlib.contextmanager
-def lean_memory(session_options: Any) -> Iterator[Any]:
-    """Options for a session that lives inside a budget: it holds what is alive, and no more.
-
-    By default ONNX Runtime holds a block for all tensors of a run, laid out by the run before (memory patterns), and
-    keeps a dead tensor's buffer for a later tensor of the same shape (memory reuse), however much later. Without
-    these, what a run holds is the sum of its tensors alive, which is what a budget counts. It may be a little
-    slower, as buffers in use are warmer. The caller's object is restored afterwards. Where the caller has no wishes, it
-    also allocates from the allocator that segments share: that takes no more than is asked for, and gives all back.
-    """
-    made = onnxruntime.SessionOptions() if session_options is None else session_options
-    if session_options is None:
-        use_shared_allocator(made, {})
-    given = (made.enable_mem_pattern, made.enable_mem_reuse)
-    made.enable_mem_pattern = made.enable_mem_reuse = False
-    try:
-        yield made
-    finally:
-        made.enable_mem_pattern, made.enable_mem_reuse = given
-
-
-def lean_options(options: RuntimeOptions) -> RuntimeOptions:
-    """Likewise for segments."""
-    return replace(options, enable_mem_pattern=False, enable_mem_reuse=False)
-
-
-@contextlib.contextmanager
-def planned_threads(session_options: Any, threads: int | None, plan: Plan | None) -> Iterator[Any]:
-    """Session options with the planned number of threads, for the time it takes to open a session.
-
-    The caller's own setting wins. Their object is restored afterwards: a session copies what it is given.
+def gather_options(options: Any, keywords: Mapping[str, Any]) -> Options:
+    """The record of one call: the one given, with keywords for fields that it leaves at their defaults.
 
     Args:
-        threads: the ``threads=`` keyword.
-        plan: an uncut plan that tuning found best at another width than the default, or None.
+        options: an `Options`, or None.
+        keywords: names of fields -> values, not checked yet.
+
+    Raises: ConfigError for a value of no use, and for a keyword that contradicts the record.
     """
-    if shared_threads() is not None:
-        # The caller's object may be used again with the same pool: there is nothing to restore.
-        shared = onnxruntime.SessionOptions() if session_options is None else session_options
-        use_shared_pool(shared)
-        yield shared
-        return
-    given = 0 if session_options is None else int(session_options.intra_op_num_threads)
-    wanted = threads or 0
-    if plan is not None and plan.provenance.source == "measured":
-        # Stated even where it is the default: the runtime pins the threads of its default pool to cores, which is
-        # not what was measured, and leaves a quick model waiting whenever the caller's thread sits on theirs.
-        # A caller who asks for fewer threads gets no more than those: a bundle may have been tuned with others.
-        width = plan.segments[0].width
-        wanted = min(threads or width, width)
-    if given or not wanted:
-        yield session_options
-    elif session_options is None:
-        made = onnxruntime.SessionOptions()
-        made.intra_op_num_threads = wanted
-        yield made
-    else:
-        session_options.intra_op_num_threads = wanted
-        try:
-            yield session_options
-        finally:
-            session_options.intra_op_num_threads = given
+    if options is None:
+        return Options(**keywords)
+    if not isinstance(options, Options):
+        raise ConfigError(
+            f"options={options!r:.80} is no parallax.Options",
+            fix="write options=parallax.Options(threads=2); what is ONNX Runtime's goes into sess_options=",
+        )
+    for name, value in keywords.items():
+        stated, given = getattr(options, name), OPTION_RULES[name].check(value)
+        if not (_is_same(stated, given) or _is_same(stated, _KEPT_DEFAULTS[name])):
+            raise ConfigError(
+                f"{name}={value!r:.80} contradicts options.{name}={stated!r:.80}",
+                fix=f"leave one of them out, or write options=dataclasses.replace(options, {name}=...)",
+            )
+    return replace(options, **keywords) if keywords else options
 
 
-def has_pinned_threads(session_options: Any) -> bool:
-    """Whether a session opened with these has threads that the runtime pins to cores: its default pool's."""
-    if session_options is None:
+def _is_same(one: Any, other: Any) -> bool:
+    if one is other:
         return True
-    if session_options.intra_op_num_threads or not session_options.use_per_session_threads:
+    try:
+        return type(one) is type(other) and bool(one == other)
+    except ValueError:  # arrays of several elements, which are not the same objects
         return False
-    return read_entry(session_options, "session.intra_op_thread_affinities") is None
 
 
-def why_not_cut(session_options: Any, providers: Sequence[Any] | None) -> str | None:
-    """Why these options call for the runtime's own session over the whole model, or None."""
-    obstacle = why_not_compiled(session_options, providers)
-    if obstacle is not None:
-        return obstacle
-    if shared_threads() is not None:
-        return "all sessions share one thread pool, of which a lane cannot have a part"
-    if session_options is None:
-        return None
-    if session_options.enable_profiling:
-        return "profiling of the whole model was asked for"
-    if session_options.execution_mode == onnxruntime.ExecutionMode.ORT_PARALLEL:
-        return "the runtime's own parallel mode was asked for"
-    if session_options.execution_order != onnxruntime.ExecutionOrder.DEFAULT:
-        return f"the runtime's execution order {session_options.execution_order.name} was asked for"
-    if not session_options.use_per_session_threads:
-        return "threads of the runtime's own global pool were asked for"
-    return None
+def gather_compile_options(options: Any, keywords: Mapping[str, Any]) -> PlanningOptions:
+    """Likewise, for ``compile``.
+
+    Raises:
+        ConfigError: also for an option of the record that is a session's alone.
+        TypeError: for a keyword that ``compile`` does not have.
+    """
+    for name in keywords:
+        if name not in COMPILE_OPTIONS:
+            raise TypeError(f"compile() got an unexpected keyword argument {name!r}")
+    gathered = gather_options(options, keywords)
+    for name in OPTION_RULES:
+        if name not in COMPILE_OPTIONS and not _is_same(getattr(gathered, name), _KEPT_DEFAULTS[name]):
+            raise ConfigError(
+                f"{name}= is an option of sessions, not of what is compiled",
+                where="options",
+                fix="leave it out here, and give it to the InferenceSession that opens the bundle",
+            )
+    # A bundle is compiled for the CPU's kernels in ONNX Runtime: those of other backends are not kept.
+    return replace(PlanningOptions.of(gathered), backends=())
 
 
-def why_not_compiled(session_options: Any, providers: Sequence[Any] | None) -> str | None:
-    """Why these options call for the model as it came, not compiled for the CPU, or None."""
-    obstacle = why_not_on_cpu(providers)
-    if obstacle is not None or session_options is None:
-        return obstacle
-    if session_options.optimized_model_filepath:
-        return "the optimised model is to be written to a file"
-    if session_options.has_providers():
-        return "execution providers were added to the session options"
-    return None
+# -- signatures and docstrings, for people who ask for them while a program runs --------------------------------------
+
+
+def shows_options(names: Sequence[str], *, takes_others: bool) -> Callable[[F], F]:
+    """A decorator for a function that takes these fields of `Options` as ``**keywords``.
+
+    ``inspect.signature``, ``help`` and notebooks then show each with its type and default. Static tools see them by
+    the ``TypedDict``.
+
+    Args:
+        takes_others: whether the function has further keywords, which it does not name.
+    """
+
+    def decorate(function: F) -> F:
+        shown = inspect.signature(function)
+        named = [entry for entry in shown.parameters.values() if entry.kind is not inspect.Parameter.VAR_KEYWORD]
+        others = [entry for entry in shown.parameters.values() if entry.kind is inspect.Parameter.VAR_KEYWORD]
+        keywords = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=_DEFAULTS[name],
+                annotation=Options.__annotations__[name],
+            )
+            for name in names
+        ]
+        parameters = [*named, *keywords, *(others if takes_others else ())]
+        vars(function)["__signature__"] = shown.replace(parameters=parameters)
+        function.__doc__ = with_option_docs(function.__doc__, names)
+        return function
+
+    return decorate
+
+
+_KEYWORDS_ENTRY: Final = "    keywords: "
+"""How the entry begins, in the "Args" of a docstring, after which those of the options are put."""
+
+
+def with_option_docs(doc: str | None, names: Sequence[str]) -> str | None:
+    """A docstring with the entries of these options after that of its keywords; None where there is none (``-OO``)."""
+    entries = option_docs()
+    if doc is None or not entries:
+        return doc
+    before, entry, rest = inspect.cleandoc(doc).partition(_KEYWORDS_ENTRY)
+    if not entry:
+        return doc
+    first, *lines = rest.split("\n")
+    end = next((number for number, line in enumerate(lines) if not line.startswith(" " * 8)), len(lines))
+    return "\n".join([before + entry + first, *lines[:end], *(entries[name] for name in names), *lines[end:]])
+
+
+def option_docs() -> dict[str, str]:
+    """By name, the entries of the docstring of `Options`, indented by four blanks; {} where it has none (``-OO``)."""
+    section = inspect.cleandoc(Options.__doc__ or "").partition("Args:\n")[2].partition("\n\n")[0]
+    found: dict[str, str] = {}
+    name = ""
+    for line in section.split("\n") if section else ():
+        if line.startswith(" " * 8):
+            found[name] += f"\n{line}"
+        else:
+            name = line.strip().partition(":")[0]
+            found[name] = line
+    return found

@@ -39,8 +39,9 @@ from parallax.session._feeds import is_feedable
 from parallax.session._given_options import why_given_options_stay_whole
 from parallax.session._keywords import check_calibration_names
 from parallax.session._lifting import lift_bodies
-from parallax.session._options import SessionOptions, lean_options, runtime_options
+from parallax.session._options import PlanningOptions
 from parallax.session._providers import open_devices
+from parallax.session._runtime_options import lean_options, runtime_options
 from parallax.session._small import LEAST_SAVING_NS, longest_path_ns, small_at_sight, small_by_costs
 from parallax.session._source import in_memory_if_small
 
@@ -169,12 +170,12 @@ def make_provenance(
 
 
 def choose_plan(
-    model: Model, options: SessionOptions, session_options: Any, fit: Callable[[Model, Plan], Plan]
+    model: Model, options: PlanningOptions, session_options: Any, fit: Callable[[Model, Plan], Plan]
 ) -> tuple[Plan, Executor | None]:
     """The plan for one session, and its executor if the model is cut.
 
     ``model`` is without the shapes of the options. Tried in this order: what the model does not allow,
-    what the caller demands (``policy``, ``min_gain=0``, ``tune``), what tuning found earlier on this
+    what the caller demands (``policy``, ``split``, ``tune``), what tuning found earlier on this
     machine, what the tables promise. ``fit`` makes it fit the memory: given the model in its planned shapes and the
     plan, it returns that plan with peaks, or another.
     """
@@ -235,7 +236,7 @@ def planned_model(model: Model, plan: Plan) -> Model:
     return split.model
 
 
-def may_share_rows(model: Model, options: SessionOptions) -> bool:
+def may_share_rows(model: Model, options: PlanningOptions) -> bool:
     """Whether plans for the model split by rows are of use: it is split in fixed shapes, and budgets and shapes for
     planning alone are judged by the model as it is."""
     return (
@@ -263,7 +264,7 @@ def graph_for_backends(model: Model, plan: Plan, expected: Mapping[str, tuple[in
 
 def find_plan(
     model: Model,
-    options: SessionOptions,
+    options: PlanningOptions,
     session_options: Any,
     devices: Mapping[str, Backend] | None = None,
     *,
@@ -282,11 +283,12 @@ def find_plan(
     obstacle = why_model_stays_whole(model)
     if devices and obstacle is None:
         return plan_with_devices(model, options, session_options, devices, cores=cores, lifts=lifts)
-    if options.policy == "sequential":
-        obstacle = 'policy="sequential" leaves the model uncut'
+    if options.is_kept_whole:
+        asked = 'split="never" keeps the model whole'
+        obstacle = asked if options.split == "never" else 'policy="sequential" keeps the model whole, as split="never"'
     if obstacle is not None:
         return uncut_plan(model, obstacle, cores=cores)
-    if options.min_gain == 0:
+    if options.is_split_forced:
         plan = forced_plan(model, cores=cores)
         return lift_bodies(model, plan, plan_body=_forced_body_plan, min_gain=0) if lifts else plan
     if options.tune:
@@ -299,7 +301,7 @@ def find_plan(
 
 def plan_with_devices(
     model: Model,
-    options: SessionOptions,
+    options: PlanningOptions,
     session_options: Any,
     devices: Mapping[str, Backend],
     *,
@@ -314,27 +316,33 @@ def plan_with_devices(
         from parallax.session._tuning import tune
 
         return tune(model, options, session_options, cores=cores, devices=devices)
-    if options.min_gain is None and options.policy != "sequential":
+    if options.min_gain is None and options.split == "auto" and options.policy != "sequential":
         kept = remembered_plan(model, options, session_options, cores=cores)
         if kept is not None:
             return kept
     plan, chosen = _placed(model, options, devices, cores=cores)
-    if not lifts or options.policy == "sequential":
+    if not lifts or options.is_kept_whole:
         return plan
     name = chosen or next(iter(devices))
-    forced = options.min_gain == 0
+    forced = options.is_split_forced
     room = device_rooms(options).get(name)
     if room is not None:
         room = max(1, room - held_bytes(model.inferred(), plan, devices[name].info.name))
     planner = DeviceBodyPlanner(
         devices[name], forced=forced, otherwise=_forced_body_plan if forced else _uncut_body, room_bytes=room
     )
-    least = DEFAULT_MIN_GAIN if options.min_gain is None else options.min_gain
-    return lift_bodies(model, plan, plan_body=planner, min_gain=least)
+    return lift_bodies(model, plan, plan_body=planner, min_gain=_least_gain(options))
+
+
+def _least_gain(options: PlanningOptions) -> float:
+    """The fraction of the latency that a split must be predicted to save."""
+    if options.is_split_forced:
+        return 0.0
+    return DEFAULT_MIN_GAIN if options.min_gain is None else options.min_gain
 
 
 def _placed(
-    model: Model, options: SessionOptions, devices: Mapping[str, Backend], *, cores: int
+    model: Model, options: PlanningOptions, devices: Mapping[str, Backend], *, cores: int
 ) -> tuple[Plan, str | None]:
     """The plan by prices, and the device it shares the model with."""
     try:
@@ -346,10 +354,16 @@ def _placed(
     rooms = device_rooms(options)
     for name, backend in devices.items():
         study = DeviceStudy(context, backend, room_bytes=rooms.get(name))
-        if options.min_gain == 0:
+        if options.split == "never":
+            alone, why = _whole_if_it_gains(study, name, model, cores=cores)
+            if alone is not None:
+                return alone, name
+            reasons.append(why)
+            continue
+        if options.is_split_forced:
             forced = study.forced
             if forced is not None:
-                reason = f"all that {name} takes runs there because min_gain=0 demands it"
+                reason = f'all that {name} takes runs there because split="always" asks for it'
                 return replace(forced.plan, provenance=make_provenance("forced", reason)), name
             reasons.append(f"{name} takes nothing of this model")
             continue
@@ -363,20 +377,38 @@ def _placed(
         if found is None:
             reasons.append(study.reason)
             continue
-        alone = study.cpu_ns
-        gain = 1 - found.simulated_ns / max(1, alone)
-        least = DEFAULT_MIN_GAIN if options.min_gain is None else options.min_gain
+        cpu_ns = study.cpu_ns
+        gain = 1 - found.simulated_ns / max(1, cpu_ns)
+        least = _least_gain(options)
         if gain >= least:
             reason = f"{study.reason}; {gain:.0%} less latency than the CPU alone"
-            provenance = make_provenance("tables", reason, uncut_ns=alone, chosen_ns=found.simulated_ns)
+            provenance = make_provenance("tables", reason, uncut_ns=cpu_ns, chosen_ns=found.simulated_ns)
             return replace(found.plan, provenance=provenance), name
         reasons.append(f"{study.reason}; that is {gain:.0%} less latency, {least:.0%} is asked for")
-    if options.min_gain == 0:
+    if options.is_split_forced:
         return forced_plan(model, cores=cores), None
     return uncut_plan(model, "; ".join(reasons), cores=cores), None
 
 
-def device_rooms(options: SessionOptions) -> dict[str, int]:
+def _whole_if_it_gains(study: DeviceStudy, name: str, model: Model, *, cores: int) -> tuple[Plan | None, str]:
+    """The plan that gives the whole model to a device, unless prices say that the CPU is quicker; or None, and why."""
+    plan, why = plan_whole_within(study, name, model, cores=cores)
+    if plan is None:
+        return None, f'{name} {why}, and split="never" leaves it no part of the model'
+    there = None if study.offer is None else study.greedy
+    if there is None:
+        return plan, ""
+    cpu_ns = study.cpu_ns
+    compared = f"{there.simulated_ns / 1e6:.3f} ms predicted, {cpu_ns / 1e6:.3f} ms on the CPU alone"
+    if there.simulated_ns >= cpu_ns:
+        return None, f"the whole model does not gain on {name}: {compared}"
+    reason = f"{plan.provenance.reason}: {compared}"
+    return replace(
+        plan, provenance=make_provenance("tables", reason, uncut_ns=cpu_ns, chosen_ns=there.simulated_ns)
+    ), ""
+
+
+def device_rooms(options: PlanningOptions) -> dict[str, int]:
     """What devices may hold of the model, in bytes, by the names they were asked for; only those with a limit."""
     return {device.name: device.memory_bytes for device in options.devices if device.memory_bytes is not None}
 
@@ -390,21 +422,23 @@ def _uncut_body(body: Model, *, cores: int) -> Plan:
     return uncut_plan(body, "no part of it gains anything", cores=cores)
 
 
-def _why_options_stay_whole(model: Model, shaped: Model, options: SessionOptions, session_options: Any) -> str | None:
+def _why_options_stay_whole(model: Model, shaped: Model, options: PlanningOptions, session_options: Any) -> str | None:
     """Why the caller's session options keep the model whole, or None."""
-    if session_options is None or (options.policy == "sequential" and not options.devices):
+    if session_options is None or (options.is_kept_whole and not options.devices):
         return None
-    asked = options.devices or options.tune or options.min_gain is not None
+    asked = options.devices or options.tune or options.min_gain is not None or options.split == "always"
     cores = session_cores(options, session_options)
     if not asked and remembered_plan(shaped, options, session_options, cores=cores) is None:
         # What they hold can be found out, but takes longer than opening a small model.
-        return "session options were given: a model is then split only on demand (tune=True or min_gain=)"
+        return (
+            'session options were given: a model is then split only on demand (tune=True, min_gain= or split="always")'
+        )
     return why_given_options_stay_whole(session_options, model)
 
 
-def is_unasked(options: SessionOptions) -> bool:
+def is_unasked(options: PlanningOptions) -> bool:
     """Whether it is left to the default policy to split the model: nothing was said of gains or measuring."""
-    return options.policy != "sequential" and options.min_gain is None and not options.tune
+    return not options.is_kept_whole and not options.is_split_forced and options.min_gain is None and not options.tune
 
 
 def _plan_unasked(model: Model, *, cores: int) -> Plan:
@@ -423,7 +457,7 @@ def _plan_unasked(model: Model, *, cores: int) -> Plan:
     return plan_from_tables(model, cores=cores)
 
 
-def _plan_by_gain(model: Model, options: SessionOptions, *, cores: int, lifts: bool) -> Plan:
+def _plan_by_gain(model: Model, options: PlanningOptions, *, cores: int, lifts: bool) -> Plan:
     """The plan by tables where the caller named the least gain."""
     assert options.min_gain is not None  # else the default policy was asked
     min_gain = options.min_gain
@@ -443,7 +477,7 @@ def _plan_by_gain(model: Model, options: SessionOptions, *, cores: int, lifts: b
     return lift_bodies(model, plan, plan_body=plan_body, min_gain=min_gain, promises=promises)
 
 
-def session_cores(options: SessionOptions, session_options: Any) -> int:
+def session_cores(options: PlanningOptions, session_options: Any) -> int:
     """Cores to use: ``threads=``, else the session options' intra-op threads, else what the machine allows."""
     if options.threads is not None:
         return options.threads
@@ -484,7 +518,7 @@ def forced_plan(model: Model, *, cores: int) -> Plan:
     proposal = context.propose(by_branches(context.units, lanes=lanes))
     # Hand-overs are what a forced cut is there to show, even where one lane would be quicker.
     proposal = replace(proposal, schedule=replace(proposal.schedule, lanes=lanes))
-    reason = "cut at every branch because min_gain=0 demands it"
+    reason = 'split at every branch because split="always" asks for it'
     if proposal.partition.is_uncut:
         return uncut_plan(model, "the model cannot be cut: one branch", cores=cores)
     return context.plan(
@@ -583,7 +617,7 @@ def least_share(graph: OpGraph, *, cores: int) -> float:
     return best / max(1, min(sum(narrow), sum(wide)))
 
 
-def plan_key(model: Model, options: SessionOptions, session_options: Any, *, cores: int) -> str:
+def plan_key(model: Model, options: PlanningOptions, session_options: Any, *, cores: int) -> str:
     """Under which a tuned plan is kept: everything that measured figures depend on."""
     inherited = runtime_options(session_options)
     return "|".join(
@@ -601,7 +635,7 @@ def plan_key(model: Model, options: SessionOptions, session_options: Any, *, cor
     )
 
 
-def remembered_plan(model: Model, options: SessionOptions, session_options: Any, *, cores: int) -> Plan | None:
+def remembered_plan(model: Model, options: PlanningOptions, session_options: Any, *, cores: int) -> Plan | None:
     """The plan that tuning found earlier for this model on this machine, if it is still readable."""
     stored = Cache(options.cache_dir).load(plan_key(model, options, session_options, cores=cores))
     if stored is None:

@@ -16,14 +16,14 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 from onnxruntime.capi.onnxruntime_inference_collection import check_and_normalize_provider_args
 
-from parallax.bundle import Bundle, Verify, looks_like_bundle
-from parallax.device import FaultPolicy, StockSession, move_to_first_core, private_bytes, trim_heap
+from parallax.bundle import Bundle, looks_like_bundle
+from parallax.device import StockSession, move_to_first_core, private_bytes, trim_heap
 from parallax.engine import (
     OPENING_EXCEPTIONS,
     RUNTIME_EXCEPTIONS,
@@ -65,21 +65,27 @@ from parallax.session._gate import Grant
 from parallax.session._given_options import copied_options, why_not_with_bundle, why_not_with_split_bundle
 from parallax.session._memory import IDLE_TRIM_S, Budget, SessionMemory, shapes_of
 from parallax.session._options import (
-    Progress,
-    SessionOptions,
+    OPTION_RULES,
+    Options,
+    PlanningOptions,
+    SessionKeywords,
+    gather_options,
+    shows_options,
+    with_option_docs,
+)
+from parallax.session._planning import choose_plan, is_onnx_source, is_unasked, planned_model, session_cores, uncut_plan
+from parallax.session._providers import CPU_PROVIDER, leave_out_missing, split_providers
+from parallax.session._run_options import why_run_needs_whole
+from parallax.session._runtime_options import (
     compiled_options,
     has_pinned_threads,
     lean_memory,
     lean_options,
-    make_options,
     planned_threads,
     runtime_options,
     why_not_compiled,
     why_not_cut,
 )
-from parallax.session._planning import choose_plan, is_onnx_source, is_unasked, planned_model, session_cores, uncut_plan
-from parallax.session._providers import CPU_PROVIDER, leave_out_missing, split_providers
-from parallax.session._run_options import why_run_needs_whole
 from parallax.session._shrink import shrink_arena
 from parallax.session._source import (
     OpenedBundle,
@@ -135,42 +141,9 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             the whole model, unless ``tune`` finds regions of it that had better run there beside the CPU. Backends of
             `parallax.device.open_backend` may stand among them ("emulated:pixel-6-gpu", "webgpu"): what gains there,
             launches and transfers counted, runs there, and the rest beside it.
-        threads: cores to use; default what affinity, cgroup quota and ``intra_op_num_threads`` allow.
-        policy: "adaptive" (cut where it pays) or "sequential" (never cut).
-        shapes: input name -> concrete shape, for planning models with dynamic dimensions. Other shapes
-            still run.
-        calibration: feeds (input name -> array) to measure with under ``tune``; default random ones.
-        tune: profile the model, search plans, measure the best against the uncut model, keep the winner
-            and cache it on disk; later sessions on the same model and machine open with it.
-        min_gain: least predicted gain (fraction of the latency) for which the model is cut; default 0.15
-            from tables alone. 0 cuts wherever the model can be cut, whether it gains or not.
-        cache_dir: where plans and profiles are kept; default the user's cache folder.
-        trace: receives a span per segment and run.
-        progress: called with (stage, done, total) during tuning.
-        verify: which digests of a bundle's large files are computed: "once" (of those that were written to since
-            they were last found right; the default), "full" (of all) or "never".
-        cache: open a model given by path from a bundle in ``cache_dir``, which is compiled the first time (this
-            takes longer than opening, and about twice the weights on disk). Bundles that were not used for
-            longest are removed beyond 4 GiB. Of no effect where ``sess_options`` are given, since what those
-            hold cannot all be seen, or with other providers than the CPU's.
-        memory_budget: what this session may hold at once to run: bytes, a size ("256MiB"), or a share of what is
-            free when it opens (0.5, "50%"; container limits count). It covers, for all runs of the session together,
-            the tensors between segments, the outputs, what segments make inside while they run, and private copies
-            of weights; not mapped weights (a bundle's), the caller's inputs, what the runtime keeps of a model's
-            graph, and opening itself. A tenth is left free for what estimates do not see. Less memory means fewer
-            segments at a time, and runs of other threads that wait; what could not run even alone is refused. While
-            memory is short on the machine, less is used.
-        idle_trim_s: seconds without a run after which the session gives back, as ``trim`` does, what it keeps for the
-            next one. Default 30 with a budget, else never; ``float("inf")`` is never.
-
-        backends: what may compute beside ONNX Runtime's CPU kernels, by name (see
-            ``parallax.device.open_backend``), where ``tune`` finds it faster. Default: OpenVINO, if it is
-            installed (``pip install 'parallax-runtime[openvino]'``) and neither ``sess_options`` nor ``providers``
-            are given. () for none. Outputs then agree within 1e-4 of their magnitude instead of bit for bit. What a
-            backend fails at is run on the CPU.
-        faults: what is done about a backend that misbehaves: failures in a row after which it is set aside, a deadline
-            for each of its calls, whether its NaNs are checked (see ``parallax.device.FaultPolicy``). By default three
-            failures set it aside for 30 s, then longer; there is no deadline, and nothing is checked.
+        options: a record of Parallax's own options.
+        keywords: fields of `parallax.Options`, in place of ``options`` or for what that leaves at its default; and
+            ONNX Runtime's own (``enable_fallback``, ``disabled_optimizers``, ``read_config_from_model``).
 
     ``plan`` says what was decided and why.
 
@@ -213,6 +186,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
     _enable_fallback: bool
     _read_config_from_model: bool
 
+    @shows_options(tuple(OPTION_RULES), takes_others=True)
     def __init__(
         self,
         path_or_bytes: Any,
@@ -220,43 +194,15 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         providers: Sequence[Any] | None = None,
         provider_options: Sequence[dict[Any, Any]] | None = None,
         *,
-        threads: int | None = None,
-        policy: str = "adaptive",
-        shapes: Mapping[str, Sequence[int]] | None = None,
-        calibration: Mapping[str, Any] | None = None,
-        tune: bool = False,
-        min_gain: float | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        trace: TraceSink | None = None,
-        progress: Progress | None = None,
-        verify: Verify = "once",
-        cache: bool = False,
-        memory_budget: int | str | float | None = None,
-        idle_trim_s: float | None = None,
-        backends: Sequence[str] | None = None,
-        faults: FaultPolicy | None = None,
-        **kwargs: Any,
+        options: Options | None = None,
+        **keywords: Unpack[SessionKeywords],
     ) -> None:
         if sess_options is not None and not isinstance(sess_options, onnxruntime.SessionOptions):
             raise TypeError(f"sess_options is an onnxruntime.SessionOptions or None, not {type(sess_options).__name__}")
-        self._parallax_options = make_options(
-            threads=threads,
-            policy=policy,
-            shapes=shapes,
-            calibration=calibration,
-            tune=tune,
-            min_gain=min_gain,
-            cache_dir=cache_dir,
-            trace=trace,
-            progress=progress,
-            verify=verify,
-            cache=cache,
-            memory_budget=memory_budget,
-            idle_trim_s=idle_trim_s,
-            backends=backends,
-            faults=faults,
-        )
-        self._tracer = SinkHolder(trace)
+        given: dict[str, Any] = dict(keywords)
+        self._given_options = gather_options(options, {name: given.pop(name) for name in OPTION_RULES if name in given})
+        self._parallax_options = PlanningOptions.of(self._given_options)
+        self._tracer = SinkHolder(self._given_options.trace)
         self._lazy_lock = threading.RLock()
         self._model: Model | None = None
         self._plan: Plan | None = None
@@ -265,7 +211,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         if hasattr(path_or_bytes, "SerializeToString") and hasattr(path_or_bytes, "graph"):
             self._model = read_model(path_or_bytes)
             path_or_bytes = self._model.whole()
-        super().__init__(path_or_bytes, sess_options, providers, provider_options, **kwargs)
+        super().__init__(path_or_bytes, sess_options, providers, provider_options, **given)
         self._interruptible = self._may_be_slow()
 
     # -- opening ----------------------------------------------------------------------------------------
@@ -375,7 +321,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             return False
         # What was decided when it was compiled is not asked of it again.
         options = self._parallax_options
-        asked = SessionOptions(cache_dir=options.cache_dir, verify=options.verify, threads=options.threads)
+        asked = PlanningOptions(cache_dir=options.cache_dir, verify=options.verify, threads=options.threads)
         try:
             self._open_bundle(str(bundle), asked)
         except BundleError as error:
@@ -407,7 +353,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             return False
         return True
 
-    def _open_bundle(self, path: str, options: SessionOptions) -> None:
+    def _open_bundle(self, path: str, options: PlanningOptions) -> None:
         """Open a compiled model. Its plan is fixed; what is left to the caller is how it is run."""
         providers, _, disabled_optimizers = self._whole_arguments
         available = onnxruntime.get_available_providers()
@@ -979,7 +925,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             raise ConfigError(
                 f"this bundle of a split model cannot be run so: {obstacle}",
                 where=str(self._bundle.path),
-                fix='compile it with portable=True or with policy="sequential", or open the model itself',
+                fix='compile it with portable=True or with split="never", or open the model itself',
             )
         return obstacle is not None
 
@@ -1092,7 +1038,6 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         behind.
         """
         assert self._source is not None
-        options = self._parallax_options
         given = self._sess_options_initial
         providers, provider_options = self._given_providers
         return {
@@ -1100,18 +1045,8 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             "session_options": None if given is None else self._carried_options(given),
             "providers": providers,
             "provider_options": provider_options,
+            "options": self._given_options.carried(),
             "keywords": {
-                "threads": options.threads,
-                "policy": options.policy,
-                "shapes": options.shapes,
-                "min_gain": options.min_gain,
-                "cache_dir": options.cache_dir,
-                "verify": options.verify,
-                "cache": options.cache,
-                "memory_budget": options.memory_budget,
-                "idle_trim_s": options.idle_trim_s,
-                "backends": options.backends,
-                "faults": options.faults,
                 "enable_fallback": int(self._enable_fallback),
                 "disabled_optimizers": self._whole_arguments[2],
                 "read_config_from_model": int(self._read_config_from_model),
@@ -1131,8 +1066,12 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             None if carried is None else carried.to_session_options(),
             state["providers"],
             state["provider_options"],
+            options=state["options"],
             **state["keywords"],
         )
+
+
+InferenceSession.__doc__ = with_option_docs(InferenceSession.__doc__, tuple(OPTION_RULES))
 
 
 def _provider_name(entry: Any) -> Any:

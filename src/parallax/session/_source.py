@@ -20,7 +20,7 @@ from parallax.engine import FOREIGN_EXCEPTIONS
 from parallax.errors import BundleError, ConfigError, ModelFileError
 from parallax.model import HeldFiles, Model, hold_files, read_model
 from parallax.session._given_options import why_content_matters, why_given_options_stay_whole
-from parallax.session._options import SessionOptions
+from parallax.session._options import PlanningOptions
 
 T = TypeVar("T")
 
@@ -36,11 +36,11 @@ class OpenedBundle:
     """Absolute."""
     model_digest: str
     """Of the model that it was compiled from."""
-    options: SessionOptions
+    options: PlanningOptions
     """What it was opened with."""
 
     @classmethod
-    def of(cls, bundle: Bundle, path: str, options: SessionOptions) -> OpenedBundle:
+    def of(cls, bundle: Bundle, path: str, options: PlanningOptions) -> OpenedBundle:
         return cls(path=os.path.abspath(path), model_digest=bundle.manifest.source.digest, options=options)
 
     def check_same(self, bundle: Bundle) -> None:

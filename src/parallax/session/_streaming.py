@@ -11,7 +11,7 @@ from parallax.partition import Partition, by_weight, crossing_bytes, unit_weight
 from parallax.profile import surviving_tensors
 from parallax.schedule import Assignment, Plan, Schedule
 from parallax.session._candidates import PlanningContext, Proposal
-from parallax.session._options import SessionOptions
+from parallax.session._options import PlanningOptions
 from parallax.session._planning import find_plan, make_provenance, session_cores, why_model_stays_whole
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def binding_limit(weight_bytes: int, memory_limit: int | None) -> int | None:
     return limit if weight_bytes + PROCESS_BYTES > limit else None
 
 
-def find_plan_within(model: Model, options: SessionOptions, memory_limit: int | None) -> Plan:
+def find_plan_within(model: Model, options: PlanningOptions, memory_limit: int | None) -> Plan:
     """`find_plan` for a bundle, or a chain of segments if weights do not fit into the memory it is to run in.
 
     Args:
@@ -51,7 +51,7 @@ def find_plan_within(model: Model, options: SessionOptions, memory_limit: int | 
     if limit is None:
         return find_plan(model, options, None)
     shortage = f"{model.weight_bytes >> 20} MiB of weights do not fit into {limit >> 20} MiB of memory beside the rest"
-    obstacle = "it is to stay uncut" if options.policy == "sequential" else why_model_stays_whole(model)
+    obstacle = "it is to stay uncut" if options.is_kept_whole else why_model_stays_whole(model)
     if obstacle is not None:
         logger.warning("%s, and cannot be read segment by segment: %s", shortage, obstacle)
         return find_plan(model, options, None)

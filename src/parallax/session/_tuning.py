@@ -34,7 +34,7 @@ from parallax.schedule import CPU_BACKEND, Candidate, Plan
 from parallax.session._candidates import PlanningContext, Proposal
 from parallax.session._devices import DevicePlan, DeviceStudy, with_price
 from parallax.session._feeds import FeedBinder, FeedSpec
-from parallax.session._options import Progress, SessionOptions, runtime_options
+from parallax.session._options import PlanningOptions, Progress
 from parallax.session._planning import (
     device_rooms,
     feed_shapes,
@@ -48,6 +48,7 @@ from parallax.session._planning import (
     remembered_plan,
     uncut_plan,
 )
+from parallax.session._runtime_options import runtime_options
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class Peer:
 
 def tune(
     model: Model,
-    options: SessionOptions,
+    options: PlanningOptions,
     session_options: Any,
     *,
     cores: int,
