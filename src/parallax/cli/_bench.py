@@ -14,7 +14,7 @@ from rich.console import Console
 
 from parallax.cli._console import Screen, make_table, print_line
 from parallax.cli._open import Subject, check_writable, prepare
-from parallax.cli._plan_view import describe_plan, summarise_memory, summarise_plan
+from parallax.cli._plan_view import describe_plan, summarise_memory
 from parallax.cli._rivals import Difference, Rival, compare_outputs, runtime_rivals
 from parallax.cli._timing import Timing, ratio, time_interleaved
 from parallax.cli._units import milliseconds
@@ -179,7 +179,7 @@ def _render(report: dict[str, Any], session: InferenceSession, console: Console)
             f"Parallax takes {median:.3f} of the time of the best ({report['best_of_onnxruntime']}); "
             f"quartiles over rounds {low:.3f} - {high:.3f}",
         )
-    print_line(console, f"plan: {summarise_plan(session.plan)}")
+    print_line(console, f"plan: {session.plan.summary}")
     print_line(console, f"memory: {summarise_memory(report['memory'])}")
 
 

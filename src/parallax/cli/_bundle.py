@@ -16,7 +16,7 @@ from parallax.bundle import (
     rebuild_command,
 )
 from parallax.cli._console import Screen, make_table, print_line
-from parallax.cli._plan_view import describe_plan, summarise_plan
+from parallax.cli._plan_view import describe_plan
 from parallax.cli._units import size
 from parallax.device import available_cores
 from parallax.errors import ConfigError
@@ -29,7 +29,7 @@ def show_bundle(path: Path, *, screen: Screen) -> None:
 
     def render(console: Console) -> None:
         _render_manifest(bundle.manifest, console)
-        print_line(console, f"plan: {summarise_plan(bundle.plan)}")
+        print_line(console, f"plan: {bundle.plan.summary}")
         _render_fit(report, console)
 
     screen.show(report, render)

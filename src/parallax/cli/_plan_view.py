@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,20 +58,6 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
     }
 
 
-def summarise_plan(plan: Plan) -> str:
-    """One line: ``uncut: reason``, ``uncut on openvino: reason`` or ``12 segments on 2 lanes: reason``."""
-    if plan.is_uncut:
-        form = "uncut"
-    elif len(plan.segments) == 1:
-        form = f"uncut on {plan.segments[0].backend}"
-    else:
-        form = f"{len(plan.segments)} segments on {plan.lanes} lanes"
-        on = Counter(segment.backend for segment in plan.segments if segment.backend != CPU_BACKEND)
-        if on:
-            form += f" ({', '.join(f'{number} on {backend}' for backend, number in on.items())})"
-    return f"{form}: {plan.provenance.reason}"
-
-
 def summarise_memory(usage: Mapping[str, int | None]) -> str:
     """One line from `MemoryUsage.to_json`: what a run holds, arenas, weights, the budget."""
     peak, arena, mapped = (usage[key] for key in ("run_peak_bytes", "reserved_bytes", "weights_mapped_bytes"))
@@ -92,7 +77,7 @@ def summarise_memory(usage: Mapping[str, int | None]) -> str:
 
 def render_plan(plan: Plan, console: Console) -> None:
     """Segments, if the model is cut, and the candidates that were compared."""
-    print_line(console, f"plan: {summarise_plan(plan)}")
+    print_line(console, f"plan: {plan.summary}")
     if not plan.is_uncut:
         mixed = any(segment.backend != CPU_BACKEND for segment in plan.segments)
         place = ("runs on",) if mixed else ()

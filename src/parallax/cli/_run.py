@@ -14,7 +14,7 @@ from rich.console import Console
 
 from parallax.cli._console import Screen, make_table, print_line
 from parallax.cli._open import check_writable, prepare
-from parallax.cli._plan_view import describe_plan, summarise_memory, summarise_plan
+from parallax.cli._plan_view import describe_plan, summarise_memory
 from parallax.cli._types import show_shape
 from parallax.cli._units import milliseconds, significant
 from parallax.engine import TraceRecorder, write_chrome_trace
@@ -95,7 +95,7 @@ def run_model(
             f"latency: median {milliseconds(statistics.median(durations_ns))} ms, "
             f"{milliseconds(min(durations_ns))} to {milliseconds(max(durations_ns))} ms in {runs} runs",
         )
-        print_line(console, f"plan: {summarise_plan(session.plan)}")
+        print_line(console, f"plan: {session.plan.summary}")
         print_line(console, f"memory: {summarise_memory(report['memory'])}")
         for path in (*saved, *([] if trace is None else [str(trace)])):
             print_line(console, f"wrote {path}")

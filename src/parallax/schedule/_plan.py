@@ -6,6 +6,7 @@ everything after it is mechanism. ``Plan.to_json`` and ``Plan.from_json`` are ex
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,6 +14,7 @@ from typing import Final
 
 from parallax.errors import PlanError
 from parallax.schedule._records import from_value, parse, to_value
+from parallax.schedule._show import Column, Table, milliseconds
 
 PLAN_FORMAT_VERSION: Final = 4
 """Of ``Plan.to_json``: raised whenever a plan written before must not be read any more."""
@@ -161,6 +163,44 @@ class Plan:
             segment.backend == CPU_BACKEND and not segment.bodies for segment in self.segments
         )
 
+    @property
+    def summary(self) -> str:
+        """One line: ``uncut: reason``, ``uncut on openvino: reason`` or ``12 segments on 2 lanes: reason``."""
+        if self.is_uncut:
+            form = "uncut"
+        elif len(self.segments) == 1:
+            form = f"uncut on {self.segments[0].backend}"
+        else:
+            form = f"{len(self.segments)} segments on {self.lanes} lanes"
+            on = Counter(segment.backend for segment in self.segments if segment.backend != CPU_BACKEND)
+            if on:
+                form += f" ({', '.join(f'{number} on {backend}' for backend, number in on.items())})"
+        return f"{form}: {self.provenance.reason}"
+
+    def __str__(self) -> str:
+        """A table of the segments, for people: what runs where, for how long, and why."""
+        return self._table().to_text()
+
+    def _repr_html_(self) -> str:
+        """The same in HTML, which notebooks show."""
+        return self._table().to_html()
+
+    def _table(self) -> Table:
+        provenance = self.provenance
+        notes = []
+        if provenance.uncut_ns and provenance.chosen_ns:
+            kind = "measured" if provenance.source == "measured" else "predicted"
+            chosen, whole = milliseconds(provenance.chosen_ns), milliseconds(provenance.uncut_ns)
+            notes.append(f"{kind}: {chosen} ms, and {whole} ms for the whole model on the CPU")
+        if self.rows_permille is not None:
+            notes.append(f"of the model with layers split by rows, {self.rows_permille} thousandths in the first part")
+        return Table(
+            title=self.summary,
+            columns=_COLUMNS,
+            rows=() if self.is_uncut else tuple(map(_row, self.segments)),
+            notes=tuple(notes),
+        )
+
     def to_json(self) -> dict[str, object]:
         """A value of JSON types; `from_json` is its exact inverse, also through a JSON text."""
         return to_value(self)
@@ -184,6 +224,30 @@ class Plan:
         plan = from_value(cls, parsed, "plan")
         verify_plan(plan)
         return plan
+
+
+_COLUMNS: Final = (
+    Column(head="segment"),
+    Column(head="operators", is_number=True),
+    Column(head="runs on"),
+    Column(head="width", is_number=True),
+    Column(head="lane", is_number=True),
+    Column(head="predicted ms", is_number=True),
+    Column(head="why"),
+)
+
+
+def _row(segment: Segment) -> tuple[str, ...]:
+    bodies = "".join(f"; {body.attribute} in {len(body.plan.segments)} segments" for body in segment.bodies)
+    return (
+        segment.name,
+        str(len(segment.nodes)),
+        segment.backend,
+        str(segment.width) if segment.width else "queue",
+        "any" if segment.lane is None else str(segment.lane),
+        milliseconds(segment.cost_ns),
+        segment.reason + bodies,
+    )
 
 
 def verify_plan(plan: Plan, n_nodes: int | None = None) -> None:
