@@ -53,7 +53,8 @@ fed = {session.get_inputs()[0].name: np.load(feed)}
 first = session.run(None, fed)[0]
 before = read_bytes()
 same = all(np.array_equal(session.run(None, fed)[0], first) for _ in range(int(runs) - 1))
-advisor = None if session._executor is None else session._executor.advisor
+split = session._opened.split
+advisor = None if split is None else split.executor.advisor
 print(json.dumps({
     "first": first.tolist(),
     "same": same,
@@ -148,8 +149,9 @@ def test_where_there_is_memory_enough_the_chain_runs_without_advice(
     chain: Path, feed: NDArray[np.float32], wanted: NDArray[np.float32]
 ) -> None:
     session = parallax.InferenceSession(chain)
-    assert session._executor is not None
-    assert session._executor.advisor is None
+    split = session._opened.split
+    assert split is not None
+    assert split.executor.advisor is None
     np.testing.assert_array_equal(session.run(None, {session.get_inputs()[0].name: feed})[0], wanted)
     for one, other in itertools.pairwise(session.plan.segments):
         assert one.index in other.predecessors

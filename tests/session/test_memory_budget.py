@@ -21,6 +21,7 @@ import parallax
 from parallax.device import PressureMonitor, PressureReading
 from parallax.engine import TraceRecorder
 from parallax.errors import BudgetError, ConfigError, PlanError, RunCancelled
+from parallax.session._state import SessionState
 from tests.session._dropin import (
     FloatArray,
     ForcedSplitSession,
@@ -432,7 +433,7 @@ def test_sessions_without_budget_or_idle_time_are_left_alone():
     session = parallax.InferenceSession(wide_model(8))
     session.run(None, {"x": ramp(8, 1024)})
     assert session._memory is None
-    assert session._direct is not None, "the shortest way to run stays open"
+    assert session._opened.state is SessionState.DIRECT, "the shortest way to run stays open"
 
 
 # -- bundles, copies ------------------------------------------------------------------------------------------

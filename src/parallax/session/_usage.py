@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
+
+from parallax.device import private_bytes
+from parallax.model import Model
+from parallax.session._budgeting import estimate_bundle
+from parallax.session._estimate import UNKNOWN_NEED, Estimator, Shapes, estimate_model
+from parallax.session._memory import IDLE_TRIM_S, SessionMemory
+from parallax.session._options import PlanningOptions
+from parallax.session._planning import planned_model
+from parallax.session._state import Opened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,3 +57,78 @@ class MemoryUsage:
     def to_json(self) -> dict[str, int | None]:
         """Field name -> bytes, or None."""
         return asdict(self)
+
+
+def estimate_opened(opened: Opened, model: Model | None, whole: Any, planned: Shapes | None) -> Estimator | None:
+    """What runs of this hold, where no budget made that known before; None where there is no model to look at.
+
+    Args:
+        model: what the session loaded, if it did.
+        whole: the C session of the whole model, if that is what runs.
+        planned: shapes to take where a run's are not known.
+    """
+    if opened.bundle is not None:
+        return estimate_bundle(opened.bundle, [whole] if opened.split is None else opened.split.sessions)
+    if opened.plan is None or model is None or model.fault is not None:
+        return None
+    return estimate_model(planned_model(model, opened.plan), opened.plan, planned=planned)
+
+
+def describe_usage(
+    opened: Opened, model: Model | None, memory: SessionMemory | None, estimator: Estimator | None
+) -> MemoryUsage:
+    """A snapshot of what a session with this open holds. ``memory``: its budget at work; None without one."""
+    shapes = {} if memory is None else memory.last_shapes
+    need = UNKNOWN_NEED if estimator is None else estimator.need(shapes)
+    arenas = None if opened.split is None else opened.split.executor.memory()
+    gate = None if memory is None else memory.gate
+    budget = opened.budget
+    return MemoryUsage(
+        planned_bytes=None if arenas is None else arenas.planned_bytes,
+        reserved_bytes=None if arenas is None else arenas.reserved_bytes,
+        touched_bytes=None if arenas is None else arenas.touched_bytes,
+        run_peak_bytes=need.wanted_bytes if need.is_known else None,
+        weights_mapped_bytes=_mapped_bytes(opened, model),
+        weights_private_bytes=0 if opened.bundle is not None else None if model is None else model.weight_bytes,
+        process_private_bytes=private_bytes(),
+        budget_bytes=None if budget is None else budget.budget_bytes,
+        limit_bytes=None if gate is None else gate.limit_bytes,
+        admitted_bytes=None if gate is None else gate.granted_bytes,
+        admitted_peak_bytes=None if gate is None else gate.peak_granted_bytes,
+        least_budget_bytes=None if budget is None or not need.is_known else budget.least_bytes(need),
+    )
+
+
+def _mapped_bytes(opened: Opened, model: Model | None) -> int | None:
+    if opened.bundle is not None:
+        return sum(record.size for record in opened.bundle.manifest.files if record.path.endswith(".data"))
+    if opened.split is None or model is None:
+        return None  # whether the runtime maps external data is its own affair
+    return model.weight_bytes if model.files.mapped_bytes else 0
+
+
+def watch_memory(
+    opened: Opened, options: PlanningOptions, estimator: Estimator | None, give_back: Callable[[], int]
+) -> SessionMemory | None:
+    """What admits the runs of a session from now on, and has it give back idle memory; None where neither is asked for.
+
+    Args:
+        give_back: a method of the session, which is not kept alive by it.
+    """
+    if not options.is_watched:
+        return None
+    trim = weakref.WeakMethod(give_back)
+
+    def trim_if_alive() -> None:
+        method = trim()
+        if method is not None:
+            method()
+
+    executor = None if opened.split is None else opened.split.executor
+    return SessionMemory(
+        estimator=estimator,
+        budget=opened.budget,
+        idle_trim_s=IDLE_TRIM_S if options.idle_trim_s is None else options.idle_trim_s,
+        trim=trim_if_alive,
+        arenas=None if executor is None else lambda: executor.memory().touched_bytes,
+    )

@@ -1,0 +1,237 @@
+"""Opening a compiled model: the bundle at the path that was given, one from the cache, or the one that was open."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import onnxruntime
+from onnxruntime.capi.onnxruntime_inference_collection import check_and_normalize_provider_args
+
+from parallax.bundle import Bundle, looks_like_bundle
+from parallax.device import trim_heap
+from parallax.engine import RUNTIME_EXCEPTIONS, both
+from parallax.errors import BundleError, ConfigError
+from parallax.session._budgeting import counted_bundle, estimate_bundle
+from parallax.session._bundles import (
+    LARGE_WEIGHT_BYTES,
+    cached_bundle,
+    mapped_defaults,
+    mapped_options,
+    open_for_here,
+    read_interface,
+)
+from parallax.session._given_options import why_not_with_bundle, why_not_with_split_bundle
+from parallax.session._memory import Budget
+from parallax.session._options import PlanningOptions
+from parallax.session._planning import is_onnx_source
+from parallax.session._runtime_options import compiled_options, lean_options, why_not_compiled, why_not_cut
+from parallax.session._source import OpenedBundle
+from parallax.session._split_model import SplitModel, split_attributes
+from parallax.session._state import Opened, SessionState
+from parallax.session._whole_model import OpeningRequest, native_class, open_whole
+
+logger = logging.getLogger(__name__)
+
+
+class BundleOpening:
+    """One attempt to open a model as a bundle.
+
+    Args:
+        request: what the session was given.
+        opened_bundle: the bundle that was open before, which is the session's model by now; None the first time.
+
+    Attributes:
+        opened_bundle: the bundle that the session runs, from when it is open on.
+    """
+
+    def __init__(self, request: OpeningRequest, opened_bundle: OpenedBundle | None) -> None:
+        self._request = request
+        self.opened_bundle = opened_bundle
+
+    def open(self) -> Opened | None:
+        """The bundle that was open before, the one at the path, or a cached one; None where there is none.
+
+        None too where the one that was open before is gone, but not the model that it was made of; then
+        ``opened_bundle`` is None.
+
+        Raises:
+            BundleError: it is damaged, or was made for elsewhere.
+            BudgetError: it does not fit the memory budget.
+            ConfigError: an option that it cannot follow.
+        """
+        request = self._request
+        path = request.source.path
+        if self.opened_bundle is not None:
+            return self._open_again(self.opened_bundle)
+        if path is not None and looks_like_bundle(path):
+            return self._open_at(path, request.options)
+        return self._open_cached() if request.options.cache else None
+
+    def _open_again(self, opened: OpenedBundle) -> Opened | None:
+        try:
+            return self._open_at(opened.path, opened.options)
+        except BundleError as error:
+            if self._request.source.files is None:
+                raise
+            logger.warning("a bundle is opened no more, so the model itself is: %s", error)
+            self.opened_bundle = None
+            return None
+
+    def _open_cached(self) -> Opened | None:
+        """From the cache of bundles; None where that cannot be."""
+        request, options = self._request, self._request.options
+        path = request.source.path
+        why = (
+            "session options were given"
+            if request.session_options is not None
+            else why_not_cut(None, request.arguments.providers)
+        )
+        if path is None:
+            why = "the model was given as bytes"
+        elif request.devices:
+            why = f"bundles are compiled for the CPU, not for {request.devices[0].name}"
+        elif request.arguments.disabled_optimizers:
+            why = "single optimisers were disabled"
+        elif not is_onnx_source(path, None, None):
+            why = "the model is not in ONNX format"
+        if why is not None or path is None:
+            logger.info("cache=True is of no effect: %s", why)
+            return None
+        bundle = cached_bundle(path, options)
+        if bundle is None:
+            return None
+        # What was decided when it was compiled is not asked of it again.
+        asked = PlanningOptions(cache_dir=options.cache_dir, verify=options.verify, threads=options.threads)
+        try:
+            return self._open_at(str(bundle), asked)
+        except BundleError as error:
+            logger.warning("the cached bundle of %s cannot be used: %s", path, error)
+            request.forget_stock()
+            return None
+
+    def _open_at(self, path: str, options: PlanningOptions) -> Opened:
+        """Open a compiled model. Its plan is fixed; what is left to the caller is how it is run."""
+        request = self._request
+        available = onnxruntime.get_available_providers()
+        # The base class warns of what is not installed, and leaves it out.
+        installed = [entry for entry in request.arguments.providers or () if _provider_name(entry) in available]
+        obstacle = why_not_compiled(request.session_options, installed)
+        if request.devices:
+            obstacle = f"it is compiled for the CPU, not for {request.devices[0].name}"
+        if request.arguments.disabled_optimizers:
+            obstacle = "single optimisers were disabled"
+        if obstacle is not None:
+            raise _not_with_a_bundle(obstacle, path)
+        opened = open_for_here(path, self._use, options, request.session_options)
+        if self.opened_bundle is None:
+            assert opened.bundle is not None
+            self.opened_bundle = OpenedBundle.of(opened.bundle, path, options)
+        return opened
+
+    def _use(self, bundle: Bundle) -> Opened:
+        """Open what a bundle holds; called once more where it was replaced meanwhile."""
+        request = self._request
+        request.forget_stock()
+        if self.opened_bundle is None:
+            request.source.hold_of_bundle(bundle)
+        else:
+            self.opened_bundle.check_same(bundle)
+        self._check_options(bundle)
+        opened = self._open_whole(bundle) if bundle.plan.is_uncut else self._open_split(bundle)
+        return replace(
+            opened,
+            bundle=bundle,
+            stored_declaration=bundle.declaration(),
+            is_unbounded=bundle.manifest.interface.unbounded,
+        )
+
+    def _check_options(self, bundle: Bundle) -> None:
+        """Raises: ConfigError for session options that a compiled model cannot follow."""
+        given = self._request.session_options
+        if given is None:
+            return
+        names = bundle.names()
+        obstacle = None if bundle.plan.is_uncut else why_not_cut(given, None)
+        if obstacle is None:
+            obstacle = why_not_with_bundle(given, names, (file.location for file in bundle.manifest.source.files))
+        if obstacle is None and not bundle.plan.is_uncut:
+            obstacle = why_not_with_split_bundle(given, names)
+        if obstacle is not None:
+            raise _not_with_a_bundle(obstacle, str(bundle.path))
+
+    def _open_split(self, bundle: Bundle) -> Opened:
+        request = self._request
+        # The base class checks these only when it opens the model itself.
+        check_and_normalize_provider_args(
+            request.arguments.providers, request.arguments.provider_options, onnxruntime.get_available_providers()
+        )
+        inherited = compiled_options(request.session_options)
+        if request.options.budget_bytes is None:
+            executor = bundle.compile(inherited)
+        else:
+            executor = counted_bundle(bundle).compile(lean_options(inherited))
+        executor.trace_sink = request.trace_sink
+        interface = read_interface(bundle, executor)
+        opened = Opened(
+            state=SessionState.SPLIT,
+            plan=executor.plan,
+            tracer=executor,
+            split=SplitModel(executor, executor.plan, interface),
+            attributes=split_attributes(executor, interface, request.session_options),
+        )
+        return self._fitted(opened, bundle, [segment.session for segment in executor.segments])
+
+    def _open_whole(self, bundle: Bundle) -> Opened:
+        request, manifest = self._request, bundle.manifest
+        given = request.session_options
+        try:
+            # Options of the caller's could not be rid of them again.
+            weights = bundle.map_weights(0) if given is None else None
+            with mapped_options(given, weights, manifest.weight_bytes) as options:
+                opened, whole = open_whole(
+                    request,
+                    bundle.plan,
+                    model=None,
+                    session_options=options,
+                    threads=request.options.threads or manifest.options.threads,
+                    graph_path=str(bundle.graph_path(0)),
+                )
+            if weights is not None:
+                weights.keep_for(whole)
+                # Others may open sessions with these: they must not speak of memory that this one holds.
+                shown = mapped_defaults(manifest.weight_bytes)
+                shown.intra_op_num_threads = whole.session_options.intra_op_num_threads
+                opened = replace(opened, attributes={**opened.attributes, "_sess_options": shown})
+            opened = self._fitted(opened, bundle, [whole])
+            if manifest.weight_bytes >= LARGE_WEIGHT_BYTES:
+                trim_heap()
+        except RUNTIME_EXCEPTIONS as error:
+            request.forget_stock()
+            raise both(BundleError, native_class(error))(
+                f"the runtime refuses the bundle's graph: {error}",
+                where=str(bundle.path),
+                fix="compile the model again",
+            ) from error
+        return opened
+
+    def _fitted(self, opened: Opened, bundle: Bundle, sessions: list[Any]) -> Opened:
+        """With its budget. Its weights are mapped. Raises: BudgetError for a bundle that does not fit it."""
+        budget_bytes = self._request.options.budget_bytes
+        if budget_bytes is None:
+            return opened
+        budget = Budget.of(budget_bytes, weight_bytes=0, segments=len(sessions))
+        estimator = estimate_bundle(bundle, sessions)
+        budget.check(estimator.need({}), where="memory_budget")
+        return replace(opened, budget=budget, estimator=estimator)
+
+
+def _provider_name(entry: Any) -> Any:
+    return entry[0] if isinstance(entry, tuple) else entry
+
+
+def _not_with_a_bundle(obstacle: str, path: str) -> ConfigError:
+    return ConfigError(
+        f"this bundle cannot be run so: {obstacle}", where=path, fix="leave that out, or open the model itself"
+    )

@@ -1,0 +1,206 @@
+"""Opening a model: from what a session was given to what it runs.
+
+A bundle is opened as it was compiled. Any other model is analysed and planned. Split, it runs in the engine; whole,
+it is left to ONNX Runtime's own session, and so is what our analysis refuses.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any, Final
+
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as C
+from onnxruntime.capi.onnxruntime_inference_collection import check_and_normalize_provider_args
+
+from parallax.engine import OPENING_EXCEPTIONS, Executor, both
+from parallax.errors import ModelError, UnsafeModelError
+from parallax.model import Model, OpGraph
+from parallax.schedule import Plan
+from parallax.session._backends import installed_backends
+from parallax.session._budgeting import fit_plan, with_known_peaks
+from parallax.session._bundle_opening import BundleOpening
+from parallax.session._config_keys import MODEL_CONFIG_KEY
+from parallax.session._estimate import UNKNOWN_NEED, Estimator
+from parallax.session._memory import Budget
+from parallax.session._planning import choose_plan, is_onnx_source, is_unasked, session_cores, uncut_plan
+from parallax.session._runtime_options import why_not_cut
+from parallax.session._source import OpenedBundle, in_memory_if_small
+from parallax.session._split_model import SplitModel, split_attributes
+from parallax.session._state import Opened, SessionState
+from parallax.session._whole_model import OpeningRequest, native_class, open_whole
+
+logger = logging.getLogger(__name__)
+
+_UNBOUNDED: Final = frozenset({"Loop", "Scan"})
+"""How long these take depends on data, so the last run says nothing of the next: always interruptible."""
+
+
+class Opening:
+    """One attempt to open a model.
+
+    Args:
+        request: what the session was given.
+        model: what it loaded already, or was given loaded; None: it is read.
+        opened_bundle: the bundle that was open before, if one was.
+
+    Attributes:
+        model: what was loaded so far; None where the session does not look into the model.
+    """
+
+    def __init__(self, request: OpeningRequest, model: Model | None, opened_bundle: OpenedBundle | None) -> None:
+        self._request = request
+        self.model = model
+        self._bundles = BundleOpening(request, opened_bundle)
+        self._estimator: Estimator | None = None
+        self._budget: Budget | None = None
+        self._is_unbounded = False
+        self._whole: Any = None  # the C session, where the model stays whole
+
+    @property
+    def opened_bundle(self) -> OpenedBundle | None:
+        """The bundle that the session runs, if it runs one."""
+        return self._bundles.opened_bundle
+
+    def open(self) -> Opened:
+        """What is open now.
+
+        Raises: as ``InferenceSession``. What was loaded until then is kept in ``model``.
+        """
+        request = self._request
+        source = request.source
+        if self.model is None:
+            was_bundle = self.opened_bundle is not None
+            opened = self._bundles.open()
+            if opened is not None:
+                return opened
+            if was_bundle:
+                self.model = source.read()
+        if not is_onnx_source(source.path, request.data, request.session_options):
+            source.hold(source.path)
+            return self._open_whole("the model is not in ONNX format (ORT format has no graph to cut)")
+        if self.model is not None:
+            self.model.files.check_intact()
+        try:
+            model = self._read_model()
+        except ModelError as error:
+            return self._open_refused(error)
+        obstacle = self._why_whole(model)
+        if obstacle is not None:
+            return self._open_whole(obstacle)
+        return self._open_planned(model)
+
+    def _read_model(self) -> Model:
+        """The model that is to be opened; its graph is built at once unless the default policy may do without.
+
+        Raises: ModelError if the analysis refuses it.
+        """
+        if self.model is None:
+            self.model = self._request.source.read()
+        model, options = self.model, self._request.options
+        by_default = is_unasked(options) and options.budget_bytes is None and options.shapes is None
+        if model.survey.with_bodies or self._request.devices or not by_default:
+            # Bodies are checked before the runtime sees them; a loop in one may run for as long as it likes.
+            self._is_unbounded = any(node.op_type in _UNBOUNDED for _, node in model.graph.walk())
+        return model
+
+    def _why_whole(self, model: Model) -> str | None:
+        """Why what the caller asked for beside the model keeps it whole, or None."""
+        request = self._request
+        obstacle = why_not_cut(request.session_options, request.arguments.providers)
+        if obstacle is not None:
+            return obstacle
+        if request.arguments.disabled_optimizers:
+            return "single optimisers were disabled"
+        if request.reads_config and MODEL_CONFIG_KEY in model.metadata:
+            return f"session options are to be read from the model's own metadata ({MODEL_CONFIG_KEY})"
+        return None
+
+    def _open_planned(self, model: Model) -> Opened:
+        request = self._request
+        providers, provider_options, _ = request.arguments
+        # The base class checks these only when it opens the model itself.
+        check_and_normalize_provider_args(providers, provider_options, onnxruntime.get_available_providers())
+        options = replace(request.options, devices=request.devices)
+        if options.backends is None:
+            # Who names providers or sets the runtime's options means the runtime; and what others hold in memory
+            # no budget knows.
+            named = providers or request.session_options is not None or options.budget_bytes is not None
+            options = replace(options, backends=() if named else installed_backends())
+        try:
+            plan, executor = choose_plan(model, options, request.session_options, self._fit)
+        except ModelError as error:
+            if model.fault is None:
+                raise
+            return self._open_refused(error)
+        if executor is None:
+            return self._open_whole(plan.provenance.reason, plan)
+        return self._open_split(model.graph, in_memory_if_small(model), plan, executor)
+
+    def _open_split(self, graph: OpGraph, model: Model, plan: Plan, executor: Executor) -> Opened:
+        self.model = model
+        executor.trace_sink = self._request.trace_sink
+        return Opened(
+            state=SessionState.SPLIT,
+            plan=plan,
+            tracer=executor,
+            split=SplitModel(executor, plan, graph, model.files if model.files.mapped_bytes else None),
+            estimator=self._estimator,
+            budget=self._budget,
+            is_unbounded=self._is_unbounded,
+            attributes=split_attributes(executor, graph, self._request.session_options),
+        )
+
+    def _open_whole(self, reason: str, plan: Plan | None = None) -> Opened:
+        """Leave the model to the base class. ``plan``: for the whole model; None makes one that gives the reason."""
+        request = self._request
+        if plan is None:
+            cores = session_cores(request.options, request.session_options)
+            plan = self._fit(self.model, uncut_plan(self.model, reason, cores=cores))
+        opened, self._whole = open_whole(request, plan, model=self.model, session_options=request.session_options)
+        return replace(opened, estimator=self._estimator, budget=self._budget, is_unbounded=self._is_unbounded)
+
+    def _open_refused(self, error: ModelError) -> Opened:
+        """Our analysis refuses the model: let the runtime say what it thinks of it, in its own class.
+
+        Except for what is refused for safety, which is not the runtime's to waive. Data that are missing or too short
+        here may be elsewhere: in the session options, or in a folder that they name.
+        """
+        if isinstance(error, UnsafeModelError):
+            raise both(type(error), C.Fail)(error.what, where=error.where, fix=error.fix) from error
+        self.model = None
+        source = self._request.source
+        source.hold(source.path)
+        try:
+            opened = self._open_whole(f"the analysis refuses the model: {error}")
+            self._check_names()
+        except Exception as theirs:
+            if isinstance(theirs, OPENING_EXCEPTIONS):
+                raise both(type(error), native_class(theirs))(error.what, where=error.where, fix=error.fix) from theirs
+            raise
+        logger.warning("the runtime opens a model that the analysis refuses, so it runs uncut: %s", error)
+        return opened
+
+    def _check_names(self) -> None:
+        """Names that are not text are found here, not when they are asked for. Raises: as the runtime does."""
+        for argument in (*self._whole.inputs_meta, *self._whole.overridable_initializers):
+            argument.name  # noqa: B018  (asked for its errors)
+
+    def _fit(self, shaped: Model | None, plan: Plan) -> Plan:
+        """The plan that fits the budget, in place of ``plan``; with peaks, where they are known.
+
+        Raises: BudgetError if none does.
+        """
+        options, model = self._request.options, self.model
+        if options.budget_bytes is None:
+            return plan if shaped is None else with_known_peaks(shaped, plan)
+        if model is None:
+            # There is no graph to look at, so nothing can be refused, and each run gets all there is.
+            self._budget = Budget.of(options.budget_bytes, weight_bytes=self._request.source.size_bytes)
+            self._budget.check(UNKNOWN_NEED, where="memory_budget")
+            return plan
+        plan, self._estimator, self._budget = fit_plan(
+            model, plan, options.budget_bytes, options.shapes, weight_bytes=model.weight_bytes
+        )
+        return plan

@@ -1,0 +1,194 @@
+"""A model that stays whole: ONNX Runtime's own session of it, with the caller's options but for what was planned."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from onnxruntime.capi import onnxruntime_pybind11_state as C
+
+from parallax.device import StockSession, move_to_first_core
+from parallax.engine import (
+    OPENING_EXCEPTIONS,
+    RUNTIME_EXCEPTIONS,
+    SegmentSpan,
+    SinkHolder,
+    TraceSink,
+    both,
+    open_failure,
+)
+from parallax.errors import BundleError, ConfigError
+from parallax.model import Model
+from parallax.schedule import Plan, Segment
+from parallax.session._options import PlanningOptions
+from parallax.session._providers import Device
+from parallax.session._run_options import why_run_needs_whole
+from parallax.session._runtime_options import has_pinned_threads, lean_memory, planned_threads
+from parallax.session._source import SessionSource
+from parallax.session._state import Opened, SessionState
+
+
+class WholeArguments(NamedTuple):
+    """What ONNX Runtime's constructor is given beside a model and its options."""
+
+    providers: Sequence[Any] | None
+    provider_options: Sequence[Any] | None
+    disabled_optimizers: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpeningRequest:
+    """What a session was given, and how it opens what stays whole."""
+
+    options: PlanningOptions
+    source: SessionSource
+    data: bytes | None
+    """The model, where it was given as bytes."""
+    session_options: Any
+    """The caller's, or None."""
+    arguments: WholeArguments
+    devices: tuple[Device, ...]
+    reads_config: bool
+    """Whether session options are to be read from the model's own metadata."""
+    trace_sink: TraceSink | None
+    open_stock: Callable[[str | bytes, Any], Any]
+    """Has the base class open a path or bytes with these session options, and returns its C session."""
+    forget_stock: Callable[[], None]
+    """Drops that C session, and the options that it was opened with."""
+
+
+def open_whole(
+    request: OpeningRequest,
+    plan: Plan,
+    *,
+    model: Model | None,
+    session_options: Any,
+    threads: int | None = None,
+    graph_path: str | None = None,
+) -> tuple[Opened, Any]:
+    """Leave a model to the base class; its options are the caller's, but for the threads that were planned.
+
+    Args:
+        model: what was loaded, if it was.
+        session_options: to open it with; None for the runtime's defaults.
+        threads: instead of those of our own options.
+        graph_path: of a bundle's graph, instead of the model.
+
+    Returns: what is open, and its C session.
+
+    Raises: what the runtime says, in its own class and, where our analysis knows better, in one of ours as well.
+    """
+    lean = contextlib.nullcontext if request.options.budget_bytes is None else lean_memory
+    wanted = threads or request.options.threads
+    with lean(session_options) as options, planned_threads(options, wanted, plan) as made:
+        if has_pinned_threads(made):
+            move_to_first_core()
+        try:
+            if graph_path is not None:
+                whole = request.open_stock(graph_path, made)
+            else:
+                whole = request.source.open_whole(
+                    model, request.session_options, lambda source: request.open_stock(source, made)
+                )
+        except OPENING_EXCEPTIONS as error:
+            ours = None if model is None else model.fault
+            if ours is not None:  # it says better what is wrong, and where
+                raise both(type(ours), native_class(error))(ours.what, where=ours.where, fix=ours.fix) from error
+            raise open_failure(error) from error
+    sink = request.trace_sink
+    is_plain = whole.get_providers() == ["CPUExecutionProvider"] and not whole.overridable_initializers
+    is_direct = is_plain and sink is None and not request.options.is_watched
+    opened = Opened(
+        state=SessionState.DIRECT if is_direct else SessionState.WHOLE,
+        plan=plan,
+        tracer=SinkHolder(sink),
+        direct=whole.run if is_direct else None,
+        attributes={"_output_names": [argument.name for argument in whole.outputs_meta]},
+    )
+    return opened, whole
+
+
+def is_for_whole(run_options: Any, opened: Opened, source: SessionSource, *, has_arena: bool) -> bool:
+    """Whether a run of a split model is left to the whole model's session.
+
+    Args:
+        has_arena: of that session.
+
+    Raises: ConfigError where there is none, in a bundle.
+    """
+    if run_options is None:
+        return False
+    obstacle = why_run_needs_whole(run_options, has_arena=has_arena)
+    if obstacle is not None and opened.bundle is not None and source.files is None:
+        raise ConfigError(
+            f"this bundle of a split model cannot be run so: {obstacle}",
+            where=str(opened.bundle.path),
+            fix='compile it with portable=True or with split="never", or open the model itself',
+        )
+    return obstacle is not None
+
+
+def open_beside(
+    opened: Opened,
+    source: SessionSource,
+    model: Model | None,
+    session_options: Any,
+    *,
+    threads: int | None,
+    arguments: WholeArguments,
+) -> Any:
+    """A C session of the whole model beside its segments, for what only such a one can do.
+
+    Args:
+        session_options: the caller's, or None.
+        threads: of our own options.
+
+    Raises:
+        BundleError: there is but a bundle, which does not hold the model.
+        ModelFileError, UnsupportedModelError: as ``SessionSource.open_whole``.
+    """
+    if opened.bundle is not None and source.files is None:
+        raise BundleError(
+            "this needs the whole model, which a bundle of a cut model does not hold",
+            where=str(opened.bundle.path),
+            fix="compile it with portable=True (--portable), or open the model itself",
+        )
+    with planned_threads(session_options, threads, None) as options:
+        whole = source.open_whole(
+            model,
+            session_options,
+            lambda given: StockSession(
+                given,
+                options,
+                arguments.providers,
+                arguments.provider_options,
+                disabled_optimizers=arguments.disabled_optimizers,
+            ),
+        )
+    return whole._sess
+
+
+def native_class(error: Exception) -> type[Exception]:
+    """The runtime's own class of an error that may be of both worlds already."""
+    if isinstance(error, UnicodeDecodeError):
+        return C.InvalidGraph  # type: ignore[no-any-return]  # what it would have been, had it named nothing
+    return next(kind for kind in type(error).__mro__ if kind in RUNTIME_EXCEPTIONS)
+
+
+def whole_span(
+    segment: Segment, start_ns: int, end_ns: int, input_feed: Mapping[str, Any], result: Sequence[Any]
+) -> SegmentSpan:
+    """The span of a run of a whole model, for the trace."""
+    return SegmentSpan(
+        run=0,
+        segment=0,
+        name=segment.name,
+        lane=0,
+        width=segment.width,
+        start_ns=start_ns,
+        end_ns=end_ns,
+        input_bytes=sum(getattr(value, "nbytes", 0) for value in input_feed.values()),
+        output_bytes=sum(getattr(value, "nbytes", 0) for value in result),
+    )

@@ -1,0 +1,117 @@
+"""How a session runs its model is a state, and only some follow others."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import parallax
+from parallax.engine import SinkHolder, TraceRecorder
+from parallax.session._state import NOT_OPEN, Opened, SessionState, check_transition
+from tests.session._dropin import branches_answer, branches_model, ramp
+
+MODEL = branches_model().SerializeToString()
+CPU = "CPUExecutionProvider"
+SPLIT: dict[str, Any] = {"threads": 2, "split": "always"}
+
+
+class Told(parallax.InferenceSession):
+    """Keeps the states that it goes through."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.states: list[SessionState] = []
+        super().__init__(*args, **kwargs)
+
+    def _enter(self, opened: Opened) -> None:
+        super()._enter(opened)
+        self.states.append(opened.state)
+
+
+def in_state(state: SessionState) -> Opened:
+    session = parallax.InferenceSession(MODEL, **SPLIT)
+    return Opened(
+        state=state,
+        tracer=SinkHolder(),
+        split=session._opened.split if state is SessionState.SPLIT else None,
+        direct=print if state is SessionState.DIRECT else None,
+    )
+
+
+@pytest.mark.parametrize(("before", "after"), list(itertools.product(SessionState, repeat=2)))
+def test_what_is_open_is_closed_before_something_else_is_opened(before: SessionState, after: SessionState) -> None:
+    if SessionState.OPENING in (before, after):
+        check_transition(in_state(before), in_state(after))
+    else:
+        with pytest.raises(parallax.InternalError, match=f"from '{before.value}' to '{after.value}'"):
+            check_transition(in_state(before), in_state(after))
+
+
+@pytest.mark.parametrize("state", [SessionState.DIRECT, SessionState.SPLIT])
+def test_a_state_has_what_it_runs(state: SessionState) -> None:
+    with pytest.raises(parallax.InternalError, match=f"in state '{state.value}'"):
+        Opened(state=state)
+    with pytest.raises(parallax.InternalError, match="in state 'whole'"):
+        Opened(state=SessionState.WHOLE, direct=print)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "state"),
+    [
+        ({"split": "never"}, SessionState.DIRECT),
+        ({"split": "never", "trace": TraceRecorder()}, SessionState.WHOLE),
+        ({"split": "never", "memory_budget": "1GiB"}, SessionState.WHOLE),
+        ({"split": "never", "idle_trim_s": 60}, SessionState.WHOLE),
+        (SPLIT, SessionState.SPLIT),
+    ],
+)
+def test_each_way_to_run_has_its_state(keywords: dict[str, Any], state: SessionState) -> None:
+    session = Told(MODEL, **keywords)
+    assert session.states == [SessionState.OPENING, state]
+    x = ramp(2, 4)
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], branches_answer(x), rtol=1e-6, atol=1e-6)
+    session.set_providers([CPU])
+    assert session.states[2:] == [SessionState.OPENING, SessionState.OPENING, state]
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], branches_answer(x), rtol=1e-6, atol=1e-6)
+
+
+def test_bundles_have_the_states_of_models(tmp_path: Path) -> None:
+    whole = parallax.compile(MODEL, tmp_path / "whole.plx", threads=2, split="never")
+    split = parallax.compile(MODEL, tmp_path / "split.plx", **SPLIT)
+    assert Told(whole, threads=2).states == [SessionState.OPENING, SessionState.DIRECT]
+    assert Told(split, threads=2).states == [SessionState.OPENING, SessionState.SPLIT]
+
+
+def test_opening_that_fails_may_begin_again() -> None:
+    session = Told(MODEL, **SPLIT)
+    with pytest.raises(ValueError, match="same length"):
+        session.set_providers([CPU], [{}, {}])
+    assert session._opened is NOT_OPEN
+    session.set_providers([CPU])
+    assert session._opened.state is SessionState.SPLIT
+    x = ramp(2, 4)
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], branches_answer(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can not fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_child_opens_again_what_had_threads() -> None:
+    session = Told(MODEL, **SPLIT)
+    x = ramp(2, 4)
+    session.run(None, {"x": x})
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            answer = session.run(None, {"x": x})[0]
+            is_right = np.allclose(answer, branches_answer(x), rtol=1e-6, atol=1e-6)
+            is_new = session.states[2:] == [SessionState.OPENING, SessionState.SPLIT]
+            code = 0 if is_right and is_new else 1
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert session.states == [SessionState.OPENING, SessionState.SPLIT]
