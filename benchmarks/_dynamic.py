@@ -20,7 +20,8 @@ import onnxruntime
 
 import parallax
 from parallax.device import private_bytes
-from parallax.memory import MemoryOutline, PlanCache, bind_dims
+from parallax.graph import bind_dims
+from parallax.memory import MemoryOutline, PlanCache
 from parallax.model import load_model
 
 TOLERANCE = 1e-4

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from parallax.model import OpGraph, load_model
+from parallax.graph import OpGraph
+from parallax.model import load_model
 from parallax.profile import measure_costs
 
 REPETITIONS = 3

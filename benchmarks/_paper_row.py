@@ -19,11 +19,12 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 import parallax
 from parallax import zoo
 from parallax.cli import Rival
-from parallax.device import EmulatedBackend, OperatorWork, Work, load_profile
+from parallax.device import EmulatedBackend, load_profile
 from parallax.engine import CPU_DEVICE, Delegation, Executor, RuntimeOptions, compile_plan, compile_segment, lane_pool
+from parallax.graph import OperatorWork, Work, node_work
 from parallax.model import Model, load_model
 from parallax.partition import RegionPlan, RegionRule, hosted_tensors
-from parallax.profile import Cache, estimate_costs, measure_costs, node_work
+from parallax.profile import Cache, estimate_costs, measure_costs
 from parallax.schedule import Candidate, Plan
 from parallax.session import PlanningContext, host_machine
 from parallax.session._devices import DeviceStudy

@@ -11,9 +11,10 @@ from _phones import DEFAULT_PARTITIONS, Split, Study, best_split
 from _sensitivity import Assumption
 
 from parallax.device import DeviceProfile, EmulatedBackend, load_profile
-from parallax.model import Model, OpGraph, RowSplit, load_model
+from parallax.graph import CostModel, OpGraph
+from parallax.model import Model, RowSplit, load_model
 from parallax.partition import RegionPlan, RegionRule, UnitGraph, find_branches, find_regions
-from parallax.profile import CostModel, estimate_costs
+from parallax.profile import estimate_costs
 from parallax.schedule import Machine, Placement
 
 SHARES = (1.0,)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from _common import ORIGIN
 
 from parallax.device import EmulatedBackend
-from parallax.model import Model, OpGraph, RowSplit, split_rows
+from parallax.graph import CostModel, Dag, OpGraph
+from parallax.model import Model, RowSplit, split_rows
 from parallax.partition import (
     Cause,
-    Dag,
     DraftSegment,
     Offer,
     Partition,
@@ -29,7 +29,6 @@ from parallax.partition import (
     tensor_bytes,
     verify_regions,
 )
-from parallax.profile import CostModel
 from parallax.schedule import (
     CPU_BACKEND,
     PLAN_FORMAT_VERSION,
@@ -114,7 +113,7 @@ class Study:
         return frozenset(verdict.node for verdict in plan.verdicts if verdict.verdict is Verdict.FOLDED)
 
     def coexecution(self, *, flips: int, split: RowSplit | None = None) -> Coexecution:
-        proposals = {} if split is None else row_proposals(self.graph, self.units, split)
+        proposals = {} if split is None else row_proposals(self.graph, self.units, split.parts)
         found = plan_coexecution(
             self.graph, self.units, self.offer, self.costs, self.machine, flips=flips, proposals=proposals
         )

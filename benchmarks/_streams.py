@@ -29,7 +29,8 @@ import onnx
 import onnxruntime
 
 from parallax.cli import Rival
-from parallax.partition import Dag, bottom_levels, find_branches
+from parallax.graph import Dag, bottom_levels
+from parallax.partition import find_branches
 
 # What a hand-over between streams may cost: the more, the fewer branches leave the stream of their producer.
 _HANDOVERS_NS = (20_000, 200_000)

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COPY = ROOT / "build" / "mutants"
 
 TESTS = {
+    "graph/": ("tests/graph",),
     "memory/_budget": ("tests/memory/test_budget.py", "tests/memory/test_device_room.py"),
     "memory/_fit": ("tests/memory/test_planners.py", "tests/memory/test_handover.py"),
     "memory/": ("tests/memory",),
@@ -40,7 +41,7 @@ TESTS = {
 }
 """What is run for the mutants of a module: the first entry that its name begins with."""
 
-DEFAULT = ("memory/_budget", "memory/_fit", "memory/_sizes", "engine/_work", "session/_tuning")
+DEFAULT = ("memory/_budget", "memory/_fit", "graph/_sizes", "engine/_work", "session/_tuning")
 
 
 def main() -> int:

@@ -52,6 +52,7 @@ else:
             "device",
             "engine",
             "errors",
+            "graph",
             "memory",
             "model",
             "partition",

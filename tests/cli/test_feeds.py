@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallax.cli._feeds import make_feeds, parse_shapes
-from parallax.model import TensorInfo
+from parallax.graph import TensorInfo
 
 FLOAT, INT64, STRING, BOOL, BFLOAT16 = 1, 7, 8, 9, 16
 

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 import parallax
-from parallax.device import Backend, Capability, DeviceSpeed, FaultPolicy, GuardedModel
+from parallax.device import Backend, DeviceSpeed, FaultPolicy, GuardedModel
 from parallax.engine import RuntimeOptions, compile_plan
 from parallax.errors import BackendError, ParallaxError
+from parallax.graph import Capability
 from parallax.model import Model, load_model
 from parallax.partition import (
     Cause,

@@ -27,14 +27,12 @@ from parallax.device import (
     DeviceSpeed,
     OnnxRuntimeBackend,
     OpenVinoBackend,
-    OperatorWork,
-    Refusal,
     UnfitFeedsError,
-    Work,
     measure_speed,
     private_bytes,
 )
 from parallax.errors import BackendError, InputError, RunCancelled
+from parallax.graph import OperatorWork, Refusal, Work
 from parallax.model import load_model
 from tests.device._backends import NAMES, Array, compiled, model_of, obstacle, on_the_processor, opened, run, value
 

@@ -16,18 +16,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import parallax
-from parallax.device import (
-    Backend,
-    CompileOptions,
-    OpenVinoBackend,
-    Refusal,
-    open_backend,
-    private_bytes,
-)
+from parallax.device import Backend, CompileOptions, OpenVinoBackend, open_backend, private_bytes
 from parallax.device._openvino_rules import EXACT_INTEGER, refused_nodes, unproven_nodes
 from parallax.device._openvino_table import operator_table
 from parallax.engine import CompiledSegment, Executor, lane_pool
 from parallax.errors import BackendError, ConfigError, SegmentError
+from parallax.graph import Refusal
 from parallax.model import load_model
 from parallax.schedule import PLAN_FORMAT_VERSION, Plan, Provenance, Segment
 from tests.device._backends import compiled, model_of, obstacle, on_the_processor, run, value, whole

@@ -17,9 +17,6 @@ from parallax.device import (
     CompileOptions,
     EmulatedBackend,
     EmulatedModel,
-    OperatorWork,
-    Refusal,
-    Work,
     load_profile,
     open_backend,
     profile_names,
@@ -27,6 +24,7 @@ from parallax.device import (
 from parallax.device import _emulated as emulated
 from parallax.device._emulated_queue import OVERSLEEP_S, DeviceQueue
 from parallax.errors import BackendError, ConfigError, InputError, RunCancelled
+from parallax.graph import OperatorWork, Refusal, Work
 from parallax.model import load_model
 from tests.device._backends import Array, compiled, model_of, on_the_processor, run, value
 from tests.device.test_backend_contract import (  # noqa: F401 - the contract, run on the `backend` of this module

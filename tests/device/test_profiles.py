@@ -14,7 +14,7 @@ import pytest
 
 from parallax.device import Basis, Coverage, Gap, load_profile, profile_names
 from parallax.errors import ConfigError
-from parallax.model import Node, OpGraph, TensorInfo
+from parallax.graph import Node, OpGraph, TensorInfo
 
 FLOAT, INT32, INT64, BOOL = 1, 6, 7, 9
 

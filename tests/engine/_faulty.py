@@ -14,21 +14,17 @@ import numpy as np
 
 from parallax.device import (
     BackendInfo,
-    Capability,
     CompiledModel,
     CompileOptions,
     DeviceKind,
     DeviceSpeed,
     MemoryDomain,
-    Price,
-    Refusal,
-    RefusedNode,
     TensorArgument,
-    Work,
     forget_backends,
     open_backend,
 )
 from parallax.errors import BackendError
+from parallax.graph import Capability, Price, Refusal, RefusedNode, Work
 from parallax.model import Model, SegmentModel
 
 RELEASED = threading.Event()

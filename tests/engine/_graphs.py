@@ -13,8 +13,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.engine import CompiledSegment, Executor, LanePool, RuntimeOptions, compile_segment
 from parallax.engine._moves import find_moves
+from parallax.graph import OpGraph
 from parallax.memory import MemoryOutline
-from parallax.model import Model, OpGraph, load_model
+from parallax.model import Model, load_model
 from parallax.schedule import Plan, Provenance, Segment
 
 QUIET = RuntimeOptions(log_severity_level=4)

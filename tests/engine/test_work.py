@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from parallax.engine._work import kept_outputs, segment_works, static_shapes
-from parallax.model import OpGraph
+from parallax.graph import OpGraph
 from parallax.schedule import CPU_BACKEND, Plan, Provenance, Segment
 from tests.profile.graphs import make_graph
 

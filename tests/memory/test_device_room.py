@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from parallax.graph import OpGraph
 from parallax.memory import device_need, fit_offer
-from parallax.model import OpGraph, load_model
+from parallax.model import load_model
 from parallax.partition import Decline, Offer, RegionRule, TransferCost, Verdict, contract, find_regions
 
 FLOAT_BYTES = 4

@@ -11,8 +11,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from parallax.errors import ConfigError
-from parallax.memory import ArenaSlot, Effort, MemoryOutline, PlanCache, bind_dims, verify_arena_plan
-from parallax.model import TensorInfo, load_model
+from parallax.graph import TensorInfo, bind_dims
+from parallax.memory import ArenaSlot, Effort, MemoryOutline, PlanCache, verify_arena_plan
+from parallax.model import load_model
 from tests.memory._plans import chain, plan_of
 from tests.partition._graphs import op_graph
 

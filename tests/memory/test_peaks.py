@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from parallax.graph import TensorInfo
 from parallax.memory import GroupPeak, PeakTable
-from parallax.model import TensorInfo
 from tests.partition._graphs import op_graph
 
 KIB = 1024

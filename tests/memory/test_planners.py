@@ -17,8 +17,7 @@ from parallax.memory import ArenaPlan, ArenaSlot, Effort, find_lifetimes, placem
 from parallax.memory._branch_arenas import branch_arenas
 from parallax.memory._exact import exact
 from parallax.memory._fit import best_fit, greedy_by_size, order_of, place, reordered, shuffled
-from parallax.memory._packing import Packing, antichain_bound, clique_bound, reached_bytes
-from parallax.memory._sizes import aligned
+from parallax.memory._packing import Packing, aligned, antichain_bound, clique_bound, reached_bytes
 from tests.memory._plans import chain, plan_of, plans, sizes_of
 
 PLANNERS = {
@@ -283,3 +282,9 @@ def test_plans_do_not_depend_on_the_hash_seed():
         for seed in ("0", "1", "77")
     }
     assert len(digests) == 1
+
+
+def test_alignment_rounds_up_and_is_a_power_of_two():
+    assert [aligned(size, 64) for size in (0, 1, 64, 65)] == [0, 64, 64, 128]
+    with pytest.raises(InternalError, match="48 bytes"):
+        aligned(1, 48)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from parallax.model import OpGraph, constant_value, load_model
+from parallax.graph import OpGraph, constant_value
+from parallax.model import load_model
 from tests.model._models import conv_model, model, node, value, weight
 
 BOOL = onnx.TensorProto.BOOL

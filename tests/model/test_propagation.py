@@ -8,7 +8,8 @@ import pytest
 from onnx import helper
 
 from parallax import zoo
-from parallax.model import OpGraph, load_model
+from parallax.graph import OpGraph
+from parallax.model import load_model
 from parallax.zoo._card import read_structure_bytes
 from parallax.zoo._structure import read_structure, recipe_of
 from tests.model._models import Array, model, node, run, value, weight

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from hypothesis import strategies as st
 
-from parallax.model import Node, OpGraph, TensorInfo
-from parallax.partition import Dag
+from parallax.graph import Dag, Node, OpGraph, TensorInfo
 
 INT64, FLOAT = 7, 1
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from hypothesis import strategies as st
 
-from parallax.model import OpGraph
+from parallax.graph import OpGraph
 from parallax.partition import Decline, Offer, TransferCost, Verdict
 from tests.partition._graphs import edge_lists, op_graph
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import parallax
-from parallax.model import OpGraph
+from parallax.graph import OpGraph
 from parallax.partition import bodies_cast_back, contract
 from tests.partition._graphs import op_graph
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from parallax.model import OpGraph
+from parallax.graph import OpGraph
 from parallax.partition import contract
 from tests.partition._graphs import op_graph
 

@@ -11,18 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallax.errors import ConfigError
+from parallax.graph import Dag, bottom_levels, critical_path, verify_convex
 from parallax.partition import (
     Cause,
-    Dag,
     ListSchedule,
     Partition,
     UnitGraph,
-    bottom_levels,
     by_lanes,
     contract,
-    critical_path,
     list_schedule,
-    verify_convex,
     verify_partition,
 )
 from tests.partition._graphs import dags, edge_lists, graph_of_edges

@@ -6,7 +6,7 @@ import dataclasses
 
 from hypothesis import given, settings
 
-from parallax.model import OpGraph
+from parallax.graph import OpGraph
 from parallax.partition import Decline, Offer, Verdict, advise, contract, find_regions
 from tests.partition._graphs import op_graph
 from tests.partition._offers import offer_of, offered_graphs

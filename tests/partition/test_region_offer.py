@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from parallax.device import Capability, Price, Refusal, RefusedNode, Work
 from parallax.errors import ConfigError
+from parallax.graph import Capability, Price, Refusal, RefusedNode, Work
 from parallax.partition import RegionPlacer, TransferCost, Verdict, contract, find_regions, make_offer, verify_regions
 from tests.partition._graphs import op_graph
 from tests.partition._offers import offer_of

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallax.errors import ConfigError, InternalError
-from parallax.model import OpGraph
+from parallax.graph import Dag, OpGraph, verify_convex, verify_dag
 from parallax.partition import (
-    Dag,
     Decline,
     Offer,
     PaperThresholds,
@@ -24,8 +23,6 @@ from parallax.partition import (
     find_regions,
     hosted_tensors,
     verify_branches,
-    verify_convex,
-    verify_dag,
     verify_regions,
 )
 from parallax.partition._region_ground import Draft, cost_of

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallax.errors import ConfigError, InternalError
+from parallax.graph import Dag, verify_convex
 from parallax.partition import (
     BranchLoad,
     Cause,
     CostRule,
-    Dag,
     DraftSegment,
     LayerDecision,
     PaperRule,
@@ -29,7 +29,6 @@ from parallax.partition import (
     find_branches,
     load_layers,
     uncut,
-    verify_convex,
     verify_partition,
 )
 from tests.partition._graphs import edge_lists, graph_of_edges, op_graph

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallax.errors import InternalError
-from parallax.model import OpGraph
-from parallax.partition import Dag, UnitGraph, contract, strong_components, verify_convex, verify_units
+from parallax.graph import Dag, OpGraph, verify_convex
+from parallax.partition import UnitGraph, contract, strong_components, verify_units
 from tests.partition._graphs import dags, edge_lists, graph_of_edges, op_graph, reachability
 
 

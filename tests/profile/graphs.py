@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from parallax.model import Node, OpGraph, TensorInfo
+from parallax.graph import Node, OpGraph, TensorInfo
 
 FLOAT = 1
 INT8 = 3

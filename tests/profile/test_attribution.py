@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallax.model import OpGraph
+from parallax.graph import OpGraph
 from parallax.profile._attribution import find_covers, join_covers, split_times
 from tests.profile.graphs import make_graph
 

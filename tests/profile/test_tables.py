@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from onnx import parser
 
 from parallax.errors import ConfigError
+from parallax.graph import CostModel
 from parallax.model import load_model
-from parallax.profile import NODE_OVERHEAD_NS, CostModel, estimate_costs, most_work_ns
+from parallax.profile import NODE_OVERHEAD_NS, estimate_costs, most_work_ns
 from tests.profile.graphs import INT64, make_graph, one_node
 
 CONV = ([(1, 64, 56, 56), (64, 64, 3, 3)], [(1, 64, 56, 56)])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from parallax.model import OpGraph, load_model
-from parallax.profile import estimate_costs, total_work
+from parallax.graph import OpGraph, total_work
+from parallax.model import load_model
+from parallax.profile import estimate_costs
 from parallax.zoo import info, names
 from parallax.zoo._card import read_structure_bytes
 from parallax.zoo._structure import read_structure, recipe_of

@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallax.errors import ConfigError
-from parallax.model import OpGraph
+from parallax.graph import CostModel, OpGraph
 from parallax.partition import Offer, RegionPlacer, UnitGraph, contract, find_regions, verify_regions
-from parallax.profile import CostModel
 from parallax.schedule import Crossings, Grain, Machine, plan_coexecution, region_tasks, verify_schedule
 from tests.partition._graphs import op_graph
 from tests.partition._offers import offer_of, offered_graphs

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from parallax.graph import OpGraph
 from parallax.memory import Effort, MemoryOutline, report_memory, verify_arena_plan
-from parallax.model import OpGraph
 from parallax.schedule import (
     Dispatcher,
     DispatchTable,

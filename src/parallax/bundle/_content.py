@@ -17,7 +17,8 @@ from parallax.model import read_stored_graph
 from parallax.schedule import CPU_BACKEND, Plan
 
 if TYPE_CHECKING:
-    from parallax.model import StoredGraph, TensorInfo
+    from parallax.graph import TensorInfo
+    from parallax.model import StoredGraph
 
 _COMPILE_AGAIN = "compile the model again"
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from parallax import zoo
 from parallax.cli._types import numpy_dtype, show_shape, type_name
 from parallax.errors import ConfigError, InputError
-from parallax.model import TensorInfo
+from parallax.graph import TensorInfo
 
 Array = NDArray[Any]
 

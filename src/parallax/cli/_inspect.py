@@ -19,11 +19,11 @@ from parallax.cli._types import show_shape, type_name
 from parallax.cli._units import count, milliseconds, significant, size
 from parallax.device import available_cores
 from parallax.errors import BackendError
-from parallax.model import Model, OpGraph, TensorInfo, load_model
+from parallax.graph import CostModel, Dag, OpGraph, TensorInfo, node_work
+from parallax.model import Model, load_model
 from parallax.partition import (
     BranchGraph,
     CostRule,
-    Dag,
     NodeClass,
     PaperRule,
     RefinementRule,
@@ -32,7 +32,7 @@ from parallax.partition import (
     find_branches,
     load_layers,
 )
-from parallax.profile import CostModel, estimate_costs, node_work, surviving_tensors
+from parallax.profile import estimate_costs, surviving_tensors
 from parallax.session import Budget, PlanningContext, whole_need
 
 # Operator types listed in the table; --json lists all.

@@ -17,19 +17,11 @@ from rich.console import Console
 from parallax.cli._console import ProgressCallback, make_table, print_line
 from parallax.cli._open import parse_provider
 from parallax.cli._units import milliseconds, size
-from parallax.device import (
-    Backend,
-    Capability,
-    DeviceKind,
-    DeviceSpeed,
-    EmulatedBackend,
-    Work,
-    measure_speed,
-    open_backend,
-)
+from parallax.device import Backend, DeviceKind, DeviceSpeed, EmulatedBackend, measure_speed, open_backend
 from parallax.errors import BackendError, ConfigError
+from parallax.graph import Capability, CostModel, Node, OpGraph, Work
 from parallax.memory import device_need, fit_offer
-from parallax.model import Model, Node, OpGraph
+from parallax.model import Model
 from parallax.partition import (
     Advice,
     NodeVerdict,
@@ -45,7 +37,7 @@ from parallax.partition import (
     find_regions,
     make_offer,
 )
-from parallax.profile import CostModel, estimate_costs, product_flops, surviving_tensors
+from parallax.profile import estimate_costs, product_flops, surviving_tensors
 from parallax.schedule import CPU_BACKEND, plan_coexecution
 from parallax.session import DEFAULT_MIN_GAIN, LIFT_NS, host_machine, make_device
 

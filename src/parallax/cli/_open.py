@@ -17,7 +17,8 @@ from parallax.cli._types import declared_by
 from parallax.device import missing_extra
 from parallax.engine import RUNTIME_EXCEPTIONS
 from parallax.errors import BackendError, ConfigError, ParallaxError
-from parallax.model import TensorInfo, load_model
+from parallax.graph import TensorInfo
+from parallax.model import load_model
 from parallax.session import InferenceSession, Options
 
 _SPOKEN: tuple[type[Exception], ...] = (ParallaxError, *RUNTIME_EXCEPTIONS)

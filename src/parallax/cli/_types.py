@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from parallax.model import ELEMENT_NAMES, TensorInfo
+from parallax.graph import ELEMENT_NAMES, TensorInfo
 
 # Types that ONNX Runtime takes from a numpy array; numpy itself has no bfloat16, float8 or int4.
 _NUMPY_TYPES: Mapping[str, DTypeLike] = {

@@ -9,20 +9,14 @@ if TYPE_CHECKING:
         HOST_MEMORY,
         Backend,
         BackendInfo,
-        Capability,
         CompiledModel,
         CompileOptions,
         DeviceKind,
         DeviceSpeed,
         MemoryDomain,
-        OperatorWork,
         Place,
-        Price,
-        Refusal,
-        RefusedNode,
         TensorArgument,
         UnfitFeedsError,
-        Work,
     )
     from parallax.device._cores import available_cores, current_core, move_to_first_core
     from parallax.device._coverage import Coverage, Gap, OperatorRule, Uncovered
@@ -59,8 +53,8 @@ else:
         __name__,
         {
             "_backend": (
-                "HOST_MEMORY Backend BackendInfo Capability CompileOptions CompiledModel DeviceKind DeviceSpeed "
-                "MemoryDomain OperatorWork Place Price Refusal RefusedNode TensorArgument UnfitFeedsError Work"
+                "HOST_MEMORY Backend BackendInfo CompileOptions CompiledModel DeviceKind DeviceSpeed MemoryDomain "
+                "Place TensorArgument UnfitFeedsError"
             ),
             "_cores": "available_cores current_core move_to_first_core",
             "_coverage": "Coverage Gap OperatorRule Uncovered",
@@ -96,7 +90,6 @@ __all__ = [
     "BackendFactory",
     "BackendInfo",
     "Basis",
-    "Capability",
     "CompileOptions",
     "CompiledModel",
     "Complaints",
@@ -120,18 +113,13 @@ __all__ = [
     "OnnxRuntimeModel",
     "OpenVinoBackend",
     "OperatorRule",
-    "OperatorWork",
     "Place",
     "PressureMonitor",
     "PressureReading",
-    "Price",
-    "Refusal",
-    "RefusedNode",
     "StockSession",
     "TensorArgument",
     "Uncovered",
     "UnfitFeedsError",
-    "Work",
     "available_cores",
     "compile_guarded",
     "current_core",

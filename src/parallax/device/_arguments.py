@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parallax.device._kernel_lists import TYPE_NAMES
-from parallax.model import TensorInfo
+from parallax.graph import TensorInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

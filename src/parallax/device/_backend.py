@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from parallax.errors import BackendError
+from parallax.graph import Capability, Price, Work
 from parallax.model import Model, SegmentModel
 
 
@@ -50,88 +51,6 @@ class BackendInfo:
     version: str
     """Of the library that computes: figures measured with another one are void."""
     memory: MemoryDomain
-
-
-class Refusal(enum.Enum):
-    """Why a backend leaves a node to others."""
-
-    OPERATOR = "operator"
-    """It has no kernel for the operator."""
-    DTYPE = "dtype"
-    """It has one, but not for these element types."""
-    PRECISION = "precision"
-    """It would compute with less precision than the model asks for."""
-    DYNAMIC_SHAPE = "dynamic shape"
-    """It needs shapes that are known when the model is loaded."""
-    FORM = "form"
-    """It has the operator, but not with this rank, these attributes, or an operand that is not constant."""
-    CONTROL_FLOW = "control flow"
-    """The node holds bodies, which are planned as graphs of their own."""
-    OTHER = "other"
-    """Its own reasons: an attribute, a dynamic shape, or that it holds the node cheaper on the processor."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefusedNode:
-    """A node that a backend does not take."""
-
-    node: int
-    """Index into ``OpGraph.nodes``."""
-    reason: Refusal
-    detail: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capability:
-    """A backend's answer for a whole graph. Each node is in exactly one of ``taken`` and ``refused``."""
-
-    backend: str
-    taken: tuple[int, ...]
-    """Ascending."""
-    refused: tuple[RefusedNode, ...]
-    """Ascending in node."""
-    fragments: tuple[tuple[int, ...], ...]
-    """``taken`` as the backend's own greedy placement would group it, each run in one piece; ordered by first node."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OperatorWork:
-    """One operator's share of a part of a model."""
-
-    op_type: str
-    flops: int
-    touched_bytes: int
-    """Bytes it reads and writes, weights included."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What running a part once amounts to."""
-
-    operators: tuple[OperatorWork, ...]
-    moved_bytes: tuple[int, ...] = ()
-    """Bytes of each tensor that it needs from other domains, or that they need from it."""
-
-    @property
-    def flops(self) -> int:
-        return sum(operator.flops for operator in self.operators)
-
-    @property
-    def touched_bytes(self) -> int:
-        return sum(operator.touched_bytes for operator in self.operators)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
-    """An estimate of one run, in ns, by its parts."""
-
-    launch_ns: int
-    compute_ns: int
-    transfer_ns: int
-
-    @property
-    def total_ns(self) -> int:
-        return self.launch_ns + self.compute_ns + self.transfer_ns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

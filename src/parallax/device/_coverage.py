@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Final
 
 from parallax.device._figures import Fields
-from parallax.model import ELEMENT_NAMES, Node, OpGraph, TensorInfo
+from parallax.graph import ELEMENT_NAMES, Node, OpGraph, TensorInfo
 
 ELEMENT_TYPES: Final[Mapping[int, str]] = MappingProxyType({code: ELEMENT_NAMES[code] for code in range(1, 17)})
 """Names used in lists of operators, by ``onnx.TensorProto.DataType``."""

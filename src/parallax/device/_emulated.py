@@ -22,18 +22,13 @@ from parallax.device._backend import (
     DEFAULT_OPTIONS,
     Backend,
     BackendInfo,
-    Capability,
     CompiledModel,
     CompileOptions,
     DeviceKind,
     MemoryDomain,
     Place,
-    Price,
-    Refusal,
-    RefusedNode,
     TensorArgument,
     UnfitFeedsError,
-    Work,
 )
 from parallax.device._cores import available_cores
 from parallax.device._coverage import Gap
@@ -44,7 +39,8 @@ from parallax.device._onnxruntime import CPU_PROVIDER, OnnxRuntimeBackend
 from parallax.device._ort_values import Bytes, empty_host_value, host_bytes, is_on_host
 from parallax.device._profiles import DeviceProfile, DeviceRates, load_profile, profile_names
 from parallax.errors import ConfigError, InputError
-from parallax.model import STRING_TYPE, Model, OpGraph, SegmentModel, segment_graph
+from parallax.graph import STRING_TYPE, Capability, OpGraph, Price, Refusal, RefusedNode, Work
+from parallax.model import Model, SegmentModel, segment_graph
 
 PREFIX: Final = "emulated"
 

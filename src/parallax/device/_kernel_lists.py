@@ -9,9 +9,8 @@ from typing import Final
 
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.device._backend import Refusal, RefusedNode
 from parallax.device._foreign import RUNTIME_ERRORS
-from parallax.model import ELEMENT_NAMES, Node, OpGraph
+from parallax.graph import ELEMENT_NAMES, Node, OpGraph, Refusal, RefusedNode
 
 TYPE_NAMES: Final[Mapping[int, str]] = {
     **{code: ELEMENT_NAMES[code] for code in range(1, 23)},

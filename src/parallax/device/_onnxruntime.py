@@ -15,19 +15,17 @@ from parallax.device._backend import (
     DEFAULT_OPTIONS,
     HOST_MEMORY,
     BackendInfo,
-    Capability,
     CompileOptions,
     DeviceKind,
     DeviceSpeed,
     MemoryDomain,
     Place,
-    Price,
     TensorArgument,
-    Work,
 )
 from parallax.device._foreign import RUNTIME_ERRORS, compile_error, run_error
 from parallax.device._kernel_lists import explain
 from parallax.errors import BackendError, InputError
+from parallax.graph import Capability, Price, Work
 from parallax.model import Model, SegmentModel
 
 CPU_PROVIDER: Final = "CPUExecutionProvider"

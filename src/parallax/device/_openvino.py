@@ -9,19 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from parallax.device._backend import (
-    DEFAULT_OPTIONS,
-    HOST_MEMORY,
-    BackendInfo,
-    Capability,
-    CompileOptions,
-    DeviceKind,
-    DeviceSpeed,
-    Price,
-    Refusal,
-    RefusedNode,
-    Work,
-)
+from parallax.device._backend import DEFAULT_OPTIONS, HOST_MEMORY, BackendInfo, CompileOptions, DeviceKind, DeviceSpeed
 from parallax.device._foreign import compile_error
 from parallax.device._kernel_lists import TYPE_NAMES
 from parallax.device._openvino_convert import (
@@ -37,7 +25,8 @@ from parallax.device._openvino_program import Program
 from parallax.device._openvino_rules import refused_nodes, unproven_nodes
 from parallax.device._openvino_shapes import ShapedPrograms, Signature
 from parallax.errors import BackendError, ConfigError, MissingExtraError
-from parallax.model import Model, OpGraph, SegmentInterface, SegmentModel, segment_interface
+from parallax.graph import Capability, OpGraph, Price, Refusal, RefusedNode, Work
+from parallax.model import Model, SegmentInterface, SegmentModel, segment_interface
 
 PACKAGE: Final = "openvino"
 _TELEMETRY: Final = "openvino_telemetry"

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from parallax.device._openvino_rules import EXACT_INTEGER, NO_LIMIT
 from parallax.device._ort_values import bytes_at
 from parallax.errors import BackendError
-from parallax.model import CONSTANT_BYTES, SegmentModel, proto_with_weights
+from parallax.graph import CONSTANT_BYTES
+from parallax.model import SegmentModel, proto_with_weights
 
 Weights = Mapping[str, npt.NDArray[np.generic]]
 

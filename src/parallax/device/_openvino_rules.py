@@ -28,10 +28,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from parallax.device._backend import Refusal, RefusedNode
 from parallax.device._kernel_lists import TYPE_NAMES
 from parallax.device._openvino_table import operator_table
-from parallax.model import Node, OpGraph, TensorInfo, constant_value
+from parallax.graph import Node, OpGraph, Refusal, RefusedNode, TensorInfo, constant_value
 
 EXACT_INTEGER: Final = 1 << 24
 """Integers up to this magnitude are exact in float32."""

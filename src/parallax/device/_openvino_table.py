@@ -30,9 +30,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from parallax.device._backend import Refusal
 from parallax.device._kernel_lists import TYPE_NAMES
-from parallax.model import Dim, Node, OpGraph
+from parallax.graph import Dim, Node, OpGraph, Refusal
 
 FILE_NAME: Final = "openvino_table.json"
 FORMAT_VERSION: Final = 1

@@ -21,8 +21,8 @@ from parallax.engine._laws import ShapeLaw, Term
 from parallax.engine._moves import Move, fold, part_places
 from parallax.engine._place import Place, Shape
 from parallax.engine._sketch import dim_expression, sketch_outline, spell, spell_expression
-from parallax.memory import ArenaPlan, MemoryOutline, PlanCache, bind_dims, verify_arena_plan
-from parallax.model import Dim, TensorInfo
+from parallax.graph import Dim, TensorInfo, bind_dims
+from parallax.memory import ArenaPlan, MemoryOutline, PlanCache, verify_arena_plan
 from parallax.schedule import Plan
 
 SIGNATURES: Final = 64

@@ -13,7 +13,6 @@ from parallax.device import (
     CompileOptions,
     Complaints,
     FaultPolicy,
-    Work,
     compile_guarded,
     open_backend,
 )
@@ -28,8 +27,9 @@ from parallax.engine._ort import RuntimeOptions, load_session, make_session
 from parallax.engine._segment import CompiledSegment
 from parallax.engine._work import kept_outputs, segment_works, static_shapes
 from parallax.errors import BackendError
+from parallax.graph import OpGraph, Work
 from parallax.memory import MemoryOutline
-from parallax.model import Body, Model, OpGraph
+from parallax.model import Body, Model
 from parallax.schedule import CPU_BACKEND, Plan, Segment
 
 Progress = Callable[[int, int], None]

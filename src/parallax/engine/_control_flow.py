@@ -29,7 +29,8 @@ from parallax.engine._lanes import InnerLanes, Lanes, lane_pool
 from parallax.engine._ort import RuntimeOptions, load_session, make_session
 from parallax.engine._segment import CompiledSegment
 from parallax.errors import PlanError, SegmentError
-from parallax.model import ELEMENT_BITS, Body, Model, Node, SegmentModel, scan_axes
+from parallax.graph import ELEMENT_BITS, Node
+from parallax.model import Body, Model, SegmentModel, scan_axes
 from parallax.schedule import Plan, Segment
 
 CompileBody = Callable[[Body, Plan, RuntimeOptions, Lanes], Executor]

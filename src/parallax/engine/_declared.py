@@ -15,7 +15,8 @@ import onnxruntime
 from parallax.engine._failures import FOREIGN_EXCEPTIONS
 from parallax.engine._ort import RuntimeOptions, load_session, make_session, open_source
 from parallax.errors import BackendError
-from parallax.model import ELEMENT_NAMES, Model, declaring_model
+from parallax.graph import ELEMENT_NAMES
+from parallax.model import Model, declaring_model
 
 _LEVELS: Any = onnxruntime.GraphOptimizationLevel
 _OTHERWISE_CALLED = {"float32": "float", "float64": "double"}

@@ -29,7 +29,7 @@ class Term:
         return self.coefficient * prod([dims[symbol] for symbol in self.symbols]) + self.offset
 
     def __str__(self) -> str:
-        """As `parallax.memory.size_expression` reads dimensions, for symbols that are identifiers."""
+        """As `parallax.graph.size_expression` reads dimensions, for symbols that are identifiers."""
         if not self.symbols:
             return str(self.offset)
         sign = "-" if self.offset < 0 else "+"

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from parallax.engine._place import Place, Shape
+from parallax.graph import Node, OpGraph, constant_value
 from parallax.memory import ALIGNMENT_BYTES
-from parallax.model import Node, OpGraph, constant_value
 from parallax.schedule import Plan, Segment
 
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from parallax.engine._element_types import ELEMENT_TYPES
 from parallax.engine._laws import Term
-from parallax.memory import MemoryOutline, SizeExpression, size_expression
-from parallax.model import Dim, OpGraph, TensorInfo
+from parallax.graph import Dim, OpGraph, SizeExpression, TensorInfo, size_expression
+from parallax.memory import MemoryOutline
 from parallax.schedule import Plan
 
 _UINT8: Final = 2

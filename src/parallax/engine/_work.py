@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 
-from parallax.device import OperatorWork, Work
-from parallax.model import OpGraph
+from parallax.graph import OperatorWork, OpGraph, Work, node_work
 from parallax.partition import find_constants, tensor_bytes
-from parallax.profile import node_work
 from parallax.schedule import Plan
 
 

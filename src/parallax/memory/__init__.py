@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from parallax.memory._peaks import GroupPeak, PeakTable, input_symbols
     from parallax.memory._protocols import PlanLike, SegmentLike
     from parallax.memory._report import PEAK_RATIO, MemoryReport, peak_of_sequence, report_memory, sequential_orders
-    from parallax.memory._sizes import MAX_TENSOR_BYTES, SizeExpression, SizeTable, bind_dims, size_expression
     from parallax.memory._verify import verify_arena_plan
 else:
     __getattr__, __dir__ = _lazy.exports(
@@ -44,7 +43,6 @@ else:
             "_peaks": "GroupPeak PeakTable input_symbols",
             "_protocols": "PlanLike SegmentLike",
             "_report": "PEAK_RATIO MemoryReport peak_of_sequence report_memory sequential_orders",
-            "_sizes": "MAX_TENSOR_BYTES SizeExpression SizeTable bind_dims size_expression",
             "_verify": "verify_arena_plan",
         },
     )
@@ -52,7 +50,6 @@ else:
 __all__ = [
     "ALIGNMENT_BYTES",
     "DEFAULT_MARGIN",
-    "MAX_TENSOR_BYTES",
     "PEAK_RATIO",
     "ArenaPlan",
     "ArenaSlot",
@@ -70,10 +67,7 @@ __all__ = [
     "PlanCache",
     "PlanLike",
     "SegmentLike",
-    "SizeExpression",
-    "SizeTable",
     "admission_budget",
-    "bind_dims",
     "device_need",
     "dispatch_order",
     "find_lifetimes",
@@ -91,6 +85,5 @@ __all__ = [
     "report_memory",
     "sequential_orders",
     "show_bytes",
-    "size_expression",
     "verify_arena_plan",
 ]

@@ -13,8 +13,7 @@ from parallax.memory._branch_arenas import branch_arenas
 from parallax.memory._exact import exact
 from parallax.memory._fit import best_fit, greedy_by_size, place, reordered, shuffled
 from parallax.memory._lifetimes import Lifetimes
-from parallax.memory._packing import Offsets, Packing, antichain_bound, clique_bound, reached_bytes
-from parallax.memory._sizes import aligned
+from parallax.memory._packing import Offsets, Packing, aligned, antichain_bound, clique_bound, reached_bytes
 
 ALIGNMENT_BYTES: Final = 64
 """A cache line, and the widest vector register."""

@@ -10,13 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+from parallax.graph import OpGraph
 from parallax.memory._budget import DEFAULT_MARGIN, show_bytes
 from parallax.partition import Decline, Offer, UnitGraph, Verdict, find_constants, find_regions, tensor_bytes
-
-if TYPE_CHECKING:
-    from parallax.model import OpGraph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from parallax.errors import InternalError
+from parallax.graph import Dag
 from parallax.memory._protocols import PlanLike
-from parallax.partition import Dag, find_branches
+from parallax.partition import find_branches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

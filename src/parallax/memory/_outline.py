@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from parallax.errors import ConfigError
+from parallax.graph import OpGraph, SizeTable, TensorInfo, bind_dims, size_expression
 from parallax.memory._arena import ArenaPlan, Effort, placement_order, plan_arena
 from parallax.memory._lifetimes import Lifetimes, find_lifetimes
 from parallax.memory._peaks import GroupPeak, PeakTable, input_symbols
 from parallax.memory._protocols import PlanLike
-from parallax.memory._sizes import SizeTable, bind_dims, size_expression
-from parallax.model import OpGraph, TensorInfo
 
 _ROOM_TO_IMPROVE: Final = 1.02
 """From this multiple of its lower bound on, an arena is worth a thorough search ..."""

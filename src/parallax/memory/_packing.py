@@ -18,6 +18,13 @@ _SEEDS: Final = 12
 """Single tensors that are extended to a lower bound."""
 
 
+def aligned(size_bytes: int, alignment_bytes: int) -> int:
+    """The next multiple of the alignment, a power of two."""
+    if alignment_bytes < 1 or alignment_bytes & (alignment_bytes - 1):
+        raise InternalError(f"an alignment of {alignment_bytes} bytes is no power of two")
+    return (size_bytes + alignment_bytes - 1) & -alignment_bytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packing:
     """Give every item an offset so that items in conflict never share bytes, in as small a space as possible."""

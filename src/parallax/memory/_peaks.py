@@ -15,8 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from parallax.memory._sizes import SizeExpression, SizeTable, size_expression
-from parallax.model import Node, OpGraph, TensorInfo
+from parallax.graph import Node, OpGraph, SizeExpression, SizeTable, TensorInfo, size_expression
 
 _VIEWS: Final = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 """Operators whose output always shares its input's bytes in ONNX Runtime (``Alias`` in its kernel definitions)."""

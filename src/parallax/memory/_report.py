@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from parallax.graph import OpGraph
 from parallax.memory._arena import ALIGNMENT_BYTES, Effort, plan_arena
 from parallax.memory._budget import peak_of_schedule
 from parallax.memory._lifetimes import Lifetimes, dispatch_order, find_lifetimes
 from parallax.memory._outline import MemoryOutline
+from parallax.memory._packing import aligned
 from parallax.memory._protocols import PlanLike
-from parallax.memory._sizes import aligned
-from parallax.model import OpGraph
 
 PEAK_RATIO: Final = 1.10
 """What a parallel run may take without being asked, as a multiple of what its segments take one after the other."""

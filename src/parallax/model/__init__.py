@@ -1,4 +1,4 @@
-"""What is it: loading and checking models, the operator graph, and sub-models cut out of it.
+"""This package loads and checks models, makes a `parallax.graph.OpGraph` of each, and cuts sub-models out of them.
 
 Weights are never read or copied here: files are mapped, and a weight is a view. ONNX's messages do
 not leave this package.
@@ -12,10 +12,8 @@ if TYPE_CHECKING:
     from parallax.model._arrange import save_arranged
     from parallax.model._bodies import Body, scan_axes
     from parallax.model._declaring import declaring_model
-    from parallax.model._elements import ELEMENT_BITS, ELEMENT_NAMES, STRING_TYPE
     from parallax.model._extract import SegmentModel
     from parallax.model._files import HeldFiles, OpenFile, hold_files
-    from parallax.model._graph import CONSTANT_BYTES, Dim, Node, OpGraph, TensorInfo, constant_value
     from parallax.model._handover import SegmentInterface, proto_with_weights, segment_interface
     from parallax.model._model import Model, load_model, read_model
     from parallax.model._names import tensor_names
@@ -35,10 +33,8 @@ else:
             "_arrange": "save_arranged",
             "_bodies": "Body scan_axes",
             "_declaring": "declaring_model",
-            "_elements": "ELEMENT_BITS ELEMENT_NAMES STRING_TYPE",
             "_extract": "SegmentModel",
             "_files": "HeldFiles OpenFile hold_files",
-            "_graph": "CONSTANT_BYTES Dim Node OpGraph TensorInfo constant_value",
             "_handover": "SegmentInterface proto_with_weights segment_interface",
             "_model": "Model load_model read_model",
             "_names": "tensor_names",
@@ -55,17 +51,10 @@ else:
     )
 
 __all__ = [
-    "CONSTANT_BYTES",
-    "ELEMENT_BITS",
-    "ELEMENT_NAMES",
-    "STRING_TYPE",
     "Body",
-    "Dim",
     "HeldFiles",
     "Model",
     "ModelSource",
-    "Node",
-    "OpGraph",
     "OpenFile",
     "Outline",
     "Probe",
@@ -75,8 +64,6 @@ __all__ = [
     "StoredGraph",
     "StoredWeight",
     "Survey",
-    "TensorInfo",
-    "constant_value",
     "declaring_model",
     "hold_files",
     "load_model",

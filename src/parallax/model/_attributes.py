@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from parallax.model._graph import CONSTANT_BYTES
+from parallax.graph import CONSTANT_BYTES
 from parallax.model._types import text
 
 _log = logging.getLogger(__name__)

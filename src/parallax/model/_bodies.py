@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Final
 import onnx
 
 from parallax.errors import InternalError
-from parallax.model._elements import ELEMENT_BITS, STRING_TYPE
-from parallax.model._graph import Node, OpGraph
+from parallax.graph import ELEMENT_BITS, STRING_TYPE, Node, OpGraph
 from parallax.model._nested import nested_index
 from parallax.model._weights import Weight
 

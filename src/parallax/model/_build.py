@@ -15,8 +15,9 @@ import numpy.typing as npt
 import onnx
 
 from parallax.errors import ModelError, ModelFileError
+from parallax.graph import CONSTANT_BYTES, Node, OpGraph, TensorInfo
 from parallax.model._attributes import Attributes, constant_node_value, tensor_value
-from parallax.model._graph import CONSTANT_BYTES, Node, OpGraph, TensorInfo, may_have_bodies
+from parallax.model._body_operators import may_have_bodies
 from parallax.model._lazy import LazyMapping
 from parallax.model._types import tensor_info
 

@@ -14,6 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
 
 from parallax.errors import InternalError, ModelError, ModelFileError, UnsupportedModelError
+from parallax.graph import OpGraph, TensorInfo
 from parallax.model._bodies import Body, BodyParts, Extracted, make_bodies, why_no_bodies
 from parallax.model._build import Built, build_bodies, build_graph
 from parallax.model._digests import skeleton_digest, structure_digest
@@ -22,7 +23,6 @@ from parallax.model._embedding import embed
 from parallax.model._extract import Extractor, SegmentModel
 from parallax.model._files import HeldFiles
 from parallax.model._functions import inline_functions
-from parallax.model._graph import OpGraph, TensorInfo
 from parallax.model._handover import proto_with_weights
 from parallax.model._inference import InferredTypes, TypesOnDemand
 from parallax.model._lazy import LazyMapping

@@ -9,8 +9,8 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
 
 from parallax.errors import ModelFileError
+from parallax.graph import OpGraph
 from parallax.model._build import build_graph
-from parallax.model._graph import OpGraph
 from parallax.model._source import open_source
 
 

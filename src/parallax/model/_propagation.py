@@ -19,7 +19,7 @@ from onnx import numpy_helper
 
 from parallax.model._arithmetic import LARGEST, OPERATORS, Value, evaluate, readable, stored
 from parallax.model._attributes import constant_node_value
-from parallax.model._graph import BODY_OPERATORS
+from parallax.model._body_operators import BODY_OPERATORS
 
 _log = logging.getLogger(__name__)
 

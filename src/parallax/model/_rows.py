@@ -23,7 +23,7 @@ import onnx
 from onnx import numpy_helper
 
 from parallax.errors import ConfigError
-from parallax.model._graph import Node, OpGraph, constant_value
+from parallax.graph import Node, OpGraph, constant_value
 from parallax.model._model import Model
 
 LEAST_FLOPS: Final = 10_000_000

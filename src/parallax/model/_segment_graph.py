@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import onnx
 
+from parallax.graph import OpGraph
 from parallax.model._build import build_graph
 from parallax.model._extract import SegmentModel
-from parallax.model._graph import OpGraph
 
 
 def segment_graph(segment: SegmentModel) -> OpGraph:

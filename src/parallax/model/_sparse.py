@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from parallax.model._graph import may_have_bodies
+from parallax.model._body_operators import may_have_bodies
 from parallax.model._nested import graphs_inside, restore, walk_nodes
 from parallax.model._types import text
 from parallax.model._weights import DTYPES, ExternalFiles, Weight, byte_size

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from parallax.errors import ModelFileError
-from parallax.model._elements import ELEMENT_BITS, STRING_TYPE
-from parallax.model._graph import TensorInfo
+from parallax.graph import ELEMENT_BITS, STRING_TYPE, TensorInfo
 from parallax.model._stored_parts import (
     LINE_BYTES,
     PAGE_BYTES,

@@ -8,8 +8,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from parallax.model._elements import ELEMENT_NAMES
-from parallax.model._graph import TensorInfo
+from parallax.graph import ELEMENT_NAMES, TensorInfo
 
 LINE_BYTES: Final = 64
 """Kernels read packed weights with instructions that fault on addresses of a lesser alignment."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from parallax.model._graph import TensorInfo
+from parallax.graph import TensorInfo
 from parallax.model._stored_parts import ExternalTensor, GraphParts
 from parallax.model._wire_fields import (
     BODY_MARKS,

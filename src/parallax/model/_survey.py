@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from parallax.model._graph import may_have_bodies
+from parallax.model._body_operators import may_have_bodies
 
 if TYPE_CHECKING:
     import onnx

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from parallax.model._graph import Dim, TensorInfo
+from parallax.graph import Dim, TensorInfo
 
 if TYPE_CHECKING:
     import onnx

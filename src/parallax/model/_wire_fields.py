@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from parallax.model._graph import Dim, TensorInfo
+from parallax.graph import Dim, TensorInfo
 
 # Of each message: the tag (field number << 3 | wire type) of what is known -> whether it may stand more than once.
 # Wire type 0 is an integer, 2 comes with its length; see onnx.proto and protobuf's encoding guide.

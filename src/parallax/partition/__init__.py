@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     )
     from parallax.partition._cast_back import bodies_cast_back
     from parallax.partition._constants import find_constants
-    from parallax.partition._dag import Dag, bottom_levels, critical_path, find_barriers, verify_convex, verify_dag
     from parallax.partition._lanes import by_lanes
     from parallax.partition._list_schedule import ListSchedule, list_schedule
     from parallax.partition._refine import (
@@ -80,10 +79,11 @@ else:
         {
             "_apart": "set_apart stands_alone units_of",
             "_branches": "Branch BranchGraph NodeClass classify find_branches verify_branches verify_layers",
-            "_by_weight": "by_weight bytes_across crossing_bytes lookup_tables static_bytes tensor_bytes unit_weights",
+            "_by_weight": (
+                "by_weight bytes_across crossing_bytes lookup_tables static_bytes tensor_bytes unit_weights"
+            ),
             "_cast_back": "bodies_cast_back",
             "_constants": "find_constants",
-            "_dag": "Dag bottom_levels critical_path find_barriers verify_convex verify_dag",
             "_lanes": "by_lanes",
             "_list_schedule": "ListSchedule list_schedule",
             "_refine": "BranchLoad CostRule LayerDecision PaperRule Reason RefinementRule lpt_makespan",
@@ -111,7 +111,6 @@ __all__ = [
     "BranchLoad",
     "Cause",
     "CostRule",
-    "Dag",
     "Decline",
     "DraftSegment",
     "LayerDecision",
@@ -137,7 +136,6 @@ __all__ = [
     "advise",
     "assemble",
     "bodies_cast_back",
-    "bottom_levels",
     "by_branches",
     "by_lanes",
     "by_layers",
@@ -145,10 +143,8 @@ __all__ = [
     "bytes_across",
     "classify",
     "contract",
-    "critical_path",
     "crossing_bytes",
     "every_unit",
-    "find_barriers",
     "find_boundaries",
     "find_branches",
     "find_constants",
@@ -168,8 +164,6 @@ __all__ = [
     "unit_weights",
     "units_of",
     "verify_branches",
-    "verify_convex",
-    "verify_dag",
     "verify_layers",
     "verify_partition",
     "verify_regions",

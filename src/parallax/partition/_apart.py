@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from parallax.graph import OpGraph
 from parallax.partition._constants import find_constants
 
 if TYPE_CHECKING:
-    from parallax.model import OpGraph
     from parallax.partition._units import UnitGraph
 
 

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from parallax.errors import InternalError
-from parallax.partition._dag import Dag
+from parallax.graph import Dag
 
 _NOTHING: frozenset[int] = frozenset()
 

@@ -13,11 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from parallax.errors import ConfigError
-from parallax.model import ELEMENT_BITS
+from parallax.graph import ELEMENT_BITS, OpGraph, TensorInfo
 from parallax.partition._segments import Cause, DraftSegment, Partition, assemble
 
 if TYPE_CHECKING:
-    from parallax.model import OpGraph, TensorInfo
     from parallax.partition._units import UnitGraph
 
 SEGMENT_COST_BYTES = 256 << 10

@@ -9,10 +9,8 @@ those in bodies: the body then reads what nobody makes (observed with ONNX Runti
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from parallax.model import Node, OpGraph
+from parallax.graph import Node, OpGraph
 
 _CAST = "Cast"
 _PASSING = frozenset({_CAST, "Identity", "Dropout"})

@@ -6,10 +6,7 @@ loads the model and spends next to nothing on the latter.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from parallax.model import Node, OpGraph
+from parallax.graph import Node, OpGraph
 
 _STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 

@@ -9,10 +9,8 @@ alone with the weight, and would be computed in a lower precision than in the wh
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from parallax.model import OpGraph
+from parallax.graph import OpGraph
 
 _DEQUANTISE = "DequantizeLinear"
 

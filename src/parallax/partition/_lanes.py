@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from parallax.errors import ConfigError
-from parallax.partition._dag import bottom_levels, find_barriers
+from parallax.graph import bottom_levels, find_barriers
 from parallax.partition._list_schedule import list_schedule
 from parallax.partition._pieces import Stretch, Terms, cut_schedule
 from parallax.partition._segments import Cause, DraftSegment, Partition, assemble

@@ -9,7 +9,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from parallax.partition._dag import Dag
+from parallax.graph import Dag
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from parallax.partition._dag import Dag
+from parallax.graph import Dag
 from parallax.partition._list_schedule import ListSchedule
 
 _MAX_DEGREE = 64

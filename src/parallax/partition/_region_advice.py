@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from parallax.graph import OpGraph
 from parallax.partition._region_plan import Offer, Verdict
 from parallax.partition._regions import find_regions
 
 if TYPE_CHECKING:
-    from parallax.model import OpGraph
     from parallax.partition._units import UnitGraph
 
 _REMEDIES = {

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from parallax.partition._dag import Dag
+from parallax.graph import Dag
 
 HOST: Final = -1
 """The place of what no region computes."""

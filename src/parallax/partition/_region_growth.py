@@ -14,7 +14,7 @@ import heapq
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from parallax.partition._dag import Dag
+from parallax.graph import Dag
 from parallax.partition._region_ground import HOST, Draft, Ground
 
 _ROUNDS = 3

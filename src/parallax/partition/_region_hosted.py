@@ -11,12 +11,9 @@ between two fragments goes down and up again, as often as fragments read it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from parallax.graph import OpGraph
 from parallax.partition._region_plan import RegionPlan
-
-if TYPE_CHECKING:
-    from parallax.model import OpGraph
 
 
 def hosted_tensors(graph: OpGraph, plan: RegionPlan) -> Sequence[tuple[str, ...]]:

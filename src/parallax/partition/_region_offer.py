@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
-from parallax.device import Capability, OperatorWork, Price, Refusal, Work
 from parallax.errors import ConfigError
+from parallax.graph import Capability, OperatorWork, OpGraph, Price, Refusal, Work, node_work
 from parallax.partition._region_plan import Decline, Offer, TransferCost, Verdict
-from parallax.profile import node_work
-
-if TYPE_CHECKING:
-    from parallax.model import OpGraph
 
 _VERDICTS: Final = {
     Refusal.OPERATOR: Verdict.UNSUPPORTED_OPERATOR,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from parallax.partition._dag import Dag
+from parallax.graph import Dag
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

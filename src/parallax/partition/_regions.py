@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from parallax.errors import ConfigError, InternalError
-from parallax.model import ELEMENT_BITS
+from parallax.graph import ELEMENT_BITS, Dag, OpGraph
 from parallax.partition._constants import find_constants
-from parallax.partition._dag import Dag
 from parallax.partition._region_ground import HOST, Draft, Freight, Ground, cost_of
 from parallax.partition._region_growth import Cuts, contracted_order, find_fragments, find_pieces, find_waves, grow
 from parallax.partition._region_plan import (
@@ -32,7 +31,6 @@ from parallax.partition._region_plan import (
 )
 
 if TYPE_CHECKING:
-    from parallax.model import OpGraph
     from parallax.partition._units import UnitGraph
 
 

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from parallax.errors import ConfigError, InternalError
+from parallax.graph import Dag, OpGraph
 from parallax.partition._branches import Branch, BranchGraph, find_branches
-from parallax.partition._dag import Dag
 from parallax.partition._refine import BranchLoad, LayerDecision, RefinementRule
 
 if TYPE_CHECKING:
-    from parallax.model import OpGraph
     from parallax.partition._units import UnitGraph
 
 

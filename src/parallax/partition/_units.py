@@ -10,16 +10,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from parallax.errors import InternalError
+from parallax.graph import Dag, OpGraph
 from parallax.partition._cast_back import find_cast_back
 from parallax.partition._constants import find_constants, find_replicable, is_shape_arithmetic
-from parallax.partition._dag import Dag
 from parallax.partition._dequantised import find_bound
-
-if TYPE_CHECKING:
-    from parallax.model import OpGraph
 
 CONTROL_FLOW_OPS = frozenset({"If", "Loop", "Scan"})
 

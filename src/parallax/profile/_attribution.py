@@ -22,7 +22,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from parallax.model import OpGraph
+from parallax.graph import OpGraph
 
 Cover = tuple[int, ...]
 """Indices of original nodes whose work one optimised node does; ascending."""

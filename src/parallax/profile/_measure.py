@@ -17,12 +17,11 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from parallax.errors import BackendError, ConfigError
-from parallax.model import Model, OpGraph, Outline, read_outline
+from parallax.graph import CostModel, OpGraph, node_work
+from parallax.model import Model, Outline, read_outline
 from parallax.profile._attribution import find_covers, join_covers, split_times
 from parallax.profile._cache import Cache
-from parallax.profile._costs import CostModel
 from parallax.profile._fingerprint import machine_fingerprint
-from parallax.profile._flops import node_work
 from parallax.profile._runtime import OpenSession, OptionsFactory, default_options, open_whole
 
 Feeds = Mapping[str, Any]

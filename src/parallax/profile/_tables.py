@@ -14,10 +14,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from parallax.errors import ConfigError
-from parallax.model import Node, OpGraph, Survey, constant_value
-from parallax.profile._costs import CostModel
-from parallax.profile._flops import MAX_BODY_DEPTH, iteration_count, shaped_work
-from parallax.profile._shapes import Shapes, UnknownShape
+from parallax.graph import (
+    MAX_BODY_DEPTH,
+    CostModel,
+    Node,
+    OpGraph,
+    Shapes,
+    UnknownShape,
+    constant_value,
+    iteration_count,
+    shaped_work,
+)
+from parallax.model import Survey
 
 NODE_OVERHEAD_NS = 2_000
 """Of one kernel call, whatever it does. Measured: a Relu or Reshape of a few elements takes 2 to 3 µs."""

@@ -11,18 +11,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from parallax.errors import ConfigError
+from parallax.graph import CostModel, Dag, OpGraph, bottom_levels
 from parallax.partition import (
-    Dag,
     Offer,
     RegionPlacer,
     RegionPlan,
     RegionRule,
     UnitGraph,
     Verdict,
-    bottom_levels,
     find_branches,
     find_regions,
     tensor_bytes,
@@ -34,10 +33,6 @@ from parallax.schedule._heft import HeftPolicy
 from parallax.schedule._plan import Schedule, Task
 from parallax.schedule._region_tasks import Grain, RegionTasks, region_tasks
 from parallax.schedule._simulate import SimulatedRun, simulate
-
-if TYPE_CHECKING:
-    from parallax.model import OpGraph, RowSplit
-    from parallax.profile import CostModel
 
 _EAGERNESS: Final = (1.0, 1.5, 2.5)
 """How dear the processor's time is taken to be, against the device's."""
@@ -91,13 +86,17 @@ class Coexecution:
     """(label, makespan) of every placement simulated, in order."""
 
 
-def row_proposals(graph: OpGraph, units: UnitGraph, split: RowSplit) -> dict[str, frozenset[int]]:
-    """Placements that a model split by rows is made for, by label: either part alone on the device, as units."""
+def row_proposals(graph: OpGraph, units: UnitGraph, parts: tuple[Set[str], Set[str]]) -> dict[str, frozenset[int]]:
+    """Placements that a model split by rows is made for, by label: either part alone on the device, as units.
+
+    Args:
+        parts: names of the nodes of either part.
+    """
     first, others = (
         frozenset(
             unit for unit, nodes in enumerate(units.units) if any(graph.nodes[node].name in part for node in nodes)
         )
-        for part in split.parts
+        for part in parts
     )
     return {"first rows": first, "all but the last rows": frozenset(range(len(units))) - others}
 

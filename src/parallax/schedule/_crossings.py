@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from parallax.graph import OpGraph
 from parallax.partition import UnitGraph, tensor_bytes
-
-if TYPE_CHECKING:
-    from parallax.model import OpGraph
 
 
 class Crossings:

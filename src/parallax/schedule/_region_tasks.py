@@ -5,15 +5,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from parallax.errors import ConfigError
+from parallax.graph import CostModel
 from parallax.partition import RegionPlan, UnitGraph, Verdict, find_branches
 from parallax.schedule._crossings import Crossings
 from parallax.schedule._plan import Task
-
-if TYPE_CHECKING:
-    from parallax.profile import CostModel
 
 
 class Grain(enum.Enum):

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from parallax.graph import OpGraph
 from parallax.memory import (
     ALIGNMENT_BYTES,
     PEAK_RATIO,
@@ -26,7 +27,6 @@ from parallax.memory import (
     plan_arena,
     sequential_orders,
 )
-from parallax.model import OpGraph
 from parallax.schedule._plan import Assignment, Plan, Schedule, Task
 from parallax.schedule._simulate import SimulatedRun, simulate
 from parallax.schedule._timeline import timeline_within

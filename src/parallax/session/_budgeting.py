@@ -9,8 +9,9 @@ from typing import Any
 
 from parallax.bundle import Bundle
 from parallax.engine import sketch_outline, stated_type
-from parallax.memory import Effort, bind_dims, size_expression
-from parallax.model import Model, TensorInfo, load_model
+from parallax.graph import TensorInfo, bind_dims, size_expression
+from parallax.memory import Effort
+from parallax.model import Model, load_model
 from parallax.schedule import Plan
 from parallax.session._estimate import (
     UNKNOWN_NEED,

@@ -42,7 +42,8 @@ from parallax.bundle import (
 from parallax.device import available_cores, free_memory_bytes
 from parallax.engine import Executor, MappedWeights
 from parallax.errors import BundleError, ConfigError, ParallaxError
-from parallax.model import Model, TensorInfo, load_model
+from parallax.graph import TensorInfo
+from parallax.model import Model, load_model
 from parallax.profile import machine_fingerprint, make_private_folder, why_any_distrusted, why_distrusted
 from parallax.session._compile import compile_loaded, recorded_options, replayed_options
 from parallax.session._feeds import ELEMENT_TYPES

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from parallax.model import Model, OpGraph
+from parallax.graph import CostModel, OpGraph, node_flops
+from parallax.model import Model
 from parallax.partition import (
     CostRule,
     PaperRule,
@@ -24,7 +25,7 @@ from parallax.partition import (
     find_branches,
     tensor_bytes,
 )
-from parallax.profile import CostModel, estimate_costs, node_flops
+from parallax.profile import estimate_costs
 from parallax.schedule import (
     CPU_BACKEND,
     PLAN_FORMAT_VERSION,

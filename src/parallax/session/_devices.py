@@ -11,19 +11,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
-from parallax.device import (
-    Backend,
-    Capability,
-    EmulatedBackend,
-    OnnxRuntimeBackend,
-    Price,
-    Work,
-    host_gemm_flops,
-    measure_speed,
-)
+from parallax.device import Backend, EmulatedBackend, OnnxRuntimeBackend, host_gemm_flops, measure_speed
 from parallax.errors import BackendError
+from parallax.graph import Capability, CostModel, OpGraph, Price, Work
 from parallax.memory import device_need, fit_offer, show_bytes
-from parallax.model import Model, OpGraph, RowSplit
+from parallax.model import Model, RowSplit
 from parallax.partition import (
     Cause,
     DraftSegment,
@@ -35,7 +27,7 @@ from parallax.partition import (
     find_regions,
     make_offer,
 )
-from parallax.profile import CostModel, product_flops, surviving_tensors
+from parallax.profile import product_flops, surviving_tensors
 from parallax.schedule import (
     AdaptivePolicy,
     Assignment,
@@ -157,7 +149,7 @@ class DeviceStudy:
         units = self.context.units
         graph, split = self.context.graph, self._split
         flips = 64 if len(units) <= _MOST_SEGMENTS_FLIPPED else 0
-        proposals = {} if split is None else row_proposals(graph, units, split)
+        proposals = {} if split is None else row_proposals(graph, units, split.parts)
         return plan_coexecution(graph, units, self.offer, self.costs, self._machine, flips=flips, proposals=proposals)
 
     @cached_property

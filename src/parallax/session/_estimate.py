@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from parallax.errors import ConfigError, ModelError
-from parallax.memory import Effort, MemoryOutline, PeakTable, input_symbols, peak_of_schedule, size_expression
-from parallax.model import Model, OpGraph, TensorInfo
+from parallax.graph import OpGraph, TensorInfo, size_expression
+from parallax.memory import Effort, MemoryOutline, PeakTable, input_symbols, peak_of_schedule
+from parallax.model import Model
 from parallax.schedule import Plan
 
 RUNTIME_BYTES: Final = 2 << 20

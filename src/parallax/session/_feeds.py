@@ -16,7 +16,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.engine import CPU_DEVICE, both
 from parallax.errors import InputError
-from parallax.model import TensorInfo
+from parallax.graph import TensorInfo
 
 # onnx.TensorProto.DataType -> (numpy dtype, the runtime's spelling). Left out, so that a model that takes or gives
 # one is run uncut: types that numpy lacks (bfloat16, float8, int4), and strings, which only whole sessions convert.

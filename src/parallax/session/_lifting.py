@@ -14,7 +14,8 @@ from functools import cached_property
 from typing import Final, Protocol
 
 from parallax.errors import BackendError
-from parallax.model import Body, Model, Node, OpGraph
+from parallax.graph import Node, OpGraph
+from parallax.model import Body, Model
 from parallax.partition import (
     Cause,
     DraftSegment,

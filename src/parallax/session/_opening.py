@@ -16,7 +16,8 @@ from onnxruntime.capi.onnxruntime_inference_collection import check_and_normaliz
 
 from parallax.engine import OPENING_EXCEPTIONS, Executor, both
 from parallax.errors import ModelError, UnsafeModelError
-from parallax.model import Model, OpGraph
+from parallax.graph import OpGraph
+from parallax.model import Model
 from parallax.schedule import Plan
 from parallax.session._backends import installed_backends
 from parallax.session._budgeting import fit_plan, with_known_peaks

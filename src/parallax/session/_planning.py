@@ -18,7 +18,8 @@ import onnxruntime
 from parallax.device import Backend, OnnxRuntimeBackend, available_cores, open_backend
 from parallax.engine import Executor, compile_plan
 from parallax.errors import BackendError, ConfigError, ParallaxError, PlanError
-from parallax.model import Model, OpGraph, split_rows
+from parallax.graph import OpGraph
+from parallax.model import Model, split_rows
 from parallax.partition import (
     by_branches,
 )

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from parallax.model import OpGraph, Survey
-from parallax.profile import NODE_OVERHEAD_NS, CostModel, most_work_ns
+from parallax.graph import CostModel, OpGraph
+from parallax.model import Survey
+from parallax.profile import NODE_OVERHEAD_NS, most_work_ns
 
 LEAST_SAVING_NS: Final = 300_000
 """Of a run. Waking a lane and handing over to it takes 15 to 60 µs where the machine is idle, and several times that

@@ -10,7 +10,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.engine import Executor, RunBudget, both
 from parallax.errors import InputError
-from parallax.model import HeldFiles, OpGraph
+from parallax.graph import OpGraph
+from parallax.model import HeldFiles
 from parallax.schedule import Plan
 from parallax.session._bundles import Interface
 from parallax.session._estimate import dispatcher_budget

@@ -28,8 +28,9 @@ from parallax.device import (
 )
 from parallax.engine import compile_plan, trace_durations
 from parallax.errors import BackendError, ConfigError, ParallaxError
+from parallax.graph import CostModel
 from parallax.model import Model, split_rows
-from parallax.profile import Cache, CostModel, measure_costs, random_feeds
+from parallax.profile import Cache, measure_costs, random_feeds
 from parallax.schedule import CPU_BACKEND, Candidate, Plan
 from parallax.session._candidates import PlanningContext, Proposal
 from parallax.session._devices import DevicePlan, DeviceStudy, with_price

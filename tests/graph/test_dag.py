@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallax.errors import InternalError
-from parallax.partition import Dag, bottom_levels, critical_path, find_barriers, verify_convex, verify_dag
+from parallax.graph import Dag, bottom_levels, critical_path, find_barriers, verify_convex, verify_dag
 from tests.partition._graphs import dags, edge_lists, reachability
 
 

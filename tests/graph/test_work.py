@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallax.profile import intensity, node_bytes, node_flops, node_work, total_work
-from parallax.profile._formulas import FORMULAS, KNOWN_OPERATORS, NO_ARITHMETIC, PER_INPUT_ELEMENT, PER_OUTPUT_ELEMENT
+from parallax.graph import intensity, node_bytes, node_flops, node_work, total_work
+from parallax.graph._formulas import FORMULAS, KNOWN_OPERATORS, NO_ARITHMETIC, PER_INPUT_ELEMENT, PER_OUTPUT_ELEMENT
 from tests.profile.graphs import INT8, INT64, make_graph, one_node
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from parallax.model import ELEMENT_BITS, Node, OpGraph, TensorInfo
+from parallax.graph._elements import ELEMENT_BITS
+from parallax.graph._op_graph import Node, OpGraph, TensorInfo
 
 
 class UnknownShape(Exception):
-    """A size that a formula needs is not known; control flow inside this package, it never leaves it."""
+    """A size that a formula needs is not known. It is caught where work and costs are computed, never further up."""
 
 
 class Shapes:

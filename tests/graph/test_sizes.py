@@ -8,10 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallax.errors import InternalError
-from parallax.memory import MAX_TENSOR_BYTES, SizeTable, bind_dims, size_expression
-from parallax.memory._sizes import aligned
-from parallax.model import TensorInfo
+from parallax.graph import MAX_TENSOR_BYTES, SizeTable, TensorInfo, bind_dims, size_expression
 
 FLOAT, STRING, INT4, INT64 = 1, 8, 22, 7
 
@@ -134,9 +131,3 @@ def test_a_table_binds_all_its_tensors_in_order():
     assert table.symbols == ("?t:0", "n")
     assert table.bind({"n": 3}) == [8, 12, None, 12, 24, None]
     assert table.bind({"n": 5}) == [8, 20, None, 20, 40, None]
-
-
-def test_alignment_rounds_up_and_is_a_power_of_two():
-    assert [aligned(size, 64) for size in (0, 1, 64, 65)] == [0, 64, 64, 128]
-    with pytest.raises(InternalError, match="48 bytes"):
-        aligned(1, 48)

@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from parallax.errors import InternalError
-from parallax.model import ELEMENT_BITS, STRING_TYPE, Dim, TensorInfo
+from parallax.graph._elements import ELEMENT_BITS, STRING_TYPE
+from parallax.graph._op_graph import Dim, TensorInfo
 
 MAX_TENSOR_BYTES: Final = 1 << 48
 """A size beyond this (256 TiB) comes from no machine; it counts as unknown, and the run fails on its own terms."""
@@ -193,10 +193,3 @@ def _product(left: _Terms, right: _Terms) -> _Terms:
             names = tuple(sorted(left_names + right_names))
             out[names] = out.get(names, 0) + left_count * right_count
     return out
-
-
-def aligned(size_bytes: int, alignment_bytes: int) -> int:
-    """The next multiple of the alignment, a power of two."""
-    if alignment_bytes < 1 or alignment_bytes & (alignment_bytes - 1):
-        raise InternalError(f"an alignment of {alignment_bytes} bytes is no power of two")
-    return (size_bytes + alignment_bytes - 1) & -alignment_bytes

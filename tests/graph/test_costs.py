@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallax.errors import ConfigError, InternalError
-from parallax.profile import CostModel
+from parallax.graph import CostModel
 
 
 def model(widths=(1, 4), durations=((400, 100), (100, 100)), latencies=(500, 200), **fields) -> CostModel:

@@ -1,7 +1,6 @@
-"""The model as a value: a frozen graph of operators, in topological order.
+"""A model as a value: `OpGraph`, a frozen graph of operators in topological order.
 
-Everything downstream (profile, partition, memory, schedule) reads this and nothing else; protobuf
-objects stay in the loading and writing modules.
+Costs, partitions, memory plans and schedules read this and nothing else; protobuf objects stay in `parallax.model`.
 """
 
 from __future__ import annotations
@@ -108,18 +107,6 @@ class OpGraph:
             for node in graph.nodes:
                 yield graph, node
                 stack.extend(body for _, body in node.bodies)
-
-
-BODY_OPERATORS = frozenset(("If", "Loop", "Scan", "SequenceMap"))
-"""Operators of the ONNX domain with graphs for attributes."""
-
-_BODILESS_DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml"))
-
-
-@functools.lru_cache(maxsize=1024)
-def may_have_bodies(op_type: str, domain: str) -> bool:
-    """Whether a node's attributes are worth searching for graphs, which takes a microsecond for each of them."""
-    return op_type in BODY_OPERATORS or domain not in _BODILESS_DOMAINS
 
 
 CONSTANT_BYTES = 1024

@@ -1,6 +1,6 @@
-"""The table behind `parallax.profile.node_flops`: what each operator type computes and touches.
+"""The table behind `parallax.graph.node_flops`: what each operator type computes and touches.
 
-The convention and the sources are in `parallax.profile._flops`. Formulas raise UnknownShape where a size
+The convention and the sources are in `parallax.graph._work`. Formulas raise UnknownShape where a size
 they need is not known, and assume nothing on their own.
 """
 
@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from parallax.model import Node
-from parallax.profile._shapes import Shapes, UnknownShape
+from parallax.graph._op_graph import Node
+from parallax.graph._shapes import Shapes, UnknownShape
 
 Formula = Callable[[Shapes, Node], int]
 

@@ -1,4 +1,4 @@
-"""The light structure every algorithm of this package works on: a DAG over 0..n-1 in topological order.
+"""`Dag`, a directed acyclic graph over 0..n-1 in topological order: what algorithms on graphs work on.
 
 It knows nothing of operators or tensors. Indices are a topological order, so most questions are one
 pass over them; nothing here recurses.
@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from parallax.errors import InternalError
-
-if TYPE_CHECKING:
-    from parallax.model import OpGraph
+from parallax.graph._op_graph import OpGraph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

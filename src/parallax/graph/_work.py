@@ -20,9 +20,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from parallax.model import Node, OpGraph, constant_value
-from parallax.profile._formulas import FORMULAS, NO_ARITHMETIC, PARTIAL_BYTES, PER_INPUT_ELEMENT, PER_OUTPUT_ELEMENT
-from parallax.profile._shapes import Shapes, UnknownShape
+from parallax.graph._formulas import FORMULAS, NO_ARITHMETIC, PARTIAL_BYTES, PER_INPUT_ELEMENT, PER_OUTPUT_ELEMENT
+from parallax.graph._op_graph import Node, OpGraph, constant_value
+from parallax.graph._shapes import Shapes, UnknownShape
 
 MAX_BODY_DEPTH = 64
 """Bodies nested deeper are not counted (and said to be unknown): no real model comes near."""
@@ -31,7 +31,7 @@ _MAX_ITERATIONS = 10_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class NodeWork:
     """What one run of an operator takes.
 
     ``known`` is False when the figures are incomplete: the operator is not in the table (it then
@@ -76,7 +76,7 @@ def intensity(graph: OpGraph, node: Node) -> float | None:
     return work.flops / work.bytes if work.bytes else 0.0
 
 
-def node_work(graph: OpGraph, node: Node) -> Work:
+def node_work(graph: OpGraph, node: Node) -> NodeWork:
     """FLOPs and bytes of one run of ``node``, with what is not known said."""
     return shaped_work(Shapes(graph), node)
 
@@ -93,7 +93,7 @@ def total_work(graph: OpGraph) -> TotalWork:
     return TotalWork(flops=flops, bytes=moved, nodes=len(graph.nodes), unknown_nodes=unknown)
 
 
-def shaped_work(shapes: Shapes, node: Node, *, depth: int = 0) -> Work:
+def shaped_work(shapes: Shapes, node: Node, *, depth: int = 0) -> NodeWork:
     """As `node_work`, with the shapes looked up by ``shapes`` (which may assume unknown sizes)."""
     if node.bodies:
         return _control_flow_work(shapes, node, depth)
@@ -114,7 +114,7 @@ def shaped_work(shapes: Shapes, node: Node, *, depth: int = 0) -> Work:
             flops, known = 0, False
     except UnknownShape:
         flops = None
-    return Work(flops=flops, bytes=_moved_bytes(shapes, node), known=known and not shapes.assumed)
+    return NodeWork(flops=flops, bytes=_moved_bytes(shapes, node), known=known and not shapes.assumed)
 
 
 def _moved_bytes(shapes: Shapes, node: Node) -> int | None:
@@ -131,26 +131,26 @@ def _moved_bytes(shapes: Shapes, node: Node) -> int | None:
 # Control flow -------------------------------------------------------------------------------------
 
 
-def _control_flow_work(shapes: Shapes, node: Node, depth: int) -> Work:
+def _control_flow_work(shapes: Shapes, node: Node, depth: int) -> NodeWork:
     """If costs its dearer branch; Loop, Scan and SequenceMap their body times the iterations."""
     if depth >= MAX_BODY_DEPTH:
-        return Work(flops=0, bytes=0, known=False)
+        return NodeWork(flops=0, bytes=0, known=False)
     bodies = [_body_work(shapes.inside(body), body, depth + 1) for _, body in node.bodies]
     known = all(work.known for work in bodies)
     if node.op_type == "If":
         flops = _largest([work.flops for work in bodies])
         moved = _largest([work.bytes for work in bodies])
-        return Work(flops=flops, bytes=moved, known=known)
+        return NodeWork(flops=flops, bytes=moved, known=known)
     iterations = iteration_count(shapes, node)
     times = 1 if iterations is None else iterations
-    return Work(
+    return NodeWork(
         flops=None if bodies[0].flops is None else bodies[0].flops * times,
         bytes=None if bodies[0].bytes is None else bodies[0].bytes * times,
         known=known and iterations is not None and node.op_type in ("Loop", "Scan"),
     )
 
 
-def _body_work(shapes: Shapes, body: OpGraph, depth: int) -> Work:
+def _body_work(shapes: Shapes, body: OpGraph, depth: int) -> NodeWork:
     flops: int | None = 0
     moved: int | None = 0
     known = True
@@ -159,7 +159,7 @@ def _body_work(shapes: Shapes, body: OpGraph, depth: int) -> Work:
         flops = None if flops is None or work.flops is None else flops + work.flops
         moved = None if moved is None or work.bytes is None else moved + work.bytes
         known = known and work.known
-    return Work(flops=flops, bytes=moved, known=known)
+    return NodeWork(flops=flops, bytes=moved, known=known)
 
 
 def _largest(values: list[int | None]) -> int | None:

@@ -1,0 +1,90 @@
+"""The model as plain values, and what can be computed from them alone: graphs, sizes, work, costs, what devices say.
+
+Everything above rests on this package, and it rests on numpy alone: no file, clock, thread or runtime.
+"""
+
+from typing import TYPE_CHECKING
+
+from parallax import _lazy
+
+if TYPE_CHECKING:
+    from parallax.graph._capability import Capability, Refusal, RefusedNode
+    from parallax.graph._costs import CostModel
+    from parallax.graph._dag import Dag, bottom_levels, critical_path, find_barriers, verify_convex, verify_dag
+    from parallax.graph._elements import ELEMENT_BITS, ELEMENT_NAMES, STRING_TYPE
+    from parallax.graph._op_graph import CONSTANT_BYTES, Dim, Node, OpGraph, TensorInfo, constant_value
+    from parallax.graph._price import OperatorWork, Price, Work
+    from parallax.graph._shapes import Shapes, UnknownShape
+    from parallax.graph._sizes import MAX_TENSOR_BYTES, SizeExpression, SizeTable, bind_dims, size_expression
+    from parallax.graph._work import (
+        MAX_BODY_DEPTH,
+        NodeWork,
+        TotalWork,
+        intensity,
+        iteration_count,
+        node_bytes,
+        node_flops,
+        node_work,
+        shaped_work,
+        total_work,
+    )
+else:
+    __getattr__, __dir__ = _lazy.exports(
+        __name__,
+        {
+            "_capability": "Capability Refusal RefusedNode",
+            "_costs": "CostModel",
+            "_dag": "Dag bottom_levels critical_path find_barriers verify_convex verify_dag",
+            "_elements": "ELEMENT_BITS ELEMENT_NAMES STRING_TYPE",
+            "_op_graph": "CONSTANT_BYTES Dim Node OpGraph TensorInfo constant_value",
+            "_price": "OperatorWork Price Work",
+            "_shapes": "Shapes UnknownShape",
+            "_sizes": "MAX_TENSOR_BYTES SizeExpression SizeTable bind_dims size_expression",
+            "_work": (
+                "MAX_BODY_DEPTH NodeWork TotalWork intensity iteration_count node_bytes node_flops node_work "
+                "shaped_work total_work"
+            ),
+        },
+    )
+
+__all__ = [
+    "CONSTANT_BYTES",
+    "ELEMENT_BITS",
+    "ELEMENT_NAMES",
+    "MAX_BODY_DEPTH",
+    "MAX_TENSOR_BYTES",
+    "STRING_TYPE",
+    "Capability",
+    "CostModel",
+    "Dag",
+    "Dim",
+    "Node",
+    "NodeWork",
+    "OpGraph",
+    "OperatorWork",
+    "Price",
+    "Refusal",
+    "RefusedNode",
+    "Shapes",
+    "SizeExpression",
+    "SizeTable",
+    "TensorInfo",
+    "TotalWork",
+    "UnknownShape",
+    "Work",
+    "bind_dims",
+    "bottom_levels",
+    "constant_value",
+    "critical_path",
+    "find_barriers",
+    "intensity",
+    "iteration_count",
+    "node_bytes",
+    "node_flops",
+    "node_work",
+    "shaped_work",
+    "size_expression",
+    "total_work",
+    "verify_convex",
+    "verify_dag",
+]
