@@ -149,7 +149,7 @@ def _open_backends(plan: Plan, given: Mapping[str, Backend]) -> dict[str, Backen
 
 
 def _compile_body(
-    body: Body,
+    body: Body[Model],
     plan: Plan,
     options: RuntimeOptions,
     lanes: Lanes,

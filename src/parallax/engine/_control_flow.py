@@ -33,7 +33,7 @@ from parallax.graph import ELEMENT_BITS, Node
 from parallax.model import Body, Model, SegmentModel, scan_axes
 from parallax.schedule import Plan, Segment
 
-CompileBody = Callable[[Body, Plan, RuntimeOptions, Lanes], Executor]
+CompileBody = Callable[[Body[Model], Plan, RuntimeOptions, Lanes], Executor]
 
 _INT64: Final = 7
 _BOOL: Final = 9
@@ -167,7 +167,7 @@ class _Spare:
 class _Body:
     """One body, ready to run."""
 
-    def __init__(self, body: Body, executor: Executor) -> None:
+    def __init__(self, body: Body[Model], executor: Executor) -> None:
         self.attribute = body.attribute
         self.inputs = body.inputs
         self.captures = body.captures

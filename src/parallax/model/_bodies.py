@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final, Generic, Protocol, TypeVar
 
 import onnx
 
@@ -18,9 +18,6 @@ from parallax.errors import InternalError
 from parallax.graph import ELEMENT_BITS, STRING_TYPE, Node, OpGraph
 from parallax.model._nested import nested_index
 from parallax.model._weights import Weight
-
-if TYPE_CHECKING:
-    from parallax.model._model import Model
 
 _LEADING: Final = {"If": 0, "Loop": 2, "Scan": 0}
 """Formal inputs of a body that the operator makes itself: the iteration number and the condition of a Loop."""
@@ -31,13 +28,25 @@ _SCAN_VERSION: Final = 9
 _RETURNED: Final = "_returned"
 
 
+class Typed(Protocol):
+    """The part of a `Model` that says what is proven of a tensor."""
+
+    def proven_type(self, tensor_name: str) -> onnx.TypeProto | None:
+        """The type of a tensor as far as it is sure to hold; None where nothing is known."""
+        ...
+
+
+M = TypeVar("M", bound=Typed)
+"""`Model`, which knows this module and is not known here."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Body:
+class Body(Generic[M]):
     """A body as a model of its own."""
 
     attribute: str
     """Of the operator: "then_branch", "else_branch" or "body"."""
-    model: Model
+    model: M
     """Its inputs are ``inputs``, then ``captures``; it has no overridable initializers."""
     inputs: tuple[str, ...]
     """Formal inputs, in the operator's order."""
@@ -75,7 +84,8 @@ class Extracted:
         return hashlib.blake2b(self.skeleton.SerializeToString(deterministic=True), digest_size=20).digest()
 
 
-Assemble = Callable[[Extracted], "Model"]
+Assemble = Callable[[Extracted], M]
+"""Makes a model of its parts."""
 
 
 def why_no_bodies(parts: BodyParts, node: Node) -> str | None:
@@ -143,12 +153,12 @@ def _scan_fault(parts: BodyParts, node: Node) -> str | None:
     return None
 
 
-def make_bodies(parts: BodyParts, node: Node, assemble: Assemble) -> tuple[Body, ...]:
+def make_bodies(parts: BodyParts, node: Node, assemble: Assemble[M]) -> tuple[Body[M], ...]:
     """The bodies of a node for which `why_no_bodies` gives None, in the order of ``Node.bodies``."""
     return tuple(_make_body(parts, node, name, body, assemble) for name, body in node.bodies)
 
 
-def _make_body(parts: BodyParts, node: Node, attribute: str, body: OpGraph, assemble: Assemble) -> Body:
+def _make_body(parts: BodyParts, node: Node, attribute: str, body: OpGraph, assemble: Assemble[M]) -> Body[M]:
     proto = _body_proto(parts.protos[node.index], attribute)
     formal = tuple(value.name for value in proto.input if value.name not in body.initializers)
     types = _formal_types(parts, node, proto, formal)
@@ -205,7 +215,7 @@ def _carried(node: Node, formal: Sequence[str], outputs: Sequence[str]) -> dict[
 
 
 def _loosen(
-    model: Model, types: Mapping[str, onnx.TypeProto], carried: Mapping[str, str]
+    model: Typed, types: Mapping[str, onnx.TypeProto], carried: Mapping[str, str]
 ) -> dict[str, onnx.TypeProto] | None:
     """Types with those sizes left open that an iteration may change; None where there are none."""
     changed: dict[str, onnx.TypeProto] = {}
@@ -236,8 +246,8 @@ def _body_model(
     attribute: str,
     body: OpGraph,
     types: Mapping[str, onnx.TypeProto],
-    assemble: Assemble,
-) -> tuple[Model, tuple[str, ...], tuple[str, ...]]:
+    assemble: Assemble[M],
+) -> tuple[M, tuple[str, ...], tuple[str, ...]]:
     proto = _body_proto(parts.protos[node.index], attribute)
     made = Extracted(parts.shell())
     graph = made.skeleton.graph

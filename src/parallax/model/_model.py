@@ -73,7 +73,7 @@ class Model:
         self._build_lock = threading.Lock()
         self._graph_parts: Built | ModelError | None = None  # an error where the graph makes no sense
         self._inferred: OpGraph | None = None
-        self._bodies: dict[int, tuple[Body, ...]] = {}
+        self._bodies: dict[int, tuple[Body[Model], ...]] = {}
         self.shapes: Mapping[str, tuple[int, ...]] = MappingProxyType(dict(shapes))
         """Input shapes fixed by the caller."""
         self.path: Path | None = None if parts.source is None else parts.source.path
@@ -300,7 +300,7 @@ class Model:
         """Why the bodies of this node of ``graph`` cannot be models of their own, or None."""
         return why_no_bodies(self._body_parts, self.graph.nodes[node])
 
-    def bodies(self, node: int) -> tuple[Body, ...]:
+    def bodies(self, node: int) -> tuple[Body[Model], ...]:
         """The bodies of a node of ``graph`` as models of their own; weights are shared. Made once, then kept.
 
         Cost: linear in the bodies' nodes, and some rounds of shape inference over a body that has state.

@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
 from parallax.errors import InternalError
-from parallax.schedule._table import SegmentState
-
-if TYPE_CHECKING:
-    from parallax.schedule._dispatcher import Dispatcher
+from parallax.schedule._fit_queue import FitQueue
+from parallax.schedule._table import DispatchTable, SegmentState
 
 
-def verify_state(dispatcher: Dispatcher) -> None:
+class RunState(Protocol):
+    """What `verify_state` looks at: the fields of a `Dispatcher`, whose comments say what they mean."""
+
+    _table: DispatchTable
+    _cores: int
+    _every: int
+    _budget_bytes: int
+    _free_cores: int
+    _free_bytes: int
+    _idle: int
+    _remaining: list[int]
+    _classes: list[tuple[list[int], int, int]]
+    _ready: int
+    _fits: list[FitQueue] | None
+    _pending: int
+    _running: dict[int, int]
+    _failed: tuple[int, ...]
+    _started: bool
+    _stopped: bool
+    _squeezed: bool
+
+    @property
+    def states(self) -> Sequence[SegmentState]:
+        """The state of each segment."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing runs and nothing will."""
+        ...
+
+
+def verify_state(dispatcher: RunState) -> None:
     """Judge the whole state of a run against its table alone; O(segments + edges).
 
     Written apart from the moves: it recomputes every counter from the states of the segments.

@@ -173,7 +173,7 @@ class _Lifter:
             return stays + "the plan cuts where the runtime would fuse"
         return self._put_beside(segment, node, bodies, lift)
 
-    def _lift(self, node: Node, bodies: Sequence[Body], *, width: int, beside: bool) -> _Lift | str:
+    def _lift(self, node: Node, bodies: Sequence[Body[Model]], *, width: int, beside: bool) -> _Lift | str:
         planned = []
         plain_ns = lifted_ns = 0
         for body in bodies:
@@ -209,7 +209,7 @@ class _Lifter:
             reason=f"{node.op_type} {node.name!r} is run by the engine: {figures}",
         )
 
-    def _put_beside(self, segment: Segment, node: Node, bodies: Sequence[Body], lift: _Lift) -> _Lift:
+    def _put_beside(self, segment: Segment, node: Node, bodies: Sequence[Body[Model]], lift: _Lift) -> _Lift:
         """The same on one core less, if what is beside it can then run at the same time and all ends sooner."""
         narrow = self._cores - 1
         if segment.lane is not None or not 1 <= narrow < segment.width:
