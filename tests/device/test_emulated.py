@@ -81,6 +81,18 @@ def test_speed_keeps_the_ratio_of_processor_and_accelerator_by_default(monkeypat
     assert made.rates.flops_per_s["float32"] == pytest.approx(3 * profile.rates().flops_per_s["float32"])
 
 
+def test_where_the_processors_speed_is_stated_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = load_profile("pixel-6-gpu")
+
+    def measure() -> float:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(emulated, "host_gemm_flops", measure)
+    assert EmulatedBackend(profile, host_flops=2 * profile.cpu_gemm_flops).speed == pytest.approx(2)
+    stated = EmulatedBackend(profile, speed=5, host_flops=2 * profile.cpu_gemm_flops)
+    assert (stated.speed, stated.host_flops) == (5, 2 * profile.cpu_gemm_flops)
+
+
 def test_refusals_say_what_the_delegate_lacks() -> None:
     made = open_backend("emulated:pixel-6-gpu", {"speed": 1})
     answer = made.capability(load_model(chain()))

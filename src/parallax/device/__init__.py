@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from parallax.device._figures import Basis, Figure
     from parallax.device._guard import Complaints, GuardedModel, compile_guarded
     from parallax.device._heap import trim_heap
-    from parallax.device._host_speed import host_gemm_flops
     from parallax.device._load import DISTURBED_SHARE, CoreMeter, LoadMeter, offered_cores
     from parallax.device._memory import free_memory_bytes, memory_limit_bytes, private_bytes
     from parallax.device._onnxruntime import OnnxRuntimeBackend, OnnxRuntimeModel
@@ -63,7 +62,6 @@ else:
             "_figures": "Basis Figure",
             "_guard": "Complaints GuardedModel compile_guarded",
             "_heap": "trim_heap",
-            "_host_speed": "host_gemm_flops",
             "_load": "DISTURBED_SHARE CoreMeter LoadMeter offered_cores",
             "_memory": "free_memory_bytes memory_limit_bytes private_bytes",
             "_onnxruntime": "OnnxRuntimeBackend OnnxRuntimeModel",
@@ -129,7 +127,6 @@ __all__ = [
     "free_memory_bytes",
     "has_provider",
     "host_bytes",
-    "host_gemm_flops",
     "is_backend_name",
     "load_profile",
     "measure_speed",

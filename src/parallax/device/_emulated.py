@@ -62,7 +62,8 @@ class EmulatedBackend:
     Args:
         profile: the device.
         speed: how many times as fast as the device itself. By default what keeps the ratio of processor and
-            accelerator: this machine's matrix product over the one of the device's processor.
+            accelerator: ``host_flops`` over the matrix product of the device's processor.
+        host_flops: FLOP/s of a large matrix product on this machine's processor; by default measured when needed.
         processor: computes the answers; by default ONNX Runtime's own provider.
         clock: on which the device's time passes; by default the machine's, and then all backends of the process that
             emulate the same device share its time.
@@ -73,11 +74,13 @@ class EmulatedBackend:
         profile: DeviceProfile,
         *,
         speed: float | None = None,
+        host_flops: float | None = None,
         processor: Backend | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.profile = profile
-        self.speed = host_gemm_flops() / profile.cpu_gemm_flops if speed is None else speed
+        self._host_flops = host_flops
+        self.speed = self.host_flops / profile.cpu_gemm_flops if speed is None else speed
         self._rates = profile.rates(speed=self.speed)
         self._processor = OnnxRuntimeBackend(CPU_PROVIDER) if processor is None else processor
         self._queue = queue_of(profile.name) if clock is None else DeviceQueue(clock)
@@ -96,6 +99,11 @@ class EmulatedBackend:
     def info(self) -> BackendInfo:
         """What it is, marked as emulated."""
         return self._info
+
+    @property
+    def host_flops(self) -> float:
+        """FLOP/s of this machine's processor, as stated or measured: what its costs are to be scaled by."""
+        return host_gemm_flops() if self._host_flops is None else self._host_flops
 
     @property
     def rates(self) -> DeviceRates:

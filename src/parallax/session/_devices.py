@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
-from parallax.device import Backend, EmulatedBackend, OnnxRuntimeBackend, host_gemm_flops, measure_speed
+from parallax.device import Backend, EmulatedBackend, OnnxRuntimeBackend, measure_speed
 from parallax.errors import BackendError
 from parallax.graph import Capability, CostModel, OpGraph, Price, Work
 from parallax.memory import device_need, fit_offer, show_bytes
@@ -75,7 +75,7 @@ def scaled_costs(context: PlanningContext, backend: Backend) -> CostModel:
     costs = context.costs
     if costs.source != "tables" or not isinstance(backend, EmulatedBackend):
         return costs
-    return costs.times(product_flops(context.cores) / host_gemm_flops())
+    return costs.times(product_flops(context.cores) / backend.host_flops)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
