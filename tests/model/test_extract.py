@@ -153,6 +153,18 @@ def test_packed_weights_stay_in_the_proto(kind: int) -> None:
     np.testing.assert_array_equal(run(segment, {})[0], codes)
 
 
+PACKED = [name for name in ("UINT4", "FLOAT4E2M1", "UINT2", "FLOAT6E2M3", "FLOAT6E3M2") if hasattr(TYPES, name)]
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_weights_of_packed_elements_take_the_bytes_that_onnx_stores(name: str) -> None:
+    zeros = np.zeros(2001, onnx.helper.tensor_dtype_to_np_dtype(getattr(TYPES, name)))
+    tensor = numpy_helper.from_array(zeros, "w")
+    loaded = load_model(model([node("Cast", "w", "y", to=FLOAT)], [], [value("y", None)], [tensor]))
+    assert loaded.weight_bytes == len(tensor.raw_data) < 2001
+    assert not whole(loaded).weights  # the runtime would not take them as they are
+
+
 def test_strings_and_empty_tensors_stay_in_the_proto() -> None:
     words = np.array([f"word number {index}" for index in range(500)], dtype=object)
     proto = model(

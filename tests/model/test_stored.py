@@ -14,9 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from parallax.engine import RuntimeOptions, save_optimised
 from parallax.errors import ModelFileError
+from parallax.graph import NUMPY_TYPES
 from parallax.model import StoredWeight, read_stored_graph, save_arranged
 from parallax.model._stored_message import parse_graph
-from parallax.model._stored_parts import NUMPY_TYPES
 from parallax.model._stored_wire import read_written
 from parallax.model._weights import DTYPES, HANDED_OVER
 
@@ -256,7 +256,7 @@ def test_bodies_and_functions_are_left_to_protobuf(tmp_path: Path) -> None:
 
 
 def test_types_that_can_be_lent_are_those_that_numpy_and_the_runtime_have() -> None:
-    assert {code: DTYPES[code].str for code in HANDED_OVER if DTYPES[code].isbuiltin == 1} == NUMPY_TYPES
+    assert {code: DTYPES[code] for code in HANDED_OVER if DTYPES[code].isbuiltin == 1} == NUMPY_TYPES
 
 
 def whole(folder: Path) -> tuple[Path, tuple[StoredWeight, ...]]:

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
-from parallax.graph import ELEMENT_NAMES, TensorInfo
-
-# Types that ONNX Runtime takes from a numpy array; numpy itself has no bfloat16, float8 or int4.
-_NUMPY_TYPES: Mapping[str, DTypeLike] = {
-    **{name: name for name in ("float32", "uint8", "int8", "uint16", "int16", "int32", "int64", "bool")},
-    **{name: name for name in ("float16", "float64", "uint32", "uint64")},
-    "string": object,
-}
+from parallax.graph import ELEMENT_TYPES, TensorInfo
 
 
 def type_name(info: TensorInfo) -> str:
     """``float32``, ``sequence(int64)``; ``unknown`` where the model does not tell."""
-    element = ELEMENT_NAMES.get(info.dtype, f"type {info.dtype}") if info.dtype else "unknown"
-    return element if info.kind == "tensor" else f"{info.kind}({element})"
+    found = ELEMENT_TYPES.get(info.dtype)
+    name = "unknown" if not info.dtype else f"type {info.dtype}" if found is None else found.name
+    return name if info.kind == "tensor" else f"{info.kind}({name})"
 
 
 _RUNTIME_TYPE = re.compile(r"(?:(?P<kind>seq|optional|sparse_tensor|map)\()?.*?(?P<element>[a-z0-9]+)\)+$")
-# The runtime's own spellings last: it has two.
-_CODES = {name: code for code, name in ELEMENT_NAMES.items()} | {"float": 1, "double": 11}
+# The runtime has spellings of its own for two.
+_CODES = {
+    spelling: element.code for element in ELEMENT_TYPES.values() for spelling in (element.name, element.runtime_name)
+}
 
 
 def declared_by(argument: Any) -> TensorInfo:
@@ -48,8 +43,8 @@ def declared_by(argument: Any) -> TensorInfo:
 
 def numpy_dtype(info: TensorInfo) -> np.dtype | None:
     """The array type that a value is fed as, or None where no array can be."""
-    name = type_name(info)
-    return np.dtype(_NUMPY_TYPES[name]) if name in _NUMPY_TYPES else None
+    found = ELEMENT_TYPES.get(info.dtype)
+    return None if found is None or info.kind != "tensor" else found.dtype
 
 
 def show_shape(shape: Sequence[object] | None) -> str:

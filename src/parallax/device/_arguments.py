@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from parallax.device._kernel_lists import TYPE_NAMES
-from parallax.graph import TensorInfo
+from parallax.graph import ELEMENT_TYPES, TensorInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,4 +19,4 @@ class StatedArgument:
 
 def stated_argument(info: TensorInfo) -> StatedArgument:
     """A tensor's type as ONNX Runtime writes it."""
-    return StatedArgument(name=info.name, type=f"tensor({TYPE_NAMES[info.dtype]})", shape=list(info.shape or ()))
+    return StatedArgument(name=info.name, type=ELEMENT_TYPES[info.dtype].runtime_type, shape=list(info.shape or ()))

@@ -14,9 +14,9 @@ from types import MappingProxyType
 from typing import Final
 
 from parallax.device._figures import Fields
-from parallax.graph import ELEMENT_NAMES, Node, OpGraph, TensorInfo
+from parallax.graph import ELEMENT_TYPES, Node, OpGraph, TensorInfo
 
-ELEMENT_TYPES: Final[Mapping[int, str]] = MappingProxyType({code: ELEMENT_NAMES[code] for code in range(1, 17)})
+TYPE_NAMES: Final[Mapping[int, str]] = MappingProxyType({code: ELEMENT_TYPES[code].name for code in range(1, 17)})
 """Names used in lists of operators, by ``onnx.TensorProto.DataType``."""
 
 _STANDARD_DOMAINS: Final = frozenset({"", "ai.onnx"})
@@ -123,7 +123,7 @@ class Coverage:
             return Uncovered(gap=Gap.ELEMENT_TYPE, detail=f"'{tensor}' is no tensor but of kind {info.kind}")
         if info is not None and info.dtype:
             allowed = self.element_types if rule.element_types is None else rule.element_types
-            written = ELEMENT_TYPES.get(info.dtype, f"type {info.dtype}")
+            written = TYPE_NAMES.get(info.dtype, f"type {info.dtype}")
             if written not in allowed:
                 return Uncovered(
                     gap=Gap.ELEMENT_TYPE, detail=f"{self.name} has no {name} for {written}, the type of '{tensor}'"
@@ -177,8 +177,8 @@ def _read_rule(fields: Fields) -> OperatorRule:
 def _types(fields: Fields) -> frozenset[str]:
     found = fields.texts("element_types")
     for name in found:
-        if name not in ELEMENT_TYPES.values():
-            raise fields.error("element_types", f"there is no element type {name!r}", ", ".join(ELEMENT_TYPES.values()))
+        if name not in TYPE_NAMES.values():
+            raise fields.error("element_types", f"there is no element type {name!r}", ", ".join(TYPE_NAMES.values()))
     return frozenset(found)
 
 

@@ -10,13 +10,9 @@ from typing import Final
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.device._foreign import RUNTIME_ERRORS
-from parallax.graph import ELEMENT_NAMES, Node, OpGraph, Refusal, RefusedNode
+from parallax.graph import ELEMENT_TYPES, Node, OpGraph, Refusal, RefusedNode
 
-TYPE_NAMES: Final[Mapping[int, str]] = {
-    **{code: ELEMENT_NAMES[code] for code in range(1, 23)},
-    1: "float",
-    11: "double",
-}
+TYPE_NAMES: Final[Mapping[int, str]] = {code: element.runtime_name for code, element in ELEMENT_TYPES.items()}
 """Element types as ONNX Runtime writes them inside "tensor(...)", by ``onnx.TensorProto.DataType``."""
 
 _DEFAULT_DOMAINS: Final = ("", "ai.onnx")

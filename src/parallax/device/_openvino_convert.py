@@ -12,7 +12,7 @@ import numpy.typing as npt
 from parallax.device._openvino_rules import EXACT_INTEGER, NO_LIMIT
 from parallax.device._ort_values import bytes_at
 from parallax.errors import BackendError
-from parallax.graph import CONSTANT_BYTES
+from parallax.graph import CONSTANT_BYTES, ELEMENT_TYPES
 from parallax.model import SegmentModel, proto_with_weights
 
 Weights = Mapping[str, npt.NDArray[np.generic]]
@@ -25,7 +25,9 @@ _INTEGER_TYPES: Final = ("i32", "i64")
 _FEW_INTEGERS: Final = 256
 
 
-_TYPE_NAMES: Final = {1: "f32", 2: "u8", 3: "i8", 6: "i32", 7: "i64", 9: "boolean", 10: "f16", 16: "bf16"}
+_TYPE_NAMES: Final = {
+    code: element.openvino_name for code, element in ELEMENT_TYPES.items() if element.openvino_name is not None
+}
 SHAREABLE_TYPES: Final = frozenset(_TYPE_NAMES)
 """Types of ``onnx.TensorProto.DataType`` whose elements lie in OpenVINO's memory as in ONNX's."""
 

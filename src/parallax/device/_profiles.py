@@ -16,7 +16,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Final
 
-from parallax.device._coverage import ELEMENT_TYPES, Coverage, read_coverage
+from parallax.device._coverage import TYPE_NAMES, Coverage, read_coverage
 from parallax.device._figures import MAX_FILE_BYTES, Fields, Figure
 from parallax.errors import ConfigError
 
@@ -215,8 +215,8 @@ def _read_profile(fields: Fields, folder: Traversable | Path) -> DeviceProfile:
     cpu.finish()
     peaks = fields.inner("peak_flops")
     for name in peaks.names():
-        if name not in ELEMENT_TYPES.values():
-            raise peaks.error(name, f"there is no element type {name!r}", ", ".join(ELEMENT_TYPES.values()))
+        if name not in TYPE_NAMES.values():
+            raise peaks.error(name, f"there is no element type {name!r}", ", ".join(TYPE_NAMES.values()))
     if "float32" not in peaks:
         raise peaks.error("float32", "it is missing", "the accelerator's FLOP/s in float32")
     profile = DeviceProfile(

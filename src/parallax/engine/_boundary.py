@@ -16,12 +16,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from parallax.engine._element_types import ELEMENT_TYPES
 from parallax.engine._laws import ShapeLaw, Term
 from parallax.engine._moves import Move, fold, part_places
 from parallax.engine._place import Place, Shape
 from parallax.engine._sketch import dim_expression, sketch_outline, spell, spell_expression
-from parallax.graph import Dim, TensorInfo, bind_dims
+from parallax.graph import Dim, ElementType, TensorInfo, bind_dims, wrapped_type
 from parallax.memory import ArenaPlan, MemoryOutline, PlanCache, verify_arena_plan
 from parallax.schedule import Plan
 
@@ -96,11 +95,12 @@ class BoundaryPlanner:
         self._own_names: dict[str, str] = {}  # the outline's -> ours
         self._inputs = {name: replace(info, shape=self._renamed(info)) for name, info in inputs.items()}
         self._types = outline.types
-        self._element_types: dict[str, tuple[int, int]] = {}
+        self._element_types: dict[str, ElementType] = {}
         for info in outline.types:
-            element_type, element_bytes = ELEMENT_TYPES.get(element_types.get(info.name, ""), (0, 0))
-            if element_type == info.dtype != 0 and info.kind == "tensor" and info.name not in self._outputs:
-                self._element_types[info.name] = (element_type, element_bytes)
+            element = wrapped_type(element_types.get(info.name, ""))
+            is_stated = element is not None and element.code == info.dtype and info.kind == "tensor"
+            if element is not None and is_stated and info.name not in self._outputs:
+                self._element_types[info.name] = element
         self._lock = threading.Lock()
         self._plans: OrderedDict[Signature, BoundaryPlan] = OrderedDict()  # (lock)
         self._lessons: OrderedDict[Signature, _Lesson] = OrderedDict()  # (lock)
@@ -313,11 +313,11 @@ class BoundaryPlanner:
         chosen = []
         for move in self._moves:
             shape = shapes.get(move.whole)
-            types = {self._element_types.get(name, (0, 0)) for name in move.names}
-            if shape is not None and len(types) == 1 and move.names.isdisjoint(self._unsteady):
-                element_type, element_bytes = types.pop()
-                whole = Place(offset=0, shape=shape, element_type=element_type)
-                if part_places(move, whole, shapes, element_bytes) is not None:
+            types = {self._element_types.get(name) for name in move.names}
+            element = types.pop() if len(types) == 1 else None
+            if shape is not None and element is not None and move.names.isdisjoint(self._unsteady):
+                whole = Place(offset=0, shape=shape, element_type=element.code)
+                if part_places(move, whole, shapes, element.bits // 8) is not None:
                     chosen.append(move)
         self._choices += 1
         if not chosen:
@@ -331,9 +331,9 @@ class BoundaryPlanner:
         for slot in arena.slots:
             shape = shapes.get(slot.tensor)
             if shape is not None:
-                element_type, element_bytes = self._element_types[slot.tensor]
-                if math.prod(shape) * element_bytes == slot.size_bytes:
-                    places[slot.tensor] = Place(offset=slot.offset, shape=shape, element_type=element_type)
+                element = self._element_types[slot.tensor]
+                if math.prod(shape) * element.bits // 8 == slot.size_bytes:
+                    places[slot.tensor] = Place(offset=slot.offset, shape=shape, element_type=element.code)
         return places
 
     def _folded_places(self, arena: ArenaPlan, shapes: Mapping[str, Shape | None]) -> dict[str, Place] | None:
@@ -343,7 +343,7 @@ class BoundaryPlanner:
             whole = places.get(move.whole)
             if whole is None or not self._unsteady.isdisjoint(move.names):
                 return None
-            parts = part_places(move, whole, shapes, self._element_types[move.whole][1])
+            parts = part_places(move, whole, shapes, self._element_types[move.whole].bits // 8)
             if parts is None:
                 return None
             places.update(parts)

@@ -29,7 +29,7 @@ from parallax.engine._lanes import InnerLanes, Lanes, lane_pool
 from parallax.engine._ort import RuntimeOptions, load_session, make_session
 from parallax.engine._segment import CompiledSegment
 from parallax.errors import PlanError, SegmentError
-from parallax.graph import ELEMENT_BITS, Node
+from parallax.graph import ELEMENT_TYPES, Node
 from parallax.model import Body, Model, SegmentModel, scan_axes
 from parallax.schedule import Plan, Segment
 
@@ -433,7 +433,7 @@ def _rows(value: Any, axis: int) -> npt.NDArray[np.uint8]:
 
 
 def _element_bytes(element_type: int) -> int:
-    return ELEMENT_BITS[element_type] // 8
+    return ELEMENT_TYPES[element_type].bits // 8
 
 
 def _single(value: Any, element_type: int) -> int | None:

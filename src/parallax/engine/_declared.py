@@ -15,12 +15,10 @@ import onnxruntime
 from parallax.engine._failures import FOREIGN_EXCEPTIONS
 from parallax.engine._ort import RuntimeOptions, load_session, make_session, open_source
 from parallax.errors import BackendError
-from parallax.graph import ELEMENT_NAMES
+from parallax.graph import RUNTIME_TYPES
 from parallax.model import Model, declaring_model
 
 _LEVELS: Any = onnxruntime.GraphOptimizationLevel
-_OTHERWISE_CALLED = {"float32": "float", "float64": "double"}
-_CODES = {f"tensor({_OTHERWISE_CALLED.get(name, name)})": code for code, name in ELEMENT_NAMES.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +65,7 @@ def _without_layout(options: RuntimeOptions) -> RuntimeOptions:
 
 def store_declaration(arguments: Sequence[Any]) -> bytes:
     """The runtime's descriptions of tensors as bytes; what is no tensor is left out."""
-    tensors = [(one.name, _CODES[one.type], one.shape) for one in arguments if one.type in _CODES]
+    tensors = [(one.name, RUNTIME_TYPES[one.type].code, one.shape) for one in arguments if one.type in RUNTIME_TYPES]
     return declaring_model(tensors)
 
 

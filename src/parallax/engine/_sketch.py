@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from parallax.engine._element_types import ELEMENT_TYPES
 from parallax.engine._laws import Term
-from parallax.graph import Dim, OpGraph, SizeExpression, TensorInfo, size_expression
+from parallax.graph import Dim, OpGraph, SizeExpression, TensorInfo, size_expression, wrapped_type
 from parallax.memory import MemoryOutline
 from parallax.schedule import Plan
 
@@ -38,11 +37,11 @@ def stated_type(argument: Any) -> TensorInfo:
     """The type of an input or output as ONNX Runtime's ``NodeArg`` states it."""
     if not argument.type.startswith("tensor("):
         return TensorInfo(name=argument.name, kind="unknown")
-    element_type, _ = ELEMENT_TYPES.get(argument.type, (0, 0))
+    element = wrapped_type(argument.type)
     shape = argument.shape
     return TensorInfo(
         name=argument.name,
-        dtype=element_type,
+        dtype=0 if element is None else element.code,
         # The runtime states no shape and a scalar's alike.
         shape=tuple(dim if isinstance(dim, int) and dim >= 0 else dim or None for dim in shape) if shape else None,
     )

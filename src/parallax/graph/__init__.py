@@ -11,7 +11,14 @@ if TYPE_CHECKING:
     from parallax.graph._capability import Capability, Refusal, RefusedNode
     from parallax.graph._costs import CostModel
     from parallax.graph._dag import Dag, bottom_levels, critical_path, find_barriers, verify_convex, verify_dag
-    from parallax.graph._elements import ELEMENT_BITS, ELEMENT_NAMES, STRING_TYPE
+    from parallax.graph._elements import (
+        ELEMENT_TYPES,
+        NUMPY_TYPES,
+        RUNTIME_TYPES,
+        STRING_TYPE,
+        ElementType,
+        wrapped_type,
+    )
     from parallax.graph._op_graph import CONSTANT_BYTES, Dim, Node, OpGraph, TensorInfo, constant_value
     from parallax.graph._price import OperatorWork, Price, Work
     from parallax.graph._shapes import Shapes, UnknownShape
@@ -35,7 +42,7 @@ else:
             "_capability": "Capability Refusal RefusedNode",
             "_costs": "CostModel",
             "_dag": "Dag bottom_levels critical_path find_barriers verify_convex verify_dag",
-            "_elements": "ELEMENT_BITS ELEMENT_NAMES STRING_TYPE",
+            "_elements": "ELEMENT_TYPES NUMPY_TYPES RUNTIME_TYPES STRING_TYPE ElementType wrapped_type",
             "_op_graph": "CONSTANT_BYTES Dim Node OpGraph TensorInfo constant_value",
             "_price": "OperatorWork Price Work",
             "_shapes": "Shapes UnknownShape",
@@ -49,15 +56,17 @@ else:
 
 __all__ = [
     "CONSTANT_BYTES",
-    "ELEMENT_BITS",
-    "ELEMENT_NAMES",
+    "ELEMENT_TYPES",
     "MAX_BODY_DEPTH",
     "MAX_TENSOR_BYTES",
+    "NUMPY_TYPES",
+    "RUNTIME_TYPES",
     "STRING_TYPE",
     "Capability",
     "CostModel",
     "Dag",
     "Dim",
+    "ElementType",
     "Node",
     "NodeWork",
     "OpGraph",
@@ -87,4 +96,5 @@ __all__ = [
     "total_work",
     "verify_convex",
     "verify_dag",
+    "wrapped_type",
 ]

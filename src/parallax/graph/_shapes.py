@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from parallax.graph._elements import ELEMENT_BITS
+from parallax.graph._elements import ELEMENT_TYPES
 from parallax.graph._op_graph import Node, OpGraph, TensorInfo
 
 
@@ -71,9 +71,10 @@ class Shapes:
     def bytes(self, name: str) -> int:
         """How many bytes tensor ``name`` takes, rounded up to whole ones."""
         info = self.info(name)
-        if info is None or info.kind != "tensor" or info.dtype not in ELEMENT_BITS:
+        element = None if info is None or info.kind != "tensor" else ELEMENT_TYPES.get(info.dtype)
+        if element is None:
             raise UnknownShape(name)
-        return (self.size(name) * ELEMENT_BITS[info.dtype] + 7) // 8
+        return (self.size(name) * element.bits + 7) // 8
 
     def input(self, node: Node, position: int) -> tuple[int, ...]:
         """Shape of an input by position. Raises UnknownShape if it is omitted, too."""

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from parallax.graph._elements import ELEMENT_BITS, STRING_TYPE
+from parallax.graph._elements import ELEMENT_TYPES, STRING_TYPE
 from parallax.graph._op_graph import Dim, TensorInfo
 
 MAX_TENSOR_BYTES: Final = 1 << 48
@@ -62,9 +62,10 @@ def size_expression(info: TensorInfo, *, symbols: Collection[str] = ()) -> SizeE
 
     Returns: None for what is no flat block of bytes: strings, sequences, sparse tensors, unknown types.
     """
-    if info.kind != "tensor" or info.dtype == STRING_TYPE or info.dtype not in ELEMENT_BITS:
+    element = ELEMENT_TYPES.get(info.dtype)
+    if info.kind != "tensor" or element is None or element.code == STRING_TYPE:
         return None
-    bits = ELEMENT_BITS[info.dtype]
+    bits = element.bits
     unknown_count = SizeExpression(terms=((1, (f"?{info.name}",)),), bits=bits)
     if info.shape is None:
         return unknown_count

@@ -15,7 +15,7 @@ from typing import Final, Generic, Protocol, TypeVar
 import onnx
 
 from parallax.errors import InternalError
-from parallax.graph import ELEMENT_BITS, STRING_TYPE, Node, OpGraph
+from parallax.graph import ELEMENT_TYPES, STRING_TYPE, Node, OpGraph
 from parallax.model._nested import nested_index
 from parallax.model._weights import Weight
 
@@ -100,8 +100,8 @@ def why_no_bodies(parts: BodyParts, node: Node) -> str | None:
     for name in filter(None, (*node.inputs, *node.outputs, *node.captures)):
         if not parts.can_cut(name):
             return f"{name!r} is not a tensor of numbers whose type is known"
-        element = parts.declare(name).type.tensor_type.elem_type
-        if element == STRING_TYPE or ELEMENT_BITS.get(element, 0) % 8:
+        element = ELEMENT_TYPES.get(parts.declare(name).type.tensor_type.elem_type)
+        if element is None or element.code == STRING_TYPE or element.is_packed:
             return f"the elements of {name!r} are no whole bytes"
     if node.op_type == "Scan" and (fault := _scan_fault(parts, node)) is not None:
         return fault

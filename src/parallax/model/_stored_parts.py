@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-import numpy as np
-
-from parallax.graph import ELEMENT_NAMES, TensorInfo
+from parallax.graph import NUMPY_TYPES, TensorInfo
 
 LINE_BYTES: Final = 64
 """Kernels read packed weights with instructions that fault on addresses of a lesser alignment."""
@@ -17,12 +15,6 @@ PIECE_BYTES: Final = 2 << 20
 """A huge page of most processors."""
 PREPACKED: Final = "prepacked_"
 """How the names of entries begin that say where a packed form of the weight lies."""
-
-_LENT: Final = frozenset(
-    ("float32", "uint8", "int8", "uint16", "int16", "int32", "int64", "bool", "float16", "float64", "uint32", "uint64")
-)
-NUMPY_TYPES: Final = {code: np.dtype(name).str for code, name in ELEMENT_NAMES.items() if name in _LENT}
-"""``onnx.TensorProto.DataType`` -> numpy's name; of those that numpy has of itself and the runtime takes from it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +34,7 @@ def stored_weight(name: str | bytes, data_type: int, shape: Sequence[int], offse
     text (which protobuf's are that come as ``str``)."""
     if data_type not in NUMPY_TYPES or not isinstance(name, str):
         return None
-    return StoredWeight(name=name, dtype=NUMPY_TYPES[data_type], shape=tuple(shape), offset=offset)
+    return StoredWeight(name=name, dtype=NUMPY_TYPES[data_type].str, shape=tuple(shape), offset=offset)
 
 
 class ExternalTensor(NamedTuple):

@@ -13,19 +13,11 @@ import numpy.typing as npt
 import onnx
 
 from parallax.errors import ExternalDataError, ExternalPathError, ModelError
+from parallax.graph import ELEMENT_TYPES
 from parallax.model._files import OpenFile, open_file
 from parallax.model._wire import Buffer, Payload
 
 View = npt.NDArray[np.generic]
-
-_BITS: dict[int, int] = {
-    onnx.TensorProto.UINT4: 4,
-    onnx.TensorProto.INT4: 4,
-    onnx.TensorProto.FLOAT4E2M1: 4,
-    onnx.TensorProto.UINT2: 2,
-    onnx.TensorProto.INT2: 2,
-}
-"""Types packed several to a byte."""
 
 _FIELD_TYPES = {
     4: (onnx.TensorProto.FLOAT, onnx.TensorProto.COMPLEX64),
@@ -39,13 +31,7 @@ DTYPES: dict[int, np.dtype[np.generic]] = {
     if dtype not in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING)
 }
 
-HANDED_OVER = frozenset(
-    dtype
-    for dtype in DTYPES
-    if dtype not in _BITS
-    # ONNX Runtime wraps no complex tensors and no E8M0 scales as OrtValues.
-    and dtype not in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128, onnx.TensorProto.FLOAT8E8M0)
-)
+HANDED_OVER = frozenset(code for code in DTYPES if code in ELEMENT_TYPES and ELEMENT_TYPES[code].is_wrapped)
 """Types whose views ONNX Runtime takes as external initializers; packed ones would not match their dims."""
 
 
@@ -87,17 +73,14 @@ def byte_size(name: str, dtype: int, dims: Sequence[int]) -> int | None:
         )
     if dtype == onnx.TensorProto.STRING:
         return None
-    bits = _BITS.get(dtype)
-    if bits is not None:
-        return (count * bits + 7) // 8
-    known = DTYPES.get(dtype)
-    if known is None:
+    element = ELEMENT_TYPES.get(dtype) if dtype in DTYPES else None
+    if element is None:
         raise ModelError(
             f"initializer has element type {dtype}, which this version of ONNX does not know",
             where=f"tensor {name!r}",
             fix="update onnx, or export the model with a type it knows",
         )
-    return count * int(known.itemsize)
+    return (count * element.bits + 7) // 8
 
 
 def lifted_weight(tensor: onnx.TensorProto, payload: Payload) -> Weight:
@@ -133,11 +116,9 @@ def check_inline(tensor: onnx.TensorProto) -> int:
         held, size = len(tensor.string_data), sum(map(len, tensor.string_data))
     else:
         # Packed types keep several elements in one int32; complex ones two floats per element.
-        bits = _BITS.get(dtype)
-        entries = len(tensor.int32_data) if bits else 0
-        held = 0
-        if bits:
-            held = count if entries == (count * bits + 7) // 8 or entries == count else entries
+        if ELEMENT_TYPES[dtype].is_packed:
+            entries = len(tensor.int32_data)
+            held = count if entries in (expected, count) else entries
         else:
             held = (
                 len(tensor.float_data)

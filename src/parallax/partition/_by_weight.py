@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from parallax.errors import ConfigError
-from parallax.graph import ELEMENT_BITS, OpGraph, TensorInfo
+from parallax.graph import ELEMENT_TYPES, OpGraph, TensorInfo
 from parallax.partition._segments import Cause, DraftSegment, Partition, assemble
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ SEGMENT_COST_BYTES = 256 << 10
 
 def static_bytes(info: TensorInfo) -> int | None:
     """Bytes of a tensor of known shape; None of any other value."""
-    bits = ELEMENT_BITS.get(info.dtype)
+    element = ELEMENT_TYPES.get(info.dtype)
     sizes = [dim for dim in info.shape or () if isinstance(dim, int)]
-    if info.kind != "tensor" or bits is None or info.shape is None or len(sizes) < len(info.shape):
+    if info.kind != "tensor" or element is None or info.shape is None or len(sizes) < len(info.shape):
         return None
-    return math.prod(sizes) * bits // 8
+    return math.prod(sizes) * element.bits // 8
 
 
 def tensor_bytes(graph: OpGraph, name: str) -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from parallax.errors import ConfigError, InternalError
-from parallax.graph import ELEMENT_BITS, Dag, OpGraph
+from parallax.graph import ELEMENT_TYPES, Dag, OpGraph
 from parallax.partition._constants import find_constants
 from parallax.partition._region_ground import HOST, Draft, Freight, Ground, cost_of
 from parallax.partition._region_growth import Cuts, contracted_order, find_fragments, find_pieces, find_waves, grow
@@ -199,12 +199,12 @@ def _verify_offer(graph: OpGraph, offer: Offer) -> None:
 def _static_bytes(graph: OpGraph, name: str) -> int:
     """Bytes of a tensor from its static shape, a dimension that is not known counting as 1; 0 for what is no tensor."""
     info = graph.tensors.get(name)
-    if info is None or info.kind != "tensor" or info.dtype not in ELEMENT_BITS or info.shape is None:
+    if info is None or info.kind != "tensor" or info.dtype not in ELEMENT_TYPES or info.shape is None:
         return 0
     count = 1
     for dim in info.shape:
         count *= dim if isinstance(dim, int) else 1
-    return (count * ELEMENT_BITS[info.dtype] + 7) // 8
+    return (count * ELEMENT_TYPES[info.dtype].bits + 7) // 8
 
 
 def _lay_ground(graph: OpGraph, units: UnitGraph, offer: Offer, tensor_bytes: Callable[[str], int]) -> Ground:

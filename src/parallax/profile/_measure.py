@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from parallax.errors import BackendError, ConfigError
-from parallax.graph import CostModel, OpGraph, node_work
+from parallax.graph import NUMPY_TYPES, STRING_TYPE, CostModel, OpGraph, node_work
 from parallax.model import Model, Outline, read_outline
 from parallax.profile._attribution import find_covers, join_covers, split_times
 from parallax.profile._cache import Cache
@@ -335,22 +335,6 @@ def _scaled(times: Sequence[float], latency_ns: int) -> tuple[list[int], float]:
 
 # Inputs and keys ----------------------------------------------------------------------------------
 
-_DTYPES: Mapping[int, type[np.generic]] = {
-    1: np.float32,
-    2: np.uint8,
-    3: np.int8,
-    4: np.uint16,
-    5: np.int16,
-    6: np.int32,
-    7: np.int64,
-    9: np.bool_,
-    10: np.float16,
-    11: np.float64,
-    12: np.uint32,
-    13: np.uint64,
-}
-"""``onnx.TensorProto.DataType`` of what numpy can hold itself."""
-
 
 def random_feeds(graph: OpGraph, *, seed: int = 0, unknown_dim: int = 1) -> dict[str, npt.NDArray[Any]]:
     """Inputs to measure with: standard normal floats, zeros for whole numbers (they may be indices), True.
@@ -363,17 +347,17 @@ def random_feeds(graph: OpGraph, *, seed: int = 0, unknown_dim: int = 1) -> dict
     random = np.random.default_rng(seed)
     feeds: dict[str, npt.NDArray[Any]] = {}
     for info in graph.inputs:
-        if info.kind != "tensor" or (info.dtype not in _DTYPES and info.dtype != 8):
+        if info.kind != "tensor" or (info.dtype not in NUMPY_TYPES and info.dtype != STRING_TYPE):
             raise ConfigError(
                 f"cannot make up input {info.name!r} (a {info.kind}, element type {info.dtype})", fix="give feeds"
             )
         shape = tuple(dim if isinstance(dim, int) else unknown_dim for dim in info.shape or ())
-        if info.dtype == 8:
+        if info.dtype == STRING_TYPE:
             feeds[info.name] = np.full(shape, "a", dtype=object)
-        elif issubclass(dtype := _DTYPES[info.dtype], np.floating):
+        elif (dtype := NUMPY_TYPES[info.dtype]).kind == "f":
             feeds[info.name] = np.asarray(random.standard_normal(shape), dtype=dtype)
         else:
-            feeds[info.name] = np.full(shape, dtype is np.bool_, dtype=dtype)
+            feeds[info.name] = np.full(shape, dtype.kind == "b", dtype=dtype)
     return feeds
 
 

@@ -42,11 +42,10 @@ from parallax.bundle import (
 from parallax.device import available_cores, free_memory_bytes
 from parallax.engine import Executor, MappedWeights
 from parallax.errors import BundleError, ConfigError, ParallaxError
-from parallax.graph import TensorInfo
+from parallax.graph import ELEMENT_TYPES, NUMPY_TYPES, TensorInfo
 from parallax.model import Model, load_model
 from parallax.profile import machine_fingerprint, make_private_folder, why_any_distrusted, why_distrusted
 from parallax.session._compile import compile_loaded, recorded_options, replayed_options
-from parallax.session._feeds import ELEMENT_TYPES
 from parallax.session._options import OPTION_RULES, PlanningOptions
 from parallax.session._streaming import binding_limit
 
@@ -374,12 +373,11 @@ def read_interface(bundle: Bundle, executor: Executor) -> Interface:
         raise BundleError(f"no graph of the bundle knows {error}", where=str(bundle.path)) from error
 
 
-_TYPE_CODES = {type_name: code for code, (_, type_name) in ELEMENT_TYPES.items()}
+_TYPE_CODES = {ELEMENT_TYPES[code].runtime_type: code for code in NUMPY_TYPES}
 
 
 def _tensor(argument: Any) -> TensorInfo:
-    element = argument.type.removeprefix("tensor(").removesuffix(")")
-    return TensorInfo(name=argument.name, dtype=_TYPE_CODES[element], shape=tuple(argument.shape))
+    return TensorInfo(name=argument.name, dtype=_TYPE_CODES[argument.type], shape=tuple(argument.shape))
 
 
 _AS_IT_IS = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -16,24 +16,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.engine import CPU_DEVICE, both
 from parallax.errors import InputError
-from parallax.graph import TensorInfo
-
-# onnx.TensorProto.DataType -> (numpy dtype, the runtime's spelling). Left out, so that a model that takes or gives
-# one is run uncut: types that numpy lacks (bfloat16, float8, int4), and strings, which only whole sessions convert.
-ELEMENT_TYPES: Mapping[int, tuple[np.dtype[Any], str]] = {
-    1: (np.dtype(np.float32), "float"),
-    2: (np.dtype(np.uint8), "uint8"),
-    3: (np.dtype(np.int8), "int8"),
-    4: (np.dtype(np.uint16), "uint16"),
-    5: (np.dtype(np.int16), "int16"),
-    6: (np.dtype(np.int32), "int32"),
-    7: (np.dtype(np.int64), "int64"),
-    9: (np.dtype(np.bool_), "bool"),
-    10: (np.dtype(np.float16), "float16"),
-    11: (np.dtype(np.float64), "double"),
-    12: (np.dtype(np.uint32), "uint32"),
-    13: (np.dtype(np.uint64), "uint64"),
-}
+from parallax.graph import ELEMENT_TYPES, NUMPY_TYPES, TensorInfo
 
 _InvalidInput = both(InputError, C.InvalidArgument)
 _MissingInput = both(InputError, ValueError)
@@ -54,20 +37,23 @@ class FeedSpec:
 
     @classmethod
     def from_tensor(cls, info: TensorInfo, *, required: bool) -> FeedSpec:
-        dtype, type_name = ELEMENT_TYPES[info.dtype]
         shape = None if info.shape is None else tuple(dim if isinstance(dim, int) else None for dim in info.shape)
         return cls(
             name=info.name,
-            dtype=dtype,
-            type_name=type_name,
+            dtype=NUMPY_TYPES[info.dtype],
+            type_name=ELEMENT_TYPES[info.dtype].runtime_name,
             shape=shape,
             required=required,
         )
 
 
 def is_feedable(info: TensorInfo) -> bool:
-    """Whether a cut model can take or give this value: a tensor of a type that numpy has."""
-    return info.kind == "tensor" and info.dtype in ELEMENT_TYPES
+    """Whether a cut model can take or give this value: a tensor of a type that numpy has.
+
+    A model that takes or gives another (bfloat16, float8, int4), or strings, which only whole sessions convert, is run
+    uncut.
+    """
+    return info.kind == "tensor" and info.dtype in NUMPY_TYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +175,7 @@ def _wrong_type(spec: FeedSpec, actual: str) -> Exception:
 
 
 def _runtime_type(dtype: np.dtype[Any]) -> str:
-    for candidate, name in ELEMENT_TYPES.values():
+    for code, candidate in NUMPY_TYPES.items():
         if candidate == dtype:
-            return f"tensor({name})"
+            return ELEMENT_TYPES[code].runtime_type
     return f"numpy {dtype}"

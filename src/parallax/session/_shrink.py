@@ -7,17 +7,13 @@ Its one way to that is an option of a run ("memory.enable_memory_arena_shrinkage
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.engine import FOREIGN_EXCEPTIONS
-from parallax.session._feeds import ELEMENT_TYPES
-
-_DTYPES: Final = {f"tensor({name})": dtype for dtype, name in ELEMENT_TYPES.values()} | {
-    "tensor(string)": np.dtype(object)
-}
+from parallax.graph import RUNTIME_TYPES
 
 
 def shrink_arena(session: Any) -> bool:
@@ -27,12 +23,12 @@ def shrink_arena(session: Any) -> bool:
     """
     feeds = {}
     for argument in session.inputs_meta:
-        dtype = _DTYPES.get(argument.type)
-        if dtype is None:
+        element = RUNTIME_TYPES.get(argument.type)
+        if element is None or element.dtype is None:
             return False
         # Not written to, so large ones take no memory; any size will do where it is open.
         shape = [dim if isinstance(dim, int) and dim >= 0 else 1 for dim in argument.shape]
-        feeds[argument.name] = np.zeros(shape, dtype)
+        feeds[argument.name] = np.zeros(shape, element.dtype)
     options = C.RunOptions()
     options.terminate = True
     options.log_severity_level = 4  # that it was stopped is no news
