@@ -188,7 +188,7 @@ class Plan:
     def _table(self) -> Table:
         provenance = self.provenance
         notes = []
-        if provenance.uncut_ns and provenance.chosen_ns:
+        if provenance.uncut_ns and provenance.chosen_ns and not self.is_uncut:
             kind = "measured" if provenance.source == "measured" else "predicted"
             chosen, whole = milliseconds(provenance.chosen_ns), milliseconds(provenance.uncut_ns)
             notes.append(f"{kind}: {chosen} ms, and {whole} ms for the whole model on the CPU")
@@ -238,7 +238,7 @@ _COLUMNS: Final = (
 
 
 def _row(segment: Segment) -> tuple[str, ...]:
-    bodies = "".join(f"; {body.attribute} in {len(body.plan.segments)} segments" for body in segment.bodies)
+    bodies = "".join(f"; {body.attribute}: {body.plan.summary}" for body in segment.bodies)
     return (
         segment.name,
         str(len(segment.nodes)),
