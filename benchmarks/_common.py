@@ -28,7 +28,7 @@ from _figures import Figure, commit_hash, origin_of, table_lines
 import parallax
 from parallax import zoo
 from parallax.cli import Ratio, Timing
-from parallax.device import available_cores
+from parallax.machine import available_cores
 from parallax.profile import machine_fingerprint
 from parallax.schedule import Provenance
 

@@ -19,8 +19,8 @@ import numpy as np
 import onnxruntime
 
 import parallax
-from parallax.device import private_bytes
 from parallax.graph import bind_dims
+from parallax.machine import private_bytes
 from parallax.memory import MemoryOutline, PlanCache
 from parallax.model import load_model
 

@@ -18,8 +18,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 import parallax
 from parallax import zoo
+from parallax.backends.emulated import EmulatedBackend, load_profile
 from parallax.cli import Rival
-from parallax.device import EmulatedBackend, load_profile
 from parallax.engine import CPU_DEVICE, Delegation, Executor, RuntimeOptions, compile_plan, compile_segment, lane_pool
 from parallax.graph import OperatorWork, Work, node_work
 from parallax.model import Model, load_model

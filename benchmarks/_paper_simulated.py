@@ -10,7 +10,7 @@ from typing import Any
 from _phones import DEFAULT_PARTITIONS, Split, Study, best_split
 from _sensitivity import Assumption
 
-from parallax.device import DeviceProfile, EmulatedBackend, load_profile
+from parallax.backends.emulated import DeviceProfile, EmulatedBackend, load_profile
 from parallax.graph import CostModel, OpGraph
 from parallax.model import Model, RowSplit, load_model
 from parallax.partition import RegionPlan, RegionRule, UnitGraph, find_branches, find_regions

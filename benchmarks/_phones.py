@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from _common import ORIGIN
 
-from parallax.device import EmulatedBackend
+from parallax.backends.emulated import EmulatedBackend
 from parallax.graph import CostModel, Dag, OpGraph
 from parallax.model import Model, RowSplit, split_rows
 from parallax.partition import (

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from parallax.cli import Timing, wait_until_quiet
-from parallax.device import DISTURBED_SHARE, CoreMeter, LoadMeter
+from parallax.machine import DISTURBED_SHARE, CoreMeter, LoadMeter
 
 
 def time_in_turn(calls: Mapping[str, Callable[[], object]], *, rounds: int, cores: int) -> dict[str, Timing]:

@@ -22,8 +22,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 import parallax
 from parallax.cli import quartiles, time_interleaved
-from parallax.device import available_cores
 from parallax.engine import CPU_DEVICE, Executor, RuntimeOptions, TraceRecorder, compile_plan
+from parallax.machine import available_cores
 from parallax.model import Model, load_model
 from parallax.partition import every_unit
 from parallax.schedule import Plan

@@ -32,7 +32,7 @@ from _intervals import figure_of_medians, mean_reduction, median_of, paired, row
 from _paper import BEST_GOAL, GREEDY_NOTE, MEAN_GOAL, MODELS, PHONES
 from _paper_row import CPU, DEFAULT, GREEDY, LABELS, OURS, WITHOUT, measure_row
 
-from parallax.device import available_cores
+from parallax.machine import available_cores
 
 RUNS, ROUNDS = 3, 20
 CPU_LIMIT = 1.02

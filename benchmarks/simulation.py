@@ -26,7 +26,6 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax import zoo
 from parallax.cli import Timing, time_interleaved
-from parallax.device import available_cores
 from parallax.engine import (
     CPU_DEVICE,
     Executor,
@@ -36,6 +35,7 @@ from parallax.engine import (
     lane_pool,
     median_durations,
 )
+from parallax.machine import available_cores
 from parallax.model import load_model
 from parallax.profile import measure_costs
 from parallax.schedule import Plan

@@ -35,7 +35,7 @@ from _figures import Figure, counted
 import parallax
 from parallax import zoo
 from parallax.cli import compare_outputs
-from parallax.device import available_cores
+from parallax.machine import available_cores
 
 # Models whose sessions take at most this much, so that many cycles fit into the time.
 _SMALL_BYTES = 64 * 2**20

@@ -14,7 +14,7 @@ PAGES = sorted((ROOT / "docs").rglob("*.md"))
 LINE_LIMIT = 120
 
 # `package/_module.py`, and where one is named after it, a definition: `package/_module.py`: `function`
-MODULE = re.compile(r"`((?:[a-z]+/)?_[a-z_]+\.py)`(?:: `(\w+)`)?")
+MODULE = re.compile(r"`(?:src/parallax/)?((?:[a-z]+/)*_[a-z_]+\.py)`(?:: `(\w+)`)?")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 

@@ -101,7 +101,7 @@ def test_the_list_says_why_and_excuses_no_backend():
     for entry in read_allowed():
         assert entry.why
         for lacking in ("openvino is not installed: pip install", "the WebGPU plugin is not installed", "swiftshader"):
-            assert not entry.covers("tests/device/test_backend_contract.py::test[openvino]", lacking)
+            assert not entry.covers("tests/backends/test_backend_contract.py::test[openvino]", lacking)
 
 
 def test_every_slow_test_begins_some_turn_and_is_in_all_of_them():

@@ -139,4 +139,4 @@ def test_everything_can_be_imported_at_once_and_listed() -> None:
     exec("from parallax import *", names)
     assert set(parallax.__all__) <= names.keys()
     assert names["InferenceSession"] is parallax.InferenceSession
-    assert {*parallax.__all__, "device", "errors", "session"} <= set(dir(parallax))
+    assert {*parallax.__all__, "backends", "errors", "session"} <= set(dir(parallax))

@@ -41,7 +41,7 @@ import onnx
 import onnxruntime
 
 from parallax import zoo
-from parallax.device import EmulatedBackend, load_profile
+from parallax.backends.emulated import EmulatedBackend, load_profile
 from parallax.errors import ConfigError
 from parallax.model import Model, load_model
 from parallax.profile import estimate_costs, product_flops, surviving_tensors

@@ -1,12 +1,12 @@
-"""Make the table of what OpenVINO computes as ONNX Runtime does: src/parallax/device/openvino_table.json.
+"""Make the table of what OpenVINO computes as ONNX Runtime does: src/parallax/backends/openvino/openvino_table.json.
 
     python tools/openvino_table.py                    # all operators; a quarter of an hour on two cores
     python tools/openvino_table.py --only RoiAlign    # one, with what its trials differed in; nothing is written
     python tools/openvino_table.py --check            # compare with the file instead of writing it
 
 Models of one operator (of ONNX's backend test suite, and variations of those) are run in both libraries and compared
-value by value; see tests/conformance/_operator_trials.py for what is tried, and parallax/device/_openvino_table.py for
-what the file means. Run it again for another release of OpenVINO, or when ONNX Runtime has new operators.
+value by value; see tests/conformance/_operator_trials.py for what is tried, and parallax/backends/openvino/_table.py
+for what the file means. Run it again for another release of OpenVINO, or when ONNX Runtime has new operators.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TABLE = ROOT / "src" / "parallax" / "device" / "openvino_table.json"
 
 sys.path.insert(0, str(ROOT))
 
-from parallax.device import open_backend  # noqa: E402
+from parallax.backends import open_backend  # noqa: E402
 from tests.conformance._operator_sweep import render, sweep  # noqa: E402
 
 

@@ -48,11 +48,12 @@ else:
             "session": "InferenceSession MemoryUsage Options compile",
         },
         packages=(
+            "backends",
             "bundle",
-            "device",
             "engine",
             "errors",
             "graph",
+            "machine",
             "memory",
             "model",
             "partition",

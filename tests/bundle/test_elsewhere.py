@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import parallax
 from parallax.bundle import describe_mismatch, read_bundle, read_manifest, rebuild_command
 from parallax.cli import app
-from parallax.device import available_cores
+from parallax.machine import available_cores
 from tests.bundle._models import branching, compiled, expected, feeds, forge
 
 ELSEWHERE: dict[str, dict[str, Any]] = {

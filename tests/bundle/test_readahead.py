@@ -20,7 +20,7 @@ import pytest
 from parallax.bundle import _paging, _readahead
 from parallax.bundle._paging import OwnMappings, Stretch, can_page, drop, fill, mapped_share, prefer_large, request
 from parallax.bundle._readahead import SMALL_BYTES, ReadAhead, weight_room
-from parallax.device import free_memory_bytes
+from parallax.machine import free_memory_bytes
 from tests._threads import needs_stack_limits, no_new_threads
 
 pytestmark = pytest.mark.skipif(not can_page(), reason="this system cannot be told what to keep in memory")

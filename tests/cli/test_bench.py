@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from parallax.cli import Rival, Timing, _timing, compare_outputs, ratio, runtime_rivals, thread_counts, time_interleaved
-from parallax.device import CoreMeter, LoadMeter
-from parallax.device._load import Reading
+from parallax.machine import CoreMeter, LoadMeter
+from parallax.machine._load import Reading
 from tests.cli._models import affine, branching, invoke
 
 

@@ -11,10 +11,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from parallax.device import find_backends, load_profile, open_backend, profile_names
+from parallax.backends import find_backends, open_backend
+from parallax.backends.emulated import load_profile, profile_names
 from parallax.model import load_model
+from tests.backends._backends import obstacle, opened
 from tests.cli._models import affine, choosing, invoke, value
-from tests.device._backends import obstacle, opened
 
 PIXEL = "emulated:pixel-6-gpu"
 

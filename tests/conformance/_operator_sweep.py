@@ -20,8 +20,9 @@ from typing import Any, Final
 import onnx
 import onnxruntime
 
-from parallax.device import Backend, OpenVinoBackend, open_backend
-from parallax.device._openvino_table import FORMAT_VERSION
+from parallax.backends import Backend, open_backend
+from parallax.backends.openvino import OpenVinoBackend
+from parallax.backends.openvino._table import FORMAT_VERSION
 from tests.conformance._operator_seeds import all_seeds
 from tests.conformance._operator_table import Expected, Judged, choose_trials, fit_rows, judge_trials, trial_key
 from tests.conformance._operator_trials import HISTORIES, Trial, versions

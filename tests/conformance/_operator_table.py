@@ -15,8 +15,8 @@ import onnx
 import onnxruntime
 from onnx import helper
 
-from parallax.device import Backend
-from parallax.device._openvino_table import ABSENT, NodeForm
+from parallax.backends import Backend
+from parallax.backends.openvino._table import ABSENT, NodeForm
 from parallax.errors import ParallaxError
 from parallax.model import load_model
 from tests.conformance._operator_trials import (

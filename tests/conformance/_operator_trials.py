@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from onnx import defs, helper, numpy_helper
 
-from parallax.device._openvino_table import NodeForm, Operand, make_form
+from parallax.backends.openvino._table import NodeForm, Operand, make_form
 from tests.conformance._onnx_suite import load_cases
 
 Array = np.ndarray[Any, Any]

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parallax.device import Backend, CompileOptions
+from parallax.backends import Backend, CompileOptions
 from parallax.errors import BackendError, ParallaxError
 from parallax.model import load_model
+from tests.backends._backends import obstacle, opened, value, whole
 from tests.conformance._expected import difference_of, expectations
 from tests.conformance._onnx_suite import Case, load_cases, shard_of
-from tests.device._backends import obstacle, opened, value, whole
 
 NAMES = ("openvino", "webgpu")
 SHARDS = 8

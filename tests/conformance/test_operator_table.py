@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from parallax.device import OpenVinoBackend
-from parallax.device._openvino_rules import refused_nodes
-from parallax.device._openvino_table import Row, operator_table, parse_table
+from parallax.backends.openvino import OpenVinoBackend
+from parallax.backends.openvino._rules import refused_nodes
+from parallax.backends.openvino._table import Row, operator_table, parse_table
 from parallax.model import load_model
+from tests.backends._backends import obstacle
 from tests.conformance._operator_seeds import own_seeds
 from tests.conformance._operator_table import REFUSED, Expected, expect, judge_trials, trial_key
 from tests.conformance._operator_trials import as_exported
-from tests.device._backends import obstacle
 
 needs_openvino = pytest.mark.skipif(obstacle("openvino") is not None, reason=str(obstacle("openvino")))
 

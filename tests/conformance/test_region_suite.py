@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import parallax
-from parallax.device import Backend, DeviceSpeed, FaultPolicy, GuardedModel
+from parallax.backends import Backend, DeviceSpeed, FaultPolicy, GuardedModel
 from parallax.engine import RuntimeOptions, compile_plan
 from parallax.errors import BackendError, ParallaxError
 from parallax.graph import Capability
@@ -44,9 +44,9 @@ from parallax.schedule import (
     region_tasks,
     verify_plan,
 )
+from tests.backends._backends import obstacle, opened, value
 from tests.conformance._expected import difference_of, expectations
 from tests.conformance._onnx_suite import Case, load_cases, shard_of
-from tests.device._backends import obstacle, opened, value
 
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
 SHARDS = 8
@@ -207,7 +207,7 @@ def test_regions_on_a_device_give_onnxruntimes_answers(
     assert tally.equal["all"] > 0.2 * len(cases)
     assert tally.equal["some"] > 0.02 * len(cases)
     assert tally.stood_in <= math.ceil(0.02 * len(cases))
-    warned = [record.message for record in caplog.records if record.name == "parallax.device._guard"]
+    warned = [record.message for record in caplog.records if record.name == "parallax.backends._guard"]
     assert not [message for message in warned if not any(words in message for words in KNOWN_FAILURES)]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from parallax.device import (
+from parallax.backends import (
     BackendInfo,
     CompiledModel,
     CompileOptions,

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.device import CompiledModel, CompileOptions, Place, open_backend
+from parallax.backends import CompiledModel, CompileOptions, Place, open_backend
 from parallax.engine import CPU_DEVICE, RuntimeOptions, TraceRecorder, compile_plan
 from parallax.errors import BackendError, ConfigError, RunCancelled, SegmentError
 from parallax.model import Model, SegmentModel, load_model

@@ -17,8 +17,9 @@ import onnxruntime
 import pytest
 from onnx import helper
 
-from parallax.device import FaultPolicy, private_bytes
+from parallax.backends import FaultPolicy
 from parallax.engine import CPU_DEVICE, Executor, RuntimeOptions, compile_plan, lane_pool
+from parallax.machine import private_bytes
 from parallax.model import load_model
 from parallax.schedule import PLAN_FORMAT_VERSION, Plan, verify_plan
 from tests.engine._faulty import RELEASED, calls, installed

@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from parallax.device import current_core
 from parallax.engine import LanePool
-from parallax.engine._cores import CoreBinding
 from parallax.engine._interrupt import run_interruptibly
 from parallax.engine._lanes import InnerLanes
 from parallax.engine._mailbox import Mailbox
 from parallax.engine._signal import Signal, load_find, make_signal
+from parallax.machine import current_core
+from parallax.machine._affinity import CoreBinding
 from tests._threads import needs_stack_limits, no_new_threads
 
 

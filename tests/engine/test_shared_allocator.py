@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as C
-from parallax.device import trim_heap
+from parallax.machine import trim_heap
 from parallax.engine import RuntimeOptions, make_session
 from parallax.engine import _shared_allocator as shared
 

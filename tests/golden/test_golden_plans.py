@@ -13,7 +13,7 @@ import pytest
 
 import parallax
 from parallax import zoo
-from parallax.device import _emulated as emulated
+from parallax.backends.emulated import _backend as emulated
 from parallax.errors import ConfigError
 from parallax.profile import product_flops
 from parallax.schedule import CPU_BACKEND

@@ -15,7 +15,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import parallax
-from parallax.device import FaultPolicy, openvino_table_digest
+from parallax.backends import FaultPolicy
+from parallax.backends.openvino import openvino_table_digest
 from parallax.errors import ConfigError
 from parallax.model import load_model
 from parallax.profile import Cache

@@ -14,7 +14,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import parallax
-from parallax.device import EmulatedBackend, open_backend
+from parallax.backends import open_backend
+from parallax.backends.emulated import EmulatedBackend
 from parallax.engine import TraceRecorder
 from parallax.errors import BundleError, ConfigError
 from parallax.schedule import CPU_BACKEND

@@ -13,7 +13,8 @@ import onnxruntime
 import pytest
 
 import parallax
-from parallax.device import FaultPolicy, private_bytes
+from parallax.backends import FaultPolicy
+from parallax.machine import private_bytes
 from tests.engine._faulty import installed
 from tests.engine.test_faults import COLUMNS, POLICIES, RUNGS, THREADS, footprint, let_go, model
 

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import parallax
-from parallax.device import open_backend
+from parallax.backends import open_backend
 from parallax.model import Model, load_model
 from parallax.session import DEFAULT_MIN_GAIN
 from parallax.session._candidates import PlanningContext

@@ -18,9 +18,9 @@ import pytest
 from onnx import TensorProto, helper
 
 import parallax
-from parallax.device import PressureMonitor, PressureReading
 from parallax.engine import TraceRecorder
 from parallax.errors import BudgetError, ConfigError, PlanError, RunCancelled
+from parallax.machine import PressureMonitor, PressureReading
 from parallax.session._state import SessionState
 from tests.session._dropin import (
     FloatArray,
@@ -150,7 +150,7 @@ def test_the_same_budget_may_be_written_in_several_ways(value):
 def test_a_share_is_one_of_what_is_free():
     session = parallax.InferenceSession(wide_model(1), memory_budget=0.5)
     budget = session.memory().budget_bytes
-    free = parallax.device.free_memory_bytes()
+    free = parallax.machine.free_memory_bytes()
     assert budget is not None
     assert 0.2 * free < budget < 0.9 * free
 
@@ -198,7 +198,7 @@ MEASURE = """
 import sys, threading
 import numpy as np
 import parallax
-from parallax.device import private_bytes, trim_heap
+from parallax.machine import private_bytes, trim_heap
 sys.path.insert(0, {root!r})
 from tests.session._dropin import ForcedSplitSession, ramp
 from tests.session.test_memory_budget import answer, wide_model

@@ -26,7 +26,7 @@ expected = answer(model, x)
 session = ForcedSplitSession(model, memory_budget=0.5)
 gate = session._memory.gate
 before = gate.limit_bytes
-free = parallax.device.free_memory_bytes()
+free = parallax.machine.free_memory_bytes()
 # Touched pages of the group's memory, until hardly any of it is free.
 held = bytearray(b"x") * max(1, free - {left})
 session._memory._monitor.interval_s = 0.0

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from parallax.device import PressureMonitor, PressureReading
+from parallax.machine import PressureMonitor, PressureReading
 from parallax.session._estimate import RunNeed
 from parallax.session._gate import Grant
 from parallax.session._housekeeper import Housekeeper

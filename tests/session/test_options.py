@@ -13,8 +13,8 @@ import onnxruntime
 import pytest
 
 import parallax
+from parallax.backends import FaultPolicy
 from parallax.bundle import read_manifest
-from parallax.device import FaultPolicy
 from parallax.engine import TraceRecorder
 from parallax.session._options import (
     COMPILE_OPTIONS,
@@ -149,9 +149,9 @@ def test_what_is_no_record_is_refused(given: Any) -> None:
 
 def test_a_share_of_memory_is_one_of_what_is_free_when_the_session_opens(monkeypatch: pytest.MonkeyPatch) -> None:
     options = parallax.Options(memory_budget="50%")
-    monkeypatch.setattr("parallax.device.free_memory_bytes", lambda: 1 << 30)
+    monkeypatch.setattr("parallax.machine.free_memory_bytes", lambda: 1 << 30)
     assert parallax.InferenceSession(MODEL, options=options).memory().budget_bytes == 1 << 29
-    monkeypatch.setattr("parallax.device.free_memory_bytes", lambda: 1 << 31)
+    monkeypatch.setattr("parallax.machine.free_memory_bytes", lambda: 1 << 31)
     assert parallax.InferenceSession(MODEL, options=options).memory().budget_bytes == 1 << 30
 
 

@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 
 import parallax
-from parallax.device import has_provider
-from tests.device._backends import hide_package
+from parallax.backends import has_provider
+from tests.backends._backends import hide_package
 from tests.session._dropin import SessionClass, branches_answer, branches_model, on_every_session, quiet_options, ramp
 
 X = ramp(2, 4)

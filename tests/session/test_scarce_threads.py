@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import parallax
-from parallax.device import FaultPolicy
+from parallax.backends import FaultPolicy
 from parallax.engine import lane_pool
 from tests._threads import needs_stack_limits, no_new_threads
 from tests.bundle._models import branching, compiled, expected, feeds

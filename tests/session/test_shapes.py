@@ -53,7 +53,7 @@ import sys
 import numpy as np
 import parallax
 from onnx import numpy_helper
-from parallax.device import private_bytes
+from parallax.machine import private_bytes
 sys.path.insert(0, {root!r})
 from tests.session._dropin import parse
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.device import EmulatedBackend, load_profile, open_backend
+from parallax.backends import open_backend
+from parallax.backends.emulated import EmulatedBackend, load_profile
 from parallax.engine import CPU_DEVICE
 from parallax.model import load_model
 from parallax.schedule import CPU_BACKEND, Plan

@@ -29,7 +29,7 @@ from parallax.bundle._paging import (
     request,
 )
 from parallax.bundle._window import Act, Step, Window
-from parallax.device import free_memory_bytes
+from parallax.machine import free_memory_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Protocol
 
 from parallax.bundle._manifest import Manifest
-from parallax.device import trim_heap
 from parallax.engine import (
     FOREIGN_EXCEPTIONS,
     CompiledSegment,
@@ -18,6 +17,7 @@ from parallax.engine import (
     make_mapped_session,
 )
 from parallax.errors import BundleError
+from parallax.machine import trim_heap
 from parallax.schedule import Plan
 
 

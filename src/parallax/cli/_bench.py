@@ -18,8 +18,8 @@ from parallax.cli._plan_view import describe_plan, summarise_memory
 from parallax.cli._rivals import Difference, Rival, compare_outputs, runtime_rivals
 from parallax.cli._timing import Timing, ratio, time_interleaved
 from parallax.cli._units import milliseconds
-from parallax.device import available_cores
 from parallax.engine import FOREIGN_EXCEPTIONS
+from parallax.machine import available_cores
 from parallax.profile import machine_fingerprint
 from parallax.session import InferenceSession, Options
 

@@ -18,8 +18,8 @@ from parallax.bundle import (
 from parallax.cli._console import Screen, make_table, print_line
 from parallax.cli._plan_view import describe_plan
 from parallax.cli._units import size
-from parallax.device import available_cores
 from parallax.errors import ConfigError
+from parallax.machine import available_cores
 
 
 def show_bundle(path: Path, *, screen: Screen) -> None:

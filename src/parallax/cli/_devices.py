@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from parallax.backends import FoundBackend, find_backends
 from parallax.cli._console import Screen, make_table, print_line
-from parallax.device import FoundBackend, find_backends
 
 
 def list_devices(*, screen: Screen) -> None:

@@ -17,9 +17,9 @@ from parallax.cli._models import ModelSource, find_model
 from parallax.cli._offload import describe_offload, open_device, render_offload
 from parallax.cli._types import show_shape, type_name
 from parallax.cli._units import count, milliseconds, significant, size
-from parallax.device import available_cores
 from parallax.errors import BackendError
 from parallax.graph import CostModel, Dag, OpGraph, TensorInfo, node_work
+from parallax.machine import available_cores
 from parallax.model import Model, load_model
 from parallax.partition import (
     BranchGraph,

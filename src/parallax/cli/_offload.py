@@ -14,10 +14,11 @@ from typing import Any
 
 from rich.console import Console
 
+from parallax.backends import Backend, DeviceKind, DeviceSpeed, measure_speed, open_backend
+from parallax.backends.emulated import EmulatedBackend
 from parallax.cli._console import ProgressCallback, make_table, print_line
 from parallax.cli._open import parse_provider
 from parallax.cli._units import milliseconds, size
-from parallax.device import Backend, DeviceKind, DeviceSpeed, EmulatedBackend, measure_speed, open_backend
 from parallax.errors import BackendError, ConfigError
 from parallax.graph import Capability, CostModel, Node, OpGraph, Work
 from parallax.memory import device_need, fit_offer
@@ -92,7 +93,7 @@ def open_device(text: str, *, cores: int, progress: ProgressCallback) -> Device:
     An emulated device is scaled to the processor that the tables speak of, so that the two are to each other as
     they are on the device, and nothing needs to be measured.
 
-    Raises: as `parallax.device.open_backend`; ConfigError for the CPU itself; BackendError if probes fail.
+    Raises: as `parallax.backends.open_backend`; ConfigError for the CPU itself; BackendError if probes fail.
     """
     asked = make_device(*parse_provider(text))
     name, room_bytes = asked.name, asked.memory_bytes

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from parallax.device import StockSession
+from parallax.backends.ort import StockSession
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

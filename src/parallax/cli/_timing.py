@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from parallax.device import DISTURBED_SHARE, CoreMeter, LoadMeter
+from parallax.machine import DISTURBED_SHARE, CoreMeter, LoadMeter
 
 # Runs shorter than this are timed several at once, for the sake of the clock's grain and of noise.
 _TURN_NS = 10_000_000

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from parallax.device import (
+from parallax.backends import (
     DEFAULT_POLICY,
     Backend,
     CompileOptions,

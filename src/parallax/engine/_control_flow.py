@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.device import empty_host_value, host_bytes
+from parallax.backends.ort import empty_host_value, host_bytes
 from parallax.engine._delegate import StandInSession
 from parallax.engine._executor import Executor
 from parallax.engine._failures import TERMINATED, segment_failure

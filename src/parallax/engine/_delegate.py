@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.device import CompiledModel, Place
+from parallax.backends import CompiledModel, Place
 
 _CPU_PROVIDER: Final = "CPUExecutionProvider"
 

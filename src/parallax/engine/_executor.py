@@ -20,7 +20,6 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 from parallax.engine._advice import WeightAdvisor
 from parallax.engine._arenas import ArenaPool, ArenaUsage, Context, Layout, Wiring
 from parallax.engine._boundary import BoundaryPlanner
-from parallax.engine._cores import bind_here, every_core, unbind
 from parallax.engine._delegate import DelegatedSession
 from parallax.engine._failures import segment_failure
 from parallax.engine._lanes import Lanes
@@ -31,6 +30,7 @@ from parallax.engine._shared_allocator import AllocatorUser, shrink_shared_alloc
 from parallax.engine._sketch import proven_type, sketch_outline, stated_type
 from parallax.engine._trace import SinkHolder
 from parallax.errors import ConfigError, InternalError
+from parallax.machine import bind_here, every_core, unbind
 from parallax.memory import MemoryOutline
 from parallax.schedule import DispatchTable, Plan
 

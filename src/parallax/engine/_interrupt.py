@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.device import move_to_first_core
 from parallax.engine._lanes import Lane
 from parallax.engine._mailbox import Mailbox
+from parallax.machine import move_to_first_core
 
 logger = logging.getLogger(__name__)
 

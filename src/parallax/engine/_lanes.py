@@ -18,10 +18,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from parallax.device import available_cores, current_core
-from parallax.engine._cores import CoreBinding, every_core, own_this_thread
 from parallax.engine._mailbox import Mailbox
-from parallax.engine._slices import ask_for_short_slices
+from parallax.machine import (
+    CoreBinding,
+    ask_for_short_slices,
+    available_cores,
+    current_core,
+    every_core,
+    own_this_thread,
+)
 
 logger = logging.getLogger(__name__)
 

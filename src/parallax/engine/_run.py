@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.engine._arenas import Layout, Step, run_bound
-from parallax.engine._cores import move_to_first_of, unbind
 from parallax.engine._failures import is_termination, segment_failure
 from parallax.engine._lanes import Lane, Lease
 from parallax.engine._mailbox import Mailbox
 from parallax.engine._place import Shape
 from parallax.engine._trace import SegmentSpan, TraceSink
 from parallax.errors import InternalError, ParallaxError
+from parallax.machine import move_to_first_of, unbind
 from parallax.schedule import Dispatcher, Start
 
 if TYPE_CHECKING:

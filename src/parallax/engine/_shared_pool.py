@@ -12,8 +12,8 @@ from typing import Any
 
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.device import available_cores
 from parallax.errors import ConfigError
+from parallax.machine import available_cores
 
 _threads: int | None = None
 _forked = False

@@ -23,7 +23,7 @@ _PROBE_BYTES: Final = 1 << 24
 
 
 class Pricing(Protocol):
-    """The part of `parallax.device.Backend` that prices; pure."""
+    """The part of `parallax.backends.Backend` that prices; pure."""
 
     def price(self, work: Work) -> Price | None:
         """What running ``work`` should cost, or None where nothing is known."""

@@ -8,7 +8,7 @@ import platform
 
 import onnxruntime as ort
 
-from parallax.device import available_cores
+from parallax.machine import available_cores
 
 
 def machine_fingerprint() -> str:

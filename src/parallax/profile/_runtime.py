@@ -11,7 +11,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from parallax.device import StockSession
+from parallax.backends.ort import StockSession
 from parallax.errors import BackendError
 from parallax.model import Model
 

@@ -92,7 +92,7 @@ class Segment:
     peak_bytes: int = 0
     """Bytes it holds while it runs; 0 where nothing was estimated."""
     backend: str = CPU_BACKEND
-    """What runs it, by the name that `parallax.device.open_backend` knows."""
+    """What runs it, by the name that `parallax.backends.open_backend` knows."""
     reason: str
     """Why this is a segment of its own, with the costs compared."""
     bodies: tuple[BodyPlan, ...] = ()

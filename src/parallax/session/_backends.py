@@ -7,7 +7,8 @@ import importlib.metadata
 from collections.abc import Sequence
 from typing import Any, Final
 
-from parallax.device import open_backend, openvino_table_digest
+from parallax.backends import open_backend
+from parallax.backends.openvino import openvino_table_digest
 from parallax.errors import ConfigError
 from parallax.schedule import CPU_BACKEND
 

@@ -10,9 +10,9 @@ import onnxruntime
 from onnxruntime.capi.onnxruntime_inference_collection import check_and_normalize_provider_args
 
 from parallax.bundle import Bundle, looks_like_bundle
-from parallax.device import trim_heap
 from parallax.engine import RUNTIME_EXCEPTIONS, both
 from parallax.errors import BundleError, ConfigError
+from parallax.machine import trim_heap
 from parallax.session._budgeting import counted_bundle, estimate_bundle
 from parallax.session._bundles import (
     LARGE_WEIGHT_BYTES,

@@ -39,10 +39,10 @@ from parallax.bundle import (
     signature,
     use_bundle,
 )
-from parallax.device import available_cores, free_memory_bytes
 from parallax.engine import Executor, MappedWeights
 from parallax.errors import BundleError, ConfigError, ParallaxError
 from parallax.graph import ELEMENT_TYPES, NUMPY_TYPES, TensorInfo
+from parallax.machine import available_cores, free_memory_bytes
 from parallax.model import Model, load_model
 from parallax.profile import machine_fingerprint, make_private_folder, why_any_distrusted, why_distrusted
 from parallax.session._compile import compile_loaded, recorded_options, replayed_options

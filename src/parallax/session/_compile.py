@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Unpack
 
 from parallax.bundle import CompileOptions, SourceRecord, resolve_target, write_bundle
-from parallax.device import memory_limit_bytes
 from parallax.errors import ConfigError
+from parallax.machine import memory_limit_bytes
 from parallax.memory import parse_bytes
 from parallax.model import Model, ModelSource, load_model
 from parallax.session._budgeting import fit_plan, noted_peaks

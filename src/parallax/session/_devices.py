@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
-from parallax.device import Backend, EmulatedBackend, OnnxRuntimeBackend, measure_speed
+from parallax.backends import Backend, measure_speed
+from parallax.backends.emulated import EmulatedBackend
+from parallax.backends.ort import OnnxRuntimeBackend
 from parallax.errors import BackendError
 from parallax.graph import Capability, CostModel, OpGraph, Price, Work
 from parallax.memory import device_need, fit_offer, show_bytes

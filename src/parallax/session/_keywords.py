@@ -14,8 +14,8 @@ from typing import Any, Final, cast, get_args
 
 import numpy as np
 
+from parallax.backends import FaultPolicy
 from parallax.bundle import Verify
-from parallax.device import FaultPolicy
 from parallax.errors import ConfigError
 from parallax.model import Model
 
@@ -108,7 +108,7 @@ def check_faults(faults: Any) -> FaultPolicy:
         return FaultPolicy()
     if not isinstance(faults, FaultPolicy):
         raise ConfigError(
-            f"faults={faults!r:.80} is no FaultPolicy", fix="write faults=parallax.device.FaultPolicy(deadline_s=2.0)"
+            f"faults={faults!r:.80} is no FaultPolicy", fix="write faults=parallax.backends.FaultPolicy(deadline_s=2.0)"
         )
     return faults
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from parallax.device import PressureMonitor, PressureReading
 from parallax.errors import BudgetError, RunCancelled
+from parallax.machine import PressureMonitor, PressureReading
 from parallax.memory import DEFAULT_MARGIN, admission_budget, least_budget, show_bytes
 from parallax.session._estimate import RUNTIME_BYTES, SEGMENT_BYTES, UNKNOWN_NEED, Estimator, RunNeed, Shapes
 from parallax.session._gate import Grant, MemoryGate

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict, TypeVar
 
+from parallax.backends import FaultPolicy
 from parallax.bundle import Verify
-from parallax.device import FaultPolicy
 from parallax.errors import ConfigError
 from parallax.session._backends import check_backends
 from parallax.session._keywords import (
@@ -149,13 +149,13 @@ class Options:
             cannot all be seen, or with other providers than the CPU's. Default: False. Not for ``compile``.
         idle_trim_s: seconds above 0 without a run after which the session gives back, as ``trim`` does, what it keeps
             for the next one; ``float("inf")`` is never. Default: 30 with a budget, else never. Not for ``compile``.
-        backends: names of what may compute beside ONNX Runtime's CPU kernels (see ``parallax.device.open_backend``),
+        backends: names of what may compute beside ONNX Runtime's CPU kernels (see ``parallax.backends.open_backend``),
             where ``tune`` finds it faster; () for none. Default: OpenVINO, if it is installed
             (``pip install 'parallax-runtime[openvino]'``) and neither ``sess_options`` nor ``providers`` nor a budget
             are given. Outputs then agree within 1e-4 of their magnitude instead of bit for bit. What a backend fails
             at is run on the CPU. Not for ``compile``.
         faults: what is done about a backend that misbehaves: failures in a row after which it is set aside, a
-            deadline for each of its calls, whether its NaNs are checked (see ``parallax.device.FaultPolicy``). By
+            deadline for each of its calls, whether its NaNs are checked (see ``parallax.backends.FaultPolicy``). By
             default three failures set it aside for 30 s, then longer; there is no deadline, and nothing is checked.
             Not for ``compile``.
 
@@ -273,7 +273,7 @@ class PlanningOptions(Options):
 
 
 def _budget_bytes(memory_budget: int | str | float) -> int:
-    from parallax.device import free_memory_bytes  # for sessions with a budget alone
+    from parallax.machine import free_memory_bytes  # for sessions with a budget alone
     from parallax.memory import parse_bytes
 
     return parse_bytes(memory_budget, free_bytes=free_memory_bytes())

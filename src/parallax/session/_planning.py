@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from parallax.device import Backend, OnnxRuntimeBackend, available_cores, open_backend
+from parallax.backends import Backend, open_backend
+from parallax.backends.ort import OnnxRuntimeBackend
 from parallax.engine import Executor, compile_plan
 from parallax.errors import BackendError, ConfigError, ParallaxError, PlanError
 from parallax.graph import OpGraph
+from parallax.machine import available_cores
 from parallax.model import Model, split_rows
 from parallax.partition import (
     by_branches,

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import onnxruntime
 
-from parallax.device import Backend, has_provider, is_backend_name, missing_extra, open_backend
+from parallax.backends import Backend, has_provider, is_backend_name, missing_extra, open_backend
 from parallax.engine import both
 from parallax.errors import ConfigError
 from parallax.memory import parse_bytes
@@ -153,5 +153,5 @@ def why_not_on_cpu(providers: Sequence[Any] | None) -> str | None:
 
 
 def open_devices(devices: Sequence[Device]) -> dict[str, Backend]:
-    """By name, in order of preference. Raises: as `parallax.device.open_backend`."""
+    """By name, in order of preference. Raises: as `parallax.backends.open_backend`."""
     return {device.name: open_backend(device.name, device.options) for device in devices}

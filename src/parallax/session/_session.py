@@ -17,8 +17,9 @@ from typing import Any, Final, Unpack
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.device import StockSession, private_bytes, trim_heap
+from parallax.backends.ort import StockSession
 from parallax.engine import Declaration, SinkHolder, TraceSink, run_failure, shrink_shared_allocator
+from parallax.machine import private_bytes, trim_heap
 from parallax.model import Model, read_model
 from parallax.schedule import Plan
 from parallax.session._background import run_in_background
@@ -60,7 +61,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             ``parallax.compile`` made. Of a bundle, plan and options are those it was compiled with.
         sess_options, providers, provider_options: as in ONNX Runtime. Providers other than the CPU's get
             the whole model, unless ``tune`` finds regions of it that had better run there beside the CPU. Backends of
-            `parallax.device.open_backend` may stand among them ("emulated:pixel-6-gpu", "webgpu"): what gains there,
+            `parallax.backends.open_backend` may stand among them ("emulated:pixel-6-gpu", "webgpu"): what gains there,
             launches and transfers counted, runs there, and the rest beside it.
         options: a record of Parallax's own options.
         keywords: fields of `parallax.Options`, in place of ``options`` or for what that leaves at its default; and

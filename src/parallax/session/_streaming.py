@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from parallax.device import memory_limit_bytes
+from parallax.machine import memory_limit_bytes
 from parallax.model import Model
 from parallax.partition import Partition, by_weight, crossing_bytes, unit_weights
 from parallax.profile import surviving_tensors

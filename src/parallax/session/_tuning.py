@@ -16,19 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from parallax.device import (
-    DEFAULT_POLICY,
-    DISTURBED_SHARE,
-    Backend,
-    CoreMeter,
-    EmulatedBackend,
-    FaultPolicy,
-    LoadMeter,
-    StockSession,
-)
+from parallax.backends import DEFAULT_POLICY, Backend, FaultPolicy
+from parallax.backends.emulated import EmulatedBackend
+from parallax.backends.ort import StockSession
 from parallax.engine import compile_plan, trace_durations
 from parallax.errors import BackendError, ConfigError, ParallaxError
 from parallax.graph import CostModel
+from parallax.machine import DISTURBED_SHARE, CoreMeter, LoadMeter
 from parallax.model import Model, split_rows
 from parallax.profile import Cache, measure_costs, random_feeds
 from parallax.schedule import CPU_BACKEND, Candidate, Plan

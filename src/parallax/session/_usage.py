@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from parallax.device import private_bytes
+from parallax.machine import private_bytes
 from parallax.model import Model
 from parallax.session._budgeting import estimate_bundle
 from parallax.session._estimate import UNKNOWN_NEED, Estimator, Shapes, estimate_model
@@ -41,7 +41,7 @@ class MemoryUsage:
     weights_private_bytes: int | None
     """An upper bound on copies of weights that this session alone holds, as kernels want them laid out."""
     process_private_bytes: int | None
-    """Of the whole process, other sessions and Python included: see `parallax.device.private_bytes`."""
+    """Of the whole process, other sessions and Python included: see `parallax.machine.private_bytes`."""
     budget_bytes: int | None
     """What ``memory_budget=`` came to. None without one; so are the next four."""
     limit_bytes: int | None

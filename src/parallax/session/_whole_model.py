@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.device import StockSession, move_to_first_core
+from parallax.backends.ort import StockSession
 from parallax.engine import (
     OPENING_EXCEPTIONS,
     RUNTIME_EXCEPTIONS,
@@ -20,6 +20,7 @@ from parallax.engine import (
     open_failure,
 )
 from parallax.errors import BundleError, ConfigError
+from parallax.machine import move_to_first_core
 from parallax.model import Model
 from parallax.schedule import Plan, Segment
 from parallax.session._options import PlanningOptions

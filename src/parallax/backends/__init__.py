@@ -1,0 +1,83 @@
+"""What computes: the protocol of a backend, the backends there are, and the guard around each."""
+
+from typing import TYPE_CHECKING
+
+from parallax import _lazy
+
+if TYPE_CHECKING:
+    from parallax.backends._fault_policy import DEFAULT_POLICY, FaultPolicy
+    from parallax.backends._guard import Complaints, GuardedModel, compile_guarded
+    from parallax.backends._probing import measure_speed
+    from parallax.backends._protocol import (
+        HOST_MEMORY,
+        Backend,
+        BackendInfo,
+        CompiledModel,
+        CompileOptions,
+        DeviceKind,
+        DeviceSpeed,
+        MemoryDomain,
+        Place,
+        TensorArgument,
+        UnfitFeedsError,
+    )
+    from parallax.backends._registry import (
+        ENTRY_POINTS,
+        BackendFactory,
+        FoundBackend,
+        find_backends,
+        forget_backends,
+        has_provider,
+        is_backend_name,
+        missing_extra,
+        open_backend,
+        open_providers,
+    )
+else:
+    __getattr__, __dir__ = _lazy.exports(
+        __name__,
+        {
+            "_fault_policy": "DEFAULT_POLICY FaultPolicy",
+            "_guard": "Complaints GuardedModel compile_guarded",
+            "_probing": "measure_speed",
+            "_protocol": (
+                "HOST_MEMORY Backend BackendInfo CompileOptions CompiledModel DeviceKind DeviceSpeed MemoryDomain "
+                "Place TensorArgument UnfitFeedsError"
+            ),
+            "_registry": (
+                "ENTRY_POINTS BackendFactory FoundBackend find_backends forget_backends has_provider "
+                "is_backend_name missing_extra open_backend open_providers"
+            ),
+        },
+        packages=("emulated", "openvino", "ort"),
+    )
+
+__all__ = [
+    "DEFAULT_POLICY",
+    "ENTRY_POINTS",
+    "HOST_MEMORY",
+    "Backend",
+    "BackendFactory",
+    "BackendInfo",
+    "CompileOptions",
+    "CompiledModel",
+    "Complaints",
+    "DeviceKind",
+    "DeviceSpeed",
+    "FaultPolicy",
+    "FoundBackend",
+    "GuardedModel",
+    "MemoryDomain",
+    "Place",
+    "TensorArgument",
+    "UnfitFeedsError",
+    "compile_guarded",
+    "find_backends",
+    "forget_backends",
+    "has_provider",
+    "is_backend_name",
+    "measure_speed",
+    "missing_extra",
+    "open_backend",
+    "open_providers",
+]

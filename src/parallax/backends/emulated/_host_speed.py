@@ -1,0 +1,61 @@
+"""How fast this machine's processor multiplies matrices: the yardstick by which emulated devices are scaled."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from parallax.backends.ort import CPU_PROVIDER, OnnxRuntimeBackend, empty_host_value, host_bytes
+from parallax.machine import DISTURBED_SHARE, LoadMeter, available_cores
+from parallax.model import Probe, probe_model
+
+_SIZE: Final = 768
+_SETTLE_S: Final = 0.06
+"""Threads of a pool that ended its run just now may spin for so long yet."""
+_MEASURE_S: Final = 0.25
+_LEAST_ROUNDS: Final = 7
+_LEAST_SHARE: Final = 0.5
+_FLOAT: Final = 1
+
+
+@functools.cache
+def host_gemm_flops() -> float:
+    """FLOP/s of a large float32 matrix product on all cores this process may use; measured once, a third of a second.
+
+    The quickest of many through numpy, with pauses. Where others use the cores meanwhile, that says nothing: then what
+    one thread of ONNX Runtime does in its time on a core counts for each core.
+    """
+    time.sleep(_SETTLE_S)
+    cores = available_cores()
+    meter = LoadMeter()
+    left = np.full((_SIZE, _SIZE), 0.5, np.float32)
+    target = left @ left
+    together = _flops(lambda: np.matmul(left, left, out=target), time.perf_counter)
+    is_disturbed = meter.disturbance(cores) > DISTURBED_SHARE * cores
+    product = OnnxRuntimeBackend(CPU_PROVIDER).compile(probe_model(Probe.PRODUCT), width=1)
+    value = empty_host_value((_SIZE, _SIZE), _FLOAT)
+    host_bytes(value).view(np.float32)[:] = 0.5
+    alone = _flops(lambda: product.run_with_ort_values({"a": value, "b": value}, ["y"]), time.thread_time)
+    # Two threads that share a core's units do at least half of what two cores would: less was disturbed by threads of
+    # this process, which no meter tells from the product's own.
+    if is_disturbed or together < _LEAST_SHARE * cores * alone:
+        return max(together, cores * alone)
+    return together
+
+
+def _flops(multiply: Callable[[], object], clock: Callable[[], float]) -> float:
+    """Of the quickest product, by a clock in seconds."""
+    quickest = float("inf")
+    rounds = 0
+    until = time.perf_counter() + _MEASURE_S
+    while rounds < _LEAST_ROUNDS or time.perf_counter() < until:
+        begin = clock()
+        multiply()
+        quickest = min(quickest, clock() - begin)
+        rounds += 1
+        time.sleep(0.001)
+    return 2.0 * _SIZE**3 / max(quickest, 1e-9)
