@@ -160,7 +160,7 @@ def assign_streams(nodes: Sequence[OptimisedNode], *, streams: int, handover_ns:
     dag = Dag.from_predecessors([{producer[value] for value in node.inputs if value in producer} for node in nodes])
     found = find_branches(dag)
     costs = [sum(nodes[index].cost_ns for index in branch.nodes) for branch in found.branches]
-    levels = bottom_levels(found.dag, costs)
+    levels = bottom_levels(found.dag.predecessors, costs)
     waiting = [len(row) for row in found.dag.predecessors]
     ready = [(-levels[branch], branch) for branch, count in enumerate(waiting) if count == 0]
     heapq.heapify(ready)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallax.errors import InternalError
-from parallax.graph import Dag, bottom_levels, critical_path, find_barriers, verify_convex, verify_dag
+from parallax.graph import Dag, find_barriers, verify_convex, verify_dag
 from tests.partition._graphs import dags, edge_lists, reachability
 
 
@@ -90,10 +90,3 @@ def test_convexity_is_judged_as_by_reachability(dag: Dag, data: st.DataObject) -
             verify_convex(dag, members)
     else:
         verify_convex(dag, members)
-
-
-def test_bottom_levels_are_longest_paths() -> None:
-    dag = Dag.from_edges(5, [(0, 1), (0, 2), (1, 3), (2, 3)])
-    assert bottom_levels(dag, [1, 10, 100, 1000, 7]) == [1101, 1010, 1100, 1000, 7]
-    assert critical_path(dag, [1, 10, 100, 1000, 7]) == 1101
-    assert critical_path(Dag.from_edges(0, []), []) == 0

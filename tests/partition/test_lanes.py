@@ -226,12 +226,12 @@ def test_list_schedules_are_legal_and_keep_grahams_bound(
     size = len(dag)
     costs = data.draw(st.lists(st.integers(0, 50), min_size=size, max_size=size))
     low = data.draw(st.integers(0, size))
-    priority = bottom_levels(dag, costs)
+    priority = bottom_levels(dag.predecessors, costs)
     schedule = list_schedule(dag, costs, priority, low, size, lanes=lanes, handover_ns=handover)
     verify_schedule(dag, costs, schedule, lanes=lanes, handover_ns=handover, low=low, high=size)
     if handover == 0 and low == 0:
         least = [max(1, cost) for cost in costs]
-        longest, work = critical_path(dag, least), sum(least)
+        longest, work = critical_path(dag.predecessors, least), sum(least)
         makespan = max(schedule.finish, default=0)
         assert makespan * lanes <= work + (lanes - 1) * longest
 
@@ -252,7 +252,7 @@ def test_timelines_of_any_graph_are_consistent_and_never_promise_the_impossible(
     assert cut.predicted_ns is not None
     assert cut.predicted_ns <= sum(wide)
     shortest = [min(pair) for pair in zip(narrow, wide, strict=True)]
-    assert cut.predicted_ns >= critical_path(units.dag, shortest)
+    assert cut.predicted_ns >= critical_path(units.dag.predecessors, shortest)
     assert cut.predicted_ns * lanes >= sum(min(n, lanes * w) for n, w in zip(narrow, wide, strict=True))
 
 

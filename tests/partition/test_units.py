@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from parallax.errors import InternalError
 from parallax.graph import Dag, OpGraph, verify_convex
-from parallax.partition import UnitGraph, contract, strong_components, verify_units
-from tests.partition._graphs import dags, edge_lists, graph_of_edges, op_graph, reachability
+from parallax.partition import UnitGraph, contract, verify_units
+from tests.partition._graphs import edge_lists, graph_of_edges, op_graph, reachability
 
 
 def test_without_limits_every_node_is_a_unit() -> None:
@@ -318,31 +318,6 @@ def test_contraction_merges_no_more_than_it_must(drawn: tuple[int, list[tuple[in
                     changed = True
     expected = {tuple(node for node in range(len(group)) if group[node] == each) for each in group}
     assert set(contract(graph, survivors=survivors).units) == expected
-
-
-@given(dags(max_size=30), st.data())
-def test_strong_components_are_mutual_reachability(dag: Dag, data: st.DataObject) -> None:
-    size = len(dag)
-    pairs = st.tuples(st.integers(0, max(size - 1, 0)), st.integers(0, max(size - 1, 0)))
-    back = data.draw(st.lists(pairs, max_size=4)) if size else []
-    neighbours = [list(row) for row in dag.successors]
-    for tail, head in back:
-        neighbours[tail].append(head)
-    reach = [{node} for node in range(size)]
-    for _ in range(size):
-        for node in range(size):
-            for target in neighbours[node]:
-                reach[node] |= reach[target]
-    component = strong_components(neighbours)
-    for one in range(size):
-        for other in range(size):
-            assert (component[one] == component[other]) == (other in reach[one] and one in reach[other])
-
-
-def test_a_long_chain_needs_no_recursion() -> None:
-    size = 5000
-    neighbours = [[node + 1] for node in range(size - 1)] + [[0]]
-    assert set(strong_components(neighbours)) == {0}
 
 
 def _diamond() -> tuple[OpGraph, UnitGraph]:

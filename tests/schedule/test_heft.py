@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from parallax.graph import critical_path
 from parallax.schedule import HeftPolicy, Schedule, Task, simulate
 from parallax.schedule._heft import _earliest
-from parallax.schedule._widths import critical_path_ns, duration_ns
+from parallax.schedule._widths import duration_ns
 from tests.schedule._dags import task, task_lists
 
 
@@ -104,7 +105,7 @@ def test_simulated_run_is_never_quicker_than_its_critical_path(tasks: tuple[Task
     schedule = HeftPolicy(cpu_width=1).assign(tasks, cores=cores, lanes=cores)
     run = simulate(tasks, schedule)
     durations = [duration_ns(item, width) for item, width in zip(tasks, widths_of(schedule), strict=True)]
-    assert run.makespan_ns >= critical_path_ns(tasks, durations)
+    assert run.makespan_ns >= critical_path([item.predecessors for item in tasks], durations)
 
 
 @pytest.mark.parametrize("lanes", [1, 2])

@@ -10,7 +10,7 @@ from parallax import _lazy
 if TYPE_CHECKING:
     from parallax.graph._capability import Capability, Refusal, RefusedNode
     from parallax.graph._costs import CostModel
-    from parallax.graph._dag import Dag, bottom_levels, critical_path, find_barriers, verify_convex, verify_dag
+    from parallax.graph._dag import Dag, find_barriers, verify_convex, verify_dag
     from parallax.graph._elements import (
         ELEMENT_TYPES,
         NUMPY_TYPES,
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
         wrapped_type,
     )
     from parallax.graph._op_graph import CONSTANT_BYTES, Dim, Node, OpGraph, TensorInfo, constant_value
+    from parallax.graph._orders import bottom_levels, critical_path, strong_components, top_levels, topological_order
     from parallax.graph._price import OperatorWork, Price, Work
     from parallax.graph._shapes import Shapes, UnknownShape
     from parallax.graph._sizes import MAX_TENSOR_BYTES, SizeExpression, SizeTable, bind_dims, size_expression
+    from parallax.graph._union_find import UnionFind
     from parallax.graph._work import (
         MAX_BODY_DEPTH,
         NodeWork,
@@ -41,12 +43,14 @@ else:
         {
             "_capability": "Capability Refusal RefusedNode",
             "_costs": "CostModel",
-            "_dag": "Dag bottom_levels critical_path find_barriers verify_convex verify_dag",
+            "_dag": "Dag find_barriers verify_convex verify_dag",
             "_elements": "ELEMENT_TYPES NUMPY_TYPES RUNTIME_TYPES STRING_TYPE ElementType wrapped_type",
             "_op_graph": "CONSTANT_BYTES Dim Node OpGraph TensorInfo constant_value",
+            "_orders": "bottom_levels critical_path strong_components top_levels topological_order",
             "_price": "OperatorWork Price Work",
             "_shapes": "Shapes UnknownShape",
             "_sizes": "MAX_TENSOR_BYTES SizeExpression SizeTable bind_dims size_expression",
+            "_union_find": "UnionFind",
             "_work": (
                 "MAX_BODY_DEPTH NodeWork TotalWork intensity iteration_count node_bytes node_flops node_work "
                 "shaped_work total_work"
@@ -79,6 +83,7 @@ __all__ = [
     "SizeTable",
     "TensorInfo",
     "TotalWork",
+    "UnionFind",
     "UnknownShape",
     "Work",
     "bind_dims",
@@ -93,6 +98,9 @@ __all__ = [
     "node_work",
     "shaped_work",
     "size_expression",
+    "strong_components",
+    "top_levels",
+    "topological_order",
     "total_work",
     "verify_convex",
     "verify_dag",

@@ -99,24 +99,6 @@ def verify_dag(dag: Dag) -> None:
         raise InternalError(f"successors do not mirror predecessors: {sorted(forward ^ backward)[:3]}")
 
 
-def bottom_levels(dag: Dag, costs: Sequence[int]) -> list[int]:
-    """For each node the cost of the longest path from it to a sink, itself included. O(V + E)."""
-    levels = list(costs)
-    for index in range(len(dag) - 1, -1, -1):
-        longest = 0
-        for target in dag.successors[index]:
-            level = levels[target]
-            if level > longest:
-                longest = level
-        levels[index] += longest
-    return levels
-
-
-def critical_path(dag: Dag, costs: Sequence[int]) -> int:
-    """The cost of the longest path: no schedule on any number of lanes is shorter. O(V + E)."""
-    return max(bottom_levels(dag, costs), default=0)
-
-
 def find_barriers(dag: Dag, weighty: Sequence[bool] | None = None) -> list[int]:
     """The nodes comparable with every other: each is an ancestor or a descendant of them. Ascending, O(V + E).
 

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
 
 import numpy as np
 import numpy.typing as npt
 
 from parallax.errors import InternalError
-from parallax.graph import Dag
+from parallax.graph import Dag, topological_order
 from parallax.memory._protocols import PlanLike
 from parallax.partition import find_branches
 
@@ -121,23 +120,8 @@ def find_lifetimes(
 def dispatch_order(plan: PlanLike) -> tuple[int, ...]:
     """The order in which segments start on one lane without limits: ready ones by priority, then position."""
     segments = plan.segments
-    successors: list[list[int]] = [[] for _ in segments]
-    remaining = []
-    for position, segment in enumerate(segments):
-        remaining.append(len(segment.predecessors))
-        for other in segment.predecessors:
-            successors[other].append(position)
-    ready = [(-segments[position].priority, position) for position, count in enumerate(remaining) if not count]
-    heapify(ready)
-    order = []
-    while ready:
-        position = heappop(ready)[1]
-        order.append(position)
-        for other in successors[position]:
-            remaining[other] -= 1
-            if not remaining[other]:
-                heappush(ready, (-segments[other].priority, other))
-    return tuple(order)
+    precedence = [-segment.priority for segment in segments]
+    return tuple(topological_order([segment.predecessors for segment in segments], precedence=precedence))
 
 
 def fixed_order(plan: PlanLike) -> tuple[int, ...] | None:

@@ -6,7 +6,6 @@ it parses at most 100 nested messages, three for each level of If, Loop or Scan.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import numpy.typing as npt
 import onnx
 
 from parallax.errors import ModelError, ModelFileError
-from parallax.graph import CONSTANT_BYTES, Node, OpGraph, TensorInfo
+from parallax.graph import CONSTANT_BYTES, Node, OpGraph, TensorInfo, topological_order
 from parallax.model._attributes import Attributes, constant_node_value, tensor_value
 from parallax.model._body_operators import may_have_bodies
 from parallax.model._lazy import LazyMapping
@@ -298,41 +297,28 @@ def build_bodies(node: onnx.NodeProto, label: str) -> list[tuple[str, Built]]:
 
 
 def _topological(nodes: _Nodes) -> list[int]:
-    """Kahn's algorithm (1962); of the nodes that are ready, the one that comes first in the file is next."""
+    """The nodes in topological order; of those that are ready, the one that comes first in the file is next."""
     reads, producers = nodes.reads, nodes.producers
-    waiting = [0] * len(reads)
-    successors: list[list[int]] = [[] for _ in reads]
-    for index, names in enumerate(reads):
-        for producer in {producers[name] for name in names if name in producers}:
-            successors[producer].append(index)
-            waiting[index] += 1
-    ready = [index for index, count in enumerate(waiting) if count == 0]
-    order: list[int] = []
-    while ready:
-        index = heapq.heappop(ready)
-        order.append(index)
-        for successor in successors[index]:
-            waiting[successor] -= 1
-            if waiting[successor] == 0:
-                heapq.heappush(ready, successor)
+    order = topological_order([{producers[name] for name in names if name in producers} for names in reads])
     if len(order) < len(reads):
-        raise _cycle_error(nodes, waiting)
+        raise _cycle_error(nodes, order)
     return order
 
 
 _CYCLE_SHOWN = 8
 
 
-def _cycle_error(nodes: _Nodes, waiting: Sequence[int]) -> ModelError:
-    # Every node still waiting has a predecessor still waiting, so walking back must close a cycle.
+def _cycle_error(nodes: _Nodes, order: Sequence[int]) -> ModelError:
+    # Every node without a place in the order has a predecessor without one, so walking back must close a cycle.
     producers = nodes.producers
-    index = next(i for i, count in enumerate(waiting) if count)
+    waiting = {*range(len(nodes.reads))}.difference(order)
+    index = min(waiting)
     position: dict[int, int] = {}
     path: list[int] = []
     while index not in position:
         position[index] = len(path)
         path.append(index)
-        index = next(producers[name] for name in nodes.reads[index] if name in producers and waiting[producers[name]])
+        index = next(producers[name] for name in nodes.reads[index] if producers.get(name) in waiting)
     cycle = path[position[index] :][::-1]
     shown = " -> ".join(map(nodes.label, cycle[:_CYCLE_SHOWN]))
     more = "" if len(cycle) <= _CYCLE_SHOWN else f" -> ... ({len(cycle)} nodes)"

@@ -72,7 +72,7 @@ if TYPE_CHECKING:
         uncut,
         verify_partition,
     )
-    from parallax.partition._units import DEFAULT_TINY_ELEMENTS, UnitGraph, contract, strong_components, verify_units
+    from parallax.partition._units import DEFAULT_TINY_ELEMENTS, UnitGraph, contract, verify_units
 else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
@@ -98,7 +98,7 @@ else:
                 "Boundary Cause DraftSegment Partition UnitCosts assemble by_branches by_layers every_unit "
                 "find_boundaries load_layers uncut verify_partition"
             ),
-            "_units": "DEFAULT_TINY_ELEMENTS UnitGraph contract strong_components verify_units",
+            "_units": "DEFAULT_TINY_ELEMENTS UnitGraph contract verify_units",
         },
     )
 
@@ -158,7 +158,6 @@ __all__ = [
     "set_apart",
     "stands_alone",
     "static_bytes",
-    "strong_components",
     "tensor_bytes",
     "uncut",
     "unit_weights",

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from parallax.errors import InternalError
-from parallax.graph import Dag
+from parallax.graph import Dag, top_levels, topological_order
 
 _NOTHING: frozenset[int] = frozenset()
 
@@ -120,13 +120,9 @@ def find_branches(
         chains.append(chain)
 
     between = dag.quotient(branch_of, len(chains))
-    layer_of: list[int] = []
-    layers: list[list[int]] = []
-    for branch, preds in enumerate(between.predecessors):
-        layer = 1 + max((layer_of[pred] for pred in preds), default=-1)
-        layer_of.append(layer)
-        if layer == len(layers):
-            layers.append([])
+    layer_of = [level - 1 for level in top_levels(between.predecessors, [1] * len(chains))]
+    layers: list[list[int]] = [[] for _ in range(1 + max(layer_of, default=-1))]
+    for branch, layer in enumerate(layer_of):
         layers[layer].append(branch)
     return BranchGraph(
         branches=tuple(
@@ -165,23 +161,12 @@ def verify_branches(dag: Dag, found: BranchGraph) -> None:
     stated = {(tail, head) for head, preds in enumerate(found.dag.predecessors) for tail in preds}
     if edges != stated:
         raise InternalError(f"branch edges differ from the graph's: {sorted(edges ^ stated)[:3]}")
-    _require_acyclic(len(found.branches), edges)
-
-
-def _require_acyclic(size: int, edges: set[tuple[int, int]]) -> None:
-    waiting = [0] * size
-    targets: list[list[int]] = [[] for _ in range(size)]
+    rows: list[list[int]] = [[] for _ in found.branches]
     for tail, head in edges:
-        targets[tail].append(head)
-        waiting[head] += 1
-    free = [index for index in range(size) if waiting[index] == 0]
-    for index in free:  # grows while it is read
-        for head in targets[index]:
-            waiting[head] -= 1
-            if waiting[head] == 0:
-                free.append(head)
-    if len(free) != size:
-        raise InternalError(f"{size - len(free)} branches lie on cycles or behind them")
+        rows[head].append(tail)
+    stuck = len(rows) - len(topological_order(rows))
+    if stuck:
+        raise InternalError(f"{stuck} branches lie on cycles or behind them")
 
 
 def verify_layers(found: BranchGraph) -> None:

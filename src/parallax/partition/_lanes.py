@@ -157,7 +157,7 @@ class _Search:
     def __init__(self, units: UnitGraph, terms: Terms, min_gain: float) -> None:
         self.units, self.terms, self.min_gain = units, terms, min_gain
         self.barriers = find_barriers(units.dag)
-        self.priority = bottom_levels(units.dag, terms.narrow)
+        self.priority = bottom_levels(units.dag.predecessors, terms.narrow)
         # Whatever its width, no unit takes less than this, nor less of the lanes' joint time.
         pairs = list(zip(terms.narrow, terms.wide, strict=True))
         self._shortest = [min(narrow, wide) for narrow, wide in pairs]

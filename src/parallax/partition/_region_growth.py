@@ -10,11 +10,10 @@ place of its topological order, since edges never lead to a lower index.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from parallax.graph import Dag
+from parallax.graph import Dag, UnionFind, topological_order
 from parallax.partition._region_ground import HOST, Draft, Ground
 
 _ROUNDS = 3
@@ -69,25 +68,16 @@ def find_pieces(dag: Dag, takes: Sequence[bool], waves: list[int], cuts: Cuts = 
     A piece that nobody waits for before some later wave, and that wave's device part is a reader, joins it there:
     computed early, it would be a launch of its own. Pieces come in order of waves, then of their first unit.
     """
-    parent = list(range(len(dag)))
-
-    def find(unit: int) -> int:
-        while parent[unit] != unit:
-            parent[unit] = parent[parent[unit]]
-            unit = parent[unit]
-        return unit
-
+    joined = UnionFind(len(dag))
     for unit, preds in enumerate(dag.predecessors):
         if takes[unit]:
             for pred in preds:
                 if takes[pred] and waves[pred] == waves[unit]:
-                    one, other = find(pred), find(unit)
-                    if one != other:
-                        parent[max(one, other)] = min(one, other)
+                    joined.union(pred, unit)
     pieces: dict[int, list[int]] = {}
     for unit, taken in enumerate(takes):
         if taken:
-            pieces.setdefault(find(unit), []).append(unit)
+            pieces.setdefault(joined.find(unit), []).append(unit)
     for leader in sorted(pieces, key=lambda leader: (-waves[leader], -leader)):
         wave = waves[leader]
         latest: int | None = None
@@ -108,7 +98,7 @@ def find_pieces(dag: Dag, takes: Sequence[bool], waves: list[int], cuts: Cuts = 
                     joins = target
         if latest is None or latest <= wave or joins is None:
             continue
-        target_leader = find(joins)
+        target_leader = joined.find(joins)
         for unit in pieces[leader]:
             waves[unit] = latest
         # It may link several pieces of that wave; all of them become one.
@@ -116,12 +106,12 @@ def find_pieces(dag: Dag, takes: Sequence[bool], waves: list[int], cuts: Cuts = 
         for unit in pieces[leader]:
             for to in dag.successors[unit]:
                 if takes[to] and waves[to] == latest and not cuts.between(unit, to):
-                    linked.add(find(to))
+                    linked.add(joined.find(to))
         linked.discard(leader)
         first = min(linked | {leader})
         merged = sorted(unit for one in (*linked, leader) for unit in pieces.pop(one))
         for one in (*linked, leader):
-            parent[one] = first
+            joined.union(first, one)
         pieces[first] = merged
     return [pieces[leader] for leader in sorted(pieces, key=lambda leader: (waves[leader], leader))]
 
@@ -354,30 +344,14 @@ def contracted_order(dag: Dag, regions: Iterable[Sequence[int]]) -> list[int] | 
     Nodes of that graph are named by their smallest unit. O(V + E), plus a heap.
     """
     leader = list(range(len(dag)))
-    members: dict[int, Sequence[int]] = {}
     for units in regions:
-        members[units[0]] = units
         for unit in units:
             leader[unit] = units[0]
-    waiting: dict[int, int] = {}
-    successors: dict[int, set[int]] = {}
-    for unit in range(len(dag)):
-        waiting.setdefault(leader[unit], 0)
-    for unit, targets in enumerate(dag.successors):
-        tail = leader[unit]
-        for target in targets:
-            head = leader[target]
-            if head != tail and head not in (known := successors.setdefault(tail, set())):
-                known.add(head)
-                waiting[head] += 1
-    ready = [node for node, count in waiting.items() if not count]
-    heapq.heapify(ready)
-    order: list[int] = []
-    while ready:
-        node = heapq.heappop(ready)
-        order.append(node)
-        for head in successors.get(node, ()):
-            waiting[head] -= 1
-            if not waiting[head]:
-                heapq.heappush(ready, head)
-    return order if len(order) == len(waiting) else None
+    nodes = [unit for unit in range(len(dag)) if leader[unit] == unit]
+    number = {unit: index for index, unit in enumerate(nodes)}
+    rows: list[list[int]] = [[] for _ in nodes]
+    for unit, preds in enumerate(dag.predecessors):
+        here = leader[unit]
+        rows[number[here]].extend([number[leader[pred]] for pred in preds if leader[pred] != here])
+    order = topological_order(rows)
+    return [nodes[index] for index in order] if len(order) == len(nodes) else None

@@ -7,12 +7,11 @@ choose among cuts between units and cannot make an illegal one.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from parallax.errors import InternalError
-from parallax.graph import Dag, OpGraph
+from parallax.graph import Dag, OpGraph, UnionFind, strong_components, topological_order
 from parallax.partition._cast_back import find_cast_back
 from parallax.partition._constants import find_constants, find_replicable, is_shape_arithmetic
 from parallax.partition._dequantised import find_bound
@@ -101,40 +100,22 @@ def contract(
 
     group_of, groups = _number(leader, ordinary)
     edges = _group_edges(graph, group_of, groups, copied)
-    order = _topological_order(edges)
-    if order is None:
+    order = topological_order(edges)
+    if len(order) < len(edges):
         group_of, groups = _merge_components(group_of, edges)
         edges = _group_edges(graph, group_of, groups, copied)
-        order = _topological_order(edges)
-        if order is None:
+        order = topological_order(edges)
+        if len(order) < len(edges):
             raise InternalError("merging strongly connected components left a cycle among units")
     if tiny_elements > 0:
         merged = _attach_tiny(graph, group_of, groups, edges, order, copied, tiny_elements)
         if merged is not None:
             group_of, groups = merged
             edges = _group_edges(graph, group_of, groups, copied)
-            order = _topological_order(edges)
-            if order is None:
+            order = topological_order(edges)
+            if len(order) < len(edges):
                 raise InternalError("attaching shape arithmetic to its only neighbour closed a cycle")
     return _build(graph, group_of, edges, order, copied)
-
-
-class _UnionFind:
-    def __init__(self, size: int) -> None:
-        self.parent = list(range(size))
-
-    def find(self, item: int) -> int:
-        parent = self.parent
-        while parent[item] != item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
-        return item
-
-    def union(self, one: int, other: int) -> None:
-        one, other = self.find(one), self.find(other)
-        if one != other:
-            # The smaller index leads, so the result does not depend on the order of calls.
-            self.parent[max(one, other)] = min(one, other)
 
 
 def _join_uncuttable(
@@ -143,8 +124,8 @@ def _join_uncuttable(
     cuttable: Callable[[str], bool] | None,
     constants: frozenset[int],
     copied: frozenset[int],
-) -> _UnionFind:
-    joined = _UnionFind(len(graph.nodes))
+) -> UnionFind:
+    joined = UnionFind(len(graph.nodes))
     if survivors is not None or cuttable is not None:
         for name, producer in graph.producers.items():
             if producer in constants or name not in graph.consumers:
@@ -180,9 +161,9 @@ def _split_live(graph: OpGraph, copied: frozenset[int]) -> tuple[list[int], list
     return live, dead
 
 
-def _number(joined: _UnionFind, ordinary: Sequence[int]) -> tuple[list[int], list[list[int]]]:
+def _number(joined: UnionFind, ordinary: Sequence[int]) -> tuple[list[int], list[list[int]]]:
     """Groups in order of their smallest node; -1 for nodes that are not ordinary."""
-    group_of = [-1] * len(joined.parent)
+    group_of = [-1] * len(joined)
     groups: list[list[int]] = []
     of_leader: dict[int, int] = {}
     for index in ordinary:
@@ -209,71 +190,9 @@ def _group_edges(
     return rows
 
 
-def _topological_order(predecessors: Sequence[Sequence[int]]) -> list[int] | None:
-    """Kahn's order, lowest index first where there is a choice; None if there is a cycle."""
-    if all(not row or row[-1] < index for index, row in enumerate(predecessors)):
-        return list(range(len(predecessors)))
-    waiting = [len(row) for row in predecessors]
-    successors: list[list[int]] = [[] for _ in predecessors]
-    for head, row in enumerate(predecessors):
-        for tail in row:
-            successors[tail].append(head)
-    ready = [index for index, count in enumerate(waiting) if count == 0]
-    order: list[int] = []
-    while ready:
-        index = heapq.heappop(ready)
-        order.append(index)
-        for head in successors[index]:
-            waiting[head] -= 1
-            if waiting[head] == 0:
-                heapq.heappush(ready, head)
-    return order if len(order) == len(predecessors) else None
-
-
-def strong_components(neighbours: Sequence[Sequence[int]]) -> list[int]:
-    """A component number for each node, equal iff they lie on a common cycle. Tarjan 1972, without recursion."""
-    size = len(neighbours)
-    number = [-1] * size
-    lowest = [0] * size
-    component = [-1] * size
-    path: list[int] = []
-    counter = components = 0
-    for root in range(size):
-        if number[root] >= 0:
-            continue
-        number[root] = lowest[root] = counter
-        counter += 1
-        path.append(root)
-        work = [(root, iter(neighbours[root]))]
-        while work:
-            node, rest = work[-1]
-            for target in rest:
-                if number[target] < 0:
-                    number[target] = lowest[target] = counter
-                    counter += 1
-                    path.append(target)
-                    work.append((target, iter(neighbours[target])))
-                    break
-                if component[target] < 0:
-                    lowest[node] = min(lowest[node], number[target])
-            else:
-                work.pop()
-                if work:
-                    parent = work[-1][0]
-                    lowest[parent] = min(lowest[parent], lowest[node])
-                if lowest[node] == number[node]:
-                    while True:
-                        member = path.pop()
-                        component[member] = components
-                        if member == node:
-                            break
-                    components += 1
-    return component
-
-
 def _merge_components(group_of: Sequence[int], edges: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
     component = strong_components(edges)
-    merged = _UnionFind(len(group_of))
+    merged = UnionFind(len(group_of))
     first: dict[int, int] = {}
     ordinary: list[int] = []
     for index, group in enumerate(group_of):
@@ -304,7 +223,7 @@ def _attach_tiny(
     for head, row in enumerate(predecessors):
         for tail in row:
             successors[tail].append(head)
-    merged = _UnionFind(len(groups))
+    merged = UnionFind(len(groups))
     attached = [False] * len(groups)
     for group in order:
         if tiny[group]:
@@ -320,7 +239,7 @@ def _attach_tiny(
             neighbours = {merged.find(target) for target in successors[group]}
             if len(neighbours) == 1:
                 merged.union(neighbours.pop(), group)
-    nodes = _UnionFind(len(group_of))
+    nodes = UnionFind(len(group_of))
     ordinary: list[int] = []
     first: dict[int, int] = {}
     for index, group in enumerate(group_of):

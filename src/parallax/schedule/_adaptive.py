@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from parallax.graph import bottom_levels
 from parallax.schedule._plan import Assignment, Schedule, Task
 from parallax.schedule._simulate import SimulatedRun, simulate
-from parallax.schedule._widths import best_width, bottom_levels, duration_ns, verify_tasks
+from parallax.schedule._widths import best_width, duration_ns, verify_tasks
 
 # Shares of the cores that a task may take beyond those found idle around it; 0 takes only idle ones, 1 is full width.
 _GREED: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -98,7 +99,7 @@ class _Search:
             return known
         policy = self.policy
         durations = [duration_ns(task, width) for task, width in zip(self.tasks, widths, strict=True)]
-        levels = bottom_levels(self.tasks, durations)
+        levels = bottom_levels([task.predecessors for task in self.tasks], durations)
         hints = {index: lane for index, lane in policy.lane_hints.items() if 0 <= lane < lanes}
         schedule = Schedule(
             policy="adaptive",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from parallax.errors import ConfigError
-from parallax.graph import CostModel, Dag, OpGraph, bottom_levels
+from parallax.graph import CostModel, OpGraph, bottom_levels, top_levels
 from parallax.partition import (
     Offer,
     RegionPlacer,
@@ -157,8 +157,8 @@ class _Search:
         nothing = self.placer.place()
         self.folded = {found.node for found in nothing.verdicts if found.verdict is Verdict.FOLDED}
         self.cpu = self._unit_costs(offer.cpu_ns)
-        self.below = bottom_levels(units.dag, self.cpu)
-        self.above = _top_levels(units.dag, self.cpu)
+        self.below = bottom_levels(units.dag.predecessors, self.cpu)
+        self.above = top_levels(units.dag.predecessors, self.cpu)
         self.cuts = False
         """Whether the best placement ends its regions where the processor goes on."""
         self.best = self._simulated("CPU only", nothing)
@@ -358,14 +358,6 @@ class _Search:
                 cost = ((0, sum(device[unit] for unit in inside) + launch_ns), *cost)
             tasks.append(Task(index=index, predecessors=tuple(sorted(before)), cost_ns=cost))
         return tasks, transfers, branches
-
-
-def _top_levels(dag: Dag, costs: Sequence[int]) -> list[int]:
-    """For each unit the cost of the longest path to its end, itself included."""
-    levels: list[int] = []
-    for unit, preds in enumerate(dag.predecessors):
-        levels.append(costs[unit] + max((levels[pred] for pred in preds), default=0))
-    return levels
 
 
 def _widths(cores: int) -> tuple[int, ...]:

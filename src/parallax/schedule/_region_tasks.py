@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parallax.errors import ConfigError
-from parallax.graph import CostModel
+from parallax.graph import CostModel, UnionFind
 from parallax.partition import RegionPlan, UnitGraph, Verdict, find_branches
 from parallax.schedule._crossings import Crossings
 from parallax.schedule._plan import Task
@@ -116,22 +116,14 @@ def _stretches(plan: RegionPlan) -> tuple[int, ...]:
     for group in range(len(dag) - 1, -1, -1):
         for target in dag.successors[group]:
             downs[group] = max(downs[group], downs[target] + (is_region[target] and not is_region[group]))
-    leader = list(range(len(dag)))
-
-    def find(group: int) -> int:
-        while leader[group] != group:
-            leader[group] = leader[leader[group]]
-            group = leader[group]
-        return group
-
+    parts = UnionFind(len(dag))
     for group, preds in enumerate(dag.predecessors):
         for pred in preds:
             if is_region[group] or is_region[pred]:
                 continue
             if ups[pred] == ups[group] and downs[pred] == downs[group]:
-                one, other = find(pred), find(group)
-                leader[max(one, other)] = min(one, other)
-    leaders = [find(group) for group in range(len(dag))]
+                parts.union(pred, group)
+    leaders = [parts.find(group) for group in range(len(dag))]
     order = sorted(set(leaders), key=lambda group: (ups[group], -downs[group], group))
     number = {group: index for index, group in enumerate(order)}
     return tuple([number[group] for group in leaders])

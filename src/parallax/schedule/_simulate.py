@@ -13,10 +13,11 @@ from heapq import heappop, heappush
 from typing import NamedTuple
 
 from parallax.errors import ConfigError, InternalError
+from parallax.graph import critical_path
 from parallax.schedule._dispatcher import Dispatcher
 from parallax.schedule._plan import Schedule, Task
 from parallax.schedule._table import DispatchTable, Start
-from parallax.schedule._widths import critical_path_ns, duration_ns
+from parallax.schedule._widths import duration_ns
 
 
 class Span(NamedTuple):
@@ -109,7 +110,7 @@ def simulate(
     return SimulatedRun(
         makespan_ns=round(clock.now) + (handover_ns if last_lane else 0),
         timeline=timeline,
-        critical_path_ns=critical_path_ns(tasks, durations),
+        critical_path_ns=critical_path([task.predecessors for task in tasks], durations),
         busy_ns=tuple(busy),
         peak_bytes=clock.peak_bytes,
     )

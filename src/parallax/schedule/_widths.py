@@ -26,27 +26,6 @@ def duration_ns(task: Task, width: int) -> int:
     return known
 
 
-def critical_path_ns(tasks: Sequence[Task], durations: Sequence[int]) -> int:
-    """Longest chain of durations along dependencies; O(tasks + edges)."""
-    ends: list[int] = []
-    for task, duration in zip(tasks, durations, strict=True):
-        ends.append(duration + max((ends[before] for before in task.predecessors), default=0))
-    return max(ends, default=0)
-
-
-def bottom_levels(tasks: Sequence[Task], durations: Sequence[int]) -> list[int]:
-    """Per task: longest chain of durations from its beginning to the end of all; O(tasks + edges).
-
-    The "upward rank" of HEFT (Topcuoglu, Hariri, Wu, IEEE TPDS 13(3), 2002, eq. 4) without transfer costs.
-    """
-    after = [0] * len(tasks)
-    for task in reversed(tasks):
-        after[task.index] += durations[task.index]
-        for before in task.predecessors:
-            after[before] = max(after[before], after[task.index])
-    return after
-
-
 def verify_tasks(tasks: Sequence[Task], *, cores: int, lanes: int) -> None:
     """Judge the arguments of a policy, see `Policy`. Raises: ConfigError, PlanError naming the task."""
     if cores < 1 or lanes < 1:
