@@ -17,7 +17,6 @@ from parallax.backends import (
     find_backends,
     forget_backends,
     open_backend,
-    open_providers,
 )
 from parallax.backends.ort import OnnxRuntimeBackend
 from parallax.backends.ort._plugins import WEBGPU, unload_plugin
@@ -118,21 +117,6 @@ def test_a_provider_this_build_lacks_names_those_it_has() -> None:
     for name in lacking:
         with pytest.raises(ConfigError, match=f"no {name}; it has .*CPUExecutionProvider"):
             open_backend(name)
-
-
-def test_providers_are_read_as_users_of_onnx_runtime_write_them() -> None:
-    def names(providers: Any) -> list[str]:
-        return [backend.info.name for backend in open_providers(providers)]
-
-    assert names(["CPUExecutionProvider"]) == ["CPUExecutionProvider"]
-    assert names([("CPUExecutionProvider", {}), "cpu"]) == ["CPUExecutionProvider", "CPUExecutionProvider"]
-    assert names([]) == []
-
-
-@pytest.mark.parametrize("entry", [3, ("CPUExecutionProvider",), ("CPUExecutionProvider", "x"), (1, {})])
-def test_what_is_no_provider_is_refused(entry: Any) -> None:
-    with pytest.raises(ConfigError, match="is no provider"):
-        open_providers([entry])
 
 
 def test_a_backend_is_a_backend() -> None:

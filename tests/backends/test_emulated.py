@@ -97,21 +97,6 @@ def test_refusals_say_what_the_delegate_lacks() -> None:
     assert [entry.reason for entry in dynamic.refused] == [Refusal.DYNAMIC_SHAPE] * 2 + [Refusal.OPERATOR]
 
 
-def test_fragments_are_those_of_a_greedy_placement() -> None:
-    nodes = [
-        node("Relu", ["x"], ["a"]),
-        node("Erf", ["a"], ["b"]),
-        node("Relu", ["b"], ["c"]),
-        node("Relu", ["x"], ["d"]),
-        node("Add", ["c", "d"], ["y"]),
-    ]
-    proto = model_of(nodes, {"x": (F32, [2, 2])}, {"y": (F32, [2, 2])})
-    assert open_backend("emulated:pixel-6-gpu", {"speed": 1}).capability(load_model(proto)).fragments == (
-        (0, 3),
-        (2, 4),
-    )
-
-
 WORK = Work(operators=(OperatorWork(op_type="MatMul", flops=10**9, touched_bytes=10**6),), moved_bytes=(10**6, 10**5))
 
 

@@ -88,7 +88,7 @@ class FaultyBackend:
             for node in nodes
             if node.op_type == "Sigmoid"
         )
-        return Capability(backend=self.info.name, taken=taken, refused=refused, fragments=(taken,) if taken else ())
+        return Capability(backend=self.info.name, taken=taken, refused=refused)
 
     def price(self, work: Work) -> Price:
         return self._speed.price(work)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.engine import CompiledSegment, Executor, LanePool, RuntimeOptions, compile_segment
+from parallax.engine import CompiledSegment, Executor, LanePool, RunBudget, RuntimeOptions, compile_segment
 from parallax.engine._moves import find_moves
 from parallax.graph import OpGraph
 from parallax.memory import MemoryOutline
@@ -126,10 +126,10 @@ class Cut:
             known.update(zip(segment.outputs, made, strict=True))
         return [known[name].numpy() for name in self.outputs]
 
-    def check(self, feeds: Mapping[str, Any]) -> list[Any]:
+    def check(self, feeds: Mapping[str, Any], *, budget: RunBudget | None = None) -> list[Any]:
         """Run, compare bit for bit, and return the C OrtValues."""
         expected = self.reference(feeds)
-        got = self.executor.run(feeds, self.outputs)
+        got = self.executor.run(feeds, self.outputs, budget=budget)
         for name, one, other in zip(self.outputs, got, expected, strict=True):
             array = one.numpy()
             assert array.dtype == other.dtype, name

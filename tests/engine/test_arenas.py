@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.engine import CompiledSegment, Executor, LanePool, TraceRecorder, make_session
+from parallax.engine import CompiledSegment, Executor, LanePool, RunBudget, TraceRecorder, make_session
 from parallax.errors import ConfigError, RunCancelled, SegmentError
 from parallax.memory import MemoryOutline
 from tests.engine._graphs import QUIET, Cut, ladder_model, models, plan_of_nodes, proto, value
@@ -464,12 +464,11 @@ def test_an_advisor_that_fails_is_detached_and_the_run_goes_on(
 def test_a_budget_of_one_segment_lets_one_run_at_a_time(pool: LanePool) -> None:
     advisor = Overlaps()
     cut = Cut(ladder_model(6), pool=pool, advisor=advisor, peaks=dict.fromkeys(range(18), 100))
-    cut.executor.set_budget(100)
     for seed in range(20):
-        cut.check({"x": value(np.arange(2000) - seed)})
+        cut.check({"x": value(np.arange(2000) - seed)}, budget=RunBudget(100))
     assert advisor.most == 1
     with pytest.raises(ConfigError, match="-1"):
-        cut.executor.set_budget(-1)
+        cut.check({"x": value(np.arange(2000))}, budget=RunBudget(-1))
 
 
 def test_a_budget_that_is_raised_while_a_run_waits_lets_it_go_on_at_once(pool: LanePool) -> None:
@@ -481,34 +480,34 @@ def test_a_budget_that_is_raised_while_a_run_waits_lets_it_go_on_at_once(pool: L
             if segment in (0, 1):
                 if segment == 0:
                     # From another thread, as a monitor of the machine would.
-                    monitor = threading.Thread(target=cut.executor.set_budget, args=(200,))
+                    monitor = threading.Thread(target=budget.change, args=(200,))
                     monitor.start()
                     monitor.join()
                 both.wait()  # only met if both segments run at once
 
     advisor = Raising()
     cut = Cut(ladder_model(1), pool=pool, advisor=advisor, peaks=dict.fromkeys(range(3), 100))
-    cut.executor.set_budget(100)
-    cut.check({"x": value([1, -2])})
+    budget = RunBudget(100)
+    cut.check({"x": value([1, -2])}, budget=budget)
     assert advisor.most == 2
 
 
 def test_lowering_the_budget_while_runs_go_on_loses_no_run(pool: LanePool) -> None:
     cut = Cut(ladder_model(8), pool=pool, peaks=dict.fromkeys(range(24), 100))
+    budget = RunBudget(None)
     over = threading.Event()
 
     def change() -> None:
         rng = np.random.default_rng(1)
         while not over.is_set():
-            cut.executor.set_budget([None, 0, 100, 200][int(rng.integers(4))])
+            budget.change([None, 0, 100, 200][int(rng.integers(4))])
 
     monitor = threading.Thread(target=change)
     monitor.start()
     try:
         for seed in range(150):
-            cut.check({"x": value(np.arange(50) - seed)})
+            cut.check({"x": value(np.arange(50) - seed)}, budget=budget)
     finally:
         over.set()
         monitor.join()
-    assert not cut.executor._runs
     assert pool.statistics().free_cores == 2

@@ -34,7 +34,7 @@ class Prices:
 def capability(*refused: RefusedNode) -> Capability:
     left_out = {entry.node for entry in refused}
     taken = tuple(node.index for node in GRAPH.nodes if node.index not in left_out)
-    return Capability(backend="toy", taken=taken, refused=refused, fragments=())
+    return Capability(backend="toy", taken=taken, refused=refused)
 
 
 def test_prices_are_those_of_each_nodes_work() -> None:
@@ -79,7 +79,7 @@ def test_figures_for_another_graph_are_refused() -> None:
     with pytest.raises(ConfigError, match="the graph has 3"):
         make_offer(GRAPH, capability(), Prices(), cpu_ns=[0] * 2)
     with pytest.raises(ConfigError, match="capability for 1 nodes"):
-        make_offer(GRAPH, Capability(backend="toy", taken=(0,), refused=(), fragments=()), Prices(), cpu_ns=[0] * 3)
+        make_offer(GRAPH, Capability(backend="toy", taken=(0,), refused=()), Prices(), cpu_ns=[0] * 3)
 
 
 def test_placement_that_is_given_is_taken_as_far_as_the_device_goes() -> None:

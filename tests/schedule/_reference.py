@@ -43,14 +43,6 @@ class Reference:
         self.stopped = True
         return []
 
-    def cancel(self) -> list[tuple[int, int]]:
-        self.stopped = True
-        return []
-
-    def cores_changed(self, cores: int) -> list[tuple[int, int]]:
-        self.cores = cores
-        return self._decide(None)
-
     def budget_changed(self, budget: int | None) -> list[tuple[int, int]]:
         self.budget = budget
         return self._decide(None)

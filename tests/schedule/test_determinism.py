@@ -23,7 +23,7 @@ for index in range(60):
     tasks.append(
         Task(index=index, predecessors=tuple(sorted(predecessors)), cost_ns=costs, peak_bytes=draw(50))
     )
-for policy in (SequentialPolicy(), AdaptivePolicy(handover_ns=30, segment_overhead_ns=10, lane_hints={3: 1, 9: 2})):
+for policy in (SequentialPolicy(), AdaptivePolicy(handover_ns=30, segment_overhead_ns=10)):
     schedule = policy.assign(tasks, cores=4, lanes=3)
     print(schedule)
     print(simulate(tasks, schedule, handover_ns=30, contention=1.3, budget_bytes=120))

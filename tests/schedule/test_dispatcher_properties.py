@@ -54,7 +54,7 @@ def test_starts_are_those_of_the_rules_written_down_again(
 def test_whatever_happens_the_rules_written_down_again_answer_the_same(
     plan: tuple[tuple[Task, ...], Schedule], data: st.DataObject
 ) -> None:
-    """Ends, failures, cancellation, fewer and more cores and bytes, in any order, before the start as well."""
+    """Ends, failures, fewer and more bytes, in any order, before the start as well."""
     tasks, schedule = plan
     budgets = st.none() | limits(tasks)
     budget = data.draw(budgets)
@@ -74,17 +74,11 @@ def test_whatever_happens_the_rules_written_down_again_answer_the_same(
         assert dispatcher.stopped == reference.stopped
         if dispatcher.finished:
             break
-        events = ["done", "done", "done", "failed", "cancel"]
+        events = ["done", "done", "done", "failed"]
         if changes < 12:
-            events += ["cores", "budget", "budget"]
+            events += ["budget", "budget"]
         event = data.draw(st.sampled_from(events), label="event")
-        if event == "cancel":
-            starts, expected = dispatcher.cancel(), reference.cancel()
-        elif event == "cores":
-            changes += 1
-            cores = data.draw(st.integers(1, 8))
-            starts, expected = dispatcher.cores_changed(cores), reference.cores_changed(cores)
-        elif event == "budget":
+        if event == "budget":
             changes += 1
             budget = data.draw(budgets)
             starts, expected = dispatcher.budget_changed(budget), reference.budget_changed(budget)
@@ -179,7 +173,7 @@ def test_random_runs_reach_the_corners_that_budgets_have() -> None:
 
 
 @given(plans(), budgets, st.data())
-def test_capacity_that_changes_at_any_time_is_obeyed_by_every_later_start(
+def test_a_budget_that_changes_at_any_time_is_obeyed_by_every_later_start(
     plan: tuple[tuple[Task, ...], Schedule], budget: int | None, data: st.DataObject
 ) -> None:
     tasks, schedule = plan
@@ -206,14 +200,11 @@ def test_capacity_that_changes_at_any_time_is_obeyed_by_every_later_start(
         if dispatcher.finished:
             break
         assert in_flight, "a run that is not finished has something in flight"
-        event = data.draw(st.sampled_from(["done", "done", "cores", "budget"]), label="event")
+        event = data.draw(st.sampled_from(["done", "done", "budget"]), label="event")
         if event == "done":
             segment = data.draw(st.sampled_from(sorted(in_flight)))
             del in_flight[segment]
             starts = dispatcher.segment_done(segment)
-        elif event == "cores":
-            cores = data.draw(st.integers(1, 8))
-            starts = dispatcher.cores_changed(cores)
         else:
             budget = data.draw(budgets)
             starts = dispatcher.budget_changed(budget)
@@ -221,7 +212,7 @@ def test_capacity_that_changes_at_any_time_is_obeyed_by_every_later_start(
 
 
 @given(plans(), budgets, st.data())
-def test_failure_or_cancel_at_any_time_ends_the_run_cleanly(
+def test_failure_at_any_time_ends_the_run_cleanly(
     plan: tuple[tuple[Task, ...], Schedule], budget: int | None, data: st.DataObject
 ) -> None:
     tasks, schedule = plan
@@ -236,10 +227,8 @@ def test_failure_or_cancel_at_any_time_ends_the_run_cleanly(
     failed: list[int] = []
     while not dispatcher.finished:
         segment = data.draw(st.sampled_from(dispatcher.running))
-        event = data.draw(st.sampled_from(["done", "done", "failed", "cancel"]))
-        if event == "cancel":
-            starts = dispatcher.cancel()
-        elif event == "failed":
+        event = data.draw(st.sampled_from(["done", "done", "failed"]))
+        if event == "failed":
             failed.append(segment)
             starts = dispatcher.segment_failed(segment)
         else:

@@ -92,9 +92,9 @@ def test_lane_that_reports_gets_the_next_segment(dispatch: Make) -> None:
 
 
 def test_lowest_idle_lane_where_no_lane_reported(dispatch: Make) -> None:
-    dispatcher = dispatch(table_of([task(0), task(1), task(2)]), cores=1, lanes=3)
+    dispatcher = dispatch(table_of([task(n, peak=1) for n in range(3)]), cores=3, lanes=3, budget_bytes=1)
     assert dispatcher.start() == (Start(0, 0, 1),)
-    assert dispatcher.cores_changed(3) == (Start(1, 1, 1), Start(2, 2, 1))
+    assert dispatcher.budget_changed(3) == (Start(1, 1, 1), Start(2, 2, 1))
 
 
 def test_fixed_lane_is_kept_even_if_another_is_idle(dispatch: Make) -> None:
@@ -157,33 +157,6 @@ def test_every_failure_is_kept_in_order(dispatch: Make) -> None:
     assert dispatcher.failed == (1, 0)
 
 
-def test_cancel_waits_for_what_runs_and_may_be_repeated(dispatch: Make) -> None:
-    dispatcher = dispatch(table_of([task(0), task(1, 0)]))
-    dispatcher.start()
-    assert dispatcher.cancel() == dispatcher.cancel() == ()
-    assert not dispatcher.finished
-    assert dispatcher.segment_done(0) == ()
-    assert dispatcher.finished
-    assert dispatcher.failed == ()
-
-
-def test_run_cancelled_before_its_start_starts_nothing(dispatch: Make) -> None:
-    dispatcher = dispatch(table_of([task(0)]))
-    dispatcher.cancel()
-    assert dispatcher.start() == ()
-    assert dispatcher.finished
-
-
-def test_fewer_cores_stop_nothing_that_runs(dispatch: Make) -> None:
-    dispatcher = dispatch(table_of([task(0), task(1), task(2, 0), task(3, 1)]))
-    dispatcher.start()
-    assert dispatcher.cores_changed(1) == ()
-    assert dispatcher.running == (0, 1)
-    assert dispatcher.segment_done(0) == ()  # one core, and segment 1 has it
-    assert dispatcher.segment_done(1) == (Start(2, 1, 1),)
-    assert dispatcher.cores_changed(2) == (Start(3, 0, 1),)
-
-
 def test_larger_budget_starts_what_waited_and_a_smaller_one_stops_nothing(dispatch: Make) -> None:
     dispatcher = dispatch(
         table_of([task(0, peak=5), task(1, peak=5), task(2, peak=5)]), cores=3, lanes=3, budget_bytes=5
@@ -204,9 +177,9 @@ def test_budget_may_appear_in_a_run_that_began_without(dispatch: Make) -> None:
     assert dispatcher.segment_done(2) == (Start(3, 1, 1),)
 
 
-def test_capacity_before_the_start_is_noted_only(dispatch: Make) -> None:
-    dispatcher = dispatch(table_of([task(0), task(1)]))
-    assert dispatcher.cores_changed(1) == ()
+def test_budget_before_the_start_is_noted_only(dispatch: Make) -> None:
+    dispatcher = dispatch(table_of([task(0, peak=1), task(1, peak=1)]))
+    assert dispatcher.budget_changed(1) == ()
     assert dispatcher.start() == (Start(0, 0, 1),)
 
 
@@ -236,8 +209,6 @@ def test_impossible_capacity_is_refused(settings: dict[str, int]) -> None:
 
 def test_impossible_capacity_is_refused_during_a_run(dispatch: Make) -> None:
     dispatcher = dispatch(table_of([task(0)]))
-    with pytest.raises(ConfigError, match="0 cores"):
-        dispatcher.cores_changed(0)
     with pytest.raises(ConfigError, match="-1 bytes"):
         dispatcher.budget_changed(-1)
 

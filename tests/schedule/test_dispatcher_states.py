@@ -39,7 +39,7 @@ def test_event_for_a_segment_that_does_not_run_is_refused(dispatch: Make, event:
     dispatcher.segment_done(0)
     with pytest.raises(InternalError, match=f"{event} while the segment is DONE"):
         report(0)
-    dispatcher.cancel()
+    dispatcher.segment_failed(1)
     with pytest.raises(InternalError, match=f"{event} while the segment is CANCELLED"):
         report(2)
 

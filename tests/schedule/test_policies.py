@@ -79,12 +79,6 @@ def test_decided_widths_are_kept_where_they_are_possible() -> None:
     assert widths == [1, 2, 1]  # the last has no cost at width 2
 
 
-def test_hints_pin_tasks_to_lanes_that_are_there() -> None:
-    tasks = [task(0, cost=100), task(1, cost=100)]
-    schedule = AdaptivePolicy(lane_hints={0: 1, 1: 5}).assign(tasks, cores=2, lanes=2)
-    assert [assignment.lane for assignment in schedule.assignments] == [1, None]
-
-
 @settings(max_examples=60)
 @given(tasks=task_lists(), cores=st.integers(1, 5), handover=st.integers(0, 300), overhead=st.integers(0, 100))
 def test_adaptive_is_never_predicted_slower_than_sequential(

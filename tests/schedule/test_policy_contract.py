@@ -25,7 +25,7 @@ from tests.schedule._dags import schedule_of, task, task_lists
 
 POLICIES: dict[str, Policy] = {name: policy(name) for name in policy_names()} | {
     "adaptive with overheads": AdaptivePolicy(handover_ns=40, segment_overhead_ns=20, contention=1.3),
-    "adaptive with hints": AdaptivePolicy(widths={0: 2, 1: 5, 7: 3}, lane_hints={0: 1, 1: 0, 3: 9}),
+    "adaptive with widths": AdaptivePolicy(widths={0: 2, 1: 5, 7: 3}),
     "heft, one core per lane": HeftPolicy(cpu_width=1),
     "adaptive, out of breath": AdaptivePolicy(simulated_segments=0),
 }

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
         is_backend_name,
         missing_extra,
         open_backend,
-        open_providers,
     )
 else:
     __getattr__, __dir__ = _lazy.exports(
@@ -46,7 +45,7 @@ else:
             ),
             "_registry": (
                 "ENTRY_POINTS BackendFactory FoundBackend find_backends forget_backends has_provider "
-                "is_backend_name missing_extra open_backend open_providers"
+                "is_backend_name missing_extra open_backend"
             ),
         },
         packages=("emulated", "openvino", "ort"),
@@ -79,5 +78,4 @@ __all__ = [
     "measure_speed",
     "missing_extra",
     "open_backend",
-    "open_providers",
 ]

@@ -96,8 +96,6 @@ class CompileOptions:
     """What ONNX Runtime's providers start from; other backends have no use for it."""
     exclusive: bool = False
     """Fail to compile rather than leave some nodes to the processor."""
-    lower_precision: bool = False
-    """Let the backend compute in less than the model's own precision, where it likes to."""
     work: Work | None = None
     """What running it once amounts to, where that is known. Emulated devices take as long as they price it."""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

@@ -12,7 +12,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -111,24 +111,6 @@ def has_provider(name: str) -> bool:
     except ParallaxError as error:
         logger.info("%s cannot be used: %s", name, error)
         return False
-
-
-def open_providers(providers: Sequence[str | tuple[str, Mapping[str, Any]]]) -> tuple[Backend, ...]:
-    """The backends of a ``providers=`` list as users of ONNX Runtime write it, in order of preference.
-
-    Beside the names of execution providers, each of `open_backend`'s is understood.
-
-    Raises: as `open_backend`, and ConfigError for an entry of another form.
-    """
-    backends = []
-    for entry in providers:
-        name, options = entry if isinstance(entry, tuple) and len(entry) == 2 else (entry, {})
-        if not isinstance(name, str) or not isinstance(options, Mapping):
-            raise ConfigError(
-                f"{entry!r} is no provider", fix="give a name, or a tuple of a name and a dict of its options"
-            )
-        backends.append(open_backend(name, options))
-    return tuple(backends)
 
 
 def find_backends() -> tuple[FoundBackend, ...]:

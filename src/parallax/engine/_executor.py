@@ -29,7 +29,7 @@ from parallax.engine._segment import CompiledSegment
 from parallax.engine._shared_allocator import AllocatorUser, shrink_shared_allocator
 from parallax.engine._sketch import proven_type, sketch_outline, stated_type
 from parallax.engine._trace import SinkHolder
-from parallax.errors import ConfigError, InternalError
+from parallax.errors import InternalError
 from parallax.machine import bind_here, every_core, unbind
 from parallax.memory import MemoryOutline
 from parallax.schedule import DispatchTable, Plan
@@ -115,8 +115,6 @@ class Executor(SinkHolder):
         )
         self._plain = Layout(self.wiring, len(slots), None, None)
         self._arenas = self._make_arenas(outline, list(slots)[:input_count], outputs, moves) if has_arenas else None
-        self._budget_bytes: int | None = None
-        self._runs: set[Run] = set()
         self._has_warned = False
         # Last, so that it goes after what uses the allocator: an object's attributes end in the order they were made.
         self._allocator_user = AllocatorUser()
@@ -172,7 +170,7 @@ class Executor(SinkHolder):
             feeds: model input name -> C OrtValue; absent means omitted.
             outputs: names to return, in order; they may repeat.
             run_options: the caller's RunOptions, seen by every segment, or None.
-            budget: of this run, in place of that of `set_budget`.
+            budget: what segments that run at the same time may need together (`Segment.peak_bytes`); None: no limit.
 
         Returns: C OrtValues, owned by the caller: no later run writes to them.
 
@@ -234,20 +232,6 @@ class Executor(SinkHolder):
         shrink_shared_allocator()
         return returned
 
-    def set_budget(self, budget_bytes: int | None) -> None:
-        """Limit what the segments of a run that run at the same time may need together (``Segment.peak_bytes``).
-
-        From now on, and for runs in flight, where what runs is not stopped. None: no limit. See
-        `parallax.memory.admission_budget` for what a budget of a process leaves for this.
-
-        Raises: ConfigError for a negative budget.
-        """
-        if budget_bytes is not None and budget_bytes < 0:
-            raise ConfigError(f"a budget of {budget_bytes} bytes", fix="give 0 or more bytes, or None")
-        self._budget_bytes = budget_bytes
-        for run in tuple(self._runs):
-            run.change_budget(budget_bytes)
-
     def _run(self, layout: Layout, feeds: Mapping[str, Any], run_options: Any, budget: RunBudget | None) -> Run:
         """Run to the end, well or not: then ``failure`` says so."""
         values = layout.values.copy()
@@ -262,22 +246,15 @@ class Executor(SinkHolder):
             if lease.is_all and self._has_lanes:
                 # Lanes keep off the caller's core, so it must not be put on theirs in the middle of the run.
                 bound = bind_here()
-            budget_bytes = self._budget_bytes if budget is None else budget.limit_bytes
-            run = Run(self, layout, values, run_options, lease, budget_bytes)
+            run = Run(self, layout, values, run_options, lease, None if budget is None else budget.limit_bytes)
             if budget is not None:
                 budget._bind(run)
-            else:
-                self._runs.add(run)
-                if self._budget_bytes != budget_bytes:  # it changed before this run could be told
-                    run.change_budget(self._budget_bytes)
             run.drive()
         except BaseException:
             if run is not None:
                 run.abort()
             raise
         finally:
-            if run is not None:
-                self._runs.discard(run)
             self.pool.give_back(lease)
             if bound is not None:
                 unbind(bound)

@@ -28,14 +28,11 @@ if TYPE_CHECKING:
     from parallax.graph._work import (
         MAX_BODY_DEPTH,
         NodeWork,
-        TotalWork,
         intensity,
         iteration_count,
-        node_bytes,
         node_flops,
         node_work,
         shaped_work,
-        total_work,
     )
 else:
     __getattr__, __dir__ = _lazy.exports(
@@ -51,10 +48,7 @@ else:
             "_shapes": "Shapes UnknownShape",
             "_sizes": "MAX_TENSOR_BYTES SizeExpression SizeTable bind_dims size_expression",
             "_union_find": "UnionFind",
-            "_work": (
-                "MAX_BODY_DEPTH NodeWork TotalWork intensity iteration_count node_bytes node_flops node_work "
-                "shaped_work total_work"
-            ),
+            "_work": "MAX_BODY_DEPTH NodeWork intensity iteration_count node_flops node_work shaped_work",
         },
     )
 
@@ -82,7 +76,6 @@ __all__ = [
     "SizeExpression",
     "SizeTable",
     "TensorInfo",
-    "TotalWork",
     "UnionFind",
     "UnknownShape",
     "Work",
@@ -93,7 +86,6 @@ __all__ = [
     "find_barriers",
     "intensity",
     "iteration_count",
-    "node_bytes",
     "node_flops",
     "node_work",
     "shaped_work",
@@ -101,7 +93,6 @@ __all__ = [
     "strong_components",
     "top_levels",
     "topological_order",
-    "total_work",
     "verify_convex",
     "verify_dag",
     "wrapped_type",

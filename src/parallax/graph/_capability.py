@@ -44,5 +44,3 @@ class Capability:
     """Ascending."""
     refused: tuple[RefusedNode, ...]
     """Ascending in node."""
-    fragments: tuple[tuple[int, ...], ...]
-    """``taken`` as the backend's own greedy placement would group it, each run in one piece; ordered by first node."""

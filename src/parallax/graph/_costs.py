@@ -43,11 +43,6 @@ class CostModel:
         if len({len(durations) for durations in self.durations_ns}) > 1:
             raise InternalError("a cost model holds another number of nodes at one width than at another")
 
-    @property
-    def node_count(self) -> int:
-        """How many nodes the graph has."""
-        return len(self.durations_ns[0])
-
     def node_ns(self, width: int) -> tuple[int, ...]:
         """Duration of each node when it runs on ``width`` threads.
 

@@ -41,31 +41,14 @@ class NodeWork:
 
     flops: int | None
     bytes: int | None
+    """What it reads plus what it writes. Operators that read a part of an input by design (Gather, Slice, Shape, ...)
+    count that part, those that only rename data (Reshape, Squeeze, ...) count as if they copied it."""
     known: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TotalWork:
-    """Sum over a graph's nodes; figures that are unknown add nothing and are counted instead."""
-
-    flops: int
-    bytes: int
-    nodes: int
-    unknown_nodes: int
 
 
 def node_flops(graph: OpGraph, node: Node) -> int | None:
     """FLOPs of one run of ``node``, 2 per multiply-accumulate; None when shapes are unknown."""
     return node_work(graph, node).flops
-
-
-def node_bytes(graph: OpGraph, node: Node) -> int | None:
-    """Bytes ``node`` reads plus bytes it writes; None when shapes or types are unknown.
-
-    Operators that read a part of an input by design (Gather, Slice, Shape, ...) count that part.
-    Operators that only rename data (Reshape, Squeeze, ...) count as if they copied it.
-    """
-    return node_work(graph, node).bytes
 
 
 def intensity(graph: OpGraph, node: Node) -> float | None:
@@ -79,18 +62,6 @@ def intensity(graph: OpGraph, node: Node) -> float | None:
 def node_work(graph: OpGraph, node: Node) -> NodeWork:
     """FLOPs and bytes of one run of ``node``, with what is not known said."""
     return shaped_work(Shapes(graph), node)
-
-
-def total_work(graph: OpGraph) -> TotalWork:
-    """FLOPs and bytes of one run of ``graph``: its nodes' sum, bodies inside their nodes."""
-    shapes = Shapes(graph)
-    flops = moved = unknown = 0
-    for node in graph.nodes:
-        work = shaped_work(shapes, node)
-        flops += work.flops or 0
-        moved += work.bytes or 0
-        unknown += work.flops is None or not work.known
-    return TotalWork(flops=flops, bytes=moved, nodes=len(graph.nodes), unknown_nodes=unknown)
 
 
 def shaped_work(shapes: Shapes, node: Node, *, depth: int = 0) -> NodeWork:

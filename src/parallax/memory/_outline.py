@@ -29,8 +29,6 @@ class MemoryPlan:
     arena: ArenaPlan
     peaks: tuple[GroupPeak, ...]
     """Per segment. With the arena in use, what a running segment adds to it is ``interior_bytes``."""
-    dynamic_branches: tuple[int, ...]
-    """Per tensor of ``arena.dynamic``: the branch (of segments) in whose growable arena it lives."""
 
 
 class MemoryOutline:
@@ -43,14 +41,13 @@ class MemoryOutline:
         plan: a plan that `verify_plan` accepts.
         graph: the graph it was made for, with inferred types.
         place_outputs: False leaves outputs of the model out of the arena, for an engine that hands them out.
-        in_place: as in `PeakTable`.
 
     Raises: InternalError as `find_lifetimes`.
     """
 
     __slots__ = ("_peaks", "_sizes", "lifetimes", "symbols", "types")
 
-    def __init__(self, plan: PlanLike, graph: OpGraph, *, place_outputs: bool = True, in_place: bool = False) -> None:
+    def __init__(self, plan: PlanLike, graph: OpGraph, *, place_outputs: bool = True) -> None:
         self.lifetimes: Lifetimes = find_lifetimes(plan, graph.output_names, place_outputs=place_outputs)
         symbols = input_symbols(graph)
         self.types: tuple[TensorInfo, ...] = tuple(
@@ -62,7 +59,6 @@ class MemoryOutline:
             graph,
             [segment.nodes for segment in plan.segments],
             kept=[segment.outputs for segment in plan.segments],
-            in_place=in_place,
         )
         self.symbols: tuple[str, ...] = tuple(sorted({*self._sizes.symbols, *self._peaks.symbols}))
         """Every dimension that any size depends on, ascending: the shape signature."""
@@ -93,13 +89,6 @@ class MemoryOutline:
             dims=tuple([(name, dims[name]) for name in self.symbols if name in dims]),
             arena=plan_arena(lifetimes, sizes, effort=effort, orders=orders),
             peaks=self._peaks.bind(dims),
-            dynamic_branches=tuple(
-                [
-                    lifetimes.branch_of[producer]
-                    for producer, size in zip(lifetimes.producers, sizes, strict=True)
-                    if size is None
-                ]
-            ),
         )
 
 

@@ -20,27 +20,6 @@ from parallax.graph import Node, OpGraph, SizeExpression, SizeTable, TensorInfo,
 _VIEWS: Final = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 """Operators whose output always shares its input's bytes in ONNX Runtime (``Alias`` in its kernel definitions)."""
 
-_IN_PLACE: Final = frozenset(
-    {
-        *(
-            "Relu",
-            "LeakyRelu",
-            "ThresholdedRelu",
-            "Elu",
-            "Selu",
-            "HardSigmoid",
-            "Sigmoid",
-            "Tanh",
-            "Softplus",
-            "Softsign",
-        ),
-        *("Abs", "Neg", "Floor", "Ceil", "Sqrt", "Reciprocal", "Exp", "Log", "Erf", "Clip", "Not", "Cast"),
-        *("Add", "Sub", "Mul", "Div", "Pow", "Softmax", "LogSoftmax"),
-    }
-)
-"""Operators that can write their output over an input of the same size that nothing reads any more. ONNX
-Runtime does so for activations, Clip, Softmax and Cast (``MayInplace``); for arithmetic it depends on its version."""
-
 
 class GroupPeak(NamedTuple):
     """Peaks of one group of nodes, in bytes."""
@@ -57,14 +36,13 @@ class GroupPeak(NamedTuple):
 class PeakTable:
     """Peaks of groups of nodes for any sizes: what depends on the graph alone is computed once.
 
-    Linear in nodes and edges to make; `bind` is a running sum over arrays.
+    Linear in nodes and edges to make; `bind` is a running sum over arrays. Views (Reshape and the like) share the bytes
+    of their input. No operator is taken to overwrite an input, though the runtime lets some: the higher, safer peak.
 
     Args:
         graph: the graph.
         groups: node indices of each group, ascending. Groups may overlap.
         kept: per group the tensors that live to its end; default: those read by other nodes, and the graph's outputs.
-        in_place: let elementwise operators overwrite an input that ends with them. False gives the higher, safer
-            peak; views (Reshape and the like) share their input's bytes in either case.
     """
 
     __slots__ = ("_bodies", "_constant", "_everything", "_interior", "_members", "_sizes", "_starts", "symbols")
@@ -75,16 +53,14 @@ class PeakTable:
         groups: Sequence[Sequence[int]],
         *,
         kept: Sequence[Collection[str]] | None = None,
-        in_place: bool = False,
     ) -> None:
-        self._build(graph, groups, kept, in_place, input_symbols(graph), {})
+        self._build(graph, groups, kept, input_symbols(graph), {})
 
     def _build(
         self,
         graph: OpGraph,
         groups: Sequence[Sequence[int]],
         kept: Sequence[Collection[str]] | None,
-        in_place: bool,
         symbols: Collection[str],
         outer: Mapping[str, TensorInfo],
     ) -> None:
@@ -99,7 +75,7 @@ class PeakTable:
             starts.append((len(interior), len(everything)))
             interior.append((columns.nothing, 1))
             everything.append((columns.nothing, 1))
-            blocks = _blocks(graph, nodes, None if kept is None else frozenset(kept[number]), columns, in_place)
+            blocks = _blocks(graph, nodes, None if kept is None else frozenset(kept[number]), columns)
             self._members.append(tuple([block.column for block in blocks]))
             born: list[list[_Block]] = [[] for _ in nodes]
             dead: list[list[_Block]] = [[] for _ in nodes]
@@ -115,7 +91,7 @@ class PeakTable:
                     # All that a body allocates comes and goes as one column.
                     table = PeakTable.__new__(PeakTable)
                     members, ends = [range(len(body.nodes))], [body.output_names]
-                    table._build(body, members, ends, in_place, symbols, columns.types)
+                    table._build(body, members, ends, symbols, columns.types)
                     column = columns.reserve()
                     self._bodies.append((column, number, table))
                     interior += [(column, 1), (column, -1)]
@@ -204,9 +180,7 @@ class _Block:
     is_interior: bool
 
 
-def _blocks(
-    graph: OpGraph, nodes: Sequence[int], kept: Collection[str] | None, columns: _Columns, in_place: bool
-) -> list[_Block]:
+def _blocks(graph: OpGraph, nodes: Sequence[int], kept: Collection[str] | None, columns: _Columns) -> list[_Block]:
     """The blocks of a group: of what it reads, what it makes for itself, and what it hands on.
 
     Weights (initializers, constants) are not among them: they are there before, during and after. Nor
@@ -227,7 +201,7 @@ def _blocks(
         )
     fed = {info.name for info in (*graph.inputs, *graph.overridable)}
     made = {name for index in nodes for name in graph.nodes[index].outputs}
-    blocks: dict[str, _Block] = {}  # tensor -> where it lives; tensors share a block in views and in place
+    blocks: dict[str, _Block] = {}  # tensor -> where it lives; views share a block
     found: list[_Block] = []
     for name in last_use:
         source = graph.producers.get(name)
@@ -246,39 +220,18 @@ def _blocks(
                 found.append(blocks[name])
                 continue
             last = last_use.get(name, step)
-            if not node.domain and position == 0 and node.inputs:
-                if node.op_type in _VIEWS:
-                    shared = blocks.get(node.inputs[0])
-                    if shared is None or not shared.is_interior:
-                        if node.inputs[0]:
-                            continue  # a view of what lives outside takes no bytes of its own
-                    else:
-                        shared.last = max(shared.last, last)
-                        blocks[name] = shared
-                        continue
-                elif in_place and node.op_type in _IN_PLACE:
-                    taken = _overwritten(node, name, step, blocks, columns)
-                    if taken is not None:
-                        taken.last = last
-                        blocks[name] = taken
-                        continue
+            if not node.domain and position == 0 and node.inputs and node.op_type in _VIEWS:
+                shared = blocks.get(node.inputs[0])
+                if shared is None or not shared.is_interior:
+                    if node.inputs[0]:
+                        continue  # a view of what lives outside takes no bytes of its own
+                else:
+                    shared.last = max(shared.last, last)
+                    blocks[name] = shared
+                    continue
             blocks[name] = _Block(column=columns.of(name), first=step, last=last, is_interior=True)
             found.append(blocks[name])
     return found
-
-
-def _overwritten(node: Node, output: str, step: int, blocks: Mapping[str, _Block], columns: _Columns) -> _Block | None:
-    """The block of the first input that ends here and has the output's size; None if there is none."""
-    size = columns.expressions[columns.of(output)]
-    if size is None:
-        return None
-    for name in node.inputs:
-        block = blocks.get(name)
-        if block is None or not block.is_interior or block.last != step:
-            continue
-        if columns.expressions[columns.of(name)] == size:
-            return block
-    return None
 
 
 def _reads(node: Node) -> tuple[str, ...]:

@@ -174,8 +174,6 @@ class Region:
     uploads: tuple[str, ...]
     downloads: tuple[str, ...]
     """Tensors that move to the device for it, and back to the host from it."""
-    upload_bytes: int
-    download_bytes: int
     kept: tuple[str, ...] = ()
     """Tensors it reads or makes that stay on the device: another region is at the other end."""
 

@@ -441,8 +441,6 @@ def _describe(
                 flops=sum(offer.flops[node] for node in nodes),
                 uploads=tuple(freight[number].name for number in tally.uploads),
                 downloads=tuple(freight[number].name for number in tally.downloads),
-                upload_bytes=sum(freight[number].size_bytes for number in tally.uploads),
-                download_bytes=sum(freight[number].size_bytes for number in tally.downloads),
                 kept=tuple(freight[number].name for number in tally.kept),
             )
         )

@@ -35,7 +35,6 @@ class AdaptivePolicy:
 
     Args:
         widths: widths already decided (task index -> width), kept where the task has a cost for them.
-        lane_hints: lanes to pin tasks to (task index -> lane); a hint beyond the lanes given is dropped.
         handover_ns: see `simulate`.
         segment_overhead_ns: see `simulate`.
         contention: see `simulate`.
@@ -43,7 +42,6 @@ class AdaptivePolicy:
     """
 
     widths: Mapping[int, int] = field(default_factory=dict)
-    lane_hints: Mapping[int, int] = field(default_factory=dict)
     handover_ns: int = 0
     segment_overhead_ns: int = 0
     contention: float = 1.0
@@ -100,19 +98,13 @@ class _Search:
         policy = self.policy
         durations = [duration_ns(task, width) for task, width in zip(self.tasks, widths, strict=True)]
         levels = bottom_levels([task.predecessors for task in self.tasks], durations)
-        hints = {index: lane for index, lane in policy.lane_hints.items() if 0 <= lane < lanes}
         schedule = Schedule(
             policy="adaptive",
             cores=self.cores,
             lanes=lanes,
             assignments=tuple(
-                # What a device's queue runs has the last lane, unless a hint says otherwise.
-                Assignment(
-                    segment=index,
-                    width=width,
-                    priority=levels[index],
-                    lane=hints.get(index, None if width else lanes - 1),
-                )
+                # What a device's queue runs has the last lane.
+                Assignment(segment=index, width=width, priority=levels[index], lane=None if width else lanes - 1)
                 for index, width in enumerate(widths)
             ),
         )

@@ -1,6 +1,6 @@
 """The dispatcher: the one place that decides what may start now.
 
-Events in (a segment is done, one failed, the machine has fewer cores or bytes), instructions out
+Events in (a segment is done, one failed, there are fewer bytes or more), instructions out
 (start this segment on that lane). It is a pure, deterministic state machine: no clock, no thread, no
 lock. The engine drives it with real lanes, the simulator with a virtual clock, so what is simulated is
 what runs. It knows nothing of durations; those belong to the policies, which speak to it by priorities.
@@ -53,7 +53,7 @@ class Dispatcher:
     6. Where nothing runs and nothing may start, one segment runs alone, beyond the limits, so that a run
        never stalls: with backfill the one that exceeds the budget least (none exceeds it: only widths are too
        large), ties by 2 and 3; without backfill the head. Nothing starts beside it until it ends.
-    7. After a failure or `cancel` nothing starts; what runs is waited for.
+    7. After a failure nothing starts; what runs is waited for.
 
     Cost: O(successors + starts x classes) heap operations per event, however many segments are ready.
 
@@ -128,18 +128,18 @@ class Dispatcher:
         self._running: dict[int, int] = {}  # segment -> lane, in order of start
         self._failed: tuple[int, ...] = ()
         self._started = False
-        self._stopped = False  # failed or cancelled
-        self._squeezed = False  # a capacity was lowered below what was running at that moment
+        self._stopped = False  # a segment failed
+        self._squeezed = False  # the budget was lowered below what was running at that moment
         self._log: list[tuple[int, str]] | None = [] if strict else None
 
     # -- events ---------------------------------------------------------------------------------------
 
     def start(self) -> tuple[Start, ...]:
-        """Begin the run. Once only, before any other event but a change of capacity."""
+        """Begin the run. Once only, before any other event but a change of the budget."""
         if self._started:
             raise InternalError("the run was started twice")
         self._started = True
-        starts = self._admit(ANY_LANE) if self._ready and not self._stopped else ()
+        starts = self._admit(ANY_LANE) if self._ready else ()
         if self._log is not None:
             verify_state(self)
         return starts
@@ -198,21 +198,6 @@ class Dispatcher:
             verify_state(self)
         return ()
 
-    def cancel(self) -> tuple[Start, ...]:
-        """Nothing starts any more; what runs is waited for. May be called again; always returns ()."""
-        self._stop("the run was cancelled")
-        if self._log is not None:
-            verify_state(self)
-        return ()
-
-    def cores_changed(self, cores: int) -> tuple[Start, ...]:
-        """From now on that many threads may run at once. What runs is never stopped."""
-        if cores < 1:
-            raise _bad_capacity(cores, self._lanes, None)
-        self._free_cores += cores - self._cores
-        self._cores = cores
-        return self._capacity_changed()
-
     def budget_changed(self, budget_bytes: int | None) -> tuple[Start, ...]:
         """From now on what runs may hold that many bytes (None: no limit). What runs is never stopped."""
         if budget_bytes is not None and budget_bytes < 0:
@@ -222,7 +207,11 @@ class Dispatcher:
         self._budget_bytes = budget
         if budget_bytes is not None and self._fits is None and self._table.has_peaks:
             self._queue_by_size()
-        return self._capacity_changed()
+        self._squeezed = self._free_bytes < 0
+        starts = self._admit(ANY_LANE) if self._ready and self._started else ()
+        if self._log is not None:
+            verify_state(self)
+        return starts
 
     # -- readings -------------------------------------------------------------------------------------
 
@@ -243,7 +232,7 @@ class Dispatcher:
 
     @property
     def stopped(self) -> bool:
-        """Whether a failure or `cancel` stopped the run before all segments were done."""
+        """Whether a failure stopped the run before all segments were done."""
         return self._stopped
 
     @property
@@ -367,13 +356,6 @@ class Dispatcher:
                     self._note(segment, SegmentState.CANCELLED, why)
                 states[segment] = _CANCELLED
                 self._pending -= 1
-
-    def _capacity_changed(self) -> tuple[Start, ...]:
-        self._squeezed = self._free_cores < 0 or self._free_bytes < 0
-        starts = self._admit(ANY_LANE) if self._ready and self._started else ()
-        if self._log is not None:
-            verify_state(self)
-        return starts
 
     # -- the story ------------------------------------------------------------------------------------
 

@@ -68,7 +68,7 @@ def verify_state(dispatcher: RunState) -> None:
     require(d._idle == d._every ^ busy, "idle lanes are not those without a segment")
     require(d._free_cores == d._cores - sum(table.widths[s] for s in running), "free cores miscounted")
     require(d._free_bytes == d._budget_bytes - sum(table.peaks[s] for s in running), "free bytes miscounted")
-    require(len(running) <= 1 or d._squeezed or d._free_cores >= 0, "more cores in use than allowed")
+    require(len(running) <= 1 or d._free_cores >= 0, "more cores in use than allowed")
     require(len(running) <= 1 or d._squeezed or d._free_bytes >= 0, "more bytes in use than the budget")
     for segment, state in enumerate(states):
         missing = sum(states[p] is not SegmentState.DONE for p in table.predecessors[segment])

@@ -133,7 +133,6 @@ class EmulatedBackend:
             backend=self._info.name,
             taken=tuple(node.index for node in graph.nodes if node.index not in left_out),
             refused=tuple(refused),
-            fragments=_fragments(graph, left_out, folded),
         )
 
     def price(self, work: Work) -> Price:
@@ -460,30 +459,6 @@ def _folded(graph: OpGraph) -> frozenset[int]:
             found.add(node.index)
             fixed.update(node.outputs)
     return frozenset(found)
-
-
-def _fragments(graph: OpGraph, refused: set[int], folded: frozenset[int]) -> tuple[tuple[int, ...], ...]:
-    """The waves of a greedy placement (`parallax.partition` says more); folded constants go with their first reader."""
-    waves: dict[int, int] = {}
-    groups: dict[int, list[int]] = {}
-    for node in graph.nodes:
-        if node.index in folded:
-            continue
-        mine = node.index not in refused
-        wave = 0
-        for before in graph.predecessors[node.index]:
-            if before not in folded:
-                wave = max(wave, waves[before] + (before not in refused and not mine))
-        waves[node.index] = wave
-        if mine:
-            groups.setdefault(wave, []).append(node.index)
-    of_node = {index: wave for wave, members in groups.items() for index in members}
-    for index in sorted(folded, reverse=True):
-        readers = [of_node[after] for after in graph.successors[index] if after in of_node]
-        wave = min(readers, default=-1)
-        groups.setdefault(wave, []).append(index)
-        of_node[index] = wave
-    return tuple(sorted(tuple(sorted(members)) for members in groups.values()))
 
 
 def open_emulated(device: str, options: Mapping[str, Any]) -> EmulatedBackend:

@@ -104,7 +104,6 @@ class OpenVinoBackend:
             backend=self._info.name,
             taken=tuple(node.index for node in graph.nodes if node.index not in refused),
             refused=tuple(refused[index] for index in sorted(refused)),
-            fragments=tuple(_runs(graph, refused)),
         )
 
     def price(self, work: Work) -> Price | None:
@@ -135,7 +134,7 @@ class OpenVinoBackend:
                     raise TypeError(f"{info.name!r} is a {info.kind} of {TYPE_NAMES.get(info.dtype, 'unknown type')}")
             read = read_segment(self._openvino, self._core, segment)
             handed_on = passed_on(read)
-            properties = self._properties(width, options)
+            properties = self._properties(width)
 
             def compile_for(signature: Signature | None) -> Program:
                 try:
@@ -163,7 +162,7 @@ class OpenVinoBackend:
         except Exception as error:
             raise compile_error(error, backend=self._info.name, segment=segment.name) from error
 
-    def _properties(self, width: int, options: CompileOptions) -> Mapping[str, Any]:
+    def _properties(self, width: int) -> Mapping[str, Any]:
         wanted: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
@@ -172,14 +171,11 @@ class OpenVinoBackend:
             "ENABLE_CPU_RESERVATION": False,
             # True leaves it to the width how many threads there are; False would count physical cores instead.
             "ENABLE_HYPER_THREADING": True,
+            "EXECUTION_MODE_HINT": "ACCURACY",
+            "INFERENCE_PRECISION_HINT": "f32",
+            # Else activations are quantised where weights are.
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         }
-        if not options.lower_precision:
-            wanted |= {
-                "EXECUTION_MODE_HINT": "ACCURACY",
-                "INFERENCE_PRECISION_HINT": "f32",
-                # Else activations are quantised where weights are.
-                "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
-            }
         return {name: value for name, value in wanted.items() if name in self._supported} | self._options
 
     def _ask(self, model: Model, graph: OpGraph, refused: dict[int, RefusedNode]) -> None:
@@ -252,12 +248,6 @@ def _runs(graph: OpGraph, refused: Mapping[int, RefusedNode]) -> Iterator[tuple[
             run = []
     if run:
         yield tuple(run)
-
-
-def openvino_devices() -> Sequence[str]:
-    """OpenVINO's devices here. Raises: MissingExtraError."""
-    _import()
-    return tuple(_core().available_devices)
 
 
 def _import() -> Any:

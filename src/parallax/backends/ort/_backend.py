@@ -128,20 +128,16 @@ class OnnxRuntimeBackend:
                 fix="leave this provider out",
             ) from error
         index = {node.name: node.index for node in graph.nodes}
-        fragments = []
+        taken: set[int] = set()
         for part in assignment:
             if part.ep_name == self._provider:
                 # What the runtime made itself (functions it inlined) has no name of the model's.
                 names = (_RELAID.sub("", node.name) if node.domain == _NHWC else node.name for node in part.get_nodes())
-                nodes = sorted({index[name] for name in names if name in index})
-                if nodes:
-                    fragments.append(tuple(nodes))
-        taken = frozenset(node for fragment in fragments for node in fragment)
+                taken.update(index[name] for name in names if name in index)
         return Capability(
             backend=self.info.name,
             taken=tuple(sorted(taken)),
             refused=explain(graph, taken, provider=self._provider, is_plugin=bool(self._devices)),
-            fragments=tuple(sorted(fragments)),
         )
 
     def price(self, work: Work) -> Price | None:
