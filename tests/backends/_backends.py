@@ -160,7 +160,5 @@ def on_the_processor(proto: onnx.ModelProto, feeds: Mapping[str, Array]) -> list
 
 
 def run(model: CompiledModel, feeds: Mapping[str, Array]) -> list[Array]:
-    return [
-        np.array(made.numpy())
-        for made in model.run_with_ort_values({name: value(array) for name, array in feeds.items()}, model.outputs)
-    ]
+    values = {name: value(array) for name, array in feeds.items()}
+    return [np.array(made.numpy()) for made in model.run_with_ort_values(values, model.interface.output_names)]

@@ -136,7 +136,7 @@ def test_answers_that_a_caller_writes_to_are_not_the_next_callers() -> None:
     model = compiled(open_backend("emulated:jetson-agx-orin", {"speed": 1000}), chain())
     x = floats(1, 4, 8)
     for _ in range(3):
-        (answer,) = model.run_with_ort_values({"x": value(x)}, model.outputs)
+        (answer,) = model.run_with_ort_values({"x": value(x)}, model.interface.output_names)
         np.testing.assert_array_equal(answer.numpy(), on_the_processor(chain(), {"x": x})[0])
         answer.update_inplace(np.zeros((4, 8), np.float32))
 
@@ -204,7 +204,7 @@ def test_replay_takes_the_modelled_time_and_sleeps_for_nearly_all_but_the_copyin
     x = value(floats(1, 4, 8))
     for _ in range(2):
         begin, slept = clock.now(), clock.slept
-        model.run_with_ort_values({"x": x}, model.outputs)
+        model.run_with_ort_values({"x": x}, model.interface.output_names)
         assert price_s <= clock.now() - begin < price_s + 10e-6
         copying_s = sum(map(backend.rates.copying_ns, WORK.moved_bytes)) / 1e9
         assert price_s - copying_s - 10e-6 <= clock.slept - slept + OVERSLEEP_S <= price_s - copying_s + 10e-6
@@ -217,7 +217,7 @@ def test_copies_between_host_and_device_keep_a_core_busy() -> None:
     backend = EmulatedBackend(load_profile("pixel-6-gpu"), speed=0.5, clock=clock)
     model = compiled(backend, chain(), options=CompileOptions(work=moved))
     begin = clock.now()
-    model.run_with_ort_values({"x": value(floats(1, 4, 8))}, model.outputs)
+    model.run_with_ort_values({"x": value(floats(1, 4, 8))}, model.interface.output_names)
     # What it does not sleep, it copies.
     awake_s = clock.now() - begin - clock.slept
     assert awake_s - OVERSLEEP_S == pytest.approx(backend.rates.copying_ns(10**6) / 1e9, abs=10e-6)
@@ -240,7 +240,7 @@ def test_device_runs_one_part_at_a_time() -> None:
     begin = clock.now()
 
     def work(model: EmulatedModel) -> None:
-        model.run_with_ort_values({"x": x}, model.outputs)
+        model.run_with_ort_values({"x": x}, model.interface.output_names)
         ends.append(clock.now() - begin)
 
     threads = [threading.Thread(target=work, args=(model,)) for model in models]
@@ -273,11 +273,11 @@ def test_cancelled_while_the_device_works_stops_soon() -> None:
     begin = clock.now()
     clock.at, clock.happens = begin + 0.1, lambda: setattr(options, "terminate", True)
     with pytest.raises(RunCancelled, match="terminate flag"):
-        model.run_with_ort_values({"x": value(floats(1, 4, 8))}, model.outputs, options)
+        model.run_with_ort_values({"x": value(floats(1, 4, 8))}, model.interface.output_names, options)
     assert clock.now() - begin < 0.12, "it looks every hundredth of a second"
     # What was left of the hour is the device's again, which all sessions of the process share.
     quick = compiled(backend, chain(), options=CompileOptions(work=Work(operators=())))
-    quick.run_with_ort_values({"x": value(floats(1, 4, 8))}, quick.outputs)
+    quick.run_with_ort_values({"x": value(floats(1, 4, 8))}, quick.interface.output_names)
     assert clock.now() - begin < 0.2
 
 
@@ -307,6 +307,6 @@ def test_feeds_that_do_not_fit_are_refused_on_replay_too() -> None:
     model = compiled(open_backend("emulated:jetson-agx-orin", {"speed": 1000}), chain())
     run(model, {"x": floats(1, 4, 8)})
     with pytest.raises(InputError):
-        model.run_with_ort_values({}, model.outputs)
+        model.run_with_ort_values({}, model.interface.output_names)
     with pytest.raises(InputError):
-        model.run_with_ort_values({"x": value(floats(1, 4, 9))}, model.outputs)
+        model.run_with_ort_values({"x": value(floats(1, 4, 9))}, model.interface.output_names)

@@ -21,8 +21,8 @@ from parallax.backends import (
     Complaints,
     FaultPolicy,
     GuardedModel,
+    Interface,
     MemoryDomain,
-    TensorArgument,
     UnfitFeedsError,
     compile_guarded,
     open_backend,
@@ -51,24 +51,8 @@ class Scripted:
         self.calls = 0
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        return self._inner.inputs
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        return self._inner.outputs
-
-    @property
-    def inputs_meta(self) -> Sequence[TensorArgument]:
-        return self._inner.inputs_meta
-
-    @property
-    def overridable_initializers(self) -> Sequence[TensorArgument]:
-        return self._inner.overridable_initializers
-
-    @property
-    def outputs_meta(self) -> Sequence[TensorArgument]:
-        return self._inner.outputs_meta
+    def interface(self) -> Interface:
+        return self._inner.interface
 
     def run_with_ort_values(
         self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None

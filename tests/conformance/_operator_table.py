@@ -304,7 +304,8 @@ def _judge_together(backend: Backend, batch: Sequence[Expected]) -> list[Judged]
                 assert array is not None
                 held.append(fed_value(array))
                 values[f"t{number}_i{at}"] = held[-1]._ortvalue
-        results = dict(zip(part.outputs, part.run_with_ort_values(values, part.outputs), strict=True))
+        asked = part.interface.output_names
+        results = dict(zip(asked, part.run_with_ort_values(values, asked), strict=True))
         for number, item in enumerate(batch):
             if turn >= len(item.runs):
                 continue

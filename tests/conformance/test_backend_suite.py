@@ -94,7 +94,7 @@ def _examine(name: str, backend: Backend, case: Case, tally: Tally) -> None:
     try:
         part = backend.compile(whole(model), width=1, options=CompileOptions(exclusive=True))
         fed = {key: value(array) for key, array in feeds.items()}
-        made = [np.array(got.numpy()) for got in part.run_with_ort_values(fed, part.outputs)]
+        made = [np.array(got.numpy()) for got in part.run_with_ort_values(fed, part.interface.output_names)]
     except BackendError as error:
         tally.failed.append(f"{case.id}: {error}")
         return

@@ -18,8 +18,8 @@ from parallax.backends import (
     CompileOptions,
     DeviceKind,
     DeviceSpeed,
+    Interface,
     MemoryDomain,
-    TensorArgument,
     forget_backends,
     open_backend,
 )
@@ -79,6 +79,13 @@ class FaultyBackend:
             name=f"faulty:{self._device}", kind=DeviceKind.GPU, device="faulty", version="1", memory=memory
         )
 
+    @property
+    def host_flops(self) -> None:
+        return None
+
+    def with_speed(self, speed: DeviceSpeed) -> FaultyBackend:
+        return self
+
     def capability(self, model: Model) -> Capability:
         """Everything but sigmoids, so that the processor has a part between its regions."""
         nodes = model.graph.nodes
@@ -110,28 +117,12 @@ class FaultyModel:
         self._device = device
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        return self._inner.inputs
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        return self._inner.outputs
+    def interface(self) -> Interface:
+        return self._inner.interface
 
     @property
     def memory(self) -> MemoryDomain:
         return self._inner.memory
-
-    @property
-    def inputs_meta(self) -> Sequence[TensorArgument]:
-        return self._inner.inputs_meta
-
-    @property
-    def overridable_initializers(self) -> Sequence[TensorArgument]:
-        return self._inner.overridable_initializers
-
-    @property
-    def outputs_meta(self) -> Sequence[TensorArgument]:
-        return self._inner.outputs_meta
 
     def run_with_ort_values(
         self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None

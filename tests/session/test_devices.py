@@ -325,6 +325,19 @@ def test_the_whole_model_is_not_tried_on_a_device_that_may_not_hold_it(tmp_path:
     np.testing.assert_allclose(session.run(None, feeds(512))[0], expected(model, feeds(512))[0], rtol=1e-4, atol=1e-4)
 
 
+def test_tuning_prices_a_device_that_states_no_speed_of_its_own(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    model = two_branches(batch=512)
+    session = parallax.InferenceSession(model, providers=["openvino"], threads=2, tune=True, cache_dir=tmp_path)
+    candidates = session.plan.provenance.candidates
+    told = [candidate.note for candidate in candidates]
+    assert not any("has no prices" in note for note in told), told
+    # There is a placement by cost, or what was compared says in milliseconds why there is none.
+    placed = any(candidate.label == "regions on openvino" and candidate.simulated_ns > 0 for candidate in candidates)
+    assert placed or any("ms on the CPU alone" in note for note in told), told
+    np.testing.assert_allclose(session.run(None, feeds(512))[0], expected(model, feeds(512))[0], rtol=1e-4, atol=1e-4)
+
+
 def test_a_bundle_is_not_for_a_device(tmp_path: Path) -> None:
     parallax.compile(two_branches(), tmp_path / "m.plx")
     with pytest.raises((ConfigError, BundleError), match="compiled for the CPU"):

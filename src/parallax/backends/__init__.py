@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         CompileOptions,
         DeviceKind,
         DeviceSpeed,
+        Interface,
         MemoryDomain,
         Place,
         TensorArgument,
@@ -40,8 +41,8 @@ else:
             "_guard": "Complaints GuardedModel compile_guarded",
             "_probing": "measure_speed",
             "_protocol": (
-                "HOST_MEMORY Backend BackendInfo CompileOptions CompiledModel DeviceKind DeviceSpeed MemoryDomain "
-                "Place TensorArgument UnfitFeedsError"
+                "HOST_MEMORY Backend BackendInfo CompileOptions CompiledModel DeviceKind DeviceSpeed Interface "
+                "MemoryDomain Place TensorArgument UnfitFeedsError"
             ),
             "_registry": (
                 "ENTRY_POINTS BackendFactory FoundBackend find_backends forget_backends has_provider "
@@ -66,6 +67,7 @@ __all__ = [
     "FaultPolicy",
     "FoundBackend",
     "GuardedModel",
+    "Interface",
     "MemoryDomain",
     "Place",
     "TensorArgument",

@@ -18,9 +18,9 @@ from parallax.backends._protocol import (
     Backend,
     CompiledModel,
     CompileOptions,
+    Interface,
     MemoryDomain,
     Place,
-    TensorArgument,
     UnfitFeedsError,
 )
 from parallax.backends.ort import empty_host_value, host_bytes, is_on_host
@@ -134,34 +134,14 @@ class GuardedModel:
         self.stood_in = 0  # (lock)
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names to feed."""
-        return self._delegate.inputs
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names to ask for."""
-        return self._delegate.outputs
+    def interface(self) -> Interface:
+        """What the delegate is fed and returns, and the spare likewise."""
+        return self._delegate.interface
 
     @property
     def memory(self) -> MemoryDomain:
         """Where the delegate makes its outputs; those of the spare are in the processor's memory."""
         return self._delegate.memory
-
-    @property
-    def inputs_meta(self) -> Sequence[TensorArgument]:
-        """See `CompiledModel`."""
-        return self._delegate.inputs_meta
-
-    @property
-    def overridable_initializers(self) -> Sequence[TensorArgument]:
-        """See `CompiledModel`."""
-        return self._delegate.overridable_initializers
-
-    @property
-    def outputs_meta(self) -> Sequence[TensorArgument]:
-        """See `CompiledModel`."""
-        return self._delegate.outputs_meta
 
     @property
     def is_set_aside(self) -> bool:

@@ -51,6 +51,10 @@ class BackendInfo:
     version: str
     """Of the library that computes: figures measured with another one are void."""
     memory: MemoryDomain
+    is_emulated: bool = False
+    """Whether a model of a device stands in for it: the processor computes the answers, a profile says the time."""
+    leaves_rest_to_cpu: bool = False
+    """Whether a part of which it takes only some nodes may be compiled, and the processor computes the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,37 +140,34 @@ class TensorArgument(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interface:
+    """What a compiled part is fed and returns."""
+
+    inputs: tuple[TensorArgument, ...]
+    """What must be fed."""
+    overridable: tuple[TensorArgument, ...] = ()
+    """What may be fed."""
+    outputs: tuple[TensorArgument, ...]
+    """What it returns."""
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """What can be asked for."""
+        return tuple(argument.name for argument in self.outputs)
+
+
 class CompiledModel(Protocol):
     """A compiled part, in the place of ONNX Runtime's C session. Any number of threads may run it at once."""
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names to feed."""
-        ...
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names to ask for."""
+    def interface(self) -> Interface:
+        """What it is fed and returns."""
         ...
 
     @property
     def memory(self) -> MemoryDomain:
         """Where it makes its outputs if nobody says where they should go."""
-        ...
-
-    @property
-    def inputs_meta(self) -> Sequence[TensorArgument]:
-        """What must be fed."""
-        ...
-
-    @property
-    def overridable_initializers(self) -> Sequence[TensorArgument]:
-        """What may be fed."""
-        ...
-
-    @property
-    def outputs_meta(self) -> Sequence[TensorArgument]:
-        """What it returns."""
         ...
 
     def run_with_ort_values(
@@ -214,6 +215,16 @@ class Backend(Protocol):
     @property
     def info(self) -> BackendInfo:
         """What it is."""
+        ...
+
+    @property
+    def host_flops(self) -> float | None:
+        """FLOP/s of this machine's processor that its prices are to be compared with; None where they do not depend on
+        it. To ask may take a third of a second, once per process."""
+        ...
+
+    def with_speed(self, speed: DeviceSpeed) -> Backend:
+        """The same backend, which prices by ``speed``. One that has prices of its own keeps them."""
         ...
 
     def capability(self, model: Model) -> Capability:

@@ -15,7 +15,6 @@ from typing import Any
 from rich.console import Console
 
 from parallax.backends import Backend, DeviceKind, DeviceSpeed, measure_speed, open_backend
-from parallax.backends.emulated import EmulatedBackend
 from parallax.cli._console import ProgressCallback, make_table, print_line
 from parallax.cli._open import parse_provider
 from parallax.cli._units import milliseconds, size
@@ -103,15 +102,14 @@ def open_device(text: str, *, cores: int, progress: ProgressCallback) -> Device:
             f"{name!r} is the CPU, which all others are compared with",
             fix="name another backend; `parallax devices` lists those there are",
         )
-    if isinstance(backend, EmulatedBackend):
-        profile = backend.profile
+    if backend.info.is_emulated:
+        profile = backend.info.name.partition(":")[2]
         scaled = "at the speed that was given"
         if asked.options.get("speed", "host") == "host":
-            backend = EmulatedBackend(profile, speed=product_flops(cores) / profile.cpu_gemm_flops)
+            backend = open_backend(name, {**asked.options, "host_flops": product_flops(cores)})
             scaled = "scaled so that CPU and accelerator are to each other as on the device"
         note = (
-            f"Emulated: device figures are from the profile {profile.name!r}, {scaled}. They are a model, not "
-            "measurements."
+            f"Emulated: device figures are from the profile {profile!r}, {scaled}. They are a model, not measurements."
         )
         return Device(
             backend=backend, pricing=backend, figures="emulated", note=note, cpu_factor=1.0, room_bytes=room_bytes

@@ -12,8 +12,6 @@ from functools import cached_property
 from typing import Final
 
 from parallax.backends import Backend, measure_speed
-from parallax.backends.emulated import EmulatedBackend
-from parallax.backends.ort import OnnxRuntimeBackend
 from parallax.errors import BackendError
 from parallax.graph import Capability, CostModel, OpGraph, Price, Work
 from parallax.memory import device_need, fit_offer, show_bytes
@@ -63,21 +61,20 @@ _MOST_SEGMENTS_FLIPPED: Final = 400
 
 
 def with_price(backend: Backend, *, width: int) -> Backend:
-    """The backend, priced by a handful of probes where it has no figures of its own and can be given some.
+    """The backend, priced by a handful of probes where it has no figures of its own.
 
     Raises: BackendError if it cannot run them.
     """
-    if isinstance(backend, OnnxRuntimeBackend) and backend.price(Work(operators=())) is None:
+    if backend.price(Work(operators=())) is None:
         return backend.with_speed(measure_speed(backend, width=width))
     return backend
 
 
 def scaled_costs(context: PlanningContext, backend: Backend) -> CostModel:
-    """The context's costs; those from tables at this machine's speed where an emulated device is scaled by it."""
+    """The context's costs; those from tables at this machine's speed where the device's prices depend on it."""
     costs = context.costs
-    if costs.source != "tables" or not isinstance(backend, EmulatedBackend):
-        return costs
-    return costs.times(product_flops(context.cores) / backend.host_flops)
+    host_flops = backend.host_flops if costs.source == "tables" else None
+    return costs if host_flops is None else costs.times(product_flops(context.cores) / host_flops)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,6 @@ import numpy as np
 import onnxruntime
 
 from parallax.backends import Backend, open_backend
-from parallax.backends.ort import OnnxRuntimeBackend
 from parallax.engine import Executor, compile_plan
 from parallax.errors import BackendError, ConfigError, ParallaxError, PlanError
 from parallax.graph import OpGraph
@@ -135,7 +134,7 @@ def plan_whole_on(name: str, model: Model, *, cores: int, backend: Backend | Non
     except ParallaxError as error:
         return None, str(error)
     refused = answer.refused
-    if refused and not (answer.taken and isinstance(asked, OnnxRuntimeBackend)):
+    if refused and not (answer.taken and asked.info.leaves_rest_to_cpu):
         first = refused[0]
         return None, (
             f"does not take {len(refused)} of {len(model.graph.nodes)} operators, the first of them "

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from parallax.backends import DEFAULT_POLICY, Backend, FaultPolicy
-from parallax.backends.emulated import EmulatedBackend
 from parallax.backends.ort import StockSession
 from parallax.engine import compile_plan, trace_durations
 from parallax.errors import BackendError, ConfigError, ParallaxError
@@ -286,7 +285,7 @@ def _device_plans(
     found: list[tuple[DevicePlan | None, str]] = []
     try:
         study = DeviceStudy(context, with_price(backend, width=cores), room_bytes=room_bytes)
-        if isinstance(backend, EmulatedBackend):
+        if backend.info.is_emulated:
             # It computes with the processor's kernels, so that what it does not take cannot be left to itself.
             greedy = study.greedy
         else:

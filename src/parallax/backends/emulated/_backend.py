@@ -25,9 +25,10 @@ from parallax.backends._protocol import (
     CompiledModel,
     CompileOptions,
     DeviceKind,
+    DeviceSpeed,
+    Interface,
     MemoryDomain,
     Place,
-    TensorArgument,
     UnfitFeedsError,
 )
 from parallax.backends.emulated._coverage import Gap
@@ -99,6 +100,7 @@ class EmulatedBackend:
             version=f"onnxruntime {onnxruntime.__version__}",
             # Its tensors are the processor's in truth, so that anybody can read them; moving them is priced.
             memory=MemoryDomain(name=name, is_host=True),
+            is_emulated=True,
         )
 
     @property
@@ -110,6 +112,10 @@ class EmulatedBackend:
     def host_flops(self) -> float:
         """FLOP/s of this machine's processor, as stated or measured: what its costs are to be scaled by."""
         return host_gemm_flops() if self._host_flops is None else self._host_flops
+
+    def with_speed(self, speed: DeviceSpeed) -> EmulatedBackend:
+        """Itself: the profile has its prices, and its parts take as long as they say."""
+        return self
 
     @property
     def rates(self) -> DeviceRates:
@@ -239,6 +245,7 @@ class EmulatedModel:
         shapes: Mapping[str, tuple[int, ...]],
     ) -> None:
         self._inner = inner
+        self._outputs = inner.interface.output_names
         self._shapes = shapes
         self._queue = queue
         self._rates = rates
@@ -254,34 +261,14 @@ class EmulatedModel:
         self.replayed = 0
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names to feed."""
-        return self._inner.inputs
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names to ask for."""
-        return self._inner.outputs
+    def interface(self) -> Interface:
+        """What the part is fed and returns."""
+        return self._inner.interface
 
     @property
     def memory(self) -> MemoryDomain:
         """The emulated device's, which anybody can read."""
         return self._backend.info.memory
-
-    @property
-    def inputs_meta(self) -> Sequence[TensorArgument]:
-        """See `CompiledModel`."""
-        return self._inner.inputs_meta
-
-    @property
-    def overridable_initializers(self) -> Sequence[TensorArgument]:
-        """See `CompiledModel`."""
-        return self._inner.overridable_initializers
-
-    @property
-    def outputs_meta(self) -> Sequence[TensorArgument]:
-        """See `CompiledModel`."""
-        return self._inner.outputs_meta
 
     def run_with_ort_values(
         self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None
@@ -329,10 +316,10 @@ class EmulatedModel:
             stay = self._stay_of(memory.cpu_ns, feeds, memory.answers)
             return memory.answers, self._queue.reserve(stay.seconds, begin), stay.copying_s
         # Raises what is wrong with the feeds, too.
-        values = self._inner.run_with_ort_values(feeds, self._inner.outputs, run_options)
+        values = self._inner.run_with_ort_values(feeds, self._outputs, run_options)
         cpu_ns = round((self._queue.clock.now() - begin) * 1e9)
         self.computed += 1
-        answers = dict(zip(self._inner.outputs, values, strict=True))
+        answers = dict(zip(self._outputs, values, strict=True))
         if key is not None and all(_is_plain(value) for value in values):
             self._remember(key, feeds, answers, cpu_ns)
         stay = self._stay_of(cpu_ns, feeds, answers)
@@ -383,12 +370,12 @@ class EmulatedModel:
                 self._remembered_bytes -= forgotten.size_bytes
 
     def _check_outputs(self, names: Sequence[str] | Mapping[str, Any]) -> None:
-        unknown = [name for name in names if name not in self._inner.outputs]
+        unknown = [name for name in names if name not in self._outputs]
         if unknown:
             raise InputError(
                 f"there is no output {unknown[0]!r}",
                 where=f"backend {self._backend.info.name}",
-                fix=f"ask for some of {list(self._inner.outputs)}",
+                fix=f"ask for some of {list(self._outputs)}",
             )
 
     def _fill(self, name: str, answer: Any, target: Any) -> None:
@@ -464,23 +451,30 @@ def _folded(graph: OpGraph) -> frozenset[int]:
 def open_emulated(device: str, options: Mapping[str, Any]) -> EmulatedBackend:
     """The backend ``emulated:device``: a profile's name, or the path of one.
 
-    Options: ``speed``, a factor on the device's own speed, or "host" (the default, see `EmulatedBackend`).
+    Options: ``speed``, a factor on the device's own speed, or "host" (the default, see `EmulatedBackend`);
+    ``host_flops``, FLOP/s of this machine's processor, which is measured by default.
 
     Raises: ConfigError for an unknown device or option, or a profile that cannot be read.
     """
-    unknown = sorted(set(options) - {"speed"})
+    unknown = sorted(set(options) - {"speed", "host_flops"})
     if unknown:
-        raise ConfigError(f"emulated devices have no option {unknown[0]!r}", fix="there is speed, a factor or 'host'")
+        raise ConfigError(
+            f"emulated devices have no option {unknown[0]!r}", fix="there are speed, a factor or 'host', and host_flops"
+        )
     if not device:
         raise ConfigError(
             "which device is to be emulated?",
             fix=f"write emulated:NAME with one of {', '.join(profile_names())}, or emulated:FILE.json",
         )
     given = options.get("speed", "host")
-    speed: float | None = None
-    if given != "host":
-        try:
-            speed = float(given)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"speed={given!r}", fix="give a factor, or 'host'") from error
-    return EmulatedBackend(load_profile(device), speed=speed)
+    speed = None if given == "host" else _number("speed", given, fix="give a factor, or 'host'")
+    flops = options.get("host_flops")
+    host_flops = None if flops is None else _number("host_flops", flops, fix="give FLOP/s, such as 50e9")
+    return EmulatedBackend(load_profile(device), speed=speed, host_flops=host_flops)
+
+
+def _number(option: str, given: Any, *, fix: str) -> float:
+    try:
+        return float(given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{option}={given!r}", fix=fix) from error

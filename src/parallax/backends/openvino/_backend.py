@@ -86,6 +86,11 @@ class OpenVinoBackend:
         """What it is."""
         return self._info
 
+    @property
+    def host_flops(self) -> None:
+        """Nothing: its prices are measured on the device itself."""
+        return None
+
     def with_speed(self, speed: DeviceSpeed) -> OpenVinoBackend:
         """The same, priced by ``speed``."""
         return OpenVinoBackend(self._device, options=self._options, speed=speed, checks_feeds=self._checks_feeds)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from parallax.backends._arguments import stated_argument
-from parallax.backends._protocol import HOST_MEMORY, MemoryDomain, Place, TensorArgument, UnfitFeedsError
+from parallax.backends._protocol import HOST_MEMORY, Interface, MemoryDomain, Place, UnfitFeedsError
 from parallax.backends.openvino._convert import Weights, all_finite, exact
 from parallax.backends.openvino._program import InputPort, OutputPort, Program, Request
 from parallax.backends.openvino._rules import EXACT_INTEGER
@@ -65,34 +65,19 @@ class OpenVinoModel:
         self._outputs = tuple(programs.any().outputs)
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names to feed."""
-        return tuple(self._declared)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names to ask for."""
-        return self._outputs
+    def interface(self) -> Interface:
+        """What the part is fed and returns. To feed what may be fed is refused, though: its value is built in."""
+        told = self._interface
+        return Interface(
+            inputs=tuple(map(stated_argument, told.inputs)),
+            overridable=tuple(map(stated_argument, told.overridable)),
+            outputs=tuple(map(stated_argument, told.outputs)),
+        )
 
     @property
     def memory(self) -> MemoryDomain:
         """The processor's, whatever the device: OpenVINO moves tensors by itself."""
         return HOST_MEMORY
-
-    @property
-    def inputs_meta(self) -> Sequence[TensorArgument]:
-        """See `CompiledModel`."""
-        return [stated_argument(info) for info in self._interface.inputs]
-
-    @property
-    def overridable_initializers(self) -> Sequence[TensorArgument]:
-        """See `CompiledModel`: to feed one is refused, though, as its value is built in."""
-        return [stated_argument(info) for info in self._interface.overridable]
-
-    @property
-    def outputs_meta(self) -> Sequence[TensorArgument]:
-        """See `CompiledModel`."""
-        return [stated_argument(info) for info in self._interface.outputs]
 
     def run_with_ort_values(
         self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None
@@ -213,7 +198,7 @@ class OpenVinoModel:
                 raise InputError(f"there is no input {name!r}", where=self._where, fix=f"feed {list(self._declared)}")
         unknown = [name for name in targets if name not in self._outputs]
         if unknown:
-            raise InputError(f"there are no outputs {unknown}", where=self._where, fix=f"ask for {self.outputs}")
+            raise InputError(f"there are no outputs {unknown}", where=self._where, fix=f"ask for {self._outputs}")
 
     def _failure(self, error: Exception, feeds: Mapping[str, Any]) -> ParallaxError:
         """OpenVINO has one exception for everything, so a wrong shape is looked for in the feeds."""

@@ -18,9 +18,9 @@ from parallax.backends._protocol import (
     CompileOptions,
     DeviceKind,
     DeviceSpeed,
+    Interface,
     MemoryDomain,
     Place,
-    TensorArgument,
 )
 from parallax.backends.ort._foreign import RUNTIME_ERRORS, compile_error, run_error
 from parallax.backends.ort._kernel_lists import explain
@@ -99,6 +99,11 @@ class OnnxRuntimeBackend:
     def info(self) -> BackendInfo:
         """What it is."""
         return self._info
+
+    @property
+    def host_flops(self) -> None:
+        """Nothing: its prices are measured on the device itself."""
+        return None
 
     def with_speed(self, speed: DeviceSpeed) -> OnnxRuntimeBackend:
         """The same, priced by ``speed``."""
@@ -211,7 +216,9 @@ class OnnxRuntimeBackend:
                 kind = DeviceKind.__members__.get(first.device.type.name, DeviceKind.OTHER)
         elif kind is DeviceKind.CPU:
             device = "processor"
-        return BackendInfo(name=self._provider, kind=kind, device=device, version=version, memory=memory)
+        return BackendInfo(
+            name=self._provider, kind=kind, device=device, version=version, memory=memory, leaves_rest_to_cpu=True
+        )
 
 
 class OnnxRuntimeModel:
@@ -223,46 +230,26 @@ class OnnxRuntimeModel:
         self.session = session
         self._backend = backend
         self._weights = weights
-        self._inputs = tuple(str(entry.name) for entry in (*session.inputs_meta, *session.overridable_initializers))
         self._required = tuple(
             str(entry.name) for entry in session.inputs_meta if not entry.type.startswith("optional(")
         )
-        self._outputs = tuple(str(entry.name) for entry in session.outputs_meta)
         self._memory = self._output_memory()
         self._device = self._ort_device()
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names to feed."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names to ask for."""
-        return self._outputs
+    def interface(self) -> Interface:
+        """What the session says of itself."""
+        told = self.session
+        return Interface(
+            inputs=tuple(told.inputs_meta),
+            overridable=tuple(told.overridable_initializers),
+            outputs=tuple(told.outputs_meta),
+        )
 
     @property
     def memory(self) -> MemoryDomain:
         """Where its outputs are made: the device's memory only if all of them are made there."""
         return self._memory
-
-    @property
-    def inputs_meta(self) -> Sequence[TensorArgument]:
-        """See `CompiledModel`."""
-        made: Sequence[TensorArgument] = self.session.inputs_meta
-        return made
-
-    @property
-    def overridable_initializers(self) -> Sequence[TensorArgument]:
-        """See `CompiledModel`."""
-        made: Sequence[TensorArgument] = self.session.overridable_initializers
-        return made
-
-    @property
-    def outputs_meta(self) -> Sequence[TensorArgument]:
-        """See `CompiledModel`."""
-        made: Sequence[TensorArgument] = self.session.outputs_meta
-        return made
 
     def run_with_ort_values(
         self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None
