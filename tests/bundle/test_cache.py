@@ -14,24 +14,36 @@ import pytest
 
 import parallax
 from parallax.bundle import MANIFEST_NAME
-from parallax.session import _bundles as bundles
-from parallax.session import _source as source_module
+from parallax.session import _bundle_cache as bundle_cache
 from parallax.session import cache_folder, prune_cache
+from parallax.session._source import SessionSource
 from tests.bundle._models import branching, compiled, expected, feeds
 
 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Models that were loaded, by whom."""
+    """Models that were loaded: "cache" to compile them, "session" to open them."""
     noted: list[str] = []
-    for module, name in ((bundles, "load_model"), (source_module, "read_model")):
-        load = getattr(module, name)
+    load: Any = vars(bundle_cache)["load_model"]
+    look, read = SessionSource.look, SessionSource.read
 
-        def load_and_note(source: Any, _load: Any = load, _name: str = module.__name__, **options: Any) -> Any:
-            noted.append(_name.rpartition(".")[2])
-            return _load(source, **options)
+    def load_and_note(source: Any, **options: Any) -> Any:
+        noted.append("cache")
+        return load(source, **options)
 
-        monkeypatch.setattr(module, name, load_and_note)
+    def look_and_note(source: SessionSource) -> Any:
+        seen = look(source)
+        if seen is not None:
+            noted.append("session")
+        return seen
+
+    def read_and_note(source: SessionSource) -> Any:
+        noted.append("session")
+        return read(source)
+
+    monkeypatch.setattr(bundle_cache, "load_model", load_and_note)
+    monkeypatch.setattr(SessionSource, "look", look_and_note)
+    monkeypatch.setattr(SessionSource, "read", read_and_note)
     return noted
 
 
@@ -56,9 +68,9 @@ def test_the_second_session_does_not_look_at_the_model(
     want = parallax.InferenceSession(model, **options).run(None, feeds())[0]
     loads.clear()
     first = open_cached(model, tmp_path / "cache", **options)
-    assert loads == ["_bundles"], "compiled, and opened from the bundle"
+    assert loads == ["cache"], "compiled, and opened from the bundle"
     second = open_cached(model, tmp_path / "cache", **options)
-    assert loads == ["_bundles"]
+    assert loads == ["cache"]
     for session in (first, second):
         np.testing.assert_array_equal(session.run(None, feeds())[0], want)
         assert (len(session.plan.segments) > 1) is bool(options)

@@ -82,6 +82,8 @@ def test_fifty_kills_leave_the_old_bundle_or_the_new_one(tmp_path: Path) -> None
 PUBLISH_AND_DIE = """
 import os, sys
 import parallax
+# What it loads, children need not.
+parallax.compile(sys.argv[1], os.path.join(os.path.dirname(sys.argv[2]), "..", "before.plx"))
 from parallax.bundle import _publish
 step, calls = 0, 0
 def dying(function):

@@ -16,7 +16,8 @@ from parallax.engine import Executor, RuntimeOptions, compile_plan
 from parallax.model import Model, load_model
 from parallax.schedule import Plan, Segment
 from parallax.session._lifting import lift_bodies
-from parallax.session._planning import _forced_body_plan, forced_plan, uncut_plan
+from parallax.session._planning import _forced_body_plan, forced_plan
+from parallax.session._whole import uncut_plan
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 

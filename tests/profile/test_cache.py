@@ -9,6 +9,7 @@ import os
 import sys
 import time
 
+import platformdirs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -166,3 +167,16 @@ def test_cpu_model_and_features_are_read_from_x86_and_arm():
     arm = "processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n"
     assert _parse_cpuinfo(arm, "fallback") == ("0x41 0xd0c", "fp asimd")
     assert _parse_cpuinfo("", "fallback") == ("fallback", "")
+
+
+@pytest.mark.parametrize("home", [None, "/home/someone", "/home/someone/", "/", "", "elsewhere"])
+@pytest.mark.parametrize("given", [None, "", " ", "/var/cache/here", "/var/cache/here/", "~/cache", "relative"])
+def test_the_folder_is_where_platformdirs_has_it(
+    given: str | None, home: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("XDG_CACHE_HOME", given), ("HOME", home)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    assert Cache().directory == platformdirs.user_cache_path("parallax")

@@ -19,9 +19,8 @@ from parallax.backends import FaultPolicy
 from parallax.backends.openvino import openvino_table_digest
 from parallax.errors import ConfigError
 from parallax.model import load_model
-from parallax.profile import Cache
 from parallax.session._options import Options, PlanningOptions
-from parallax.session._planning import plan_key, plan_whole_on
+from parallax.session._planning import plan_key, plan_whole_on, remember_plan
 from parallax.session._providers import make_device
 from tests.engine._faulty import installed
 
@@ -66,7 +65,7 @@ def remember_whole_on(backend: str, path: Path, cache: Path, *, as_backend: str 
     if as_backend is not None:
         plan = replace(plan, segments=(replace(plan.segments[0], backend=as_backend),))
     options = PlanningOptions.of(Options(threads=1, cache_dir=cache, backends=(backend,)))
-    Cache(cache).store(plan_key(model, options, None, cores=1), plan.to_json())
+    remember_plan(model, plan, options, None, cores=1)
 
 
 def test_plans_with_openvino_are_kept_for_one_table_of_what_it_computes_right(model: Path) -> None:

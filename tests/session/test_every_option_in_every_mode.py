@@ -18,7 +18,6 @@ import pytest
 
 import parallax
 from parallax.model import load_model
-from parallax.profile import Cache
 from parallax.session import _planning
 from parallax.session._config_keys import DECIDED_WHEN_COMPILED, FOR_THE_WHOLE_MODEL, INHERITED, WITHOUT_EFFECT
 from parallax.session._options import Options, PlanningOptions
@@ -56,8 +55,8 @@ class Places:
         """As if tuning had found that this model is best split."""
         model = load_model(self.model)
         options = PlanningOptions.of(Options(threads=2, cache_dir=self.kept_plans, backends=()))
-        key = _planning.plan_key(model, options, session_options, cores=2)
-        Cache(self.kept_plans).store(key, _planning.forced_plan(model, cores=2).to_json())
+        plan = _planning.forced_plan(model, cores=2)
+        _planning.remember_plan(model, plan, options, session_options, cores=2)
 
 
 @pytest.fixture(scope="module")

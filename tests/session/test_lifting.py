@@ -13,7 +13,8 @@ from parallax.errors import PlanError
 from parallax.model import Model, load_model
 from parallax.schedule import Plan, verify_plan
 from parallax.session._lifting import lift_bodies
-from parallax.session._planning import forced_plan, uncut_plan
+from parallax.session._planning import forced_plan
+from parallax.session._whole import uncut_plan
 from tests.engine._flow_models import FLOAT, captured_weights_model, counting_loop, info, lifted_plan, model, nested
 
 

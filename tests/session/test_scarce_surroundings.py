@@ -22,6 +22,7 @@ import json, logging, os, resource, sys
 import numpy as np
 import onnxruntime
 import parallax
+from parallax import compile
 from parallax.engine import RUNTIME_EXCEPTIONS
 logging.disable(logging.CRITICAL)
 onnxruntime.set_default_logger_severity(4)
@@ -36,7 +37,7 @@ ways = {
     "budget": lambda: parallax.InferenceSession(model, memory_budget="1GiB"),
     "share": lambda: parallax.InferenceSession(model, memory_budget=0.5),
     "compile": lambda: parallax.InferenceSession(
-        parallax.compile(model, f"{folder}/small/new.plx", cache_dir=cache, memory_limit="1GiB")
+        compile(model, f"{folder}/small/new.plx", cache_dir=cache, memory_limit="1GiB")
     ),
     "tune": lambda: parallax.InferenceSession(model, tune=True, cache_dir=f"{cache}-tuned"),
 }

@@ -10,11 +10,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from parallax.errors import BackendError
-from parallax.graph import Capability, Price, Work
-from parallax.model import Model, SegmentModel
+
+if TYPE_CHECKING:
+    from parallax.graph import Capability, Price, Work
+    from parallax.model import Model, SegmentModel
 
 
 class DeviceKind(enum.Enum):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from parallax.bundle._open import Bundle, read_bundle, use_bundle
     from parallax.bundle._publish import prune_folder, prune_leftovers, remove_tree, resolve_target
     from parallax.bundle._read import read_manifest
+    from parallax.bundle._segments import open_executor
     from parallax.bundle._write import Progress, describe_source, write_bundle
 else:
     __getattr__, __dir__ = _lazy.exports(
@@ -50,6 +51,7 @@ else:
             "_open": "Bundle read_bundle use_bundle",
             "_publish": "prune_folder prune_leftovers remove_tree resolve_target",
             "_read": "read_manifest",
+            "_segments": "open_executor",
             "_write": "Progress describe_source write_bundle",
         },
     )
@@ -76,6 +78,7 @@ __all__ = [
     "file_digest",
     "looks_like_bundle",
     "mismatch_error",
+    "open_executor",
     "parallax_version",
     "prune_folder",
     "prune_leftovers",

@@ -22,7 +22,6 @@ from parallax.schedule import Plan
 
 if TYPE_CHECKING:
     from parallax.bundle._names import ModelNames
-    from parallax.engine import Executor, RuntimeOptions
 
 T = TypeVar("T")
 
@@ -77,15 +76,6 @@ class Bundle:
 
         name = names_path(self.manifest.generation)
         return read_names(self.path / name) if name in self.signatures else None
-
-    def compile(self, options: RuntimeOptions) -> Executor:
-        """Map every segment of a split plan and return an executor on this process's lanes.
-
-        Raises: BundleError if the runtime refuses a graph, or a graph is not what the plan says.
-        """
-        from parallax.bundle._segments import open_executor  # a whole model needs no executor
-
-        return open_executor(self, options)
 
     def check_unchanged(self) -> None:
         """To be called once its files are mapped. Raises: BundleError if one was changed since it was checked."""

@@ -3,52 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol
 
-from parallax.bundle._manifest import Manifest
+from parallax.bundle._open import Bundle
 from parallax.engine import (
     FOREIGN_EXCEPTIONS,
     CompiledSegment,
     Executor,
-    MappedWeights,
     RuntimeOptions,
     lane_pool,
     make_mapped_session,
 )
 from parallax.errors import BundleError
 from parallax.machine import trim_heap
-from parallax.schedule import Plan
 
 
-class SegmentFiles(Protocol):
-    """The part of a checked `Bundle` that its segments are opened from."""
-
-    @property
-    def path(self) -> Path:
-        """Of the bundle's folder."""
-        ...
-
-    @property
-    def manifest(self) -> Manifest:
-        """What the files are."""
-        ...
-
-    @property
-    def plan(self) -> Plan:
-        """The split plan."""
-        ...
-
-    def graph_path(self, index: int) -> Path:
-        """The optimised graph of one of the plan's segments; its weights lie beside it."""
-        ...
-
-    def map_weights(self, index: int) -> MappedWeights:
-        """The weights of one of the plan's segments that its session can be lent."""
-        ...
-
-
-def open_executor(bundle: SegmentFiles, options: RuntimeOptions) -> Executor:
+def open_executor(bundle: Bundle, options: RuntimeOptions) -> Executor:
     """Map every segment of a bundle's split plan and return an executor on this process's lanes.
 
     Weights of a plan that was split for their size are read ahead of the runs, if they do not fit into memory.
@@ -75,7 +44,7 @@ def open_executor(bundle: SegmentFiles, options: RuntimeOptions) -> Executor:
     )
 
 
-def _open_segments(bundle: SegmentFiles, options: RuntimeOptions, *, lean: bool = False) -> list[CompiledSegment]:
+def _open_segments(bundle: Bundle, options: RuntimeOptions, *, lean: bool = False) -> list[CompiledSegment]:
     """``lean``: at no time with more memory than the largest segment needs to open, and so that all mappings are
     the runtime's, one for each weight."""
     segments = []

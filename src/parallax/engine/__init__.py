@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         OPENING_EXCEPTIONS,
         RUNTIME_EXCEPTIONS,
         both,
+        load_failure,
         open_failure,
         run_failure,
         segment_failure,
@@ -58,7 +59,8 @@ else:
             "_declared": "Declaration declared_outputs restore_declaration store_declaration",
             "_executor": "Executor",
             "_failures": (
-                "FOREIGN_EXCEPTIONS OPENING_EXCEPTIONS RUNTIME_EXCEPTIONS both open_failure run_failure segment_failure"
+                "FOREIGN_EXCEPTIONS OPENING_EXCEPTIONS RUNTIME_EXCEPTIONS both load_failure open_failure "
+                "run_failure segment_failure"
             ),
             "_interrupt": "run_interruptibly",
             "_lanes": "LanePool LaneStatistics lane_pool",
@@ -103,6 +105,7 @@ __all__ = [
     "compile_segment",
     "declared_outputs",
     "lane_pool",
+    "load_failure",
     "make_mapped_session",
     "make_session",
     "make_value",

@@ -94,6 +94,15 @@ def open_failure(error: Exception) -> Exception:
     return error
 
 
+def load_failure(error: OSError) -> BackendError:
+    """The error a caller gets when a module of ours could not be read at its first use."""
+    return BackendError(
+        f"a part of Parallax, or of what it uses, could not be loaded: {error.strerror or error}",
+        where=str(error.filename or ""),
+        fix="where the process is out of descriptors or memory, let it have more; else install Parallax again",
+    )
+
+
 def segment_failure(error: BaseException, *, segment: str, nodes: tuple[str, ...]) -> ParallaxError:
     """The error a caller gets when ``error`` came out of a segment."""
     text = str(error)

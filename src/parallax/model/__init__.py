@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from parallax.model._declaring import declaring_model
     from parallax.model._extract import SegmentModel
     from parallax.model._files import HeldFiles, OpenFile, hold_files
+    from parallax.model._glimpse import Glimpse, glimpse
     from parallax.model._handover import SegmentInterface, proto_with_weights, segment_interface
     from parallax.model._model import Model, load_model, read_model
     from parallax.model._names import tensor_names
@@ -35,6 +36,7 @@ else:
             "_declaring": "declaring_model",
             "_extract": "SegmentModel",
             "_files": "HeldFiles OpenFile hold_files",
+            "_glimpse": "Glimpse glimpse",
             "_handover": "SegmentInterface proto_with_weights segment_interface",
             "_model": "Model load_model read_model",
             "_names": "tensor_names",
@@ -52,6 +54,7 @@ else:
 
 __all__ = [
     "Body",
+    "Glimpse",
     "HeldFiles",
     "Model",
     "ModelSource",
@@ -65,6 +68,7 @@ __all__ = [
     "StoredWeight",
     "Survey",
     "declaring_model",
+    "glimpse",
     "hold_files",
     "load_model",
     "probe_model",

@@ -21,10 +21,10 @@ MODEL: Final = {
     OPSET_IMPORT: True,
     0x72: True,  # operator sets, metadata
 }
-NODE, INITIALIZER, INPUT, OUTPUT, VALUE_INFO = 0x0A, 0x2A, 0x5A, 0x62, 0x6A
+NODE, GRAPH_NAME, INITIALIZER, INPUT, OUTPUT, VALUE_INFO = 0x0A, 0x12, 0x2A, 0x5A, 0x62, 0x6A
 GRAPH: Final = {
     NODE: True,
-    0x12: False,
+    GRAPH_NAME: False,
     INITIALIZER: True,
     0x52: False,
     INPUT: True,

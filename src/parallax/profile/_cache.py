@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -142,7 +143,11 @@ class Cache:
 
 
 def _default_folder() -> Path:
-    import platformdirs
+    if sys.platform == "linux":
+        given, home = os.environ.get("XDG_CACHE_HOME", ""), os.environ.get("HOME", "")
+        if os.path.isabs(given) or (not given and os.path.isabs(home)):
+            return (Path(given) if given else Path(home, ".cache")) / "parallax"
+    import platformdirs  # knows all else, and loads a dozen modules
 
     return Path(platformdirs.user_cache_dir("parallax"))
 

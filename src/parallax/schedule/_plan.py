@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from parallax.errors import PlanError
 from parallax.schedule._records import from_value, parse, to_value
-from parallax.schedule._show import Column, Table, milliseconds
+
+if TYPE_CHECKING:
+    from parallax.schedule._show import Table
 
 PLAN_FORMAT_VERSION: Final = 4
 """Of ``Plan.to_json``: raised whenever a plan written before must not be read any more."""
@@ -186,7 +188,11 @@ class Plan:
         return self._table().to_html()
 
     def _table(self) -> Table:
+        from parallax.schedule._show import Column, Table, milliseconds  # few plans are shown
+
         provenance = self.provenance
+        segments = () if self.is_uncut else self.segments
+        rows = [_row(segment, milliseconds(segment.cost_ns)) for segment in segments]
         notes = []
         if provenance.uncut_ns and provenance.chosen_ns and not self.is_uncut:
             kind = "measured" if provenance.source == "measured" else "predicted"
@@ -196,8 +202,8 @@ class Plan:
             notes.append(f"of the model with layers split by rows, {self.rows_permille} thousandths in the first part")
         return Table(
             title=self.summary,
-            columns=_COLUMNS,
-            rows=() if self.is_uncut else tuple(map(_row, self.segments)),
+            columns=tuple([Column(head=head, is_number=is_number) for head, is_number in _COLUMNS]),
+            rows=tuple(rows),
             notes=tuple(notes),
         )
 
@@ -227,17 +233,18 @@ class Plan:
 
 
 _COLUMNS: Final = (
-    Column(head="segment"),
-    Column(head="operators", is_number=True),
-    Column(head="runs on"),
-    Column(head="width", is_number=True),
-    Column(head="lane", is_number=True),
-    Column(head="predicted ms", is_number=True),
-    Column(head="why"),
+    ("segment", False),
+    ("operators", True),
+    ("runs on", False),
+    ("width", True),
+    ("lane", True),
+    ("predicted ms", True),
+    ("why", False),
 )
+"""What stands in a row, and whether that is a number."""
 
 
-def _row(segment: Segment) -> tuple[str, ...]:
+def _row(segment: Segment, predicted_ms: str) -> tuple[str, ...]:
     bodies = "".join(f"; {body.attribute}: {body.plan.summary}" for body in segment.bodies)
     return (
         segment.name,
@@ -245,7 +252,7 @@ def _row(segment: Segment) -> tuple[str, ...]:
         segment.backend,
         str(segment.width) if segment.width else "queue",
         "any" if segment.lane is None else str(segment.lane),
-        milliseconds(segment.cost_ns),
+        predicted_ms,
         segment.reason + bodies,
     )
 

@@ -6,7 +6,7 @@ from parallax import _lazy
 
 if TYPE_CHECKING:
     from parallax.session._budgeting import whole_need
-    from parallax.session._bundles import cache_folder, prune_cache
+    from parallax.session._bundle_cache import cache_folder, prune_cache
     from parallax.session._candidates import PlanningContext, host_machine
     from parallax.session._compile import compile
     from parallax.session._estimate import RunNeed
@@ -22,7 +22,7 @@ else:
         __name__,
         {
             "_budgeting": "whole_need",
-            "_bundles": "cache_folder prune_cache",
+            "_bundle_cache": "cache_folder prune_cache",
             "_candidates": "PlanningContext host_machine",
             "_compile": "compile",
             "_estimate": "RunNeed",

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 from collections.abc import Sequence
 from typing import Any, Final
 
-from parallax.backends import open_backend
-from parallax.backends.openvino import openvino_table_digest
 from parallax.errors import ConfigError
 from parallax.schedule import CPU_BACKEND
 
@@ -34,11 +31,18 @@ def installed_backends() -> tuple[str, ...]:
     return tuple(name for name, distribution in UNASKED.items() if _version(distribution) is not None)
 
 
+def wanted_backends(backends: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Those that a session may use: the installed ones where its options name none."""
+    return installed_backends() if backends is None else backends
+
+
 def backend_versions(backends: Sequence[str]) -> str:
     """Names and versions: what a measured plan depends on. Imports none of `UNASKED`.
 
     Raises: as `open_backend`, for others.
     """
+    from parallax.backends import open_backend
+
     return ", ".join(
         f"{name} {_version(UNASKED[name]) if name in UNASKED else open_backend(name).info.version}" for name in backends
     )
@@ -47,12 +51,17 @@ def backend_versions(backends: Sequence[str]) -> str:
 def backend_tables(names: Sequence[str]) -> str:
     """What the choice of nodes for these backends and providers follows from, beside their versions: of OpenVINO, the
     table of what it computes right. Empty where none of them has one."""
-    used = any(name.partition(":")[0] == "openvino" for name in names)
-    return f"openvino {_version('openvino')} {openvino_table_digest()}" if used else ""
+    if all(name.partition(":")[0] != "openvino" for name in names):
+        return ""
+    from parallax.backends.openvino import openvino_table_digest
+
+    return f"openvino {_version('openvino')} {openvino_table_digest()}"
 
 
 @functools.cache
 def _version(distribution: str) -> str | None:
+    import importlib.metadata  # takes as long as opening a small bundle
+
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

@@ -25,7 +25,7 @@ from parallax.session._estimate import (
     with_peaks,
 )
 from parallax.session._memory import Budget, describe_shapes
-from parallax.session._planning import uncut_plan
+from parallax.session._whole import uncut_plan
 
 logger = logging.getLogger(__name__)
 

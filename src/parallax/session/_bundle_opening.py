@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 from onnxruntime.capi.onnxruntime_inference_collection import check_and_normalize_provider_args
 
-from parallax.bundle import Bundle, looks_like_bundle
+from parallax import _lazy
+from parallax.bundle import looks_like_bundle
 from parallax.engine import RUNTIME_EXCEPTIONS, both
 from parallax.errors import BundleError, ConfigError
-from parallax.machine import trim_heap
-from parallax.session._budgeting import counted_bundle, estimate_bundle
-from parallax.session._bundles import (
-    LARGE_WEIGHT_BYTES,
-    cached_bundle,
-    mapped_defaults,
-    mapped_options,
-    open_for_here,
-    read_interface,
-)
-from parallax.session._given_options import why_not_with_bundle, why_not_with_split_bundle
-from parallax.session._memory import Budget
 from parallax.session._options import PlanningOptions
-from parallax.session._planning import is_onnx_source
 from parallax.session._runtime_options import compiled_options, lean_options, why_not_compiled, why_not_cut
 from parallax.session._source import OpenedBundle
-from parallax.session._split_model import SplitModel, split_attributes
 from parallax.session._state import Opened, SessionState
+from parallax.session._whole import is_onnx_source
 from parallax.session._whole_model import OpeningRequest, native_class, open_whole
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from parallax.bundle import Bundle
+
+logger = _lazy.logger(__name__)
 
 
 class BundleOpening:
@@ -99,6 +89,8 @@ class BundleOpening:
         if why is not None or path is None:
             logger.info("cache=True is of no effect: %s", why)
             return None
+        from parallax.session._bundle_cache import cached_bundle
+
         bundle = cached_bundle(path, options)
         if bundle is None:
             return None
@@ -124,6 +116,8 @@ class BundleOpening:
             obstacle = "single optimisers were disabled"
         if obstacle is not None:
             raise _not_with_a_bundle(obstacle, path)
+        from parallax.session._bundles import open_for_here
+
         opened = open_for_here(path, self._use, options, request.session_options)
         if self.opened_bundle is None:
             assert opened.bundle is not None
@@ -152,6 +146,8 @@ class BundleOpening:
         given = self._request.session_options
         if given is None:
             return
+        from parallax.session._given_options import why_not_with_bundle, why_not_with_split_bundle
+
         names = bundle.names()
         obstacle = None if bundle.plan.is_uncut else why_not_cut(given, None)
         if obstacle is None:
@@ -167,11 +163,17 @@ class BundleOpening:
         check_and_normalize_provider_args(
             request.arguments.providers, request.arguments.provider_options, onnxruntime.get_available_providers()
         )
+        from parallax.bundle import open_executor
+        from parallax.session._interface import read_interface
+        from parallax.session._split_model import SplitModel, split_attributes
+
         inherited = compiled_options(request.session_options)
         if request.options.budget_bytes is None:
-            executor = bundle.compile(inherited)
+            executor = open_executor(bundle, inherited)
         else:
-            executor = counted_bundle(bundle).compile(lean_options(inherited))
+            from parallax.session._budgeting import counted_bundle
+
+            executor = open_executor(counted_bundle(bundle), lean_options(inherited))
         executor.trace_sink = request.trace_sink
         interface = read_interface(bundle, executor)
         opened = Opened(
@@ -184,6 +186,8 @@ class BundleOpening:
         return self._fitted(opened, bundle, [segment.session for segment in executor.segments])
 
     def _open_whole(self, bundle: Bundle) -> Opened:
+        from parallax.session._bundles import LARGE_WEIGHT_BYTES, mapped_defaults, mapped_options
+
         request, manifest = self._request, bundle.manifest
         given = request.session_options
         try:
@@ -206,6 +210,8 @@ class BundleOpening:
                 opened = replace(opened, attributes={**opened.attributes, "_sess_options": shown})
             opened = self._fitted(opened, bundle, [whole])
             if manifest.weight_bytes >= LARGE_WEIGHT_BYTES:
+                from parallax.machine import trim_heap
+
                 trim_heap()
         except RUNTIME_EXCEPTIONS as error:
             request.forget_stock()
@@ -221,6 +227,9 @@ class BundleOpening:
         budget_bytes = self._request.options.budget_bytes
         if budget_bytes is None:
             return opened
+        from parallax.session._budgeting import estimate_bundle
+        from parallax.session._memory import Budget
+
         budget = Budget.of(budget_bytes, weight_bytes=0, segments=len(sessions))
         estimator = estimate_bundle(bundle, sessions)
         budget.check(estimator.need({}), where="memory_budget")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Unpack
 
 from parallax.bundle import CompileOptions, SourceRecord, resolve_target, write_bundle
+from parallax.engine import load_failure
 from parallax.errors import ConfigError
 from parallax.machine import memory_limit_bytes
 from parallax.memory import parse_bytes
@@ -79,7 +80,10 @@ def compile(
     if path is None:
         raise ConfigError("target=None names no folder", fix="give the path that the bundle is to have")
     resolve_target(path)
-    return compile_loaded(load_model(model), path, gathered, portable=portable, memory_limit=limit)
+    try:
+        return compile_loaded(load_model(model), path, gathered, portable=portable, memory_limit=limit)
+    except OSError as error:
+        raise load_failure(error) from error
 
 
 def compile_loaded(

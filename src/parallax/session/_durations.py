@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from parallax.engine import RunLastsError, run_interruptibly, run_watched
-
 _INTERRUPTIBLE_NS: Final = 100_000_000
 """A run longer than this is worth the hand-over that lets Ctrl-C stop it (see engine._interrupt)."""
 
@@ -59,8 +57,12 @@ class RunDurations:
             may_watch: where runs were short so far, it may be called without that price, and begun again if it lasts.
         """
         if may_watch and self._usually_short and run_options is None:
+            from parallax.engine import RunLastsError, run_watched
+
             try:
                 return run_watched(run)
             except RunLastsError:
                 self._usually_short = False
+        from parallax.engine import run_interruptibly
+
         return run_interruptibly(run, run_options)

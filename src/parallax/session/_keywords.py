@@ -10,14 +10,16 @@ import operator
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 import numpy as np
 
 from parallax.backends import FaultPolicy
 from parallax.bundle import Verify
 from parallax.errors import ConfigError
-from parallax.model import Model
+
+if TYPE_CHECKING:
+    from parallax.model import Model
 
 _LARGEST: Final = 2**63 - 1
 

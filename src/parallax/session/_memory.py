@@ -300,21 +300,6 @@ class SessionMemory:
         return None
 
 
-def admitted(
-    memory: SessionMemory | None, feeds: Any, run_options: Any, need: RunNeed | None = None
-) -> contextlib.AbstractContextManager[Grant | None]:
-    """Around one run of a whole model; waits until the budget allows it. ``memory``: None admits it at once.
-
-    Args:
-        need: what it needs, where the shapes of what is fed do not tell.
-
-    Raises: as ``SessionMemory.run``.
-    """
-    if memory is None:
-        return contextlib.nullcontext()
-    return memory.run(shapes_of(feeds), need=need, run_options=run_options)
-
-
 def shapes_of(feeds: Any) -> dict[str, Sequence[int]]:
     """The shapes of what is fed, as far as they are easily told; what is wrong with feeds is for others to say."""
     shapes: dict[str, Sequence[int]] = {}

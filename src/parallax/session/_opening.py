@@ -6,36 +6,38 @@ it is left to ONNX Runtime's own session, and so is what our analysis refuses.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 from onnxruntime.capi.onnxruntime_inference_collection import check_and_normalize_provider_args
 
-from parallax.engine import OPENING_EXCEPTIONS, Executor, both
-from parallax.errors import ModelError, UnsafeModelError
-from parallax.graph import OpGraph
-from parallax.model import Model
-from parallax.schedule import Plan
-from parallax.session._backends import installed_backends
-from parallax.session._budgeting import fit_plan, with_known_peaks
+from parallax import _lazy
+from parallax.engine import OPENING_EXCEPTIONS, both
+from parallax.errors import ModelError, ParallaxError, UnsafeModelError
 from parallax.session._bundle_opening import BundleOpening
-from parallax.session._config_keys import MODEL_CONFIG_KEY
-from parallax.session._estimate import UNKNOWN_NEED, Estimator
-from parallax.session._memory import Budget
-from parallax.session._planning import choose_plan, is_onnx_source, is_unasked, session_cores, uncut_plan
 from parallax.session._runtime_options import why_not_cut
 from parallax.session._source import OpenedBundle, in_memory_if_small
-from parallax.session._split_model import SplitModel, split_attributes
 from parallax.session._state import Opened, SessionState
+from parallax.session._whole import is_onnx_source, is_unasked, session_cores, uncut_plan
 from parallax.session._whole_model import OpeningRequest, native_class, open_whole
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from parallax.engine import Executor
+    from parallax.graph import OpGraph
+    from parallax.model import Glimpse, Model
+    from parallax.schedule import Plan
+    from parallax.session._estimate import Estimator
+    from parallax.session._memory import Budget
+
+logger = _lazy.logger(__name__)
 
 _UNBOUNDED: Final = frozenset({"Loop", "Scan"})
 """How long these take depends on data, so the last run says nothing of the next: always interruptible."""
+
+_REFUSALS: Final[tuple[type[Exception], ...]] = (ParallaxError, *OPENING_EXCEPTIONS)
+"""What opening a model at sight can end with: then it is read, which may say better what is wrong."""
 
 
 class Opening:
@@ -45,14 +47,23 @@ class Opening:
         request: what the session was given.
         model: what it loaded already, or was given loaded; None: it is read.
         opened_bundle: the bundle that was open before, if one was.
+        look: what it looked at before, in place of loading it.
 
     Attributes:
         model: what was loaded so far; None where the session does not look into the model.
+        look: of a model that stays whole for a reason that shows at sight; it is not loaded.
     """
 
-    def __init__(self, request: OpeningRequest, model: Model | None, opened_bundle: OpenedBundle | None) -> None:
+    def __init__(
+        self,
+        request: OpeningRequest,
+        model: Model | None,
+        opened_bundle: OpenedBundle | None,
+        look: Glimpse | None = None,
+    ) -> None:
         self._request = request
         self.model = model
+        self.look = look
         self._bundles = BundleOpening(request, opened_bundle)
         self._estimator: Estimator | None = None
         self._budget: Budget | None = None
@@ -71,7 +82,7 @@ class Opening:
         """
         request = self._request
         source = request.source
-        if self.model is None:
+        if self.model is None and self.look is None:
             was_bundle = self.opened_bundle is not None
             opened = self._bundles.open()
             if opened is not None:
@@ -81,6 +92,10 @@ class Opening:
         if not is_onnx_source(source.path, request.data, request.session_options):
             source.hold(source.path)
             return self._open_whole("the model is not in ONNX format (ORT format has no graph to cut)")
+        if self.model is None:
+            seen = self._open_at_sight()
+            if seen is not None:
+                return seen
         if self.model is not None:
             self.model.files.check_intact()
         try:
@@ -92,6 +107,50 @@ class Opening:
             return self._open_whole(obstacle)
         return self._open_planned(model)
 
+    @property
+    def _is_by_default(self) -> bool:
+        """Whether all is left to the default policy, in the shapes that the model has."""
+        options = self._request.options
+        return is_unasked(options) and options.budget_bytes is None and options.shapes is None
+
+    def _open_at_sight(self) -> Opened | None:
+        """A model that the default policy leaves whole for a reason that shows at sight; None where it must be read, be
+        it to say what is wrong with it."""
+        request, self.look = self._request, None
+        providers, provider_options, disabled_optimizers = request.arguments
+        if (
+            not self._is_by_default
+            or request.options.calibration is not None
+            or request.session_options is not None
+            or request.devices
+            or request.reads_config
+            or disabled_optimizers
+            or why_not_cut(None, providers) is not None
+        ):
+            return None
+        look = request.source.look()
+        if look is None:
+            return None
+        from parallax.session._default_policy import why_whole_at_sight
+        from parallax.session._remembered import may_be_remembered
+
+        cores = session_cores(request.options, None)
+        reason = why_whole_at_sight(look, cores=cores)
+        if reason is None or may_be_remembered(look.structure_digest, request.options.cache_dir):
+            return None
+        # The base class checks these only when it opens the model itself.
+        check_and_normalize_provider_args(providers, provider_options, onnxruntime.get_available_providers())
+        if look.files.model is not None:
+            request.source.files = look.files
+        plan = uncut_plan(look, reason, cores=cores)
+        try:
+            opened, self._whole = open_whole(request, plan, model=None, session_options=None)
+        except _REFUSALS:
+            request.forget_stock()
+            return None
+        self.look = look
+        return opened
+
     def _read_model(self) -> Model:
         """The model that is to be opened; its graph is built at once unless the default policy may do without.
 
@@ -99,9 +158,8 @@ class Opening:
         """
         if self.model is None:
             self.model = self._request.source.read()
-        model, options = self.model, self._request.options
-        by_default = is_unasked(options) and options.budget_bytes is None and options.shapes is None
-        if model.survey.with_bodies or self._request.devices or not by_default:
+        model = self.model
+        if model.survey.with_bodies or self._request.devices or not self._is_by_default:
             # Bodies are checked before the runtime sees them; a loop in one may run for as long as it likes.
             self._is_unbounded = any(node.op_type in _UNBOUNDED for _, node in model.graph.walk())
         return model
@@ -114,8 +172,11 @@ class Opening:
             return obstacle
         if request.arguments.disabled_optimizers:
             return "single optimisers were disabled"
-        if request.reads_config and MODEL_CONFIG_KEY in model.metadata:
-            return f"session options are to be read from the model's own metadata ({MODEL_CONFIG_KEY})"
+        if request.reads_config:
+            from parallax.session._config_keys import MODEL_CONFIG_KEY
+
+            if MODEL_CONFIG_KEY in model.metadata:
+                return f"session options are to be read from the model's own metadata ({MODEL_CONFIG_KEY})"
         return None
 
     def _open_planned(self, model: Model) -> Opened:
@@ -124,11 +185,14 @@ class Opening:
         # The base class checks these only when it opens the model itself.
         check_and_normalize_provider_args(providers, provider_options, onnxruntime.get_available_providers())
         options = replace(request.options, devices=request.devices)
-        if options.backends is None:
+        if options.backends is None and (
+            providers or request.session_options is not None or options.budget_bytes is not None
+        ):
             # Who names providers or sets the runtime's options means the runtime; and what others hold in memory
             # no budget knows.
-            named = providers or request.session_options is not None or options.budget_bytes is not None
-            options = replace(options, backends=() if named else installed_backends())
+            options = replace(options, backends=())
+        from parallax.session._planning import choose_plan
+
         try:
             plan, executor = choose_plan(model, options, request.session_options, self._fit)
         except ModelError as error:
@@ -140,6 +204,8 @@ class Opening:
         return self._open_split(model.graph, in_memory_if_small(model), plan, executor)
 
     def _open_split(self, graph: OpGraph, model: Model, plan: Plan, executor: Executor) -> Opened:
+        from parallax.session._split_model import SplitModel, split_attributes
+
         self.model = model
         executor.trace_sink = self._request.trace_sink
         return Opened(
@@ -194,6 +260,12 @@ class Opening:
         Raises: BudgetError if none does.
         """
         options, model = self._request.options, self.model
+        if options.budget_bytes is None and (shaped is None or plan.is_uncut):
+            return plan
+        from parallax.session._budgeting import fit_plan, with_known_peaks
+        from parallax.session._estimate import UNKNOWN_NEED
+        from parallax.session._memory import Budget
+
         if options.budget_bytes is None:
             return plan if shaped is None else with_known_peaks(shaped, plan)
         if model is None:

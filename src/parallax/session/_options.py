@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict, TypeVar
 
+from parallax import _lazy
 from parallax.backends import FaultPolicy
 from parallax.bundle import Verify
 from parallax.errors import ConfigError
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from parallax.engine import TraceSink
     from parallax.session._providers import Device
 
-logger = logging.getLogger(__name__)
+logger = _lazy.logger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -13,13 +13,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from parallax.backends import Backend, open_backend
 from parallax.engine import Executor, compile_plan
 from parallax.errors import BackendError, ConfigError, ParallaxError, PlanError
 from parallax.graph import OpGraph
-from parallax.machine import available_cores
 from parallax.model import Model, split_rows
 from parallax.partition import (
     by_branches,
@@ -28,14 +26,12 @@ from parallax.profile import Cache, estimate_costs, machine_fingerprint, survivi
 from parallax.schedule import (
     CPU_BACKEND,
     PLAN_FORMAT_VERSION,
-    Candidate,
     Plan,
-    Provenance,
-    Segment,
     verify_plan,
 )
-from parallax.session._backends import backend_tables, backend_versions
+from parallax.session._backends import backend_tables, backend_versions, wanted_backends
 from parallax.session._candidates import PlanningContext, Proposal
+from parallax.session._default_policy import DENSE, DENSE_ELEMENTS, KNOWN_DOMAINS, ONE_CORE, PRECOMPILED, SCALABLE
 from parallax.session._devices import DeviceBodyPlanner, DeviceStudy, held_bytes
 from parallax.session._feeds import is_feedable
 from parallax.session._given_options import why_given_options_stay_whole
@@ -43,76 +39,16 @@ from parallax.session._keywords import check_calibration_names
 from parallax.session._lifting import lift_bodies
 from parallax.session._options import PlanningOptions
 from parallax.session._providers import open_devices
+from parallax.session._remembered import may_be_remembered, note_remembered
 from parallax.session._runtime_options import lean_options, runtime_options
 from parallax.session._small import LEAST_SAVING_NS, longest_path_ns, small_at_sight, small_by_costs
 from parallax.session._source import in_memory_if_small
+from parallax.session._whole import is_unasked, make_provenance, session_cores, uncut_plan
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_MIN_GAIN = 0.15
 """Without measurement the tables must promise this much: they are right about orders, not percents."""
-
-_KNOWN_DOMAINS = frozenset(
-    {
-        "",
-        "ai.onnx",
-        "ai.onnx.ml",
-        "ai.onnx.preview.training",
-        "ai.onnx.training",
-        "com.microsoft",
-        "com.microsoft.nchwc",
-    }
-)
-
-# Kernels that scale nearly linearly with threads: where their work dominates, running branches side by side
-# cannot beat giving each operator all cores by the margin that tables must promise.
-_SCALABLE = frozenset(
-    {"Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Einsum", "Attention"}
-)
-_DENSE_ELEMENTS = 100_000
-"""Weights in such kernels from which on their work is taken to dominate."""
-
-
-def uncut_plan(
-    model: Model | None,
-    reason: str,
-    *,
-    cores: int | None = None,
-    width: int | None = None,
-    provenance: Provenance | None = None,
-) -> Plan:
-    """The plan that leaves the model to the wrapped runtime's own session.
-
-    Args:
-        model: None where there is no graph to look at (ORT format).
-        width: threads; default the cores allowed.
-    """
-    cores = cores or available_cores()
-    if provenance is None:
-        provenance = make_provenance("default", reason)
-    segment = Segment(
-        index=0,
-        name="whole_model",
-        nodes=() if model is None else tuple(range(model.survey.node_count)),
-        inputs=() if model is None else model.survey.inputs,
-        outputs=() if model is None else model.survey.outputs,
-        predecessors=(),
-        width=min(width or cores, cores),
-        priority=0,
-        lane=None,
-        cost_ns=0,
-        reason=reason,
-    )
-    return Plan(
-        format_version=PLAN_FORMAT_VERSION,
-        structure_digest="" if model is None else model.structure_digest,
-        policy="sequential",
-        cores=cores,
-        lanes=1,
-        backfill=True,
-        segments=(segment,),
-        provenance=provenance,
-    )
 
 
 def plan_whole_on(name: str, model: Model, *, cores: int, backend: Backend | None = None) -> tuple[Plan | None, str]:
@@ -149,26 +85,6 @@ def plan_whole_within(study: DeviceStudy, name: str, model: Model, *, cores: int
     """`plan_whole_on` for a device that may not hold all of it."""
     lack = study.why_not_whole
     return (None, lack) if lack else plan_whole_on(name, model, cores=cores, backend=study.backend)
-
-
-def make_provenance(
-    source: str,
-    reason: str,
-    *,
-    uncut_ns: int | None = None,
-    chosen_ns: int | None = None,
-    candidates: tuple[Candidate, ...] = (),
-) -> Provenance:
-    """A provenance of this machine and runtime."""
-    return Provenance(
-        source=source,
-        uncut_ns=uncut_ns,
-        chosen_ns=chosen_ns,
-        candidates=candidates,
-        runtime_version=onnxruntime.__version__,
-        machine=machine_fingerprint(),
-        reason=reason,
-    )
 
 
 def choose_plan(
@@ -438,17 +354,12 @@ def _why_options_stay_whole(model: Model, shaped: Model, options: PlanningOption
     return why_given_options_stay_whole(session_options, model)
 
 
-def is_unasked(options: PlanningOptions) -> bool:
-    """Whether it is left to the default policy to split the model: nothing was said of gains or measuring."""
-    return not options.is_kept_whole and not options.is_split_forced and options.min_gain is None and not options.tune
-
-
 def _plan_unasked(model: Model, *, cores: int) -> Plan:
     """The default policy's plan. Only for a model that may gain clearly is the graph built, let alone its types
     inferred: the rest opens as quickly as the runtime opens it."""
     obstacle: str | None
     if cores < 2:
-        obstacle = "one core: nothing can run side by side"
+        obstacle = ONE_CORE
     else:
         obstacle = small_at_sight(model.survey, cores=cores)
         if obstacle is None:
@@ -479,15 +390,6 @@ def _plan_by_gain(model: Model, options: PlanningOptions, *, cores: int, lifts: 
     return lift_bodies(model, plan, plan_body=plan_body, min_gain=min_gain, promises=promises)
 
 
-def session_cores(options: PlanningOptions, session_options: Any) -> int:
-    """Cores to use: ``threads=``, else the session options' intra-op threads, else what the machine allows."""
-    if options.threads is not None:
-        return options.threads
-    if session_options is not None and session_options.intra_op_num_threads > 0:
-        return int(session_options.intra_op_num_threads)
-    return available_cores()
-
-
 def why_model_stays_whole(model: Model) -> str | None:
     """Why this model cannot be cut at all, or None."""
     if model.why_whole is not None:
@@ -501,9 +403,9 @@ def why_model_stays_whole(model: Model) -> str | None:
     for info in graph.outputs:
         if info.name not in graph.producers:
             return f"output {info.name!r} is computed by no operator"
-    if any(node.op_type == "EPContext" for _, node in graph.walk()):
+    if any(node.op_type == PRECOMPILED for _, node in graph.walk()):
         return "it holds parts that were compiled for an execution provider; only the whole session opens those"
-    foreign = {node.domain for _, node in graph.walk()} - _KNOWN_DOMAINS
+    foreign = {node.domain for _, node in graph.walk()} - KNOWN_DOMAINS
     if foreign:
         return f"operators of domain {min(foreign)!r} are the caller's own; only the whole session knows them"
     return None
@@ -536,11 +438,11 @@ def plan_from_tables(model: Model, *, cores: int, min_gain: float | None = None)
         min_gain: as the caller named it. None: `DEFAULT_MIN_GAIN`, and a saving that is clear in microseconds too.
     """
     if cores < 2:
-        return uncut_plan(model, "one core: nothing can run side by side", cores=cores)
+        return uncut_plan(model, ONE_CORE, cores=cores)
     if not may_gain_clearly(model.graph):
         return uncut_plan(
             model,
-            "dense layers, which scale with threads, dominate: only measuring (tune=True) can promise a gain",
+            DENSE,
             cores=cores,
         )
     context = PlanningContext(model, cores=cores)
@@ -592,12 +494,12 @@ def may_gain_clearly(graph: OpGraph) -> bool:
     """
     dense = 0
     for node in graph.nodes:
-        if node.op_type in _SCALABLE:
+        if node.op_type in SCALABLE:
             for name in node.inputs:
                 weight = graph.initializers.get(name)
                 if weight is not None:
                     dense += math.prod(dim for dim in weight.shape or () if isinstance(dim, int))
-            if dense > _DENSE_ELEMENTS:
+            if dense > DENSE_ELEMENTS:
                 return False
     return True
 
@@ -622,6 +524,7 @@ def least_share(graph: OpGraph, *, cores: int) -> float:
 def plan_key(model: Model, options: PlanningOptions, session_options: Any, *, cores: int) -> str:
     """Under which a tuned plan is kept: everything that measured figures depend on."""
     inherited = runtime_options(session_options)
+    backends = wanted_backends(options.backends)
     return "|".join(
         (
             f"plan-{PLAN_FORMAT_VERSION}",
@@ -630,15 +533,23 @@ def plan_key(model: Model, options: PlanningOptions, session_options: Any, *, co
             f"{cores} threads",
             f"optimiser {inherited.graph_optimization_level}",
             f"config {inherited.config}",
-            f"backends {backend_versions(options.backends or ())}",
+            f"backends {backend_versions(backends)}",
             f"devices {'; '.join(device.key for device in options.devices)}",
-            f"tables {backend_tables([*(options.backends or ()), *(device.name for device in options.devices)])}",
+            f"tables {backend_tables([*backends, *(device.name for device in options.devices)])}",
         )
     )
 
 
+def remember_plan(model: Model, plan: Plan, options: PlanningOptions, session_options: Any, *, cores: int) -> None:
+    """Keep the plan that tuning found, for `remembered_plan` on this machine."""
+    Cache(options.cache_dir).store(plan_key(model, options, session_options, cores=cores), plan.to_json())
+    note_remembered(model.structure_digest, options.cache_dir)
+
+
 def remembered_plan(model: Model, options: PlanningOptions, session_options: Any, *, cores: int) -> Plan | None:
     """The plan that tuning found earlier for this model on this machine, if it is still readable."""
+    if not may_be_remembered(model.structure_digest, options.cache_dir):
+        return None
     stored = Cache(options.cache_dir).load(plan_key(model, options, session_options, cores=cores))
     if stored is None:
         return None
@@ -651,16 +562,3 @@ def remembered_plan(model: Model, options: PlanningOptions, session_options: Any
         logger.warning("ignoring a kept plan that cannot be read: %s", error)
         return None
     return plan if plan.structure_digest == model.structure_digest else None
-
-
-def is_onnx_source(path: str | None, data: bytes | None, session_options: Any) -> bool:
-    """Whether the base class would read this as ONNX (and not as ORT format)."""
-    if session_options is not None:
-        try:
-            stated = session_options.get_session_config_entry("session.load_model_format")
-            return str(stated).upper() == "ONNX"
-        except RuntimeError:  # how the binding says "not set"; then the name or the bytes decide
-            pass
-    if path is not None:
-        return not path.endswith(".ort")
-    return data is not None and data[4:8] != b"ORTM"

@@ -10,15 +10,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import onnxruntime
 
-from parallax.backends import Backend, has_provider, is_backend_name, missing_extra, open_backend
 from parallax.engine import both
-from parallax.errors import ConfigError
-from parallax.memory import parse_bytes
+from parallax.errors import ConfigError, MissingExtraError
 from parallax.schedule import CPU_BACKEND
+
+if TYPE_CHECKING:
+    from parallax.backends import Backend
 
 CPU_PROVIDER: Final = "CPUExecutionProvider"
 
@@ -63,7 +64,7 @@ def leave_out_missing(
     missing = {}
     for position, entry in enumerate(providers):
         name = entry[0] if isinstance(entry, tuple) and entry else entry
-        error = missing_extra(name) if isinstance(name, str) else None
+        error = _missing_extra(name)
         if error is not None:
             missing[position] = error
             warnings.warn(f"{error.what}; the rest of providers= runs the model. To have it: {error.fix}", stacklevel=5)
@@ -97,10 +98,7 @@ def split_providers(
         name, options = entry if isinstance(entry, tuple) and len(entry) == 2 else (entry, None)
         if options is None:
             options = stated[position] if position < len(stated) else {}
-        ours = isinstance(name, str) and name not in (CPU_BACKEND, CPU_PROVIDER) and is_backend_name(name)
-        if not ours and tunes and isinstance(name, str) and name not in CPU_PROVIDERS:
-            ours = has_provider(name)
-        if not ours:
+        if not _is_ours(name, tunes=tunes):
             if isinstance(options, Mapping) and MEMORY_OPTION in options:
                 raise ConfigError(
                     f"{MEMORY_OPTION} of {name!r}, which gets the whole model",
@@ -128,11 +126,31 @@ def split_providers(
     return tuple(devices), left, left_options if provider_options else None
 
 
+def _missing_extra(name: Any) -> MissingExtraError | None:
+    """What is missing for a backend of that name; None too for what is no name."""
+    if not isinstance(name, str) or name in CPU_PROVIDERS:
+        return None
+    from parallax.backends import missing_extra
+
+    return missing_extra(name)
+
+
+def _is_ours(name: Any, *, tunes: bool) -> bool:
+    """Whether Parallax plans for it, if that is a name."""
+    if not isinstance(name, str) or name in (CPU_BACKEND, CPU_PROVIDER):
+        return False
+    from parallax.backends import has_provider, is_backend_name
+
+    return is_backend_name(name) or (tunes and name not in CPU_PROVIDERS and has_provider(name))
+
+
 def make_device(name: str, options: Mapping[str, Any]) -> Device:
     """A device with its options, of which what it may hold is ours. Raises: ConfigError if that is no size."""
     own = {key: value for key, value in options.items() if key != MEMORY_OPTION}
     limit: int | None = None
     if MEMORY_OPTION in options:
+        from parallax.memory import parse_bytes
+
         limit = parse_bytes(options[MEMORY_OPTION], where=f"{MEMORY_OPTION} of {name}")
     elif str(own.get(_ARENA_OPTION, "")).isdecimal():
         limit = int(own[_ARENA_OPTION])
@@ -154,4 +172,8 @@ def why_not_on_cpu(providers: Sequence[Any] | None) -> str | None:
 
 def open_devices(devices: Sequence[Device]) -> dict[str, Backend]:
     """By name, in order of preference. Raises: as `parallax.backends.open_backend`."""
+    if not devices:
+        return {}
+    from parallax.backends import open_backend
+
     return {device.name: open_backend(device.name, device.options) for device in devices}

@@ -6,14 +6,16 @@ import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
-from parallax.engine import RuntimeOptions, shared_threads, use_shared_allocator, use_shared_pool
-from parallax.schedule import Plan
-from parallax.session._config_keys import INHERITED, read_entry
+from parallax.engine import shared_threads, use_shared_pool
 from parallax.session._providers import why_not_on_cpu
+
+if TYPE_CHECKING:
+    from parallax.engine import RuntimeOptions
+    from parallax.schedule import Plan
 
 
 def runtime_options(session_options: Any) -> RuntimeOptions:
@@ -28,6 +30,9 @@ def _default_runtime_options() -> RuntimeOptions:
 
 
 def _read_runtime_options(session_options: Any) -> RuntimeOptions:
+    from parallax.engine import RuntimeOptions
+    from parallax.session._config_keys import INHERITED, read_entry
+
     entries = ((key, read_entry(session_options, key)) for key in INHERITED)
     return RuntimeOptions(
         graph_optimization_level=session_options.graph_optimization_level,
@@ -58,6 +63,8 @@ def lean_memory(session_options: Any) -> Iterator[Any]:
     slower, as buffers in use are warmer. The caller's object is restored afterwards. Where the caller has no wishes, it
     also allocates from the allocator that segments share: that takes no more than is asked for, and gives all back.
     """
+    from parallax.engine import use_shared_allocator
+
     made = onnxruntime.SessionOptions() if session_options is None else session_options
     if session_options is None:
         use_shared_allocator(made, {})
@@ -118,6 +125,8 @@ def has_pinned_threads(session_options: Any) -> bool:
         return True
     if session_options.intra_op_num_threads or not session_options.use_per_session_threads:
         return False
+    from parallax.session._config_keys import read_entry
+
     return read_entry(session_options, "session.intra_op_thread_affinities") is None
 
 

@@ -7,27 +7,22 @@ so that weights are not held twice.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
+# What a bundle that runs whole needs is imported here, all else where it is used: see `parallax._lazy`.
+from parallax import _lazy
 from parallax.backends.ort import StockSession
-from parallax.engine import Declaration, SinkHolder, TraceSink, run_failure, shrink_shared_allocator
-from parallax.machine import private_bytes, trim_heap
-from parallax.model import Model, read_model
-from parallax.schedule import Plan
-from parallax.session._background import run_in_background
-from parallax.session._carried_options import CarriedOptions
+from parallax.engine import SinkHolder, load_failure, run_failure
+from parallax.session._admission import admitted
 from parallax.session._durations import RunDurations
-from parallax.session._estimate import UNKNOWN_NEED, Estimator
 from parallax.session._fork import FORKS
-from parallax.session._memory import SessionMemory, admitted
 from parallax.session._opening import Opening
 from parallax.session._options import (
     OPTION_RULES,
@@ -38,15 +33,21 @@ from parallax.session._options import (
     shows_options,
     with_option_docs,
 )
-from parallax.session._outputs import declare_outputs
 from parallax.session._providers import CPU_PROVIDER, leave_out_missing, split_providers
-from parallax.session._shrink import shrink_arena
 from parallax.session._source import OpenedBundle, SessionSource, check_arrived, needs_no_threads, travelling
 from parallax.session._state import NOT_OPEN, Opened, SessionState, check_transition
-from parallax.session._usage import MemoryUsage, describe_usage, estimate_opened, watch_memory
 from parallax.session._whole_model import OpeningRequest, WholeArguments, is_for_whole, open_beside, whole_span
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from parallax.engine import Declaration, TraceSink
+    from parallax.model import Glimpse, Model
+    from parallax.schedule import Plan
+    from parallax.session._carried_options import CarriedOptions
+    from parallax.session._estimate import Estimator
+    from parallax.session._memory import SessionMemory
+    from parallax.session._usage import MemoryUsage
+
+logger = _lazy.logger(__name__)
 
 # Looked up once: each run asks for its session's state.
 _DIRECT: Final = SessionState.DIRECT
@@ -87,6 +88,9 @@ class InferenceSession(StockSession):  # type: ignore[misc]
     _estimator: Estimator | None = None
     _declaration: Declaration | None = None
     _source: SessionSource | None = None
+    # See `_model`.
+    _loaded: Model | None = None
+    _look: Glimpse | None = None
     # The bundle that the session runs, from when it is open on.
     _opened_bundle: OpenedBundle | None = None
     # Set by the untyped base class; named here for type checkers.
@@ -120,15 +124,18 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         self._parallax_options = PlanningOptions.of(self._given_options)
         self._tracer = SinkHolder(self._given_options.trace)
         self._lazy_lock = threading.RLock()
-        self._model: Model | None = None
+        self._model = None
         self._plan: Plan | None = None
         self._fork = FORKS.generation
         if hasattr(path_or_bytes, "SerializeToString") and hasattr(path_or_bytes, "graph"):
+            from parallax.model import read_model
+
             self._model = read_model(path_or_bytes)
             path_or_bytes = self._model.whole()
         super().__init__(path_or_bytes, sess_options, providers, provider_options, **given)
         opened = self._opened
-        self._durations = RunDurations(weight_bytes=opened.weight_bytes(self._model), is_unbounded=opened.is_unbounded)
+        known = opened.weight_bytes(self._look or self._loaded)
+        self._durations = RunDurations(weight_bytes=known, is_unbounded=opened.is_unbounded)
 
     # -- opening ----------------------------------------------------------------------------------------
 
@@ -157,12 +164,27 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             open_stock=self._open_stock,
             forget_stock=self._forget_stock,
         )
-        opening = Opening(request, self._model, self._opened_bundle)
+        opening = Opening(request, self._loaded, self._opened_bundle, self._look)
         try:
             opened = opening.open()
+        except OSError as error:
+            raise load_failure(error) from error
         finally:
-            self._model, self._opened_bundle = opening.model, opening.opened_bundle
+            self._model, self._look, self._opened_bundle = opening.model, opening.look, opening.opened_bundle
         self._adopt(opened, missing)
+
+    @property
+    def _model(self) -> Model | None:
+        """The model, where the session looks into it. One that was opened at sight is read when it is asked for."""
+        if self._loaded is None and self._look is not None:
+            with self._lazy_lock:
+                if self._loaded is None and self._look is not None:
+                    self._loaded = self._look.read()
+        return self._loaded
+
+    @_model.setter
+    def _model(self, model: Model | None) -> None:
+        self._loaded, self._look = model, None
 
     def _open_stock(self, source: str | bytes, session_options: Any) -> Any:
         """Have the base class open this, whatever was given to the session; returns its C session."""
@@ -205,7 +227,14 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         self._enter(opened)
         if opened.split is not None:
             del self._sess  # from here on __getattr__ makes it on demand
-        self._memory = watch_memory(opened, self._parallax_options, self._estimator, self._give_back)
+        self._memory = self._watch(opened)
+
+    def _watch(self, opened: Opened) -> SessionMemory | None:
+        if not self._parallax_options.is_watched:
+            return None
+        from parallax.session._usage import watch_memory
+
+        return watch_memory(opened, self._parallax_options, self._estimator, self._give_back)
 
     def __getattr__(self, name: str) -> Any:
         # Only reached when the attribute is missing, which for _sess means: the model is cut and nobody has
@@ -221,6 +250,9 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         """The outputs as ONNX Runtime declares them. Of a split model that takes, the first time, milliseconds."""
         opened = self._opened
         if (opened.split is not None or opened.stored_declaration is not None) and self._declaration is None:
+            from parallax.engine import Declaration
+            from parallax.session._outputs import declare_outputs
+
             with self._lazy_lock:
                 if self._declaration is None:
                     owner = self._sess if opened.split is None else opened.split.executor
@@ -239,7 +271,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         opened = self._opened
         assert self._source is not None
         if self._memory is not None and opened.budget is not None:
-            known = opened.weight_bytes(self._model)
+            known = opened.weight_bytes(self._look or self._loaded)
             self._memory.hold(opened.budget.weight_bytes if known is None else known)
         return open_beside(
             opened,
@@ -254,7 +286,8 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         self._enter(NOT_OPEN)
         super()._reset_session(providers, provider_options)
         opened = self._opened
-        self._durations.expect(weight_bytes=opened.weight_bytes(self._model), is_unbounded=opened.is_unbounded)
+        known = opened.weight_bytes(self._look or self._loaded)
+        self._durations.expect(weight_bytes=known, is_unbounded=opened.is_unbounded)
 
     def _reopen_after_fork(self) -> None:
         """A forked child has no lanes and no pool threads: open again what the session was opened with.
@@ -271,7 +304,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             self._memory = None
             opened = self._opened
             if opened.split is None and needs_no_threads(self._sess_options, self._providers):
-                self._memory = watch_memory(opened, self._parallax_options, self._estimator, self._give_back)
+                self._memory = self._watch(opened)
                 return
             FORKS.keep(self.__dict__.get("_sess"), opened, self._inputs_meta, self._outputs_meta)
             self._captured_graph_bindings = {}
@@ -291,6 +324,8 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         A session without a budget infers the sizes of its tensors when this is first called, which takes
         longer.
         """
+        from parallax.session._usage import describe_usage, estimate_opened
+
         opened = self._opened
         with self._lazy_lock:
             if self._estimator is None:
@@ -305,6 +340,8 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         Returns: bytes by which the process's private memory shrank meanwhile (where the system does not tell,
         those of arenas).
         """
+        from parallax.machine import private_bytes
+
         before = private_bytes()
         returned = self._give_back()
         after = private_bytes()
@@ -312,6 +349,10 @@ class InferenceSession(StockSession):  # type: ignore[misc]
 
     def _give_back(self) -> int:
         """Bytes of arenas."""
+        from parallax.engine import shrink_shared_allocator
+        from parallax.machine import trim_heap
+        from parallax.session._shrink import shrink_arena
+
         split = self._opened.split
         returned = 0 if split is None else split.executor.trim()
         whole = self.__dict__.get("_sess")
@@ -403,7 +444,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
     def _run_split(self, opened: Opened, output_names: Any, input_feed: Any, run_options: Any) -> Any:
         assert opened.split is not None
         if self._is_for_whole(opened, run_options):
-            with admitted(self._memory, {}, run_options, need=UNKNOWN_NEED):
+            with admitted(self._memory, {}, run_options, is_unknown=True):
                 return super().run(output_names, input_feed, run_options)
         return [value.numpy() for value in opened.split.run(output_names, input_feed, run_options, self._memory)]
 
@@ -424,8 +465,8 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             feeds = {name: value._get_c_value() for name, value in input_dict_ort_values.items()}
             values = opened.split.run(output_names, feeds, run_options, self._memory)
             return [onnxruntime.OrtValue(value) for value in values]
-        fed, need = (input_dict_ort_values, None) if opened.split is None else ({}, UNKNOWN_NEED)
-        with admitted(self._memory, fed, run_options, need=need):
+        is_split = opened.split is not None
+        with admitted(self._memory, {} if is_split else input_dict_ort_values, run_options, is_unknown=is_split):
             return super().run_with_ort_values(output_names, input_dict_ort_values, run_options)
 
     def run_async(
@@ -443,6 +484,8 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         else:
             opened.split.check_complete(input_feed)
         run = self._run_whole if opened.split is None else self._run_split
+        from parallax.session._background import run_in_background
+
         run_in_background(lambda: run(opened, output_names, input_feed, run_options), callback, user_data)
 
     def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
@@ -451,8 +494,8 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             self._reopen_after_fork()
         # A binding does not say what shapes are bound.
         estimator = self._estimator if self._opened.split is None else None
-        need = UNKNOWN_NEED if estimator is None or estimator.open_inputs else None
-        with admitted(self._memory, {}, run_options, need=need):
+        is_unknown = estimator is None or bool(estimator.open_inputs)
+        with admitted(self._memory, {}, run_options, is_unknown=is_unknown):
             super().run_with_iobinding(iobinding, run_options)
 
     # -- copies -----------------------------------------------------------------------------------------
@@ -480,6 +523,8 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         }
 
     def _carried_options(self, given: Any) -> CarriedOptions:
+        from parallax.session._carried_options import CarriedOptions
+
         is_known = self._opened.bundle is not None or (self._model is not None and self._model.fault is None)
         return CarriedOptions.of(given, is_model_known=is_known)
 

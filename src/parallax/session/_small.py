@@ -9,11 +9,13 @@ where operators are tiny. So calls count for nothing here, only work on elements
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from parallax.graph import CostModel, OpGraph
-from parallax.model import Survey
 from parallax.profile import NODE_OVERHEAD_NS, most_work_ns
+
+if TYPE_CHECKING:
+    from parallax.graph import CostModel, OpGraph
+    from parallax.model import Survey
 
 LEAST_SAVING_NS: Final = 300_000
 """Of a run. Waking a lane and handing over to it takes 15 to 60 µs where the machine is idle, and several times that

@@ -11,16 +11,18 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import onnxruntime
 
-from parallax.bundle import Bundle, looks_like_bundle, read_manifest
+from parallax.bundle import looks_like_bundle
 from parallax.engine import FOREIGN_EXCEPTIONS
 from parallax.errors import BundleError, ConfigError, ModelFileError
-from parallax.model import HeldFiles, Model, hold_files, read_model
-from parallax.session._given_options import why_content_matters, why_given_options_stay_whole
-from parallax.session._options import PlanningOptions
+
+if TYPE_CHECKING:
+    from parallax.bundle import Bundle
+    from parallax.model import Glimpse, HeldFiles, Model
+    from parallax.session._options import PlanningOptions
 
 T = TypeVar("T")
 
@@ -82,14 +84,25 @@ class SessionSource:
 
     def read(self) -> Model:
         """The model, its graph not built yet. Raises: as `read_model`."""
+        from parallax.model import read_model
+
         source = self.files or self.path or self._data
         assert source is not None
         return read_model(source)
+
+    def look(self) -> Glimpse | None:
+        """What one look at the model shows; None where it has to be read."""
+        from parallax.model import glimpse
+
+        source = self.files or self.path or self._data
+        return None if source is None else glimpse(source)
 
     def hold(self, path: str | None, locations: Sequence[str] = ()) -> None:
         """Keep the model's files at ``path``, if they can be opened: the runtime says what is wrong with them."""
         if path is None or self.files is not None:
             return
+        from parallax.model import hold_files
+
         try:
             self.files = hold_files(path, locations)
         except (OSError, ValueError):
@@ -137,6 +150,8 @@ class SessionSource:
         # External data are named so. The runtime would look for them in the working folder.
         if not files.external and b"location" not in data:
             return data
+        from parallax.model import read_model
+
         model = read_model(files)
         _check_embeddable(model, session_options)
         return model.embedded()
@@ -146,6 +161,8 @@ def _check_embeddable(model: Model, session_options: Any) -> None:
     """Raises: ModelFileError if the options say where external data are, which the model would have inside it."""
     if session_options is None:
         return
+    from parallax.session._given_options import why_given_options_stay_whole
+
     reason = why_given_options_stay_whole(session_options, model)
     if reason is not None:
         raise ModelFileError(
@@ -184,6 +201,8 @@ def travelling(
     Raises: ConfigError if the session options hold content for the model, which cannot be read from them.
     """
     if session_options is not None and model is not None:
+        from parallax.session._given_options import why_content_matters
+
         held = why_content_matters(session_options, model)
         if held is not None:
             raise ConfigError(
@@ -213,6 +232,9 @@ def check_arrived(state: Mapping[str, Any]) -> None:
 
     Raises: ModelFileError, BundleError if another model lies at the path by now, or there.
     """
+    from parallax.bundle import read_manifest
+    from parallax.model import hold_files
+
     path, digest = state["source"], state.get("digest")
     if "bundle" in state and read_manifest(Path(path))[0].source.digest != state["bundle"]:
         raise BundleError(

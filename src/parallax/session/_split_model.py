@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.engine import Executor, RunBudget, both
+from parallax.engine import RunBudget, both
 from parallax.errors import InputError
-from parallax.graph import OpGraph
-from parallax.model import HeldFiles
-from parallax.schedule import Plan
-from parallax.session._bundles import Interface
-from parallax.session._estimate import dispatcher_budget
 from parallax.session._feeds import FeedBinder, FeedSpec
-from parallax.session._gate import Grant
-from parallax.session._given_options import copied_options
-from parallax.session._memory import SessionMemory
+
+if TYPE_CHECKING:
+    from parallax.engine import Executor
+    from parallax.graph import OpGraph
+    from parallax.model import HeldFiles
+    from parallax.schedule import Plan
+    from parallax.session._gate import Grant
+    from parallax.session._interface import Interface
+    from parallax.session._memory import SessionMemory
 
 
 class SplitModel:
@@ -99,6 +100,8 @@ class SplitModel:
         """What a grant leaves for segments running at the same time, kept up to date."""
         if grant is None:
             return None
+        from parallax.session._estimate import dispatcher_budget
+
         plan, need = self._plan, grant.need
 
         def limit() -> int | None:
@@ -124,7 +127,7 @@ def split_attributes(executor: Executor, interface: OpGraph | Interface, session
     first = sessions[0]
     # Whoever changes the caller's object afterwards means another session. A split model has none that a copy would
     # lose: providers and custom operators keep it whole.
-    options = onnxruntime.SessionOptions() if session_options is None else copied_options(session_options)
+    options = onnxruntime.SessionOptions() if session_options is None else _copied(session_options)
     attributes = {
         "_sess_options": options,
         "_inputs_meta": [inputs[info.name][0] for info in interface.inputs],
@@ -142,3 +145,9 @@ def split_attributes(executor: Executor, interface: OpGraph | Interface, session
         "_output_names": [info.name for info in interface.outputs],
     }
     return attributes if session_options is None else {**attributes, "_sess_options_initial": options}
+
+
+def _copied(session_options: Any) -> Any:
+    from parallax.session._given_options import copied_options
+
+    return copied_options(session_options)

@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from parallax.bundle import Bundle
 from parallax.engine import SinkHolder
 from parallax.errors import InternalError
-from parallax.model import Model
-from parallax.schedule import Plan
-from parallax.session._estimate import Estimator
-from parallax.session._memory import Budget
-from parallax.session._split_model import SplitModel
+
+if TYPE_CHECKING:
+    from parallax.bundle import Bundle
+    from parallax.model import Glimpse, Model
+    from parallax.schedule import Plan
+    from parallax.session._estimate import Estimator
+    from parallax.session._memory import Budget
+    from parallax.session._split_model import SplitModel
 
 
 class SessionState(Enum):
@@ -72,8 +74,8 @@ class Opened:
         if (self.direct is not None) is not (self.state is SessionState.DIRECT):
             raise InternalError(f"a session in state {self.state.value!r} with a C session: {self.direct is not None}")
 
-    def weight_bytes(self, model: Model | None) -> int | None:
-        """Of what is open; None where that is not known. ``model``: what the session loaded, if it did."""
+    def weight_bytes(self, model: Model | Glimpse | None) -> int | None:
+        """Of what is open; None where that is not known. ``model``: what the session loaded or looked at, if it did."""
         if self.bundle is not None:
             return self.bundle.manifest.weight_bytes
         return None if model is None else model.weight_bytes

@@ -12,7 +12,8 @@ from parallax.profile import surviving_tensors
 from parallax.schedule import Assignment, Plan, Schedule
 from parallax.session._candidates import PlanningContext, Proposal
 from parallax.session._options import PlanningOptions
-from parallax.session._planning import find_plan, make_provenance, session_cores, why_model_stays_whole
+from parallax.session._planning import find_plan, why_model_stays_whole
+from parallax.session._whole import make_provenance, session_cores
 
 logger = logging.getLogger(__name__)
 

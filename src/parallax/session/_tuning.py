@@ -25,6 +25,7 @@ from parallax.machine import DISTURBED_SHARE, CoreMeter, LoadMeter
 from parallax.model import Model, split_rows
 from parallax.profile import Cache, measure_costs, random_feeds
 from parallax.schedule import CPU_BACKEND, Candidate, Plan
+from parallax.session._backends import wanted_backends
 from parallax.session._candidates import PlanningContext, Proposal
 from parallax.session._devices import DevicePlan, DeviceStudy, with_price
 from parallax.session._feeds import FeedBinder, FeedSpec
@@ -33,16 +34,15 @@ from parallax.session._planning import (
     device_rooms,
     feed_shapes,
     graph_for_backends,
-    make_provenance,
     may_share_rows,
-    plan_key,
     plan_whole_on,
     plan_whole_within,
     planned_model,
+    remember_plan,
     remembered_plan,
-    uncut_plan,
 )
 from parallax.session._runtime_options import runtime_options
+from parallax.session._whole import make_provenance, uncut_plan
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ def tune(
                     note="predicted too slow to be worth measuring",
                 )
             )
-    for name in options.backends or ():
+    for name in wanted_backends(options.backends):
         progress(f"compile for {name}", 0, 1)
         label = f"uncut, {name}"
         peer = None
@@ -274,7 +274,7 @@ def tune(
     if disturbed:
         plan = _undecided(plan, others)
         logger.warning("%s; tune again when the machine is idle", plan.provenance.reason)
-    Cache(options.cache_dir).store(plan_key(model, options, session_options, cores=cores), plan.to_json())
+    remember_plan(model, plan, options, session_options, cores=cores)
     return plan
 
 

@@ -5,30 +5,24 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.backends.ort import StockSession
-from parallax.engine import (
-    OPENING_EXCEPTIONS,
-    RUNTIME_EXCEPTIONS,
-    SegmentSpan,
-    SinkHolder,
-    TraceSink,
-    both,
-    open_failure,
-)
+from parallax.engine import OPENING_EXCEPTIONS, RUNTIME_EXCEPTIONS, SinkHolder, both, open_failure
 from parallax.errors import BundleError, ConfigError
 from parallax.machine import move_to_first_core
-from parallax.model import Model
-from parallax.schedule import Plan, Segment
-from parallax.session._options import PlanningOptions
-from parallax.session._providers import Device
-from parallax.session._run_options import why_run_needs_whole
 from parallax.session._runtime_options import has_pinned_threads, lean_memory, planned_threads
-from parallax.session._source import SessionSource
 from parallax.session._state import Opened, SessionState
+
+if TYPE_CHECKING:
+    from parallax.engine import SegmentSpan, TraceSink
+    from parallax.model import Model
+    from parallax.schedule import Plan, Segment
+    from parallax.session._options import PlanningOptions
+    from parallax.session._providers import Device
+    from parallax.session._source import SessionSource
 
 
 class WholeArguments(NamedTuple):
@@ -121,6 +115,8 @@ def is_for_whole(run_options: Any, opened: Opened, source: SessionSource, *, has
     """
     if run_options is None:
         return False
+    from parallax.session._run_options import why_run_needs_whole
+
     obstacle = why_run_needs_whole(run_options, has_arena=has_arena)
     if obstacle is not None and opened.bundle is not None and source.files is None:
         raise ConfigError(
@@ -182,6 +178,8 @@ def whole_span(
     segment: Segment, start_ns: int, end_ns: int, input_feed: Mapping[str, Any], result: Sequence[Any]
 ) -> SegmentSpan:
     """The span of a run of a whole model, for the trace."""
+    from parallax.engine import SegmentSpan
+
     return SegmentSpan(
         run=0,
         segment=0,

@@ -1,0 +1,347 @@
+"""A model as far as the default policy has to know it, from its bytes alone.
+
+Most models are left whole, for a reason that one look at operators and weights shows. For those, loading `onnx`,
+parsing the model into messages and building its graph takes longer than all else that a session does. So what that
+look needs is read here from the model without its weights (see `_wire_fields`). A model of which more has to be known,
+one that holds anything unusual, and one that is wrong in any way seen here, is none of this module's: it is read as
+ever.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from parallax.errors import ModelFileError
+from parallax.graph import ELEMENT_TYPES, NUMPY_TYPES
+from parallax.model._body_operators import BODY_OPERATORS, may_have_bodies
+from parallax.model._digests import skeleton_digest, structure_digest
+from parallax.model._files import HeldFiles, open_file
+from parallax.model._survey import Survey
+from parallax.model._versions import are_known
+from parallax.model._wire import Payload, strip_weights
+from parallax.model._wire_fields import (
+    BODY_MARKS,
+    DATA_LOCATION,
+    DATA_TYPE,
+    DIMS,
+    DOUBLE_DATA,
+    EXTERNAL_DATA,
+    FLOAT_DATA,
+    GRAPH,
+    GRAPH_NAME,
+    INITIALIZER,
+    INPUT,
+    INT32,
+    INT32_DATA,
+    INT64,
+    INT64_DATA,
+    IR_VERSION,
+    MODEL,
+    MODEL_GRAPH,
+    NODE,
+    OPSET_IMPORT,
+    OUTPUT,
+    RAW_DATA,
+    TENSOR,
+    TENSOR_NAME,
+    UINT64_DATA,
+    VALUE_INFO,
+    OtherFormError,
+    below,
+    fields,
+    value_info,
+)
+
+if TYPE_CHECKING:
+    from parallax.model._model import Model
+
+_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _OP_TYPE, _ATTRIBUTE, _DOMAIN = 0x0A, 0x12, 0x1A, 0x22, 0x2A, 0x3A
+_NODE: Final = {
+    _NODE_INPUT: True,
+    _NODE_OUTPUT: True,
+    _NODE_NAME: False,
+    _OP_TYPE: False,
+    _ATTRIBUTE: True,
+    0x32: False,
+    _DOMAIN: False,
+    0x4A: True,  # what it is for, metadata
+}
+_ATTRIBUTE_TENSOR: Final = 0x2A
+_ATTRIBUTE_FIELDS: Final = {
+    **dict.fromkeys((0x0A, 0x18, 0x22, _ATTRIBUTE_TENSOR, 0x6A, 0xA0), False),
+    0x40: True,
+    0x4A: True,  # lists of integers and of texts
+}
+_VERSION_DOMAIN, _VERSION = 0x0A, 0x10
+_OPSET: Final = {_VERSION_DOMAIN: False, _VERSION: False}
+_FLOAT_BYTES: Final = {FLOAT_DATA: (1, 4), DOUBLE_DATA: (11, 8)}
+"""Field -> type of the elements that it holds as they are, and bytes of each."""
+_NUMBERS: Final = frozenset((INT32_DATA, INT64_DATA, UINT64_DATA))
+"""Fields of numbers in pieces of seven bits, of which the last of each number is below 128."""
+_BFLOAT16: Final = 16
+_TYPES: Final = frozenset((*NUMPY_TYPES, _BFLOAT16))
+"""Types of weights that are looked at."""
+_LIFTED: Final = {4: (1,), 10: (11,)}
+"""Field of a payload that was lifted out -> the types that it may be of; raw data may be of any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Glimpse:
+    """A model that was looked at. Its graph is sound: each tensor has one definition, which comes before its uses."""
+
+    source: HeldFiles | bytes
+    survey: Survey
+    domains: frozenset[str]
+    """Of its operators, "ai.onnx" written as ""."""
+    weights_read: Mapping[str, tuple[int, int]]
+    """Operator type -> elements of the weights that such operators read, and of how many at most one of them does."""
+    weight_bytes: int
+    structure_digest: str
+    """As `Model.structure_digest`."""
+
+    @property
+    def files(self) -> HeldFiles:
+        """The files that it was read from, as they were then."""
+        return self.source if isinstance(self.source, HeldFiles) else HeldFiles(None)
+
+    def read(self) -> Model:
+        """The model itself. Raises: as `read_model`."""
+        from parallax.model._model import read_model
+
+        return read_model(self.source)
+
+
+def glimpse(source: str | bytes | HeldFiles) -> Glimpse | None:
+    """Look at a model given by path, as bytes or as the files that were opened before. Microseconds per node.
+
+    None where it must be read as a whole, be it to say what is wrong with it.
+    """
+    try:
+        held = HeldFiles(open_file(source)) if isinstance(source, str) else source
+        data = held if isinstance(held, bytes) else held.model.buffer if held.model is not None else b""
+        if data[4:8] == b"ORTM":  # ONNX Runtime's own format, whatever else it may be
+            return None
+        stripped = strip_weights(data)
+        if stripped.nested or stripped.skeleton.count(b"location") != len(stripped.initializers):
+            return None
+        return _look(held, stripped.skeleton, stripped.initializers)
+    except (OtherFormError, IndexError, UnicodeDecodeError, ModelFileError, OSError, ValueError):
+        return None
+
+
+def _look(held: HeldFiles | bytes, data: bytes, lifted: Mapping[int, Payload]) -> Glimpse:
+    ir_version = 0
+    opsets: dict[str, int] = {}
+    place = None
+    for tag, start, stop in fields(data, 0, len(data), MODEL):
+        if tag == IR_VERSION:
+            ir_version = below(start, INT32)
+        elif tag == OPSET_IMPORT:
+            domain, version = _opset(data, start, stop)
+            if domain in opsets:
+                raise OtherFormError
+            opsets[domain] = version
+        elif tag == MODEL_GRAPH:
+            place = start, stop
+    if place is None or not are_known(ir_version, opsets):
+        raise OtherFormError
+    look = _Look(data, lifted)
+    look.graph(*place)
+    return Glimpse(
+        source=held,
+        survey=look.survey(),
+        domains=frozenset(look.domains),
+        weights_read=look.weights_read,
+        weight_bytes=look.weight_bytes,
+        structure_digest=structure_digest(skeleton_digest(data), {}),
+    )
+
+
+def _opset(data: bytes, start: int, stop: int) -> tuple[str, int]:
+    domain, version = "", 0
+    for tag, begin, end in fields(data, start, stop, _OPSET):
+        if tag == _VERSION_DOMAIN:
+            domain = data[begin:end].decode()
+        else:
+            version = below(begin, INT64)
+    return "" if domain == "ai.onnx" else domain, version
+
+
+class _Look:
+    """One pass over a graph. Initializers come after the nodes that read them, so what nodes do is kept until then."""
+
+    def __init__(self, data: bytes, lifted: Mapping[int, Payload]) -> None:
+        self.data = data
+        self.lifted = lifted
+        self.operators: Counter[str] = Counter()
+        self.domains: set[str] = set()
+        self.weights_read: dict[str, tuple[int, int]] = {}
+        self.weight_bytes = 0
+        self._inputs: list[str] = []
+        self._outputs: list[str] = []
+        self._elements: dict[str, int] = {}  # of initializers
+        self._reads: list[tuple[str, list[str]]] = []
+        self._writes: list[list[str]] = []
+        self._names: set[str] = set()  # of nodes
+        self._largest = 0
+
+    def graph(self, start: int, stop: int) -> None:
+        data = self.data
+        ordinal = 0
+        for tag, begin, end in fields(data, start, stop, GRAPH):
+            if tag == NODE:
+                self._node(begin, end)
+            elif tag == INITIALIZER:
+                self._initializer(begin, end, self.lifted.get(ordinal))
+                ordinal += 1
+            elif tag == GRAPH_NAME:
+                data[begin:end].decode()  # a name that is no text is refused
+            elif tag in (INPUT, OUTPUT, VALUE_INFO):
+                info = value_info(data, begin, end)
+                # A size that is left open counts as 1, as it does where costs are estimated.
+                self._note_size([dim if isinstance(dim, int) else 1 for dim in info.shape or ()])
+                if tag != VALUE_INFO:
+                    if info.dtype not in NUMPY_TYPES:
+                        raise OtherFormError
+                    (self._inputs if tag == INPUT else self._outputs).append(info.name)
+        self._check_definitions()
+        self._sum_weights()
+
+    def survey(self) -> Survey:
+        return Survey(
+            node_count=len(self._reads),
+            operators=dict(self.operators),
+            with_bodies=0,
+            inputs=tuple([name for name in self._inputs if name not in self._elements]),
+            outputs=tuple(self._outputs),
+            largest_elements=self._largest,
+        )
+
+    def _note_size(self, dims: Sequence[int]) -> int:
+        elements = math.prod(dims)
+        self._largest = max(self._largest, elements)
+        return elements
+
+    def _note_name(self, name: str) -> None:
+        """Two nodes of one name are something that the runtime refuses."""
+        if name and name in self._names:
+            raise OtherFormError
+        self._names.add(name)
+
+    def _node(self, start: int, stop: int) -> None:
+        data = self.data
+        op_type = domain = ""
+        reads: list[str] = []
+        writes: list[str] = []
+        attributes: list[tuple[int, int]] = []
+        for tag, begin, end in fields(data, start, stop, _NODE):
+            if tag == _NODE_INPUT:
+                reads.append(data[begin:end].decode())
+            elif tag == _NODE_OUTPUT:
+                writes.append(data[begin:end].decode())
+            elif tag == _OP_TYPE:
+                op_type = data[begin:end].decode()
+            elif tag == _NODE_NAME:
+                self._note_name(data[begin:end].decode())
+            elif tag == _DOMAIN:
+                domain = data[begin:end].decode()
+            elif tag == _ATTRIBUTE:
+                attributes.append((begin, end))
+        domain = "" if domain == "ai.onnx" else domain
+        if op_type in BODY_OPERATORS or (
+            may_have_bodies(op_type, domain) and any(data.find(mark, start, stop) >= 0 for mark in BODY_MARKS)
+        ):
+            raise OtherFormError
+        if op_type == "Constant":
+            for place in attributes:
+                for tag, begin, end in fields(data, *place, _ATTRIBUTE_FIELDS):
+                    if tag == _ATTRIBUTE_TENSOR:
+                        self._tensor(begin, end, None)
+        self.operators[op_type] += 1
+        self.domains.add(domain)
+        self._reads.append((op_type, reads))
+        self._writes.append(writes)
+
+    def _initializer(self, start: int, stop: int, payload: Payload | None) -> None:
+        name, elements, size_bytes = self._tensor(start, stop, payload)
+        if not name or name in self._elements:
+            raise OtherFormError
+        self._elements[name] = elements
+        self.weight_bytes += size_bytes
+
+    def _tensor(self, start: int, stop: int, payload: Payload | None) -> tuple[str, int, int]:
+        """Name, elements and bytes of a tensor that holds what its type and shape say."""
+        data = self.data
+        name = ""
+        data_type = 0
+        dims: list[int] = []
+        contents: list[tuple[int, int, int]] = []
+        is_marked = False
+        for tag, begin, end in fields(data, start, stop, TENSOR):
+            if tag == DIMS:
+                dims.append(below(begin, INT64))
+            elif tag == DATA_TYPE:
+                data_type = below(begin, INT32)
+            elif tag == TENSOR_NAME:
+                name = data[begin:end].decode()
+            elif tag in (EXTERNAL_DATA, DATA_LOCATION):
+                is_marked = True
+            elif tag in _FLOAT_BYTES or tag in _NUMBERS or tag == RAW_DATA:
+                contents.append((tag, begin, end))
+        if data_type not in _TYPES or is_marked != (payload is not None) or len(contents) > 1:
+            raise OtherFormError
+        elements = self._note_size(dims)
+        size_bytes = elements * ELEMENT_TYPES[data_type].bits // 8
+        if payload is not None:
+            is_right = (
+                not contents
+                and payload.end - payload.start == size_bytes
+                and data_type in _LIFTED.get(payload.field, (data_type,))
+            )
+        elif contents:
+            is_right = self._holds(*contents[0], data_type, elements, size_bytes)
+        else:
+            is_right = not elements
+        if not is_right:
+            raise OtherFormError
+        return name, elements, size_bytes
+
+    def _holds(self, tag: int, begin: int, end: int, data_type: int, elements: int, size_bytes: int) -> bool:
+        """Whether a field of a tensor holds so many elements of that type."""
+        if tag == RAW_DATA:
+            return end - begin == size_bytes
+        if tag in _FLOAT_BYTES:
+            kind, each = _FLOAT_BYTES[tag]
+            return data_type == kind and end - begin == elements * each
+        return sum(byte < 0x80 for byte in self.data[begin:end]) == elements
+
+    def _check_definitions(self) -> None:
+        """Each name is defined once, and before what reads it."""
+        if len(set(self._inputs)) != len(self._inputs):
+            raise OtherFormError
+        known = {"", *self._inputs, *self._elements}
+        made: set[str] = set()
+        for (_, reads), writes in zip(self._reads, self._writes, strict=True):
+            if not known.issuperset(reads):
+                raise OtherFormError
+            for name in writes:
+                if name:
+                    if name in known:
+                        raise OtherFormError
+                    known.add(name)
+                    made.add(name)
+        # An output that no operator computes is something that only a whole session gives.
+        if not made.issuperset(self._outputs):
+            raise OtherFormError
+
+    def _sum_weights(self) -> None:
+        elements = self._elements
+        for op_type, reads in self._reads:
+            found = [elements[name] for name in reads if name in elements]
+            if found:
+                total, most = self.weights_read.get(op_type, (0, 0))
+                self.weights_read[op_type] = total + sum(found), max(most, len(found))

@@ -1,0 +1,273 @@
+"""The cache of bundles: of models that are opened with ``cache=True``, and of bundles that were made for elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import platformdirs
+
+from parallax.bundle import (
+    BUNDLE_FORMAT_VERSION,
+    BUNDLE_SUFFIX,
+    MANIFEST_NAME,
+    Bundle,
+    CheckedFiles,
+    CompileOptions,
+    SourceFile,
+    SourceRecord,
+    describe_mismatch,
+    describe_source,
+    parallax_version,
+    prune_folder,
+    read_manifest,
+    rebuild_command,
+    remove_tree,
+    runtime_build,
+    settled,
+    signature,
+    use_bundle,
+)
+from parallax.errors import BundleError, ConfigError, ParallaxError
+from parallax.machine import available_cores
+from parallax.model import Model, load_model
+from parallax.profile import machine_fingerprint, make_private_folder, why_any_distrusted, why_distrusted
+from parallax.session._compile import compile_loaded, recorded_options, replayed_options
+from parallax.session._options import PlanningOptions
+from parallax.session._streaming import binding_limit
+
+logger = logging.getLogger(__name__)
+
+CACHE_LIMIT_BYTES = 4 << 30
+"""Beyond this much, bundles of the cache that were not used for longest are removed."""
+
+
+def cache_folder(cache_dir: Path | None) -> Path:
+    """Where cached and rebuilt bundles lie."""
+    return (platformdirs.user_cache_path("parallax") if cache_dir is None else cache_dir) / "bundles"
+
+
+def rebuilt_bundle(
+    bundle: Bundle, differences: tuple[str, ...], options: PlanningOptions, *, cores: int | None
+) -> Path:
+    """The bundle for this machine, made from the model that ``bundle`` keeps, unless that was done before.
+
+    Args:
+        differences: in which ways ``bundle`` was not made for here.
+        cores: those that the session is to use; None where any number will do.
+    """
+    portable = bundle.portable_path
+    assert portable is not None
+    replayed = replayed_options(bundle.manifest.options, cache_dir=options.cache_dir)
+    threads = replayed.threads if replayed.threads is not None or cores == available_cores() else cores
+    replayed = replace(replayed, threads=threads)
+    model = load_model(portable)
+    # Not as the manifest says: a forged one must not put its model in another's place.
+    source = describe_source(model)
+    limit = bundle.manifest.options.memory_limit
+    target = _place(source, replayed, limit)
+    try:
+        _make_cache(target.parent)
+        is_there = _is_usable(target, options, source, recorded_options(replayed, memory_limit=limit))
+    except OSError as error:
+        raise ConfigError(
+            f"the bundle was not made for here, and cannot be made anew: {error.strerror or error}",
+            where=str(target),
+            fix=f"name another folder with cache_dir=, or: {rebuild_command(bundle.manifest, bundle.path)}",
+        ) from error
+    if not is_there:
+        logger.warning(
+            "the bundle %s was not made for here (%s); making it anew from the model it keeps, into %s; "
+            "to replace it: %s",
+            bundle.path,
+            "; ".join(differences),
+            target,
+            rebuild_command(bundle.manifest, bundle.path),
+        )
+        compile_loaded(model, target, replayed, source=source, memory_limit=limit)
+        prune_cache(target.parent, keep=target)
+    return target
+
+
+def _make_cache(folder: Path) -> None:
+    """Make the folder of cached bundles, for this user alone.
+
+    Raises:
+        OSError: it cannot be made.
+        ConfigError: others could plant there what is run here.
+    """
+    make_private_folder(folder.parent)
+    make_private_folder(folder)
+    complaint = why_distrusted(folder)
+    if complaint is not None:
+        raise ConfigError(
+            f"others could plant bundles in the cache: {complaint}",
+            where=str(folder),
+            fix="give the folder to this user, or name another with cache_dir=",
+        )
+
+
+def _is_usable(target: Path, options: PlanningOptions, source: SourceRecord, recorded: CompileOptions) -> bool:
+    """Whether the bundle in the cache is whole, this user's own, and made of that model, with those options, for here.
+
+    One that somebody else may have put there is removed.
+
+    Raises: BundleError if such a one cannot be removed.
+    """
+    if not target.is_dir():
+        return False
+
+    def complain(bundle: Bundle) -> str | None:
+        manifest = bundle.manifest
+        if manifest.source.digest != source.digest:
+            return "it was compiled from another model"
+        if manifest.options != recorded:
+            return "it was compiled with other options"
+        return "; ".join(describe_mismatch(manifest, cores=None)) or None
+
+    complaint = _why_planted(target)
+    if complaint is not None:
+        logger.warning("removing a cached bundle that somebody else may have put there: %s", complaint)
+        if not remove_tree(target):
+            raise BundleError(f"a planted bundle cannot be removed: {complaint}", where=str(target), fix="remove it")
+        return False
+    try:
+        complaint = use_bundle(target, complain, verify=options.verify, cache_dir=options.cache_dir)
+    except BundleError as error:
+        complaint = str(error)
+    if complaint is not None:
+        logger.warning("making a cached bundle anew: %s", complaint)
+    return complaint is None
+
+
+def _why_planted(target: Path) -> str | None:
+    """Why somebody else may have written some part of the bundle; None too if it cannot be read at all."""
+    try:
+        manifest, _ = read_manifest(target)
+    except BundleError:
+        return why_distrusted(target)
+    return why_any_distrusted([target / MANIFEST_NAME, *(target / record.path for record in manifest.files)])
+
+
+def cached_bundle(path: str, options: PlanningOptions) -> Path | None:
+    """The cached bundle of the model at ``path`` for this machine and these options, made if it is not there.
+
+    None, with a log line, where it cannot be made: then the model is opened as without a cache. Errors of the
+    model itself are left to that, too.
+    """
+    try:
+        folder = cache_folder(options.cache_dir)
+        _make_cache(folder)
+        source = _known_source(path, options.cache_dir)
+        model = None
+        if source is None:
+            model = load_model(path)
+            source = _learn_source(path, model, options.cache_dir)
+        # A bundle that was cut for a container's limit is not the one to open outside of it.
+        limit = binding_limit(sum(file.size for file in source.files), None)
+        target = _place(source, options, limit)
+        if not _is_usable(target, options, source, recorded_options(options, memory_limit=limit)):
+            made = load_model(path) if model is None else model
+            compile_loaded(made, target, options, source=source, memory_limit=limit)
+            prune_cache(folder, keep=target)
+        note_use(target)
+    except (ParallaxError, OSError) as error:
+        logger.warning("no bundle of %s can be cached: %s", path, error)
+        return None
+    return target
+
+
+def _place(source: SourceRecord, options: PlanningOptions, memory_limit: int | None) -> Path:
+    recorded = recorded_options(options, memory_limit=memory_limit)
+    key = json.dumps(
+        [
+            BUNDLE_FORMAT_VERSION,
+            source.digest,
+            repr(recorded),
+            machine_fingerprint(),
+            parallax_version(),
+            runtime_build(),
+        ]
+    )
+    name = hashlib.sha256(key.encode()).hexdigest()[:32]
+    return cache_folder(options.cache_dir) / f"{name}{BUNDLE_SUFFIX}"
+
+
+def _known_source(path: str, cache_dir: Path | None) -> SourceRecord | None:
+    """The digests of a model's files, if they are known and the files were not written to since."""
+    files = []
+    for name, (expected, digest) in _source_files(path, cache_dir).load().items():
+        location, _, place = name.partition("\n")
+        try:
+            if signature(Path(place)) != expected:
+                return None
+        except OSError:
+            return None
+        files.append(SourceFile(location=location, size=expected[2], sha256=digest))
+    # The model itself comes first, as it was stored.
+    return SourceRecord(path=os.path.abspath(path), files=tuple(files)) if files else None
+
+
+def _learn_source(path: str, model: Model, cache_dir: Path | None) -> SourceRecord:
+    """Compute the digests of a model's files, and remember them."""
+    places = [Path(os.path.realpath(file.path)) for file in model.files.all]
+    began = time.time_ns()
+    before = [signature(place) for place in places]
+    source = describe_source(model)
+    if model.files.are_at_path() and all(settled(found, began) for found in before):
+        _source_files(path, cache_dir).store(
+            {
+                f"{file.location}\n{place}": (found, file.sha256)
+                for file, place, found in zip(source.files, places, before, strict=True)
+            }
+        )
+    return source
+
+
+def _source_files(path: str, cache_dir: Path | None) -> CheckedFiles:
+    return CheckedFiles(f"source {os.path.realpath(path)}", cache_dir)
+
+
+def prune_cache(
+    folder: Path, *, keep: Path | None = None, limit_bytes: int | None = CACHE_LIMIT_BYTES
+) -> tuple[tuple[Path, int], ...]:
+    """Remove leftovers of dead writers, and the bundles used longest ago while all take more than ``limit_bytes``
+    (None: no bundle).
+
+    Returns: what was removed, with its bytes (0 for leftovers).
+    """
+    removed = [(path, 0) for path in prune_folder(folder)]
+    if limit_bytes is None:
+        return tuple(removed)
+    found = []
+    for entry in folder.iterdir():
+        # Another process may prune at the same time.
+        with contextlib.suppress(OSError, BundleError):
+            used = (entry / MANIFEST_NAME).stat().st_mtime
+            size = sum(record.size for record in read_manifest(entry)[0].files)
+            found.append((used, size, entry))
+    total = sum(size for _, size, _ in found)
+    for _, size, entry in sorted(found):
+        if total <= limit_bytes:
+            break
+        if entry != keep:
+            # The manifest first: without it, nothing is a bundle.
+            with contextlib.suppress(OSError):
+                (entry / MANIFEST_NAME).unlink()
+                shutil.rmtree(entry)
+                removed.append((entry, size))
+                total -= size
+    return tuple(removed)
+
+
+def note_use(target: Path) -> None:
+    """Note that a cached bundle was used; a cache that is read-only merely forgets."""
+    with contextlib.suppress(OSError):
+        os.utime(target / MANIFEST_NAME)
