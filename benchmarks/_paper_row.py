@@ -18,12 +18,15 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 import parallax
 from parallax import zoo
-from parallax.backends.emulated import EmulatedBackend, load_profile
+from parallax.backends.emulated._backend import EmulatedBackend
+from parallax.backends.emulated._profiles import load_profile
 from parallax.cli import Rival
-from parallax.engine import CPU_DEVICE, Delegation, Executor, RuntimeOptions, compile_plan, compile_segment, lane_pool
+from parallax.engine import CPU_DEVICE, Executor, RuntimeOptions, compile_plan, lane_pool
+from parallax.engine._compile import Delegation, compile_segment
 from parallax.graph import OperatorWork, Work, node_work
 from parallax.model import Model, load_model
-from parallax.partition import RegionPlan, RegionRule, hosted_tensors
+from parallax.partition import RegionPlan, RegionRule
+from parallax.partition._region_hosted import hosted_tensors
 from parallax.profile import Cache, estimate_costs, measure_costs
 from parallax.schedule import Candidate, Plan
 from parallax.session import PlanningContext, host_machine

@@ -10,12 +10,14 @@ from typing import Any
 from _phones import DEFAULT_PARTITIONS, Split, Study, best_split
 from _sensitivity import Assumption
 
-from parallax.backends.emulated import DeviceProfile, EmulatedBackend, load_profile
+from parallax.backends.emulated._backend import EmulatedBackend
+from parallax.backends.emulated._profiles import DeviceProfile, load_profile
 from parallax.graph import CostModel, OpGraph
 from parallax.model import Model, RowSplit, load_model
 from parallax.partition import RegionPlan, RegionRule, UnitGraph, find_branches, find_regions
 from parallax.profile import estimate_costs
-from parallax.schedule import Machine, Placement
+from parallax.schedule import Machine
+from parallax.schedule._coexecution import Placement
 
 SHARES = (1.0,)
 """Shares of the rows for the device, times the one that balances both sides; tuned sessions try more."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from _common import ORIGIN
 
-from parallax.backends.emulated import EmulatedBackend
+from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.graph import CostModel, Dag, OpGraph
 from parallax.model import Model, RowSplit, split_rows
 from parallax.partition import (
@@ -24,18 +24,17 @@ from parallax.partition import (
     contract,
     find_boundaries,
     find_regions,
-    hosted_tensors,
     make_offer,
     tensor_bytes,
-    verify_regions,
 )
+from parallax.partition._region_hosted import hosted_tensors
+from parallax.partition._regions import verify_regions
 from parallax.schedule import (
     CPU_BACKEND,
     PLAN_FORMAT_VERSION,
     Assignment,
     Coexecution,
     Grain,
-    HeftPolicy,
     Machine,
     Plan,
     RegionTasks,
@@ -47,6 +46,7 @@ from parallax.schedule import (
     row_proposals,
     simulate,
 )
+from parallax.schedule._heft import HeftPolicy
 
 SHARES = (0.6, 0.75, 0.9, 1.0, 1.1, 1.25, 1.4)
 """Shares of the rows that the device is tried with, times the one at which both sides alone would end together."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from parallax.backends.emulated import DeviceProfile
+from parallax.backends.emulated._profiles import DeviceProfile
 from parallax.schedule import Machine
 
 CPU_SHARE = 0.43

@@ -42,7 +42,8 @@ from _sections import Section, publish_sections
 import parallax
 from parallax import zoo
 from parallax.errors import BudgetError
-from parallax.memory import PEAK_RATIO, MemoryReport, report_memory
+from parallax.memory import PEAK_RATIO
+from parallax.memory._report import MemoryReport, report_memory
 from parallax.model import load_model
 
 MIB = 2**20

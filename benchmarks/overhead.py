@@ -25,7 +25,7 @@ from parallax.cli import quartiles, time_interleaved
 from parallax.engine import CPU_DEVICE, Executor, RuntimeOptions, TraceRecorder, compile_plan
 from parallax.machine import available_cores
 from parallax.model import Model, load_model
-from parallax.partition import every_unit
+from parallax.partition._segments import every_unit
 from parallax.schedule import Plan
 from parallax.session import PlanningContext
 

@@ -26,15 +26,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax import zoo
 from parallax.cli import Timing, time_interleaved
-from parallax.engine import (
-    CPU_DEVICE,
-    Executor,
-    RuntimeOptions,
-    TraceRecorder,
-    compile_plan,
-    lane_pool,
-    median_durations,
-)
+from parallax.engine import CPU_DEVICE, Executor, RuntimeOptions, TraceRecorder, compile_plan, lane_pool
+from parallax.engine._trace import median_durations
 from parallax.machine import available_cores
 from parallax.model import load_model
 from parallax.profile import measure_costs

@@ -140,3 +140,39 @@ def test_everything_can_be_imported_at_once_and_listed() -> None:
     assert set(parallax.__all__) <= names.keys()
     assert names["InferenceSession"] is parallax.InferenceSession
     assert {*parallax.__all__, "backends", "errors", "session"} <= set(dir(parallax))
+
+
+FACES = {"backends": 24, "memory": 24, "partition": 41, "schedule": 31}
+"""How many names these packages export at most. A package may shrink, and its number with it, but not grow."""
+
+FOR_BACKENDS_OF_OTHERS = {
+    "BackendFactory",
+    "BackendInfo",
+    "HOST_MEMORY",
+    "Interface",
+    "MemoryDomain",
+    "TensorArgument",
+    "UnfitFeedsError",
+}
+"""Of `parallax.backends`: what other distributions need to write a backend, and nothing else of ours does."""
+
+
+@pytest.mark.parametrize("package", FACES)
+def test_every_export_serves_another_package(package: str) -> None:
+    exported = set(importlib.import_module(f"parallax.{package}").__all__)
+    unused = exported - _imported_elsewhere(package) - (FOR_BACKENDS_OF_OTHERS if package == "backends" else set())
+    assert not unused, f"no other package imports them: take them out of parallax.{package}: {sorted(unused)}"
+    assert len(exported) <= FACES[package], f"parallax.{package} exports {len(exported)} names: keep some to itself"
+
+
+def _imported_elsewhere(package: str) -> set[str]:
+    """Names that modules of other packages import from this package's face."""
+    root = Path(parallax.__file__).parent
+    return {
+        alias.name
+        for path in root.rglob("*.py")
+        if path.relative_to(root).parts[0] != package
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module == f"parallax.{package}"
+        for alias in node.names
+    }

@@ -41,7 +41,8 @@ import onnx
 import onnxruntime
 
 from parallax import zoo
-from parallax.backends.emulated import EmulatedBackend, load_profile
+from parallax.backends.emulated._backend import EmulatedBackend
+from parallax.backends.emulated._profiles import load_profile
 from parallax.errors import ConfigError
 from parallax.model import Model, load_model
 from parallax.profile import estimate_costs, product_flops, surviving_tensors

@@ -10,14 +10,8 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from parallax.backends import (
-    ENTRY_POINTS,
-    Backend,
-    DeviceKind,
-    find_backends,
-    forget_backends,
-    open_backend,
-)
+from parallax.backends import Backend, DeviceKind, find_backends, open_backend
+from parallax.backends._registry import ENTRY_POINTS, forget_backends
 from parallax.backends.ort import OnnxRuntimeBackend
 from parallax.backends.ort._plugins import WEBGPU, unload_plugin
 from parallax.errors import BackendError, ConfigError, MissingExtraError

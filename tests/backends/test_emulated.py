@@ -13,8 +13,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from parallax.backends import Backend, CompileOptions, open_backend
-from parallax.backends.emulated import EmulatedBackend, EmulatedModel, load_profile, profile_names
 from parallax.backends.emulated import _backend as emulated
+from parallax.backends.emulated import profile_names
+from parallax.backends.emulated._backend import EmulatedBackend, EmulatedModel
+from parallax.backends.emulated._profiles import load_profile
 from parallax.backends.emulated._queue import OVERSLEEP_S, DeviceQueue
 from parallax.errors import BackendError, ConfigError, InputError, RunCancelled
 from parallax.graph import OperatorWork, Refusal, Work

@@ -20,7 +20,6 @@ from parallax.backends import (
     CompiledModel,
     Complaints,
     FaultPolicy,
-    GuardedModel,
     Interface,
     MemoryDomain,
     UnfitFeedsError,
@@ -28,6 +27,7 @@ from parallax.backends import (
     open_backend,
 )
 from parallax.backends._breaker import CircuitBreaker
+from parallax.backends._guard import GuardedModel
 from parallax.errors import BackendError, ConfigError, InputError, RunCancelled
 from parallax.model import load_model
 from tests.backends._backends import Array, compiled, model_of, obstacle, on_the_processor, value, whole

@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
-from parallax.backends.emulated import Basis, Coverage, Gap, load_profile, profile_names
+from parallax.backends.emulated import profile_names
+from parallax.backends.emulated._coverage import Coverage, Gap
+from parallax.backends.emulated._figures import Basis
+from parallax.backends.emulated._profiles import load_profile
 from parallax.errors import ConfigError
 from parallax.graph import Node, OpGraph, TensorInfo
 

@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from parallax.backends import find_backends, open_backend
-from parallax.backends.emulated import load_profile, profile_names
+from parallax.backends.emulated import profile_names
+from parallax.backends.emulated._profiles import load_profile
 from parallax.model import load_model
 from tests.backends._backends import obstacle, opened
 from tests.cli._models import affine, choosing, invoke, value

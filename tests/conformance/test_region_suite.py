@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 import parallax
-from parallax.backends import Backend, DeviceSpeed, FaultPolicy, GuardedModel
+from parallax.backends import Backend, DeviceSpeed, FaultPolicy
+from parallax.backends._guard import GuardedModel
 from parallax.engine import RuntimeOptions, compile_plan
 from parallax.errors import BackendError, ParallaxError
 from parallax.graph import Capability

@@ -20,9 +20,9 @@ from parallax.backends import (
     DeviceSpeed,
     Interface,
     MemoryDomain,
-    forget_backends,
     open_backend,
 )
+from parallax.backends._registry import forget_backends
 from parallax.errors import BackendError
 from parallax.graph import Capability, Price, Refusal, RefusedNode, Work
 from parallax.model import Model, SegmentModel

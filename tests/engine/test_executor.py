@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.engine import LanePool, SegmentSpan, TraceRecorder
+from parallax.engine import SegmentSpan, TraceRecorder
+from parallax.engine._lanes import LanePool
 from parallax.errors import ParallaxError, RunCancelled, SegmentError
 from tests.engine._graphs import value
 from tests.engine._plans import executor, ladder

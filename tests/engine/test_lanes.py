@@ -6,9 +6,8 @@ import time
 
 import pytest
 
-from parallax.engine import LanePool
 from parallax.engine._interrupt import run_interruptibly
-from parallax.engine._lanes import InnerLanes
+from parallax.engine._lanes import InnerLanes, LanePool
 from parallax.engine._mailbox import Mailbox
 from parallax.engine._signal import Signal, load_find, make_signal
 from parallax.machine import current_core

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from parallax.engine import LanePool
+from parallax.engine._lanes import LanePool
 from parallax.engine._laws import ENOUGH_SHAPES, ShapeLaw
 from tests.engine._graphs import Cut, proto, value
 

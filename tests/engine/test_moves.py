@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from parallax.engine import LanePool
+from parallax.engine._lanes import LanePool
 from parallax.engine._moves import find_moves, fold
 from parallax.errors import PlanError
 from parallax.memory import MemoryOutline, find_lifetimes, verify_arena_plan

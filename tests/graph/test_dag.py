@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallax.errors import InternalError
-from parallax.graph import Dag, find_barriers, verify_convex, verify_dag
+from parallax.graph import Dag, find_barriers
+from parallax.graph._dag import verify_convex, verify_dag
 from tests.partition._graphs import dags, edge_lists, reachability
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallax.graph import MAX_TENSOR_BYTES, SizeTable, TensorInfo, bind_dims, size_expression
+from parallax.graph import SizeTable, TensorInfo, bind_dims, size_expression
+from parallax.graph._sizes import MAX_TENSOR_BYTES
 
 FLOAT, STRING, INT4, INT64 = 1, 8, 22, 7
 

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from parallax.machine import CoreMeter, LoadMeter, offered_cores
-from parallax.machine._load import AWAIT_S, AWAIT_STEP_S, Reading, read_load
+from parallax.machine import CoreMeter, LoadMeter
+from parallax.machine._load import AWAIT_S, AWAIT_STEP_S, Reading, offered_cores, read_load
 
 _BURN = "import time\nend = time.process_time() + 0.6\nwhile time.process_time() < end: pass"
 

@@ -9,7 +9,8 @@ import numpy as np
 import psutil
 import pytest
 
-from parallax.machine import PressureMonitor, PressureReading, private_bytes, read_pressure
+from parallax.machine import PressureMonitor, PressureReading, private_bytes
+from parallax.machine._pressure import read_pressure
 
 MIB = 1 << 20
 

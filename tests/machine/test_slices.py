@@ -11,8 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from parallax.engine import LanePool
-from parallax.engine._lanes import Lane
+from parallax.engine._lanes import Lane, LanePool
 from parallax.machine._slices import SLICE_NS, SYSCALLS, Attributes, ask_for_short_slices
 
 KERNEL = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2]) if sys.platform == "linux" else ()

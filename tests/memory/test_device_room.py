@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from parallax.graph import OpGraph
 from parallax.memory import device_need, fit_offer
 from parallax.model import load_model
-from parallax.partition import Decline, Offer, RegionRule, TransferCost, Verdict, contract, find_regions
+from parallax.partition import Decline, Offer, RegionRule, Verdict, contract, find_regions
+from parallax.partition._region_plan import TransferCost
 
 FLOAT_BYTES = 4
 

@@ -8,15 +8,8 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parallax.memory import (
-    Effort,
-    admission_budget,
-    find_lifetimes,
-    fixed_order,
-    least_budget,
-    peak_of_schedule,
-    plan_arena,
-)
+from parallax.memory import Effort, admission_budget, find_lifetimes, least_budget, peak_of_schedule, plan_arena
+from parallax.memory._lifetimes import fixed_order
 from parallax.schedule import Dispatcher, DispatchTable
 from tests.memory._plans import alive_tensors, plans, sizes_of, with_peaks
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallax.errors import InternalError
-from parallax.memory import dispatch_order, find_lifetimes, fixed_order
+from parallax.memory import find_lifetimes
+from parallax.memory._lifetimes import dispatch_order, fixed_order
 from parallax.schedule import Dispatcher, DispatchTable
 from tests.memory._plans import alive_tensors, chain, moments, plan_of, plans
 

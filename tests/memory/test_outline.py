@@ -12,7 +12,8 @@ from onnx import TensorProto, helper
 
 from parallax.errors import ConfigError
 from parallax.graph import TensorInfo, bind_dims
-from parallax.memory import ArenaSlot, Effort, MemoryOutline, PlanCache, verify_arena_plan
+from parallax.memory import Effort, MemoryOutline, PlanCache, verify_arena_plan
+from parallax.memory._arena import ArenaSlot
 from parallax.model import load_model
 from tests.memory._plans import chain, plan_of
 from tests.partition._graphs import op_graph

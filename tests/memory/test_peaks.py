@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallax.graph import TensorInfo
-from parallax.memory import GroupPeak, PeakTable
+from parallax.memory import PeakTable
+from parallax.memory._peaks import GroupPeak
 from tests.partition._graphs import op_graph
 
 KIB = 1024

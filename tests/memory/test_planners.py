@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallax.errors import InternalError
-from parallax.memory import ArenaPlan, ArenaSlot, Effort, find_lifetimes, placement_order, plan_arena, verify_arena_plan
+from parallax.memory import ArenaPlan, Effort, find_lifetimes, plan_arena, verify_arena_plan
+from parallax.memory._arena import ArenaSlot, placement_order
 from parallax.memory._branch_arenas import branch_arenas
 from parallax.memory._exact import exact
 from parallax.memory._fit import best_fit, greedy_by_size, order_of, place, reordered, shuffled

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from parallax.errors import PlanError
-from parallax.memory import ArenaPlan, ArenaSlot, find_lifetimes, plan_arena, verify_arena_plan
+from parallax.memory import ArenaPlan, find_lifetimes, plan_arena, verify_arena_plan
+from parallax.memory._arena import ArenaSlot
 from tests.memory._plans import chain, plan_of
 
 #   s -> a -> b ;  s -> c ;  (b, c) -> m

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from hypothesis import strategies as st
 
 from parallax.graph import OpGraph
-from parallax.partition import Decline, Offer, TransferCost, Verdict
+from parallax.partition import Decline, Offer, Verdict
+from parallax.partition._region_plan import TransferCost
 from tests.partition._graphs import edge_lists, op_graph
 
 NO = Decline(verdict=Verdict.UNSUPPORTED_OPERATOR, detail="Relu")

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from parallax.errors import InternalError
 from parallax.graph import Dag
-from parallax.partition import BranchGraph, NodeClass, classify, contract, find_branches, verify_branches, verify_layers
+from parallax.partition import BranchGraph, NodeClass, classify, contract, find_branches
+from parallax.partition._branches import verify_branches, verify_layers
 from tests.partition._graphs import dags, op_graph, reachability
 
 # What the paper's example shows: a chain, a splitter, two arms of different length (one with an inner split),

@@ -11,17 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallax.errors import ConfigError
-from parallax.graph import Dag, bottom_levels, critical_path, verify_convex
-from parallax.partition import (
-    Cause,
-    ListSchedule,
-    Partition,
-    UnitGraph,
-    by_lanes,
-    contract,
-    list_schedule,
-    verify_partition,
-)
+from parallax.graph import Dag, bottom_levels, critical_path
+from parallax.graph._dag import verify_convex
+from parallax.partition import Cause, Partition, UnitGraph, by_lanes, contract
+from parallax.partition._list_schedule import ListSchedule, list_schedule
+from parallax.partition._segments import verify_partition
 from tests.partition._graphs import dags, edge_lists, graph_of_edges
 
 

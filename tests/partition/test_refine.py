@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallax.partition import BranchLoad, CostRule, LayerDecision, PaperRule, Reason, RefinementRule, lpt_makespan
+from parallax.partition import CostRule, PaperRule, RefinementRule
+from parallax.partition._refine import BranchLoad, LayerDecision, Reason, lpt_makespan
 
 
 def load(

@@ -6,7 +6,9 @@ import pytest
 
 from parallax.errors import ConfigError
 from parallax.graph import Capability, Price, Refusal, RefusedNode, Work
-from parallax.partition import RegionPlacer, TransferCost, Verdict, contract, find_regions, make_offer, verify_regions
+from parallax.partition import RegionPlacer, Verdict, contract, find_regions, make_offer
+from parallax.partition._region_plan import TransferCost
+from parallax.partition._regions import verify_regions
 from tests.partition._graphs import op_graph
 from tests.partition._offers import offer_of
 

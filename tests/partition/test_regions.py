@@ -9,25 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallax.errors import ConfigError, InternalError
-from parallax.graph import Dag, OpGraph, verify_convex, verify_dag
-from parallax.partition import (
-    Decline,
-    Offer,
-    PaperThresholds,
-    RegionPlan,
-    RegionRule,
-    TransferCost,
-    Verdict,
-    contract,
-    find_branches,
-    find_regions,
-    hosted_tensors,
-    verify_branches,
-    verify_regions,
-)
+from parallax.graph import Dag, OpGraph
+from parallax.graph._dag import verify_convex, verify_dag
+from parallax.partition import Decline, Offer, RegionPlan, RegionRule, Verdict, contract, find_branches, find_regions
+from parallax.partition._branches import verify_branches
 from parallax.partition._region_ground import Draft, cost_of
 from parallax.partition._region_growth import Cuts, find_pieces, find_waves
-from parallax.partition._regions import _lay_ground, _static_bytes
+from parallax.partition._region_hosted import hosted_tensors
+from parallax.partition._region_plan import PaperThresholds, TransferCost
+from parallax.partition._regions import _lay_ground, _static_bytes, verify_regions
 from tests.partition._graphs import dags, op_graph, reachability
 from tests.partition._offers import NO, best_chain_cost, offer_of, offered_chains, offered_graphs, placement_cost
 

@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallax.errors import InternalError
-from parallax.graph import Dag, OpGraph, verify_convex
-from parallax.partition import UnitGraph, contract, verify_units
+from parallax.graph import Dag, OpGraph
+from parallax.graph._dag import verify_convex
+from parallax.partition import UnitGraph, contract
+from parallax.partition._units import verify_units
 from tests.partition._graphs import edge_lists, graph_of_edges, op_graph, reachability
 
 

@@ -6,16 +6,10 @@ import pytest
 
 from parallax import zoo
 from parallax.model import load_model
-from parallax.partition import (
-    by_branches,
-    contract,
-    every_unit,
-    find_branches,
-    verify_branches,
-    verify_layers,
-    verify_partition,
-    verify_units,
-)
+from parallax.partition import by_branches, contract, find_branches
+from parallax.partition._branches import verify_branches, verify_layers
+from parallax.partition._segments import every_unit, verify_partition
+from parallax.partition._units import verify_units
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from parallax.schedule import Dispatcher, verify_state
+from parallax.schedule import Dispatcher
+from parallax.schedule._verify_state import verify_state
 
 
 @pytest.fixture

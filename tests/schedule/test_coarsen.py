@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parallax.schedule import AdaptivePolicy, RegionTasks, Schedule, SimulatedRun, Task, simulate
+from parallax.schedule import AdaptivePolicy, RegionTasks, Schedule, Task, simulate
 from parallax.schedule._coarsen import coarsen
+from parallax.schedule._simulate import SimulatedRun
 
 CORES = 2
 

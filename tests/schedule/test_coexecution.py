@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from parallax.errors import ConfigError
 from parallax.graph import CostModel, OpGraph
-from parallax.partition import Offer, RegionPlacer, UnitGraph, contract, find_regions, verify_regions
-from parallax.schedule import Crossings, Grain, Machine, plan_coexecution, region_tasks, verify_schedule
+from parallax.partition import Offer, RegionPlacer, UnitGraph, contract, find_regions
+from parallax.partition._regions import verify_regions
+from parallax.schedule import Crossings, Grain, Machine, plan_coexecution, region_tasks
+from parallax.schedule._policy import verify_schedule
 from tests.partition._graphs import op_graph
 from tests.partition._offers import offer_of, offered_graphs
 

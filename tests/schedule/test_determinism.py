@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 PROGRAM = """
-from parallax.schedule import AdaptivePolicy, SequentialPolicy, Task, simulate
+from parallax.schedule import AdaptivePolicy, Task, simulate
+from parallax.schedule._policy import SequentialPolicy
 
 state = 12345
 def draw(bound):

@@ -7,20 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallax.errors import PlanError
-from parallax.schedule import (
-    AdaptivePolicy,
-    Assignment,
-    Dispatcher,
-    DispatchTable,
-    HeftPolicy,
-    Policy,
-    Schedule,
-    SequentialPolicy,
-    Start,
-    Task,
-    simulate,
-    verify_schedule,
-)
+from parallax.schedule import AdaptivePolicy, Assignment, Dispatcher, DispatchTable, Schedule, Start, Task, simulate
+from parallax.schedule._heft import HeftPolicy
+from parallax.schedule._policy import Policy, SequentialPolicy, verify_schedule
 from tests.schedule._dags import schedule_of, task, task_lists
 
 QUEUE = 2

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parallax.schedule import Dispatcher, DispatchTable, Schedule, SegmentState, Start, Task
+from parallax.schedule import Dispatcher, DispatchTable, Schedule, Start, Task
+from parallax.schedule._table import SegmentState
 from tests.schedule._dags import schedules, task_lists
 from tests.schedule._reference import Reference
 

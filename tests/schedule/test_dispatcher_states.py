@@ -7,7 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from parallax.errors import InternalError
-from parallax.schedule import LEGAL_MOVES, Dispatcher, SegmentState, verify_state
+from parallax.schedule import Dispatcher
+from parallax.schedule._table import LEGAL_MOVES, SegmentState
+from parallax.schedule._verify_state import verify_state
 from tests.schedule._dags import table_of, task
 
 Make = Callable[..., Dispatcher]

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallax.graph import critical_path
-from parallax.schedule import HeftPolicy, Schedule, Task, simulate
-from parallax.schedule._heft import _earliest
+from parallax.schedule import Schedule, Task, simulate
+from parallax.schedule._heft import HeftPolicy, _earliest
 from parallax.schedule._widths import duration_ns
 from tests.schedule._dags import task, task_lists
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parallax.schedule import AdaptivePolicy, SequentialPolicy, Task, simulate
+from parallax.schedule import AdaptivePolicy, Task, simulate
 from parallax.schedule._adaptive import idle_cores
+from parallax.schedule._policy import SequentialPolicy
 from tests.schedule._dags import schedule_of, task, task_lists
 
 

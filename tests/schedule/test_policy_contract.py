@@ -9,18 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallax.errors import ConfigError, PlanError
-from parallax.schedule import (
-    AdaptivePolicy,
-    Assignment,
-    HeftPolicy,
-    Policy,
-    Schedule,
-    Task,
-    policy,
-    policy_names,
-    simulate,
-    verify_schedule,
-)
+from parallax.schedule import AdaptivePolicy, Assignment, Schedule, Task, simulate
+from parallax.schedule._heft import HeftPolicy
+from parallax.schedule._policy import Policy, policy, policy_names, verify_schedule
 from tests.schedule._dags import schedule_of, task, task_lists
 
 POLICIES: dict[str, Policy] = {name: policy(name) for name in policy_names()} | {

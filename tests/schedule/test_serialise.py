@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallax.graph import OpGraph
-from parallax.memory import Effort, MemoryOutline, report_memory, verify_arena_plan
+from parallax.memory import Effort, MemoryOutline, verify_arena_plan
+from parallax.memory._report import report_memory
 from parallax.schedule import (
     Dispatcher,
     DispatchTable,

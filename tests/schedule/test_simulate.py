@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallax.errors import ConfigError, PlanError
-from parallax.schedule import Schedule, SequentialPolicy, Span, Task, simulate
+from parallax.schedule import Schedule, Task, simulate
+from parallax.schedule._policy import SequentialPolicy
+from parallax.schedule._simulate import Span
 from tests.schedule._dags import schedule_of, schedules, task, task_lists
 
 

@@ -7,8 +7,10 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parallax.memory import Lifetimes, dispatch_order, find_lifetimes, peak_of_sequence
-from parallax.schedule import Plan, simulate_plan, timeline_within, verify_plan
+from parallax.memory import Lifetimes, find_lifetimes, peak_of_sequence
+from parallax.memory._lifetimes import dispatch_order
+from parallax.schedule import Plan, simulate_plan, verify_plan
+from parallax.schedule._timeline import timeline_within
 from tests.memory._plans import plan_of, plans, sizes_of
 
 OVERHEAD, HANDOVER = 3, 7

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import parallax
 from parallax.backends import open_backend
-from parallax.backends.emulated import EmulatedBackend
+from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.engine import TraceRecorder
 from parallax.errors import BundleError, ConfigError
 from parallax.schedule import CPU_BACKEND

@@ -6,7 +6,7 @@ from parallax import _lazy
 
 if TYPE_CHECKING:
     from parallax.backends._fault_policy import DEFAULT_POLICY, FaultPolicy
-    from parallax.backends._guard import Complaints, GuardedModel, compile_guarded
+    from parallax.backends._guard import Complaints, compile_guarded
     from parallax.backends._probing import measure_speed
     from parallax.backends._protocol import (
         HOST_MEMORY,
@@ -23,11 +23,9 @@ if TYPE_CHECKING:
         UnfitFeedsError,
     )
     from parallax.backends._registry import (
-        ENTRY_POINTS,
         BackendFactory,
         FoundBackend,
         find_backends,
-        forget_backends,
         has_provider,
         is_backend_name,
         missing_extra,
@@ -38,15 +36,14 @@ else:
         __name__,
         {
             "_fault_policy": "DEFAULT_POLICY FaultPolicy",
-            "_guard": "Complaints GuardedModel compile_guarded",
+            "_guard": "Complaints compile_guarded",
             "_probing": "measure_speed",
             "_protocol": (
                 "HOST_MEMORY Backend BackendInfo CompileOptions CompiledModel DeviceKind DeviceSpeed Interface "
                 "MemoryDomain Place TensorArgument UnfitFeedsError"
             ),
             "_registry": (
-                "ENTRY_POINTS BackendFactory FoundBackend find_backends forget_backends has_provider "
-                "is_backend_name missing_extra open_backend"
+                "BackendFactory FoundBackend find_backends has_provider is_backend_name missing_extra open_backend"
             ),
         },
         packages=("emulated", "openvino", "ort"),
@@ -54,7 +51,6 @@ else:
 
 __all__ = [
     "DEFAULT_POLICY",
-    "ENTRY_POINTS",
     "HOST_MEMORY",
     "Backend",
     "BackendFactory",
@@ -66,7 +62,6 @@ __all__ = [
     "DeviceSpeed",
     "FaultPolicy",
     "FoundBackend",
-    "GuardedModel",
     "Interface",
     "MemoryDomain",
     "Place",
@@ -74,7 +69,6 @@ __all__ = [
     "UnfitFeedsError",
     "compile_guarded",
     "find_backends",
-    "forget_backends",
     "has_provider",
     "is_backend_name",
     "measure_speed",

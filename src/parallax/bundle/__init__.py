@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from parallax import _lazy
 
 if TYPE_CHECKING:
-    from parallax.bundle._digest import CheckedFiles, Signature, file_digest, settled, signature
+    from parallax.bundle._digest import CheckedFiles, settled, signature
     from parallax.bundle._folder import BUNDLE_SUFFIX, MANIFEST_NAME, Verify, looks_like_bundle
     from parallax.bundle._identity import (
         describe_mismatch,
@@ -19,40 +19,27 @@ if TYPE_CHECKING:
         rebuild_command,
         runtime_build,
     )
-    from parallax.bundle._manifest import (
-        BUNDLE_FORMAT_VERSION,
-        CompileOptions,
-        FileRecord,
-        InterfaceRecord,
-        Manifest,
-        SegmentRecord,
-        SourceFile,
-        SourceRecord,
-        render_manifest,
-    )
+    from parallax.bundle._manifest import BUNDLE_FORMAT_VERSION, CompileOptions, Manifest, SourceFile, SourceRecord
     from parallax.bundle._names import ModelNames
     from parallax.bundle._open import Bundle, read_bundle, use_bundle
     from parallax.bundle._publish import prune_folder, prune_leftovers, remove_tree, resolve_target
     from parallax.bundle._read import read_manifest
     from parallax.bundle._segments import open_executor
-    from parallax.bundle._write import Progress, describe_source, write_bundle
+    from parallax.bundle._write import describe_source, write_bundle
 else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
-            "_digest": "CheckedFiles Signature file_digest settled signature",
+            "_digest": "CheckedFiles settled signature",
             "_folder": "BUNDLE_SUFFIX MANIFEST_NAME Verify looks_like_bundle",
             "_identity": "describe_mismatch mismatch_error parallax_version rebuild_command runtime_build",
-            "_manifest": (
-                "BUNDLE_FORMAT_VERSION CompileOptions FileRecord InterfaceRecord Manifest SegmentRecord SourceFile "
-                "SourceRecord render_manifest"
-            ),
+            "_manifest": "BUNDLE_FORMAT_VERSION CompileOptions Manifest SourceFile SourceRecord",
             "_names": "ModelNames",
             "_open": "Bundle read_bundle use_bundle",
             "_publish": "prune_folder prune_leftovers remove_tree resolve_target",
             "_read": "read_manifest",
             "_segments": "open_executor",
-            "_write": "Progress describe_source write_bundle",
+            "_write": "describe_source write_bundle",
         },
     )
 
@@ -63,19 +50,13 @@ __all__ = [
     "Bundle",
     "CheckedFiles",
     "CompileOptions",
-    "FileRecord",
-    "InterfaceRecord",
     "Manifest",
     "ModelNames",
-    "Progress",
-    "SegmentRecord",
-    "Signature",
     "SourceFile",
     "SourceRecord",
     "Verify",
     "describe_mismatch",
     "describe_source",
-    "file_digest",
     "looks_like_bundle",
     "mismatch_error",
     "open_executor",
@@ -86,7 +67,6 @@ __all__ = [
     "read_manifest",
     "rebuild_command",
     "remove_tree",
-    "render_manifest",
     "resolve_target",
     "runtime_build",
     "settled",

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 from parallax import _lazy
 
 if TYPE_CHECKING:
-    from parallax.engine._advice import WeightAdvisor
-    from parallax.engine._arenas import ArenaUsage
-    from parallax.engine._compile import Delegation, Progress, compile_plan, compile_segment
+    from parallax.engine._compile import compile_plan
     from parallax.engine._declared import Declaration, declared_outputs, restore_declaration, store_declaration
     from parallax.engine._executor import Executor
     from parallax.engine._failures import (
@@ -21,19 +19,11 @@ if TYPE_CHECKING:
         load_failure,
         open_failure,
         run_failure,
-        segment_failure,
     )
     from parallax.engine._interrupt import run_interruptibly
-    from parallax.engine._lanes import LanePool, LaneStatistics, lane_pool
+    from parallax.engine._lanes import lane_pool
     from parallax.engine._mapped_weights import MappedWeights
-    from parallax.engine._ort import (
-        CPU_DEVICE,
-        RuntimeOptions,
-        make_mapped_session,
-        make_session,
-        make_value,
-        save_optimised,
-    )
+    from parallax.engine._ort import CPU_DEVICE, RuntimeOptions, make_mapped_session, save_optimised
     from parallax.engine._run import RunBudget
     from parallax.engine._segment import CompiledSegment
     from parallax.engine._shared_allocator import shrink_shared_allocator, use_shared_allocator
@@ -44,7 +34,6 @@ if TYPE_CHECKING:
         SinkHolder,
         TraceRecorder,
         TraceSink,
-        median_durations,
         trace_durations,
         write_chrome_trace,
     )
@@ -53,27 +42,22 @@ else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
-            "_advice": "WeightAdvisor",
-            "_arenas": "ArenaUsage",
-            "_compile": "Delegation Progress compile_plan compile_segment",
+            "_compile": "compile_plan",
             "_declared": "Declaration declared_outputs restore_declaration store_declaration",
             "_executor": "Executor",
             "_failures": (
-                "FOREIGN_EXCEPTIONS OPENING_EXCEPTIONS RUNTIME_EXCEPTIONS both load_failure open_failure "
-                "run_failure segment_failure"
+                "FOREIGN_EXCEPTIONS OPENING_EXCEPTIONS RUNTIME_EXCEPTIONS both load_failure open_failure run_failure"
             ),
             "_interrupt": "run_interruptibly",
-            "_lanes": "LanePool LaneStatistics lane_pool",
+            "_lanes": "lane_pool",
             "_mapped_weights": "MappedWeights",
-            "_ort": "CPU_DEVICE RuntimeOptions make_mapped_session make_session make_value save_optimised",
+            "_ort": "CPU_DEVICE RuntimeOptions make_mapped_session save_optimised",
             "_run": "RunBudget",
             "_segment": "CompiledSegment",
             "_shared_allocator": "shrink_shared_allocator use_shared_allocator",
             "_shared_pool": "share_thread_pool shared_threads use_shared_pool",
             "_sketch": "sketch_outline stated_type",
-            "_trace": (
-                "SegmentSpan SinkHolder TraceRecorder TraceSink median_durations trace_durations write_chrome_trace"
-            ),
+            "_trace": "SegmentSpan SinkHolder TraceRecorder TraceSink trace_durations write_chrome_trace",
             "_watch": "RunLastsError run_watched",
         },
     )
@@ -83,15 +67,10 @@ __all__ = [
     "FOREIGN_EXCEPTIONS",
     "OPENING_EXCEPTIONS",
     "RUNTIME_EXCEPTIONS",
-    "ArenaUsage",
     "CompiledSegment",
     "Declaration",
-    "Delegation",
     "Executor",
-    "LanePool",
-    "LaneStatistics",
     "MappedWeights",
-    "Progress",
     "RunBudget",
     "RunLastsError",
     "RuntimeOptions",
@@ -99,24 +78,18 @@ __all__ = [
     "SinkHolder",
     "TraceRecorder",
     "TraceSink",
-    "WeightAdvisor",
     "both",
     "compile_plan",
-    "compile_segment",
     "declared_outputs",
     "lane_pool",
     "load_failure",
     "make_mapped_session",
-    "make_session",
-    "make_value",
-    "median_durations",
     "open_failure",
     "restore_declaration",
     "run_failure",
     "run_interruptibly",
     "run_watched",
     "save_optimised",
-    "segment_failure",
     "share_thread_pool",
     "shared_threads",
     "shrink_shared_allocator",

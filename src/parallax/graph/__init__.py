@@ -10,7 +10,7 @@ from parallax import _lazy
 if TYPE_CHECKING:
     from parallax.graph._capability import Capability, Refusal, RefusedNode
     from parallax.graph._costs import CostModel
-    from parallax.graph._dag import Dag, find_barriers, verify_convex, verify_dag
+    from parallax.graph._dag import Dag, find_barriers
     from parallax.graph._elements import (
         ELEMENT_TYPES,
         NUMPY_TYPES,
@@ -23,32 +23,24 @@ if TYPE_CHECKING:
     from parallax.graph._orders import bottom_levels, critical_path, strong_components, top_levels, topological_order
     from parallax.graph._price import OperatorWork, Price, Work
     from parallax.graph._shapes import Shapes, UnknownShape
-    from parallax.graph._sizes import MAX_TENSOR_BYTES, SizeExpression, SizeTable, bind_dims, size_expression
+    from parallax.graph._sizes import SizeExpression, SizeTable, bind_dims, size_expression
     from parallax.graph._union_find import UnionFind
-    from parallax.graph._work import (
-        MAX_BODY_DEPTH,
-        NodeWork,
-        intensity,
-        iteration_count,
-        node_flops,
-        node_work,
-        shaped_work,
-    )
+    from parallax.graph._work import MAX_BODY_DEPTH, intensity, iteration_count, node_flops, node_work, shaped_work
 else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
             "_capability": "Capability Refusal RefusedNode",
             "_costs": "CostModel",
-            "_dag": "Dag find_barriers verify_convex verify_dag",
+            "_dag": "Dag find_barriers",
             "_elements": "ELEMENT_TYPES NUMPY_TYPES RUNTIME_TYPES STRING_TYPE ElementType wrapped_type",
             "_op_graph": "CONSTANT_BYTES Dim Node OpGraph TensorInfo constant_value",
             "_orders": "bottom_levels critical_path strong_components top_levels topological_order",
             "_price": "OperatorWork Price Work",
             "_shapes": "Shapes UnknownShape",
-            "_sizes": "MAX_TENSOR_BYTES SizeExpression SizeTable bind_dims size_expression",
+            "_sizes": "SizeExpression SizeTable bind_dims size_expression",
             "_union_find": "UnionFind",
-            "_work": "MAX_BODY_DEPTH NodeWork intensity iteration_count node_flops node_work shaped_work",
+            "_work": "MAX_BODY_DEPTH intensity iteration_count node_flops node_work shaped_work",
         },
     )
 
@@ -56,7 +48,6 @@ __all__ = [
     "CONSTANT_BYTES",
     "ELEMENT_TYPES",
     "MAX_BODY_DEPTH",
-    "MAX_TENSOR_BYTES",
     "NUMPY_TYPES",
     "RUNTIME_TYPES",
     "STRING_TYPE",
@@ -66,7 +57,6 @@ __all__ = [
     "Dim",
     "ElementType",
     "Node",
-    "NodeWork",
     "OpGraph",
     "OperatorWork",
     "Price",
@@ -93,7 +83,5 @@ __all__ = [
     "strong_components",
     "top_levels",
     "topological_order",
-    "verify_convex",
-    "verify_dag",
     "wrapped_type",
 ]

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     )
     from parallax.machine._cores import available_cores, current_core, move_to_first_core
     from parallax.machine._heap import trim_heap
-    from parallax.machine._load import DISTURBED_SHARE, CoreMeter, LoadMeter, offered_cores
+    from parallax.machine._load import DISTURBED_SHARE, CoreMeter, LoadMeter
     from parallax.machine._memory import free_memory_bytes, memory_limit_bytes, private_bytes
-    from parallax.machine._pressure import PressureMonitor, PressureReading, read_pressure
+    from parallax.machine._pressure import PressureMonitor, PressureReading
     from parallax.machine._slices import ask_for_short_slices
 else:
     __getattr__, __dir__ = _lazy.exports(
@@ -27,9 +27,9 @@ else:
             "_affinity": "CoreBinding bind_here cores_of_pool every_core move_to_first_of own_this_thread unbind",
             "_cores": "available_cores current_core move_to_first_core",
             "_heap": "trim_heap",
-            "_load": "DISTURBED_SHARE CoreMeter LoadMeter offered_cores",
+            "_load": "DISTURBED_SHARE CoreMeter LoadMeter",
             "_memory": "free_memory_bytes memory_limit_bytes private_bytes",
-            "_pressure": "PressureMonitor PressureReading read_pressure",
+            "_pressure": "PressureMonitor PressureReading",
             "_slices": "ask_for_short_slices",
         },
     )
@@ -51,10 +51,8 @@ __all__ = [
     "memory_limit_bytes",
     "move_to_first_core",
     "move_to_first_of",
-    "offered_cores",
     "own_this_thread",
     "private_bytes",
-    "read_pressure",
     "trim_heap",
     "unbind",
 ]

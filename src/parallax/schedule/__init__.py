@@ -10,10 +10,9 @@ from parallax import _lazy
 
 if TYPE_CHECKING:
     from parallax.schedule._adaptive import AdaptivePolicy
-    from parallax.schedule._coexecution import Coexecution, Machine, Placement, plan_coexecution, row_proposals
+    from parallax.schedule._coexecution import Coexecution, Machine, plan_coexecution, row_proposals
     from parallax.schedule._crossings import Crossings
     from parallax.schedule._dispatcher import Dispatcher
-    from parallax.schedule._heft import HeftPolicy
     from parallax.schedule._plan import (
         CPU_BACKEND,
         MAX_CORES,
@@ -28,45 +27,36 @@ if TYPE_CHECKING:
         Task,
         verify_plan,
     )
-    from parallax.schedule._policy import Policy, SequentialPolicy, policy, policy_names, verify_schedule
     from parallax.schedule._records import from_value as read_record
     from parallax.schedule._records import parse as parse_json
     from parallax.schedule._records import to_value as write_record
     from parallax.schedule._region_tasks import Grain, RegionTasks, region_tasks
-    from parallax.schedule._serialise import MAX_SLOWDOWN, SerialisedPlan, serialise_for_memory, simulate_plan
-    from parallax.schedule._simulate import SimulatedRun, Span, simulate
-    from parallax.schedule._table import LEGAL_MOVES, DispatchTable, SegmentState, Start
-    from parallax.schedule._timeline import timeline_within
-    from parallax.schedule._verify_state import verify_state
+    from parallax.schedule._serialise import SerialisedPlan, serialise_for_memory, simulate_plan
+    from parallax.schedule._simulate import simulate
+    from parallax.schedule._table import DispatchTable, Start
 else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
             "_adaptive": "AdaptivePolicy",
-            "_coexecution": "Coexecution Machine Placement plan_coexecution row_proposals",
+            "_coexecution": "Coexecution Machine plan_coexecution row_proposals",
             "_crossings": "Crossings",
             "_dispatcher": "Dispatcher",
-            "_heft": "HeftPolicy",
             "_plan": (
                 "CPU_BACKEND MAX_CORES PLAN_FORMAT_VERSION Assignment BodyPlan Candidate Plan Provenance Schedule "
                 "Segment Task verify_plan"
             ),
-            "_policy": "Policy SequentialPolicy policy policy_names verify_schedule",
             "_records": "read_record=from_value parse_json=parse write_record=to_value",
             "_region_tasks": "Grain RegionTasks region_tasks",
-            "_serialise": "MAX_SLOWDOWN SerialisedPlan serialise_for_memory simulate_plan",
-            "_simulate": "SimulatedRun Span simulate",
-            "_table": "LEGAL_MOVES DispatchTable SegmentState Start",
-            "_timeline": "timeline_within",
-            "_verify_state": "verify_state",
+            "_serialise": "SerialisedPlan serialise_for_memory simulate_plan",
+            "_simulate": "simulate",
+            "_table": "DispatchTable Start",
         },
     )
 
 __all__ = [
     "CPU_BACKEND",
-    "LEGAL_MOVES",
     "MAX_CORES",
-    "MAX_SLOWDOWN",
     "PLAN_FORMAT_VERSION",
     "AdaptivePolicy",
     "Assignment",
@@ -77,35 +67,23 @@ __all__ = [
     "DispatchTable",
     "Dispatcher",
     "Grain",
-    "HeftPolicy",
     "Machine",
-    "Placement",
     "Plan",
-    "Policy",
     "Provenance",
     "RegionTasks",
     "Schedule",
     "Segment",
-    "SegmentState",
-    "SequentialPolicy",
     "SerialisedPlan",
-    "SimulatedRun",
-    "Span",
     "Start",
     "Task",
     "parse_json",
     "plan_coexecution",
-    "policy",
-    "policy_names",
     "read_record",
     "region_tasks",
     "row_proposals",
     "serialise_for_memory",
     "simulate",
     "simulate_plan",
-    "timeline_within",
     "verify_plan",
-    "verify_schedule",
-    "verify_state",
     "write_record",
 ]

@@ -83,7 +83,7 @@ def verify_schedule(tasks: Sequence[Task], schedule: Schedule, *, cores: int, la
         return PlanError(
             f"policy {schedule.policy!r}: {what}",
             where=None if index is None else f"task {index}",
-            fix="the policy breaks its contract (see parallax.schedule.Policy); use another one",
+            fix="the policy breaks its contract (see parallax.schedule._policy.Policy); use another one",
         )
 
     if schedule.cores != cores:

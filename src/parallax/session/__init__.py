@@ -9,10 +9,9 @@ if TYPE_CHECKING:
     from parallax.session._bundle_cache import cache_folder, prune_cache
     from parallax.session._candidates import PlanningContext, host_machine
     from parallax.session._compile import compile
-    from parallax.session._estimate import RunNeed
     from parallax.session._lifting import LIFT_NS
     from parallax.session._memory import Budget
-    from parallax.session._options import Options, Progress
+    from parallax.session._options import Options
     from parallax.session._planning import DEFAULT_MIN_GAIN
     from parallax.session._providers import make_device
     from parallax.session._session import InferenceSession
@@ -25,10 +24,9 @@ else:
             "_bundle_cache": "cache_folder prune_cache",
             "_candidates": "PlanningContext host_machine",
             "_compile": "compile",
-            "_estimate": "RunNeed",
             "_lifting": "LIFT_NS",
             "_memory": "Budget",
-            "_options": "Options Progress",
+            "_options": "Options",
             "_planning": "DEFAULT_MIN_GAIN",
             "_providers": "make_device",
             "_session": "InferenceSession",
@@ -44,8 +42,6 @@ __all__ = [
     "MemoryUsage",
     "Options",
     "PlanningContext",
-    "Progress",
-    "RunNeed",
     "cache_folder",
     "compile",
     "host_machine",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from parallax import _lazy
 
 if TYPE_CHECKING:
-    from parallax.backends.ort._backend import CPU_PROVIDER, OnnxRuntimeBackend, OnnxRuntimeModel
+    from parallax.backends.ort._backend import CPU_PROVIDER, OnnxRuntimeBackend
     from parallax.backends.ort._foreign import TERMINATED, compile_error
     from parallax.backends.ort._kernel_lists import TYPE_NAMES
     from parallax.backends.ort._plugins import PLUGINS, WEBGPU, Plugin, load_plugin, plugin_devices
@@ -15,7 +15,7 @@ else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
-            "_backend": "CPU_PROVIDER OnnxRuntimeBackend OnnxRuntimeModel",
+            "_backend": "CPU_PROVIDER OnnxRuntimeBackend",
             "_foreign": "TERMINATED compile_error",
             "_kernel_lists": "TYPE_NAMES",
             "_plugins": "PLUGINS WEBGPU Plugin load_plugin plugin_devices",
@@ -32,7 +32,6 @@ __all__ = [
     "WEBGPU",
     "Bytes",
     "OnnxRuntimeBackend",
-    "OnnxRuntimeModel",
     "Plugin",
     "StockSession",
     "bytes_at",
