@@ -20,8 +20,9 @@ import parallax
 from parallax import zoo
 from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.backends.emulated._profiles import load_profile
+from parallax.backends.ort import CPU_DEVICE, RuntimeOptions
 from parallax.cli import Rival
-from parallax.engine import CPU_DEVICE, Executor, RuntimeOptions, compile_plan, lane_pool
+from parallax.engine import Executor, compile_plan, lane_pool
 from parallax.engine._compile import Delegation, compile_segment
 from parallax.graph import OperatorWork, Work, node_work
 from parallax.model import Model, load_model

@@ -21,8 +21,9 @@ from _intervals import median_interval
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 import parallax
+from parallax.backends.ort import CPU_DEVICE, RuntimeOptions
 from parallax.cli import quartiles, time_interleaved
-from parallax.engine import CPU_DEVICE, Executor, RuntimeOptions, TraceRecorder, compile_plan
+from parallax.engine import Executor, TraceRecorder, compile_plan
 from parallax.machine import available_cores
 from parallax.model import Model, load_model
 from parallax.partition._segments import every_unit

@@ -25,8 +25,9 @@ from _intervals import median_interval, rows_that_keep
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax import zoo
+from parallax.backends.ort import CPU_DEVICE, RuntimeOptions
 from parallax.cli import Timing, time_interleaved
-from parallax.engine import CPU_DEVICE, Executor, RuntimeOptions, TraceRecorder, compile_plan, lane_pool
+from parallax.engine import Executor, TraceRecorder, compile_plan, lane_pool
 from parallax.engine._trace import median_durations
 from parallax.machine import available_cores
 from parallax.model import load_model

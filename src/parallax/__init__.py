@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from parallax.engine import share_thread_pool
+    from parallax.backends.ort import share_thread_pool
     from parallax.errors import (
         BackendError,
         BudgetError,
@@ -38,7 +38,7 @@ else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
-            "engine": "share_thread_pool",
+            "backends.ort": "share_thread_pool",
             "errors": (
                 "BackendError BudgetError BundleError BundleMismatchError ConfigError ExternalDataError "
                 "ExternalPathError InputError InternalError MissingExtraError ModelError ModelFileError ParallaxError "

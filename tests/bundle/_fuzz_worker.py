@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 
 import parallax
-from parallax.engine import RUNTIME_EXCEPTIONS
+from parallax.backends.ort import RUNTIME_EXCEPTIONS
 from tests.bundle._mutations import mutate
 
 if sys.platform != "win32":

@@ -12,8 +12,8 @@ import onnxruntime
 import pytest
 
 import parallax
+from parallax.backends.ort import MappedWeights, RuntimeOptions, make_mapped_session
 from parallax.bundle import read_manifest
-from parallax.engine import MappedWeights, RuntimeOptions, make_mapped_session
 from parallax.errors import BundleError
 from parallax.model import StoredWeight
 from tests.bundle._models import compiled, expected, feeds, forge

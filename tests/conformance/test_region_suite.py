@@ -19,7 +19,8 @@ import pytest
 import parallax
 from parallax.backends import Backend, DeviceSpeed, FaultPolicy
 from parallax.backends._guard import GuardedModel
-from parallax.engine import RuntimeOptions, compile_plan
+from parallax.backends.ort import RuntimeOptions
+from parallax.engine import compile_plan
 from parallax.errors import BackendError, ParallaxError
 from parallax.graph import Capability
 from parallax.model import Model, load_model

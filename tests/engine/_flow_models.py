@@ -12,7 +12,8 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.engine import Executor, RuntimeOptions, compile_plan
+from parallax.backends.ort import RuntimeOptions
+from parallax.engine import Executor, compile_plan
 from parallax.model import Model, load_model
 from parallax.schedule import Plan, Segment
 from parallax.session._lifting import lift_bodies

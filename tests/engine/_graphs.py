@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.engine import CompiledSegment, Executor, RunBudget, RuntimeOptions
+from parallax.backends.ort import RuntimeOptions
+from parallax.engine import CompiledSegment, Executor, RunBudget
 from parallax.engine._compile import compile_segment
 from parallax.engine._lanes import LanePool
 from parallax.engine._moves import find_moves

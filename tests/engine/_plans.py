@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import onnx
 from onnx import TensorProto, helper
 
-from parallax.engine import CompiledSegment, Executor, RuntimeOptions
+from parallax.backends.ort import RuntimeOptions, make_session
+from parallax.engine import CompiledSegment, Executor
 from parallax.engine._lanes import LanePool
-from parallax.engine._ort import make_session
 from parallax.schedule import Plan, Provenance, Segment
 
 Step = tuple[str, Sequence[str], str]

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
+from parallax.backends.ort import make_session
 from parallax.engine import CompiledSegment, Executor, RunBudget, TraceRecorder
 from parallax.engine._lanes import LanePool
-from parallax.engine._ort import make_session
 from parallax.errors import ConfigError, RunCancelled, SegmentError
 from parallax.memory import MemoryOutline
 from tests.engine._graphs import QUIET, Cut, ladder_model, models, plan_of_nodes, proto, value

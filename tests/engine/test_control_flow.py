@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from onnx import helper
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.engine import RuntimeOptions, compile_plan, lane_pool
+from parallax.backends.ort import RuntimeOptions
+from parallax.engine import compile_plan, lane_pool
 from parallax.errors import PlanError, RunCancelled, SegmentError
 from parallax.model import Model, load_model
 from parallax.schedule import Plan

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.backends import CompiledModel, CompileOptions, Place, open_backend
-from parallax.engine import CPU_DEVICE, RuntimeOptions, TraceRecorder, compile_plan
+from parallax.backends.ort import CPU_DEVICE, RuntimeOptions
+from parallax.engine import TraceRecorder, compile_plan
 from parallax.errors import BackendError, ConfigError, RunCancelled, SegmentError
 from parallax.model import Model, SegmentModel, load_model
 from parallax.schedule import Plan, Segment

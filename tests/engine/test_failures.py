@@ -4,7 +4,7 @@ import onnxruntime
 import pytest
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.engine import RUNTIME_EXCEPTIONS, both
+from parallax.backends.ort import RUNTIME_EXCEPTIONS, both
 from parallax.engine._failures import segment_failure
 from parallax.errors import ModelError, ParallaxError, SegmentError
 

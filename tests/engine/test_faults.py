@@ -18,7 +18,8 @@ import pytest
 from onnx import helper
 
 from parallax.backends import FaultPolicy
-from parallax.engine import CPU_DEVICE, Executor, RuntimeOptions, compile_plan, lane_pool
+from parallax.backends.ort import CPU_DEVICE, RuntimeOptions
+from parallax.engine import Executor, compile_plan, lane_pool
 from parallax.machine import private_bytes
 from parallax.model import load_model
 from parallax.schedule import PLAN_FORMAT_VERSION, Plan, verify_plan

@@ -13,9 +13,9 @@ import onnxruntime
 import pytest
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.engine import CPU_DEVICE, Executor, RuntimeOptions
+from parallax.backends.ort import CPU_DEVICE, RuntimeOptions, make_session
+from parallax.engine import Executor
 from parallax.engine._lanes import LanePool
-from parallax.engine._ort import make_session
 from parallax.errors import ParallaxError
 from parallax.machine import current_core
 from parallax.machine._affinity import cores_of_pool, move_to_first_of, own_this_thread, unbind

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from parallax.engine import RuntimeOptions, save_optimised
+from parallax.backends.ort import RuntimeOptions, save_optimised
 from parallax.errors import ModelFileError
 from parallax.graph import NUMPY_TYPES
 from parallax.model import StoredWeight, read_stored_graph, save_arranged

@@ -23,7 +23,7 @@ import numpy as np
 import onnxruntime
 import parallax
 from parallax import compile
-from parallax.engine import RUNTIME_EXCEPTIONS
+from parallax.backends.ort import RUNTIME_EXCEPTIONS
 logging.disable(logging.CRITICAL)
 onnxruntime.set_default_logger_severity(4)
 folder, limit, value = sys.argv[1], sys.argv[2], int(sys.argv[3])

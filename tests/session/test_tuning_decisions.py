@@ -13,7 +13,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 from parallax.backends import open_backend
 from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.backends.emulated._profiles import load_profile
-from parallax.engine import CPU_DEVICE
+from parallax.backends.ort import CPU_DEVICE
 from parallax.model import load_model
 from parallax.schedule import CPU_BACKEND, Plan
 from parallax.session import _tuning as tuning

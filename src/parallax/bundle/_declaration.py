@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from parallax.engine import RuntimeOptions, declared_outputs, store_declaration
+from parallax.backends.ort import RuntimeOptions
+from parallax.engine import declared_outputs, store_declaration
 from parallax.model import Model
 from parallax.schedule import Plan
 

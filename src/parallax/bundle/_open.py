@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, get_args
 
+from parallax.backends.ort import MappedWeights
 from parallax.bundle._checks import declaration_path, names_path
 from parallax.bundle._content import read_content, read_declaration
 from parallax.bundle._digest import SMALL_BYTES, CheckedFiles, Signature, file_digest, settled, signature
 from parallax.bundle._folder import Verify, is_dropping
 from parallax.bundle._manifest import FileRecord, Manifest
 from parallax.bundle._read import read_manifest
-from parallax.engine import MappedWeights
 from parallax.errors import BundleError, ConfigError
 from parallax.schedule import Plan
 

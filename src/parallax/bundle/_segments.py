@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from parallax.backends.ort import FOREIGN_EXCEPTIONS, RuntimeOptions, make_mapped_session
 from parallax.bundle._open import Bundle
-from parallax.engine import (
-    FOREIGN_EXCEPTIONS,
-    CompiledSegment,
-    Executor,
-    RuntimeOptions,
-    lane_pool,
-    make_mapped_session,
-)
+from parallax.engine import CompiledSegment, Executor, lane_pool
 from parallax.errors import BundleError
 from parallax.machine import trim_heap
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnxruntime
 
+from parallax.backends.ort import FOREIGN_EXCEPTIONS, RuntimeOptions, both, save_optimised
 from parallax.bundle._checks import declaration_path, graph_path, names_path, plan_path, portable_path
 from parallax.bundle._declaration import describe_outputs
 from parallax.bundle._digest import (
@@ -34,7 +35,7 @@ from parallax.bundle._manifest import (
 )
 from parallax.bundle._names import store_names
 from parallax.bundle._publish import Workspace
-from parallax.engine import FOREIGN_EXCEPTIONS, RuntimeOptions, both, save_optimised, store_declaration
+from parallax.engine import store_declaration
 from parallax.errors import BackendError, ConfigError, UnsupportedModelError
 from parallax.model import Model, OpenFile, StoredWeight, save_arranged, save_segment
 from parallax.profile import hardware_fingerprint

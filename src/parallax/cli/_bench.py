@@ -12,13 +12,13 @@ import onnxruntime
 import typer
 from rich.console import Console
 
+from parallax.backends.ort import FOREIGN_EXCEPTIONS
 from parallax.cli._console import Screen, make_table, print_line
 from parallax.cli._open import Subject, check_writable, prepare
 from parallax.cli._plan_view import describe_plan, summarise_memory
 from parallax.cli._rivals import Difference, Rival, compare_outputs, runtime_rivals
 from parallax.cli._timing import Timing, ratio, time_interleaved
 from parallax.cli._units import milliseconds
-from parallax.engine import FOREIGN_EXCEPTIONS
 from parallax.machine import available_cores
 from parallax.profile import machine_fingerprint
 from parallax.session import InferenceSession, Options

@@ -11,11 +11,11 @@ from typing import Any
 import onnxruntime
 
 from parallax.backends import missing_extra
+from parallax.backends.ort import RUNTIME_EXCEPTIONS
 from parallax.cli._console import Screen
 from parallax.cli._feeds import make_feeds, parse_shapes
 from parallax.cli._models import ModelSource, find_model
 from parallax.cli._types import declared_by
-from parallax.engine import RUNTIME_EXCEPTIONS
 from parallax.errors import BackendError, ConfigError, ParallaxError
 from parallax.graph import TensorInfo
 from parallax.model import load_model

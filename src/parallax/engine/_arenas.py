@@ -19,10 +19,9 @@ from typing import Any, Final
 import numpy as np
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
+from parallax.backends.ort import CPU_DEVICE, shrink_shared_allocator
 from parallax.engine._boundary import BoundaryPlan, BoundaryPlanner, Signature
-from parallax.engine._ort import CPU_DEVICE
 from parallax.engine._reservation import Reservation
-from parallax.engine._shared_allocator import shrink_shared_allocator
 from parallax.errors import PlanError
 from parallax.machine import trim_heap
 

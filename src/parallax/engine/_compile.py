@@ -16,14 +16,13 @@ from parallax.backends import (
     compile_guarded,
     open_backend,
 )
+from parallax.backends.ort import FOREIGN_EXCEPTIONS, RuntimeOptions, both, load_session, make_session
 from parallax.engine._advice import WeightAdvisor
 from parallax.engine._control_flow import CompileBody, compile_control_flow
 from parallax.engine._delegate import DelegatedSession
 from parallax.engine._executor import Executor
-from parallax.engine._failures import FOREIGN_EXCEPTIONS, both
 from parallax.engine._lanes import Lanes, lane_pool
 from parallax.engine._moves import find_moves
-from parallax.engine._ort import RuntimeOptions, load_session, make_session
 from parallax.engine._segment import CompiledSegment
 from parallax.engine._work import kept_outputs, segment_works, static_shapes
 from parallax.errors import BackendError

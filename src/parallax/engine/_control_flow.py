@@ -21,12 +21,11 @@ import numpy as np
 import numpy.typing as npt
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.backends.ort import empty_host_value, host_bytes
+from parallax.backends.ort import TERMINATED, RuntimeOptions, empty_host_value, host_bytes, load_session, make_session
 from parallax.engine._delegate import StandInSession
 from parallax.engine._executor import Executor
-from parallax.engine._failures import TERMINATED, segment_failure
+from parallax.engine._failures import segment_failure
 from parallax.engine._lanes import InnerLanes, Lanes, lane_pool
-from parallax.engine._ort import RuntimeOptions, load_session, make_session
 from parallax.engine._segment import CompiledSegment
 from parallax.errors import PlanError, SegmentError
 from parallax.graph import ELEMENT_TYPES, Node

@@ -12,8 +12,7 @@ from typing import Any
 
 import onnxruntime
 
-from parallax.engine._failures import FOREIGN_EXCEPTIONS
-from parallax.engine._ort import RuntimeOptions, load_session, make_session, open_source
+from parallax.backends.ort import FOREIGN_EXCEPTIONS, RuntimeOptions, load_session, make_session, open_source
 from parallax.errors import BackendError
 from parallax.graph import RUNTIME_TYPES
 from parallax.model import Model, declaring_model

@@ -17,6 +17,7 @@ from typing import Any
 
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
+from parallax.backends.ort import AllocatorUser, shrink_shared_allocator
 from parallax.engine._advice import WeightAdvisor
 from parallax.engine._arenas import ArenaPool, ArenaUsage, Context, Layout, Wiring
 from parallax.engine._boundary import BoundaryPlanner
@@ -26,7 +27,6 @@ from parallax.engine._lanes import Lanes
 from parallax.engine._moves import Move
 from parallax.engine._run import Run, RunBudget
 from parallax.engine._segment import CompiledSegment
-from parallax.engine._shared_allocator import AllocatorUser, shrink_shared_allocator
 from parallax.engine._sketch import proven_type, sketch_outline, stated_type
 from parallax.engine._trace import SinkHolder
 from parallax.errors import InternalError

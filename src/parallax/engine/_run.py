@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
+from parallax.backends.ort import is_termination
 from parallax.engine._arenas import Layout, Step, run_bound
-from parallax.engine._failures import is_termination, segment_failure
+from parallax.engine._failures import segment_failure
 from parallax.engine._lanes import Lane, Lease
 from parallax.engine._mailbox import Mailbox
 from parallax.engine._place import Shape

@@ -9,8 +9,8 @@ import onnxruntime
 from onnxruntime.capi.onnxruntime_inference_collection import check_and_normalize_provider_args
 
 from parallax import _lazy
+from parallax.backends.ort import RUNTIME_EXCEPTIONS, both
 from parallax.bundle import looks_like_bundle
-from parallax.engine import RUNTIME_EXCEPTIONS, both
 from parallax.errors import BundleError, ConfigError
 from parallax.session._options import PlanningOptions
 from parallax.session._runtime_options import compiled_options, lean_options, why_not_compiled, why_not_cut

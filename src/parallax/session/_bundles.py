@@ -16,7 +16,7 @@ from parallax.machine import available_cores
 from parallax.session._options import OPTION_RULES, PlanningOptions
 
 if TYPE_CHECKING:
-    from parallax.engine import MappedWeights
+    from parallax.backends.ort import MappedWeights
 
 T = TypeVar("T")
 

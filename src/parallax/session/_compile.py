@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Unpack
 
+from parallax.backends.ort import load_failure
 from parallax.bundle import CompileOptions, SourceRecord, resolve_target, write_bundle
-from parallax.engine import load_failure
 from parallax.errors import ConfigError
 from parallax.machine import memory_limit_bytes
 from parallax.memory import parse_bytes

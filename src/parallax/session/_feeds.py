@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.engine import CPU_DEVICE, both
+from parallax.backends.ort import CPU_DEVICE, both
 from parallax.errors import InputError
 from parallax.graph import ELEMENT_TYPES, NUMPY_TYPES, TensorInfo
 

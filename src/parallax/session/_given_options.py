@@ -21,8 +21,8 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
+from parallax.backends.ort import FOREIGN_EXCEPTIONS
 from parallax.bundle import ModelNames
-from parallax.engine import FOREIGN_EXCEPTIONS
 from parallax.model import Model, tensor_names
 from parallax.session._config_keys import first_entry_decided, first_entry_for_whole
 

@@ -14,7 +14,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 from onnxruntime.capi.onnxruntime_inference_collection import check_and_normalize_provider_args
 
 from parallax import _lazy
-from parallax.engine import OPENING_EXCEPTIONS, both
+from parallax.backends.ort import OPENING_EXCEPTIONS, both
 from parallax.errors import ModelError, ParallaxError, UnsafeModelError
 from parallax.session._bundle_opening import BundleOpening
 from parallax.session._runtime_options import why_not_cut

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import onnxruntime
 
-from parallax.engine import both
+from parallax.backends.ort import both
 from parallax.errors import ConfigError, MissingExtraError
 from parallax.schedule import CPU_BACKEND
 

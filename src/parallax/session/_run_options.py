@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 
-from parallax.engine import RUNTIME_EXCEPTIONS
+from parallax.backends.ort import RUNTIME_EXCEPTIONS
 from parallax.session._given_options import IDENTITY, open_quietly
 
 _probe: Any = None

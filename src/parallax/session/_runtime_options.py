@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
-from parallax.engine import shared_threads, use_shared_pool
+from parallax.backends.ort import shared_threads, use_shared_pool
 from parallax.session._providers import why_not_on_cpu
 
 if TYPE_CHECKING:
-    from parallax.engine import RuntimeOptions
+    from parallax.backends.ort import RuntimeOptions
     from parallax.schedule import Plan
 
 
@@ -30,7 +30,7 @@ def _default_runtime_options() -> RuntimeOptions:
 
 
 def _read_runtime_options(session_options: Any) -> RuntimeOptions:
-    from parallax.engine import RuntimeOptions
+    from parallax.backends.ort import RuntimeOptions
     from parallax.session._config_keys import INHERITED, read_entry
 
     entries = ((key, read_entry(session_options, key)) for key in INHERITED)
@@ -63,7 +63,7 @@ def lean_memory(session_options: Any) -> Iterator[Any]:
     slower, as buffers in use are warmer. The caller's object is restored afterwards. Where the caller has no wishes, it
     also allocates from the allocator that segments share: that takes no more than is asked for, and gives all back.
     """
-    from parallax.engine import use_shared_allocator
+    from parallax.backends.ort import use_shared_allocator
 
     made = onnxruntime.SessionOptions() if session_options is None else session_options
     if session_options is None:

@@ -18,8 +18,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 # What a bundle that runs whole needs is imported here, all else where it is used: see `parallax._lazy`.
 from parallax import _lazy
-from parallax.backends.ort import StockSession
-from parallax.engine import SinkHolder, load_failure, run_failure
+from parallax.backends.ort import StockSession, load_failure, run_failure
+from parallax.engine import SinkHolder
 from parallax.session._admission import admitted
 from parallax.session._durations import RunDurations
 from parallax.session._fork import FORKS
@@ -349,7 +349,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
 
     def _give_back(self) -> int:
         """Bytes of arenas."""
-        from parallax.engine import shrink_shared_allocator
+        from parallax.backends.ort import shrink_shared_allocator
         from parallax.machine import trim_heap
         from parallax.session._shrink import shrink_arena
 

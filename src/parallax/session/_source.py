@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import onnxruntime
 
+from parallax.backends.ort import FOREIGN_EXCEPTIONS
 from parallax.bundle import looks_like_bundle
-from parallax.engine import FOREIGN_EXCEPTIONS
 from parallax.errors import BundleError, ConfigError, ModelFileError
 
 if TYPE_CHECKING:

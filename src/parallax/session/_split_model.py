@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.engine import RunBudget, both
+from parallax.backends.ort import both
+from parallax.engine import RunBudget
 from parallax.errors import InputError
 from parallax.session._feeds import FeedBinder, FeedSpec
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.backends.ort import StockSession
-from parallax.engine import OPENING_EXCEPTIONS, RUNTIME_EXCEPTIONS, SinkHolder, both, open_failure
+from parallax.backends.ort import OPENING_EXCEPTIONS, RUNTIME_EXCEPTIONS, StockSession, both, open_failure
+from parallax.engine import SinkHolder
 from parallax.errors import BundleError, ConfigError
 from parallax.machine import move_to_first_core
 from parallax.session._runtime_options import has_pinned_threads, lean_memory, planned_threads

@@ -6,9 +6,33 @@ from parallax import _lazy
 
 if TYPE_CHECKING:
     from parallax.backends.ort._backend import CPU_PROVIDER, OnnxRuntimeBackend
-    from parallax.backends.ort._foreign import TERMINATED, compile_error
+    from parallax.backends.ort._failures import (
+        FOREIGN_EXCEPTIONS,
+        OPENING_EXCEPTIONS,
+        RUNTIME_EXCEPTIONS,
+        TERMINATED,
+        both,
+        compile_error,
+        is_termination,
+        load_failure,
+        open_failure,
+        run_failure,
+    )
     from parallax.backends.ort._kernel_lists import TYPE_NAMES
+    from parallax.backends.ort._mapped_weights import MappedWeights
     from parallax.backends.ort._plugins import PLUGINS, WEBGPU, Plugin, load_plugin, plugin_devices
+    from parallax.backends.ort._sessions import (
+        CPU_DEVICE,
+        RuntimeOptions,
+        load_session,
+        make_mapped_session,
+        make_session,
+        make_value,
+        open_source,
+        save_optimised,
+    )
+    from parallax.backends.ort._shared_allocator import AllocatorUser, shrink_shared_allocator, use_shared_allocator
+    from parallax.backends.ort._shared_pool import share_thread_pool, shared_threads, use_shared_pool
     from parallax.backends.ort._stock import StockSession
     from parallax.backends.ort._values import Bytes, bytes_at, empty_host_value, host_bytes, is_on_host
 else:
@@ -16,29 +40,62 @@ else:
         __name__,
         {
             "_backend": "CPU_PROVIDER OnnxRuntimeBackend",
-            "_foreign": "TERMINATED compile_error",
+            "_failures": (
+                "FOREIGN_EXCEPTIONS OPENING_EXCEPTIONS RUNTIME_EXCEPTIONS TERMINATED both compile_error "
+                "is_termination load_failure open_failure run_failure"
+            ),
             "_kernel_lists": "TYPE_NAMES",
+            "_mapped_weights": "MappedWeights",
             "_plugins": "PLUGINS WEBGPU Plugin load_plugin plugin_devices",
+            "_sessions": (
+                "CPU_DEVICE RuntimeOptions load_session make_mapped_session make_session make_value open_source "
+                "save_optimised"
+            ),
+            "_shared_allocator": "AllocatorUser shrink_shared_allocator use_shared_allocator",
+            "_shared_pool": "share_thread_pool shared_threads use_shared_pool",
             "_stock": "StockSession",
             "_values": "Bytes bytes_at empty_host_value host_bytes is_on_host",
         },
     )
 
 __all__ = [
+    "CPU_DEVICE",
     "CPU_PROVIDER",
+    "FOREIGN_EXCEPTIONS",
+    "OPENING_EXCEPTIONS",
     "PLUGINS",
+    "RUNTIME_EXCEPTIONS",
     "TERMINATED",
     "TYPE_NAMES",
     "WEBGPU",
+    "AllocatorUser",
     "Bytes",
+    "MappedWeights",
     "OnnxRuntimeBackend",
     "Plugin",
+    "RuntimeOptions",
     "StockSession",
+    "both",
     "bytes_at",
     "compile_error",
     "empty_host_value",
     "host_bytes",
     "is_on_host",
+    "is_termination",
+    "load_failure",
     "load_plugin",
+    "load_session",
+    "make_mapped_session",
+    "make_session",
+    "make_value",
+    "open_failure",
+    "open_source",
     "plugin_devices",
+    "run_failure",
+    "save_optimised",
+    "share_thread_pool",
+    "shared_threads",
+    "shrink_shared_allocator",
+    "use_shared_allocator",
+    "use_shared_pool",
 ]

@@ -22,15 +22,13 @@ from parallax.backends._protocol import (
     MemoryDomain,
     Place,
 )
-from parallax.backends.ort._foreign import RUNTIME_ERRORS, compile_error, run_error
+from parallax.backends.ort._failures import FOREIGN_EXCEPTIONS, RUNTIME_EXCEPTIONS, compile_error, run_error
 from parallax.backends.ort._kernel_lists import explain
 from parallax.errors import BackendError, InputError
 from parallax.graph import Capability, Price, Work
 from parallax.model import Model, SegmentModel
 
 CPU_PROVIDER: Final = "CPUExecutionProvider"
-
-_REFUSALS: Final[tuple[type[Exception], ...]] = (*RUNTIME_ERRORS, RuntimeError, ValueError, TypeError)
 
 _HOST_DEVICE: Final = C.OrtDevice(C.OrtDevice.cpu(), C.OrtDevice.default_memory(), 0)
 
@@ -126,7 +124,7 @@ class OnnxRuntimeBackend:
         try:
             session, _ = self._open(whole, width=1, options=options, exclusive=False)
             assignment = session.get_provider_graph_assignment_info()
-        except _REFUSALS as error:
+        except FOREIGN_EXCEPTIONS as error:
             raise BackendError(
                 f"cannot ask {self._provider} what it takes: {error}",
                 where=None if model.path is None else str(model.path),
@@ -165,7 +163,7 @@ class OnnxRuntimeBackend:
         made = onnxruntime.SessionOptions() if options.session_options is None else options.session_options()
         try:
             session, weights = self._open(segment, width=width, options=made, exclusive=options.exclusive)
-        except _REFUSALS as error:
+        except FOREIGN_EXCEPTIONS as error:
             raise compile_error(error, backend=self._provider, segment=segment.name) from error
         return OnnxRuntimeModel(session, backend=self._info, weights=weights)
 
@@ -299,7 +297,7 @@ class OnnxRuntimeModel:
     def _output_memory(self) -> MemoryDomain:
         try:
             domains = {_domain(info) for info in self.session.output_meminfos}
-        except RUNTIME_ERRORS:  # not every provider can say
+        except RUNTIME_EXCEPTIONS:  # not every provider can say
             return HOST_MEMORY
         return domains.pop() if len(domains) == 1 else HOST_MEMORY
 

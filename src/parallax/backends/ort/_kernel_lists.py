@@ -9,7 +9,7 @@ from typing import Final
 
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.backends.ort._foreign import RUNTIME_ERRORS
+from parallax.backends.ort._failures import RUNTIME_EXCEPTIONS
 from parallax.graph import ELEMENT_TYPES, Node, OpGraph, Refusal, RefusedNode
 
 TYPE_NAMES: Final[Mapping[int, str]] = {code: element.runtime_name for code, element in ELEMENT_TYPES.items()}
@@ -55,7 +55,7 @@ def _kernels(provider: str) -> Mapping[tuple[str, str], frozenset[str]]:
     """(domain, operator) -> every type that some kernel of it takes anywhere; empty where the provider lists none."""
     try:
         definitions = C.get_registered_ep_kernel_defs(provider)
-    except RUNTIME_ERRORS:  # it compiles subgraphs, and has no list
+    except RUNTIME_EXCEPTIONS:  # it compiles subgraphs, and has no list
         return {}
     found: dict[tuple[str, str], set[str]] = defaultdict(set)
     for definition in definitions:

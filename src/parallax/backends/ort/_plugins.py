@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import onnxruntime
 
-from parallax.backends.ort._foreign import RUNTIME_ERRORS
+from parallax.backends.ort._failures import RUNTIME_EXCEPTIONS
 from parallax.errors import BackendError, ConfigError, MissingExtraError
 
 _lock: Final = threading.Lock()
@@ -98,7 +98,7 @@ def _register(plugin: Plugin) -> None:
     path = str(package.get_library_path())
     try:
         onnxruntime.register_execution_provider_library(plugin.provider, path)
-    except RUNTIME_ERRORS as error:
+    except RUNTIME_EXCEPTIONS as error:
         raise BackendError(
             f"the library of {plugin.provider} cannot be loaded: {error}",
             where=path,

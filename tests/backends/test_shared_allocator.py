@@ -16,9 +16,9 @@ import onnxruntime
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 from parallax.machine import trim_heap
-from parallax.engine import RuntimeOptions
-from parallax.engine._ort import make_session
-from parallax.engine import _shared_allocator as shared
+from parallax.backends.ort import RuntimeOptions
+from parallax.backends.ort import make_session
+from parallax.backends.ort import _shared_allocator as shared
 
 WIDE = 4 << 20  # 16 MiB per tensor
 

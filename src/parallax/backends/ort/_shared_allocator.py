@@ -20,8 +20,8 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.engine._failures import RUNTIME_EXCEPTIONS
-from parallax.engine._shared_pool import shared_threads, use_shared_pool
+from parallax.backends.ort._failures import RUNTIME_EXCEPTIONS
+from parallax.backends.ort._shared_pool import shared_threads, use_shared_pool
 
 logger = logging.getLogger(__name__)
 

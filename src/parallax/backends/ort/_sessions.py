@@ -14,9 +14,9 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.engine._mapped_weights import MappedWeights
-from parallax.engine._shared_allocator import use_shared_allocator
-from parallax.engine._shared_pool import shared_threads, use_shared_pool
+from parallax.backends.ort._mapped_weights import MappedWeights
+from parallax.backends.ort._shared_allocator import use_shared_allocator
+from parallax.backends.ort._shared_pool import shared_threads, use_shared_pool
 from parallax.machine import cores_of_pool
 
 CPU_DEVICE: Any = C.OrtDevice(C.OrtDevice.cpu(), C.OrtDevice.default_memory(), 0)
