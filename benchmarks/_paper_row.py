@@ -28,11 +28,11 @@ from parallax.graph import OperatorWork, Work, node_work
 from parallax.model import Model, load_model
 from parallax.partition import RegionPlan, RegionRule
 from parallax.partition._region_hosted import hosted_tensors
+from parallax.planner import PlanningContext, host_machine
+from parallax.planner._devices import DeviceStudy
+from parallax.planner._measuring import KEEP_RATIO
 from parallax.profile import Cache, estimate_costs, measure_costs
 from parallax.schedule import Candidate, Plan
-from parallax.session import PlanningContext, host_machine
-from parallax.session._devices import DeviceStudy
-from parallax.session._tuning import KEEP_RATIO
 
 CPU, GREEDY, DEFAULT = "CPU alone", "greedy", "TFLite's default"
 OURS, WITHOUT = "ours", "ours, no rows shared"

@@ -27,8 +27,8 @@ from parallax.engine import Executor, TraceRecorder, compile_plan
 from parallax.machine import available_cores
 from parallax.model import Model, load_model
 from parallax.partition._segments import every_unit
+from parallax.planner import PlanningContext
 from parallax.schedule import Plan
-from parallax.session import PlanningContext
 
 # Bounds that the project promises, in ns.
 SEGMENT_LIMIT_NS = 10_000

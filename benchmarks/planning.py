@@ -21,7 +21,7 @@ from _graphs import random_dag
 from _intervals import median_interval
 
 from parallax.model import load_model
-from parallax.session import PlanningContext
+from parallax.planner import PlanningContext
 
 TEN_THOUSAND_LIMIT_S = 1.0
 """What the project promises for 10,000 nodes."""

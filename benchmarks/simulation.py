@@ -31,9 +31,9 @@ from parallax.engine import Executor, TraceRecorder, compile_plan, lane_pool
 from parallax.engine._trace import median_durations
 from parallax.machine import available_cores
 from parallax.model import load_model
+from parallax.planner import PlanningContext
 from parallax.profile import measure_costs
 from parallax.schedule import Plan
-from parallax.session import PlanningContext
 
 ERROR_LIMIT = 0.10
 """What the project promises: simulated within this share of measured."""

@@ -33,7 +33,7 @@ NEVER_UNASKED = (
 
 PLANNING = (
     *("parallax.partition", "parallax.memory"),
-    *("parallax.session._planning", "parallax.session._tuning", "parallax.session._candidates"),
+    *("parallax.planner._planning", "parallax.planner._tuning", "parallax.planner._candidates"),
     *("parallax.backends.emulated", "parallax.backends.openvino", "parallax.backends._registry"),
     *("parallax.profile._tables", "parallax.profile._measure", "parallax.model._model"),
     *("parallax.schedule._coexecution", "parallax.schedule._heft"),

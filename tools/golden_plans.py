@@ -45,13 +45,12 @@ from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.backends.emulated._profiles import load_profile
 from parallax.errors import ConfigError
 from parallax.model import Model, load_model
+from parallax.planner import PlanDevice, PlanningContext, PlanRequest, plan_model
+from parallax.planner._candidates import NO_PROVENANCE
+from parallax.planner._devices import DeviceStudy
 from parallax.profile import estimate_costs, product_flops, surviving_tensors
 from parallax.schedule import CPU_BACKEND, Plan, Segment
 from parallax.session._budgeting import with_known_peaks
-from parallax.session._candidates import NO_PROVENANCE, PlanningContext
-from parallax.session._devices import DeviceStudy
-from parallax.session._options import PlanningOptions
-from parallax.session._planning import find_plan, planned_model
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "tests" / "golden" / "plans"
 
@@ -143,10 +142,10 @@ def session_plan(model: Model, *, cores: int, device: str, min_gain: float | Non
         device: a backend's name; "cpu" for a session without accelerators.
         cache_dir: an empty folder, so that no plan is remembered.
     """
-    options = PlanningOptions(threads=cores, min_gain=min_gain, cache_dir=cache_dir)
-    devices = {} if device == CPU_BACKEND else {device: emulated(device, cores)}
-    plan = find_plan(model, options, None, devices, lifts=True)
-    return with_known_peaks(planned_model(model, plan), plan)
+    devices = {} if device == CPU_BACKEND else {device: PlanDevice(backend=emulated(device, cores))}
+    request = PlanRequest(model=model, cores=cores, min_gain=min_gain, cache_dir=cache_dir, devices=devices)
+    planned = plan_model(request)
+    return with_known_peaks(planned.model, planned.plan)
 
 
 def emulated(device: str, cores: int) -> EmulatedBackend:

@@ -28,20 +28,21 @@ TESTS = {
     "engine/_moves": ("tests/engine/test_moves.py",),
     "engine/_laws": ("tests/engine/test_laws.py",),
     "engine/": ("tests/engine",),
-    "session/_tuning": ("tests/session/test_tuning.py", "tests/session/test_tuning_decisions.py"),
-    "session/_candidates": ("tests/session/test_least_gain.py", "tests/session/test_default_policy.py"),
-    "session/_planning": (
+    "planner/_measuring": ("tests/session/test_tuning.py", "tests/session/test_tuning_decisions.py"),
+    "planner/_tuning": ("tests/session/test_tuning.py", "tests/session/test_tuning_decisions.py"),
+    "planner/_candidates": ("tests/session/test_least_gain.py", "tests/session/test_default_policy.py"),
+    "planner/_tables": (
         "tests/session/test_least_gain.py",
         "tests/session/test_default_policy.py",
         "tests/session/test_devices.py",
     ),
-    "session/_small": ("tests/session/test_least_gain.py", "tests/session/test_default_policy.py"),
+    "planner/_small": ("tests/session/test_least_gain.py", "tests/session/test_default_policy.py"),
     "schedule/": ("tests/schedule",),
     "partition/": ("tests/partition",),
 }
 """What is run for the mutants of a module: the first entry that its name begins with."""
 
-DEFAULT = ("memory/_budget", "memory/_fit", "graph/_sizes", "engine/_work", "session/_tuning")
+DEFAULT = ("memory/_budget", "memory/_fit", "graph/_sizes", "engine/_work", "planner/_measuring")
 
 
 def main() -> int:

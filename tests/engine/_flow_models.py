@@ -15,10 +15,10 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 from parallax.backends.ort import RuntimeOptions
 from parallax.engine import Executor, compile_plan
 from parallax.model import Model, load_model
+from parallax.planner import uncut_plan
+from parallax.planner._lifting import lift_bodies
+from parallax.planner._tables import forced_body_plan, forced_plan
 from parallax.schedule import Plan, Segment
-from parallax.session._lifting import lift_bodies
-from parallax.session._planning import _forced_body_plan, forced_plan
-from parallax.session._whole import uncut_plan
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 
@@ -379,7 +379,7 @@ WHOLE: Mapping[str, tuple[Callable[[], onnx.ModelProto], Feeds]] = {
 def lifted_plan(source: Model, *, cut: bool = True, cores: int = 2) -> Plan:
     """Whatever can be lifted is; the rest cut at every branch, or one segment before, beside and after."""
     plan = forced_plan(source, cores=cores) if cut else uncut_plan(source, "", cores=cores, width=cores)
-    return lift_bodies(source, plan, plan_body=_forced_body_plan, min_gain=0)
+    return lift_bodies(source, plan, plan_body=forced_body_plan, min_gain=0)
 
 
 def on_device(source: Model, plan: Plan, *, backend: str = EMULATED, queue: bool = False) -> Plan:

@@ -18,8 +18,8 @@ from parallax.backends.ort import CPU_DEVICE, RuntimeOptions
 from parallax.engine import TraceRecorder, compile_plan
 from parallax.errors import BackendError, ConfigError, RunCancelled, SegmentError
 from parallax.model import Model, SegmentModel, load_model
+from parallax.planner._placing import plan_whole_on
 from parallax.schedule import Plan, Segment
-from parallax.session._planning import plan_whole_on
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 

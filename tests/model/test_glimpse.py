@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from parallax.errors import ModelError
 from parallax.model import Glimpse, glimpse, load_model, read_model
-from parallax.session._default_policy import DENSE, ONE_CORE, why_whole_at_sight
-from parallax.session._planning import _plan_unasked
+from parallax.planner._default_policy import DENSE, ONE_CORE, why_whole_at_sight
+from parallax.planner._planning import _plan_unasked
 
 MUTATIONS = 1500
 

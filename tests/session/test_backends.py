@@ -15,12 +15,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import parallax
-from parallax.backends import FaultPolicy
+from parallax.backends import FaultPolicy, open_backend
 from parallax.backends.openvino import openvino_table_digest
 from parallax.errors import ConfigError
 from parallax.model import load_model
+from parallax.planner import PlanDevice
+from parallax.planner._kept import plan_key, remember_plan
+from parallax.planner._placing import plan_whole_on
 from parallax.session._options import Options, PlanningOptions
-from parallax.session._planning import plan_key, plan_whole_on, remember_plan
+from parallax.session._plan_choice import plan_request
 from parallax.session._providers import make_device
 from tests.engine._faulty import installed
 
@@ -65,7 +68,7 @@ def remember_whole_on(backend: str, path: Path, cache: Path, *, as_backend: str 
     if as_backend is not None:
         plan = replace(plan, segments=(replace(plan.segments[0], backend=as_backend),))
     options = PlanningOptions.of(Options(threads=1, cache_dir=cache, backends=(backend,)))
-    remember_plan(model, plan, options, None, cores=1)
+    remember_plan(plan_request(model, options, None), plan)
 
 
 def test_plans_with_openvino_are_kept_for_one_table_of_what_it_computes_right(model: Path) -> None:
@@ -73,9 +76,11 @@ def test_plans_with_openvino_are_kept_for_one_table_of_what_it_computes_right(mo
     loaded = load_model(model)
 
     def key(backends: tuple[str, ...], device: str | None) -> str:
-        options = PlanningOptions.of(Options(backends=backends))
-        devices = () if device is None else (make_device(device, {}),)
-        return plan_key(loaded, replace(options, devices=devices), None, cores=1)
+        options = PlanningOptions.of(Options(backends=backends, threads=1))
+        key_of_device = "" if device is None else make_device(device, {}).key
+        # What it is opened as does not count: that is its name's and its options' affair.
+        devices = {} if device is None else {device: PlanDevice(backend=open_backend("cpu"), key=key_of_device)}
+        return plan_key(replace(plan_request(loaded, options, None), devices=devices))
 
     digest = openvino_table_digest()
     assert digest in key(("openvino",), None)

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import parallax
 from parallax.model import Model, load_model
+from parallax.planner import _tables as tables
 from parallax.profile import surviving_tensors
-from parallax.session import _planning
 
 CPU = ["CPUExecutionProvider"]
 
@@ -83,7 +83,7 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return surviving_tensors(model)
 
     monkeypatch.setattr(onnx.shape_inference, "infer_shapes", infer_shapes)
-    monkeypatch.setattr(_planning, "surviving_tensors", survivors)
+    monkeypatch.setattr(tables, "surviving_tensors", survivors)
     return asked
 
 

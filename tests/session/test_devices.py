@@ -18,9 +18,9 @@ from parallax.backends import open_backend
 from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.engine import TraceRecorder
 from parallax.errors import BundleError, ConfigError
+from parallax.planner._devices import held_bytes
 from parallax.schedule import CPU_BACKEND
 from parallax.session import make_device
-from parallax.session._devices import held_bytes
 from tests.engine._flow_models import decoder, decoder_feeds
 
 PHONE = "emulated:pixel-6-gpu"
@@ -387,8 +387,8 @@ def chain(depth: int = 4, rows: int | str = 512) -> bytes:
 @pytest.fixture
 def rows_win(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last of what is measured is kept, whatever else the machine is doing: plans with rows shared come last."""
-    monkeypatch.setattr("parallax.session._tuning.pick_winner", lambda times, whole=(): len(times) - 1)
-    monkeypatch.setattr("parallax.session._tuning.DISTURBED_SHARE", 1e9)
+    monkeypatch.setattr("parallax.planner._tuning.pick_winner", lambda times, whole=(): len(times) - 1)
+    monkeypatch.setattr("parallax.planner._tuning.DISTURBED_SHARE", 1e9)
 
 
 def check_shared(session: parallax.InferenceSession, model: bytes) -> None:

@@ -18,9 +18,11 @@ import pytest
 
 import parallax
 from parallax.model import load_model
-from parallax.session import _planning
+from parallax.planner._kept import remember_plan
+from parallax.planner._tables import forced_plan
 from parallax.session._config_keys import DECIDED_WHEN_COMPILED, FOR_THE_WHOLE_MODEL, INHERITED, WITHOUT_EFFECT
 from parallax.session._options import Options, PlanningOptions
+from parallax.session._plan_choice import plan_request
 from tests.session._option_rows import (
     ARGUMENT_ROWS,
     ROWS_OF_ALL,
@@ -55,8 +57,7 @@ class Places:
         """As if tuning had found that this model is best split."""
         model = load_model(self.model)
         options = PlanningOptions.of(Options(threads=2, cache_dir=self.kept_plans, backends=()))
-        plan = _planning.forced_plan(model, cores=2)
-        _planning.remember_plan(model, plan, options, session_options, cores=2)
+        remember_plan(plan_request(model, options, session_options), forced_plan(model, cores=2))
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 import parallax
 from parallax.backends import open_backend
 from parallax.model import Model, load_model
-from parallax.session import DEFAULT_MIN_GAIN
-from parallax.session._candidates import PlanningContext
-from parallax.session._planning import plan_from_tables
+from parallax.planner import DEFAULT_MIN_GAIN
+from parallax.planner._candidates import PlanningContext
+from parallax.planner._tables import plan_from_tables
 from tests.session.test_devices import CPU, PHONE, on, two_branches
 
 SIZE = 1024

@@ -11,10 +11,10 @@ import parallax
 from parallax import zoo
 from parallax.errors import PlanError
 from parallax.model import Model, load_model
+from parallax.planner import uncut_plan
+from parallax.planner._lifting import lift_bodies
+from parallax.planner._tables import forced_plan
 from parallax.schedule import Plan, verify_plan
-from parallax.session._lifting import lift_bodies
-from parallax.session._planning import forced_plan
-from parallax.session._whole import uncut_plan
 from tests.engine._flow_models import FLOAT, captured_weights_model, counting_loop, info, lifted_plan, model, nested
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from parallax.session._tuning import _promising, difference, pick_winner
+from parallax.planner._measuring import difference, pick_winner, promising
 
 STEADY = [100] * 25
 
@@ -63,7 +63,7 @@ def test_outputs_are_compared_by_shape_type_and_magnitude() -> None:
 def test_a_whole_model_elsewhere_that_only_wins_too_few_rounds_is_measured_once_more() -> None:
     doubtful = [93] * 14 + [110] * 11
     assert pick_winner([STEADY, doubtful], whole=[1]) == 0
-    assert _promising([STEADY, doubtful], [1]) == 1
-    assert _promising([STEADY, doubtful], []) == 0
-    assert _promising([STEADY, [99] * 25], [1]) == 0
-    assert _promising([STEADY, doubtful, [90] * 25], [1, 2]) == 2
+    assert promising([STEADY, doubtful], [1]) == 1
+    assert promising([STEADY, doubtful], []) == 0
+    assert promising([STEADY, [99] * 25], [1]) == 0
+    assert promising([STEADY, doubtful, [90] * 25], [1, 2]) == 2

@@ -15,9 +15,10 @@ from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.backends.emulated._profiles import load_profile
 from parallax.backends.ort import CPU_DEVICE
 from parallax.model import load_model
+from parallax.planner import PlanDevice, PlanRequest
+from parallax.planner import _tuning as tuning
+from parallax.planner._measuring import Peer
 from parallax.schedule import CPU_BACKEND, Plan
-from parallax.session import _tuning as tuning
-from parallax.session._options import Options, PlanningOptions
 from tests.session.test_devices import PHONE, two_branches
 
 GREEDY = f"greedy on {PHONE}"
@@ -63,7 +64,7 @@ class Measured:
         self.asked: list[tuple[list[str], int]] = []
 
     def __call__(
-        self, peers: Sequence[tuning.Peer], *, cores: int, progress: Any, rounds: int = ROUNDS
+        self, peers: Sequence[Peer], *, cores: int, progress: Any, rounds: int = ROUNDS
     ) -> tuple[list[list[int]], float]:
         self.asked.append(([peer.label for peer in peers], rounds))
         times = self._found.pop(0)
@@ -73,10 +74,11 @@ class Measured:
 
 def tuned(folder: Path, monkeypatch: pytest.MonkeyPatch, measured: Measured, *, wrong: float | None = None) -> Plan:
     """The plan that tuning finds for a model that the phone takes a branch of."""
-    monkeypatch.setattr(tuning, "_measure_undisturbed", measured)
+    monkeypatch.setattr(tuning, "measure_undisturbed", measured)
     phone = EmulatedBackend(load_profile("pixel-6-gpu"), speed=1000, processor=None if wrong is None else Wrong(wrong))
-    options = PlanningOptions.of(Options(threads=2, tune=True, cache_dir=folder))
-    return tuning.tune(load_model(two_branches()), options, None, cores=2, devices={PHONE: phone})
+    devices = {PHONE: PlanDevice(backend=phone)}
+    request = PlanRequest(model=load_model(two_branches()), cores=2, tune=True, cache_dir=folder, devices=devices)
+    return tuning.tune(request)
 
 
 def test_what_wins_twice_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

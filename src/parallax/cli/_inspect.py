@@ -32,8 +32,9 @@ from parallax.partition import (
     find_branches,
     load_layers,
 )
+from parallax.planner import PlanningContext
 from parallax.profile import estimate_costs, surviving_tensors
-from parallax.session import Budget, PlanningContext, whole_need
+from parallax.session import Budget, whole_need
 
 # Operator types listed in the table; --json lists all.
 _LISTED_OPERATORS = 24

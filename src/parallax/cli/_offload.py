@@ -37,9 +37,10 @@ from parallax.partition import (
     find_regions,
     make_offer,
 )
+from parallax.planner import DEFAULT_MIN_GAIN, LIFT_NS, host_machine
 from parallax.profile import estimate_costs, product_flops, surviving_tensors
 from parallax.schedule import CPU_BACKEND, plan_coexecution
-from parallax.session import DEFAULT_MIN_GAIN, LIFT_NS, host_machine, make_device
+from parallax.session import make_device
 
 _LISTED_OPERATORS = 8
 """Rows per verdict in the table; --json has them all."""

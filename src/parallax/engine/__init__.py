@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from parallax.engine._compile import compile_plan
     from parallax.engine._declared import Declaration, declared_outputs, restore_declaration, store_declaration
     from parallax.engine._executor import Executor
+    from parallax.engine._feeds import FeedBinder, FeedSpec, is_feedable
     from parallax.engine._interrupt import run_interruptibly
     from parallax.engine._lanes import lane_pool
     from parallax.engine._run import RunBudget
@@ -32,6 +33,7 @@ else:
             "_compile": "compile_plan",
             "_declared": "Declaration declared_outputs restore_declaration store_declaration",
             "_executor": "Executor",
+            "_feeds": "FeedBinder FeedSpec is_feedable",
             "_interrupt": "run_interruptibly",
             "_lanes": "lane_pool",
             "_run": "RunBudget",
@@ -46,6 +48,8 @@ __all__ = [
     "CompiledSegment",
     "Declaration",
     "Executor",
+    "FeedBinder",
+    "FeedSpec",
     "RunBudget",
     "RunLastsError",
     "SegmentSpan",
@@ -54,6 +58,7 @@ __all__ = [
     "TraceSink",
     "compile_plan",
     "declared_outputs",
+    "is_feedable",
     "lane_pool",
     "restore_declaration",
     "run_interruptibly",

@@ -7,12 +7,9 @@ from parallax import _lazy
 if TYPE_CHECKING:
     from parallax.session._budgeting import whole_need
     from parallax.session._bundle_cache import cache_folder, prune_cache
-    from parallax.session._candidates import PlanningContext, host_machine
     from parallax.session._compile import compile
-    from parallax.session._lifting import LIFT_NS
     from parallax.session._memory import Budget
     from parallax.session._options import Options
-    from parallax.session._planning import DEFAULT_MIN_GAIN
     from parallax.session._providers import make_device
     from parallax.session._session import InferenceSession
     from parallax.session._usage import MemoryUsage
@@ -22,12 +19,9 @@ else:
         {
             "_budgeting": "whole_need",
             "_bundle_cache": "cache_folder prune_cache",
-            "_candidates": "PlanningContext host_machine",
             "_compile": "compile",
-            "_lifting": "LIFT_NS",
             "_memory": "Budget",
             "_options": "Options",
-            "_planning": "DEFAULT_MIN_GAIN",
             "_providers": "make_device",
             "_session": "InferenceSession",
             "_usage": "MemoryUsage",
@@ -35,16 +29,12 @@ else:
     )
 
 __all__ = [
-    "DEFAULT_MIN_GAIN",
-    "LIFT_NS",
     "Budget",
     "InferenceSession",
     "MemoryUsage",
     "Options",
-    "PlanningContext",
     "cache_folder",
     "compile",
-    "host_machine",
     "make_device",
     "prune_cache",
     "whole_need",

@@ -12,6 +12,7 @@ from parallax.engine import sketch_outline, stated_type
 from parallax.graph import TensorInfo, bind_dims, size_expression
 from parallax.memory import Effort
 from parallax.model import Model, load_model
+from parallax.planner import uncut_plan
 from parallax.schedule import Plan
 from parallax.session._estimate import (
     UNKNOWN_NEED,
@@ -25,7 +26,6 @@ from parallax.session._estimate import (
     with_peaks,
 )
 from parallax.session._memory import Budget, describe_shapes
-from parallax.session._whole import uncut_plan
 
 logger = logging.getLogger(__name__)
 

@@ -38,10 +38,10 @@ from parallax.bundle import (
 from parallax.errors import BundleError, ConfigError, ParallaxError
 from parallax.machine import available_cores
 from parallax.model import Model, load_model
+from parallax.planner import binding_limit
 from parallax.profile import machine_fingerprint, make_private_folder, why_any_distrusted, why_distrusted
 from parallax.session._compile import compile_loaded, recorded_options, replayed_options
 from parallax.session._options import PlanningOptions
-from parallax.session._streaming import binding_limit
 
 logger = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
@@ -12,6 +13,7 @@ from parallax.errors import ConfigError
 from parallax.machine import memory_limit_bytes
 from parallax.memory import parse_bytes
 from parallax.model import Model, ModelSource, load_model
+from parallax.planner import binding_limit, plan_model_within
 from parallax.session._budgeting import fit_plan, noted_peaks
 from parallax.session._keywords import check_calibration_names, check_folder, check_switch
 from parallax.session._options import (
@@ -22,7 +24,7 @@ from parallax.session._options import (
     gather_compile_options,
     shows_options,
 )
-from parallax.session._streaming import binding_limit, find_plan_within
+from parallax.session._plan_choice import plan_request
 
 
 @shows_options(COMPILE_OPTIONS, takes_others=False)
@@ -98,7 +100,9 @@ def compile_loaded(
     """Likewise, of a model that was loaded without shapes."""
     shaped = model if options.shapes is None else model.with_shapes(options.shapes)
     check_calibration_names(options.calibration, shaped)
-    plan = find_plan_within(shaped, options, memory_limit)
+    # Bodies of control flow are left as they are: a bundle holds no segments of theirs.
+    request = replace(plan_request(shaped, options, None), plans_bodies=False)
+    plan = plan_model_within(request, memory_limit).plan
     if options.budget_bytes is not None:
         plan, _, _ = fit_plan(model, plan, options.budget_bytes, options.shapes, weight_bytes=0)
     plan = noted_peaks(shaped, plan)

@@ -17,6 +17,7 @@ import numpy as np
 from parallax.backends import FaultPolicy
 from parallax.bundle import Verify
 from parallax.errors import ConfigError
+from parallax.schedule import CPU_BACKEND
 
 if TYPE_CHECKING:
     from parallax.model import Model
@@ -102,6 +103,18 @@ def check_idle_trim(seconds: Any) -> float | None:
             fix='give for example 60, or float("inf") to keep memory for the next run however long that takes',
         )
     return number
+
+
+def check_backends(backends: Any) -> tuple[str, ...] | None:
+    """Raises: ConfigError unless None or names; whether they can be used here is found out when they are."""
+    if backends is None:
+        return None
+    if isinstance(backends, str) or not isinstance(backends, Sequence):
+        raise ConfigError(f"backends={backends!r} is no sequence of names", fix='write backends=("openvino",)')
+    for name in backends:
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"backends={backends!r} holds {name!r}", fix='give names, such as "openvino"')
+    return tuple(dict.fromkeys(name for name in backends if name != CPU_BACKEND))
 
 
 def check_faults(faults: Any) -> FaultPolicy:

@@ -16,11 +16,12 @@ from onnxruntime.capi.onnxruntime_inference_collection import check_and_normaliz
 from parallax import _lazy
 from parallax.backends.ort import OPENING_EXCEPTIONS, both
 from parallax.errors import ModelError, ParallaxError, UnsafeModelError
+from parallax.planner import is_unasked, uncut_plan
 from parallax.session._bundle_opening import BundleOpening
 from parallax.session._runtime_options import why_not_cut
 from parallax.session._source import OpenedBundle, in_memory_if_small
 from parallax.session._state import Opened, SessionState
-from parallax.session._whole import is_onnx_source, is_unasked, session_cores, uncut_plan
+from parallax.session._whole import is_onnx_source, session_cores
 from parallax.session._whole_model import OpeningRequest, native_class, open_whole
 
 if TYPE_CHECKING:
@@ -131,8 +132,7 @@ class Opening:
         look = request.source.look()
         if look is None:
             return None
-        from parallax.session._default_policy import why_whole_at_sight
-        from parallax.session._remembered import may_be_remembered
+        from parallax.planner import may_be_remembered, why_whole_at_sight
 
         cores = session_cores(request.options, None)
         reason = why_whole_at_sight(look, cores=cores)
@@ -191,7 +191,7 @@ class Opening:
             # Who names providers or sets the runtime's options means the runtime; and what others hold in memory
             # no budget knows.
             options = replace(options, backends=())
-        from parallax.session._planning import choose_plan
+        from parallax.session._plan_choice import choose_plan
 
         try:
             plan, executor = choose_plan(model, options, request.session_options, self._fit)

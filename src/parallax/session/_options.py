@@ -21,8 +21,9 @@ from parallax import _lazy
 from parallax.backends import FaultPolicy
 from parallax.bundle import Verify
 from parallax.errors import ConfigError
-from parallax.session._backends import check_backends
+from parallax.planner import is_kept_whole, is_split_forced
 from parallax.session._keywords import (
+    check_backends,
     check_calibration,
     check_faults,
     check_folder,
@@ -259,12 +260,12 @@ class PlanningOptions(Options):
     @property
     def is_split_forced(self) -> bool:
         """Whether the model is split wherever it can be, whether it gains or not."""
-        return self.split == "always" or self.min_gain == 0
+        return is_split_forced(self)
 
     @property
     def is_kept_whole(self) -> bool:
         """Whether a model that runs on the CPU alone is not to be split."""
-        return self.split == "never" or self.policy == "sequential"
+        return is_kept_whole(self)
 
     @property
     def is_watched(self) -> bool:

@@ -9,9 +9,8 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.backends.ort import both
-from parallax.engine import RunBudget
+from parallax.engine import FeedBinder, FeedSpec, RunBudget
 from parallax.errors import InputError
-from parallax.session._feeds import FeedBinder, FeedSpec
 
 if TYPE_CHECKING:
     from parallax.engine import Executor

@@ -9,11 +9,11 @@ from typing import Any
 
 from parallax.machine import private_bytes
 from parallax.model import Model
+from parallax.planner import planned_model
 from parallax.session._budgeting import estimate_bundle
 from parallax.session._estimate import UNKNOWN_NEED, Estimator, Shapes, estimate_model
 from parallax.session._memory import IDLE_TRIM_S, SessionMemory
 from parallax.session._options import PlanningOptions
-from parallax.session._planning import planned_model
 from parallax.session._state import Opened
 
 

@@ -1,85 +1,13 @@
-"""Models that stay whole: the plan that leaves one to the runtime's own session, and how many cores that has."""
+"""Models that stay whole: how many cores they get, and which files they are in."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import onnxruntime
-
 from parallax.machine import available_cores
-from parallax.profile import machine_fingerprint
-from parallax.schedule import PLAN_FORMAT_VERSION, Candidate, Plan, Provenance, Segment
 
 if TYPE_CHECKING:
-    from parallax.model import Glimpse, Model
     from parallax.session._options import PlanningOptions
-
-
-def uncut_plan(
-    model: Model | Glimpse | None,
-    reason: str,
-    *,
-    cores: int | None = None,
-    width: int | None = None,
-    provenance: Provenance | None = None,
-) -> Plan:
-    """The plan that leaves the model to the wrapped runtime's own session.
-
-    Args:
-        model: None where there is no graph to look at (ORT format).
-        width: threads; default the cores allowed.
-    """
-    cores = cores or available_cores()
-    if provenance is None:
-        provenance = make_provenance("default", reason)
-    segment = Segment(
-        index=0,
-        name="whole_model",
-        nodes=() if model is None else tuple(range(model.survey.node_count)),
-        inputs=() if model is None else model.survey.inputs,
-        outputs=() if model is None else model.survey.outputs,
-        predecessors=(),
-        width=min(width or cores, cores),
-        priority=0,
-        lane=None,
-        cost_ns=0,
-        reason=reason,
-    )
-    return Plan(
-        format_version=PLAN_FORMAT_VERSION,
-        structure_digest="" if model is None else model.structure_digest,
-        policy="sequential",
-        cores=cores,
-        lanes=1,
-        backfill=True,
-        segments=(segment,),
-        provenance=provenance,
-    )
-
-
-def make_provenance(
-    source: str,
-    reason: str,
-    *,
-    uncut_ns: int | None = None,
-    chosen_ns: int | None = None,
-    candidates: tuple[Candidate, ...] = (),
-) -> Provenance:
-    """A provenance of this machine and runtime."""
-    return Provenance(
-        source=source,
-        uncut_ns=uncut_ns,
-        chosen_ns=chosen_ns,
-        candidates=candidates,
-        runtime_version=onnxruntime.__version__,
-        machine=machine_fingerprint(),
-        reason=reason,
-    )
-
-
-def is_unasked(options: PlanningOptions) -> bool:
-    """Whether it is left to the default policy to split the model: nothing was said of gains or measuring."""
-    return not options.is_kept_whole and not options.is_split_forced and options.min_gain is None and not options.tune
 
 
 def session_cores(options: PlanningOptions, session_options: Any) -> int:

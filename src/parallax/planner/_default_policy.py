@@ -54,6 +54,6 @@ def why_whole_at_sight(look: Glimpse, *, cores: int) -> str | None:
     # all of them together take 0.9 ms.
     if sum(elements for elements, _ in read) > DENSE_ELEMENTS:
         return DENSE if all(most <= _FEW_WEIGHTS for _, most in read) else None
-    from parallax.session._small import small_at_sight  # loads the tables of costs
+    from parallax.planner._small import small_at_sight  # loads the tables of costs
 
     return small_at_sight(look.survey, cores=cores)

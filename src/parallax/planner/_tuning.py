@@ -1,48 +1,38 @@
-"""The plan search: simulate many plans, measure the best few against the uncut model, keep the winner.
-
-The contract is that a kept plan is never slower than the uncut model beyond noise: a cut is kept only
-where it wins in the median by a margin, and in most rounds, of one interleaved run.
-"""
+"""The plan search: simulate many plans, measure the best few against the whole model, keep the winner."""
 
 from __future__ import annotations
 
 import functools
 import logging
 import statistics
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from parallax.backends import DEFAULT_POLICY, Backend, FaultPolicy
 from parallax.backends.ort import StockSession
-from parallax.engine import compile_plan, trace_durations
+from parallax.engine import FeedBinder, FeedSpec, compile_plan, trace_durations
 from parallax.errors import BackendError, ConfigError, ParallaxError
 from parallax.graph import CostModel
-from parallax.machine import DISTURBED_SHARE, CoreMeter, LoadMeter
+from parallax.machine import DISTURBED_SHARE
 from parallax.model import Model, split_rows
+from parallax.planner._backends import wanted_backends
+from parallax.planner._candidates import PlanningContext, Proposal
+from parallax.planner._devices import DevicePlan, DeviceStudy, with_price
+from parallax.planner._kept import remember_plan, remembered_plan
+from parallax.planner._measuring import (
+    ROUNDS,
+    Peer,
+    difference,
+    measure_undisturbed,
+    pick_winner,
+    promising,
+)
+from parallax.planner._placing import plan_whole_on, plan_whole_within
+from parallax.planner._request import PlanDevice, PlanRequest
+from parallax.planner._rows import feed_shapes, graph_for_backends, may_share_rows, planned_model
+from parallax.planner._whole import make_provenance, uncut_plan
 from parallax.profile import Cache, measure_costs, random_feeds
 from parallax.schedule import CPU_BACKEND, Candidate, Plan
-from parallax.session._backends import wanted_backends
-from parallax.session._candidates import PlanningContext, Proposal
-from parallax.session._devices import DevicePlan, DeviceStudy, with_price
-from parallax.session._feeds import FeedBinder, FeedSpec
-from parallax.session._options import PlanningOptions, Progress
-from parallax.session._planning import (
-    device_rooms,
-    feed_shapes,
-    graph_for_backends,
-    may_share_rows,
-    plan_whole_on,
-    plan_whole_within,
-    planned_model,
-    remember_plan,
-    remembered_plan,
-)
-from parallax.session._runtime_options import runtime_options
-from parallax.session._whole import make_provenance, uncut_plan
 
 logger = logging.getLogger(__name__)
 
@@ -52,32 +42,6 @@ MEASURED_CANDIDATES = 3
 MEASURED_SLACK = 1.25
 """A cut predicted to take longer than this times the uncut model is not worth compiling."""
 
-ROUNDS = 25
-TURN_NS = 4_000_000
-"""Least time of one peer's turn within a round; quick models run several times per turn."""
-
-LONGEST_NS = 30_000_000_000
-"""Measuring stops after this, if at least MIN_ROUNDS are done."""
-
-MIN_ROUNDS = 7
-
-KEEP_RATIO = 0.95
-"""A plan other than the default must take at most this share of its time, in two measurements: less is noise, and
-the best of several figures flatters itself."""
-
-STEADY_RATIO = 0.85
-"""... or, where it is no slower in the median, at most this share of the default's mean."""
-
-KEEP_WINS = 2 / 3
-"""... and be the quicker one in at least this share of the rounds."""
-
-WHOLE_KEEP_RATIO = 0.98
-"""The same for the whole model on another backend: nothing is handed over and it is one figure, not the best of
-several, so a small gain that two measurements show is one."""
-
-WHOLE_KEEP_WINS = 0.6
-"""Likewise: where single rounds differ by as much as the two libraries, to ask for more misses gains of 7%."""
-
 CONFIRMING_ROUNDS = 2
 """So many times the rounds decide about the whole model on another backend, against the default alone."""
 
@@ -86,55 +50,35 @@ SHARES = (0.75, 1.0, 1.25)
 LEAST_SHARE = 0.1
 """... within this of none and of all."""
 
-# How long ONNX Runtime's idle pool may go on spinning after a run (measured: some 40 ms of CPU at most); the
-# next peer waits it out, or it would share its cores with a pool that does nothing.
-SPIN_PAUSE_S = 0.03
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
-    """One way to run the model, to be timed against others."""
-
-    label: str
-    run: Callable[[], object]
-    plan: Plan
-    spins: bool
-
-
-def tune(
-    model: Model,
-    options: PlanningOptions,
-    session_options: Any,
-    *,
-    cores: int,
-    devices: Mapping[str, Backend] | None = None,
-) -> Plan:
+def tune(request: PlanRequest) -> Plan:
     """Search, measure, keep on disk, and return the plan to run with.
 
-    A plan kept by an earlier search is returned as it is.
-
-    Args:
-        devices: those of the options, opened. With them, the CPU alone, each device's own greedy placement and
-            regions by cost are compared.
+    A plan kept by an earlier search is returned as it is. With devices, the CPU alone, each device's own greedy
+    placement and regions by cost are compared.
 
     Raises:
         ConfigError: the model does not run on the calibration feeds.
     """
-    kept = remembered_plan(model, options, session_options, cores=cores)
+    kept = remembered_plan(request)
     if kept is not None and not kept.provenance.disturbed:
         return kept
-    progress = options.progress or _silent
-    feeds = dict(options.calibration) if options.calibration is not None else random_feeds(model.graph)
+    model, cores = request.model, request.cores
+    progress = request.progress or _silent
+    feeds = dict(request.calibration) if request.calibration is not None else random_feeds(model.graph)
     widths = sorted({1, *(2**k for k in range(1, cores.bit_length()) if 2**k < cores), cores})
     source = model.whole()
+    measure = functools.partial(
+        measure_costs,
+        widths=widths,
+        feeds=feeds,
+        session_options=request.runtime.to_session_options,
+        cache=None if request.has_runtime_options else Cache(request.cache_dir),
+    )
     progress("profile", 0, 1)
     try:
-        costs = measure_costs(
+        costs = measure(
             model,
-            widths=widths,
-            feeds=feeds,
-            session_options=runtime_options(session_options).to_session_options,
-            cache=Cache(options.cache_dir) if session_options is None else None,
             progress=lambda done, total: progress("profile", done, total),
         )
     except BackendError as error:
@@ -146,7 +90,7 @@ def tune(
     proposals = context.candidates()
     progress("search", 1, 1)
 
-    peers = [_uncut_peer(source, session_options, feeds, width, model, cores) for width in reversed(widths)]
+    peers = [_uncut_peer(source, request, feeds, width) for width in reversed(widths)]
     candidates: list[Candidate] = [
         Candidate(
             label=peer.label,
@@ -164,7 +108,7 @@ def tune(
         progress("compile", number, len(chosen))
         label = _label(proposal)
         plan = context.plan(proposal, make_provenance("measured", "being measured"))
-        peer, note = _try_peer(label, model, plan, session_options, feeds, reference)
+        peer, note = _try_peer(label, model, plan, request, feeds, reference)
         if peer is not None:
             # What its segments really take says more than what their operators add up to.
             proposal = context.resimulate(proposal, [segment.cost_ns for segment in peer.plan.segments])
@@ -192,38 +136,28 @@ def tune(
                     note="predicted too slow to be worth measuring",
                 )
             )
-    for name in wanted_backends(options.backends):
+    for name in wanted_backends(request.backends):
         progress(f"compile for {name}", 0, 1)
         label = f"uncut, {name}"
         peer = None
         plan_there, note = plan_whole_on(name, model, cores=cores)
         if plan_there is not None:
-            peer, note = _try_peer(
-                label, model, plan_there, session_options, feeds, reference, spins=True, faults=options.faults
-            )
+            peer, note = _try_peer(label, model, plan_there, request, feeds, reference, spins=True)
         if peer is not None and not note:
             peers.append(peer)
         simulated_ns = 0 if peer is None else peer.plan.segments[0].cost_ns
         candidates.append(
             Candidate(label=label, segments=1, lanes=1, simulated_ns=simulated_ns, measured_ns=None, note=note)
         )
-    for name, backend in (devices or {}).items():
+    for name, device in request.devices.items():
         progress(f"compile for {name}", 0, 1)
-        room = device_rooms(options).get(name)
-        proposed = _device_plans(name, backend, context, model, cores=cores, room_bytes=room)
-        if may_share_rows(model, options):
+        proposed = _device_plans(name, device, context)
+        if may_share_rows(request):
             shared = _shared_rows(
                 name,
-                backend,
+                device,
                 context,
-                room_bytes=room,
-                cost=functools.partial(
-                    measure_costs,
-                    widths=widths,
-                    feeds=feeds,
-                    session_options=runtime_options(session_options).to_session_options,
-                    cache=Cache(options.cache_dir) if session_options is None else None,
-                ),
+                cost=measure,
                 progress=functools.partial(progress, f"share rows with {name}"),
             )
             proposed += [(shared, "")] if shared is not None else []
@@ -234,12 +168,10 @@ def tune(
                     made.label,
                     planned_model(model, made.plan),
                     made.plan,
-                    session_options,
+                    request,
                     feeds,
                     reference,
                     spins=True,
-                    devices=devices,
-                    faults=options.faults,
                 )
             if peer is not None and not note:
                 peers.append(peer)
@@ -253,7 +185,7 @@ def tune(
                     note=note,
                 )
             )
-    times, others = _measure_undisturbed(peers, cores=cores, progress=progress)
+    times, others = measure_undisturbed(peers, cores=cores, progress=progress)
     disturbed = others > DISTURBED_SHARE * cores
     medians = [round(statistics.median(series)) for series in times]
     measured = {peer.label: median for peer, median in zip(peers, medians, strict=True)}
@@ -263,10 +195,10 @@ def tune(
         for index, peer in enumerate(peers)
         if len(peer.plan.segments) == 1 and peer.plan.segments[0].backend != CPU_BACKEND
     ]
-    winner = 0 if disturbed else pick_winner(times, whole=whole) or _promising(times, whole)
+    winner = 0 if disturbed else pick_winner(times, whole=whole) or promising(times, whole)
     if winner:
         rounds = ROUNDS * (CONFIRMING_ROUNDS if winner in whole else 1)
-        again, others = _measure_undisturbed([peers[0], peers[winner]], cores=cores, progress=progress, rounds=rounds)
+        again, others = measure_undisturbed([peers[0], peers[winner]], cores=cores, progress=progress, rounds=rounds)
         disturbed = others > DISTURBED_SHARE * cores
         confirmed = pick_winner(again, whole=[1] if winner in whole else [])
         winner = 0 if disturbed or not confirmed else winner
@@ -274,22 +206,20 @@ def tune(
     if disturbed:
         plan = _undecided(plan, others)
         logger.warning("%s; tune again when the machine is idle", plan.provenance.reason)
-    remember_plan(model, plan, options, session_options, cores=cores)
+    remember_plan(request, plan)
     return plan
 
 
-def _device_plans(
-    name: str, backend: Backend, context: PlanningContext, model: Model, *, cores: int, room_bytes: int | None
-) -> list[tuple[DevicePlan | None, str]]:
+def _device_plans(name: str, device: PlanDevice, context: PlanningContext) -> list[tuple[DevicePlan | None, str]]:
     """What to measure of one device: its own greedy placement, and regions by cost; or None, and why there is none."""
     found: list[tuple[DevicePlan | None, str]] = []
     try:
-        study = DeviceStudy(context, with_price(backend, width=cores), room_bytes=room_bytes)
-        if backend.info.is_emulated:
+        study = DeviceStudy(context, with_price(device.backend, width=context.cores), room_bytes=device.room_bytes)
+        if device.backend.info.is_emulated:
             # It computes with the processor's kernels, so that what it does not take cannot be left to itself.
             greedy = study.greedy
         else:
-            plan, why = plan_whole_within(study, name, model, cores=cores)
+            plan, why = plan_whole_within(study, name, context.model, cores=context.cores)
             greedy = None if plan is None else DevicePlan(label=f"uncut, {name}", plan=plan, simulated_ns=0)
             if greedy is None:
                 found.append((None, why))
@@ -307,10 +237,9 @@ def _device_plans(
 
 def _shared_rows(
     name: str,
-    backend: Backend,
+    device: PlanDevice,
     context: PlanningContext,
     *,
-    room_bytes: int | None,
     cost: Callable[[Model], CostModel],
     progress: Callable[[int, int], None],
 ) -> DevicePlan | None:
@@ -325,7 +254,7 @@ def _shared_rows(
     model = context.model
     best: DevicePlan | None = None
     try:
-        priced = with_price(backend, width=context.cores)
+        priced = with_price(device.backend, width=context.cores)
         offer = DeviceStudy(context, priced).offer
         if offer is None:
             return None
@@ -336,7 +265,7 @@ def _shared_rows(
             if split is None:
                 return None
             own = PlanningContext(split.model, cores=context.cores, costs=cost(split.model))
-            found = DeviceStudy(own, priced, split=split, room_bytes=room_bytes).best
+            found = DeviceStudy(own, priced, split=split, room_bytes=device.room_bytes).best
             if found is not None and (best is None or found.simulated_ns < best.simulated_ns):
                 # It is a plan for the model as it is, which is split when the plan is compiled.
                 plan = replace(found.plan, structure_digest=model.structure_digest, rows_permille=permille)
@@ -355,43 +284,19 @@ def _try_peer(
     label: str,
     model: Model,
     plan: Plan,
-    session_options: Any,
+    request: PlanRequest,
     feeds: Mapping[str, Any],
     reference: object,
     *,
     spins: bool = False,
-    devices: Mapping[str, Backend] | None = None,
-    faults: FaultPolicy = DEFAULT_POLICY,
 ) -> tuple[Peer | None, str]:
     """The plan, compiled and run; None if it cannot be. And why it must not be timed against the others, or ""."""
     try:
-        peer = _cut_peer(label, model, plan, session_options, feeds, spins=spins, devices=devices, faults=faults)
+        peer = _cut_peer(label, model, plan, request, feeds, spins=spins)
         return peer, difference(reference, peer.run())
     except ParallaxError as error:
         logger.warning("%s does not run and is left out: %s", label, error)
         return None, f"does not run: {error}"
-
-
-def _promising(times: Sequence[Sequence[int]], whole: Collection[int]) -> int:
-    """The quickest of the series ``whole``, if only the share of rounds won speaks against it; else 0."""
-    medians = {index: statistics.median(times[index]) for index in whole}
-    best = min(medians, key=lambda index: medians[index], default=0)
-    return best if best and medians[best] <= WHOLE_KEEP_RATIO * statistics.median(times[0]) else 0
-
-
-def _measure_undisturbed(
-    peers: Sequence[Peer], *, cores: int, progress: Progress, rounds: int = ROUNDS
-) -> tuple[list[list[int]], float]:
-    """Times per peer, and how many cores others kept busy meanwhile; a disturbed measurement is done once more."""
-    others = 0.0
-    times: list[list[int]] = []
-    for stage in ("measure", "measure again: the machine was busy"):
-        meter = LoadMeter()
-        times = measure_interleaved(peers, progress=functools.partial(progress, stage), rounds=rounds)
-        others = meter.disturbance(cores)
-        if others <= DISTURBED_SHARE * cores:
-            break
-    return times, others
 
 
 def _undecided(plan: Plan, others: float) -> Plan:
@@ -400,109 +305,20 @@ def _undecided(plan: Plan, others: float) -> Plan:
     return replace(plan, segments=(segment,), provenance=replace(plan.provenance, reason=reason, disturbed=True))
 
 
-def pick_winner(times: Sequence[Sequence[int]], *, whole: Collection[int] = ()) -> int:
-    """Index of the series to keep. Series 0 is the default and stays unless another clearly beats it.
-
-    Compared round by round: the median of the ratios must be at most KEEP_RATIO (and so must the ratio of
-    the medians), and a share KEEP_WINS of them below 1, so that neither a few lucky rounds nor a hair's
-    breadth decide. Or it must be no slower in the median and clearly steadier. For the series ``whole``,
-    WHOLE_KEEP_RATIO and WHOLE_KEEP_WINS take their places.
-    """
-    best, best_ratio = 0, 1.0
-    for index in range(1, len(times)):
-        ratios = [mine / base for mine, base in zip(times[index], times[0], strict=True)]
-        median = statistics.median(ratios)
-        wins = sum(ratio < 1 for ratio in ratios)
-        # Where times fall into two clusters, the ratios by round and that of the medians can disagree.
-        overall = max(median, statistics.median(times[index]) / statistics.median(times[0]))
-        needed, share = (WHOLE_KEEP_RATIO, WHOLE_KEEP_WINS) if index in whole else (KEEP_RATIO, KEEP_WINS)
-        quicker = overall <= needed and wins >= share * len(ratios)
-        # A quick model on several threads can be quick or slow by turns; what is as quick and steady is better.
-        mean = statistics.fmean(times[index]) / statistics.fmean(times[0])
-        steadier = overall <= 1 and mean <= STEADY_RATIO
-        if (quicker or steadier) and median < best_ratio:
-            best, best_ratio = index, median
-    return best
-
-
-def measure_interleaved(
-    peers: Sequence[Peer], *, progress: Callable[[int, int], None], rounds: int = ROUNDS
-) -> list[list[int]]:
-    """Time the peers in turn, round after round; returns per peer the ns of one run, per round.
-
-    Within a round each peer has one turn: a run that is not counted, then enough runs to fill TURN_NS,
-    of which the median counts. The order rotates, so that no peer always follows the same one. Turns on several cores
-    begin when the machine gives them all.
-    """
-    repeats = []
-    for peer in peers:
-        peer.run()
-        begin = time.perf_counter_ns()
-        peer.run()
-        repeats.append(max(1, min(100, TURN_NS // max(1, time.perf_counter_ns() - begin))))
-    series: list[list[int]] = [[] for _ in peers]
-    used = [max(peer.plan.lanes, *(segment.width for segment in peer.plan.segments)) for peer in peers]
-    meter = CoreMeter(max(used))
-    began = time.perf_counter_ns()
-    for number in range(rounds):
-        if number >= MIN_ROUNDS and time.perf_counter_ns() - began > LONGEST_NS:
-            break
-        progress(number, rounds)
-        for offset in range(len(peers)):
-            index = (number + offset) % len(peers)
-            run = peers[index].run
-            if used[index] > 1:
-                meter.await_cores(run)
-            run()
-            turn = []
-            for _ in range(repeats[index]):
-                begin = time.perf_counter_ns()
-                run()
-                turn.append(time.perf_counter_ns() - begin)
-            series[index].append(round(statistics.median(turn)))
-            if peers[index].spins:
-                time.sleep(SPIN_PAUSE_S)
-    progress(rounds, rounds)
-    return series
-
-
-def difference(expected: object, actual: object, *, tolerance: float = 1e-4) -> str:
-    """How two lists of outputs differ, or "" where they agree.
-
-    Bit for bit, or within ``tolerance`` of the largest magnitude of the output: another cut may let
-    the runtime choose another layout, and with it another order of additions.
-    """
-    if not isinstance(expected, Sequence) or not isinstance(actual, Sequence):
-        return "not comparable"
-    for position, (want, got) in enumerate(zip(expected, actual, strict=True)):
-        if want.shape != got.shape or want.dtype != got.dtype:
-            return f"output {position} is {got.dtype}{got.shape}, not {want.dtype}{want.shape}"
-        if np.array_equal(want, got, equal_nan=want.dtype.kind == "f"):
-            continue
-        if want.dtype.kind != "f":
-            return f"output {position} differs"
-        scale = max(1e-30, float(np.nanmax(np.abs(want.astype(np.float64)), initial=0.0)))
-        if not np.allclose(want, got, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
-            return f"output {position} differs beyond {tolerance:g} of its scale"
-    return ""
-
-
 def _uncut_peer(
     source: str | bytes,
-    session_options: Any,
+    request: PlanRequest,
     feeds: Mapping[str, Any],
     width: int,
-    model: Model,
-    cores: int,
 ) -> Peer:
-    made = runtime_options(session_options).to_session_options()
+    made = request.runtime.to_session_options()
     made.intra_op_num_threads = width
     session = StockSession(source, made, providers=["CPUExecutionProvider"])
     label = f"uncut, {width} thread{'s' if width > 1 else ''}"
     return Peer(
         label=label,
         run=lambda: session.run(None, feeds),
-        plan=uncut_plan(model, label, cores=cores, width=width),
+        plan=uncut_plan(request.model, label, cores=request.cores, width=width),
         spins=width > 1,
     )
 
@@ -511,16 +327,14 @@ def _cut_peer(
     label: str,
     model: Model,
     plan: Plan,
-    session_options: Any,
+    request: PlanRequest,
     feeds: Mapping[str, Any],
     *,
     spins: bool,
-    devices: Mapping[str, Backend] | None = None,
-    faults: FaultPolicy = DEFAULT_POLICY,
 ) -> Peer:
     planned = graph_for_backends(model, plan, feed_shapes(feeds))  # as the session does, so that what runs is measured
     executor = compile_plan(
-        model, plan, runtime_options(session_options), backends=devices, planned=planned, faults=faults
+        model, plan, request.runtime, backends=request.open_backends, planned=planned, faults=request.faults
     )
     graph = model.graph
     binder = FeedBinder(

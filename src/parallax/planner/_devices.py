@@ -27,6 +27,16 @@ from parallax.partition import (
     find_regions,
     make_offer,
 )
+from parallax.planner._candidates import (
+    HANDOVER_NS,
+    NO_PROVENANCE,
+    SEGMENT_OVERHEAD_NS,
+    PlanningContext,
+    Proposal,
+    build_plan,
+    host_machine,
+)
+from parallax.planner._lifting import BodyPlanner
 from parallax.profile import product_flops, surviving_tensors
 from parallax.schedule import (
     AdaptivePolicy,
@@ -43,16 +53,6 @@ from parallax.schedule import (
     row_proposals,
     simulate,
 )
-from parallax.session._candidates import (
-    HANDOVER_NS,
-    NO_PROVENANCE,
-    SEGMENT_OVERHEAD_NS,
-    PlanningContext,
-    Proposal,
-    build_plan,
-    host_machine,
-)
-from parallax.session._lifting import BodyPlanner
 
 logger = logging.getLogger(__name__)
 
@@ -305,7 +305,7 @@ def held_bytes(graph: OpGraph, plan: Plan, device: str) -> int:
 
 
 class DeviceBodyPlanner:
-    """Plans bodies of control flow for a device: see `parallax.session._lifting.BodyPlanner`.
+    """Plans bodies of control flow for a device: see `parallax.planner._lifting.BodyPlanner`.
 
     Args:
         backend: the device.

@@ -8,12 +8,14 @@ from typing import Final
 from parallax.machine import memory_limit_bytes
 from parallax.model import Model
 from parallax.partition import Partition, by_weight, crossing_bytes, unit_weights
+from parallax.planner._candidates import PlanningContext, Proposal
+from parallax.planner._choices import is_kept_whole
+from parallax.planner._planning import plan_model
+from parallax.planner._request import PlannedModel, PlanRequest
+from parallax.planner._tables import why_model_stays_whole
+from parallax.planner._whole import make_provenance
 from parallax.profile import surviving_tensors
 from parallax.schedule import Assignment, Plan, Schedule
-from parallax.session._candidates import PlanningContext, Proposal
-from parallax.session._options import PlanningOptions
-from parallax.session._planning import find_plan, why_model_stays_whole
-from parallax.session._whole import make_provenance, session_cores
 
 logger = logging.getLogger(__name__)
 
@@ -39,24 +41,25 @@ def binding_limit(weight_bytes: int, memory_limit: int | None) -> int | None:
     return limit if weight_bytes + PROCESS_BYTES > limit else None
 
 
-def find_plan_within(model: Model, options: PlanningOptions, memory_limit: int | None) -> Plan:
-    """`find_plan` for a bundle, or a chain of segments if weights do not fit into the memory it is to run in.
+def plan_model_within(request: PlanRequest, memory_limit: int | None) -> PlannedModel:
+    """`plan_model` for a bundle, or a chain of segments if weights do not fit into the memory it is to run in.
 
     Args:
-        model: in the shapes to plan for.
         memory_limit: as in `binding_limit`.
 
     Raises: BackendError if the runtime refuses the model.
     """
+    model = request.model
     limit = binding_limit(model.weight_bytes, memory_limit)
     if limit is None:
-        return find_plan(model, options, None)
+        return plan_model(request)
     shortage = f"{model.weight_bytes >> 20} MiB of weights do not fit into {limit >> 20} MiB of memory beside the rest"
-    obstacle = "it is to stay uncut" if options.is_kept_whole else why_model_stays_whole(model)
+    obstacle = "it is to stay uncut" if is_kept_whole(request) else why_model_stays_whole(model)
     if obstacle is not None:
         logger.warning("%s, and cannot be read segment by segment: %s", shortage, obstacle)
-        return find_plan(model, options, None)
-    return streamed_plan(model, cores=session_cores(options, None), room_bytes=limit, reason=shortage)
+        return plan_model(request)
+    plan = streamed_plan(model, cores=request.cores, room_bytes=limit, reason=shortage)
+    return PlannedModel(plan=plan, model=model)
 
 
 def streamed_plan(model: Model, *, cores: int, room_bytes: int, reason: str) -> Plan:

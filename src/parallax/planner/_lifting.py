@@ -28,9 +28,9 @@ from parallax.partition import (
     stands_alone,
     units_of,
 )
+from parallax.planner._candidates import HANDOVER_NS, SEGMENT_OVERHEAD_NS
 from parallax.profile import estimate_costs, surviving_tensors
 from parallax.schedule import CPU_BACKEND, BodyPlan, Plan, Segment
-from parallax.session._candidates import HANDOVER_NS, SEGMENT_OVERHEAD_NS
 
 LIFT_NS: Final = 45_000
 """What an iteration, or an If, takes longer in the engine than in the runtime. Measured with bodies of one and two

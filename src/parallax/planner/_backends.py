@@ -4,26 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, Final
-
-from parallax.errors import ConfigError
-from parallax.schedule import CPU_BACKEND
+from typing import Final
 
 UNASKED: Final = {"openvino": "openvino"}
 """Backends that compute on the CPU as precisely as the model asks for: tried unasked where their distribution (the
 value) is installed. Others are tried where they are named."""
-
-
-def check_backends(backends: Any) -> tuple[str, ...] | None:
-    """Raises: ConfigError unless None or names; whether they can be used here is found out when they are."""
-    if backends is None:
-        return None
-    if isinstance(backends, str) or not isinstance(backends, Sequence):
-        raise ConfigError(f"backends={backends!r} is no sequence of names", fix='write backends=("openvino",)')
-    for name in backends:
-        if not isinstance(name, str) or not name:
-            raise ConfigError(f"backends={backends!r} holds {name!r}", fix='give names, such as "openvino"')
-    return tuple(dict.fromkeys(name for name in backends if name != CPU_BACKEND))
 
 
 def installed_backends() -> tuple[str, ...]:

@@ -1,0 +1,63 @@
+"""From a question to a plan: what to run where, chosen from the tables of costs or measured.
+
+A `PlanRequest` holds all that a plan follows from, a `PlannedModel` the answer. Nothing here knows a session.
+"""
+
+from typing import TYPE_CHECKING
+
+from parallax import _lazy
+
+if TYPE_CHECKING:
+    from parallax.planner._candidates import PlanningContext, host_machine
+    from parallax.planner._choices import is_kept_whole, is_split_forced, is_unasked
+    from parallax.planner._default_policy import why_whole_at_sight
+    from parallax.planner._kept import remembered_plan
+    from parallax.planner._lifting import LIFT_NS
+    from parallax.planner._planning import plan_model
+    from parallax.planner._remembered import may_be_remembered
+    from parallax.planner._request import PlanDevice, PlannedModel, PlanRequest
+    from parallax.planner._rows import feed_shapes, graph_for_backends, planned_model
+    from parallax.planner._streaming import binding_limit, plan_model_within
+    from parallax.planner._tables import DEFAULT_MIN_GAIN
+    from parallax.planner._whole import uncut_plan
+else:
+    __getattr__, __dir__ = _lazy.exports(
+        __name__,
+        {
+            "_candidates": "PlanningContext host_machine",
+            "_choices": "is_kept_whole is_split_forced is_unasked",
+            "_default_policy": "why_whole_at_sight",
+            "_kept": "remembered_plan",
+            "_lifting": "LIFT_NS",
+            "_planning": "plan_model",
+            "_remembered": "may_be_remembered",
+            "_request": "PlanDevice PlanRequest PlannedModel",
+            "_rows": "feed_shapes graph_for_backends planned_model",
+            "_streaming": "binding_limit plan_model_within",
+            "_tables": "DEFAULT_MIN_GAIN",
+            "_whole": "uncut_plan",
+        },
+    )
+
+__all__ = [
+    "DEFAULT_MIN_GAIN",
+    "LIFT_NS",
+    "PlanDevice",
+    "PlanRequest",
+    "PlannedModel",
+    "PlanningContext",
+    "binding_limit",
+    "feed_shapes",
+    "graph_for_backends",
+    "host_machine",
+    "is_kept_whole",
+    "is_split_forced",
+    "is_unasked",
+    "may_be_remembered",
+    "plan_model",
+    "plan_model_within",
+    "planned_model",
+    "remembered_plan",
+    "uncut_plan",
+    "why_whole_at_sight",
+]

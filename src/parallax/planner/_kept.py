@@ -1,0 +1,59 @@
+"""Plans that tuning found and kept: under which key, and whether one is of use now."""
+
+from __future__ import annotations
+
+import logging
+
+from parallax.errors import PlanError
+from parallax.planner._backends import backend_tables, backend_versions, wanted_backends
+from parallax.planner._remembered import may_be_remembered, note_remembered
+from parallax.planner._request import PlanRequest
+from parallax.planner._rows import may_share_rows, planned_model
+from parallax.profile import Cache, machine_fingerprint
+from parallax.schedule import PLAN_FORMAT_VERSION, Plan, verify_plan
+
+logger = logging.getLogger(__name__)
+
+
+def plan_key(request: PlanRequest) -> str:
+    """Under which a tuned plan is kept: everything that measured figures depend on."""
+    runtime = request.runtime
+    backends = wanted_backends(request.backends)
+    return "|".join(
+        (
+            f"plan-{PLAN_FORMAT_VERSION}",
+            request.model.structure_digest,
+            machine_fingerprint(),
+            f"{request.cores} threads",
+            f"optimiser {runtime.graph_optimization_level}",
+            f"config {runtime.config}",
+            f"backends {backend_versions(backends)}",
+            f"devices {'; '.join(device.key for device in request.devices.values())}",
+            f"tables {backend_tables([*backends, *request.devices])}",
+        )
+    )
+
+
+def remember_plan(request: PlanRequest, plan: Plan) -> None:
+    """Keep the plan that tuning found, for `remembered_plan` on this machine."""
+    Cache(request.cache_dir).store(plan_key(request), plan.to_json())
+    note_remembered(request.model.structure_digest, request.cache_dir)
+
+
+def remembered_plan(request: PlanRequest) -> Plan | None:
+    """The plan that tuning found earlier for this model on this machine, if it is still readable."""
+    model = request.model
+    if not may_be_remembered(model.structure_digest, request.cache_dir):
+        return None
+    stored = Cache(request.cache_dir).load(plan_key(request))
+    if stored is None:
+        return None
+    try:
+        plan = Plan.from_json(stored)
+        if plan.rows_permille is not None and not may_share_rows(request):
+            return None
+        verify_plan(plan, len(planned_model(model, plan).graph.nodes))
+    except PlanError as error:
+        logger.warning("ignoring a kept plan that cannot be read: %s", error)
+        return None
+    return plan if plan.structure_digest == model.structure_digest else None

@@ -1,0 +1,79 @@
+"""What a planner is asked, and what it answers: plain records, so that whoever plans needs no session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from parallax.backends import Backend, FaultPolicy
+from parallax.backends.ort import RuntimeOptions
+from parallax.model import Model
+from parallax.schedule import Plan, Provenance
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, steps done, steps in all) during long work."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanDevice:
+    """An accelerator that a plan may use, opened."""
+
+    backend: Backend
+    room_bytes: int | None = None
+    """What it may hold of the model; None: as much as it likes."""
+    key: str = ""
+    """Names it, with its options, in the key of plans that are kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """One question to the planner: how to run this model here. See ``parallax.Options`` for what is named as there."""
+
+    model: Model
+    """In the shapes to plan for."""
+    cores: int
+    """How many of the processor's the plan may use."""
+    policy: str = "adaptive"
+    split: str = "auto"
+    min_gain: float | None = None
+    tune: bool = False
+    calibration: Mapping[str, Any] | None = None
+    """Feeds to tune with; None: random ones."""
+    cache_dir: Path | None = None
+    progress: Progress | None = None
+    backends: tuple[str, ...] | None = None
+    """Names of what may compute the whole model in place of ONNX Runtime's CPU kernels, where that is measured to be
+    quicker; None: those that are installed."""
+    devices: Mapping[str, PlanDevice] = field(default_factory=dict)
+    """By the names they were asked for, in order of preference."""
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+    """What segments inherit of the caller's session options."""
+    has_runtime_options: bool = False
+    """Whether these are the caller's: costs measured with them are not kept."""
+    faults: FaultPolicy = field(default_factory=FaultPolicy)
+    shares_rows: bool = True
+    """Whether plans for the model split by rows are of use where its shapes are fixed: not where those are for planning
+    alone, nor under a budget of memory, which is judged by the model as it is."""
+    plans_bodies: bool = True
+    """Whether bodies of control flow may get plans of their own."""
+
+    @property
+    def open_backends(self) -> dict[str, Backend]:
+        """The devices' backends, by the names they were asked for."""
+        return {name: device.backend for name, device in self.devices.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedModel:
+    """The planner's answer."""
+
+    plan: Plan
+    model: Model
+    """The model whose nodes the plan speaks of: the one that was asked for, or that with its layers split by rows."""
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where the plan is from, and what speaks for it."""
+        return self.plan.provenance

@@ -1,0 +1,150 @@
+"""A session's question to the planner, and what is made of the answer: a plan that fits, and its executor."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from parallax.engine import Executor, compile_plan
+from parallax.errors import ParallaxError
+from parallax.model import Model
+from parallax.planner import (
+    PlanDevice,
+    PlannedModel,
+    PlanRequest,
+    feed_shapes,
+    graph_for_backends,
+    may_be_remembered,
+    plan_model,
+    remembered_plan,
+    uncut_plan,
+)
+from parallax.schedule import CPU_BACKEND, Plan
+from parallax.session._given_options import why_given_options_stay_whole
+from parallax.session._keywords import check_calibration_names
+from parallax.session._options import PlanningOptions
+from parallax.session._providers import open_devices
+from parallax.session._runtime_options import lean_options, runtime_options
+from parallax.session._source import in_memory_if_small
+from parallax.session._whole import session_cores
+
+logger = logging.getLogger(__name__)
+
+
+def plan_request(model: Model, options: PlanningOptions, session_options: Any) -> PlanRequest:
+    """What the planner is asked for a session with these options.
+
+    Args:
+        model: in the shapes to plan for.
+        session_options: the caller's, or None.
+
+    Raises: as ``parallax.backends.open_backend``.
+    """
+    backends = open_devices(options.devices)
+    return PlanRequest(
+        model=model,
+        cores=session_cores(options, session_options),
+        policy=options.policy,
+        split=options.split,
+        min_gain=options.min_gain,
+        tune=options.tune,
+        calibration=options.calibration,
+        cache_dir=options.cache_dir,
+        progress=options.progress,
+        backends=options.backends,
+        devices={
+            device.name: PlanDevice(backend=backends[device.name], room_bytes=device.memory_bytes, key=device.key)
+            for device in options.devices
+        },
+        runtime=runtime_options(session_options),
+        has_runtime_options=session_options is not None,
+        faults=options.faults,
+        shares_rows=options.budget_bytes is None and options.shapes is None,
+    )
+
+
+def choose_plan(
+    model: Model, options: PlanningOptions, session_options: Any, fit: Callable[[Model, Plan], Plan]
+) -> tuple[Plan, Executor | None]:
+    """The plan for one session, and its executor if the model is split.
+
+    Args:
+        model: without the shapes of the options.
+        fit: makes a plan fit the memory: given the model in its planned shapes and the plan, it returns that plan with
+            peaks, or another.
+
+    Raises: as `parallax.planner.plan_model`; and as ``fit``.
+    """
+    # Shapes are for planning alone: segments made from the model as it is go on accepting others.
+    shaped = model if options.shapes is None else model.with_shapes(options.shapes)
+    check_calibration_names(options.calibration, model)
+    obstacle = _why_options_stay_whole(model, shaped, options, session_options)
+    if obstacle is not None:
+        cores = session_cores(options, session_options)
+        return fit(shaped, uncut_plan(model, obstacle, cores=cores)), None
+    request = plan_request(shaped, options, session_options)
+    planned = plan_model(request)
+    planned = replace(planned, plan=fit(planned.model, planned.plan))
+    if planned.plan.is_uncut:
+        return planned.plan, None
+    return _compiled(model, planned, request, options)
+
+
+def _compiled(
+    model: Model, planned: PlannedModel, request: PlanRequest, options: PlanningOptions
+) -> tuple[Plan, Executor | None]:
+    """The plan and its executor; the plan for the whole model and None where a backend fails to compile its part.
+
+    Args:
+        model: without the shapes of the options.
+
+    Raises: BackendError if ONNX Runtime refuses the CPU's part.
+    """
+    plan = planned.plan
+    parts = in_memory_if_small(model if plan.rows_permille is None else planned.model)
+    inherited = request.runtime
+    expected = {**feed_shapes(options.calibration or {}), **(options.shapes or {})}
+    if options.budget_bytes is not None:
+        inherited = lean_options(inherited)
+    elif not request.has_runtime_options and not all(info.is_static for info in model.graph.inputs):
+        # A memory pattern is one block for all that a segment makes in a run of these shapes, which no other shapes'
+        # block fits into: the allocator would come to hold one for each of the larger shapes.
+        inherited = replace(inherited, enable_mem_pattern=False)
+    prepared = graph_for_backends(parts, plan, expected)
+    try:
+        executor = compile_plan(
+            parts,
+            plan,
+            inherited,
+            backends=request.open_backends,
+            planned=prepared,
+            faults=options.faults,
+        )
+        return plan, executor
+    except ParallaxError as error:
+        if all(segment.backend == CPU_BACKEND for segment in plan.segments):
+            raise
+        # It could when the plan was measured; what it was installed for is not worth failing over.
+        logger.warning("a backend cannot do its part of the plan, so the CPU does it all: %s", error)
+        return uncut_plan(model, f"a backend failed to compile its part: {error}", cores=plan.cores), None
+
+
+def _why_options_stay_whole(model: Model, shaped: Model, options: PlanningOptions, session_options: Any) -> str | None:
+    """Why the caller's session options keep the model whole, or None."""
+    if session_options is None or (options.is_kept_whole and not options.devices):
+        return None
+    asked = options.devices or options.tune or options.min_gain is not None or options.split == "always"
+    if not asked and not _is_remembered(shaped, options, session_options):
+        # What they hold can be found out, but takes longer than opening a small model.
+        return (
+            'session options were given: a model is then split only on demand (tune=True, min_gain= or split="always")'
+        )
+    return why_given_options_stay_whole(session_options, model)
+
+
+def _is_remembered(shaped: Model, options: PlanningOptions, session_options: Any) -> bool:
+    if not may_be_remembered(shaped.structure_digest, options.cache_dir):
+        return False  # without reading the session options, which takes milliseconds
+    return remembered_plan(plan_request(shaped, options, session_options)) is not None
