@@ -253,6 +253,7 @@ def test_timelines_of_any_graph_are_consistent_and_never_promise_the_impossible(
 SCRIPT = """
 import random
 from parallax.partition import *
+from parallax.partition._segments import every_unit
 from tests.partition._graphs import graph_of_edges
 draw = random.Random(3)
 edges = [(draw.randrange(max(0, head - 9), head), head) for head in range(1, 150) for _ in range(draw.choice((1, 2)))]

@@ -78,6 +78,8 @@ class DeviceSpeed:
 
     def price(self, work: Work) -> Price:
         """What ``work`` should cost."""
+        from parallax.graph import Price  # whoever asks for prices has a planner loaded, and the graph with it
+
         seconds = sum(
             max(operator.flops / self.flops_per_s, operator.touched_bytes / self.memory_bytes_per_s)
             for operator in work.operators
