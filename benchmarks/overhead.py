@@ -23,7 +23,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 import parallax
 from parallax.backends.ort import CPU_DEVICE, RuntimeOptions
 from parallax.cli import quartiles, time_interleaved
-from parallax.engine import Executor, TraceRecorder, compile_plan
+from parallax.engine import Executor, SpanObserver, TraceRecorder, compile_plan
 from parallax.machine import available_cores
 from parallax.model import Model, load_model
 from parallax.partition._segments import every_unit
@@ -54,9 +54,10 @@ def chain_plan(model: Model, *, lanes: int) -> Plan:
 def check_lanes(executor: Executor, feeds: dict[str, Any], outputs: list[str]) -> None:
     """Stop unless a run really changes lanes after every segment."""
     recorder = TraceRecorder()
-    executor.trace_sink = recorder
+    observer = SpanObserver(recorder)
+    executor.events.add(observer)
     executor.run(feeds, outputs)
-    executor.trace_sink = None
+    executor.events.remove(observer)
     lanes = [span.lane for span in sorted(recorder.take(), key=lambda span: span.segment)]
     if lanes != [index % 2 for index in range(len(executor.segments))]:
         raise SystemExit(f"segments ran on lanes {lanes}, not in turn")

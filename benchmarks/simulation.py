@@ -27,7 +27,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 from parallax import zoo
 from parallax.backends.ort import CPU_DEVICE, RuntimeOptions
 from parallax.cli import Timing, time_interleaved
-from parallax.engine import Executor, TraceRecorder, compile_plan, lane_pool
+from parallax.engine import Executor, SpanObserver, TraceRecorder, compile_plan, lane_pool
 from parallax.engine._trace import median_durations
 from parallax.machine import available_cores
 from parallax.model import load_model
@@ -98,7 +98,8 @@ def measure_model(name: str, *, threads: int, runs: int) -> list[dict[str, Any]]
         calls[label] = lambda: executor.run(values, outputs)
         calls[ALONE] = lambda: alone.run(values, outputs)
         calls[BESIDE] = lambda: on_every_lane(lambda: copy.run(values, outputs), best.schedule.lanes)
-        alone.trace_sink, copy.trace_sink = spans, beside
+        alone.events.add(SpanObserver(spans))
+        copy.events.add(SpanObserver(beside))
     say(f"{name}: timing")
     timings = time_interleaved(calls, rounds=runs, cores=threads)
     contention: float | None = None

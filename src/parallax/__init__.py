@@ -52,6 +52,7 @@ else:
             "bundle",
             "engine",
             "errors",
+            "events",
             "graph",
             "machine",
             "memory",

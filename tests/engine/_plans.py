@@ -28,7 +28,13 @@ def segment_model(operator: str, inputs: Sequence[str], output: str, **attribute
 
 
 def executor(
-    steps: Sequence[Step], outputs: Sequence[str], *, pool: LanePool, lanes: int = 2, cores: int = 2
+    steps: Sequence[Step],
+    outputs: Sequence[str],
+    *,
+    pool: LanePool,
+    lanes: int = 2,
+    cores: int = 2,
+    peak_bytes: int = 0,
 ) -> Executor:
     """Model input: "x". Each step is a segment; it depends on the steps that make its inputs."""
     producer: dict[str, int] = {}
@@ -47,6 +53,7 @@ def executor(
                 priority=len(steps) - index,
                 lane=None,
                 cost_ns=1000,
+                peak_bytes=peak_bytes,
                 reason="hand-made",
             )
         )

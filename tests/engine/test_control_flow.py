@@ -201,9 +201,9 @@ def test_loop_state_is_handed_on_without_copies(monkeypatch: pytest.MonkeyPatch)
     returned: list[int] = []
     run = inner.run
 
-    def watched(feeds: Any, outputs: Any, *rest: Any) -> Any:
+    def watched(feeds: Any, outputs: Any, *rest: Any, **more: Any) -> Any:
         fed.append(feeds["v"].data_ptr())
-        made = run(feeds, outputs, *rest)
+        made = run(feeds, outputs, *rest, **more)
         returned.append(made[list(outputs).index("v_out")].data_ptr())
         return made
 

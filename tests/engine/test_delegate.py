@@ -15,7 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.backends import CompiledModel, CompileOptions, Place, open_backend
 from parallax.backends.ort import CPU_DEVICE, RuntimeOptions
-from parallax.engine import TraceRecorder, compile_plan
+from parallax.engine import SpanObserver, TraceRecorder, compile_plan
 from parallax.errors import BackendError, ConfigError, RunCancelled, SegmentError
 from parallax.model import Model, SegmentModel, load_model
 from parallax.planner._placing import plan_whole_on
@@ -54,7 +54,7 @@ def test_a_whole_model_elsewhere_gives_what_was_asked_for() -> None:
         for made, name in zip(executor.run({"x": value}, names), names, strict=True):
             np.testing.assert_array_equal(made.numpy(), X + X if name == "y" else -X)
     recorder = TraceRecorder()
-    executor.trace_sink = recorder
+    executor.events.add(SpanObserver(recorder))
     executor.run({"x": value}, ["y"])
     assert [span.name for span in recorder.take()] == ["whole_model"]
 

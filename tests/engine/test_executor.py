@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.engine import SegmentSpan, TraceRecorder
+from parallax.engine import SegmentSpan, SpanObserver, TraceRecorder
 from parallax.engine._lanes import LanePool
 from parallax.errors import ParallaxError, RunCancelled, SegmentError
 from tests.engine._graphs import value
@@ -116,7 +116,7 @@ def test_trace_has_one_span_per_segment_that_respects_dependencies(pool: LanePoo
     steps, top = ladder(3)
     made = executor(steps, [top], pool=pool)
     recorder = TraceRecorder()
-    made.trace_sink = recorder
+    made.events.add(SpanObserver(recorder))
     made.run({"x": value(np.ones(10))}, [top])
     spans = {span.segment: span for span in recorder.take()}
     assert sorted(spans) == list(range(9))
@@ -135,9 +135,10 @@ def test_a_broken_trace_sink_is_detached_and_the_run_goes_on(pool: LanePool, cap
 
     steps, top = ladder(1)
     made = executor(steps, [top], pool=pool)
-    made.trace_sink = Broken()
+    sink = SpanObserver(Broken())
+    made.events.add(sink)
     assert made.run({"x": value([-1.0])}, [top])[0].numpy() == 1.0
-    assert made.trace_sink is None
+    assert sink not in made.events
     assert "detached" in caplog.text
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import parallax
-from parallax.engine import SinkHolder, TraceRecorder
+from parallax.engine import TraceRecorder
 from parallax.session._state import NOT_OPEN, Opened, SessionState, check_transition
 from tests.session._dropin import branches_answer, branches_model, ramp
 
@@ -36,7 +36,6 @@ def in_state(state: SessionState) -> Opened:
     session = parallax.InferenceSession(MODEL, **SPLIT)
     return Opened(
         state=state,
-        tracer=SinkHolder(),
         split=session._opened.split if state is SessionState.SPLIT else None,
         direct=print if state is SessionState.DIRECT else None,
     )
@@ -63,7 +62,8 @@ def test_a_state_has_what_it_runs(state: SessionState) -> None:
     ("keywords", "state"),
     [
         ({"split": "never"}, SessionState.DIRECT),
-        ({"split": "never", "trace": TraceRecorder()}, SessionState.WHOLE),
+        ({"split": "never", "trace": TraceRecorder()}, SessionState.DIRECT),
+        ({"split": "never", "observers": [print]}, SessionState.DIRECT),
         ({"split": "never", "memory_budget": "1GiB"}, SessionState.WHOLE),
         ({"split": "never", "idle_trim_s": 60}, SessionState.WHOLE),
         (SPLIT, SessionState.SPLIT),

@@ -98,6 +98,11 @@ def compile_guarded(
 class GuardedModel:
     """A compiled part that another can stand in for. ``failures`` and ``stood_in`` count runs.
 
+    Attributes:
+        backend: the delegate's name.
+        on_set_aside: called with what the delegate failed with, and the seconds after which it may try again (None:
+            never), whenever it is set aside. In the thread of the run that failed, without a lock held.
+
     Args:
         delegate: runs it as long as it behaves.
         spare: makes the other one, once, when it is needed.
@@ -121,7 +126,9 @@ class GuardedModel:
         self._delegate = delegate
         self._make_spare = spare
         self._spare: CompiledModel | None = None
-        self._delegate_name = what
+        self.backend = what
+        self.on_set_aside: Callable[[str, float | None], object] | None = None
+        self._here = _InThread()
         self._what = f"{what}, segment {part!r}" if part else what
         self._complaints = Complaints() if complaints is None else complaints
         self._policy = policy
@@ -149,6 +156,11 @@ class GuardedModel:
         with self._lock:
             return self._breaker.is_open
 
+    @property
+    def has_stood_in(self) -> bool:
+        """Whether the spare computed what this thread ran last."""
+        return self._here.has_stood_in
+
     def run_with_ort_values(
         self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None
     ) -> Sequence[Any]:
@@ -174,6 +186,7 @@ class GuardedModel:
     def _run(
         self, call: Callable[[CompiledModel, Mapping[str, Any]], Mapping[str, Any]], feeds: Mapping[str, Any]
     ) -> Mapping[str, Any]:
+        self._here.has_stood_in = False
         with self._lock:
             may_try = self._breaker.may_try(self._clock())
         if may_try:
@@ -257,6 +270,7 @@ class GuardedModel:
             if self._spare is None:
                 self._spare = self._make_spare()
             spare = self._spare
+        self._here.has_stood_in = True
         with self._lock:
             self.stood_in += 1
         return call(spare, {name: fed if is_on_host(fed) else _copy(fed, None) for name, fed in feeds.items()})
@@ -275,7 +289,7 @@ class GuardedModel:
             opened = self._breaker.failed(self._clock())
             if for_good:
                 self._breaker.give_up()
-            level = logging.DEBUG if self._has_complained else self._complaints.level(self._delegate_name)
+            level = logging.DEBUG if self._has_complained else self._complaints.level(self.backend)
             self._has_complained = True
         logger.log(
             level,
@@ -285,6 +299,14 @@ class GuardedModel:
         )
         if for_good or opened:
             logger.info("%s is set aside%s", self._what, "" if for_good else f" for {self._policy.retry_s:g} s")
+            if self.on_set_aside is not None:
+                self.on_set_aside(error.what, None if for_good else self._policy.retry_s)
+
+
+class _InThread(threading.local):
+    """What is known of the last run of a thread."""
+
+    has_stood_in = False
 
 
 class _DeadlineError(BackendError):

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from parallax.engine._feeds import FeedBinder, FeedSpec, is_feedable
     from parallax.engine._interrupt import run_interruptibly
     from parallax.engine._lanes import lane_pool
+    from parallax.engine._observers import EventRecorder, EventStream, Observer
     from parallax.engine._run import RunBudget
+    from parallax.engine._run_events import SingleRun, begin_whole_run
     from parallax.engine._segment import CompiledSegment
     from parallax.engine._sketch import sketch_outline, stated_type
     from parallax.engine._trace import (
         SegmentSpan,
-        SinkHolder,
+        SpanObserver,
         TraceRecorder,
         TraceSink,
         trace_durations,
@@ -36,10 +38,12 @@ else:
             "_feeds": "FeedBinder FeedSpec is_feedable",
             "_interrupt": "run_interruptibly",
             "_lanes": "lane_pool",
+            "_observers": "EventRecorder EventStream Observer",
             "_run": "RunBudget",
+            "_run_events": "SingleRun begin_whole_run",
             "_segment": "CompiledSegment",
             "_sketch": "sketch_outline stated_type",
-            "_trace": "SegmentSpan SinkHolder TraceRecorder TraceSink trace_durations write_chrome_trace",
+            "_trace": "SegmentSpan SpanObserver TraceRecorder TraceSink trace_durations write_chrome_trace",
             "_watch": "RunLastsError run_watched",
         },
     )
@@ -47,15 +51,20 @@ else:
 __all__ = [
     "CompiledSegment",
     "Declaration",
+    "EventRecorder",
+    "EventStream",
     "Executor",
     "FeedBinder",
     "FeedSpec",
+    "Observer",
     "RunBudget",
     "RunLastsError",
     "SegmentSpan",
-    "SinkHolder",
+    "SingleRun",
+    "SpanObserver",
     "TraceRecorder",
     "TraceSink",
+    "begin_whole_run",
     "compile_plan",
     "declared_outputs",
     "is_feedable",

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +24,17 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 from parallax.backends.ort import TERMINATED, RuntimeOptions, empty_host_value, host_bytes, load_session, make_session
 from parallax.engine._delegate import StandInSession
 from parallax.engine._executor import Executor
-from parallax.engine._failures import segment_failure
 from parallax.engine._lanes import InnerLanes, Lanes, lane_pool
 from parallax.engine._segment import CompiledSegment
 from parallax.errors import PlanError, SegmentError
 from parallax.graph import ELEMENT_TYPES, Node
 from parallax.model import Body, Model, SegmentModel, scan_axes
 from parallax.schedule import Plan, Segment
+
+if TYPE_CHECKING:
+    from parallax.engine._observers import EventStream
+    from parallax.engine._run_events import Scope
+    from parallax.engine._transfers import Transfers
 
 CompileBody = Callable[[Body[Model], Plan, RuntimeOptions, Lanes], Executor]
 
@@ -130,8 +134,24 @@ class ControlFlowSession(StandInSession):
 
         Raises: what the engine or the runtime raises for a part of a body.
         """
+        return self._run(None, feeds, outputs, run_options)
+
+    def run_within(
+        self, scope: Scope, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None
+    ) -> Sequence[Any]:
+        """See `StandInSession`; runs of the bodies belong to the scope."""
+        return self._run(scope, feeds, outputs, run_options)
+
+    def report_to(self, stream: EventStream, segment: str, transfers: Transfers) -> None:
+        """See `StandInSession`."""
+        for body in self._operator.bodies.values():
+            body.executor.report_to(stream)
+
+    def _run(
+        self, scope: Scope | None, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any
+    ) -> Sequence[Any]:
         values = {**self._constants, **feeds}
-        made = self._operator.run(values, run_options)
+        made = self._operator.run(values, run_options, scope)
         if made is None:
             return self._spare.run(feeds, outputs, run_options)
         taken = {id(value) for value in values.values()}
@@ -176,30 +196,33 @@ class _Body:
         self._outputs = body.outputs
         self._computed = list(dict.fromkeys(name for name in body.outputs if name not in formal))
         # What takes one call needs no dispatcher.
-        self._only = executor.segments[0] if len(executor.segments) == 1 else None
+        self._only = executor.segments[0].inputs if len(executor.segments) == 1 else None
 
     def captured(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Feeds for the captures alone."""
         return {name: values[name] for name in self.captures}
 
-    def run(self, feeds: Mapping[str, Any], options: Any) -> list[Any]:
-        """The formal outputs, in order. Feeds that are handed through are returned as they are."""
+    def run(self, feeds: Mapping[str, Any], options: Any, scope: Scope | None, number: int = 0) -> list[Any]:
+        """The formal outputs, in order. Feeds that are handed through are returned as they are.
+
+        Args:
+            scope: the observed run that this is part of.
+            number: of the iteration.
+        """
         computed = self._computed
-        only = self._only
+        inside = None if scope is None else scope.inside(self.attribute, number)
+        made: Sequence[Any]
         try:
-            made = self.executor.run(feeds, computed, options) if only is None else self._call(only, feeds, options)
+            if self._only is None:
+                made = self.executor.run(feeds, computed, options, inside=inside)
+            else:
+                fed = {name: feeds[name] for name in self._only}
+                made = self.executor.run_single(fed, computed, options, inside)
         except SegmentError as error:
             where = f"body {self.attribute!r}, {error.where}"
             raise type(error)(error.what, segment=error.segment, nodes=error.nodes, where=where) from error
         found = dict(zip(computed, made, strict=True))
         return [found[name] if name in found else feeds[name] for name in self._outputs]
-
-    def _call(self, segment: CompiledSegment, feeds: Mapping[str, Any], options: Any) -> list[Any]:
-        fed = {name: feeds[name] for name in segment.inputs}
-        try:
-            return list(segment.session.run_with_ort_values(fed, self._computed, options))
-        except Exception as error:
-            raise segment_failure(error, segment=segment.name, nodes=segment.node_names) from error
 
 
 class _Operator(Protocol):
@@ -208,7 +231,7 @@ class _Operator(Protocol):
         """By attribute."""
         ...
 
-    def run(self, values: Mapping[str, Any], options: Any) -> Mapping[str, Any] | None:
+    def run(self, values: Mapping[str, Any], options: Any, scope: Scope | None) -> Mapping[str, Any] | None:
         """Outputs by name; values that were fed may be among them. None: leave this run to the runtime."""
         ...
 
@@ -220,12 +243,12 @@ class _If:
         self.bodies = bodies
         self._node = node
 
-    def run(self, values: Mapping[str, Any], options: Any) -> Mapping[str, Any] | None:
+    def run(self, values: Mapping[str, Any], options: Any, scope: Scope | None) -> Mapping[str, Any] | None:
         condition = _single(values[self._node.inputs[0]], _BOOL)
         if condition is None:
             return None
         body = self.bodies["then_branch" if condition else "else_branch"]
-        return dict(zip(self._node.outputs, body.run(body.captured(values), options), strict=False))
+        return dict(zip(self._node.outputs, body.run(body.captured(values), options, scope), strict=False))
 
 
 class _Loop:
@@ -244,7 +267,7 @@ class _Loop:
             (1,) * len(self._body.shapes[name]) for name in self._body.inputs[:2]
         )
 
-    def run(self, values: Mapping[str, Any], options: Any) -> Mapping[str, Any] | None:
+    def run(self, values: Mapping[str, Any], options: Any, scope: Scope | None) -> Mapping[str, Any] | None:
         most = _single(values[self._count], _INT64) if self._count else None
         go = _single(values[self._condition], _BOOL) if self._condition else True
         if go is None or (self._count and most is None):
@@ -263,7 +286,7 @@ class _Loop:
             _check_terminate(options)
             feeds[number_name] = _scalar(number, _INT64, self._number_shape)
             feeds.update(zip(self._states, state, strict=True))
-            condition, *made = body.run(feeds, options)
+            condition, *made = body.run(feeds, options, scope, number)
             state = made[: len(state)]
             for stack, value in zip(collected, made[len(state) :], strict=False):
                 stack.append(value)
@@ -304,7 +327,7 @@ class _Scan:
             )
         )
 
-    def run(self, values: Mapping[str, Any], options: Any) -> Mapping[str, Any] | None:
+    def run(self, values: Mapping[str, Any], options: Any, scope: Scope | None) -> Mapping[str, Any] | None:
         sliced = []
         for name, formal, axis, backwards in self._scanned:
             value = values[name]
@@ -325,7 +348,7 @@ class _Scan:
             feeds.update(zip(self._states, state, strict=True))
             for formal, slices, backwards in sliced:
                 feeds[formal] = slices.take(length - 1 - number if backwards else number)
-            made = body.run(feeds, options)
+            made = body.run(feeds, options, scope, number)
             state = made[: len(state)]
             for stack, value in zip(collected, made[len(state) :], strict=False):
                 stack.append(value)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.backends import CompiledModel, Place
+from parallax.backends import HOST_MEMORY, CompiledModel, Place
+from parallax.engine._observers import EventStream
+from parallax.schedule import CPU_BACKEND
+
+if TYPE_CHECKING:
+    from parallax.engine._run_events import Scope, Transfer, Values
+    from parallax.engine._transfers import Transfers
 
 _CPU_PROVIDER: Final = "CPUExecutionProvider"
 
 
-class StandInSession:
+class StandInSession(ABC):
     """Asked like ONNX Runtime's C session.
 
     Args:
@@ -32,6 +39,40 @@ class StandInSession:
         self.input_epdevices = [device for device in C.get_ep_devices() if device.ep_name == _CPU_PROVIDER][:1]
         self.get_profiling_start_time_ns = 0
 
+    @abstractmethod
+    def run_with_ort_values(
+        self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None
+    ) -> Sequence[Any]:
+        """Run once, as ONNX Runtime's C session does."""
+
+    def run_within(
+        self, scope: Scope, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None
+    ) -> Sequence[Any]:
+        """`run_with_ort_values` in an observed run. ``scope``: what runs inside belongs there."""
+        return self.run_with_ort_values(feeds, outputs, run_options)
+
+    def report_to(self, stream: EventStream, segment: str, transfers: Transfers) -> None:  # noqa: B027
+        """From now on, tell this stream what happens beside runs; by default, that is nothing.
+
+        Args:
+            segment: name of what this session runs.
+            transfers: which of its tensors go to another memory and back.
+        """
+
+    @property
+    def has_stood_in(self) -> bool:
+        """Whether the processor computed what this thread ran last, in the place of the backend that was planned."""
+        return False
+
+    def transfers(self, read: Values, made: Values) -> Sequence[Transfer]:
+        """What went to another memory and back in what this thread ran last.
+
+        Args:
+            read: what it was given.
+            made: its outputs.
+        """
+        return ()
+
     def get_providers(self) -> list[str]:
         """Where its values live: with the runtime's CPU provider."""
         return [_CPU_PROVIDER]
@@ -39,6 +80,19 @@ class StandInSession:
     def get_provider_options(self) -> dict[str, dict[str, str]]:
         """None were set."""
         return {_CPU_PROVIDER: {}}
+
+
+@runtime_checkable
+class _Guarded(Protocol):
+    """A compiled part that the processor stands in for where the backend fails."""
+
+    backend: str
+    on_set_aside: Callable[[str, float | None], object] | None
+
+    @property
+    def has_stood_in(self) -> bool:
+        """Whether the processor computed what this thread ran last."""
+        ...
 
 
 class DelegatedSession(StandInSession):
@@ -54,6 +108,8 @@ class DelegatedSession(StandInSession):
         super().__init__(described)
         self.model = model
         self._kept = frozenset(kept)
+        self._guard = model if isinstance(model, _Guarded) else None
+        self._planned: Transfers | None = None
 
     def run_with_ort_values(
         self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None
@@ -64,3 +120,51 @@ class DelegatedSession(StandInSession):
         targets = {name: None if name in self._kept else Place.HOST for name in outputs}
         made = self.model.run_bound(feeds, targets, run_options)
         return [made[name] for name in outputs]
+
+    def report_to(self, stream: EventStream, segment: str, transfers: Transfers) -> None:
+        """See `StandInSession`: where the backend is set aside, the stream is told."""
+        self._planned = transfers
+        guard = self._guard
+        if guard is not None:
+            backend = guard.backend
+
+            def tell(reason: str, retry_s: float | None) -> None:
+                if stream.attached:
+                    from parallax.engine._run_events import tell_set_aside
+
+                    tell_set_aside(stream, backend, segment, reason, retry_s)
+
+            guard.on_set_aside = tell
+
+    @property
+    def has_stood_in(self) -> bool:
+        """See `StandInSession`."""
+        return self._guard is None or self._guard.has_stood_in
+
+    def transfers(self, read: Values, made: Values) -> Sequence[Transfer]:
+        """See `StandInSession`. A memory that the processor reads is one in name, where moves are those that were
+        planned."""
+        from parallax.backends.ort import is_on_host
+        from parallax.engine._run_events import Transfer
+
+        memory = self.model.memory
+        if self._planned is None or self.has_stood_in or memory == HOST_MEMORY:
+            return ()
+        here, there, planned = HOST_MEMORY.name, memory.name, self._planned
+
+        def moves(name: str, value: Any, names: Collection[str]) -> bool:
+            return value is not None and (name in names if memory.is_host else is_on_host(value))
+
+        to_it = [Transfer(name, value, here, there) for name, value in read if moves(name, value, planned.inputs)]
+        back = [Transfer(name, value, there, here) for name, value in made if moves(name, value, planned.outputs)]
+        return (*to_it, *back)
+
+
+def transfers_of(session: Any, read: Values, made: Values, *, has_failed: bool = False) -> Sequence[Transfer]:
+    """What went to another memory and back in what this thread ran last with a session of whatever kind."""
+    return session.transfers(read, made) if isinstance(session, StandInSession) and not has_failed else ()
+
+
+def backend_of(session: Any) -> str | None:
+    """What computed that, where it is not what was planned; else None."""
+    return CPU_BACKEND if isinstance(session, StandInSession) and session.has_stood_in else None

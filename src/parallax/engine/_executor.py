@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
@@ -21,23 +21,25 @@ from parallax.backends.ort import AllocatorUser, shrink_shared_allocator
 from parallax.engine._advice import WeightAdvisor
 from parallax.engine._arenas import ArenaPool, ArenaUsage, Context, Layout, Wiring
 from parallax.engine._boundary import BoundaryPlanner
-from parallax.engine._delegate import DelegatedSession
-from parallax.engine._failures import segment_failure
+from parallax.engine._delegate import DelegatedSession, StandInSession, backend_of, transfers_of
 from parallax.engine._lanes import Lanes
 from parallax.engine._moves import Move
+from parallax.engine._observers import EventStream
 from parallax.engine._run import Run, RunBudget
 from parallax.engine._segment import CompiledSegment
 from parallax.engine._sketch import proven_type, sketch_outline, stated_type
-from parallax.engine._trace import SinkHolder
 from parallax.errors import InternalError
 from parallax.machine import bind_here, every_core, unbind
 from parallax.memory import MemoryOutline
-from parallax.schedule import DispatchTable, Plan
+from parallax.schedule import CPU_BACKEND, DispatchTable, Plan
+
+if TYPE_CHECKING:
+    from parallax.engine._run_events import Inside, RunEvents
 
 logger = logging.getLogger(__name__)
 
 
-class Executor(SinkHolder):
+class Executor:
     """Runs a plan. Thread-safe: every run has its own state.
 
     Args:
@@ -50,6 +52,7 @@ class Executor(SinkHolder):
             segments tell of their types has to do.
         moves: segments that need not run where their tensors lie well in the arena (`find_moves`).
         has_arenas: whether boundary tensors may lie in arenas.
+        events: what observers are attached to; a stream of its own by default.
         advisor: is told around each segment, outside any lock. One that fails is detached and the error logged.
     """
 
@@ -65,8 +68,8 @@ class Executor(SinkHolder):
         advisor: WeightAdvisor | None = None,
         moves: Sequence[Move] = (),
         has_arenas: bool = True,
+        events: EventStream | None = None,
     ) -> None:
-        super().__init__()
         self.plan = plan
         self.segments = tuple(segments)
         self.pool = pool
@@ -113,6 +116,9 @@ class Executor(SinkHolder):
             for index, segment in enumerate(self.segments)
             if segment.width == len(self.cores) > 1 and not isinstance(segment.session, DelegatedSession)
         )
+        self._is_mixed = any(segment.backend != CPU_BACKEND or segment.bodies for segment in plan.segments)
+        self._outputs = tuple(outputs)
+        self.observe(EventStream() if events is None else events)
         self._plain = Layout(self.wiring, len(slots), None, None)
         self._arenas = self._make_arenas(outline, list(slots)[:input_count], outputs, moves) if has_arenas else None
         self._has_warned = False
@@ -163,6 +169,7 @@ class Executor(SinkHolder):
         run_options: Any = None,
         *,
         budget: RunBudget | None = None,
+        inside: Inside | None = None,
     ) -> list[Any]:
         """Run once.
 
@@ -171,6 +178,7 @@ class Executor(SinkHolder):
             outputs: names to return, in order; they may repeat.
             run_options: the caller's RunOptions, seen by every segment, or None.
             budget: what segments that run at the same time may need together (`Segment.peak_bytes`); None: no limit.
+            inside: the observed run that this one is part of, and its observers; None: those that are attached here.
 
         Returns: C OrtValues, owned by the caller: no later run writes to them.
 
@@ -179,15 +187,15 @@ class Executor(SinkHolder):
             RunCancelled: ``run_options.terminate`` was set.
             KeyboardInterrupt: after everything in flight was told to stop and has ended.
         """
-        if self._runs_alone and self.trace_sink is None:
-            return self._run_alone(feeds, outputs, run_options)
+        if self._runs_alone:
+            return self._run_alone(feeds, outputs, run_options, inside)
         arenas = self._arenas
         if arenas is not None:
             taken = arenas.take(feeds)
             if taken is not None:
                 context, layout = taken
                 try:
-                    run = self._run(layout, feeds, run_options, budget)
+                    run = self._run(layout, feeds, run_options, budget, inside)
                 except BaseException:
                     arenas.discard(context)
                     raise
@@ -198,20 +206,65 @@ class Executor(SinkHolder):
                 else:
                     self._conclude(arenas, context, layout, run)
                     return self._results(run, outputs)
-        return self._results(self._run(self._plain, feeds, run_options, budget), outputs)
+        return self._results(self._run(self._plain, feeds, run_options, budget, inside), outputs)
 
-    def _run_alone(self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any) -> list[Any]:
+    def observe(self, events: EventStream) -> None:
+        """Tell the observers of this stream what happens in runs that begin from now on."""
+        self.events = events
+        self.report_to(events)
+
+    def report_to(self, events: EventStream) -> None:
+        """Tell this stream what happens beside runs, also in plans inside segments."""
+        if self._is_mixed:
+            from parallax.engine._transfers import find_transfers
+
+            for segment, transfers in zip(self.segments, find_transfers(self.plan, self._outputs), strict=True):
+                if isinstance(segment.session, StandInSession):
+                    segment.session.report_to(events, segment.name, transfers)
+
+    def _observed(self, inside: Inside | None, budget: RunBudget | None = None) -> RunEvents:
+        from parallax.engine._run_events import RunEvents
+
+        return RunEvents(self.events, self.plan, inside, waited_ns=0 if budget is None else budget.waited_ns)
+
+    def _run_alone(
+        self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any, inside: Inside | None
+    ) -> list[Any]:
         """A whole model on another backend: there is nothing to dispatch, and cold code costs more than it looks."""
         (segment,) = self.segments
         inputs = {name: feeds[name] for name in segment.inputs if name in feeds}
         # Backends refuse to run for nothing, though a caller may only want to know that it runs.
         names = [name for name in dict.fromkeys(outputs) if name in segment.outputs] or list(segment.outputs)
-        try:
-            made = segment.session.run_with_ort_values(inputs, names, run_options)
-        except Exception as error:
-            raise segment_failure(error, segment=segment.name, nodes=segment.node_names) from error
+        made = self.run_single(inputs, names, run_options, inside)
         values = {**feeds, **dict(zip(names, made, strict=True))}
         return [values[name] for name in outputs]
+
+    def run_single(
+        self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any, inside: Inside | None
+    ) -> Sequence[Any]:
+        """Run a plan of one segment, without a dispatcher.
+
+        Args:
+            feeds: of the segment, and no others.
+            outputs: of the segment, without repetitions.
+            inside: see `run`.
+
+        Raises: SegmentError, RunCancelled as `run`.
+        """
+        (segment,) = self.segments
+        if inside is None and not self.events.attached:
+            return segment.run(feeds, outputs, run_options)
+        from parallax.engine._run_events import SingleRun
+
+        observed = SingleRun(self._observed(inside))
+        try:
+            made = segment.run(feeds, outputs, run_options)
+        except BaseException as error:
+            observed.fail(error)
+            raise
+        session, read, results = segment.session, tuple(feeds.items()), tuple(zip(outputs, made, strict=False))
+        observed.end(read, results, transfers=transfers_of(session, read, results), backend=backend_of(session))
+        return made
 
     def memory(self) -> ArenaUsage:
         """What the arenas of this executor's runs take; all 0 for a plan without any."""
@@ -232,7 +285,14 @@ class Executor(SinkHolder):
         shrink_shared_allocator()
         return returned
 
-    def _run(self, layout: Layout, feeds: Mapping[str, Any], run_options: Any, budget: RunBudget | None) -> Run:
+    def _run(
+        self,
+        layout: Layout,
+        feeds: Mapping[str, Any],
+        run_options: Any,
+        budget: RunBudget | None,
+        inside: Inside | None,
+    ) -> Run:
         """Run to the end, well or not: then ``failure`` says so."""
         values = layout.values.copy()
         slots = self._slots
@@ -242,17 +302,20 @@ class Executor(SinkHolder):
         lease = self.pool.lease(self.plan.cores, queues=sum(lane > 0 for lane in self.table.queues))
         run: Run | None = None
         bound = None
+        events = self._observed(inside, budget) if self.events.attached or inside is not None else None
         try:
             if lease.is_all and self._has_lanes:
                 # Lanes keep off the caller's core, so it must not be put on theirs in the middle of the run.
                 bound = bind_here()
-            run = Run(self, layout, values, run_options, lease, None if budget is None else budget.limit_bytes)
+            limit_bytes = None if budget is None else budget.limit_bytes
+            run = Run(self, layout, values, run_options, lease, limit_bytes, events)
             if budget is not None:
                 budget._bind(run)
             run.drive()
-        except BaseException:
+        except BaseException as error:
             if run is not None:
                 run.abort()
+                run.tell_ended(error)
             raise
         finally:
             self.pool.give_back(lease)

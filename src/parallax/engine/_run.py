@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Sequence
@@ -12,22 +11,22 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.backends.ort import is_termination
 from parallax.engine._arenas import Layout, Step, run_bound
+from parallax.engine._delegate import StandInSession, backend_of, transfers_of
 from parallax.engine._failures import segment_failure
 from parallax.engine._lanes import Lane, Lease
 from parallax.engine._mailbox import Mailbox
 from parallax.engine._place import Shape
-from parallax.engine._trace import SegmentSpan, TraceSink
 from parallax.errors import InternalError, ParallaxError
 from parallax.machine import move_to_first_of, unbind
 from parallax.schedule import Dispatcher, Start
 
 if TYPE_CHECKING:
     from parallax.engine._executor import Executor
+    from parallax.engine._run_events import EndedSegment, RunEvents
 
 # How long the calling thread spins for the end of its run before it parks.
 CALLER_SPIN_NS = 100_000
 
-_run_numbers = itertools.count(1)
 _FINISHED = Start(segment=-1, lane=0, width=0)
 _NO_LANE = -1
 
@@ -41,12 +40,14 @@ class RunBudget:
 
     Args:
         limit_bytes: for the sum of their ``Segment.peak_bytes``; None: no limit.
+        waited_ns: how long the run waited to be admitted, for its observers.
     """
 
-    __slots__ = ("_run", "limit_bytes")
+    __slots__ = ("_run", "limit_bytes", "waited_ns")
 
-    def __init__(self, limit_bytes: int | None) -> None:
+    def __init__(self, limit_bytes: int | None, *, waited_ns: int = 0) -> None:
         self.limit_bytes = limit_bytes
+        self.waited_ns = waited_ns
         self._run: Run | None = None
 
     def change(self, limit_bytes: int | None) -> None:
@@ -87,17 +88,20 @@ class Run:
     """State of one run. Fields marked (lock) are touched only while ``_lock`` is held."""
 
     __slots__ = (
-        "_advisor",
+        "_absent",
+        "_budget_bytes",
         "_busy",
         "_caller",
+        "_cores",
         "_dispatcher",
+        "_events",
         "_executor",
+        "_has_started",
         "_is_quiet",
         "_lanes",
         "_layout",
         "_lock",
         "_loose",
-        "_number",
         "_on_all_cores",
         "_options",
         "_readers",
@@ -117,22 +121,26 @@ class Run:
         run_options: Any,
         lease: Lease,
         budget_bytes: int | None,
+        events: RunEvents | None = None,
     ) -> None:
         self._executor = executor
+        self._events = events
         self._layout = layout
         self._readers = executor.readers.copy()  # (lock)
         self._options = _quiet_options() if run_options is None else run_options
         table = executor.table
         self._lanes: tuple[Lane | None, ...]  # by lane; None: the caller, or one that this run does not have
-        self._lanes, absent = _seat(executor.plan.lanes, table.queues, lease)
+        self._lanes, self._absent = _seat(executor.plan.lanes, table.queues, lease)
+        self._cores = lease.cores
         self._lock = threading.Lock()
         self._caller: Mailbox[Start] = Mailbox()
         self._busy = 0  # (lock) helper lanes at work on this run
-        self._number = next(_run_numbers)
+        self._has_started = False  # (lock)
+        self._budget_bytes = budget_bytes  # (lock)
         # Slots of the arena that this run does not use. A segment adds to it before its successors start.
         self._loose: set[int] = set()
         self._dispatcher = Dispatcher(  # (lock)
-            table, cores=lease.cores, lanes=executor.plan.lanes, absent=absent, budget_bytes=budget_bytes
+            table, cores=lease.cores, lanes=executor.plan.lanes, absent=self._absent, budget_bytes=budget_bytes
         )
         # Beside other runs, a thread goes where there is room: all callers would share the one core.
         self._on_all_cores = executor.on_all_cores if lease.is_all else frozenset()
@@ -154,8 +162,15 @@ class Run:
 
     def drive(self) -> None:
         """Lane 0: run what the dispatcher gives it until the run is over."""
+        events = self._events
         with self._lock:
             starts = self._dispatcher.start()
+            self._has_started = True
+            budget_bytes = self._budget_bytes
+            stamp = None if events is None else events.stamp(starts)
+        if events is not None and stamp is not None:
+            lanes = self._executor.plan.lanes
+            events.admit(stamp, starts, cores=self._cores, lanes=lanes, absent=self._absent, budget_bytes=budget_bytes)
         wakes: Sequence[Mailbox[Any]] | None
         start, wakes = self._hand_out(starts, 0)
         take = self._caller.take
@@ -169,6 +184,8 @@ class Run:
             wakes = ()
         if self.aborted:  # a lane hit a bug of ours; the others may still be at work
             self.abort()
+        if events is not None:
+            self.tell_ended(self.failure)
 
     def abort(self) -> None:
         """Tell every lane to stop and wait until none works on this run (a Ctrl-C in the caller)."""
@@ -190,6 +207,13 @@ class Run:
             if self.aborted or self._dispatcher.finished:
                 return
             starts = self._dispatcher.budget_changed(budget_bytes)
+            self._budget_bytes = budget_bytes
+            # Who begins a run is told of the budget that it begins with.
+            events = self._events if self._has_started else None
+            stamp = None if events is None else events.stamp(starts)
+            if events is not None and stamp is not None:
+                # Whoever calls this may hold locks, so that a lane tells it, before it runs what this starts.
+                events.note_budget(stamp, starts, budget_bytes)
         for other in self._hand_out(starts, _NO_LANE)[1]:
             other.wake()
 
@@ -255,7 +279,7 @@ class Run:
         dispatcher = self._dispatcher
         loose = self._loose
         on_all_cores = self._on_all_cores
-        sink = executor.trace_sink
+        events = self._events
         advisor = executor.advisor
         while start is not None:
             index, lane = start.segment, start.lane
@@ -263,7 +287,10 @@ class Run:
             failure: ParallaxError | None = None
             if advisor is not None:
                 executor.advise(advisor.will_start, index)
-            begin = time.perf_counter_ns() if sink is not None else 0
+            begin_ns = 0
+            if events is not None:
+                events.tell_noted()
+                begin_ns = time.perf_counter_ns()
             for other in wakes:
                 other.wake()
             bound = move_to_first_of(executor.cores) if index in on_all_cores else None
@@ -279,8 +306,7 @@ class Run:
             finally:
                 if bound is not None:
                     unbind(bound)
-            if sink is not None:
-                sink = self._record(sink, start, begin)
+            ended = None if events is None else self._note_end(events, start, begin_ns, failure)
             if advisor is not None:
                 executor.advise(advisor.has_ended, index)
             with self._lock:
@@ -296,6 +322,9 @@ class Run:
                             values[slot] = None
                     starts = dispatcher.segment_done(index)
                 over = dispatcher.finished
+                stamp = None if events is None else events.stamp(starts)
+            if events is not None and stamp is not None and ended is not None:
+                events.end_segment(stamp, starts, ended)
             start, wakes = self._hand_out(starts, lane)
             if over:
                 return None
@@ -325,7 +354,11 @@ class Run:
         wiring = self._executor.wiring[index]
         values = self.values
         feeds = {name: values[slot] for name, slot in wiring.inputs if values[slot] is not None}
-        fetched = wiring.session.run_with_ort_values(feeds, wiring.names, self._options)
+        session, events = wiring.session, self._events
+        if events is not None and isinstance(session, StandInSession):
+            fetched = session.run_within(events.scope(index), feeds, wiring.names, self._options)
+        else:
+            fetched = session.run_with_ort_values(feeds, wiring.names, self._options)
         for position, (_, slot) in enumerate(wiring.outputs):
             values[slot] = fetched[position]
         del fetched
@@ -349,28 +382,31 @@ class Run:
         for name, slot in step.watched:
             self.seen[name] = tuple(self.values[slot].shape())
 
-    def _record(self, sink: TraceSink, start: Start, begin_ns: int) -> TraceSink | None:
+    # -- what observers are told, where there are any ----------------------------------------------------
+
+    def tell_ended(self, failure: BaseException | None) -> None:
+        """Tell observers that the run is over, after they were told of all that happened in it."""
+        events = self._events
+        if events is None:
+            return
+        while self._busy:  # other lanes are about to have told what they did
+            time.sleep(0.00002)
+        events.tell_noted()
+        events.end(failure, is_interrupted=self.aborted)
+
+    def _note_end(self, events: RunEvents, start: Start, begin_ns: int, failure: ParallaxError | None) -> EndedSegment:
+        """What there is to tell of a segment that has just ended in this thread."""
         end_ns = time.perf_counter_ns()
-        executor = self._executor
-        segment = executor.segments[start.segment]
-        values = self.values
-        wiring = executor.wiring[start.segment]
-        span = SegmentSpan(
-            run=self._number,
-            segment=start.segment,
-            name=segment.name,
-            lane=start.lane,
-            width=start.width,
-            start_ns=begin_ns,
+        wiring, values = self._executor.wiring[start.segment], self.values
+        read = [(name, values[slot]) for name, slot in wiring.inputs]
+        made = [(name, values[slot]) for name, slot in wiring.outputs]
+        return events.note_end(
+            start,
+            read,
+            made,
+            begin_ns=begin_ns,
             end_ns=end_ns,
-            input_bytes=sum(_size_bytes(values[slot]) for _, slot in wiring.inputs),
-            output_bytes=sum(_size_bytes(values[slot]) for _, slot in wiring.outputs),
+            transfers=transfers_of(wiring.session, read, made, has_failed=failure is not None),
+            backend=backend_of(wiring.session),
+            failure=failure,
         )
-        return executor.record_span(sink, span)
-
-
-def _size_bytes(value: Any) -> int:
-    """Bytes of a tensor; 0 for an omitted value and for what has no flat size (sequences, strings)."""
-    if value is None or not value.is_tensor() or value.data_type() == "tensor(string)":
-        return 0
-    return int(value.tensor_size_in_bytes())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from parallax.engine._failures import segment_failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,3 +23,14 @@ class CompiledSegment:
     outputs: tuple[str, ...]
     weights: Mapping[str, np.ndarray[Any, Any]]
     """Memory the session reads its weights from; held here because the session does not."""
+
+    def run(self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None) -> Sequence[Any]:
+        """Run it alone.
+
+        Raises: SegmentError (or RunCancelled) that names it and its nodes.
+        """
+        try:
+            made: Sequence[Any] = self.session.run_with_ort_values(feeds, outputs, run_options)
+        except Exception as error:
+            raise segment_failure(error, segment=self.name, nodes=self.node_names) from error
+        return made

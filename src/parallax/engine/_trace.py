@@ -1,6 +1,6 @@
 """What ran where and when: one typed record per segment, for people and for programs.
 
-Tracing costs nothing while no sink is attached.
+Spans are made of the events of `parallax.events`, by an observer like any other.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from parallax import _lazy
-
-logger = _lazy.logger(__name__)
+from parallax.engine._observers import EventStream
+from parallax.events import Event, SegmentEnded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +21,7 @@ class SegmentSpan:
     """One execution of one segment. Times are ``time.perf_counter_ns`` readings."""
 
     run: int
-    """Number of the run within the process, from 1."""
+    """Number of the run within the process, from 1; runs that nobody observes have none."""
     segment: int
     name: str
     lane: int
@@ -40,7 +39,7 @@ class SegmentSpan:
 
 class TraceSink(Protocol):
     """Receives spans from any lane, so it must be thread-safe. An error in a sink never breaks a run:
-    the sink is detached and the error logged."""
+    the sink is detached and the error logged. `SpanObserver` makes an observer of it."""
 
     def record(self, span: SegmentSpan) -> None: ...
 
@@ -63,55 +62,58 @@ class TraceRecorder:
         return tuple(spans)
 
 
+class SpanObserver:
+    """An observer that gives a sink the segments of runs that callers asked for, not those of runs inside them.
+
+    Args:
+        sink: an error in it goes to the stream, which detaches this.
+    """
+
+    def __init__(self, sink: TraceSink) -> None:
+        self.sink = sink
+
+    def __call__(self, event: Event) -> None:
+        if not isinstance(event, SegmentEnded) or event.parent is not None:
+            return
+        self.sink.record(
+            SegmentSpan(
+                run=event.run,
+                segment=event.segment,
+                name=event.name,
+                lane=event.lane,
+                width=event.width,
+                start_ns=event.begin_ns,
+                end_ns=event.end_ns,
+                input_bytes=event.input_bytes,
+                output_bytes=event.output_bytes,
+            )
+        )
+
+
 class Traceable(Protocol):
     """What can be traced: the executor."""
 
-    trace_sink: TraceSink | None
-
-
-class SinkHolder:
-    """Holds a sink until it fails. Thread-safe: of several lanes that see it fail, one says so.
-
-    Attributes:
-        trace_sink: the sink, or None; may be set at any time.
-    """
-
-    def __init__(self, trace_sink: TraceSink | None = None) -> None:
-        self.trace_sink = trace_sink
-        self._sink_lock = threading.Lock()
-
-    def record_span(self, sink: TraceSink, span: SegmentSpan) -> TraceSink | None:
-        """Give the span to ``sink``; returns it, or None if it failed and is detached, which is logged once."""
-        try:
-            sink.record(span)
-        except Exception:
-            with self._sink_lock:
-                is_first = self.trace_sink is sink
-                if is_first:
-                    self.trace_sink = None
-            if is_first:
-                logger.exception("the trace sink %s failed and is detached; the run goes on", type(sink).__name__)
-            return None
-        return sink
+    events: EventStream
 
 
 def trace_durations(executor: Traceable, run: Callable[[], object], *, runs: int = 9) -> tuple[int, ...]:
     """What each segment takes in whole runs, in ns: medians over ``runs``, after one that is not counted.
 
     Args:
-        executor: idle otherwise; its sink is put back afterwards.
+        executor: idle otherwise.
         run: one run of this executor.
 
     Raises: whatever ``run`` raises.
     """
     run()
     recorder = TraceRecorder()
-    before, executor.trace_sink = executor.trace_sink, recorder
+    observer = SpanObserver(recorder)
+    executor.events.add(observer)
     try:
         for _ in range(runs):
             run()
     finally:
-        executor.trace_sink = before
+        executor.events.remove(observer)
     return median_durations(recorder.take())
 
 

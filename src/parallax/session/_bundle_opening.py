@@ -174,12 +174,11 @@ class BundleOpening:
             from parallax.session._budgeting import counted_bundle
 
             executor = open_executor(counted_bundle(bundle), lean_options(inherited))
-        executor.trace_sink = request.trace_sink
+        executor.observe(request.events)
         interface = read_interface(bundle, executor)
         opened = Opened(
             state=SessionState.SPLIT,
             plan=executor.plan,
-            tracer=executor,
             split=SplitModel(executor, executor.plan, interface),
             attributes=split_attributes(executor, interface, request.session_options),
         )

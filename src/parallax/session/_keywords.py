@@ -149,6 +149,17 @@ def check_trace(trace: Any) -> Any:
     return trace
 
 
+def check_observers(observers: Any) -> tuple[Any, ...]:
+    """As a tuple, in the order given. Raises: ConfigError unless all of them can be called."""
+    fix = "write observers=[parallax.engine.EventRecorder()], or any function of one event"
+    if not isinstance(observers, Sequence):
+        raise ConfigError(f"observers={observers!r:.80} is no list of callables", fix=fix)
+    for observer in observers:
+        if not callable(observer):
+            raise ConfigError(f"{observer!r:.80} cannot be called", where="observers", fix=fix)
+    return tuple(observers)
+
+
 def check_progress(progress: Any) -> Any:
     """Raises: ConfigError unless None or something to call."""
     if progress is not None and not callable(progress):

@@ -207,11 +207,10 @@ class Opening:
         from parallax.session._split_model import SplitModel, split_attributes
 
         self.model = model
-        executor.trace_sink = self._request.trace_sink
+        executor.observe(self._request.events)
         return Opened(
             state=SessionState.SPLIT,
             plan=plan,
-            tracer=executor,
             split=SplitModel(executor, plan, graph, model.files if model.files.mapped_bytes else None),
             estimator=self._estimator,
             budget=self._budget,

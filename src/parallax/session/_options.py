@@ -30,6 +30,7 @@ from parallax.session._keywords import (
     check_idle_trim,
     check_memory_budget,
     check_min_gain,
+    check_observers,
     check_policy,
     check_progress,
     check_shapes,
@@ -41,7 +42,7 @@ from parallax.session._keywords import (
 )
 
 if TYPE_CHECKING:
-    from parallax.engine import TraceSink
+    from parallax.engine import Observer, TraceSink
     from parallax.session._providers import Device
 
 logger = _lazy.logger(__name__)
@@ -74,6 +75,7 @@ class OptionKeywords(CompileKeywords, total=False):
     """All fields of `Options`, as keywords, for type checkers."""
 
     trace: TraceSink | None
+    observers: Sequence[Observer]
     verify: Verify
     cache: bool
     idle_trim_s: float | None
@@ -142,6 +144,9 @@ class Options:
             at a time, and runs of other threads that wait; what could not run even alone is refused. While memory is
             short on the machine, less is used. Default: no budget.
         trace: receives a span per segment and run, by its method ``record``. Default: none. Not for ``compile``.
+        observers: callables that are given every event of runs, as records of `parallax.events` (``RunAdmitted``,
+            ``SegmentStarted``, ``SegmentEnded``, ...), from any thread. One that raises is detached, and the error
+            logged; the run goes on. Default: none. Not for ``compile``.
         verify: which digests of a bundle's large files are computed: "once" (of those that were written to since they
             were last found right; the default), "full" (of all) or "never". Not for ``compile``.
         cache: whether to open a model given by path from a bundle in ``cache_dir``, which is compiled the first time
@@ -188,6 +193,7 @@ class Options:
     progress: Progress | None = field(default=None, metadata=_rule(check_progress, is_carried=False))
     memory_budget: int | str | float | None = field(default=None, metadata=_rule(check_memory_budget))
     trace: TraceSink | None = field(default=None, metadata=_rule(check_trace, is_carried=False))
+    observers: Sequence[Observer] = field(default=(), metadata=_rule(check_observers, is_carried=False))
     verify: Verify = field(default="once", metadata=_rule(check_verify))
     cache: bool = field(default=False, metadata=_rule(functools.partial(check_switch, "cache"), is_decided=True))
     idle_trim_s: float | None = field(default=None, metadata=_rule(check_idle_trim))

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import onnxruntime
@@ -18,11 +19,10 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 # What a bundle that runs whole needs is imported here, all else where it is used: see `parallax._lazy`.
 from parallax import _lazy
-from parallax.backends.ort import StockSession, load_failure, run_failure
-from parallax.engine import SinkHolder
-from parallax.session._admission import admitted
+from parallax.backends.ort import load_failure, run_failure
 from parallax.session._durations import RunDurations
 from parallax.session._fork import FORKS
+from parallax.session._observing import ObservableSession, SessionObservers, observed_in_background
 from parallax.session._opening import Opening
 from parallax.session._options import (
     OPTION_RULES,
@@ -36,10 +36,10 @@ from parallax.session._options import (
 from parallax.session._providers import CPU_PROVIDER, leave_out_missing, split_providers
 from parallax.session._source import OpenedBundle, SessionSource, check_arrived, needs_no_threads, travelling
 from parallax.session._state import NOT_OPEN, Opened, SessionState, check_transition
-from parallax.session._whole_model import OpeningRequest, WholeArguments, is_for_whole, open_beside, whole_span
+from parallax.session._whole_model import OpeningRequest, WholeArguments, is_for_whole, open_beside
 
 if TYPE_CHECKING:
-    from parallax.engine import Declaration, TraceSink
+    from parallax.engine import Declaration
     from parallax.model import Glimpse, Model
     from parallax.schedule import Plan
     from parallax.session._carried_options import CarriedOptions
@@ -54,7 +54,7 @@ _DIRECT: Final = SessionState.DIRECT
 _SPLIT: Final = SessionState.SPLIT
 
 
-class InferenceSession(StockSession):  # type: ignore[misc]
+class InferenceSession(ObservableSession):
     """Runs an ONNX model through Parallax; usable wherever ``onnxruntime.InferenceSession`` is.
 
     Args:
@@ -84,7 +84,6 @@ class InferenceSession(StockSession):  # type: ignore[misc]
 
     _opened: Opened = NOT_OPEN
     _fork = 0
-    _memory: SessionMemory | None = None
     _estimator: Estimator | None = None
     _declaration: Declaration | None = None
     _source: SessionSource | None = None
@@ -122,7 +121,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         given: dict[str, Any] = dict(keywords)
         self._given_options = gather_options(options, {name: given.pop(name) for name in OPTION_RULES if name in given})
         self._parallax_options = PlanningOptions.of(self._given_options)
-        self._tracer = SinkHolder(self._given_options.trace)
+        self._observers = SessionObservers(self._given_options)
         self._lazy_lock = threading.RLock()
         self._model = None
         self._plan: Plan | None = None
@@ -160,7 +159,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             arguments=self._whole_arguments,
             devices=self._devices,
             reads_config=self._read_config_from_model,
-            trace_sink=self._tracer.trace_sink,
+            events=self._observers.events,
             open_stock=self._open_stock,
             forget_stock=self._forget_stock,
         )
@@ -219,7 +218,6 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             told = plan.provenance
             plan = replace(plan, provenance=replace(told, reason=f"{missing}; {told.reason}"))
         self._plan = plan
-        self._tracer = opened.tracer
         self._estimator = opened.estimator
         self.__dict__.update(opened.attributes)
         # As the runtime has it: what was registered, whether anything runs there or not.
@@ -302,6 +300,7 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             self._lazy_lock = threading.RLock()
             self._fork = FORKS.generation
             self._memory = None
+            self._observers.renew()
             opened = self._opened
             if opened.split is None and needs_no_threads(self._sess_options, self._providers):
                 self._memory = self._watch(opened)
@@ -370,11 +369,6 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         assert self._plan is not None
         return self._plan
 
-    @property
-    def trace(self) -> TraceSink | None:
-        """Receives a span per segment and run while set; None once it failed and was detached."""
-        return self._tracer.trace_sink
-
     # -- running ----------------------------------------------------------------------------------------
 
     def run(self, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
@@ -423,29 +417,26 @@ class InferenceSession(StockSession):  # type: ignore[misc]
 
     def _run_direct(self, opened: Opened, output_names: Any, input_feed: Any, run_options: Any) -> Any:
         assert opened.direct is not None
+        names = output_names or self._output_names
         try:
-            return opened.direct(output_names or self._output_names, input_feed, run_options)
+            if self._observers.events.attached:
+                call = partial(opened.direct, names, input_feed, run_options)
+                return self._call_whole(call, names, input_feed, run_options)
+            return opened.direct(names, input_feed, run_options)
         except C.InvalidArgument:
             # The base class looks for what is missing before the runtime looks at what is there.
             self._validate_input(list(input_feed))
             raise
 
     def _run_whole(self, opened: Opened, output_names: Any, input_feed: Any, run_options: Any) -> Any:
-        with admitted(self._memory, input_feed, run_options):
-            sink = self._tracer.trace_sink
-            if sink is None:
-                return super().run(output_names, input_feed, run_options)
-            begin = time.perf_counter_ns()
-            result = super().run(output_names, input_feed, run_options)
-            span = whole_span(self.plan.segments[0], begin, time.perf_counter_ns(), input_feed, result)
-            self._tracer.record_span(sink, span)
-            return result
+        call = partial(super().run, output_names, input_feed, run_options)
+        return self._call_whole(call, output_names, input_feed, run_options)
 
     def _run_split(self, opened: Opened, output_names: Any, input_feed: Any, run_options: Any) -> Any:
         assert opened.split is not None
         if self._is_for_whole(opened, run_options):
-            with admitted(self._memory, {}, run_options, is_unknown=True):
-                return super().run(output_names, input_feed, run_options)
+            call = partial(super().run, output_names, input_feed, run_options)
+            return self._call_whole(call, output_names, input_feed, run_options, is_unknown=True)
         return [value.numpy() for value in opened.split.run(output_names, input_feed, run_options, self._memory)]
 
     def _is_for_whole(self, opened: Opened, run_options: Any) -> bool:
@@ -465,9 +456,9 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             feeds = {name: value._get_c_value() for name, value in input_dict_ort_values.items()}
             values = opened.split.run(output_names, feeds, run_options, self._memory)
             return [onnxruntime.OrtValue(value) for value in values]
+        call = partial(super().run_with_ort_values, output_names, input_dict_ort_values, run_options)
         is_split = opened.split is not None
-        with admitted(self._memory, {} if is_split else input_dict_ort_values, run_options, is_unknown=is_split):
-            return super().run_with_ort_values(output_names, input_dict_ort_values, run_options)
+        return self._call_whole(call, output_names, input_dict_ort_values, run_options, is_unknown=is_split)
 
     def run_async(
         self, output_names: Any, input_feed: Any, callback: Any, user_data: Any, run_options: Any = None
@@ -477,7 +468,11 @@ class InferenceSession(StockSession):  # type: ignore[misc]
             self._reopen_after_fork()
         opened = self._opened
         if opened.split is None and self._memory is None:
-            super().run_async(output_names, input_feed, callback, user_data, run_options)
+            events, run_async = self._observers.events, super().run_async
+            if events.attached:
+                names = output_names or self._output_names
+                run_async = observed_in_background(run_async, events, self.plan, names)
+            run_async(output_names, input_feed, callback, user_data, run_options)
             return
         if opened.split is None:
             self._validate_input(list(input_feed.keys()))
@@ -495,8 +490,8 @@ class InferenceSession(StockSession):  # type: ignore[misc]
         # A binding does not say what shapes are bound.
         estimator = self._estimator if self._opened.split is None else None
         is_unknown = estimator is None or bool(estimator.open_inputs)
-        with admitted(self._memory, {}, run_options, is_unknown=is_unknown):
-            super().run_with_iobinding(iobinding, run_options)
+        call = partial(super().run_with_iobinding, iobinding, run_options)
+        self._call_whole(call, (), {}, run_options, is_unknown=is_unknown)
 
     # -- copies -----------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -75,8 +76,10 @@ class SplitModel:
             results = self.executor.run(bound.values, names, run_options)
         else:
             shapes = {name: tuple(value.shape()) for name, value in bound.values.items()}
+            asked_ns = time.perf_counter_ns()
             with memory.run(shapes, run_options=run_options) as grant:
-                results = self.executor.run(bound.values, names, run_options, budget=self._limited(grant))
+                budget = self._limited(grant, waited_ns=time.perf_counter_ns() - asked_ns)
+                results = self.executor.run(bound.values, names, run_options, budget=budget)
         if read is not None:
             read.check_intact()
         return results
@@ -96,7 +99,7 @@ class SplitModel:
         names: Sequence[str] = output_names
         return names
 
-    def _limited(self, grant: Grant | None) -> RunBudget | None:
+    def _limited(self, grant: Grant | None, *, waited_ns: int) -> RunBudget | None:
         """What a grant leaves for segments running at the same time, kept up to date."""
         if grant is None:
             return None
@@ -107,7 +110,7 @@ class SplitModel:
         def limit() -> int | None:
             return dispatcher_budget(plan, need, grant.granted_bytes)
 
-        budget = RunBudget(limit())
+        budget = RunBudget(limit(), waited_ns=waited_ns)
         grant.on_change(lambda: budget.change(limit()))
         budget.change(limit())  # it may have changed in between
         return budget

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
-from parallax.engine import SinkHolder
 from parallax.errors import InternalError
 
 if TYPE_CHECKING:
@@ -52,8 +51,6 @@ class Opened:
     state: SessionState
     plan: Plan | None = None
     """None while it is opened."""
-    tracer: SinkHolder = field(default_factory=SinkHolder)
-    """What gives spans to the sink: in a split model the executor."""
     split: SplitModel | None = None
     """In state SPLIT, and only there."""
     direct: Callable[..., Any] | None = None

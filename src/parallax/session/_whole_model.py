@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.backends.ort import OPENING_EXCEPTIONS, RUNTIME_EXCEPTIONS, StockSession, both, open_failure
-from parallax.engine import SinkHolder
 from parallax.errors import BundleError, ConfigError
 from parallax.machine import move_to_first_core
 from parallax.session._runtime_options import has_pinned_threads, lean_memory, planned_threads
 from parallax.session._state import Opened, SessionState
 
 if TYPE_CHECKING:
-    from parallax.engine import SegmentSpan, TraceSink
+    from parallax.engine import EventStream
     from parallax.model import Model
-    from parallax.schedule import Plan, Segment
+    from parallax.schedule import Plan
     from parallax.session._options import PlanningOptions
     from parallax.session._providers import Device
     from parallax.session._source import SessionSource
@@ -47,7 +46,8 @@ class OpeningRequest:
     devices: tuple[Device, ...]
     reads_config: bool
     """Whether session options are to be read from the model's own metadata."""
-    trace_sink: TraceSink | None
+    events: EventStream
+    """What the session's observers are attached to."""
     open_stock: Callable[[str | bytes, Any], Any]
     """Has the base class open a path or bytes with these session options, and returns its C session."""
     forget_stock: Callable[[], None]
@@ -92,13 +92,11 @@ def open_whole(
             if ours is not None:  # it says better what is wrong, and where
                 raise both(type(ours), native_class(error))(ours.what, where=ours.where, fix=ours.fix) from error
             raise open_failure(error) from error
-    sink = request.trace_sink
     is_plain = whole.get_providers() == ["CPUExecutionProvider"] and not whole.overridable_initializers
-    is_direct = is_plain and sink is None and not request.options.is_watched
+    is_direct = is_plain and not request.options.is_watched
     opened = Opened(
         state=SessionState.DIRECT if is_direct else SessionState.WHOLE,
         plan=plan,
-        tracer=SinkHolder(sink),
         direct=whole.run if is_direct else None,
         attributes={"_output_names": [argument.name for argument in whole.outputs_meta]},
     )
@@ -172,22 +170,3 @@ def native_class(error: Exception) -> type[Exception]:
     if isinstance(error, UnicodeDecodeError):
         return C.InvalidGraph  # type: ignore[no-any-return]  # what it would have been, had it named nothing
     return next(kind for kind in type(error).__mro__ if kind in RUNTIME_EXCEPTIONS)
-
-
-def whole_span(
-    segment: Segment, start_ns: int, end_ns: int, input_feed: Mapping[str, Any], result: Sequence[Any]
-) -> SegmentSpan:
-    """The span of a run of a whole model, for the trace."""
-    from parallax.engine import SegmentSpan
-
-    return SegmentSpan(
-        run=0,
-        segment=0,
-        name=segment.name,
-        lane=0,
-        width=segment.width,
-        start_ns=start_ns,
-        end_ns=end_ns,
-        input_bytes=sum(getattr(value, "nbytes", 0) for value in input_feed.values()),
-        output_bytes=sum(getattr(value, "nbytes", 0) for value in result),
-    )
