@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from _common import ORIGIN
 
 from parallax.backends.emulated._backend import EmulatedBackend
-from parallax.graph import CostModel, Dag, OpGraph
+from parallax.graph import CostModel, Dag, OpGraph, tensor_bytes
 from parallax.model import Model, RowSplit, split_rows
 from parallax.partition import (
     Cause,
@@ -25,7 +25,6 @@ from parallax.partition import (
     find_boundaries,
     find_regions,
     make_offer,
-    tensor_bytes,
 )
 from parallax.partition._region_hosted import hosted_tensors
 from parallax.partition._regions import verify_regions

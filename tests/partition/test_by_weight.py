@@ -17,7 +17,7 @@ from tests.partition._graphs import FLOAT, edge_lists, graph_of_edges, op_graph
 
 
 def ends_of(units: UnitGraph, weights: Sequence[int], bound: int, sizes: dict[str, int]) -> list[int]:
-    partition = by_weight(units, weights, segment_bytes=bound, tensor_bytes=sizes)
+    partition = by_weight(units, weights, segment_bytes=bound, crossing=sizes)
     verify_partition(units, partition)
     return [segment.units[-1] + 1 for segment in partition.segments]
 
@@ -86,7 +86,7 @@ def test_what_fits_is_not_cut() -> None:
 
 def test_a_bound_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="segment_bytes is 0"):
-        by_weight(contract(graph_of_edges(1, [])), [1], segment_bytes=0, tensor_bytes={})
+        by_weight(contract(graph_of_edges(1, [])), [1], segment_bytes=0, crossing={})
 
 
 def test_a_table_that_is_only_gathered_from_weighs_nothing_and_one_that_is_multiplied_too_does() -> None:
@@ -113,7 +113,7 @@ def test_a_transformer_is_cut_into_segments_that_hold_all_its_weights_once() -> 
     units = contract(graph, cuttable=model.can_cut)
     weights = unit_weights(graph, units)
     assert 0.99 * model.weight_bytes <= sum(weights) <= 1.01 * model.weight_bytes
-    partition = by_weight(units, weights, segment_bytes=4 << 20, tensor_bytes=crossing_bytes(graph, units), width=2)
+    partition = by_weight(units, weights, segment_bytes=4 << 20, crossing=crossing_bytes(graph, units), width=2)
     verify_partition(units, partition)
     assert len(partition.segments) >= sum(weights) // (4 << 20)
     read = {info.name for info in graph.inputs}

@@ -20,7 +20,7 @@ from parallax.engine._laws import ShapeLaw, Term
 from parallax.engine._moves import Move, fold, part_places
 from parallax.engine._place import Place, Shape
 from parallax.engine._sketch import dim_expression, sketch_outline, spell, spell_expression
-from parallax.graph import Dim, ElementType, TensorInfo, bind_dims, wrapped_type
+from parallax.graph import Dim, ElementType, TensorInfo, bind_dims, packed_bytes, wrapped_type
 from parallax.memory import ArenaPlan, MemoryOutline, PlanCache, verify_arena_plan
 from parallax.schedule import Plan
 
@@ -332,7 +332,7 @@ class BoundaryPlanner:
             shape = shapes.get(slot.tensor)
             if shape is not None:
                 element = self._element_types[slot.tensor]
-                if math.prod(shape) * element.bits // 8 == slot.size_bytes:
+                if packed_bytes(math.prod(shape), element.bits) == slot.size_bytes:
                     places[slot.tensor] = Place(offset=slot.offset, shape=shape, element_type=element.code)
         return places
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 
 from parallax.engine._transfers import find_transfers, read_outside
-from parallax.graph import OperatorWork, OpGraph, Work, node_work
-from parallax.partition import find_constants, tensor_bytes
+from parallax.graph import OperatorWork, OpGraph, Work, node_work, tensor_bytes
+from parallax.partition import find_constants
 from parallax.schedule import Plan
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from parallax.graph._price import OperatorWork, Price, Work
     from parallax.graph._shapes import Shapes, UnknownShape
     from parallax.graph._sizes import SizeExpression, SizeTable, bind_dims, size_expression
+    from parallax.graph._tensor_bytes import packed_bytes, tensor_bytes
     from parallax.graph._union_find import UnionFind
     from parallax.graph._work import MAX_BODY_DEPTH, intensity, iteration_count, node_flops, node_work, shaped_work
 else:
@@ -39,6 +40,7 @@ else:
             "_price": "OperatorWork Price Work",
             "_shapes": "Shapes UnknownShape",
             "_sizes": "SizeExpression SizeTable bind_dims size_expression",
+            "_tensor_bytes": "packed_bytes tensor_bytes",
             "_union_find": "UnionFind",
             "_work": "MAX_BODY_DEPTH intensity iteration_count node_flops node_work shaped_work",
         },
@@ -78,9 +80,11 @@ __all__ = [
     "iteration_count",
     "node_flops",
     "node_work",
+    "packed_bytes",
     "shaped_work",
     "size_expression",
     "strong_components",
+    "tensor_bytes",
     "top_levels",
     "topological_order",
     "wrapped_type",

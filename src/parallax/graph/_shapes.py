@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from parallax.graph._elements import ELEMENT_TYPES
 from parallax.graph._op_graph import Node, OpGraph, TensorInfo
+from parallax.graph._tensor_bytes import packed_bytes
 
 
 class UnknownShape(Exception):
@@ -74,7 +75,7 @@ class Shapes:
         element = None if info is None or info.kind != "tensor" else ELEMENT_TYPES.get(info.dtype)
         if element is None:
             raise UnknownShape(name)
-        return (self.size(name) * element.bits + 7) // 8
+        return packed_bytes(self.size(name), element.bits)
 
     def input(self, node: Node, position: int) -> tuple[int, ...]:
         """Shape of an input by position. Raises UnknownShape if it is omitted, too."""

@@ -15,6 +15,7 @@ from typing import Final
 
 from parallax.graph._elements import ELEMENT_TYPES, STRING_TYPE
 from parallax.graph._op_graph import Dim, TensorInfo
+from parallax.graph._tensor_bytes import packed_bytes
 
 MAX_TENSOR_BYTES: Final = 1 << 48
 """A size beyond this (256 TiB) comes from no machine; it counts as unknown, and the run fails on its own terms."""
@@ -49,7 +50,7 @@ class SizeExpression:
                     return None
                 coefficient *= value
             elements += coefficient
-        size = (elements * self.bits + 7) >> 3
+        size = packed_bytes(elements, self.bits)
         return size if 0 <= size <= MAX_TENSOR_BYTES else None
 
 

@@ -11,9 +11,9 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from parallax.graph import OpGraph
+from parallax.graph import OpGraph, tensor_bytes
 from parallax.memory._budget import DEFAULT_MARGIN, show_bytes
-from parallax.partition import Decline, Offer, UnitGraph, Verdict, find_constants, find_regions, tensor_bytes
+from parallax.partition import Decline, Offer, UnitGraph, Verdict, find_constants, find_regions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +23,8 @@ class DeviceNeed:
     weight_bytes: int
     """Held as long as the session is open; each weight once."""
     tensor_bytes: int
-    """The most that is alive at once in a run, with nodes run in the order of the graph. Tensors whose sizes are not
-    known count nothing."""
+    """The most that is alive at once in a run, with nodes run in the order of the graph. A dimension that is not
+    known counts as 1 (`parallax.graph.tensor_bytes`)."""
 
     @property
     def total_bytes(self) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from parallax.errors import ModelFileError
-from parallax.graph import ELEMENT_TYPES, STRING_TYPE, TensorInfo
+from parallax.graph import ELEMENT_TYPES, STRING_TYPE, TensorInfo, packed_bytes
 from parallax.model._stored_parts import (
     LINE_BYTES,
     PAGE_BYTES,
@@ -124,7 +124,7 @@ def _size_bytes(tensor: ExternalTensor) -> int:
     element = ELEMENT_TYPES.get(tensor.data_type)
     if element is None or element.code == STRING_TYPE or any(dim < 0 for dim in tensor.dims):
         raise ModelFileError(f"weight {tensor.name!r} has no type or shape that could be stored so")
-    return int(math.prod(tensor.dims) * element.bits + 7) // 8
+    return packed_bytes(math.prod(tensor.dims), element.bits)
 
 
 def _check_layout(blocks: list[tuple[int, int]], data_bytes: int) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 
 from parallax.errors import ExternalDataError, ExternalPathError, ModelError
-from parallax.graph import ELEMENT_TYPES
+from parallax.graph import ELEMENT_TYPES, packed_bytes
 from parallax.model._files import OpenFile, open_file
 from parallax.model._wire import Buffer, Payload
 
@@ -80,7 +80,7 @@ def byte_size(name: str, dtype: int, dims: Sequence[int]) -> int | None:
             where=f"tensor {name!r}",
             fix="update onnx, or export the model with a type it knows",
         )
-    return (count * element.bits + 7) // 8
+    return packed_bytes(count, element.bits)
 
 
 def lifted_weight(tensor: onnx.TensorProto, payload: Payload) -> Weight:

@@ -11,7 +11,7 @@ from parallax import _lazy
 if TYPE_CHECKING:
     from parallax.partition._apart import set_apart, stands_alone, units_of
     from parallax.partition._branches import BranchGraph, NodeClass, classify, find_branches
-    from parallax.partition._by_weight import by_weight, crossing_bytes, tensor_bytes, unit_weights
+    from parallax.partition._by_weight import by_weight, crossing_bytes, unit_weights
     from parallax.partition._cast_back import bodies_cast_back
     from parallax.partition._constants import find_constants
     from parallax.partition._lanes import by_lanes
@@ -38,7 +38,7 @@ else:
         {
             "_apart": "set_apart stands_alone units_of",
             "_branches": "BranchGraph NodeClass classify find_branches",
-            "_by_weight": "by_weight crossing_bytes tensor_bytes unit_weights",
+            "_by_weight": "by_weight crossing_bytes unit_weights",
             "_cast_back": "bodies_cast_back",
             "_constants": "find_constants",
             "_lanes": "by_lanes",
@@ -93,7 +93,6 @@ __all__ = [
     "make_offer",
     "set_apart",
     "stands_alone",
-    "tensor_bytes",
     "unit_weights",
     "units_of",
 ]

@@ -7,13 +7,12 @@ what the segments behind it held can make room for those ahead.
 from __future__ import annotations
 
 import itertools
-import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from parallax.errors import ConfigError
-from parallax.graph import ELEMENT_TYPES, OpGraph, TensorInfo
+from parallax.graph import OpGraph, tensor_bytes
 from parallax.partition._segments import Cause, DraftSegment, Partition, assemble
 
 if TYPE_CHECKING:
@@ -21,21 +20,6 @@ if TYPE_CHECKING:
 
 SEGMENT_COST_BYTES = 256 << 10
 """What one more segment is worth, in bytes held across a cut: its call takes as long as moving so much."""
-
-
-def static_bytes(info: TensorInfo) -> int | None:
-    """Bytes of a tensor of known shape; None of any other value."""
-    element = ELEMENT_TYPES.get(info.dtype)
-    sizes = [dim for dim in info.shape or () if isinstance(dim, int)]
-    if info.kind != "tensor" or element is None or info.shape is None or len(sizes) < len(info.shape):
-        return None
-    return math.prod(sizes) * element.bits // 8
-
-
-def tensor_bytes(graph: OpGraph, name: str) -> int:
-    """Bytes of a tensor of known shape; 0 of any other value, and of names the graph does not know."""
-    info = graph.tensors.get(name)
-    return 0 if info is None else static_bytes(info) or 0
 
 
 def unit_weights(graph: OpGraph, units: UnitGraph) -> tuple[int, ...]:
@@ -47,8 +31,7 @@ def unit_weights(graph: OpGraph, units: UnitGraph) -> tuple[int, ...]:
     weights = []
     for nodes in units.units:
         names = {name for index in nodes for name in (*graph.nodes[index].inputs, *graph.nodes[index].captures)}
-        read = [graph.initializers[name] for name in names - tables if name in graph.initializers]
-        weights.append(sum(static_bytes(info) or 0 for info in read))
+        weights.append(sum(tensor_bytes(graph, name) for name in names - tables if name in graph.initializers))
     return tuple(weights)
 
 
@@ -63,9 +46,8 @@ def lookup_tables(graph: OpGraph) -> frozenset[str]:
 
 
 def crossing_bytes(graph: OpGraph, units: UnitGraph) -> dict[str, int]:
-    """Bytes of the tensors that cross between units, those left out whose shape is not known."""
-    sizes = {name: static_bytes(info) for name in units.crossing if (info := graph.tensors.get(name)) is not None}
-    return {name: size for name, size in sizes.items() if size is not None}
+    """Bytes of the tensors that cross between units, see `parallax.graph.tensor_bytes`."""
+    return {name: tensor_bytes(graph, name) for name in units.crossing}
 
 
 def by_weight(
@@ -73,7 +55,7 @@ def by_weight(
     weights: Sequence[int],
     *,
     segment_bytes: int,
-    tensor_bytes: Mapping[str, int],
+    crossing: Mapping[str, int],
     width: int = 1,
 ) -> Partition:
     """A chain of runs of consecutive units, of at most ``segment_bytes`` of weights each. O(V + E).
@@ -84,7 +66,7 @@ def by_weight(
 
     Args:
         weights: bytes of weights per unit.
-        tensor_bytes: of boundary tensors (`crossing_bytes`); one that is missing counts nothing.
+        crossing: bytes of boundary tensors (`crossing_bytes`); one that is missing counts nothing.
         width: threads of every segment.
 
     Raises: ConfigError if ``segment_bytes`` is not positive.
@@ -92,7 +74,7 @@ def by_weight(
     if segment_bytes < 1:
         raise ConfigError(f"segment_bytes is {segment_bytes}", fix="allow at least one byte")
     size = len(units)
-    held = bytes_across(units, tensor_bytes)
+    held = bytes_across(units, crossing)
     before = [0, *itertools.accumulate(min(weight, segment_bytes) for weight in weights)]
     cost = [0] * (size + 1)
     previous = [0] * (size + 1)
@@ -118,7 +100,7 @@ def by_weight(
     return assemble(units, drafts, label=f"at most {segment_bytes} bytes of weights", lanes=1)
 
 
-def bytes_across(units: UnitGraph, tensor_bytes: Mapping[str, int]) -> list[int]:
+def bytes_across(units: UnitGraph, crossing: Mapping[str, int]) -> list[int]:
     """For each cut, before unit ``i`` of their order, the bytes produced before it and read after it. O(V + E)."""
     last: dict[str, int] = {}
     for unit, names in enumerate(units.reads):
@@ -127,6 +109,6 @@ def bytes_across(units: UnitGraph, tensor_bytes: Mapping[str, int]) -> list[int]
     change = [0] * (len(units) + 2)
     for unit, names in enumerate(units.writes):
         for name in names:
-            change[unit + 1] += tensor_bytes.get(name, 0)
-            change[last[name] + 1] -= tensor_bytes.get(name, 0)
+            change[unit + 1] += crossing.get(name, 0)
+            change[last[name] + 1] -= crossing.get(name, 0)
     return list(itertools.accumulate(change))[: len(units) + 1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -62,13 +61,12 @@ def advise(
     offer: Offer,
     *,
     most: int = 12,
-    tensor_bytes: Callable[[str], int] | None = None,
 ) -> tuple[Advice, ...]:
     """For each reason and operator that falls back what taking it would gain, the most first; gains only.
 
     One placement for each of up to ``most`` reasons, those on which the CPU spends most.
     """
-    now = find_regions(graph, units, offer, tensor_bytes=tensor_bytes)
+    now = find_regions(graph, units, offer)
     groups: dict[tuple[Verdict, str], list[int]] = {}
     for found in now.verdicts:
         if found.verdict.is_refusal:
@@ -79,7 +77,7 @@ def advise(
         nodes = groups[verdict, op_type]
         allowed = set(nodes)
         declined = tuple(None if node in allowed else answer for node, answer in enumerate(offer.declined))
-        then = find_regions(graph, units, dataclasses.replace(offer, declined=declined), tensor_bytes=tensor_bytes)
+        then = find_regions(graph, units, dataclasses.replace(offer, declined=declined))
         if then.chosen_ns < now.chosen_ns:
             advice.append(
                 Advice(

@@ -10,12 +10,12 @@ Pure: what the device takes and what it would cost comes in as an `Offer`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from parallax.errors import ConfigError, InternalError
-from parallax.graph import ELEMENT_TYPES, Dag, OpGraph
+from parallax.graph import Dag, OpGraph, tensor_bytes
 from parallax.partition._constants import find_constants
 from parallax.partition._region_ground import HOST, Draft, Freight, Ground, cost_of
 from parallax.partition._region_growth import Cuts, contracted_order, find_fragments, find_pieces, find_waves, grow
@@ -42,7 +42,6 @@ def find_regions(
     rule: RegionRule = RegionRule.MODEL,
     join_siblings: bool = False,
     thresholds: PaperThresholds | None = None,
-    tensor_bytes: Callable[[str], int] | None = None,
 ) -> RegionPlan:
     """Choose the regions of a graph for one device. About linear: some ten thousand nodes a second.
 
@@ -55,15 +54,13 @@ def find_regions(
             the device takes can be taken; joined by survivors, no cut separates what the CPU would fuse.
         join_siblings: let independent regions share launches wherever that is cheaper in sequence. Larger
             regions are less of a choice for what runs beside them.
-        tensor_bytes: sizes of tensors by name; by default from static shapes, a dimension that is not known
-            counting as 1.
 
     Raises: ConfigError if the offer is not one for this graph, or a cost is negative.
     """
     _verify_offer(graph, offer)
     if rule is RegionRule.GIVEN:
         raise ConfigError("a given placement is not found", fix="use RegionPlacer")
-    ground = _lay_ground(graph, units, offer, tensor_bytes or (lambda name: _static_bytes(graph, name)))
+    ground = _lay_ground(graph, units, offer)
     greedy = _greedy(ground)
     fragments = greedy.fragments
     judged: dict[int, NodeVerdict] = {}
@@ -102,17 +99,10 @@ class RegionPlacer:
     Args: as `find_regions`. Raises: ConfigError as `find_regions`.
     """
 
-    def __init__(
-        self,
-        graph: OpGraph,
-        units: UnitGraph,
-        offer: Offer,
-        *,
-        tensor_bytes: Callable[[str], int] | None = None,
-    ) -> None:
+    def __init__(self, graph: OpGraph, units: UnitGraph, offer: Offer) -> None:
         _verify_offer(graph, offer)
         self._graph, self._units, self._offer = graph, units, offer
-        self._ground = _lay_ground(graph, units, offer, tensor_bytes or (lambda name: _static_bytes(graph, name)))
+        self._ground = _lay_ground(graph, units, offer)
         self._greedy = _greedy(self._ground)
 
     @property
@@ -196,18 +186,7 @@ def _verify_offer(graph: OpGraph, offer: Offer) -> None:
         )
 
 
-def _static_bytes(graph: OpGraph, name: str) -> int:
-    """Bytes of a tensor from its static shape, a dimension that is not known counting as 1; 0 for what is no tensor."""
-    info = graph.tensors.get(name)
-    if info is None or info.kind != "tensor" or info.dtype not in ELEMENT_TYPES or info.shape is None:
-        return 0
-    count = 1
-    for dim in info.shape:
-        count *= dim if isinstance(dim, int) else 1
-    return (count * ELEMENT_TYPES[info.dtype].bits + 7) // 8
-
-
-def _lay_ground(graph: OpGraph, units: UnitGraph, offer: Offer, tensor_bytes: Callable[[str], int]) -> Ground:
+def _lay_ground(graph: OpGraph, units: UnitGraph, offer: Offer) -> Ground:
     copied = _copied_constants(graph, units)
     takes = tuple(
         all(offer.declined[node] is None for node in nodes if node not in copied)
@@ -223,7 +202,7 @@ def _lay_ground(graph: OpGraph, units: UnitGraph, offer: Offer, tensor_bytes: Ca
         returned = name in graph.output_names and home >= 0
         if not outside and not returned:
             return
-        size = tensor_bytes(name)
+        size = tensor_bytes(graph, name)
         moving = offer.transfer.ns(size)
         number = len(freight)
         freight.append(
@@ -506,14 +485,7 @@ def _verdicts(
     return tuple(found)
 
 
-def verify_regions(
-    graph: OpGraph,
-    units: UnitGraph,
-    offer: Offer,
-    plan: RegionPlan,
-    *,
-    tensor_bytes: Callable[[str], int] | None = None,
-) -> None:
+def verify_regions(graph: OpGraph, units: UnitGraph, offer: Offer, plan: RegionPlan) -> None:
     """Judge of a region plan, from the graph and the offer alone. O(V + E).
 
     Raises: InternalError unless every region holds only what the device takes, no unit is in two of them, the
@@ -562,7 +534,7 @@ def verify_regions(
         taken = verdict.verdict is Verdict.TAKEN
         if taken != (unit in home and judged.index not in copied) or (taken and verdict.region != home[unit]):
             raise InternalError(f"the verdict {verdict.verdict.name} disagrees with the regions", where=judged.name)
-    ground = _lay_ground(graph, units, offer, tensor_bytes or (lambda name: _static_bytes(graph, name)))
+    ground = _lay_ground(graph, units, offer)
     if plan.cpu_only_ns != sum(ground.cpu_ns):
         raise InternalError(f"{plan.cpu_only_ns} ns on the CPU alone, where the units add up to {sum(ground.cpu_ns)}")
     cost = cost_of(ground, [region.units for region in plan.regions])

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from parallax.graph import CostModel, OpGraph, node_flops
+from parallax.graph import CostModel, OpGraph, node_flops, tensor_bytes
 from parallax.model import Model
 from parallax.partition import (
     CostRule,
@@ -23,7 +23,6 @@ from parallax.partition import (
     contract,
     find_boundaries,
     find_branches,
-    tensor_bytes,
 )
 from parallax.profile import estimate_costs
 from parallax.schedule import (
@@ -191,7 +190,7 @@ class PlanningContext:
         return tuple(tasks)
 
     def _crossing_ns(self, name: str) -> int:
-        """What one side of a cut pays for a tensor that crosses it; nothing where its size is not known."""
+        """What one side of a cut pays for a tensor that crosses it; a dimension that is not known counts as 1."""
         known = self._crossing.get(name)
         if known is None:
             known = self._crossing[name] = round(tensor_bytes(self.graph, name) * CROSSING_NS_PER_BYTE)

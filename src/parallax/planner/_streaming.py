@@ -78,7 +78,7 @@ def streamed_plan(model: Model, *, cores: int, room_bytes: int, reason: str) -> 
         units,
         unit_weights(graph, units),
         segment_bytes=max(room_bytes // SHARE, MIN_SEGMENT_BYTES),
-        tensor_bytes=crossing_bytes(graph, units),
+        crossing=crossing_bytes(graph, units),
         width=cores,
     )
     proposal = _in_order(context, partition)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from parallax.errors import ConfigError
-from parallax.graph import CostModel, OpGraph, bottom_levels, top_levels
+from parallax.graph import CostModel, OpGraph, bottom_levels, tensor_bytes, top_levels
 from parallax.partition import (
     Offer,
     RegionPlacer,
@@ -24,7 +24,6 @@ from parallax.partition import (
     Verdict,
     find_branches,
     find_regions,
-    tensor_bytes,
 )
 from parallax.schedule._adaptive import AdaptivePolicy
 from parallax.schedule._coarsen import coarsen

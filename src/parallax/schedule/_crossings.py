@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from parallax.graph import OpGraph
-from parallax.partition import UnitGraph, tensor_bytes
+from parallax.graph import OpGraph, tensor_bytes
+from parallax.partition import UnitGraph
 
 
 class Crossings:
@@ -14,7 +14,7 @@ class Crossings:
     Such a tensor leaves the caches and the runtime's blocked layouts, and comes back.
 
     Args:
-        graph: tells the sizes; a tensor of unknown size costs nothing.
+        graph: tells the sizes; a dimension that is not known counts as 1.
         units: of that graph.
         ns_per_byte: on either side.
     """
