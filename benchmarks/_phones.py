@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from _common import ORIGIN
 
 from parallax.backends.emulated._backend import EmulatedBackend
-from parallax.graph import CostModel, Dag, OpGraph, tensor_bytes
+from parallax.graph import CostModel, Dag, OpGraph, Verdict, tensor_bytes
 from parallax.model import Model, RowSplit, split_rows
 from parallax.partition import (
     Cause,
@@ -20,7 +20,6 @@ from parallax.partition import (
     RegionPlan,
     RegionRule,
     UnitGraph,
-    Verdict,
     contract,
     find_boundaries,
     find_regions,

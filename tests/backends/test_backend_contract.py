@@ -24,7 +24,7 @@ from parallax.backends import Backend, CompileOptions, DeviceKind, DeviceSpeed, 
 from parallax.backends.openvino import OpenVinoBackend
 from parallax.backends.ort import OnnxRuntimeBackend
 from parallax.errors import BackendError, InputError, RunCancelled
-from parallax.graph import OperatorWork, Refusal, Work
+from parallax.graph import OperatorWork, Verdict, Work
 from parallax.machine import private_bytes
 from parallax.model import load_model
 from tests.backends._backends import NAMES, Array, compiled, model_of, obstacle, on_the_processor, opened, run, value
@@ -391,7 +391,7 @@ def test_what_compiles_without_the_processor_is_refused_nowhere(backend: Backend
         return
     refused = backend.capability(load_model(proto)).refused
     # A form whose answers differ compiles, too: OpenVINO's ArgMax loses NaNs.
-    assert not [entry for entry in refused if entry.reason is not Refusal.FORM]
+    assert not [entry for entry in refused if entry.reason is not Verdict.UNSUPPORTED_FORM]
 
 
 def test_asking_leaves_nothing_behind(backend: Backend) -> None:

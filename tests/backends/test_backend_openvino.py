@@ -22,7 +22,7 @@ from parallax.backends.openvino._rules import EXACT_INTEGER, refused_nodes, unpr
 from parallax.backends.openvino._table import operator_table
 from parallax.engine import CompiledSegment, Executor, lane_pool
 from parallax.errors import BackendError, ConfigError, SegmentError
-from parallax.graph import Refusal
+from parallax.graph import Verdict
 from parallax.machine import private_bytes
 from parallax.model import load_model
 from parallax.schedule import PLAN_FORMAT_VERSION, Plan, Provenance, Segment
@@ -50,7 +50,7 @@ def backend() -> Backend:
     return open_backend("openvino")
 
 
-def _refused(proto: onnx.ModelProto) -> dict[str, Refusal]:
+def _refused(proto: onnx.ModelProto) -> dict[str, Verdict]:
     model = load_model(proto)
     graph = model.inferred()
     unproven = unproven_nodes(graph, model.opset_imports, version=operator_table().openvino)
@@ -93,18 +93,18 @@ def _softmax(opset: int) -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("proto", "reason"),
     [
-        pytest.param(_one("Add", (F64, F64), F64), Refusal.PRECISION, id="doubles become floats"),
-        pytest.param(_one("Add", (I64, I64), I64), Refusal.PRECISION, id="sums wrap at 32 bits"),
-        pytest.param(_one("Mul", (I32, I32), I32), Refusal.PRECISION, id="products leave what a float holds"),
-        pytest.param(_one("Max", (U32, U32), U32), Refusal.PRECISION, id="unsigned compares as signed"),
-        pytest.param(_one("Add", (I8, I8), I8), Refusal.PRECISION, id="bytes saturate"),
-        pytest.param(_one("Cast", (F32,), I64, to=I64), Refusal.PRECISION, id="casts saturate at 32 bits"),
-        pytest.param(_one("ReduceSum", (I64,), I64), Refusal.PRECISION, id="sums of unknown length"),
-        pytest.param(_one("Identity", (STRING,), STRING), Refusal.DTYPE, id="strings"),
-        pytest.param(_one("RandomNormalLike", (F32,), F32), Refusal.FORM, id="random numbers"),
+        pytest.param(_one("Add", (F64, F64), F64), Verdict.LOWER_PRECISION, id="doubles become floats"),
+        pytest.param(_one("Add", (I64, I64), I64), Verdict.LOWER_PRECISION, id="sums wrap at 32 bits"),
+        pytest.param(_one("Mul", (I32, I32), I32), Verdict.LOWER_PRECISION, id="products leave what a float holds"),
+        pytest.param(_one("Max", (U32, U32), U32), Verdict.LOWER_PRECISION, id="unsigned compares as signed"),
+        pytest.param(_one("Add", (I8, I8), I8), Verdict.LOWER_PRECISION, id="bytes saturate"),
+        pytest.param(_one("Cast", (F32,), I64, to=I64), Verdict.LOWER_PRECISION, id="casts saturate at 32 bits"),
+        pytest.param(_one("ReduceSum", (I64,), I64), Verdict.LOWER_PRECISION, id="sums of unknown length"),
+        pytest.param(_one("Identity", (STRING,), STRING), Verdict.UNSUPPORTED_TYPE, id="strings"),
+        pytest.param(_one("RandomNormalLike", (F32,), F32), Verdict.UNSUPPORTED_FORM, id="random numbers"),
     ],
 )
-def test_what_it_would_compute_with_less_precision_is_refused(proto: onnx.ModelProto, reason: Refusal) -> None:
+def test_what_it_would_compute_with_less_precision_is_refused(proto: onnx.ModelProto, reason: Verdict) -> None:
     (refusal,) = _refused(proto).values()
     assert refusal is reason
 
@@ -168,7 +168,7 @@ def test_what_it_would_compute_with_less_precision_is_refused(proto: onnx.ModelP
     ],
 )
 def test_what_it_computes_in_another_way_is_refused(proto: onnx.ModelProto) -> None:
-    assert list(_refused(proto).values()) == [Refusal.FORM]
+    assert list(_refused(proto).values()) == [Verdict.UNSUPPORTED_FORM]
 
 
 def test_what_was_compared_is_taken() -> None:
@@ -253,7 +253,7 @@ def test_bodies_are_left_to_others() -> None:
         {"c": (BOOL, []), "x": (F32, [2])},
         {"y": (F32, [2])},
     )
-    assert _refused(proto) == {"If": Refusal.CONTROL_FLOW}
+    assert _refused(proto) == {"If": Verdict.CONTROL_FLOW}
 
 
 def test_arithmetic_on_sizes_and_indices_is_trusted() -> None:
@@ -278,7 +278,7 @@ def test_an_index_that_is_returned_as_well_is_not_trusted() -> None:
         {"y": (F32, None), "positions": (I64, None)},
         {"zero": np.array(0, np.int64)},
     )
-    assert _refused(proto) == {"CumSum": Refusal.PRECISION}
+    assert _refused(proto) == {"CumSum": Verdict.LOWER_PRECISION}
 
 
 def test_bounds_of_sums_and_products_are_followed() -> None:
@@ -292,9 +292,9 @@ def test_bounds_of_sums_and_products_are_followed() -> None:
         return model_of(nodes, {"mask": (BOOL, ["n"])}, {"y": (I64, ["n"])}, weights)
 
     assert not _refused(model(EXACT_INTEGER - 1))
-    assert _refused(model(EXACT_INTEGER)) == {"Add": Refusal.PRECISION}
+    assert _refused(model(EXACT_INTEGER)) == {"Add": Verdict.LOWER_PRECISION}
     # What another backend computed comes in from outside: it is checked, but may be as large as the bound allows.
-    assert _refused(model(EXACT_INTEGER + 1)) == {"Mul": Refusal.PRECISION, "Add": Refusal.PRECISION}
+    assert _refused(model(EXACT_INTEGER + 1)) == {"Mul": Verdict.LOWER_PRECISION, "Add": Verdict.LOWER_PRECISION}
 
 
 @needs_openvino
@@ -350,8 +350,8 @@ def test_a_constant_beyond_all_limits_may_limit_but_not_be_computed_with() -> No
         return model_of([node(op_type, ["a", "c"], ["y"])], {"a": (I64, [1])}, {"y": (out, [1])}, weights)
 
     assert not _refused(model("Less", BOOL))
-    assert _refused(model("Add", I64)) == {"Add": Refusal.PRECISION}
-    assert _refused(model("Max", I64)) == {"Max": Refusal.PRECISION}
+    assert _refused(model("Add", I64)) == {"Add": Verdict.LOWER_PRECISION}
+    assert _refused(model("Max", I64)) == {"Max": Verdict.LOWER_PRECISION}
 
 
 @needs_openvino
@@ -401,9 +401,9 @@ def test_each_node_it_does_not_know_is_named(backend: Backend) -> None:
     model = load_model(proto)
     answer = backend.capability(model)
     assert {model.graph.nodes[entry.node].name: entry.reason for entry in answer.refused} == {
-        "strange": Refusal.OPERATOR,
-        "passes on": Refusal.DYNAMIC_SHAPE,  # what a strange operator makes has no proven rank
-        "lacking": Refusal.OPERATOR,
+        "strange": Verdict.UNSUPPORTED_OPERATOR,
+        "passes on": Verdict.DYNAMIC_SHAPE,  # what a strange operator makes has no proven rank
+        "lacking": Verdict.UNSUPPORTED_OPERATOR,
     }
     assert answer.taken == (0, 3, 4)
 

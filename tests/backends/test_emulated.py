@@ -19,7 +19,7 @@ from parallax.backends.emulated._backend import EmulatedBackend, EmulatedModel
 from parallax.backends.emulated._profiles import load_profile
 from parallax.backends.emulated._queue import OVERSLEEP_S, DeviceQueue
 from parallax.errors import BackendError, ConfigError, InputError, RunCancelled
-from parallax.graph import OperatorWork, Refusal, Work
+from parallax.graph import OperatorWork, Verdict, Work
 from parallax.model import load_model
 from tests.backends._backends import Array, compiled, model_of, on_the_processor, run, value
 from tests.backends.test_backend_contract import (  # noqa: F401 - the contract, run on the `backend` of this module
@@ -93,10 +93,10 @@ def test_refusals_say_what_the_delegate_lacks() -> None:
     answer = made.capability(load_model(chain()))
     assert answer.taken == (0, 1)
     (erf,) = answer.refused
-    assert (erf.reason, erf.detail) == (Refusal.OPERATOR, "tflite-gpu has no Erf")
+    assert (erf.reason, erf.detail) == (Verdict.UNSUPPORTED_OPERATOR, "tflite-gpu has no Erf")
     dynamic = made.capability(load_model(chain("rows")))
     assert not dynamic.taken
-    assert [entry.reason for entry in dynamic.refused] == [Refusal.DYNAMIC_SHAPE] * 2 + [Refusal.OPERATOR]
+    assert [entry.reason for entry in dynamic.refused] == [Verdict.DYNAMIC_SHAPE] * 2 + [Verdict.UNSUPPORTED_OPERATOR]
 
 
 WORK = Work(operators=(OperatorWork(op_type="MatMul", flops=10**9, touched_bytes=10**6),), moved_bytes=(10**6, 10**5))

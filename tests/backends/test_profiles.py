@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from parallax.backends.emulated import profile_names
-from parallax.backends.emulated._coverage import Coverage, Gap
+from parallax.backends.emulated._coverage import Coverage
 from parallax.backends.emulated._figures import Basis
 from parallax.backends.emulated._profiles import load_profile
 from parallax.errors import ConfigError
-from parallax.graph import Node, OpGraph, TensorInfo
+from parallax.graph import Node, OpGraph, TensorInfo, Verdict
 
 FLOAT, INT32, INT64, BOOL = 1, 6, 7, 9
 
@@ -227,7 +227,7 @@ def judged(
     initializers: Sequence[TensorInfo] = (),
     constants: Sequence[str] = (),
     bodies: bool = False,
-) -> Gap | None:
+) -> Verdict | None:
     empty = OpGraph(
         name="body",
         nodes=(),
@@ -262,7 +262,7 @@ def judged(
     found = coverage.uncovered(graph, node, constants=constants)
     if found is not None:
         assert coverage.name in found.detail or "'" in found.detail
-    return None if found is None else found.gap
+    return None if found is None else found.verdict
 
 
 X, W = tensor("x", (1, 3, 8, 8)), tensor("w", (4, 3, 3, 3))
@@ -280,19 +280,19 @@ def test_operator_is_covered_where_type_rank_and_shape_are(gpu: Coverage) -> Non
 
 
 def test_what_is_not_covered_is_told_apart(gpu: Coverage) -> None:
-    assert judged(gpu, "NonMaxSuppression", [X], Y) is Gap.OPERATOR
-    assert judged(gpu, "Loop", [X], Y, bodies=True) is Gap.CONTROL_FLOW
-    assert judged(gpu, "Add", [tensor("a", (2,), INT64)] * 2, tensor("y", (2,), INT64)) is Gap.ELEMENT_TYPE
-    assert judged(gpu, "Relu", [tensor("a", ("batch", 3))], tensor("y", ("batch", 3))) is Gap.DYNAMIC_SHAPE
-    assert judged(gpu, "Relu", [tensor("a", None)], tensor("y", None)) is Gap.DYNAMIC_SHAPE
-    assert judged(gpu, "Transpose", [tensor("a", (1,) * 6)], tensor("y", (1,) * 6)) is Gap.FORM
-    assert judged(gpu, "MaxPool", [tensor("a", (1, 3, 8))], tensor("y", (1, 3, 4))) is Gap.FORM
+    assert judged(gpu, "NonMaxSuppression", [X], Y) is Verdict.UNSUPPORTED_OPERATOR
+    assert judged(gpu, "Loop", [X], Y, bodies=True) is Verdict.CONTROL_FLOW
+    assert judged(gpu, "Add", [tensor("a", (2,), INT64)] * 2, tensor("y", (2,), INT64)) is Verdict.UNSUPPORTED_TYPE
+    assert judged(gpu, "Relu", [tensor("a", ("batch", 3))], tensor("y", ("batch", 3))) is Verdict.DYNAMIC_SHAPE
+    assert judged(gpu, "Relu", [tensor("a", None)], tensor("y", None)) is Verdict.DYNAMIC_SHAPE
+    assert judged(gpu, "Transpose", [tensor("a", (1,) * 6)], tensor("y", (1,) * 6)) is Verdict.UNSUPPORTED_FORM
+    assert judged(gpu, "MaxPool", [tensor("a", (1, 3, 8))], tensor("y", (1, 3, 4))) is Verdict.UNSUPPORTED_FORM
 
 
 def test_operand_that_must_be_constant_may_be_an_initializer_or_folded(gpu: Coverage) -> None:
     shape = tensor("s", (2,), INT64)
     out = tensor("y", (3, 64))
-    assert judged(gpu, "Reshape", [X, shape], out) is Gap.FORM
+    assert judged(gpu, "Reshape", [X, shape], out) is Verdict.UNSUPPORTED_FORM
     assert judged(gpu, "Reshape", [X, shape], out, initializers=[shape]) is None
     assert judged(gpu, "Reshape", [X, shape], out, constants=["s"]) is None
 
@@ -302,14 +302,24 @@ def test_embedding_looks_up_one_axis_of_indices_only(gpu: Coverage) -> None:
     rows = tensor("i", (5,), INT32)
     assert judged(gpu, "Gather", [table, rows], tensor("y", (5, 8)), initializers=[table]) is None
     grid = tensor("i", (1, 5), INT32)
-    assert judged(gpu, "Gather", [table, grid], tensor("y", (1, 5, 8)), initializers=[table]) is Gap.FORM
+    assert (
+        judged(gpu, "Gather", [table, grid], tensor("y", (1, 5, 8)), initializers=[table]) is Verdict.UNSUPPORTED_FORM
+    )
 
 
 def test_lists_differ_as_the_delegates_do() -> None:
     gpu, nnapi, tensorrt = (load_profile(name).coverage for name in ("pixel-6-gpu", "redmi-k50-gpu", "jetson-agx-orin"))
     dynamic = [tensor("a", ("n", 3))], tensor("y", ("n", 3))
     assert judged(tensorrt, "Relu", *dynamic) is None
-    assert judged(nnapi, "Relu", *dynamic) is Gap.DYNAMIC_SHAPE
+    assert judged(nnapi, "Relu", *dynamic) is Verdict.DYNAMIC_SHAPE
     static = [tensor("a", (1, 3))], tensor("y", (1, 3))
-    assert [judged(each, "Erf", *static) for each in (gpu, nnapi, tensorrt)] == [Gap.OPERATOR, Gap.OPERATOR, None]
-    assert [judged(each, "Gelu", *static) for each in (gpu, nnapi, tensorrt)] == [None, Gap.OPERATOR, Gap.OPERATOR]
+    assert [judged(each, "Erf", *static) for each in (gpu, nnapi, tensorrt)] == [
+        Verdict.UNSUPPORTED_OPERATOR,
+        Verdict.UNSUPPORTED_OPERATOR,
+        None,
+    ]
+    assert [judged(each, "Gelu", *static) for each in (gpu, nnapi, tensorrt)] == [
+        None,
+        Verdict.UNSUPPORTED_OPERATOR,
+        Verdict.UNSUPPORTED_OPERATOR,
+    ]

@@ -24,7 +24,7 @@ from parallax.backends import (
 )
 from parallax.backends._registry import forget_backends
 from parallax.errors import BackendError
-from parallax.graph import Capability, Price, Refusal, RefusedNode, Work
+from parallax.graph import Capability, Price, RefusedNode, Verdict, Work
 from parallax.model import Model, SegmentModel
 
 RELEASED = threading.Event()
@@ -91,7 +91,7 @@ class FaultyBackend:
         nodes = model.graph.nodes
         taken = tuple(node.index for node in nodes if node.op_type != "Sigmoid")
         refused = tuple(
-            RefusedNode(node=node.index, reason=Refusal.OPERATOR, detail="it has no Sigmoid")
+            RefusedNode(node=node.index, reason=Verdict.UNSUPPORTED_OPERATOR, detail="it has no Sigmoid")
             for node in nodes
             if node.op_type == "Sigmoid"
         )

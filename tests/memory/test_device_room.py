@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from parallax.graph import OpGraph
+from parallax.graph import OpGraph, Rejection, Verdict
 from parallax.memory import device_need, fit_offer
 from parallax.model import load_model
-from parallax.partition import Decline, Offer, RegionRule, Verdict, contract, find_regions
+from parallax.partition import Offer, RegionRule, contract, find_regions
 from parallax.partition._region_plan import TransferCost
 
 FLOAT_BYTES = 4
@@ -45,7 +45,7 @@ def layers(count: int, *, shared: bool = False) -> OpGraph:
 
 def offer_of(graph: OpGraph, *, cpu_ns: list[int] | None = None, declined: frozenset[int] = frozenset()) -> Offer:
     count = len(graph.nodes)
-    no = Decline(verdict=Verdict.UNSUPPORTED_OPERATOR, detail="no")
+    no = Rejection(verdict=Verdict.UNSUPPORTED_OPERATOR, detail="no")
     return Offer(
         device="toy",
         declined=tuple(no if node in declined else None for node in range(count)),
@@ -104,7 +104,7 @@ def test_what_does_not_fit_is_declined_and_says_what_is_allowed() -> None:
     offer = offer_of(graph, cpu_ns=[1000, 50] * 4)
     limited = fit_offer(graph, contract(graph, tiny_elements=0), offer, limit)
     left = [node for node, answer in enumerate(limited.declined) if answer is not None]
-    assert {answer.verdict for answer in limited.declined if answer is not None} == {Verdict.NO_ROOM}
+    assert {answer.verdict for answer in limited.declined if answer is not None} == {Verdict.OUT_OF_MEMORY}
     assert all(f"{limit} B are allowed" == answer.detail for answer in limited.declined if answer is not None)
     kept = [node for node in range(8) if node not in left]
     # Two of four equal products, next to each other, so that one region does.
@@ -126,7 +126,7 @@ def test_no_room_at_all_leaves_everything_to_the_processor() -> None:
     limited = fit_offer(graph, contract(graph), offer_of(graph), 1)
     plan = find_regions(graph, contract(graph), limited, rule=RegionRule.GREEDY)
     assert plan.is_cpu_only
-    assert {found.verdict for found in plan.verdicts} == {Verdict.NO_ROOM}
+    assert {found.verdict for found in plan.verdicts} == {Verdict.OUT_OF_MEMORY}
 
 
 @settings(max_examples=60)

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 
 from hypothesis import strategies as st
 
-from parallax.graph import OpGraph
-from parallax.partition import Decline, Offer, Verdict
+from parallax.graph import OpGraph, Rejection, Verdict
+from parallax.partition import Offer
 from parallax.partition._region_plan import TransferCost
 from tests.partition._graphs import edge_lists, op_graph
 
-NO = Decline(verdict=Verdict.UNSUPPORTED_OPERATOR, detail="Relu")
+NO = Rejection(verdict=Verdict.UNSUPPORTED_OPERATOR, detail="Relu")
 
 
 def offer_of(

@@ -6,8 +6,8 @@ import dataclasses
 
 from hypothesis import given, settings
 
-from parallax.graph import OpGraph
-from parallax.partition import Decline, Offer, Verdict, advise, contract, find_regions
+from parallax.graph import OpGraph, Rejection, Verdict
+from parallax.partition import Offer, advise, contract, find_regions
 from tests.partition._graphs import op_graph
 from tests.partition._offers import offer_of, offered_graphs
 
@@ -40,7 +40,7 @@ def test_each_gain_is_that_of_a_placement_without_the_obstacle(case: tuple[OpGra
     graph, offer = case
     kinds = [verdict for verdict in Verdict if verdict.is_refusal]
     declined = tuple(
-        None if answer is None else Decline(verdict=kinds[index % len(kinds)], detail="")
+        None if answer is None else Rejection(verdict=kinds[index % len(kinds)], detail="")
         for index, answer in enumerate(offer.declined)
     )
     offer = dataclasses.replace(offer, declined=declined)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from parallax.errors import ConfigError
-from parallax.graph import Capability, Price, Refusal, RefusedNode, Work
-from parallax.partition import RegionPlacer, Verdict, contract, find_regions, make_offer
+from parallax.graph import Capability, Price, RefusedNode, Verdict, Work
+from parallax.partition import RegionPlacer, contract, find_regions, make_offer
 from parallax.partition._region_plan import TransferCost
 from parallax.partition._regions import verify_regions
 from tests.partition._graphs import op_graph
@@ -49,20 +49,19 @@ def test_prices_are_those_of_each_nodes_work() -> None:
     assert offer.cpu_ns == (5, 6, 7)
 
 
-@pytest.mark.parametrize("reason", list(Refusal))
-def test_every_refusal_of_a_backend_has_a_verdict(reason: Refusal) -> None:
+@pytest.mark.parametrize("reason", [verdict for verdict in Verdict if verdict.is_refusal])
+def test_every_refusal_of_a_backend_is_the_verdict_of_its_node(reason: Verdict) -> None:
     refused = RefusedNode(node=2, reason=reason, detail="because")
     offer = make_offer(GRAPH, capability(refused), Prices(), cpu_ns=[0] * 3)
     assert offer is not None
     declined = offer.declined[2]
     assert declined is not None
-    assert declined.verdict.is_refusal
-    assert declined.detail == "because"
+    assert (declined.verdict, declined.detail) == (reason, "because")
     assert offer.declined[:2] == (None, None)
 
 
 def test_refusals_that_differ_keep_differing() -> None:
-    kinds = (Refusal.OPERATOR, Refusal.DTYPE, Refusal.DYNAMIC_SHAPE)
+    kinds = (Verdict.UNSUPPORTED_OPERATOR, Verdict.UNSUPPORTED_TYPE, Verdict.DYNAMIC_SHAPE)
     refused = [RefusedNode(node=index, reason=kind, detail="x") for index, kind in enumerate(kinds)]
     offer = make_offer(GRAPH, capability(*refused), Prices(), cpu_ns=[0] * 3)
     assert offer is not None
@@ -92,7 +91,11 @@ def test_placement_that_is_given_is_taken_as_far_as_the_device_goes() -> None:
     assert [region.nodes for region in plan.regions] == [(0, 1)]
     assert plan.chosen_ns > plan.cpu_only_ns
     part = RegionPlacer(GRAPH, units, offer).place([1])
-    assert [found.verdict for found in part.verdicts] == [Verdict.LEFT_OUT, Verdict.TAKEN, Verdict.UNSUPPORTED_OPERATOR]
+    assert [found.verdict for found in part.verdicts] == [
+        Verdict.BALANCED_TO_CPU,
+        Verdict.TAKEN,
+        Verdict.UNSUPPORTED_OPERATOR,
+    ]
 
 
 def test_regions_found_with_another_offer_are_described_with_this_one() -> None:

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallax.errors import ConfigError, InternalError
-from parallax.graph import Dag, OpGraph
+from parallax.graph import Dag, OpGraph, Rejection, Verdict
 from parallax.graph._dag import verify_convex, verify_dag
-from parallax.partition import Decline, Offer, RegionPlan, RegionRule, Verdict, contract, find_branches, find_regions
+from parallax.partition import Offer, RegionPlan, RegionRule, contract, find_branches, find_regions
 from parallax.partition._branches import verify_branches
 from parallax.partition._region_ground import Draft, cost_of
 from parallax.partition._region_growth import Cuts, find_pieces, find_waves
@@ -344,7 +344,7 @@ def test_refusals_keep_their_kind_and_say_what_is_at_fault() -> None:
     size = len(refusals)
     offer = dataclasses.replace(
         offer_of([1] * size, [1] * size, [9] * size),
-        declined=tuple(Decline(verdict=verdict, detail="input 'x'") for verdict in refusals),
+        declined=tuple(Rejection(verdict=verdict, detail="input 'x'") for verdict in refusals),
     )
     plan = plan_of(chain(*"abcdefgh"[:size]), offer)
     assert [found.verdict for found in plan.verdicts] == refusals
@@ -388,7 +388,7 @@ def test_offer_for_another_graph_or_with_negative_costs_is_refused() -> None:
     with pytest.raises(ConfigError, match="no reason of a device"):
         plan_of(
             chain("a"),
-            dataclasses.replace(offer_of([1], [1], [1]), declined=(Decline(verdict=Verdict.TAKEN, detail=""),)),
+            dataclasses.replace(offer_of([1], [1], [1]), declined=(Rejection(verdict=Verdict.TAKEN, detail=""),)),
         )
     with pytest.raises(ConfigError, match="negative"):
         plan_of(chain("a"), dataclasses.replace(offer_of([0], [1], [1]), transfer=TransferCost(ns_per_byte=-1.0)))

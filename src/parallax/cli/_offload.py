@@ -19,7 +19,7 @@ from parallax.cli._console import ProgressCallback, make_table, print_line
 from parallax.cli._open import parse_provider
 from parallax.cli._units import milliseconds, size
 from parallax.errors import BackendError, ConfigError
-from parallax.graph import Capability, CostModel, Node, OpGraph, Work
+from parallax.graph import Capability, CostModel, Node, OpGraph, Verdict, Work
 from parallax.memory import device_need, fit_offer
 from parallax.model import Model
 from parallax.partition import (
@@ -31,7 +31,6 @@ from parallax.partition import (
     RegionRule,
     Traffic,
     UnitGraph,
-    Verdict,
     advise,
     contract,
     find_regions,
@@ -47,25 +46,6 @@ _LISTED_OPERATORS = 8
 _LISTED_ADVICE = 6
 
 _IN_BODIES = "inside control flow"
-
-_LABELS = {
-    Verdict.TAKEN: "taken",
-    Verdict.FOLDED: "constant",
-    Verdict.UNSUPPORTED_OPERATOR: "unsupported operator",
-    Verdict.UNSUPPORTED_TYPE: "unsupported type",
-    Verdict.LOWER_PRECISION: "lower precision",
-    Verdict.DYNAMIC_SHAPE: "dynamic shape",
-    Verdict.CONTROL_FLOW: "control flow",
-    Verdict.UNSUPPORTED_FORM: "unsupported form",
-    Verdict.NO_ROOM: "no room",
-    Verdict.ENTANGLED: "entangled",
-    Verdict.GAINS_NOTHING: "too small to pay",
-    Verdict.CHEAPER_ON_CPU: "cheaper on the CPU",
-    Verdict.LEFT_OUT: "left to the CPU",
-    Verdict.TOO_FEW_NODES: "too few nodes",
-    Verdict.TOO_LITTLE_WORK: "too little work",
-    Verdict.TOO_MUCH_TRAFFIC: "too much traffic",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,8 +188,8 @@ def describe_offload(
         "nodes": {
             "all": len(per_node),
             "supported": len(capability.taken),
-            "taken": sum(row["verdict"] == _LABELS[Verdict.TAKEN] for row in per_node),
-            "constant": sum(row["verdict"] == _LABELS[Verdict.FOLDED] for row in per_node),
+            "taken": sum(row["verdict"] == Verdict.TAKEN.label for row in per_node),
+            "constant": sum(row["verdict"] == Verdict.FOLDED.label for row in per_node),
             "in_bodies": len(per_node) - len(graph.nodes),
         },
         "placements": [_describe_placement(placement, placements[0], device.figures) for placement in placements],
@@ -331,12 +311,12 @@ def _bodies_reason(bodies: Sequence[Mapping[str, Any]]) -> str:
 def _explained(chosen: RegionPlan, alone: RegionPlan) -> Iterator[NodeVerdict]:
     """The verdicts of the placement chosen; where a search only left a node out, what speaks against it by cost."""
     for verdict, other in zip(chosen.verdicts, alone.verdicts, strict=True):
-        if verdict.verdict is not Verdict.LEFT_OUT:
+        if verdict.verdict is not Verdict.BALANCED_TO_CPU:
             yield verdict
         elif other.verdict is Verdict.TAKEN:
             # It would pay, one thing after the other: the costs are those of the region it would be in.
             yield NodeVerdict(
-                node=verdict.node, verdict=Verdict.LEFT_OUT, device_ns=other.device_ns, cpu_ns=other.cpu_ns
+                node=verdict.node, verdict=Verdict.BALANCED_TO_CPU, device_ns=other.device_ns, cpu_ns=other.cpu_ns
             )
         else:
             yield other
@@ -350,8 +330,8 @@ def _describe_node(graph: OpGraph, offer: Offer, verdict: NodeVerdict) -> dict[s
         "node": node.name,
         "operator": node.op_type,
         "inside": None,
-        "verdict": _LABELS[verdict.verdict],
-        "meaning": verdict.verdict.value,
+        "verdict": verdict.verdict.label,
+        "meaning": verdict.verdict.meaning,
         "region": verdict.region,
         "detail": verdict.detail or None,
         "cpu_ms": 0.0 if is_folded else offer.cpu_ns[verdict.node] / 1e6,
@@ -364,7 +344,7 @@ def _describe_node(graph: OpGraph, offer: Offer, verdict: NodeVerdict) -> dict[s
 
 
 def _node_reason(verdict: NodeVerdict, device: str) -> str:
-    text = verdict.verdict.value
+    text = verdict.verdict.meaning
     if verdict.detail:
         text += f": {verdict.detail}"
     if verdict.device_ns is not None and verdict.cpu_ns is not None:
@@ -382,7 +362,7 @@ def _held(node: Node, reason: str, verdict: Verdict | None = None) -> list[dict[
 
 
 def _verdict_row(verdict: Verdict) -> dict[str, str]:
-    return {"verdict": _LABELS[verdict], "meaning": verdict.value}
+    return {"verdict": verdict.label, "meaning": verdict.meaning}
 
 
 def _describe_bodies(
@@ -520,7 +500,7 @@ def _compared(verdict: str, rows: Sequence[Mapping[str, Any]], figures: str) -> 
 
 def _describe_advice(advice: Advice, figures: str) -> dict[str, Any]:
     return {
-        "verdict": _LABELS[advice.verdict],
+        "verdict": advice.verdict.label,
         "operator": advice.op_type,
         "nodes": len(advice.nodes),
         "change": advice.change,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from parallax import _lazy
 
 if TYPE_CHECKING:
-    from parallax.graph._capability import Capability, Refusal, RefusedNode
+    from parallax.graph._capability import Capability, RefusedNode
     from parallax.graph._costs import CostModel
     from parallax.graph._dag import Dag, find_barriers
     from parallax.graph._elements import (
@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from parallax.graph._sizes import SizeExpression, SizeTable, bind_dims, size_expression
     from parallax.graph._tensor_bytes import packed_bytes, tensor_bytes
     from parallax.graph._union_find import UnionFind
+    from parallax.graph._verdict import Rejection, Verdict
     from parallax.graph._work import MAX_BODY_DEPTH, intensity, iteration_count, node_flops, node_work, shaped_work
 else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
-            "_capability": "Capability Refusal RefusedNode",
+            "_capability": "Capability RefusedNode",
             "_costs": "CostModel",
             "_dag": "Dag find_barriers",
             "_elements": "ELEMENT_TYPES NUMPY_TYPES RUNTIME_TYPES STRING_TYPE ElementType wrapped_type",
@@ -42,6 +43,7 @@ else:
             "_sizes": "SizeExpression SizeTable bind_dims size_expression",
             "_tensor_bytes": "packed_bytes tensor_bytes",
             "_union_find": "UnionFind",
+            "_verdict": "Rejection Verdict",
             "_work": "MAX_BODY_DEPTH intensity iteration_count node_flops node_work shaped_work",
         },
     )
@@ -62,14 +64,15 @@ __all__ = [
     "OpGraph",
     "OperatorWork",
     "Price",
-    "Refusal",
     "RefusedNode",
+    "Rejection",
     "Shapes",
     "SizeExpression",
     "SizeTable",
     "TensorInfo",
     "UnionFind",
     "UnknownShape",
+    "Verdict",
     "Work",
     "bind_dims",
     "bottom_levels",

@@ -11,9 +11,9 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from parallax.graph import OpGraph, tensor_bytes
+from parallax.graph import OpGraph, Rejection, Verdict, tensor_bytes
 from parallax.memory._budget import DEFAULT_MARGIN, show_bytes
-from parallax.partition import Decline, Offer, UnitGraph, Verdict, find_constants, find_regions
+from parallax.partition import Offer, UnitGraph, find_constants, find_regions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ def _need(graph: OpGraph, nodes: Collection[int], constants: frozenset[int]) -> 
 def fit_offer(
     graph: OpGraph, units: UnitGraph, offer: Offer, limit_bytes: int, *, margin: float = DEFAULT_MARGIN
 ) -> Offer:
-    """The offer for what fits into a device's memory: the rest is declined with `Verdict.NO_ROOM`.
+    """The offer for what fits into a device's memory: the rest is declined with `Verdict.OUT_OF_MEMORY`.
 
     Whatever is then placed on the device needs no more than ``limit_bytes`` less the margin, as `device_need` estimates
     it. Several choices are tried (what gains most per byte first, from the front of the model, from its end, each with
@@ -138,7 +138,7 @@ def _without(
     units: UnitGraph, offer: Offer, left_out: Sequence[int], constants: frozenset[int], limit_bytes: int
 ) -> Offer:
     declined = list(offer.declined)
-    answer = Decline(verdict=Verdict.NO_ROOM, detail=f"{show_bytes(limit_bytes)} are allowed")
+    answer = Rejection(verdict=Verdict.OUT_OF_MEMORY, detail=f"{show_bytes(limit_bytes)} are allowed")
     for unit in left_out:
         for node in units.units[unit]:
             if node not in constants:

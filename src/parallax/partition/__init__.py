@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from parallax.partition._refine import CostRule, PaperRule, RefinementRule
     from parallax.partition._region_advice import Advice, advise
     from parallax.partition._region_offer import Pricing, make_offer
-    from parallax.partition._region_plan import Decline, NodeVerdict, Offer, RegionPlan, RegionRule, Traffic, Verdict
+    from parallax.partition._region_plan import NodeVerdict, Offer, RegionPlan, RegionRule, Traffic
     from parallax.partition._regions import RegionPlacer, find_regions
     from parallax.partition._segments import (
         Cause,
@@ -45,7 +45,7 @@ else:
             "_refine": "CostRule PaperRule RefinementRule",
             "_region_advice": "Advice advise",
             "_region_offer": "Pricing make_offer",
-            "_region_plan": "Decline NodeVerdict Offer RegionPlan RegionRule Traffic Verdict",
+            "_region_plan": "NodeVerdict Offer RegionPlan RegionRule Traffic",
             "_regions": "RegionPlacer find_regions",
             "_segments": (
                 "Cause DraftSegment Partition UnitCosts assemble by_branches by_layers find_boundaries load_layers"
@@ -59,7 +59,6 @@ __all__ = [
     "BranchGraph",
     "Cause",
     "CostRule",
-    "Decline",
     "DraftSegment",
     "NodeClass",
     "NodeVerdict",
@@ -74,7 +73,6 @@ __all__ = [
     "Traffic",
     "UnitCosts",
     "UnitGraph",
-    "Verdict",
     "advise",
     "assemble",
     "bodies_cast_back",

@@ -6,22 +6,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from parallax.graph import OpGraph
-from parallax.partition._region_plan import Offer, Verdict
+from parallax.graph import OpGraph, Verdict
+from parallax.partition._region_plan import Offer
 from parallax.partition._regions import find_regions
 
 if TYPE_CHECKING:
     from parallax.partition._units import UnitGraph
-
-_REMEDIES = {
-    Verdict.UNSUPPORTED_OPERATOR: "replace the operator by ones the device has",
-    Verdict.UNSUPPORTED_TYPE: "compute in an element type the device has",
-    Verdict.LOWER_PRECISION: "allow lower precision",
-    Verdict.DYNAMIC_SHAPE: "fix the shapes (shapes=)",
-    Verdict.CONTROL_FLOW: "unroll the loop or choose the branch before export",
-    Verdict.UNSUPPORTED_FORM: "rewrite the operator in the form the device takes",
-    Verdict.NO_ROOM: "allow the device more memory (memory_budget)",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +34,13 @@ class Advice:
     @property
     def change(self) -> str:
         """What to do, for people."""
-        return _REMEDIES[self.verdict]
+        return self.verdict.remedy
 
     @property
     def remedy(self) -> str:
         """What to do where, and what for, for people."""
         return (
-            f"{self.op_type}, {len(self.nodes)} nodes ({self.verdict.value}): {self.change}; would save "
+            f"{self.op_type}, {len(self.nodes)} nodes ({self.verdict.meaning}): {self.change}; would save "
             f"{self.gain_ns / 1e3:.1f} of {self.now_ns / 1e3:.1f} us"
         )
 

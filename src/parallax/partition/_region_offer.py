@@ -6,18 +6,8 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from parallax.errors import ConfigError
-from parallax.graph import Capability, OperatorWork, OpGraph, Price, Refusal, Work, node_work
-from parallax.partition._region_plan import Decline, Offer, TransferCost, Verdict
-
-_VERDICTS: Final = {
-    Refusal.OPERATOR: Verdict.UNSUPPORTED_OPERATOR,
-    Refusal.DTYPE: Verdict.UNSUPPORTED_TYPE,
-    Refusal.PRECISION: Verdict.LOWER_PRECISION,
-    Refusal.DYNAMIC_SHAPE: Verdict.DYNAMIC_SHAPE,
-    Refusal.CONTROL_FLOW: Verdict.CONTROL_FLOW,
-    Refusal.FORM: Verdict.UNSUPPORTED_FORM,
-    Refusal.OTHER: Verdict.UNSUPPORTED_FORM,
-}
+from parallax.graph import Capability, OperatorWork, OpGraph, Price, Rejection, Work, node_work
+from parallax.partition._region_plan import Offer, TransferCost
 
 _PROBE_BYTES: Final = 1 << 24
 
@@ -59,9 +49,9 @@ def make_offer(graph: OpGraph, capability: Capability, pricing: Pricing, *, cpu_
     fixed, moved = pricing.transfer_ns(0), pricing.transfer_ns(_PROBE_BYTES)
     if idle is None or fixed is None or moved is None:
         return None
-    declined: list[Decline | None] = [None] * size
+    declined: list[Rejection | None] = [None] * size
     for refused in capability.refused:
-        declined[refused.node] = Decline(verdict=_VERDICTS[refused.reason], detail=refused.detail)
+        declined[refused.node] = Rejection(verdict=refused.reason, detail=refused.detail)
     device_ns = [0] * size
     flops = [0] * size
     for node in graph.nodes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from parallax.graph import Dag
+from parallax.graph import Dag, Rejection, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,62 +22,13 @@ class TransferCost:
         return self.fixed_ns + round(size_bytes * self.ns_per_byte)
 
 
-class Verdict(enum.Enum):
-    """What becomes of a node."""
-
-    TAKEN = "runs on the device"
-    FOLDED = "a constant: computed once, when the model is loaded"
-    UNSUPPORTED_OPERATOR = "the device has no such operator"
-    UNSUPPORTED_TYPE = "the device does not compute in this element type"
-    LOWER_PRECISION = "the device would compute with less precision than the model asks for"
-    DYNAMIC_SHAPE = "the device needs shapes that are known when the model is loaded"
-    CONTROL_FLOW = "holds bodies, which are graphs of their own"
-    UNSUPPORTED_FORM = "the device has this operator, but does not take it in this form"  # rank, attributes, operands
-    NO_ROOM = "the device's memory has no room for it"  # detail: what is allowed
-    ENTANGLED = "cannot be separated from a node that the device declines"
-    GAINS_NOTHING = "too small to pay: the device would take longer, launch and transfers included"
-    CHEAPER_ON_CPU = "left out of a region beside it, which is faster without it"
-    TOO_FEW_NODES = "its fragment has too few nodes"  # N, least allowed
-    TOO_LITTLE_WORK = "its fragment has too little work"  # MACs, least allowed
-    LEFT_OUT = "left to the CPU, which has time for it beside the device"
-    TOO_MUCH_TRAFFIC = "its fragment moves too many bytes for its work"  # bytes per MAC, most allowed
-
-    @property
-    def is_refusal(self) -> bool:
-        """Whether the device itself does not take the node, whatever it costs."""
-        return self in _REFUSALS
-
-
-_REFUSALS = frozenset(
-    {
-        Verdict.UNSUPPORTED_OPERATOR,
-        Verdict.UNSUPPORTED_TYPE,
-        Verdict.LOWER_PRECISION,
-        Verdict.DYNAMIC_SHAPE,
-        Verdict.CONTROL_FLOW,
-        Verdict.UNSUPPORTED_FORM,
-        Verdict.NO_ROOM,
-    }
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decline:
-    """A device's answer for a node that it does not take."""
-
-    verdict: Verdict
-    """One that `Verdict.is_refusal`."""
-    detail: str
-    """What exactly, for people: the type, tensor or attribute at fault."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
     """What a device says of each node of a graph, and what the work would cost on it. One entry per node."""
 
     device: str
     """Names the device for people."""
-    declined: tuple[Decline | None, ...]
+    declined: tuple[Rejection | None, ...]
     """None where the device takes the node."""
     device_ns: tuple[int, ...]
     """Time on the device, dispatch included; where it declines, what it would take for work of that size."""
@@ -144,7 +95,7 @@ class NodeVerdict:
     @property
     def reason(self) -> str:
         """The verdict with what it rests on, for people."""
-        text = self.verdict.value
+        text = self.verdict.meaning
         if self.detail:
             text += f": {self.detail}"
         if self.device_ns is not None and self.cpu_ns is not None:

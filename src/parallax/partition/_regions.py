@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from parallax.errors import ConfigError, InternalError
-from parallax.graph import Dag, OpGraph, tensor_bytes
+from parallax.graph import Dag, OpGraph, Verdict, tensor_bytes
 from parallax.partition._constants import find_constants
 from parallax.partition._region_ground import HOST, Draft, Freight, Ground, cost_of
 from parallax.partition._region_growth import Cuts, contracted_order, find_fragments, find_pieces, find_waves, grow
@@ -27,7 +27,6 @@ from parallax.partition._region_plan import (
     RegionPlan,
     RegionRule,
     Traffic,
-    Verdict,
 )
 
 if TYPE_CHECKING:
@@ -142,7 +141,7 @@ class RegionPlacer:
         for number, piece in enumerate(pieces):
             draft.place([unit for unit in piece if wanted[unit]], number)
         judged = {
-            node: NodeVerdict(node=node, verdict=Verdict.LEFT_OUT)
+            node: NodeVerdict(node=node, verdict=Verdict.BALANCED_TO_CPU)
             for unit, taken in enumerate(ground.takes)
             if taken and not wanted[unit]
             for node in units.units[unit]
@@ -480,7 +479,11 @@ def _verdicts(
             )
             name = graph.nodes[refused].name
             found.append(
-                NodeVerdict(node=index, verdict=Verdict.ENTANGLED, detail=f"'{name}' ({graph.nodes[refused].op_type})")
+                NodeVerdict(
+                    node=index,
+                    verdict=Verdict.FUSED_WITH_UNSUPPORTED,
+                    detail=f"'{name}' ({graph.nodes[refused].op_type})",
+                )
             )
     return tuple(found)
 

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from parallax.errors import ConfigError
-from parallax.graph import CostModel, OpGraph, bottom_levels, tensor_bytes, top_levels
+from parallax.graph import CostModel, OpGraph, Verdict, bottom_levels, tensor_bytes, top_levels
 from parallax.partition import (
     Offer,
     RegionPlacer,
     RegionPlan,
     RegionRule,
     UnitGraph,
-    Verdict,
     find_branches,
     find_regions,
 )

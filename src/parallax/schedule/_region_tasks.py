@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parallax.errors import ConfigError
-from parallax.graph import CostModel, UnionFind
-from parallax.partition import RegionPlan, UnitGraph, Verdict, find_branches
+from parallax.graph import CostModel, UnionFind, Verdict
+from parallax.partition import RegionPlan, UnitGraph, find_branches
 from parallax.schedule._crossings import Crossings
 from parallax.schedule._plan import Task
 

@@ -31,7 +31,6 @@ from parallax.backends._protocol import (
     Place,
     UnfitFeedsError,
 )
-from parallax.backends.emulated._coverage import Gap
 from parallax.backends.emulated._host_speed import host_gemm_flops
 from parallax.backends.emulated._profiles import DeviceProfile, DeviceRates, load_profile, profile_names
 from parallax.backends.emulated._queue import Clock, DeviceQueue, is_cancelled, queue_of
@@ -45,7 +44,7 @@ from parallax.backends.ort import (
     is_on_host,
 )
 from parallax.errors import ConfigError, InputError
-from parallax.graph import STRING_TYPE, Capability, OpGraph, Price, Refusal, RefusedNode, Work
+from parallax.graph import STRING_TYPE, Capability, OpGraph, Price, RefusedNode, Work
 from parallax.machine import available_cores
 from parallax.model import Model, SegmentModel, segment_graph
 
@@ -53,14 +52,6 @@ PREFIX: Final = "emulated"
 
 MEMORY_LIMIT_BYTES: Final = 256 << 20
 """Of inputs and answers that one compiled part remembers; the least recently used are forgotten."""
-
-_REFUSALS: Final = {
-    Gap.OPERATOR: Refusal.OPERATOR,
-    Gap.ELEMENT_TYPE: Refusal.DTYPE,
-    Gap.CONTROL_FLOW: Refusal.CONTROL_FLOW,
-    Gap.DYNAMIC_SHAPE: Refusal.DYNAMIC_SHAPE,
-    Gap.FORM: Refusal.FORM,
-}
 
 
 class EmulatedBackend:
@@ -133,7 +124,7 @@ class EmulatedBackend:
             if node.index not in folded:
                 found = self.profile.coverage.uncovered(graph, node, constants=constants)
             if found is not None:
-                refused.append(RefusedNode(node=node.index, reason=_REFUSALS[found.gap], detail=found.detail))
+                refused.append(RefusedNode(node=node.index, reason=found.verdict, detail=found.detail))
         left_out = {entry.node for entry in refused}
         return Capability(
             backend=self._info.name,

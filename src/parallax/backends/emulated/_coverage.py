@@ -7,39 +7,18 @@ really does well, and is never less.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
 from parallax.backends.emulated._figures import Fields
-from parallax.graph import ELEMENT_TYPES, Node, OpGraph, TensorInfo
+from parallax.graph import ELEMENT_TYPES, Node, OpGraph, Rejection, TensorInfo, Verdict
 
 TYPE_NAMES: Final[Mapping[int, str]] = MappingProxyType({code: ELEMENT_TYPES[code].name for code in range(1, 17)})
 """Names used in lists of operators, by ``onnx.TensorProto.DataType``."""
 
 _STANDARD_DOMAINS: Final = frozenset({"", "ai.onnx"})
-
-
-class Gap(enum.Enum):
-    """What it is about a node that a list of operators does not cover."""
-
-    OPERATOR = "operator"
-    ELEMENT_TYPE = "element type"
-    DYNAMIC_SHAPE = "dynamic shape"
-    CONTROL_FLOW = "control flow"
-    FORM = "form"
-    """Rank, or an operand that would have to be constant."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Uncovered:
-    """Why a list of operators does not cover a node."""
-
-    gap: Gap
-    detail: str
-    """What exactly, for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +50,7 @@ class Coverage:
 
     def uncovered(
         self, graph: OpGraph, node: Node, *, constants: Collection[str] = (), unknown_types_pass: bool = False
-    ) -> Uncovered | None:
+    ) -> Rejection | None:
         """Why the delegate does not take a node, or None where it does.
 
         Args:
@@ -82,8 +61,8 @@ class Coverage:
         name = node.op_type if node.domain in _STANDARD_DOMAINS else f"{node.domain}:{node.op_type}"
         rule = self.operators.get(name)
         if rule is None:
-            gap = Gap.CONTROL_FLOW if node.bodies else Gap.OPERATOR
-            return Uncovered(gap=gap, detail=f"{self.name} has no {name}")
+            verdict = Verdict.CONTROL_FLOW if node.bodies else Verdict.UNSUPPORTED_OPERATOR
+            return Rejection(verdict=verdict, detail=f"{self.name} has no {name}")
 
         overridable = {info.name for info in graph.overridable}
 
@@ -94,8 +73,9 @@ class Coverage:
 
         for position in rule.constant_inputs:
             if position < len(node.inputs) and node.inputs[position] and not is_constant(node.inputs[position]):
-                return Uncovered(
-                    gap=Gap.FORM, detail=f"{self.name} takes {name} only where '{node.inputs[position]}' is constant"
+                return Rejection(
+                    verdict=Verdict.UNSUPPORTED_FORM,
+                    detail=f"{self.name} takes {name} only where '{node.inputs[position]}' is constant",
                 )
         flowing = [tensor for tensor in node.inputs if tensor and not is_constant(tensor)]
         for tensor in (*flowing, *(tensor for tensor in node.outputs if tensor)):
@@ -110,32 +90,35 @@ class Coverage:
             info = graph.tensors.get(node.inputs[position]) or graph.initializers.get(node.inputs[position])
             if info is not None and info.shape is not None and not fewest <= len(info.shape) <= most:
                 bounds = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-                return Uncovered(
-                    gap=Gap.FORM,
+                return Rejection(
+                    verdict=Verdict.UNSUPPORTED_FORM,
                     detail=f"{self.name} takes {name} with {bounds} dimensions, '{info.name}' has {len(info.shape)}",
                 )
         return None
 
     def _uncovered_tensor(
         self, name: str, rule: OperatorRule, tensor: str, info: TensorInfo | None
-    ) -> Uncovered | None:
+    ) -> Rejection | None:
         if info is not None and info.kind != "tensor":
-            return Uncovered(gap=Gap.ELEMENT_TYPE, detail=f"'{tensor}' is no tensor but of kind {info.kind}")
+            return Rejection(
+                verdict=Verdict.UNSUPPORTED_TYPE, detail=f"'{tensor}' is no tensor but of kind {info.kind}"
+            )
         if info is not None and info.dtype:
             allowed = self.element_types if rule.element_types is None else rule.element_types
             written = TYPE_NAMES.get(info.dtype, f"type {info.dtype}")
             if written not in allowed:
-                return Uncovered(
-                    gap=Gap.ELEMENT_TYPE, detail=f"{self.name} has no {name} for {written}, the type of '{tensor}'"
+                return Rejection(
+                    verdict=Verdict.UNSUPPORTED_TYPE,
+                    detail=f"{self.name} has no {name} for {written}, the type of '{tensor}'",
                 )
         if info is None or info.shape is None or not info.is_static:
             if self.dynamic_shapes:
                 return None
             shape = "unknown" if info is None or info.shape is None else f"({', '.join(map(str, info.shape))})"
-            return Uncovered(gap=Gap.DYNAMIC_SHAPE, detail=f"the shape of '{tensor}' is {shape}")
+            return Rejection(verdict=Verdict.DYNAMIC_SHAPE, detail=f"the shape of '{tensor}' is {shape}")
         if len(info.shape) > self.max_rank:
-            return Uncovered(
-                gap=Gap.FORM,
+            return Rejection(
+                verdict=Verdict.UNSUPPORTED_FORM,
                 detail=f"{self.name} has tensors of up to {self.max_rank} dimensions, '{tensor}' has {len(info.shape)}",
             )
         return None

@@ -31,7 +31,7 @@ from parallax.backends.openvino._rules import refused_nodes, unproven_nodes
 from parallax.backends.openvino._shapes import ShapedPrograms, Signature
 from parallax.backends.ort import TYPE_NAMES, compile_error
 from parallax.errors import BackendError, ConfigError, MissingExtraError
-from parallax.graph import Capability, OpGraph, Price, Refusal, RefusedNode, Work
+from parallax.graph import Capability, OpGraph, Price, RefusedNode, Verdict, Work
 from parallax.model import Model, SegmentInterface, SegmentModel, segment_interface
 
 PACKAGE: Final = "openvino"
@@ -201,19 +201,19 @@ class OpenVinoBackend:
             for index, (reason, detail) in (found or dict.fromkeys(alone, obstacle)).items():
                 refused[index] = RefusedNode(node=index, reason=reason, detail=f"{self._info.name} {detail}")
 
-    def _obstacle(self, segment: SegmentModel) -> tuple[Refusal, str] | None:
+    def _obstacle(self, segment: SegmentModel) -> tuple[Verdict, str] | None:
         """What speaks against a part, or None."""
         try:
             read = read_partially(_frontend(), segment)
             if placeholders(read):
-                return Refusal.OPERATOR, "has no translation for it"
+                return Verdict.UNSUPPORTED_OPERATOR, "has no translation for it"
             if any(port.get_partial_shape().rank.is_dynamic for port in read.inputs):
-                return Refusal.DYNAMIC_SHAPE, "needs to know the rank of its inputs"
+                return Verdict.DYNAMIC_SHAPE, "needs to know the rank of its inputs"
             held = self._core.query_model(read, self._device)
         except (RuntimeError, TypeError, ValueError) as error:
-            return Refusal.FORM, f"fails when it is asked about it: {_first_line(error)}"
+            return Verdict.UNSUPPORTED_FORM, f"fails when it is asked about it: {_first_line(error)}"
         lacking = sorted({op.get_type_name() for op in read.get_ops() if op.get_friendly_name() not in held})
-        return (Refusal.OPERATOR, f"has no kernel for {', '.join(lacking)}") if lacking else None
+        return (Verdict.UNSUPPORTED_OPERATOR, f"has no kernel for {', '.join(lacking)}") if lacking else None
 
 
 def _first_line(error: Exception) -> str:

@@ -30,7 +30,7 @@ from typing import Final
 
 from parallax.backends.openvino._table import operator_table
 from parallax.backends.ort import TYPE_NAMES
-from parallax.graph import Node, OpGraph, Refusal, RefusedNode, TensorInfo, constant_value
+from parallax.graph import Node, OpGraph, RefusedNode, TensorInfo, Verdict, constant_value
 
 EXACT_INTEGER: Final = 1 << 24
 """Integers up to this magnitude are exact in float32."""
@@ -207,7 +207,10 @@ def unproven_nodes(graph: OpGraph, opsets: Mapping[str, int], *, version: str) -
             f"the table of what OpenVINO computes right was made with its release {table.openvino}, and this is "
             f"{version}: install that one, or make the table anew with tools/openvino_table.py"
         )
-        return {node.index: RefusedNode(node=node.index, reason=Refusal.OTHER, detail=detail) for node in graph.nodes}
+        return {
+            node.index: RefusedNode(node=node.index, reason=Verdict.UNSUPPORTED_FORM, detail=detail)
+            for node in graph.nodes
+        }
     found = {node.index: table.obstacle(graph, node, opsets) for node in graph.nodes}
     return {
         index: RefusedNode(
@@ -220,21 +223,21 @@ def unproven_nodes(graph: OpGraph, opsets: Mapping[str, int], *, version: str) -
     }
 
 
-def _structure(graph: OpGraph, node: Node, opset: int) -> tuple[Refusal, str] | None:
+def _structure(graph: OpGraph, node: Node, opset: int) -> tuple[Verdict, str] | None:
     if node.bodies:
-        return Refusal.CONTROL_FLOW, f"{node.op_type} holds bodies"
+        return Verdict.CONTROL_FLOW, f"{node.op_type} holds bodies"
     deviation = _deviation(graph, node, opset) or _edge_deviation(graph, node)
     if deviation is not None:
-        return Refusal.FORM, f"OpenVINO {deviation}"
+        return Verdict.UNSUPPORTED_FORM, f"OpenVINO {deviation}"
     for name in filter(None, (*node.inputs, *node.outputs)):
         info = graph.tensors.get(name)
         if info is None or info.kind != "tensor" or not info.dtype:
-            return Refusal.OTHER, f"the type of {name!r} is not known, or no tensor"
+            return Verdict.UNSUPPORTED_FORM, f"the type of {name!r} is not known, or no tensor"
         if info.dtype not in _KNOWN:
-            kind = Refusal.PRECISION if info.dtype in (11, 12, 13) else Refusal.DTYPE
+            kind = Verdict.LOWER_PRECISION if info.dtype in (11, 12, 13) else Verdict.UNSUPPORTED_TYPE
             return kind, f"OpenVINO does not compute {TYPE_NAMES.get(info.dtype, info.dtype)} exactly, as {name!r} is"
         if info.dtype in _BYTES and node.op_type not in _QUANTISES:
-            return Refusal.PRECISION, f"OpenVINO saturates bytes where {node.op_type} wraps or accumulates"
+            return Verdict.LOWER_PRECISION, f"OpenVINO saturates bytes where {node.op_type} wraps or accumulates"
     return None
 
 
@@ -332,7 +335,7 @@ def _is_computed(graph: OpGraph, name: str) -> bool:
     return bool(name) and name not in graph.initializers and constant_value(graph, name) is None
 
 
-def _follow_integers(graph: OpGraph, node: Node, integers: _Integers) -> tuple[Refusal, str] | None:
+def _follow_integers(graph: OpGraph, node: Node, integers: _Integers) -> tuple[Verdict, str] | None:
     """Whether the node's integers stay exact; notes what is then known of its outputs."""
     indices = _INDEX_OPERANDS.get(node.op_type, ())
     data = [name for at, name in enumerate(node.inputs) if name and at not in indices and _is_integer(graph, name)]
@@ -346,7 +349,10 @@ def _follow_integers(graph: OpGraph, node: Node, integers: _Integers) -> tuple[R
         data = [name for name in data if not integers.is_no_limit(name)]
     bounds = [integers.bound(name) for name in data]
     if max(bounds, default=0) > EXACT_INTEGER:
-        return Refusal.PRECISION, f"integers of {node.op_type} may exceed 2**24, beyond which OpenVINO is not exact"
+        return (
+            Verdict.LOWER_PRECISION,
+            f"integers of {node.op_type} may exceed 2**24, beyond which OpenVINO is not exact",
+        )
     if node.op_type in _INDICES:
         integers.note_bound(made, EXACT_INTEGER)
         return None
@@ -355,9 +361,12 @@ def _follow_integers(graph: OpGraph, node: Node, integers: _Integers) -> tuple[R
         return None
     bound = _result_bound(graph, node, bounds)
     if made and (bound is None or bound > EXACT_INTEGER):
-        return Refusal.PRECISION, f"{node.op_type} may make integers beyond 2**24, which OpenVINO does not keep exact"
+        return (
+            Verdict.LOWER_PRECISION,
+            f"{node.op_type} may make integers beyond 2**24, which OpenVINO does not keep exact",
+        )
     if not made and node.op_type not in _MOVES | _SELECTS | {"Cast"}:
-        return Refusal.PRECISION, f"OpenVINO is not known to read the integers of {node.op_type} exactly"
+        return Verdict.LOWER_PRECISION, f"OpenVINO is not known to read the integers of {node.op_type} exactly"
     if bound is not None:
         integers.note_bound(made, bound)
     return None

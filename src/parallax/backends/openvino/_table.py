@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from parallax.backends.ort import TYPE_NAMES
-from parallax.graph import Dim, Node, OpGraph, Refusal
+from parallax.graph import Dim, Node, OpGraph, Verdict
 
 FILE_NAME: Final = "openvino_table.json"
 FORMAT_VERSION: Final = 1
@@ -226,7 +226,7 @@ class OperatorTable:
         """Whether it was made with the same minor release."""
         return version.split(".")[:2] == self.openvino.split(".")[:2]
 
-    def obstacle(self, graph: OpGraph, node: Node, opsets: Mapping[str, int]) -> tuple[Refusal, str] | None:
+    def obstacle(self, graph: OpGraph, node: Node, opsets: Mapping[str, int]) -> tuple[Verdict, str] | None:
         """Why a node is not known to be computed as ONNX Runtime does, the detail in words that follow the operator's
         name; or None. ``graph`` with its types inferred."""
         domain = "" if node.domain == "ai.onnx" else node.domain
@@ -235,20 +235,20 @@ class OperatorTable:
         key = domain, node.op_type
         rows = self.rows.get(key)
         if not rows:
-            return Refusal.OPERATOR, "in any form"
+            return Verdict.UNSUPPORTED_OPERATOR, "in any form"
         opset = opsets.get(domain) or (opsets.get("ai.onnx", 0) if not domain else 0)
         if opset > self.newest.get(domain, 0):
-            return Refusal.OPERATOR, f"of opset {opset}, which is newer than {self.newest.get(domain, 0)}"
+            return Verdict.UNSUPPORTED_OPERATOR, f"of opset {opset}, which is newer than {self.newest.get(domain, 0)}"
         since = max((version for version in self.versions[key] if version <= opset), default=0)
         form = node_form(graph, node, since)
         found = [row.obstacle(form) for row in rows]
         if found[0] is not None and None not in found:
             is_open = any(_UNKNOWN in values for name, values in form.items() if name.startswith("rank"))
-            return Refusal.DYNAMIC_SHAPE if is_open else Refusal.FORM, found[0]
+            return Verdict.DYNAMIC_SHAPE if is_open else Verdict.UNSUPPORTED_FORM, found[0]
         row = rows[found.index(None)]
         lost = row.loses - {"empty"}  # what is fed is checked for it, and what comes of it differs in shape
         if node.op_type in _CHOOSES and lost and any(name in _REAL for name in form.get("in0", _NOTHING)):
-            return Refusal.FORM, f"of floats that may be {' or '.join(sorted(lost))}"
+            return Verdict.UNSUPPORTED_FORM, f"of floats that may be {' or '.join(sorted(lost))}"
         return None
 
 

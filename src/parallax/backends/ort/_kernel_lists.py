@@ -10,7 +10,7 @@ from typing import Final
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.backends.ort._failures import RUNTIME_EXCEPTIONS
-from parallax.graph import ELEMENT_TYPES, Node, OpGraph, Refusal, RefusedNode
+from parallax.graph import ELEMENT_TYPES, Node, OpGraph, RefusedNode, Verdict
 
 TYPE_NAMES: Final[Mapping[int, str]] = {code: element.runtime_name for code, element in ELEMENT_TYPES.items()}
 """Element types as ONNX Runtime writes them inside "tensor(...)", by ``onnx.TensorProto.DataType``."""
@@ -30,15 +30,15 @@ def explain(graph: OpGraph, taken: Set[int], *, provider: str, is_plugin: bool) 
 def _reason(
     graph: OpGraph, node: Node, provider: str, kernels: Mapping[tuple[str, str], frozenset[str]]
 ) -> RefusedNode:
-    def because(reason: Refusal, detail: str) -> RefusedNode:
+    def because(reason: Verdict, detail: str) -> RefusedNode:
         return RefusedNode(node=node.index, reason=reason, detail=detail)
 
     if not kernels:
-        return because(Refusal.OTHER, f"{provider} does not say why")
+        return because(Verdict.UNSUPPORTED_FORM, f"{provider} does not say why")
     domain = "" if node.domain in _DEFAULT_DOMAINS else node.domain
     types = kernels.get((domain, node.op_type))
     if types is None:
-        return because(Refusal.OPERATOR, f"{provider} has no kernel for {node.op_type}")
+        return because(Verdict.UNSUPPORTED_OPERATOR, f"{provider} has no kernel for {node.op_type}")
     # Further operands (shapes, axes) often have types of their own, which the list does not tell.
     for name in (*node.inputs[:1], *node.outputs[:1]):
         info = graph.tensors.get(name)
@@ -46,8 +46,10 @@ def _reason(
             written = f"tensor({TYPE_NAMES[info.dtype]})"
             if written not in types:
                 detail = f"{provider} has no kernel of {node.op_type} for {written}, the type of {name!r}"
-                return because(Refusal.DTYPE, detail)
-    return because(Refusal.OTHER, f"{provider} has a kernel for {node.op_type}, but leaves this node to the processor")
+                return because(Verdict.UNSUPPORTED_TYPE, detail)
+    return because(
+        Verdict.UNSUPPORTED_FORM, f"{provider} has a kernel for {node.op_type}, but leaves this node to the processor"
+    )
 
 
 @functools.cache
