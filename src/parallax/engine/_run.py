@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.backends.ort import is_termination
-from parallax.engine._arenas import Layout, Step, run_bound
+from parallax.engine._advice import WeightAdvisor
+from parallax.engine._arenas import Layout, Step, Wiring, run_bound
 from parallax.engine._delegate import StandInSession, backend_of, transfers_of
 from parallax.engine._failures import segment_failure
 from parallax.engine._lanes import Lane, Lease
 from parallax.engine._mailbox import Mailbox
 from parallax.engine._place import Shape
+from parallax.engine._segment import CompiledSegment
 from parallax.errors import InternalError, ParallaxError
 from parallax.machine import move_to_first_of, unbind
-from parallax.schedule import Dispatcher, Start
+from parallax.schedule import Dispatcher, DispatchTable, Plan, Start
 
 if TYPE_CHECKING:
-    from parallax.engine._executor import Executor
     from parallax.engine._run_events import EndedSegment, RunEvents
 
 # How long the calling thread spins for the end of its run before it parks.
@@ -84,6 +85,51 @@ def _quiet_options() -> Any:
     return options
 
 
+class Compiled(Protocol):
+    """What runs have in common: the part of their `Executor` that they read."""
+
+    advisor: WeightAdvisor | None
+
+    @property
+    def plan(self) -> Plan:
+        """What is run."""
+        ...
+
+    @property
+    def table(self) -> DispatchTable:
+        """The plan's table for dispatchers."""
+        ...
+
+    @property
+    def segments(self) -> Sequence[CompiledSegment]:
+        """Compiled, in the plan's order."""
+        ...
+
+    @property
+    def wiring(self) -> Sequence[Wiring]:
+        """Per segment: its session, and the slots of its inputs and outputs."""
+        ...
+
+    @property
+    def readers(self) -> list[int]:
+        """Per slot: how often it is read in a run."""
+        ...
+
+    @property
+    def cores(self) -> frozenset[int]:
+        """Those that threads of a run are moved among; empty where they are not moved."""
+        ...
+
+    @property
+    def on_all_cores(self) -> frozenset[int]:
+        """Segments that run on all of them."""
+        ...
+
+    def advise(self, tell: Callable[[int], None], segment: int) -> None:
+        """Tell the advisor; detach it if it fails."""
+        ...
+
+
 class Run:
     """State of one run. Fields marked (lock) are touched only while ``_lock`` is held."""
 
@@ -115,7 +161,7 @@ class Run:
 
     def __init__(
         self,
-        executor: Executor,
+        executor: Compiled,
         layout: Layout,
         values: list[Any],
         run_options: Any,

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Set
 from typing import NamedTuple
 
-from parallax.machine import current_core
+from parallax.machine._cores import current_core
 
 
 class CoreBinding:
