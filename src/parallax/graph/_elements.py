@@ -123,3 +123,8 @@ def wrapped_type(runtime_type: str) -> ElementType | None:
     """The element type behind "tensor(...)", if the runtime takes its memory as it is; else None."""
     element = RUNTIME_TYPES.get(runtime_type)
     return element if element is not None and element.is_wrapped else None
+
+
+def packed_bytes(elements: int, bits: int) -> int:
+    """The whole bytes that so many elements of so many bits take together. All who count bytes ask here."""
+    return (elements * bits + 7) >> 3

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from parallax.graph._elements import ELEMENT_TYPES
+from parallax.graph._elements import ELEMENT_TYPES, packed_bytes
 from parallax.graph._op_graph import Node, OpGraph, TensorInfo
-from parallax.graph._tensor_bytes import packed_bytes
 
 
 class UnknownShape(Exception):

@@ -13,9 +13,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from parallax.graph._elements import ELEMENT_TYPES, STRING_TYPE
+from parallax.graph._elements import ELEMENT_TYPES, STRING_TYPE, packed_bytes
 from parallax.graph._op_graph import Dim, TensorInfo
-from parallax.graph._tensor_bytes import packed_bytes
 
 MAX_TENSOR_BYTES: Final = 1 << 48
 """A size beyond this (256 TiB) comes from no machine; it counts as unknown, and the run fails on its own terms."""

@@ -1,4 +1,4 @@
-"""How many bytes a tensor takes: the one place where elements become bytes.
+"""How many bytes a tensor of a graph takes.
 
 Elements of less than a byte are packed without gaps, and the whole is rounded up to whole bytes once. That is what a
 file stores, what a transfer moves and what a tensor needs in memory; whoever lays tensors out adds alignment.
@@ -6,13 +6,8 @@ file stores, what a transfer moves and what a tensor needs in memory; whoever la
 
 from __future__ import annotations
 
-from parallax.graph._elements import ELEMENT_TYPES
+from parallax.graph._elements import ELEMENT_TYPES, packed_bytes
 from parallax.graph._op_graph import OpGraph
-
-
-def packed_bytes(elements: int, bits: int) -> int:
-    """The whole bytes that so many elements of so many bits take together."""
-    return (elements * bits + 7) >> 3
 
 
 def tensor_bytes(graph: OpGraph, name: str) -> int:
