@@ -18,6 +18,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 from parallax.machine import trim_heap
 from parallax.backends.ort import RuntimeOptions
 from parallax.backends.ort import make_session
+from parallax.model import SegmentModel
 from parallax.backends.ort import _shared_allocator as shared
 
 WIDE = 4 << 20  # 16 MiB per tensor
@@ -31,7 +32,8 @@ def model():
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
 
 def segment(**options):
-    return make_session(model(), {}, width=1, options=RuntimeOptions(log_severity_level=4, **options))
+    part = SegmentModel(name="s", proto=model(), weights={}, weight_types={})
+    return make_session(part, width=1, options=RuntimeOptions(log_severity_level=4, **options))
 
 def run(session, width=WIDE // 2):
     x = np.full((2, width), -1, np.float32)

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 from parallax.backends.ort import RuntimeOptions, make_session
 from parallax.engine import CompiledSegment, Executor
 from parallax.engine._lanes import LanePool
+from parallax.model import SegmentModel
 from parallax.schedule import Plan, Provenance, Segment
 
 Step = tuple[str, Sequence[str], str]
@@ -25,6 +26,11 @@ def segment_model(operator: str, inputs: Sequence[str], output: str, **attribute
     )
     model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     return model.SerializeToString()
+
+
+def part_of(proto: bytes) -> SegmentModel:
+    """A model without weights of its own, as a segment's."""
+    return SegmentModel(name="part", proto=proto, weights={}, weight_types={})
 
 
 def executor(
@@ -64,7 +70,9 @@ def executor(
                 node_names=(f"{operator}_{output}",),
                 width=1,
                 session=make_session(
-                    segment_model(operator, inputs, output), {}, width=1, options=RuntimeOptions(log_severity_level=4)
+                    part_of(segment_model(operator, inputs, output)),
+                    width=1,
+                    options=RuntimeOptions(log_severity_level=4),
                 ),
                 inputs=tuple(dict.fromkeys(inputs)),
                 outputs=(output,),

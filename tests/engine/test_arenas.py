@@ -19,6 +19,7 @@ from parallax.engine._lanes import LanePool
 from parallax.errors import ConfigError, RunCancelled, SegmentError
 from parallax.memory import MemoryOutline
 from tests.engine._graphs import QUIET, Cut, ladder_model, models, plan_of_nodes, proto, value
+from tests.engine._plans import part_of
 
 RANDOM = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 
@@ -384,7 +385,7 @@ def test_sequences_and_strings_cross_segments_outside_the_arena(pool: LanePool) 
                 name=part.name,
                 node_names=(node.op_type,),
                 width=1,
-                session=make_session(model.SerializeToString(), {}, width=1, options=QUIET),
+                session=make_session(part_of(model.SerializeToString()), width=1, options=QUIET),
                 inputs=part.inputs,
                 outputs=part.outputs,
                 weights={},

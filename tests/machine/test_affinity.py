@@ -19,7 +19,7 @@ from parallax.engine._lanes import LanePool
 from parallax.errors import ParallaxError
 from parallax.machine import current_core
 from parallax.machine._affinity import cores_of_pool, move_to_first_of, own_this_thread, unbind
-from tests.engine._plans import executor, segment_model
+from tests.engine._plans import executor, part_of, segment_model
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be bound to cores here")
 
@@ -210,6 +210,6 @@ def test_pools_are_bound_unless_the_caller_says_how(
     monkeypatch.setattr(onnxruntime, "SessionOptions", options)
     key, mine = "session.intra_op_thread_affinities", ";".join(["1"] * (len(allowed) - 1))
     config = ((key, mine),) if given else ()
-    make_session(segment_model("Relu", ["x"], "y"), {}, width=len(allowed), options=RuntimeOptions(config=config))
+    make_session(part_of(segment_model("Relu", ["x"], "y")), width=len(allowed), options=RuntimeOptions(config=config))
     expected = mine if given else ";".join(str(core + 1) for core in allowed[1:])
     assert made[0].get_session_config_entry(key) == expected

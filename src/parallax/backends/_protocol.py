@@ -8,7 +8,7 @@ a segment, wherever it runs. Tensors travel as the C extension's ``OrtValue``.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -92,15 +92,24 @@ class DeviceSpeed:
         return self.link_latency_ns + round(size_bytes / self.link_bytes_per_s * 1e9)
 
 
-SessionOptionsFactory = Callable[[], Any]
-"""Makes a fresh ``onnxruntime.SessionOptions`` for each session."""
+class SessionSettings(Protocol):
+    """What the caller wants of each session that ONNX Runtime makes for a part."""
+
+    @property
+    def config(self) -> Sequence[tuple[str, str]]:
+        """The session config entries among it, by key."""
+        ...
+
+    def to_session_options(self) -> Any:
+        """A fresh ``onnxruntime.SessionOptions`` that holds all of it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompileOptions:
     """How a part is to be compiled."""
 
-    session_options: SessionOptionsFactory | None = None
+    session_options: SessionSettings | None = None
     """What ONNX Runtime's providers start from; other backends have no use for it."""
     exclusive: bool = False
     """Fail to compile rather than leave some nodes to the processor."""

@@ -16,7 +16,7 @@ from parallax.backends import (
     compile_guarded,
     open_backend,
 )
-from parallax.backends.ort import FOREIGN_EXCEPTIONS, RuntimeOptions, both, load_session, make_session
+from parallax.backends.ort import FOREIGN_EXCEPTIONS, RuntimeOptions, both, cpu_backend, load_session
 from parallax.engine._advice import WeightAdvisor
 from parallax.engine._control_flow import CompileBody, compile_control_flow
 from parallax.engine._delegate import DelegatedSession
@@ -28,7 +28,7 @@ from parallax.engine._work import kept_outputs, segment_works, static_shapes
 from parallax.errors import BackendError
 from parallax.graph import OpGraph, Work
 from parallax.memory import MemoryOutline
-from parallax.model import Body, Model
+from parallax.model import Body, Model, SegmentModel
 from parallax.schedule import CPU_BACKEND, Plan, Segment
 
 Progress = Callable[[int, int], None]
@@ -77,17 +77,15 @@ def compile_segment(
     session: Any
     try:
         if segment.backend == CPU_BACKEND:
-            session = make_session(extracted.proto, extracted.weights, width=segment.width, options=options)
+            session = _compile_on_cpu(extracted, width=segment.width, options=options)
         else:
             given = Delegation(backend=open_backend(segment.backend)) if delegation is None else delegation
             guarded = compile_guarded(
                 given.backend,
                 extracted,
-                spare=open_backend(CPU_BACKEND),
+                spare=cpu_backend(),
                 width=segment.width,
-                options=CompileOptions(
-                    session_options=options.to_session_options, work=given.work, shapes=given.shapes
-                ),
+                options=CompileOptions(session_options=options, work=given.work, shapes=given.shapes),
                 policy=given.faults,
                 complaints=given.complaints,
             )
@@ -107,6 +105,15 @@ def compile_segment(
         outputs=segment.outputs,
         weights=extracted.weights,
     )
+
+
+def _compile_on_cpu(extracted: SegmentModel, *, width: int, options: RuntimeOptions) -> Any:
+    """The runtime's own session, which can be bound to arenas. Raises: whatever the runtime raises for it."""
+    try:
+        return cpu_backend().compile(extracted, width=width, options=CompileOptions(session_options=options)).session
+    except BackendError as error:
+        # Of the same failure more can be said here: which nodes these are.
+        raise (error.__cause__ or error) from None
 
 
 def _delegations(

@@ -102,7 +102,7 @@ def _constants(model: Model, segment: Segment, node: Node, bodies: Mapping[str, 
         return {}
     others = [index for index in segment.nodes if index != node.index]
     made = model.extract(others, (), names, name=f"{segment.name}, constants")
-    session = make_session(made.proto, made.weights, width=1, options=RuntimeOptions(log_severity_level=3))
+    session = make_session(made, width=1, options=RuntimeOptions(log_severity_level=3))
     return dict(zip(names, session.run_with_ort_values({}, names, None), strict=True))
 
 
@@ -177,8 +177,7 @@ class _Spare:
         if self._session is None:
             with self._lock:
                 if self._session is None:
-                    part = self._extracted
-                    self._session = make_session(part.proto, part.weights, width=self._width, options=self._options)
+                    self._session = make_session(self._extracted, width=self._width, options=self._options)
         made: Sequence[Any] = self._session.run_with_ort_values(feeds, outputs, run_options)
         return made
 

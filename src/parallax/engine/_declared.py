@@ -48,7 +48,7 @@ def declared_outputs(model: Model, options: RuntimeOptions, *, optimises: bool =
         whole = model.extract_whole()
         session = load_session(whole.proto)
         if optimises and not all(isinstance(size, int) for argument in session.outputs_meta for size in argument.shape):
-            session = make_session(whole.proto, whole.weights, width=1, options=_without_layout(options))
+            session = make_session(whole, width=1, options=_without_layout(options))
     except FOREIGN_EXCEPTIONS as error:
         raise BackendError(f"the runtime refuses the whole model: {error}") from error
     return Declaration(arguments=session.outputs_meta, session=session)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from parallax import _lazy
 
 if TYPE_CHECKING:
-    from parallax.backends.ort._backend import CPU_PROVIDER, OnnxRuntimeBackend
+    from parallax.backends.ort._backend import OnnxRuntimeBackend, cpu_backend
     from parallax.backends.ort._failures import (
         FOREIGN_EXCEPTIONS,
         OPENING_EXCEPTIONS,
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from parallax.backends.ort._plugins import PLUGINS, WEBGPU, Plugin, load_plugin, plugin_devices
     from parallax.backends.ort._sessions import (
         CPU_DEVICE,
+        CPU_PROVIDER,
         RuntimeOptions,
         load_session,
         make_mapped_session,
@@ -39,7 +40,7 @@ else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
-            "_backend": "CPU_PROVIDER OnnxRuntimeBackend",
+            "_backend": "OnnxRuntimeBackend cpu_backend",
             "_failures": (
                 "FOREIGN_EXCEPTIONS OPENING_EXCEPTIONS RUNTIME_EXCEPTIONS TERMINATED both compile_error "
                 "is_termination load_failure open_failure run_failure"
@@ -48,8 +49,8 @@ else:
             "_mapped_weights": "MappedWeights",
             "_plugins": "PLUGINS WEBGPU Plugin load_plugin plugin_devices",
             "_sessions": (
-                "CPU_DEVICE RuntimeOptions load_session make_mapped_session make_session make_value open_source "
-                "save_optimised"
+                "CPU_DEVICE CPU_PROVIDER RuntimeOptions load_session make_mapped_session make_session make_value "
+                "open_source save_optimised"
             ),
             "_shared_allocator": "AllocatorUser shrink_shared_allocator use_shared_allocator",
             "_shared_pool": "share_thread_pool shared_threads use_shared_pool",
@@ -78,6 +79,7 @@ __all__ = [
     "both",
     "bytes_at",
     "compile_error",
+    "cpu_backend",
     "empty_host_value",
     "host_bytes",
     "is_on_host",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -24,11 +25,11 @@ from parallax.backends._protocol import (
 )
 from parallax.backends.ort._failures import FOREIGN_EXCEPTIONS, RUNTIME_EXCEPTIONS, compile_error, run_error
 from parallax.backends.ort._kernel_lists import explain
+from parallax.backends.ort._sessions import CPU_PROVIDER, RuntimeOptions, lend_weights, make_session, set_threads
+from parallax.backends.ort._shared_allocator import AllocatorUser
 from parallax.errors import BackendError, InputError
 from parallax.graph import Capability, Price, Work
 from parallax.model import Model, SegmentModel
-
-CPU_PROVIDER: Final = "CPUExecutionProvider"
 
 _HOST_DEVICE: Final = C.OrtDevice(C.OrtDevice.cpu(), C.OrtDevice.default_memory(), 0)
 
@@ -122,7 +123,7 @@ class OnnxRuntimeBackend:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         options.add_session_config_entry("session.disable_prepacking", "1")
         try:
-            session, _ = self._open(whole, width=1, options=options, exclusive=False)
+            session = self._open(whole, width=1, options=options, exclusive=False)
             assignment = session.get_provider_graph_assignment_info()
         except FOREIGN_EXCEPTIONS as error:
             raise BackendError(
@@ -160,29 +161,23 @@ class OnnxRuntimeBackend:
 
         Raises: BackendError with the segment's name.
         """
-        made = onnxruntime.SessionOptions() if options.session_options is None else options.session_options()
+        settings = RuntimeOptions() if options.session_options is None else options.session_options
         try:
-            session, weights = self._open(segment, width=width, options=made, exclusive=options.exclusive)
+            if self._provider == CPU_PROVIDER:
+                session = make_session(segment, width=width, options=settings, provider_options=self._options)
+            else:
+                made = settings.to_session_options()
+                session = self._open(segment, width=width, options=made, exclusive=options.exclusive)
         except FOREIGN_EXCEPTIONS as error:
             raise compile_error(error, backend=self._provider, segment=segment.name) from error
-        return OnnxRuntimeModel(session, backend=self._info, weights=weights)
+        return OnnxRuntimeModel(session, backend=self._info, weights=segment.weights)
 
-    def _open(
-        self, segment: SegmentModel, *, width: int, options: Any, exclusive: bool
-    ) -> tuple[Any, Mapping[str, npt.NDArray[np.generic]]]:
-        if options.use_per_session_threads:
-            options.intra_op_num_threads = width
-            options.inter_op_num_threads = 1
-            options.add_session_config_entry("session.force_spinning_stop", "1")
+    def _open(self, segment: SegmentModel, *, width: int, options: Any, exclusive: bool) -> Any:
+        set_threads(options, width)
         exclusive = exclusive and self._provider != CPU_PROVIDER
         if exclusive:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        if segment.weights:
-            values = [
-                onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, segment.weight_types[name])
-                for name, array in segment.weights.items()
-            ]
-            options.add_external_initializers(list(segment.weights), values)
+        lend_weights(options, segment)
         providers: list[str] = []
         provider_options: list[dict[str, str]] = []
         if self._devices:
@@ -199,7 +194,7 @@ class OnnxRuntimeBackend:
         if self._provider not in session.get_providers():
             # It does so in silence where a provider's own library cannot be loaded.
             raise RuntimeError(f"{self._provider} could not be started; the runtime's log says why")
-        return session, segment.weights
+        return session
 
     def _describe(self) -> BackendInfo:
         memory = _DEVICE_MEMORY.get(self._provider, HOST_MEMORY)
@@ -219,6 +214,12 @@ class OnnxRuntimeBackend:
         )
 
 
+@functools.cache
+def cpu_backend() -> OnnxRuntimeBackend:
+    """ONNX Runtime's CPU provider: what runs every segment that is planned for the CPU, or falls back to it."""
+    return OnnxRuntimeBackend(CPU_PROVIDER)
+
+
 class OnnxRuntimeModel:
     """A session of ONNX Runtime's C extension, with the weights it reads. ``session`` is the session itself."""
 
@@ -233,6 +234,8 @@ class OnnxRuntimeModel:
         )
         self._memory = self._output_memory()
         self._device = self._ort_device()
+        self._allocator_user: AllocatorUser | None = None
+        """From the first run on: what was not run here has taken nothing from the shared allocator."""
 
     @property
     def interface(self) -> Interface:
@@ -285,6 +288,8 @@ class OnnxRuntimeModel:
             raise run_error(error, backend=self._backend.name) from error
 
     def _check_fed(self, feeds: Mapping[str, Any]) -> None:
+        if self._allocator_user is None:
+            self._allocator_user = AllocatorUser()
         # The runtime leaves it to the kernels to notice, and some providers' crash the process instead.
         for name in self._required:
             if name not in feeds:

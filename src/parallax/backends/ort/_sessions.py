@@ -1,4 +1,4 @@
-"""The only place that creates ONNX Runtime sessions for segments, and that knows its binding module.
+"""The only place that creates ONNX Runtime sessions for segments that run on the CPU.
 
 The sessions are the C extension's own objects (what ``onnxruntime.InferenceSession`` keeps in
 ``_sess``): a segment needs none of the Python wrapper, whose input checks cost more than a call.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import onnxruntime
@@ -18,6 +18,12 @@ from parallax.backends.ort._mapped_weights import MappedWeights
 from parallax.backends.ort._shared_allocator import use_shared_allocator
 from parallax.backends.ort._shared_pool import shared_threads, use_shared_pool
 from parallax.machine import cores_of_pool
+
+if TYPE_CHECKING:
+    from parallax.backends._protocol import SessionSettings
+    from parallax.model import SegmentModel
+
+CPU_PROVIDER: Final = "CPUExecutionProvider"
 
 CPU_DEVICE: Any = C.OrtDevice(C.OrtDevice.cpu(), C.OrtDevice.default_memory(), 0)
 
@@ -65,37 +71,53 @@ class RuntimeOptions:
 
 
 def make_session(
-    proto: bytes, weights: Mapping[str, np.ndarray[Any, Any]], *, width: int, options: RuntimeOptions
+    segment: SegmentModel, *, width: int, options: SessionSettings, provider_options: Mapping[str, str] | None = None
 ) -> Any:
-    """Compile one segment for the CPU, to be run with ``width`` threads.
+    """A C session of one segment on the CPU, to be run with ``width`` threads. Every segment that runs there, planned
+    for it or fallen back to it, is opened here or, from a bundle, by `make_mapped_session`.
 
-    ``weights`` are shared with the session, not copied: the arrays must outlive it (the returned
-    session is kept beside them by its owner). At width 1 the session has no thread pool at all; at
-    larger widths its pool stops spinning as soon as a run ends, since a spinning pool takes the
-    core of the lane that works next, and where it takes all cores, each of its threads has one (see `_cores`). It
-    allocates from the allocator that all segments share.
+    The weights are shared with the session, not copied: ``segment.weights`` must outlive it. At width 1 the session has
+    no thread pool at all; at larger widths its pool stops spinning as soon as a run ends, since a spinning pool takes
+    the core of the lane that works next, and where it takes all cores, each of its threads has one
+    (`parallax.machine.cores_of_pool`). It allocates from the allocator that all segments share.
+
+    Args:
+        options: what the caller wants of it.
+        provider_options: of the CPU provider.
 
     Raises: whatever ONNX Runtime raises for a model it cannot load.
     """
-    session_options = options.to_session_options()
-    _set_threads(session_options, width, options)
-    use_shared_allocator(session_options, dict(options.config))
-    if weights:
-        values = [make_value(array) for array in weights.values()]
-        session_options.add_external_initializers(list(weights), values)
-    session = C.InferenceSession(session_options, proto, False, False)
-    session.initialize_session(["CPUExecutionProvider"], [{}], set())
+    session_options = _segment_options(options, width)
+    lend_weights(session_options, segment)
+    session = C.InferenceSession(session_options, segment.proto, False, False)
+    session.initialize_session([CPU_PROVIDER], [dict(provider_options or {})], set())
     return session
 
 
-def _set_threads(session_options: Any, width: int, options: RuntimeOptions) -> None:
+def _segment_options(options: SessionSettings, width: int) -> Any:
+    made = options.to_session_options()
+    config = dict(options.config)
+    set_threads(made, width)
+    cores = cores_of_pool(width)
+    if cores and _AFFINITY_KEY not in config:
+        # Cores are counted from 1 there.
+        made.add_session_config_entry(_AFFINITY_KEY, ";".join(str(core + 1) for core in cores))
+    use_shared_allocator(made, config)
+    return made
+
+
+def set_threads(session_options: Any, width: int) -> None:
+    """Give a session ``width`` threads of its own, which park when a run ends."""
     session_options.intra_op_num_threads = width
     session_options.inter_op_num_threads = 1
     session_options.add_session_config_entry("session.force_spinning_stop", "1")
-    cores = cores_of_pool(width)
-    if cores and _AFFINITY_KEY not in dict(options.config):
-        # Cores are counted from 1 there.
-        session_options.add_session_config_entry(_AFFINITY_KEY, ";".join(str(core + 1) for core in cores))
+
+
+def lend_weights(session_options: Any, segment: SegmentModel) -> None:
+    """Have a session read a segment's weights where they are."""
+    if segment.weights:
+        values = [make_value(array, segment.weight_types[name]) for name, array in segment.weights.items()]
+        session_options.add_external_initializers(list(segment.weights), values)
 
 
 def load_session(proto: bytes) -> Any:
@@ -115,7 +137,7 @@ def open_source(source: str | bytes, options: RuntimeOptions, *, runnable: bool)
     session_options.intra_op_num_threads = 1
     session = C.InferenceSession(session_options, source, isinstance(source, str), False)
     if runnable:
-        session.initialize_session(["CPUExecutionProvider"], [{}], set())
+        session.initialize_session([CPU_PROVIDER], [{}], set())
     return session
 
 
@@ -127,14 +149,12 @@ def make_mapped_session(path: str, *, width: int, options: RuntimeOptions, weigh
 
     Raises: whatever ONNX Runtime raises for a model it cannot load.
     """
-    session_options = options.to_session_options()
+    session_options = _segment_options(options, width)
     session_options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    _set_threads(session_options, width, options)
-    use_shared_allocator(session_options, dict(options.config))
     if weights is not None:
         weights.lend(session_options)
     session = C.InferenceSession(session_options, path, True, False)
-    session.initialize_session(["CPUExecutionProvider"], [{}], set())
+    session.initialize_session([CPU_PROVIDER], [{}], set())
     if weights is not None:
         weights.keep_for(session)
     return session
@@ -168,7 +188,7 @@ def save_optimised(source: str, target: str, *, data_name: str, options: Runtime
     ):
         session_options.add_session_config_entry(key, value)
     session = C.InferenceSession(session_options, source, True, False)
-    session.initialize_session(["CPUExecutionProvider"], [{}], set())
+    session.initialize_session([CPU_PROVIDER], [{}], set())
     return session
 
 
