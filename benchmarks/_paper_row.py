@@ -28,7 +28,8 @@ from parallax.graph import OperatorWork, Work, node_work
 from parallax.model import Model, load_model
 from parallax.partition import RegionPlan, RegionRule
 from parallax.partition._region_hosted import hosted_tensors
-from parallax.planner import PlanningContext, host_machine
+from parallax.planner import PlanningContext
+from parallax.planner._candidates import host_machine
 from parallax.planner._devices import DeviceStudy
 from parallax.planner._measuring import KEEP_RATIO
 from parallax.profile import Cache, estimate_costs, measure_costs

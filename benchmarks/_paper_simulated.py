@@ -16,8 +16,8 @@ from parallax.graph import CostModel, OpGraph
 from parallax.model import Model, RowSplit, load_model
 from parallax.partition import RegionPlan, RegionRule, UnitGraph, find_branches, find_regions
 from parallax.profile import estimate_costs
-from parallax.schedule import Machine
-from parallax.schedule._coexecution import Placement
+from parallax.schedule.placement import Machine
+from parallax.schedule.placement._judge import JudgedPlacement
 
 SHARES = (1.0,)
 """Shares of the rows for the device, times the one that balances both sides; tuned sessions try more."""
@@ -151,7 +151,7 @@ def simulate_row(name: str, phone: str, model: Model, assumption: Assumption, *,
     }
 
 
-def ours(study: Study, regions: Placement, split: Split | None) -> dict[str, Any]:
+def ours(study: Study, regions: JudgedPlacement, split: Split | None) -> dict[str, Any]:
     """Regions beside the CPU, and with rows shared where that is better."""
     rows = None if split is None else split.found.best
     best = regions if rows is None or regions.makespan_ns <= rows.makespan_ns else rows

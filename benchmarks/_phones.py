@@ -31,20 +31,25 @@ from parallax.schedule import (
     CPU_BACKEND,
     PLAN_FORMAT_VERSION,
     Assignment,
-    Coexecution,
     Grain,
-    Machine,
     Plan,
     RegionTasks,
     Schedule,
     Segment,
     Task,
-    plan_coexecution,
     region_tasks,
-    row_proposals,
     simulate,
 )
 from parallax.schedule._heft import HeftPolicy
+from parallax.schedule.placement import (
+    Coexecution,
+    Machine,
+    PlacementProblem,
+    default_placers,
+    find_placement,
+    row_parts,
+)
+from parallax.schedule.placement._judge import LocalSearch
 
 SHARES = (0.6, 0.75, 0.9, 1.0, 1.1, 1.25, 1.4)
 """Shares of the rows that the device is tried with, times the one at which both sides alone would end together."""
@@ -111,10 +116,15 @@ class Study:
         return frozenset(verdict.node for verdict in plan.verdicts if verdict.verdict is Verdict.FOLDED)
 
     def coexecution(self, *, flips: int, split: RowSplit | None = None) -> Coexecution:
-        proposals = {} if split is None else row_proposals(self.graph, self.units, split.parts)
-        found = plan_coexecution(
-            self.graph, self.units, self.offer, self.costs, self.machine, flips=flips, proposals=proposals
+        problem = PlacementProblem(
+            graph=self.graph,
+            groups=self.units,
+            devices=(self.offer,),
+            costs=self.costs,
+            machine=self.machine,
+            row_parts={} if split is None else row_parts(self.graph, self.units, split.parts),
         )
+        found = find_placement(problem, (*default_placers(len(self.units))[:-1], LocalSearch(flips)))
         verify_regions(self.graph, self.units, self.offer, found.best.plan)
         return found
 

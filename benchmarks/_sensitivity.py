@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from parallax.backends.emulated._profiles import DeviceProfile
-from parallax.schedule import Machine
+from parallax.schedule.placement import Machine
 
 CPU_SHARE = 0.43
 """Of its peak that the processor attains, after the Parallax paper's own figures (its latencies of these models on

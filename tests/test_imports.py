@@ -36,7 +36,7 @@ PLANNING = (
     *("parallax.planner._planning", "parallax.planner._tuning", "parallax.planner._candidates"),
     *("parallax.backends.emulated", "parallax.backends.openvino", "parallax.backends._registry"),
     *("parallax.profile._tables", "parallax.profile._measure", "parallax.model._model"),
-    *("parallax.schedule._coexecution", "parallax.schedule._heft"),
+    *("parallax.schedule.placement", "parallax.schedule._heft"),
 )
 RUNNING_SPLIT = ("parallax.engine._executor", "parallax.engine._lanes", "parallax.engine._arenas")
 

@@ -58,6 +58,7 @@ else:
             "memory",
             "model",
             "partition",
+            "planner",
             "profile",
             "schedule",
             "session",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,10 +12,12 @@ from parallax.errors import ConfigError
 from parallax.graph import CostModel, OpGraph
 from parallax.partition import Offer, RegionPlacer, UnitGraph, contract, find_regions
 from parallax.partition._regions import verify_regions
-from parallax.schedule import Crossings, Grain, Machine, plan_coexecution, region_tasks
-from parallax.schedule._policy import verify_schedule
+from parallax.schedule import Crossings, Grain, region_tasks
+from parallax.schedule.placement import Coexecution, Machine, PlacementProblem, find_placement
+from parallax.schedule.placement._judge import LocalSearch, default_placers
 from tests.partition._graphs import op_graph
 from tests.partition._offers import offer_of, offered_graphs
+from tests.schedule._policies import verify_schedule
 
 
 def costs_of(offer: Offer, *, cores: int = 1) -> CostModel:
@@ -137,11 +141,32 @@ def test_tasks_hold_every_unit_once_and_depend_on_earlier_ones_only(case: tuple[
     assert on_cpu + sum(region.device_ns for region in plan.regions) == plan.chosen_ns
 
 
+def coexecution(
+    graph: OpGraph,
+    offer: Offer,
+    machine: Machine,
+    *,
+    moves: int = 64,
+    row_parts: Mapping[str, frozenset[int]] | None = None,
+) -> Coexecution:
+    """The best placement on one device of a graph whose nodes are all fusion groups of their own."""
+    problem = PlacementProblem(
+        graph=graph,
+        groups=finest(graph),
+        devices=(offer,),
+        costs=costs_of(offer, cores=max(1, machine.cores)),
+        machine=machine,
+        row_parts=row_parts or {},
+    )
+    *placers, _ = default_placers(len(problem.groups))
+    return find_placement(problem, (*placers, LocalSearch(moves)))
+
+
 def test_device_no_quicker_than_the_processor_takes_the_branch_beside_it() -> None:
     graph = diamond()
     offer = offer_of([0] * 6, [100] * 6, [100] * 6, launch_ns=1)
     assert find_regions(graph, finest(graph), offer).is_cpu_only
-    found = plan_coexecution(graph, finest(graph), offer, costs_of(offer), Machine(cores=1))
+    found = coexecution(graph, offer, Machine(cores=1))
     assert found.cpu_only_ns == 600
     assert found.best.makespan_ns == 401
     assert sorted(region.nodes for region in found.best.plan.regions) in ([(1, 3)], [(2, 4)])
@@ -152,7 +177,7 @@ def test_device_that_would_be_the_bottleneck_leaves_a_branch_to_the_processor() 
     offer = offer_of([0] * 6, [60] * 6, [100] * 6, launch_ns=1)
     in_sequence = find_regions(graph, finest(graph), offer)
     assert len(in_sequence.regions) == 1
-    found = plan_coexecution(graph, finest(graph), offer, costs_of(offer), Machine(cores=1))
+    found = coexecution(graph, offer, Machine(cores=1))
     assert found.greedy_ns == in_sequence.chosen_ns == 361
     # Regions that end where the processor begins and comes back let both work at once, for two launches more.
     assert found.best.makespan_ns == 61 + 200 + 61
@@ -167,7 +192,7 @@ def test_best_placement_is_legal_and_never_predicted_slower_than_the_cpu_or_the_
 ) -> None:
     graph, offer = case
     units = finest(graph)
-    found = plan_coexecution(graph, units, offer, costs_of(offer, cores=2), Machine(cores=2), flips=6)
+    found = coexecution(graph, offer, Machine(cores=2), moves=6)
     best = found.best
     verify_regions(graph, units, offer, best.plan)
     lanes = 2 + (1 if best.plan.regions else 0)
@@ -180,14 +205,14 @@ def test_best_placement_is_legal_and_never_predicted_slower_than_the_cpu_or_the_
 def test_same_arguments_give_the_same_placement() -> None:
     graph = diamond()
     offer = offer_of([0] * 6, [60] * 6, [100] * 6, launch_ns=1)
-    first, second = (plan_coexecution(graph, finest(graph), offer, costs_of(offer), Machine(cores=1)) for _ in range(2))
+    first, second = (coexecution(graph, offer, Machine(cores=1)) for _ in range(2))
     assert first == second
 
 
 def test_nothing_to_gain_leaves_everything_on_the_processor() -> None:
     graph = diamond()
     offer = offer_of([0] * 6, [500] * 6, [10] * 6, launch_ns=100)
-    found = plan_coexecution(graph, finest(graph), offer, costs_of(offer), Machine(cores=1))
+    found = coexecution(graph, offer, Machine(cores=1))
     assert found.best.plan.is_cpu_only
     assert found.best.makespan_ns == found.cpu_only_ns == 60
 
@@ -196,7 +221,7 @@ def test_impossible_arguments_are_refused() -> None:
     graph = diamond()
     offer = offer_of([0] * 6, [1] * 6, [1] * 6)
     with pytest.raises(ConfigError, match="0 cores"):
-        plan_coexecution(graph, finest(graph), offer, costs_of(offer), Machine(cores=0))
+        coexecution(graph, offer, Machine(cores=0))
     with pytest.raises(ConfigError, match="ascend from 1"):
         region_tasks(finest(graph), RegionPlacer(graph, finest(graph), offer).place(), costs_of(offer), widths=(2, 1))
 
@@ -207,7 +232,7 @@ def test_a_placement_of_the_callers_own_is_tried_and_kept_where_it_is_best() -> 
     offer = offer_of([0] * 6, [100] * 6, [100] * 6, launch_ns=10, ns_per_byte=0.1)
     machine = Machine(cores=1)
     chain = frozenset(unit for unit, nodes in enumerate(units.units) if nodes in ((1,), (3,)))
-    found = plan_coexecution(graph, units, offer, costs_of(offer), machine, flips=0, proposals={"mine": chain})
+    found = coexecution(graph, offer, machine, moves=0, row_parts={"mine": chain})
     assert "mine" in dict(found.tried)
     # first, b1, b2 and last on the CPU, and beside them a launch, two transfers, a1 and a2.
     assert dict(found.tried)["mine"] == 100 + (10 + 2 * 10 + 200) + 100

@@ -8,7 +8,7 @@ import sys
 
 PROGRAM = """
 from parallax.schedule import AdaptivePolicy, Task, simulate
-from parallax.schedule._policy import SequentialPolicy
+from tests.schedule._policies import SequentialPolicy
 
 state = 12345
 def draw(bound):

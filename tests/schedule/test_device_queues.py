@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from parallax.errors import PlanError
 from parallax.schedule import AdaptivePolicy, Assignment, Dispatcher, DispatchTable, Schedule, Start, Task, simulate
 from parallax.schedule._heft import HeftPolicy
-from parallax.schedule._policy import Policy, SequentialPolicy, verify_schedule
 from tests.schedule._dags import schedule_of, task, task_lists
+from tests.schedule._policies import Policy, SequentialPolicy, verify_schedule
 
 QUEUE = 2
 

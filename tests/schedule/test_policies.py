@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from parallax.schedule import AdaptivePolicy, Task, simulate
 from parallax.schedule._adaptive import idle_cores
-from parallax.schedule._policy import SequentialPolicy
 from tests.schedule._dags import schedule_of, task, task_lists
+from tests.schedule._policies import SequentialPolicy
 
 
 def makespan(tasks: list[Task] | tuple[Task, ...], policy: AdaptivePolicy, *, cores: int = 2) -> int:

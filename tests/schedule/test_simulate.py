@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from parallax.errors import ConfigError, PlanError
 from parallax.schedule import Schedule, Task, simulate
-from parallax.schedule._policy import SequentialPolicy
 from parallax.schedule._simulate import Span
 from tests.schedule._dags import schedule_of, schedules, task, task_lists
+from tests.schedule._policies import SequentialPolicy
 
 
 @st.composite

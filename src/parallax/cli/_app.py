@@ -123,15 +123,23 @@ def inspect_command(
     threads: ThreadsOption = None,
     rule: Annotated[Rule, typer.Option("--rule", help="Which layers to call worth running in parallel.")] = Rule.COST,
     provider: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--provider",
             "-p",
             metavar="NAME[,KEY=VALUE...]",
             help=(
                 "A device: what it would take, what falls back and why, at what cost; with memory_budget=64MiB, of so "
-                "much of its memory. See `parallax devices`."
+                "much of its memory. Several: also the plan of a session with all of them. See `parallax devices`."
             ),
+        ),
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            "--policy",
+            metavar="NAME",
+            help="With --provider: also the plan of a session with this policy: adaptive, sequential or a placer.",
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -155,7 +163,8 @@ def inspect_command(
         shapes=shape or (),
         threads=threads,
         rule=rule.value,
-        provider=provider,
+        providers=provider or (),
+        policy=policy,
         screen=_screen(as_json),
     )
 

@@ -15,9 +15,10 @@ from parallax.cli._console import Screen, make_table, print_line
 from parallax.cli._feeds import check_shapes, parse_shapes
 from parallax.cli._models import ModelSource, find_model
 from parallax.cli._offload import describe_offload, open_device, render_offload
+from parallax.cli._session_plan import describe_session_plan, render_session_plan
 from parallax.cli._types import show_shape, type_name
 from parallax.cli._units import count, milliseconds, significant, size
-from parallax.errors import BackendError
+from parallax.errors import BackendError, ConfigError
 from parallax.graph import CostModel, Dag, OpGraph, TensorInfo, node_work
 from parallax.machine import available_cores
 from parallax.model import Model, load_model
@@ -42,9 +43,23 @@ _LISTED_CANDIDATES = 8
 
 
 def inspect_model(
-    model: str, *, shapes: Sequence[str], threads: int | None, rule: str, provider: str | None, screen: Screen
+    model: str,
+    *,
+    shapes: Sequence[str],
+    threads: int | None,
+    rule: str,
+    providers: Sequence[str],
+    policy: str | None,
+    screen: Screen,
 ) -> None:
-    """Show ``model`` without running it; with ``provider``, also what that device would take of it."""
+    """Show ``model`` without running it.
+
+    Args:
+        providers: devices; of the first it is shown what it would take of the model. Of several, or with a ``policy``,
+            also what plan a session with all of them makes.
+    """
+    if policy is not None and not providers:
+        raise ConfigError("--policy shares a model with devices, and none is named", fix="add --provider NAME")
     given: dict[str, tuple[int, ...]] = parse_shapes(shapes)
     source = find_model(model, screen)
     with screen.progress() as progress:
@@ -58,7 +73,8 @@ def inspect_model(
         graph = loaded.inferred()
         progress("planning", 2, 3)
         cores = threads or available_cores()
-        device = None if provider is None else open_device(provider, cores=cores, progress=progress)
+        devices = [open_device(provider, cores=cores, progress=progress) for provider in providers]
+        device = devices[0] if devices else None
         costs = _table_costs(loaded, graph, cores=cores, screen=screen)
         if device is not None:
             costs = costs.times(device.cpu_factor)
@@ -73,7 +89,9 @@ def inspect_model(
         }
         progress("planning", 3, 3)
         if device is not None:
-            report["provider"] = describe_offload(loaded, graph, device, costs, cores=cores, progress=progress)
+            report["provider"] = describe_offload(context, device, progress=progress)
+        if policy is not None or len(devices) > 1:
+            report["session"] = describe_session_plan(loaded, devices, policy or "adaptive", cores=cores)
     screen.show(report, lambda console: _render(report, console))
 
 
@@ -302,6 +320,8 @@ def _render(report: Mapping[str, Any], console: Console) -> None:
     _render_prediction(report["prediction"], console)
     if "provider" in report:
         render_offload(report["provider"], console)
+    if "session" in report:
+        render_session_plan(report["session"], console)
 
 
 def _render_file(report: Mapping[str, Any], console: Console) -> None:

@@ -1,7 +1,8 @@
 """What of a model a device would take, why the rest falls back, and what that costs: ``inspect --provider``.
 
-The model does not run. CPU times are the cost tables'; the device's are its own figures, which an emulated one has
-from its profile, or come from a handful of probes. Each figure says which.
+Shown is what the planner finds out for a session. The model does not run. CPU times are the cost tables'; the
+device's are its own figures, which an emulated one has from its profile, or come from a handful of probes. Each figure
+says which.
 """
 
 from __future__ import annotations
@@ -14,31 +15,26 @@ from typing import Any
 
 from rich.console import Console
 
-from parallax.backends import Backend, DeviceKind, DeviceSpeed, measure_speed, open_backend
+from parallax.backends import Backend, DeviceSpeed, measure_speed, open_backend
 from parallax.cli._console import ProgressCallback, make_table, print_line
 from parallax.cli._open import parse_provider
 from parallax.cli._units import milliseconds, size
 from parallax.errors import BackendError, ConfigError
-from parallax.graph import Capability, CostModel, Node, OpGraph, Verdict, Work
-from parallax.memory import device_need, fit_offer
+from parallax.graph import Node, OpGraph, Verdict, Work
+from parallax.memory import device_need
 from parallax.model import Model
 from parallax.partition import (
     Advice,
     NodeVerdict,
     Offer,
-    Pricing,
     RegionPlan,
     RegionRule,
     Traffic,
-    UnitGraph,
     advise,
-    contract,
-    find_regions,
-    make_offer,
 )
-from parallax.planner import DEFAULT_MIN_GAIN, LIFT_NS, host_machine
+from parallax.planner import DEFAULT_MIN_GAIN, LIFT_NS, DeviceStudy, PlanningContext
 from parallax.profile import estimate_costs, product_flops, surviving_tensors
-from parallax.schedule import CPU_BACKEND, plan_coexecution
+from parallax.schedule import CPU_BACKEND
 from parallax.session import make_device
 
 _LISTED_OPERATORS = 8
@@ -52,14 +48,19 @@ _IN_BODIES = "inside control flow"
 class Device:
     """A device to place work on, with prices."""
 
+    name: str
+    """It was asked for by."""
+    opened: Backend
+    """As a session that is not tuned has it."""
     backend: Backend
-    pricing: Pricing
+    """The same, with prices."""
     figures: str
     """Where its prices are from: "emulated", "probed" or "stated" (by the backend itself)."""
     note: str
     """The same for people, in a sentence."""
-    cpu_factor: float
-    """What the tables' CPU times are to be multiplied by, to be comparable with the device's."""
+    cpu_factor: float = 1.0
+    """What the tables' CPU times are to be multiplied by, to be comparable with the device's; what an emulated device
+    asks for is the planner's affair."""
     speed: DeviceSpeed | None = None
     """As it was probed."""
     room_bytes: int | None = None
@@ -67,11 +68,8 @@ class Device:
 
 
 def open_device(text: str, *, cores: int, progress: ProgressCallback) -> Device:
-    """The backend of that name (and options, as `parse_provider` reads them), with prices: its own, or by probing it,
-    which runs small models on it.
-
-    An emulated device is scaled to the processor that the tables speak of, so that the two are to each other as
-    they are on the device, and nothing needs to be measured.
+    """The backend of that name (and options, as `parse_provider` reads them), opened as a session opens it, with
+    prices: its own, or by probing it, which runs small models on it.
 
     Raises: as `parallax.backends.open_backend`; ConfigError for the CPU itself; BackendError if probes fail.
     """
@@ -84,23 +82,17 @@ def open_device(text: str, *, cores: int, progress: ProgressCallback) -> Device:
             fix="name another backend; `parallax devices` lists those there are",
         )
     if backend.info.is_emulated:
-        profile = backend.info.name.partition(":")[2]
-        scaled = "at the speed that was given"
-        if asked.options.get("speed", "host") == "host":
-            backend = open_backend(name, {**asked.options, "host_flops": product_flops(cores)})
-            scaled = "scaled so that CPU and accelerator are to each other as on the device"
+        factor = 1.0 if backend.host_flops is None else product_flops(cores) / backend.host_flops
         note = (
-            f"Emulated: device figures are from the profile {profile!r}, {scaled}. They are a model, not measurements."
+            f"Emulated: device figures are from the profile {backend.info.name.partition(':')[2]!r}, scaled to this "
+            f"processor, and CPU times are the tables' times {factor:.2f}, as a matrix product on this CPU shows. They "
+            "are a model, not measurements."
         )
-        return Device(
-            backend=backend, pricing=backend, figures="emulated", note=note, cpu_factor=1.0, room_bytes=room_bytes
-        )
+        return Device(name=name, opened=backend, backend=backend, figures="emulated", note=note, room_bytes=room_bytes)
     nothing = Work(operators=())
     if backend.price(nothing) is not None and backend.transfer_ns(0) is not None:
         note = f"Device figures are those that {backend.info.name} states of itself."
-        return Device(
-            backend=backend, pricing=backend, figures="stated", note=note, cpu_factor=1.0, room_bytes=room_bytes
-        )
+        return Device(name=name, opened=backend, backend=backend, figures="stated", note=note, room_bytes=room_bytes)
     progress(f"probing {backend.info.name}", 0, 2)
     speed = measure_speed(backend, width=cores)
     progress(f"probing {backend.info.name}", 1, 2)
@@ -112,8 +104,9 @@ def open_device(text: str, *, cores: int, progress: ProgressCallback) -> Device:
         f"times {factor:.2f}, as a matrix product on this CPU shows. Tune to measure the model itself."
     )
     return Device(
-        backend=backend,
-        pricing=speed,
+        name=name,
+        opened=backend,
+        backend=backend.with_speed(speed),
         figures="probed",
         note=note,
         cpu_factor=factor,
@@ -122,52 +115,35 @@ def open_device(text: str, *, cores: int, progress: ProgressCallback) -> Device:
     )
 
 
-def describe_offload(
-    model: Model, graph: OpGraph, device: Device, costs: CostModel, *, cores: int, progress: ProgressCallback
-) -> dict[str, Any]:
-    """The report of one device.
+def describe_offload(context: PlanningContext, device: Device, *, progress: ProgressCallback) -> dict[str, Any]:
+    """The report of one device: what the planner finds out about it for a session.
 
     Args:
-        graph: ``model``'s, with types.
-        costs: of the CPU, comparable with the device's prices.
+        context: of the model; its costs are comparable with the device's prices, or the planner makes them so.
 
     Raises: BackendError if the device cannot be asked.
     """
-    info = device.backend.info
+    info, graph = device.backend.info, context.graph
     progress(f"asking {info.name}", 0, 3)
-    capability = device.backend.capability(model)
+    study = DeviceStudy(context, device.backend, room_bytes=device.room_bytes)
+    capability = study.capability
     progress(f"asking {info.name}", 1, 3)
-    units = contract(graph, survivors=costs.survivors, cuttable=model.can_cut)
-    offer = _offer(graph, units, capability, device, costs, cores=cores)
-    # Runtimes place node by node; a session cuts only where the CPU's part stays as fused as it would be.
-    nodes = contract(graph, cuttable=model.can_cut)
-    greedy = find_regions(graph, nodes, offer, rule=RegionRule.GREEDY)
-    paper = find_regions(graph, nodes, offer, rule=RegionRule.PAPER)
-    study = _study(graph, units, device, offer, costs, cores=cores)
-    nothing = Traffic(fragments=0, tensors=0, bytes=0)
-    placements = [
-        _Placement("CPU only", study.alone.cpu_only_ns, nothing),
-        _Placement("greedy: all it supports", greedy.chosen_ns, greedy.after),
-        _Placement("the paper's thresholds", paper.chosen_ns, paper.after),
-        _Placement("ours, one at a time", study.alone.chosen_ns, study.alone.after),
-    ]
-    if study.overlapped_ns is not None:
-        placements.insert(1, _Placement("CPU only, overlapped", study.overlapped_ns, nothing))
-        placements.append(_Placement("ours, beside the CPU", study.chosen_ns, study.chosen.after))
-    chosen = study.chosen
+    placed = _placed(study)
+    placements = _placements(study, placed)
+    chosen = placed.chosen
     held = device_need(graph, {node for region in chosen.regions for node in region.nodes})
     rest = device if device.room_bytes is None else replace(device, room_bytes=device.room_bytes - held.total_bytes)
     progress(f"asking {info.name}", 2, 3)
-    advice = advise(graph, study.units, offer)
+    advice = advise(graph, context.units, placed.offer)
     progress(f"asking {info.name}", 3, 3)
-    per_node = [_describe_node(graph, offer, verdict) for verdict in _explained(chosen, study.alone)]
+    per_node = [_describe_node(graph, placed.offer, verdict) for verdict in _explained(chosen, placed.alone)]
     bodies: list[dict[str, Any]] = []
     for verdict in chosen.verdicts:
         node = graph.nodes[verdict.node]
         if verdict.verdict is Verdict.TAKEN:
             per_node += _held(node, "runs on the device with the node that holds it", Verdict.TAKEN)
         elif node.bodies:
-            found, rows = _describe_bodies(model, node, rest, cores=cores)
+            found, rows = _describe_bodies(context, node, rest)
             bodies += found
             per_node += rows
     return {
@@ -193,7 +169,7 @@ def describe_offload(
             "in_bodies": len(per_node) - len(graph.nodes),
         },
         "placements": [_describe_placement(placement, placements[0], device.figures) for placement in placements],
-        "before": _describe_traffic(greedy.after),
+        "before": _describe_traffic(placed.greedy.after),
         "after": _describe_traffic(chosen.after),
         "gains": bool(chosen.regions) or any(body["gains"] for body in bodies),
         "reason": _reason(chosen, placements, info.name) + _bodies_reason(bodies),
@@ -205,41 +181,43 @@ def describe_offload(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Study:
-    """What a session would make of one graph."""
+class _Placed:
+    """What a study of a device with prices found for one graph."""
 
-    units: UnitGraph
+    offer: Offer
+    greedy: RegionPlan
+    """All that it takes, as runtimes place it."""
+    paper: RegionPlan
     alone: RegionPlan
     """The regions that pay one after the other."""
     chosen: RegionPlan
     chosen_ns: int
-    overlapped_ns: int | None
-    """The CPU alone, branches side by side; None where the device computes on the same cores."""
 
 
-def _offer(
-    graph: OpGraph, units: UnitGraph, capability: Capability, device: Device, costs: CostModel, *, cores: int
-) -> Offer:
-    """What the device has room for."""
-    offer = make_offer(graph, capability, device.pricing, cpu_ns=costs.node_ns(cores))
-    if offer is None:  # `open_device` has seen to it that there are prices
-        raise ConfigError(f"{device.backend.info.name} has no prices", fix="name another backend")
-    return offer if device.room_bytes is None else fit_offer(graph, units, offer, device.room_bytes)
+def _placed(study: DeviceStudy) -> _Placed:
+    greedy, paper = (study.regions_by_rule(rule) for rule in (RegionRule.GREEDY, RegionRule.PAPER))
+    offer, alone, chosen = study.offer, study.regions_in_sequence, study.regions
+    if offer is None or greedy is None or paper is None or alone is None or chosen is None:
+        # `open_device` has seen to it that there are prices
+        raise ConfigError(f"{study.name} has no prices", fix="name another backend")
+    beside = study.coexecution if study.runs_beside else None
+    chosen_ns = chosen.chosen_ns if beside is None else beside.best.makespan_ns
+    return _Placed(offer=offer, greedy=greedy, paper=paper, alone=alone, chosen=chosen, chosen_ns=chosen_ns)
 
 
-def _study(graph: OpGraph, units: UnitGraph, device: Device, offer: Offer, costs: CostModel, *, cores: int) -> _Study:
-    alone = find_regions(graph, units, offer, join_siblings=True)
-    if device.backend.info.kind is DeviceKind.CPU:
-        # What computes on the same cores has nothing to run beside.
-        return _Study(units=units, alone=alone, chosen=alone, chosen_ns=alone.chosen_ns, overlapped_ns=None)
-    found = plan_coexecution(graph, units, offer, costs, host_machine(cores))
-    return _Study(
-        units=units,
-        alone=alone,
-        chosen=found.best.plan,
-        chosen_ns=found.best.makespan_ns,
-        overlapped_ns=min(ns for label, ns in found.tried if label == "CPU only"),
-    )
+def _placements(study: DeviceStudy, placed: _Placed) -> list[_Placement]:
+    nothing = Traffic(fragments=0, tensors=0, bytes=0)
+    found = [
+        _Placement("CPU only", placed.alone.cpu_only_ns, nothing),
+        _Placement("greedy: all it supports", placed.greedy.chosen_ns, placed.greedy.after),
+        _Placement("the paper's thresholds", placed.paper.chosen_ns, placed.paper.after),
+        _Placement("ours, one at a time", placed.alone.chosen_ns, placed.alone.after),
+    ]
+    if study.runs_beside and study.coexecution is not None:
+        overlapped_ns = min(ns for label, ns in study.coexecution.tried if label == "CPU only")
+        found.insert(1, _Placement("CPU only, overlapped", overlapped_ns, nothing))
+        found.append(_Placement("ours, beside the CPU", placed.chosen_ns, placed.chosen.after))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,9 +344,10 @@ def _verdict_row(verdict: Verdict) -> dict[str, str]:
 
 
 def _describe_bodies(
-    model: Model, node: Node, device: Device, *, cores: int
+    context: PlanningContext, node: Node, device: Device
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The bodies of a node that stays on the CPU, planned as graphs of their own, and rows for the nodes in them."""
+    model = context.model
     obstacle = model.why_no_bodies(node.index)
     if obstacle is not None:
         return [], _held(node, f"stays with {node.name!r}: {obstacle}")
@@ -376,7 +355,7 @@ def _describe_bodies(
     rows: list[dict[str, Any]] = []
     for body, (name, original) in zip(model.bodies(node.index), node.bodies, strict=True):
         own = {inner.name for inner in original.nodes}
-        entry, made = _describe_body(body.model, device, cores=cores)
+        entry, made = _describe_body(body.model, device, cores=context.cores)
         described.append({"inside": node.name, "body": name, "nodes": len(own), **entry})
         rows += [{**row, "inside": node.name} for row in made if row["node"] in own]
         for inner in original.nodes:
@@ -388,20 +367,18 @@ def _describe_body(model: Model, device: Device, *, cores: int) -> tuple[dict[st
     """One body: figures are of one iteration, or of an arm taken once."""
     name = device.backend.info.name
     graph = model.inferred()
+    costs = estimate_costs(graph, cores=cores).times(device.cpu_factor)
     try:
-        capability = device.backend.capability(model)
-        survivors = surviving_tensors(model)
+        context = PlanningContext(model, cores=cores, costs=replace(costs, survivors=surviving_tensors(model)))
+        study = DeviceStudy(context, device.backend, room_bytes=device.room_bytes)
+        capability = study.capability
     except BackendError as error:
-        costs = estimate_costs(graph, cores=cores).times(device.cpu_factor)
         cpu_ns = sum(costs.node_ns(cores))
         rows = [_in_body(node, f"{name} cannot be asked about its body: {error.what}") for node in graph.nodes]
         return {"supported": 0, "gains": False, "cpu_ms": cpu_ns / 1e6, "ours_ms": cpu_ns / 1e6, "launches": 0}, rows
-    costs = replace(estimate_costs(graph, cores=cores).times(device.cpu_factor), survivors=survivors)
-    units = contract(graph, survivors=costs.survivors, cuttable=model.can_cut)
-    offer = _offer(graph, units, capability, device, costs, cores=cores)
-    study = _study(graph, units, device, offer, costs, cores=cores)
-    cpu_ns, chosen = study.alone.cpu_only_ns, study.chosen
-    ours_ns = study.chosen_ns + LIFT_NS
+    placed = _placed(study)
+    cpu_ns, chosen = placed.alone.cpu_only_ns, placed.chosen
+    ours_ns = placed.chosen_ns + LIFT_NS
     gains = bool(chosen.regions) and ours_ns < cpu_ns
     entry = {
         "supported": len(capability.taken),
@@ -411,10 +388,10 @@ def _describe_body(model: Model, device: Device, *, cores: int) -> tuple[dict[st
         "launches": chosen.after.fragments,
     }
     rows = []
-    for verdict in _explained(chosen, study.alone):
+    for verdict in _explained(chosen, placed.alone):
         if gains or verdict.verdict is not Verdict.TAKEN:
             # Its time is counted with the node that holds it.
-            rows.append({**_describe_node(graph, offer, verdict), "cpu_ms": None, "device_ms": None})
+            rows.append({**_describe_node(graph, placed.offer, verdict), "cpu_ms": None, "device_ms": None})
         else:
             rows.append(
                 _in_body(

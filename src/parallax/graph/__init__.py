@@ -21,7 +21,14 @@ if TYPE_CHECKING:
         wrapped_type,
     )
     from parallax.graph._op_graph import CONSTANT_BYTES, Dim, Node, OpGraph, TensorInfo, constant_value
-    from parallax.graph._orders import bottom_levels, critical_path, strong_components, top_levels, topological_order
+    from parallax.graph._orders import (
+        bottom_levels,
+        contracted_order,
+        critical_path,
+        strong_components,
+        top_levels,
+        topological_order,
+    )
     from parallax.graph._price import OperatorWork, Price, Work
     from parallax.graph._shapes import Shapes, UnknownShape
     from parallax.graph._sizes import SizeExpression, SizeTable, bind_dims, size_expression
@@ -38,7 +45,7 @@ else:
             "_dag": "Dag find_barriers",
             "_elements": "ELEMENT_TYPES NUMPY_TYPES RUNTIME_TYPES STRING_TYPE ElementType packed_bytes wrapped_type",
             "_op_graph": "CONSTANT_BYTES Dim Node OpGraph TensorInfo constant_value",
-            "_orders": "bottom_levels critical_path strong_components top_levels topological_order",
+            "_orders": "bottom_levels contracted_order critical_path strong_components top_levels topological_order",
             "_price": "OperatorWork Price Work",
             "_shapes": "Shapes UnknownShape",
             "_sizes": "SizeExpression SizeTable bind_dims size_expression",
@@ -78,6 +85,7 @@ __all__ = [
     "bind_dims",
     "bottom_levels",
     "constant_value",
+    "contracted_order",
     "critical_path",
     "find_barriers",
     "intensity",

@@ -10,10 +10,10 @@ place of its topological order, since edges never lead to a lower index.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from parallax.graph import Dag, UnionFind, topological_order
+from parallax.graph import Dag, UnionFind
 from parallax.partition._region_ground import HOST, Draft, Ground
 
 _ROUNDS = 3
@@ -336,22 +336,3 @@ def _work(draft: Draft, piece: Sequence[int]) -> int:
     """Time of a piece on the device; all of it where none of it is there."""
     kept = [unit for unit in piece if draft.region_of[unit] >= 0]
     return sum(draft.ground.device_ns[unit] for unit in kept or piece)
-
-
-def contracted_order(dag: Dag, regions: Iterable[Sequence[int]]) -> list[int] | None:
-    """A topological order of the graph with each region as one node, by first units; None where there is none.
-
-    Nodes of that graph are named by their smallest unit. O(V + E), plus a heap.
-    """
-    leader = list(range(len(dag)))
-    for units in regions:
-        for unit in units:
-            leader[unit] = units[0]
-    nodes = [unit for unit in range(len(dag)) if leader[unit] == unit]
-    number = {unit: index for index, unit in enumerate(nodes)}
-    rows: list[list[int]] = [[] for _ in nodes]
-    for unit, preds in enumerate(dag.predecessors):
-        here = leader[unit]
-        rows[number[here]].extend([number[leader[pred]] for pred in preds if leader[pred] != here])
-    order = topological_order(rows)
-    return [nodes[index] for index in order] if len(order) == len(nodes) else None

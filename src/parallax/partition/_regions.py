@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from parallax.errors import ConfigError, InternalError
-from parallax.graph import Dag, OpGraph, Verdict, tensor_bytes
+from parallax.graph import Dag, OpGraph, Verdict, contracted_order, tensor_bytes
 from parallax.partition._constants import find_constants
 from parallax.partition._region_ground import HOST, Draft, Freight, Ground, cost_of
-from parallax.partition._region_growth import Cuts, contracted_order, find_fragments, find_pieces, find_waves, grow
+from parallax.partition._region_growth import Cuts, find_fragments, find_pieces, find_waves, grow
 from parallax.partition._region_plan import (
     NodeVerdict,
     Offer,
@@ -383,7 +383,7 @@ def _describe(
     for unit, region in enumerate(draft.region_of):
         if region != HOST:
             by_region.setdefault(region, []).append(unit)
-    leaders = contracted_order(ground.dag, by_region.values())
+    leaders = contracted_order(ground.dag.predecessors, by_region.values())
     if leaders is None:
         raise InternalError(f"contracting the regions of {offer.device!r} closes a cycle")
     labels = sorted(by_region, key=lambda label: by_region[label][0])

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from parallax import _lazy
 
 if TYPE_CHECKING:
-    from parallax.planner._candidates import PlanningContext, host_machine
+    from parallax.planner._candidates import PlanningContext
     from parallax.planner._choices import is_kept_whole, is_split_forced, is_unasked
     from parallax.planner._default_policy import why_whole_at_sight
+    from parallax.planner._devices import DeviceStudy
     from parallax.planner._kept import remembered_plan
     from parallax.planner._lifting import LIFT_NS
+    from parallax.planner._placers import open_placer, policy_name
     from parallax.planner._planning import plan_model
     from parallax.planner._remembered import may_be_remembered
     from parallax.planner._request import PlanDevice, PlannedModel, PlanRequest
@@ -24,11 +26,13 @@ else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
-            "_candidates": "PlanningContext host_machine",
+            "_candidates": "PlanningContext",
             "_choices": "is_kept_whole is_split_forced is_unasked",
             "_default_policy": "why_whole_at_sight",
+            "_devices": "DeviceStudy",
             "_kept": "remembered_plan",
             "_lifting": "LIFT_NS",
+            "_placers": "open_placer policy_name",
             "_planning": "plan_model",
             "_remembered": "may_be_remembered",
             "_request": "PlanDevice PlanRequest PlannedModel",
@@ -42,6 +46,7 @@ else:
 __all__ = [
     "DEFAULT_MIN_GAIN",
     "LIFT_NS",
+    "DeviceStudy",
     "PlanDevice",
     "PlanRequest",
     "PlannedModel",
@@ -49,14 +54,15 @@ __all__ = [
     "binding_limit",
     "feed_shapes",
     "graph_for_backends",
-    "host_machine",
     "is_kept_whole",
     "is_split_forced",
     "is_unasked",
     "may_be_remembered",
+    "open_placer",
     "plan_model",
     "plan_model_within",
     "planned_model",
+    "policy_name",
     "remembered_plan",
     "uncut_plan",
     "why_whole_at_sight",

@@ -30,7 +30,6 @@ from parallax.schedule import (
     PLAN_FORMAT_VERSION,
     AdaptivePolicy,
     Assignment,
-    Machine,
     Plan,
     Provenance,
     Schedule,
@@ -41,6 +40,7 @@ from parallax.schedule import (
     simulate,
     simulate_plan,
 )
+from parallax.schedule.placement import Machine
 
 # Measured by benchmarks/overhead.py on 2 cores; upper ends, since a plan that relies on less would be fragile.
 SEGMENT_OVERHEAD_NS = 8_000

@@ -9,8 +9,8 @@ class PlanChoices(Protocol):
     """The part of a session's options, and of a `PlanRequest`, that says whether to split. See ``parallax.Options``."""
 
     @property
-    def policy(self) -> str:
-        """Names the way in which work is placed."""
+    def policy(self) -> object:
+        """Names the way in which work is placed, or is a placer."""
         ...
 
     @property

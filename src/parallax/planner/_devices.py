@@ -1,17 +1,17 @@
 """Plans that share a model between an accelerator and the processor: what is proposed, and what is taken unmeasured.
 
 What a device takes becomes regions by cost (`parallax.partition.find_regions`) and runs beside the processor's part
-(`parallax.schedule.plan_coexecution`).
+(`parallax.schedule.placement.find_placement`).
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final
 
-from parallax.backends import Backend, measure_speed
+from parallax.backends import Backend, DeviceKind, measure_speed
 from parallax.errors import BackendError
 from parallax.graph import Capability, CostModel, OpGraph, Price, Work
 from parallax.memory import device_need, fit_offer, show_bytes
@@ -24,6 +24,7 @@ from parallax.partition import (
     RegionPlan,
     RegionRule,
     assemble,
+    contract,
     find_regions,
     make_offer,
 )
@@ -41,23 +42,18 @@ from parallax.profile import product_flops, surviving_tensors
 from parallax.schedule import (
     AdaptivePolicy,
     Assignment,
-    Coexecution,
     Crossings,
     Grain,
     Plan,
     Provenance,
     RegionTasks,
     Schedule,
-    plan_coexecution,
     region_tasks,
-    row_proposals,
     simulate,
 )
+from parallax.schedule.placement import Coexecution, PlacementProblem, default_placers, find_placement, row_parts
 
 logger = logging.getLogger(__name__)
-
-_MOST_SEGMENTS_FLIPPED: Final = 400
-"""Models of more units are placed without trying their branches one by one: opening must not wait for it."""
 
 
 def with_price(backend: Backend, *, width: int) -> Backend:
@@ -145,15 +141,49 @@ class DeviceStudy:
         """The best placement found beside the processor; None where the device has no prices."""
         if self.offer is None:
             return None
-        units = self.context.units
-        graph, split = self.context.graph, self._split
-        flips = 64 if len(units) <= _MOST_SEGMENTS_FLIPPED else 0
-        proposals = {} if split is None else row_proposals(graph, units, split.parts)
-        return plan_coexecution(graph, units, self.offer, self.costs, self._machine, flips=flips, proposals=proposals)
+        context, split = self.context, self._split
+        problem = PlacementProblem(
+            graph=context.graph,
+            groups=context.units,
+            devices=(self.offer,),
+            costs=self.costs,
+            machine=self._machine,
+            row_parts={} if split is None else row_parts(context.graph, context.units, split.parts),
+        )
+        return find_placement(problem, default_placers(len(context.units)))
+
+    @property
+    def runs_beside(self) -> bool:
+        """Whether it computes while the CPU does: what computes on the same cores has nothing to run beside."""
+        return self.backend.info.kind is not DeviceKind.CPU
+
+    @cached_property
+    def regions_in_sequence(self) -> RegionPlan | None:
+        """The regions that pay where nothing runs side by side; None where the device has no prices."""
+        if self.offer is None:
+            return None
+        return find_regions(self.context.graph, self.context.units, self.offer, join_siblings=True)
+
+    @property
+    def regions(self) -> RegionPlan | None:
+        """The regions of `best`, which may be none; None where the device has no prices."""
+        if not self.runs_beside:
+            return self.regions_in_sequence
+        return None if self.coexecution is None else self.coexecution.best.plan
+
+    def regions_by_rule(self, rule: RegionRule) -> RegionPlan | None:
+        """What another rule gives the device, node by node as runtimes place, whatever the CPU fuses; None where the
+        device has no prices."""
+        if self.offer is None:
+            return None
+        nodes = contract(self.context.graph, cuttable=self.context.model.can_cut)
+        return find_regions(self.context.graph, nodes, self.offer, rule=rule)
 
     @cached_property
     def best(self) -> DevicePlan | None:
-        """That placement as a plan; None where the processor alone is best, or nothing can be priced."""
+        """The best placement as a plan; None where the processor alone is best, or nothing can be priced."""
+        if not self.runs_beside:
+            return self.in_sequence
         found = self.coexecution
         if found is None or found.best.plan.is_cpu_only:
             return None
@@ -164,10 +194,8 @@ class DeviceStudy:
     @property
     def in_sequence(self) -> DevicePlan | None:
         """The regions that pay where nothing runs side by side; None where none does."""
-        if self.offer is None:
-            return None
-        regions = find_regions(self.context.graph, self.context.units, self.offer, join_siblings=True)
-        if regions.is_cpu_only:
+        regions = self.regions_in_sequence
+        if regions is None or regions.is_cpu_only:
             return None
         return self._sequential(f"regions on {self.name}, one after the other", regions)
 
@@ -198,13 +226,18 @@ class DeviceStudy:
             f"{found.cpu_only_ns / 1e6:.3f} ms on the CPU alone, {found.greedy_ns / 1e6:.3f} ms with all that "
             f"{self.name} takes and one thing after the other"
         )
-        if found.best.plan.is_cpu_only:
+        in_sequence = None if self.runs_beside else self.in_sequence
+        if in_sequence is None and (found.best.plan.is_cpu_only or not self.runs_beside):
             within = "" if self.room_bytes is None else f" in {show_bytes(self.room_bytes)} of its memory"
             return f"nothing runs on {self.name}: no region gains anything{within} ({figures})"
-        regions = found.best.plan.regions
+        chosen = found.best.plan if self.regions is None else self.regions
+        regions, makespan_ns = chosen.regions, found.best.makespan_ns
+        beside = "beside the CPU"
+        if in_sequence is not None:
+            beside, makespan_ns = "in turn with the CPU", in_sequence.simulated_ns
         need = device_need(self.context.graph, {node for region in regions for node in region.nodes})
         return (
-            f"{len(regions)} regions on {self.name} beside the CPU: {found.best.makespan_ns / 1e6:.3f} ms predicted, "
+            f"{len(regions)} regions on {self.name} {beside}: {makespan_ns / 1e6:.3f} ms predicted, "
             f"{figures}; they hold {show_bytes(need.total_bytes)} there"
             + ("" if self.room_bytes is None else f", of {show_bytes(self.room_bytes)} allowed")
         )
@@ -264,34 +297,45 @@ class DeviceStudy:
         return DevicePlan(label=label, plan=self._plan(regions, tasks, schedule), simulated_ns=run.makespan_ns)
 
     def _plan(self, regions: RegionPlan, tasks: RegionTasks, schedule: Schedule) -> Plan:
-        context = self.context
-        drafts = []
-        delegated: dict[int, tuple[str, str]] = {}
-        for index, (inside, number) in enumerate(zip(tasks.units, tasks.region_of, strict=True)):
-            cause = Cause.BESIDE if number is None else Cause.DEVICE
-            drafts.append(DraftSegment(units=inside, width=schedule.assignments[index].width, cause=cause))
-            if number is not None:
-                region = regions.regions[number]
-                delegated[index] = (
-                    self.name,
-                    f"{cause.value}: {region.device_ns / 1e3:.1f} us there, launch and transfers included, "
-                    f"{region.cpu_ns / 1e3:.1f} us on the CPU",
-                )
-        partition = assemble(context.units, drafts, label=f"regions on {self.name}", lanes=schedule.lanes)
-        durations = tuple(
-            dict(task.cost_ns)[assignment.width]
-            for task, assignment in zip(tasks.tasks, schedule.assignments, strict=True)
-        )
-        proposal = Proposal(partition=partition, schedule=schedule, durations_ns=durations, simulated_ns=0)
-        return build_plan(
-            context.model,
-            context.graph,
-            context.units,
-            proposal,
-            NO_PROVENANCE,
-            cores=self._cores,
-            delegated=delegated,
-        )
+        names = [self.name] * len(regions.regions)
+        return plan_of_regions(self.context, regions, names, tasks, schedule)
+
+
+def plan_of_regions(
+    context: PlanningContext, regions: RegionPlan, names: Sequence[str], tasks: RegionTasks, schedule: Schedule
+) -> Plan:
+    """The plan for regions that were placed and scheduled, without its provenance.
+
+    Args:
+        names: per region, of the device's backend.
+    """
+    drafts = []
+    delegated: dict[int, tuple[str, str]] = {}
+    for index, (inside, number) in enumerate(zip(tasks.units, tasks.region_of, strict=True)):
+        cause = Cause.BESIDE if number is None else Cause.DEVICE
+        drafts.append(DraftSegment(units=inside, width=schedule.assignments[index].width, cause=cause))
+        if number is not None:
+            region = regions.regions[number]
+            delegated[index] = (
+                names[number],
+                f"{cause.value}: {region.device_ns / 1e3:.1f} us there, launch and transfers included, "
+                f"{region.cpu_ns / 1e3:.1f} us on the CPU",
+            )
+    label = f"regions on {' and '.join(dict.fromkeys(names))}"
+    partition = assemble(context.units, drafts, label=label, lanes=schedule.lanes)
+    durations = tuple(
+        dict(task.cost_ns)[assignment.width] for task, assignment in zip(tasks.tasks, schedule.assignments, strict=True)
+    )
+    proposal = Proposal(partition=partition, schedule=schedule, durations_ns=durations, simulated_ns=0)
+    return build_plan(
+        context.model,
+        context.graph,
+        context.units,
+        proposal,
+        NO_PROVENANCE,
+        cores=context.cores,
+        delegated=delegated,
+    )
 
 
 def held_bytes(graph: OpGraph, plan: Plan, device: str) -> int:

@@ -19,8 +19,10 @@ def plan_key(request: PlanRequest) -> str:
     """Under which a tuned plan is kept: everything that measured figures depend on."""
     runtime = request.runtime
     backends = wanted_backends(request.backends)
+    placed = () if request.placer is None else (f"placer {request.policy}",)
     return "|".join(
         (
+            *placed,
             f"plan-{PLAN_FORMAT_VERSION}",
             request.model.structure_digest,
             machine_fingerprint(),

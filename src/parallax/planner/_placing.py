@@ -12,10 +12,12 @@ from parallax.planner._choices import is_kept_whole, is_split_forced
 from parallax.planner._devices import DeviceBodyPlanner, DeviceStudy, held_bytes
 from parallax.planner._lifting import lift_bodies
 from parallax.planner._request import PlanRequest
+from parallax.planner._shared import plan_shared
 from parallax.planner._tables import DEFAULT_MIN_GAIN, forced_body_plan, forced_plan
 from parallax.planner._whole import make_provenance, uncut_plan
 from parallax.profile import surviving_tensors
 from parallax.schedule import Plan
+from parallax.schedule.placement import Placer
 
 
 def plan_on_devices(request: PlanRequest) -> Plan:
@@ -89,6 +91,8 @@ def _placed(request: PlanRequest) -> tuple[Plan, str | None]:
     except BackendError as error:
         return uncut_plan(model, f"the runtime refuses the model: {error}", cores=cores), None
     context = PlanningContext(model, cores=cores, survivors=survivors)
+    if request.placer is not None and request.split == "auto" and not is_split_forced(request):
+        return _placed_by(request.placer, request, context)
     reasons = []
     for name, device in request.devices.items():
         study = DeviceStudy(context, device.backend, room_bytes=device.room_bytes)
@@ -126,6 +130,20 @@ def _placed(request: PlanRequest) -> tuple[Plan, str | None]:
     if is_split_forced(request):
         return forced_plan(model, cores=cores), None
     return uncut_plan(model, "; ".join(reasons), cores=cores), None
+
+
+def _placed_by(placer: Placer, request: PlanRequest, context: PlanningContext) -> tuple[Plan, str | None]:
+    """The plan that a placer makes of all devices together, and the first device it uses."""
+    shared = plan_shared(context, request.devices, placer, name=request.policy)
+    gain, least = 1 - shared.chosen_ns / max(1, shared.cpu_ns), _least_gain(request)
+    reason = shared.reason
+    if shared.plan is not None:
+        if gain >= least:
+            reason = f"{reason}; {gain:.0%} less latency than the CPU alone"
+            provenance = make_provenance("tables", reason, uncut_ns=shared.cpu_ns, chosen_ns=shared.chosen_ns)
+            return replace(shared.plan, provenance=provenance), shared.devices[0]
+        reason = f"{reason}; that is {gain:.0%} less latency, {least:.0%} is asked for"
+    return uncut_plan(request.model, reason, cores=request.cores), None
 
 
 def _whole_if_it_gains(study: DeviceStudy, name: str, model: Model, *, cores: int) -> tuple[Plan | None, str]:

@@ -70,7 +70,7 @@ def _plan_with_devices(request: PlanRequest) -> Plan:
         from parallax.planner._tuning import tune
 
         return tune(request)
-    if request.min_gain is None and request.split == "auto" and request.policy != "sequential":
+    if request.min_gain is None and request.split == "auto" and request.policy == "adaptive":
         kept = remembered_plan(request)
         if kept is not None:
             return kept

@@ -11,6 +11,7 @@ from parallax.backends import Backend, FaultPolicy
 from parallax.backends.ort import RuntimeOptions
 from parallax.model import Model
 from parallax.schedule import Plan, Provenance
+from parallax.schedule.placement import Placer
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, steps done, steps in all) during long work."""
@@ -36,6 +37,8 @@ class PlanRequest:
     cores: int
     """How many of the processor's the plan may use."""
     policy: str = "adaptive"
+    placer: Placer | None = None
+    """What shares the model between the CPU and devices; None: as the policy "adaptive" or "sequential" does."""
     split: str = "auto"
     min_gain: float | None = None
     tune: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,11 +28,13 @@ from parallax.planner._measuring import (
     promising,
 )
 from parallax.planner._placing import plan_whole_on, plan_whole_within
-from parallax.planner._request import PlanDevice, PlanRequest
+from parallax.planner._request import PlanDevice, PlanRequest, Progress
 from parallax.planner._rows import feed_shapes, graph_for_backends, may_share_rows, planned_model
+from parallax.planner._shared import plan_shared
 from parallax.planner._whole import make_provenance, uncut_plan
 from parallax.profile import Cache, measure_costs, random_feeds
 from parallax.schedule import CPU_BACKEND, Candidate, Plan
+from parallax.schedule.placement import Placer
 
 logger = logging.getLogger(__name__)
 
@@ -149,42 +151,30 @@ def tune(request: PlanRequest) -> Plan:
         candidates.append(
             Candidate(label=label, segments=1, lanes=1, simulated_ns=simulated_ns, measured_ns=None, note=note)
         )
-    for name, device in request.devices.items():
-        progress(f"compile for {name}", 0, 1)
-        proposed = _device_plans(name, device, context)
-        if may_share_rows(request):
-            shared = _shared_rows(
-                name,
-                device,
-                context,
-                cost=measure,
-                progress=functools.partial(progress, f"share rows with {name}"),
+    for name, made, note in _all_device_plans(request, context, measure, progress):
+        peer = None
+        if made is not None:
+            peer, note = _try_peer(
+                made.label,
+                planned_model(model, made.plan),
+                made.plan,
+                request,
+                feeds,
+                reference,
+                spins=True,
             )
-            proposed += [(shared, "")] if shared is not None else []
-        for made, note in proposed:
-            peer = None
-            if made is not None:
-                peer, note = _try_peer(
-                    made.label,
-                    planned_model(model, made.plan),
-                    made.plan,
-                    request,
-                    feeds,
-                    reference,
-                    spins=True,
-                )
-            if peer is not None and not note:
-                peers.append(peer)
-            candidates.append(
-                Candidate(
-                    label=made.label if made is not None else name,
-                    segments=0 if made is None else len(made.plan.segments),
-                    lanes=0 if made is None else made.plan.lanes,
-                    simulated_ns=0 if made is None else made.simulated_ns,
-                    measured_ns=None,
-                    note=note,
-                )
+        if peer is not None and not note:
+            peers.append(peer)
+        candidates.append(
+            Candidate(
+                label=made.label if made is not None else name,
+                segments=0 if made is None else len(made.plan.segments),
+                lanes=0 if made is None else made.plan.lanes,
+                simulated_ns=0 if made is None else made.simulated_ns,
+                measured_ns=None,
+                note=note,
             )
+        )
     times, others = measure_undisturbed(peers, cores=cores, progress=progress)
     disturbed = others > DISTURBED_SHARE * cores
     medians = [round(statistics.median(series)) for series in times]
@@ -208,6 +198,40 @@ def tune(request: PlanRequest) -> Plan:
         logger.warning("%s; tune again when the machine is idle", plan.provenance.reason)
     remember_plan(request, plan)
     return plan
+
+
+def _all_device_plans(
+    request: PlanRequest, context: PlanningContext, measure: Callable[..., CostModel], progress: Progress
+) -> Iterator[tuple[str, DevicePlan | None, str]]:
+    """What to measure of each device, and of all together where a placer is to share the model: (name, plan or None,
+    why there is none)."""
+    for name, device in request.devices.items():
+        progress(f"compile for {name}", 0, 1)
+        for made, note in _device_plans(name, device, context):
+            yield name, made, note
+        if may_share_rows(request):
+            tell = functools.partial(progress, f"share rows with {name}")
+            by_rows = _shared_rows(name, device, context, cost=measure, progress=tell)
+            if by_rows is not None:
+                yield name, by_rows, ""
+    if request.placer is not None and request.devices:
+        yield request.policy, *_placed_plan(request.placer, request, context)
+
+
+def _placed_plan(placer: Placer, request: PlanRequest, context: PlanningContext) -> tuple[DevicePlan | None, str]:
+    """What a placer makes of all devices together; or None, and why not."""
+    try:
+        devices = {
+            name: replace(device, backend=with_price(device.backend, width=context.cores))
+            for name, device in request.devices.items()
+        }
+        shared = plan_shared(context, devices, placer, name=request.policy)
+    except BackendError as error:
+        logger.warning("%s places nothing: %s", request.policy, error)
+        return None, str(error)
+    if shared.plan is None:
+        return None, shared.reason
+    return DevicePlan(label=f"placed by {request.policy}", plan=shared.plan, simulated_ns=shared.chosen_ns), ""
 
 
 def _device_plans(name: str, device: PlanDevice, context: PlanningContext) -> list[tuple[DevicePlan | None, str]]:

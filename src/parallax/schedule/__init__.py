@@ -10,7 +10,6 @@ from parallax import _lazy
 
 if TYPE_CHECKING:
     from parallax.schedule._adaptive import AdaptivePolicy
-    from parallax.schedule._coexecution import Coexecution, Machine, plan_coexecution, row_proposals
     from parallax.schedule._crossings import Crossings
     from parallax.schedule._dispatcher import Dispatcher
     from parallax.schedule._plan import (
@@ -39,7 +38,6 @@ else:
         __name__,
         {
             "_adaptive": "AdaptivePolicy",
-            "_coexecution": "Coexecution Machine plan_coexecution row_proposals",
             "_crossings": "Crossings",
             "_dispatcher": "Dispatcher",
             "_plan": (
@@ -52,6 +50,7 @@ else:
             "_simulate": "simulate",
             "_table": "DispatchTable Start",
         },
+        packages=("placement",),
     )
 
 __all__ = [
@@ -62,12 +61,10 @@ __all__ = [
     "Assignment",
     "BodyPlan",
     "Candidate",
-    "Coexecution",
     "Crossings",
     "DispatchTable",
     "Dispatcher",
     "Grain",
-    "Machine",
     "Plan",
     "Provenance",
     "RegionTasks",
@@ -77,10 +74,8 @@ __all__ = [
     "Start",
     "Task",
     "parse_json",
-    "plan_coexecution",
     "read_record",
     "region_tasks",
-    "row_proposals",
     "serialise_for_memory",
     "simulate",
     "simulate_plan",

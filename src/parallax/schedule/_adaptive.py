@@ -35,6 +35,8 @@ class AdaptivePolicy:
 
     Args:
         widths: widths already decided (task index -> width), kept where the task has a cost for them.
+        queues: per task that a device's queue runs, which queue (task index -> number); default the first. Queues have
+            the last lanes, the first of them the very last; with fewer lanes they share the first.
         handover_ns: see `simulate`.
         segment_overhead_ns: see `simulate`.
         contention: see `simulate`.
@@ -42,13 +44,14 @@ class AdaptivePolicy:
     """
 
     widths: Mapping[int, int] = field(default_factory=dict)
+    queues: Mapping[int, int] = field(default_factory=dict)
     handover_ns: int = 0
     segment_overhead_ns: int = 0
     contention: float = 1.0
     simulated_segments: int = 20_000
 
     def assign(self, tasks: Sequence[Task], *, cores: int, lanes: int) -> Schedule:
-        """See `Policy`."""
+        """The schedule on up to ``cores`` threads and ``lanes`` lanes. Raises: as `verify_tasks`."""
         verify_tasks(tasks, cores=cores, lanes=lanes)
         search = _Search(self, tasks, cores=cores, lanes=lanes)
         narrow = search.limited([1] * len(tasks))
@@ -103,8 +106,12 @@ class _Search:
             cores=self.cores,
             lanes=lanes,
             assignments=tuple(
-                # What a device's queue runs has the last lane.
-                Assignment(segment=index, width=width, priority=levels[index], lane=None if width else lanes - 1)
+                Assignment(
+                    segment=index,
+                    width=width,
+                    priority=levels[index],
+                    lane=None if width else max(0, lanes - 1 - policy.queues.get(index, 0)),
+                )
                 for index, width in enumerate(widths)
             ),
         )

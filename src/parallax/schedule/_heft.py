@@ -34,7 +34,7 @@ class HeftPolicy:
     transfer_ns: Mapping[tuple[int, int], int] = field(default_factory=dict)
 
     def assign(self, tasks: Sequence[Task], *, cores: int, lanes: int) -> Schedule:
-        """See `Policy`. Every assignment has a fixed lane, and priorities follow the planned starts."""
+        """The schedule. Every assignment has a fixed lane, and priorities follow the planned starts."""
         verify_tasks(tasks, cores=cores, lanes=lanes)
         has_queue = any(task.cost_ns[0][0] == 0 for task in tasks)
         width = cores if self.cpu_width is None else max(1, min(self.cpu_width, cores))

@@ -27,7 +27,7 @@ def duration_ns(task: Task, width: int) -> int:
 
 
 def verify_tasks(tasks: Sequence[Task], *, cores: int, lanes: int) -> None:
-    """Judge the arguments of a policy, see `Policy`. Raises: ConfigError, PlanError naming the task."""
+    """Judge the arguments of a policy that schedules tasks. Raises: ConfigError, PlanError naming the task."""
     if cores < 1 or lanes < 1:
         raise ConfigError(f"cannot schedule on {cores} cores and {lanes} lanes", fix="give at least 1 of each")
     for position, task in enumerate(tasks):

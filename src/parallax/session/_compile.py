@@ -123,12 +123,12 @@ def recorded_options(options: PlanningOptions, *, memory_limit: int | None) -> C
     """What of the options a bundle remembers. ``memory_limit``: if it binds.
 
     On the CPU alone, ``split="never"`` and ``policy="sequential"`` are the same, and so are ``split="always"`` and
-    ``min_gain=0``: the latter are what is remembered.
+    ``min_gain=0``: the latter are what is remembered. Placers share work with devices, which a bundle has none of.
     """
     min_gain = 0.0 if options.is_split_forced else options.min_gain
     return CompileOptions(
         threads=options.threads,
-        policy="sequential" if options.split == "never" else options.policy,
+        policy="sequential" if options.is_kept_whole else "adaptive",
         shapes=tuple(sorted((options.shapes or {}).items())),
         min_gain=None if min_gain is None else repr(min_gain),
         tune=options.tune,

@@ -21,6 +21,7 @@ from parallax.schedule import CPU_BACKEND
 
 if TYPE_CHECKING:
     from parallax.model import Model
+    from parallax.schedule.placement import Placer
 
 _LARGEST: Final = 2**63 - 1
 
@@ -40,9 +41,13 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
     return value
 
 
-def check_policy(policy: Any) -> str:
-    """Raises: ConfigError unless it is one that there is."""
-    return check_choice("policy", policy, ("adaptive", "sequential"))
+def check_policy(policy: Any) -> str | Placer:
+    """Raises: ConfigError unless it names one that there is, or is a placer."""
+    if not isinstance(policy, str) or policy not in ("adaptive", "sequential"):
+        from parallax.planner import open_placer  # finds those of other distributions
+
+        open_placer(policy)
+    return cast("str | Placer", policy)
 
 
 def check_split(split: Any) -> str:

@@ -43,6 +43,7 @@ from parallax.session._keywords import (
 
 if TYPE_CHECKING:
     from parallax.engine import Observer, TraceSink
+    from parallax.schedule.placement import Placer
     from parallax.session._providers import Device
 
 logger = _lazy.logger(__name__)
@@ -60,7 +61,7 @@ class CompileKeywords(TypedDict, total=False):
     """The fields of `Options` that ``compile`` takes as keywords, for type checkers."""
 
     threads: int | None
-    policy: str
+    policy: str | Placer
     split: Split
     shapes: Mapping[str, Sequence[int]] | None
     calibration: Mapping[str, Any] | None
@@ -119,7 +120,10 @@ class Options:
             ``intra_op_num_threads`` allow.
         policy: name of the way in which work is placed: "adaptive" (the default) runs at the same time what gains by
             it, "sequential" runs one thing after the other. On the CPU alone, the latter leaves the model whole, as
-            ``split="never"`` does.
+            ``split="never"`` does. Another name is that of a placer, and an object may be one (see
+            `parallax.schedule.placement.Placer`): it shares the model between the CPU and all devices of ``providers=``
+            at once. Of what it proposes, and of the CPU alone, what is predicted to be quickest is taken. Without
+            devices it is "adaptive".
         split: whether the model is divided into segments: "auto" (the default) where it gains at least ``min_gain``;
             "never", so that it runs whole, on the CPU or on a device that takes all of it; "always", at every branch
             and with all that a device takes on it, whether that gains or not. "never" excludes ``tune`` and
@@ -176,7 +180,7 @@ class Options:
     """
 
     threads: int | None = field(default=None, metadata=_rule(check_threads))
-    policy: str = field(default="adaptive", metadata=_rule(check_policy))
+    policy: str | Placer = field(default="adaptive", metadata=_rule(check_policy))
     split: Split = field(default="auto", metadata=_rule(check_split))
     shapes: Mapping[str, Sequence[int]] | None = field(default=None, metadata=_rule(check_shapes, is_decided=True))
     calibration: Mapping[str, Any] | None = field(

@@ -17,7 +17,9 @@ from parallax.planner import (
     feed_shapes,
     graph_for_backends,
     may_be_remembered,
+    open_placer,
     plan_model,
+    policy_name,
     remembered_plan,
     uncut_plan,
 )
@@ -46,7 +48,8 @@ def plan_request(model: Model, options: PlanningOptions, session_options: Any) -
     return PlanRequest(
         model=model,
         cores=session_cores(options, session_options),
-        policy=options.policy,
+        policy=policy_name(options.policy),
+        placer=open_placer(options.policy),
         split=options.split,
         min_gain=options.min_gain,
         tune=options.tune,

@@ -1,17 +1,12 @@
-"""Policies: who decides widths, priorities and lanes. They choose; the dispatcher carries it out.
-
-The contract is in `Policy`; `verify_schedule` is its judge for every one of them.
-"""
+"""The contract of policies that schedule tasks (`AdaptivePolicy`, `HeftPolicy`), its judge, and a plain policy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
-from parallax.errors import ConfigError, PlanError
-from parallax.schedule._adaptive import AdaptivePolicy
-from parallax.schedule._heft import HeftPolicy
-from parallax.schedule._plan import Assignment, Schedule, Task
+from parallax.errors import PlanError
+from parallax.schedule import Assignment, Schedule, Task
 from parallax.schedule._widths import best_width, verify_tasks
 
 
@@ -56,26 +51,6 @@ class SequentialPolicy:
         )
 
 
-_POLICIES: Final[Mapping[str, Callable[[], Policy]]] = {
-    "adaptive": AdaptivePolicy,
-    "heft": HeftPolicy,
-    "sequential": SequentialPolicy,
-}
-
-
-def policy_names() -> tuple[str, ...]:
-    """Names that `policy` accepts, sorted."""
-    return tuple(sorted(_POLICIES))
-
-
-def policy(name: str) -> Policy:
-    """The policy of that name, with its default settings. Raises: ConfigError listing the names."""
-    factory = _POLICIES.get(name)
-    if factory is None:
-        raise ConfigError(f"there is no policy {name!r}", fix=f"choose one of: {', '.join(policy_names())}")
-    return factory()
-
-
 def verify_schedule(tasks: Sequence[Task], schedule: Schedule, *, cores: int, lanes: int) -> None:
     """Judge a policy's answer against the contract of `Policy`. Raises: PlanError naming the task."""
 
@@ -83,7 +58,7 @@ def verify_schedule(tasks: Sequence[Task], schedule: Schedule, *, cores: int, la
         return PlanError(
             f"policy {schedule.policy!r}: {what}",
             where=None if index is None else f"task {index}",
-            fix="the policy breaks its contract (see parallax.schedule._policy.Policy); use another one",
+            fix="the policy breaks its contract (see `Policy`); use another one",
         )
 
     if schedule.cores != cores:

@@ -1,0 +1,65 @@
+"""The plan that a session makes with some devices and a policy: ``inspect --provider ... --policy ...``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from parallax.cli._console import make_table, print_line
+from parallax.cli._offload import Device
+from parallax.cli._units import milliseconds
+from parallax.model import Model
+from parallax.planner import PlanDevice, PlanRequest, open_placer, plan_model
+
+
+def describe_session_plan(model: Model, devices: Sequence[Device], policy: str, *, cores: int) -> dict[str, Any]:
+    """What the planner answers for a session that is not tuned.
+
+    Args:
+        model: in the shapes to plan for.
+        devices: those of ``providers=``, in order.
+
+    Raises: ConfigError if there is no such policy, or its placer proposes what is no placement; BackendError if a
+        device cannot be asked.
+    """
+    request = PlanRequest(
+        model=model,
+        cores=cores,
+        policy=policy,
+        placer=open_placer(policy),
+        devices={device.name: PlanDevice(backend=device.opened, room_bytes=device.room_bytes) for device in devices},
+    )
+    plan = plan_model(request).plan
+    provenance = plan.provenance
+    return {
+        "policy": policy,
+        "devices": [device.name for device in devices],
+        "reason": provenance.reason,
+        "cpu_ms": None if provenance.uncut_ns is None else provenance.uncut_ns / 1e6,
+        "predicted_ms": None if provenance.chosen_ns is None else provenance.chosen_ns / 1e6,
+        "segments": [
+            {
+                "segment": segment.name,
+                "operators": len(segment.nodes),
+                "backend": segment.backend,
+                "width": segment.width,
+                "lane": segment.lane,
+                "ms": segment.cost_ns / 1e6,
+                "reason": segment.reason,
+            }
+            for segment in plan.segments
+        ],
+    }
+
+
+def render_session_plan(report: Mapping[str, Any], console: Console) -> None:
+    """The same for people."""
+    print_line(console, f"\nthe plan of a session on {' and '.join(report['devices'])}, policy {report['policy']!r}")
+    print_line(console, f"{report['reason']}.")
+    table = make_table("segment", "operators", "runs on", "threads", "predicted ms", left=1)
+    for row in report["segments"]:
+        threads = str(row["width"]) if row["width"] else "-"
+        table.add_row(row["segment"], str(row["operators"]), row["backend"], threads, milliseconds(row["ms"] * 1e6))
+    console.print(table)

@@ -1,0 +1,43 @@
+"""Which fusion groups run on which device: the problem, the placers that propose answers, and the judge of all of them.
+
+A placer of one's own is an object with ``propose(problem)``, that yields a `Placement` per idea. It is registered in
+the entry point group ``parallax.placers``, and named as ``policy=``.
+"""
+
+from typing import TYPE_CHECKING
+
+from parallax import _lazy
+
+if TYPE_CHECKING:
+    from parallax.schedule.placement._judge import Coexecution, default_placers, find_placement
+    from parallax.schedule.placement._names import PLACERS
+    from parallax.schedule.placement._problem import (
+        GroupFeatures,
+        Machine,
+        Placement,
+        PlacementProblem,
+        Placer,
+        row_parts,
+    )
+else:
+    __getattr__, __dir__ = _lazy.exports(
+        __name__,
+        {
+            "_judge": "Coexecution default_placers find_placement",
+            "_names": "PLACERS",
+            "_problem": "GroupFeatures Machine Placement PlacementProblem Placer row_parts",
+        },
+    )
+
+__all__ = [
+    "PLACERS",
+    "Coexecution",
+    "GroupFeatures",
+    "Machine",
+    "Placement",
+    "PlacementProblem",
+    "Placer",
+    "default_placers",
+    "find_placement",
+    "row_parts",
+]
