@@ -166,7 +166,7 @@ class DeviceStudy:
 
     @property
     def regions(self) -> RegionPlan | None:
-        """The regions of `best`, which may be none; None where the device has no prices."""
+        """The regions to show: of `best`, or those in sequence where nothing runs beside; None without prices."""
         if not self.runs_beside:
             return self.regions_in_sequence
         return None if self.coexecution is None else self.coexecution.best.plan
@@ -182,8 +182,6 @@ class DeviceStudy:
     @cached_property
     def best(self) -> DevicePlan | None:
         """The best placement as a plan; None where the processor alone is best, or nothing can be priced."""
-        if not self.runs_beside:
-            return self.in_sequence
         found = self.coexecution
         if found is None or found.best.plan.is_cpu_only:
             return None
@@ -226,18 +224,13 @@ class DeviceStudy:
             f"{found.cpu_only_ns / 1e6:.3f} ms on the CPU alone, {found.greedy_ns / 1e6:.3f} ms with all that "
             f"{self.name} takes and one thing after the other"
         )
-        in_sequence = None if self.runs_beside else self.in_sequence
-        if in_sequence is None and (found.best.plan.is_cpu_only or not self.runs_beside):
+        if found.best.plan.is_cpu_only:
             within = "" if self.room_bytes is None else f" in {show_bytes(self.room_bytes)} of its memory"
             return f"nothing runs on {self.name}: no region gains anything{within} ({figures})"
-        chosen = found.best.plan if self.regions is None else self.regions
-        regions, makespan_ns = chosen.regions, found.best.makespan_ns
-        beside = "beside the CPU"
-        if in_sequence is not None:
-            beside, makespan_ns = "in turn with the CPU", in_sequence.simulated_ns
+        regions = found.best.plan.regions
         need = device_need(self.context.graph, {node for region in regions for node in region.nodes})
         return (
-            f"{len(regions)} regions on {self.name} {beside}: {makespan_ns / 1e6:.3f} ms predicted, "
+            f"{len(regions)} regions on {self.name} beside the CPU: {found.best.makespan_ns / 1e6:.3f} ms predicted, "
             f"{figures}; they hold {show_bytes(need.total_bytes)} there"
             + ("" if self.room_bytes is None else f", of {show_bytes(self.room_bytes)} allowed")
         )
