@@ -39,7 +39,7 @@ STEPS: tuple[Step, ...] = (
     Step(script="overhead.py", minutes=0.5),
     Step(script="opening.py", arguments=("--rounds", "9"), minutes=2),
     Step(script="planning.py", minutes=2),
-    Step(script="latency.py", arguments=("--runs", "12", "--no-streams"), minutes=13),
+    Step(script="latency.py", arguments=("--runs", "12", "--no-streams"), minutes=24),
     Step(script="cold_start.py", arguments=("--rounds", "3"), minutes=7),
     Step(script="start.py", arguments=("--rounds", "7"), minutes=5),
     Step(script="simulation.py", arguments=("--models", "paper", "--runs", "10"), minutes=5),
