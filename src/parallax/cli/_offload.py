@@ -270,8 +270,7 @@ def _reason(chosen: RegionPlan, placements: Sequence[_Placement], name: str) -> 
         return f"{name} takes no operator of this model: it stays on the CPU ({milliseconds(cpu.ns)} ms)"
     if not chosen.regions:
         return f"no region gains anything on {name}: the model stays on the CPU ({figures})"
-    regions = "1 region" if len(chosen.regions) == 1 else f"{len(chosen.regions)} regions"
-    text = f"{regions} on {name}: {figures}"
+    text = f"{chosen.counted} on {name}: {figures}"
     if cpu.ns and 1 - ours.ns / cpu.ns < DEFAULT_MIN_GAIN:
         text += f"; a session asks for {DEFAULT_MIN_GAIN:.0%} less than the CPU alone unless min_gain= says otherwise"
     return text

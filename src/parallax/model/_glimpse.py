@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from parallax.errors import ModelFileError
-from parallax.graph import ELEMENT_TYPES, NUMPY_TYPES
+from parallax.graph import ELEMENT_TYPES, NUMPY_TYPES, packed_bytes
 from parallax.model._body_operators import BODY_OPERATORS, may_have_bodies
 from parallax.model._digests import skeleton_digest, structure_digest
 from parallax.model._files import HeldFiles, open_file
@@ -295,7 +295,7 @@ class _Look:
         if data_type not in _TYPES or is_marked != (payload is not None) or len(contents) > 1:
             raise OtherFormError
         elements = self._note_size(dims)
-        size_bytes = elements * ELEMENT_TYPES[data_type].bits // 8
+        size_bytes = packed_bytes(elements, ELEMENT_TYPES[data_type].bits)
         if payload is not None:
             is_right = (
                 not contents

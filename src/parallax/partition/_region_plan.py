@@ -177,12 +177,17 @@ class RegionPlan:
         return not self.regions
 
     @property
+    def counted(self) -> str:
+        """How many regions there are, for people: "1 region", "2 regions"."""
+        return "1 region" if len(self.regions) == 1 else f"{len(self.regions)} regions"
+
+    @property
     def reason(self) -> str:
         """The decision with the costs compared, for people."""
         figures = (
-            f"{self.chosen_ns / 1e6:.3f} ms with {len(self.regions)} regions, {self.cpu_only_ns / 1e6:.3f} ms on the "
+            f"{self.chosen_ns / 1e6:.3f} ms with {self.counted}, {self.cpu_only_ns / 1e6:.3f} ms on the "
             f"CPU alone, {self.greedy_ns / 1e6:.3f} ms with all {self.before.fragments} supported fragments"
         )
         if not self.regions:
             return f"nothing runs on {self.device}: no region gains anything ({figures})"
-        return f"{len(self.regions)} regions on {self.device} ({figures})"
+        return f"{self.counted} on {self.device} ({figures})"

@@ -227,10 +227,10 @@ class DeviceStudy:
         if found.best.plan.is_cpu_only:
             within = "" if self.room_bytes is None else f" in {show_bytes(self.room_bytes)} of its memory"
             return f"nothing runs on {self.name}: no region gains anything{within} ({figures})"
-        regions = found.best.plan.regions
-        need = device_need(self.context.graph, {node for region in regions for node in region.nodes})
+        chosen = found.best.plan
+        need = device_need(self.context.graph, {node for region in chosen.regions for node in region.nodes})
         return (
-            f"{len(regions)} regions on {self.name} beside the CPU: {found.best.makespan_ns / 1e6:.3f} ms predicted, "
+            f"{chosen.counted} on {self.name} beside the CPU: {found.best.makespan_ns / 1e6:.3f} ms predicted, "
             f"{figures}; they hold {show_bytes(need.total_bytes)} there"
             + ("" if self.room_bytes is None else f", of {show_bytes(self.room_bytes)} allowed")
         )

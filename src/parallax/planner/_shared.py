@@ -83,7 +83,7 @@ def plan_shared(
     plan = plan_of_regions(context, best.plan, backends, best.tasks, best.schedule)
     used = tuple(dict.fromkeys(of_region))
     reason = (
-        f"{len(of_region)} regions on {' and '.join(used)} beside the CPU, as {name} places them: "
+        f"{best.plan.counted} on {' and '.join(used)} beside the CPU, as {name} places them: "
         f"{best.makespan_ns / 1e6:.3f} ms predicted, {figures}"
     )
     return SharedPlan(
