@@ -1,4 +1,4 @@
-"""This machine as the process may use it: cores, memory, pressure, load, and which thread is on which core."""
+"""This machine as the process may use it: cores, memory, pressure, load, energy, and which thread is on which core."""
 
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
         unbind,
     )
     from parallax.machine._cores import available_cores, current_core, move_to_first_core
+    from parallax.machine._energy import Counts, EnergyMeter, FoundMeter, MeterInfo, find_meters
+    from parallax.machine._energy_sampling import EnergyRecorder, EnergySum, MeteredEnergy
     from parallax.machine._heap import trim_heap
     from parallax.machine._load import DISTURBED_SHARE, CoreMeter, LoadMeter
     from parallax.machine._memory import free_memory_bytes, memory_limit_bytes, private_bytes
@@ -26,6 +28,8 @@ else:
         {
             "_affinity": "CoreBinding bind_here cores_of_pool every_core move_to_first_of own_this_thread unbind",
             "_cores": "available_cores current_core move_to_first_core",
+            "_energy": "Counts EnergyMeter FoundMeter MeterInfo find_meters",
+            "_energy_sampling": "EnergyRecorder EnergySum MeteredEnergy",
             "_heap": "trim_heap",
             "_load": "DISTURBED_SHARE CoreMeter LoadMeter",
             "_memory": "free_memory_bytes memory_limit_bytes private_bytes",
@@ -38,7 +42,14 @@ __all__ = [
     "DISTURBED_SHARE",
     "CoreBinding",
     "CoreMeter",
+    "Counts",
+    "EnergyMeter",
+    "EnergyRecorder",
+    "EnergySum",
+    "FoundMeter",
     "LoadMeter",
+    "MeterInfo",
+    "MeteredEnergy",
     "PressureMonitor",
     "PressureReading",
     "ask_for_short_slices",
@@ -47,6 +58,7 @@ __all__ = [
     "cores_of_pool",
     "current_core",
     "every_core",
+    "find_meters",
     "free_memory_bytes",
     "memory_limit_bytes",
     "move_to_first_core",

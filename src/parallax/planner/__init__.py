@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from parallax import _lazy
 
 if TYPE_CHECKING:
-    from parallax.planner._candidates import PlanningContext
+    from parallax.planner._candidates import HANDOVER_NS, SEGMENT_OVERHEAD_NS, PlanningContext
     from parallax.planner._choices import is_kept_whole, is_split_forced, is_unasked
     from parallax.planner._default_policy import why_whole_at_sight
     from parallax.planner._devices import DeviceStudy
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from parallax.planner._remembered import may_be_remembered
     from parallax.planner._request import PlanDevice, PlannedModel, PlanRequest
     from parallax.planner._rows import feed_shapes, graph_for_backends, planned_model
+    from parallax.planner._states import StatePlan, plans_for_states
     from parallax.planner._streaming import binding_limit, plan_model_within
     from parallax.planner._tables import DEFAULT_MIN_GAIN
     from parallax.planner._whole import uncut_plan
@@ -26,7 +27,7 @@ else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
-            "_candidates": "PlanningContext",
+            "_candidates": "HANDOVER_NS SEGMENT_OVERHEAD_NS PlanningContext",
             "_choices": "is_kept_whole is_split_forced is_unasked",
             "_default_policy": "why_whole_at_sight",
             "_devices": "DeviceStudy",
@@ -37,6 +38,7 @@ else:
             "_remembered": "may_be_remembered",
             "_request": "PlanDevice PlanRequest PlannedModel",
             "_rows": "feed_shapes graph_for_backends planned_model",
+            "_states": "StatePlan plans_for_states",
             "_streaming": "binding_limit plan_model_within",
             "_tables": "DEFAULT_MIN_GAIN",
             "_whole": "uncut_plan",
@@ -45,12 +47,15 @@ else:
 
 __all__ = [
     "DEFAULT_MIN_GAIN",
+    "HANDOVER_NS",
     "LIFT_NS",
+    "SEGMENT_OVERHEAD_NS",
     "DeviceStudy",
     "PlanDevice",
     "PlanRequest",
     "PlannedModel",
     "PlanningContext",
+    "StatePlan",
     "binding_limit",
     "feed_shapes",
     "graph_for_backends",
@@ -62,6 +67,7 @@ __all__ = [
     "plan_model",
     "plan_model_within",
     "planned_model",
+    "plans_for_states",
     "policy_name",
     "remembered_plan",
     "uncut_plan",

@@ -31,6 +31,7 @@ from parallax.backends._protocol import (
     Place,
     UnfitFeedsError,
 )
+from parallax.backends.emulated._condition import STEADY, Condition, ConditionStep, load_condition
 from parallax.backends.emulated._host_speed import host_gemm_flops
 from parallax.backends.emulated._profiles import DeviceProfile, DeviceRates, load_profile, profile_names
 from parallax.backends.emulated._queue import Clock, DeviceQueue, is_cancelled, queue_of
@@ -65,6 +66,7 @@ class EmulatedBackend:
         processor: computes the answers; by default ONNX Runtime's own provider.
         clock: on which the device's time passes; by default the machine's, and then all backends of the process that
             emulate the same device share its time.
+        condition: how it becomes slower and quicker from now on, which its prices do not tell.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class EmulatedBackend:
         host_flops: float | None = None,
         processor: Backend | None = None,
         clock: Clock | None = None,
+        condition: Condition = STEADY,
     ) -> None:
         self.profile = profile
         self._host_flops = host_flops
@@ -83,6 +86,8 @@ class EmulatedBackend:
         self._processor = OnnxRuntimeBackend(CPU_PROVIDER) if processor is None else processor
         self._queue = queue_of(profile.name) if clock is None else DeviceQueue(clock)
         self.residents = _Residents()
+        self._condition = condition
+        self._opened_at = self._queue.clock.now()
         name = f"{PREFIX}:{profile.name}"
         self._info = BackendInfo(
             name=name,
@@ -110,8 +115,12 @@ class EmulatedBackend:
 
     @property
     def rates(self) -> DeviceRates:
-        """What it takes for what, at its speed."""
+        """What it takes for what, at its speed, as its profile says."""
         return self._rates
+
+    def condition_at(self, moment: float) -> ConditionStep:
+        """How it is at a moment on its clock."""
+        return self._condition.at(moment - self._opened_at)
 
     def capability(self, model: Model) -> Capability:
         """What the delegate's list of operators covers; constants go along with whatever reads them."""
@@ -175,10 +184,17 @@ class EmulatedBackend:
 
 @dataclass(frozen=True, slots=True)
 class _Stay:
-    """How long a part is on the device, and for how much of that a core of the processor copies."""
+    """How long a part is on the device, as its profile says, in seconds."""
 
-    seconds: float
+    launch_s: float
+    compute_s: float
+    transfer_s: float
     copying_s: float
+    """For how much of the transfers a core of the processor copies."""
+
+    def seconds(self, step: ConditionStep) -> float:
+        """In a condition."""
+        return self.launch_s * step.launch + self.compute_s * step.device + self.transfer_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +258,9 @@ class EmulatedModel:
         self._rates = rates
         self._stay = None
         if work is not None:
-            total_ns = backend.price(work).total_ns
-            self._stay = _Stay(total_ns / 1e9, sum(map(rates.copying_ns, work.moved_bytes)) / 1e9)
+            price = backend.price(work)
+            copying_ns = sum(map(rates.copying_ns, work.moved_bytes))
+            self._stay = _Stay(price.launch_ns / 1e9, price.compute_ns / 1e9, price.transfer_ns / 1e9, copying_ns / 1e9)
         self._backend = backend
         self._lock = threading.Lock()
         self._memories: OrderedDict[tuple[object, ...], _Memory] = OrderedDict()
@@ -305,7 +322,7 @@ class EmulatedModel:
         if memory is not None and not is_cancelled(run_options):
             self.replayed += 1
             stay = self._stay_of(memory.cpu_ns, feeds, memory.answers)
-            return memory.answers, self._queue.reserve(stay.seconds, begin), stay.copying_s
+            return memory.answers, self._reserve(stay, begin), stay.copying_s
         # Raises what is wrong with the feeds, too.
         values = self._inner.run_with_ort_values(feeds, self._outputs, run_options)
         cpu_ns = round((self._queue.clock.now() - begin) * 1e9)
@@ -314,7 +331,11 @@ class EmulatedModel:
         if key is not None and all(_is_plain(value) for value in values):
             self._remember(key, feeds, answers, cpu_ns)
         stay = self._stay_of(cpu_ns, feeds, answers)
-        return answers, self._queue.reserve(stay.seconds, begin), stay.copying_s
+        return answers, self._reserve(stay, begin), stay.copying_s
+
+    def _reserve(self, stay: _Stay, begin: float) -> float:
+        """Take the device's time for it, by the condition in which it begins. Returns the moment when it is over."""
+        return self._queue.reserve(stay.seconds(self._backend.condition_at(begin)), begin)
 
     def _stay_of(self, cpu_ns: int, feeds: Mapping[str, Any], answers: Mapping[str, Any]) -> _Stay:
         if self._stay is not None:
@@ -322,8 +343,12 @@ class EmulatedModel:
         rates, profile = self._rates, self._backend.profile
         moved = [value.tensor_size_in_bytes() for value in (*feeds.values(), *answers.values()) if _is_plain(value)]
         ratio = profile.cpu_gemm_flops * self._backend.speed / rates.flops_per_s["float32"]
-        total_ns = rates.launch_ns + cpu_ns * ratio + sum(map(rates.transfer_ns, moved))
-        return _Stay(total_ns / 1e9, sum(map(rates.copying_ns, moved)) / 1e9)
+        return _Stay(
+            rates.launch_ns / 1e9,
+            cpu_ns * ratio / 1e9,
+            sum(map(rates.transfer_ns, moved)) / 1e9,
+            sum(map(rates.copying_ns, moved)) / 1e9,
+        )
 
     def _recall(self, key: tuple[object, ...], feeds: Mapping[str, Any]) -> _Memory | None:
         with self._lock:
@@ -443,14 +468,25 @@ def open_emulated(device: str, options: Mapping[str, Any]) -> EmulatedBackend:
     """The backend ``emulated:device``: a profile's name, or the path of one.
 
     Options: ``speed``, a factor on the device's own speed, or "host" (the default, see `EmulatedBackend`);
-    ``host_flops``, FLOP/s of this machine's processor, which is measured by default.
+    ``host_flops``, FLOP/s of this machine's processor, which is measured by default; ``condition``, a file that says
+    how it becomes slower and quicker (see `load_condition`). The latter may also stand in the name:
+    ``emulated:NAME?condition=FILE.json``.
 
-    Raises: ConfigError for an unknown device or option, or a profile that cannot be read.
+    Raises: ConfigError for an unknown device or option, or a profile or condition that cannot be read.
     """
-    unknown = sorted(set(options) - {"speed", "host_flops"})
+    device, _, query = device.partition("?")
+    if query:
+        key, _, value = query.partition("=")
+        if key != "condition" or not value or "condition" in options:
+            raise ConfigError(
+                f"{query!r} after the name of an emulated device", fix="write emulated:NAME?condition=FILE.json, once"
+            )
+        options = {**options, key: value}
+    unknown = sorted(set(options) - {"speed", "host_flops", "condition"})
     if unknown:
         raise ConfigError(
-            f"emulated devices have no option {unknown[0]!r}", fix="there are speed, a factor or 'host', and host_flops"
+            f"emulated devices have no option {unknown[0]!r}",
+            fix="there are speed, a factor or 'host', host_flops, and condition, a file",
         )
     if not device:
         raise ConfigError(
@@ -461,7 +497,13 @@ def open_emulated(device: str, options: Mapping[str, Any]) -> EmulatedBackend:
     speed = None if given == "host" else _number("speed", given, fix="give a factor, or 'host'")
     flops = options.get("host_flops")
     host_flops = None if flops is None else _number("host_flops", flops, fix="give FLOP/s, such as 50e9")
-    return EmulatedBackend(load_profile(device), speed=speed, host_flops=host_flops)
+    condition = options.get("condition")
+    return EmulatedBackend(
+        load_profile(device),
+        speed=speed,
+        host_flops=host_flops,
+        condition=STEADY if condition is None else load_condition(condition),
+    )
 
 
 def _number(option: str, given: Any, *, fix: str) -> float:

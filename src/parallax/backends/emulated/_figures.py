@@ -111,17 +111,22 @@ class Fields:
     def figure(self, key: str, *, most: float = math.inf, positive: bool = True) -> Figure:
         """A number with basis and source; above 0 if ``positive``, else at least 0, and at most ``most``."""
         inner = self.inner(key)
-        value = inner._take("value")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= min(most, 1e30):
-            raise inner.error("value", f"found {_shown(value)}", f"a number of 0 to {most:g}")
-        if positive and not value:
-            raise inner.error("value", "found 0", "a number above 0")
+        value = inner.number("value", most=most, positive=positive)
         basis = inner.text("basis")
         if basis not in {member.value for member in Basis}:
             raise inner.error("basis", f"found {basis!r}", ", ".join(member.value for member in Basis))
-        figure = Figure(value=float(value), basis=Basis(basis), source=inner.text("source"))
+        figure = Figure(value=value, basis=Basis(basis), source=inner.text("source"))
         inner.finish()
         return figure
+
+    def number(self, key: str, *, most: float = math.inf, positive: bool = True) -> float:
+        """A number above 0 if ``positive``, else at least 0, and at most ``most``."""
+        value = self._take(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= min(most, 1e30):
+            raise self.error(key, f"found {_shown(value)}", f"a number of 0 to {most:g}")
+        if positive and not value:
+            raise self.error(key, "found 0", "a number above 0")
+        return float(value)
 
     def inner(self, key: str) -> Fields:
         """An object within."""

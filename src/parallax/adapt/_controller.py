@@ -1,0 +1,211 @@
+"""Decides from events which of the plans that are ready should run, without a clock or a thread of its own.
+
+It is given the events of runs, and asked now and then. All times come from the caller, in seconds on the clock of the
+events, so that a recorded stream of events leads to the same decisions again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from parallax.adapt._decision import Dwell, ProbePlan, better_plan
+from parallax.adapt._meter import MeteredRun, RunMeter
+from parallax.adapt._slowdown import SlowdownEstimator
+from parallax.adapt._state import HardwareState, predict_ns, processors_of
+from parallax.events import Event
+from parallax.schedule import Plan
+
+_NOTICEABLE: Final = 0.02
+"""A slow-down that changed by less since plans were compared last is no reason to compare them again."""
+
+_FRESH_RUNS: Final = 2
+"""Of a plan, after it came into force, before it may be left: its first runs are those of cold caches."""
+
+_LONGEST_HISTORY: Final = 64
+"""Switches that are remembered for people."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadyPlan:
+    """A plan that could run at once."""
+
+    label: str
+    """How it was found, for people."""
+    plan: Plan
+    cost_ns: tuple[int, ...]
+    """What each segment takes when all is calm."""
+    switch_ns: int = 0
+    """What going over to it costs: its first runs that take longer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Switch:
+    """One change of the plan in force."""
+
+    at_s: float
+    before: str
+    after: str
+    """Labels of the plans."""
+    before_ns: int
+    after_ns: int
+    """What a run takes by either, predicted for the state."""
+    state: HardwareState
+
+    @property
+    def reason(self) -> str:
+        """Why, for people."""
+        slow = ", ".join(
+            f"{name} at {factor:.2g} times its predicted time"
+            for name, factor in sorted(self.state.slowdowns.items())
+            if abs(factor - 1) > _NOTICEABLE
+        )
+        times = f"{self.after_ns / 1e6:.2f} ms predicted, {self.before_ns / 1e6:.2f} ms by {self.before}"
+        return f"{times} ({slow or 'nothing is slowed'})"
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is kept of each ready plan."""
+
+    ready: ReadyPlan
+    predicted_ns: int = 0
+
+
+@dataclass(slots=True)
+class Controller:
+    """Follows the machine's state, and says when another plan should run. Not thread-safe: its owner locks.
+
+    Args:
+        handover_ns, segment_overhead_ns: as in `parallax.schedule.simulate`.
+    """
+
+    handover_ns: int = 0
+    segment_overhead_ns: int = 0
+    current: int = field(init=False, default=0)
+    """Index of the plan in force."""
+    runs: int = field(init=False, default=0)
+    """That were metered."""
+    switches: list[Switch] = field(init=False, default_factory=list)
+    """The latest, at most 64."""
+    _plans: list[_Known] = field(init=False, default_factory=list)
+    _meter: RunMeter = field(init=False, default_factory=RunMeter)
+    _estimator: SlowdownEstimator = field(init=False, default_factory=SlowdownEstimator)
+    _dwell: Dwell = field(init=False, default_factory=Dwell)
+    _probes: dict[str, ProbePlan] = field(init=False, default_factory=dict)
+    _compared: HardwareState | None = field(init=False, default=None)
+    _fresh: int = field(init=False, default=0)
+
+    @property
+    def plans(self) -> tuple[ReadyPlan, ...]:
+        """Those that are ready, the first one first."""
+        return tuple(known.ready for known in self._plans)
+
+    @property
+    def state(self) -> HardwareState:
+        """The machine's, by all runs and probes so far."""
+        return self._estimator.state()
+
+    def add(self, ready: ReadyPlan) -> int:
+        """Another plan is ready; returns its index. The first one added is in force."""
+        self._plans.append(_Known(ready))
+        self._compared = None
+        return len(self._plans) - 1
+
+    def observe(self, event: Event) -> MeteredRun | None:
+        """Take in an event; returns the run that it ended, if it was one by the plan in force."""
+        run = self._meter.read(event)
+        if run is None:
+            return None
+        for index, known in enumerate(self._plans):
+            if known.ready.plan is run.plan or known.ready.plan == run.plan:
+                self._estimator.update(run.ratios(known.ready.cost_ns))
+                self.runs += 1
+                self._fresh += index == self.current
+                return run
+        return None
+
+    def decide(self, now_s: float) -> int | None:
+        """The plan to go over to, or None. Whoever goes over calls `switched`."""
+        if len(self._plans) < 2 or self._fresh < _FRESH_RUNS or not self._dwell.may_switch(now_s):
+            return None
+        state = self.state
+        if self._compared is not None and not _differs(state, self._compared):
+            return None
+        self._compared = state
+        for known in self._plans:
+            known.predicted_ns = self.predict_ns(known.ready, state)
+        chosen = better_plan(
+            self.current,
+            [known.predicted_ns for known in self._plans],
+            switch_ns=[known.ready.switch_ns for known in self._plans],
+        )
+        return None if chosen == self.current else chosen
+
+    def predict_ns(self, ready: ReadyPlan, state: HardwareState) -> int:
+        """What a run of a plan takes in a state."""
+        return predict_ns(
+            ready.plan,
+            state,
+            handover_ns=self.handover_ns,
+            segment_overhead_ns=self.segment_overhead_ns if len(ready.plan.segments) > 1 else 0,
+            cost_ns=ready.cost_ns,
+        )
+
+    def switched(self, index: int, now_s: float) -> Switch:
+        """The plan ``index`` is in force now."""
+        before, after = self._plans[self.current], self._plans[index]
+        switch = Switch(
+            at_s=now_s,
+            before=before.ready.label,
+            after=after.ready.label,
+            before_ns=before.predicted_ns,
+            after_ns=after.predicted_ns,
+            state=self.state,
+        )
+        self.switches = [*self.switches, switch][-_LONGEST_HISTORY:]
+        self.current, self._fresh, self._compared = index, 0, None
+        self._dwell = self._dwell.switched(now_s)
+        return switch
+
+    def probe_due(self, now_s: float) -> str | None:
+        """A processor that another plan uses and the one in force does not, and that it is time to look at."""
+        hidden = self.hidden
+        for processor in sorted(hidden):
+            planned = self._probes.setdefault(processor, ProbePlan(next_s=now_s))
+            if planned.is_due(now_s):
+                return processor
+        for processor in [name for name in self._probes if name not in hidden]:
+            del self._probes[processor]
+        return None
+
+    @property
+    def hidden(self) -> frozenset[str]:
+        """Processors that another plan uses and the one in force does not: its runs tell nothing of them."""
+        if not self._plans:
+            return frozenset()
+        used = processors_of(self._plans[self.current].ready.plan)
+        others: Sequence[frozenset[str]] = [processors_of(known.ready.plan) for known in self._plans]
+        return frozenset().union(*others) - used
+
+    def probed(self, processor: str, ratio: float | None, *, took_s: float, now_s: float) -> None:
+        """A probe of a processor ended now.
+
+        Args:
+            ratio: observed over predicted time; None where the probe failed, which says nothing.
+            took_s: the time that it took.
+        """
+        before = self._estimator.estimate(processor).value
+        if ratio is not None:
+            # Probes are rare: each is believed, rather than that two of them must agree.
+            self._estimator.forget(processor)
+            self._estimator.update({processor: ratio})
+        after = self._estimator.estimate(processor).value
+        planned = self._probes.get(processor, ProbePlan(next_s=now_s))
+        self._probes[processor] = planned.probed(now_s, took_s=took_s, before=before, after=after)
+
+
+def _differs(state: HardwareState, other: HardwareState) -> bool:
+    names: Mapping[str, None] = dict.fromkeys((*state.slowdowns, *other.slowdowns))
+    return any(abs(state.slowdown(name) - other.slowdown(name)) > _NOTICEABLE * other.slowdown(name) for name in names)

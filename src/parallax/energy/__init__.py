@@ -1,0 +1,22 @@
+"""The energy of a run as a model has it, where no meter tells; meters are in `parallax.machine`."""
+
+from typing import TYPE_CHECKING
+
+from parallax import _lazy
+
+if TYPE_CHECKING:
+    from parallax.energy._model import Band, ModelledEnergy, PowerModel, model_energy
+else:
+    __getattr__, __dir__ = _lazy.exports(
+        __name__,
+        {
+            "_model": "Band ModelledEnergy PowerModel model_energy",
+        },
+    )
+
+__all__ = [
+    "Band",
+    "ModelledEnergy",
+    "PowerModel",
+    "model_energy",
+]

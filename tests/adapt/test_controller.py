@@ -1,0 +1,264 @@
+"""The controller in a world of its own: runs that take what a true state makes of them, and noise."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections.abc import Iterator, Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parallax.adapt import (
+    CALM,
+    CPU_NARROW,
+    CPU_WIDE,
+    Controller,
+    HardwareState,
+    ReadyPlan,
+    predict_ns,
+    processor_of,
+)
+from parallax.events import Event, RunAdmitted, RunEnded, RunOutcome, SegmentEnded
+from parallax.schedule import Plan
+from tests.schedule.test_plan_json import make_plan, make_segment
+
+MS = 1_000_000
+
+
+def shared_plan() -> Plan:
+    """6 ms on a device beside 5 ms on a core."""
+    segments = (
+        make_segment(0, backend="gpu", width=0, lane=2, cost_ns=6 * MS),
+        make_segment(1, predecessors=(), inputs=("x",), width=1, cost_ns=5 * MS),
+    )
+    return make_plan(segments, cores=2, lanes=3)
+
+
+def cpu_plan() -> Plan:
+    """12 ms on both cores."""
+    return make_plan((make_segment(0, width=2, cost_ns=12 * MS),), cores=2, lanes=1)
+
+
+def device_plan() -> Plan:
+    """8 ms on the device."""
+    return make_plan((make_segment(0, backend="gpu", width=0, lane=0, cost_ns=8 * MS),), cores=2, lanes=1)
+
+
+def ready(label: str, plan: Plan) -> ReadyPlan:
+    return ReadyPlan(label=label, plan=plan, cost_ns=tuple(segment.cost_ns for segment in plan.segments))
+
+
+class World:
+    """A machine in a true state, on which the plan in force runs."""
+
+    def __init__(self, seed: int = 0, noise: float = 0.03) -> None:
+        self.controller = Controller()
+        for label, plan in (("shared", shared_plan()), ("CPU", cpu_plan()), ("device", device_plan())):
+            self.controller.add(ready(label, plan))
+        self.now_ns = 0
+        self.state = CALM
+        self.events: list[Event] = []
+        self._random = random.Random(seed)
+        self._noise = noise
+        self._numbers = itertools.count(1)
+
+    @property
+    def label(self) -> str:
+        return self.controller.plans[self.controller.current].label
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+        self.controller.observe(event)
+
+    def run(self, probes: bool = True) -> None:
+        """One run, and what the owner of the controller does after it."""
+        plan = self.controller.plans[self.controller.current].plan
+        number = next(self._numbers)
+        took = []
+        for segment in plan.segments:
+            factor = self.state.slowdown(processor_of(segment)) * max(0.5, self._random.gauss(1, self._noise))
+            took.append(round(segment.cost_ns * factor))
+        for event in run_events(plan, number, self.now_ns, took):
+            self.emit(event)
+        self.now_ns += max(took)
+        now_s = self.now_ns / 1e9
+        chosen = self.controller.decide(now_s)
+        if chosen is not None:
+            self.controller.switched(chosen, now_s)
+        due = self.controller.probe_due(now_s) if probes else None
+        if due is not None:
+            took_s = 0.0005 * self.state.slowdown(due)
+            self.now_ns += round(took_s * 1e9)
+            self.controller.probed(due, self.state.slowdown(due), took_s=took_s, now_s=self.now_ns / 1e9)
+
+    def run_for(self, seconds: float) -> int:
+        """Runs in so many seconds; returns how many."""
+        end, runs = self.now_ns + seconds * 1e9, 0
+        while self.now_ns < end:
+            self.run()
+            runs += 1
+        return runs
+
+    def best(self) -> str:
+        plans = self.controller.plans
+        return min(plans, key=lambda plan: predict_ns(plan.plan, self.state, cost_ns=plan.cost_ns)).label
+
+
+def run_events(plan: Plan, run: int, begin_ns: int, took: list[int]) -> Iterator[Event]:
+    head = {"run": run, "parent": None}
+    yield RunAdmitted(
+        sequence=0,
+        time_ns=begin_ns,
+        plan=plan,
+        cores=2,
+        lanes=plan.lanes,
+        absent=(),
+        budget_bytes=None,
+        waited_ns=0,
+        run=run,
+        parent=None,
+    )
+    for segment, ns in zip(plan.segments, took, strict=True):
+        yield SegmentEnded(
+            sequence=0,
+            time_ns=begin_ns + ns,
+            segment=segment.index,
+            name=segment.name,
+            lane=0,
+            width=segment.width,
+            backend=segment.backend,
+            waited_ns=0,
+            begin_ns=begin_ns,
+            end_ns=begin_ns + ns,
+            input_bytes=0,
+            output_bytes=0,
+            failure=None,
+            run=run,
+            parent=None,
+        )
+    yield RunEnded(
+        sequence=0, time_ns=begin_ns + max(took), outcome=RunOutcome.DONE, failure=None, run=head["run"], parent=None
+    )
+
+
+def state_of(factors: Mapping[str, float]) -> HardwareState:
+    return HardwareState(slowdowns=factors)
+
+
+SLOW_DEVICE = state_of({"gpu": 4.0})
+BUSY_CPU = state_of({CPU_NARROW: 5.0, CPU_WIDE: 5.0})
+BOTH = state_of({"gpu": 4.0, CPU_NARROW: 5.0, CPU_WIDE: 5.0})
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_keeps_the_plan_of_the_calm_state_while_all_is_calm(seed: int) -> None:
+    world = World(seed)
+    world.run_for(20)
+    assert world.label == "shared"
+    assert world.controller.switches == []
+
+
+@pytest.mark.parametrize("state", [SLOW_DEVICE, BUSY_CPU, BOTH])
+def test_it_goes_over_within_twenty_runs_and_comes_back(state: HardwareState) -> None:
+    world = World()
+    world.run_for(5)
+    world.state = state
+    for _ in range(20):
+        world.run()
+    assert world.label == world.best()
+    before = len(world.controller.switches)
+    world.run_for(30)
+    assert world.label == world.best()
+    assert len(world.controller.switches) == before, "one that has gone over stays"
+    world.state = CALM
+    # The side that is not used is found to be quick again by a probe, whose pauses have doubled meanwhile.
+    world.run_for(70)
+    assert world.label == "shared"
+
+
+def test_one_slow_run_is_no_reason() -> None:
+    world = World()
+    world.run_for(3)
+    for _ in range(10):
+        world.state = SLOW_DEVICE
+        world.run()
+        world.state = CALM
+        world.run_for(0.5)
+    assert world.controller.switches == []
+
+
+@given(seed=st.integers(0, 10**6), noise=st.floats(0.0, 0.2))
+def test_in_a_steady_state_it_does_not_alternate(seed: int, noise: float) -> None:
+    world = World(seed, noise)
+    # Here two plans are equally quick: 6 ms and 5 ms times 1.3333 beside the device, 8 ms on the device.
+    world.state = state_of({"gpu": 1.0, CPU_NARROW: 1.6, CPU_WIDE: 1.6})
+    world.run_for(30)
+    assert len(world.controller.switches) <= 30 / 5
+
+
+def test_probes_cost_at_most_a_hundredth() -> None:
+    world = World()
+    world.run_for(2)
+    world.state = SLOW_DEVICE
+    world.run_for(20)
+    runs_ns = sum(event.end_ns - event.begin_ns for event in world.events if isinstance(event, SegmentEnded))
+    assert runs_ns > 0
+    assert world.controller.hidden == {"gpu", CPU_NARROW}
+    plan = world.controller._probes["gpu"]
+    assert plan.pause_s > 1
+
+
+def test_the_same_events_lead_to_the_same_decisions() -> None:
+    world = World(seed=3)
+    world.run_for(2)
+    world.state = SLOW_DEVICE
+    for _ in range(30):
+        world.run(probes=False)
+    assert world.controller.switches
+    again = Controller()
+    for plan in world.controller.plans:
+        again.add(plan)
+    for event in world.events:
+        again.observe(event)
+        if isinstance(event, RunEnded):
+            chosen = again.decide(event.time_ns / 1e9)
+            if chosen is not None:
+                again.switched(chosen, event.time_ns / 1e9)
+    assert [(switch.before, switch.after) for switch in again.switches] == [
+        (switch.before, switch.after) for switch in world.controller.switches
+    ]
+
+
+def test_a_switch_says_why() -> None:
+    world = World()
+    world.run_for(2)
+    world.state = SLOW_DEVICE
+    for _ in range(20):
+        world.run()
+    (switch,) = world.controller.switches
+    assert switch.before == "shared"
+    assert switch.after == "CPU"
+    assert re.fullmatch(r"12\.\d+ ms predicted, \d+\.\d+ ms by shared \(gpu at [34]\S* times .*\)", switch.reason)
+
+
+def test_a_failed_probe_says_nothing_and_is_not_repeated_at_once() -> None:
+    world = World()
+    world.run_for(1)
+    before = world.controller.state.slowdown(CPU_WIDE)
+    world.controller.probed(CPU_WIDE, None, took_s=0.1, now_s=world.now_ns / 1e9)
+    assert world.controller.state.slowdown(CPU_WIDE) == before
+    assert world.controller.probe_due(world.now_ns / 1e9 + 9) is None
+    assert world.controller.probe_due(world.now_ns / 1e9 + 11) == CPU_WIDE
+
+
+def test_with_one_plan_there_is_nothing_to_decide() -> None:
+    controller = Controller()
+    controller.add(ready("shared", shared_plan()))
+    for event in run_events(shared_plan(), 1, 0, [60 * MS, 5 * MS]):
+        controller.observe(event)
+    assert controller.decide(10.0) is None
+    assert controller.hidden == frozenset()
+    assert controller.probe_due(10.0) is None
