@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from parallax._record import dataclass
 from parallax.errors import ConfigError
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from typing import Final
 
+from parallax._record import dataclass
 from parallax.model import StoredWeight
 from parallax.schedule import write_record
 

@@ -6,10 +6,11 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, get_args
 
+from parallax._record import dataclass
 from parallax.backends.ort import MappedWeights
 from parallax.bundle._checks import declaration_path, names_path
 from parallax.bundle._content import read_content, read_declaration

@@ -13,12 +13,12 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
+from parallax._record import dataclass
 from parallax.backends.ort import CPU_DEVICE, shrink_shared_allocator
 from parallax.engine._boundary import BoundaryPlan, BoundaryPlanner, Signature
 from parallax.engine._reservation import Reservation

@@ -13,9 +13,10 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Final
 
+from parallax._record import dataclass
 from parallax.engine._laws import ShapeLaw, Term
 from parallax.engine._moves import Move, fold, part_places
 from parallax.engine._place import Place, Shape

@@ -7,13 +7,13 @@ handles those keeps working. Conversion shares memory wherever the array allows 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
+from parallax._record import dataclass
 from parallax.backends.ort import CPU_DEVICE, both
 from parallax.errors import InputError
 from parallax.graph import ELEMENT_TYPES, NUMPY_TYPES, TensorInfo

@@ -15,9 +15,9 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from parallax._record import dataclass
 from parallax.engine._mailbox import Mailbox
 from parallax.machine import (
     CoreBinding,

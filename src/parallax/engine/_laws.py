@@ -8,10 +8,11 @@ constant. All such terms that explain the first shape seen are kept, and those t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from math import prod
 from typing import Final
+
+from parallax._record import dataclass
 
 ENOUGH_SHAPES: Final = 3
 """So many different shapes of the inputs a term must explain to be believed."""

@@ -12,9 +12,10 @@ parts of a Concat into places of their shapes, as it does the whole of a Split, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
+from parallax._record import dataclass
 from parallax.engine._place import Place, Shape
 from parallax.graph import Node, OpGraph, constant_value
 from parallax.memory import ALIGNMENT_BYTES

@@ -5,8 +5,9 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from parallax._record import dataclass
 from parallax.errors import ConfigError, InternalError
 
 FORMAT_VERSION = 1

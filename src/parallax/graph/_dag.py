@@ -7,8 +7,8 @@ pass over them; nothing here recurses.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
+from parallax._record import dataclass
 from parallax.errors import InternalError
 from parallax.graph._op_graph import OpGraph
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
+
+from parallax._record import dataclass
 
 STRING_TYPE: Final = 8
 """``onnx.TensorProto.STRING``: its elements own memory elsewhere, so such a tensor is no flat block of bytes."""

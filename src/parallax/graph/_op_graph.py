@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 import numpy.typing as npt
+
+from parallax._record import dataclass
 
 Dim = int | str | None
 """A size, the name of a symbolic size, or None when nothing is known."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+from parallax._record import dataclass
 from parallax.graph._elements import ELEMENT_TYPES, STRING_TYPE, packed_bytes
 from parallax.graph._op_graph import Dim, TensorInfo
 

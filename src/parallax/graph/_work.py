@@ -18,8 +18,7 @@ Bytes are inputs read plus outputs written, each once: what has to move through 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from parallax._record import dataclass
 from parallax.graph._formulas import FORMULAS, NO_ARITHMETIC, PARTIAL_BYTES, PER_INPUT_ELEMENT, PER_OUTPUT_ELEMENT
 from parallax.graph._op_graph import Node, OpGraph, constant_value
 from parallax.graph._shapes import Shapes, UnknownShape

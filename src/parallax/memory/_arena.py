@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
 
+from parallax._record import dataclass
 from parallax.errors import InternalError
 from parallax.memory._branch_arenas import branch_arenas
 from parallax.memory._exact import exact

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from parallax._record import dataclass
 from parallax.errors import InternalError
 from parallax.memory._lifetimes import Lifetimes
 from parallax.memory._packing import UNPACKED, Offsets, Packing

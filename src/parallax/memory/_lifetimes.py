@@ -10,11 +10,11 @@ refined: there the place in that order decides.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from parallax._record import dataclass
 from parallax.errors import InternalError
 from parallax.graph import Dag, topological_order
 from parallax.memory._protocols import PlanLike

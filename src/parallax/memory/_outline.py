@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+from parallax._record import dataclass
 from parallax.errors import ConfigError
 from parallax.graph import OpGraph, SizeTable, TensorInfo, bind_dims, size_expression
 from parallax.memory._arena import ArenaPlan, Effort, placement_order, plan_arena

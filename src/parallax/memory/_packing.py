@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
+from parallax._record import dataclass
 from parallax.errors import InternalError
 
 Offsets = list[int]

@@ -9,12 +9,12 @@ are not in it: they are not tensors of the graph.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from parallax._record import dataclass
 from parallax.graph import Node, OpGraph, SizeExpression, SizeTable, TensorInfo, size_expression
 
 _VIEWS: Final = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})

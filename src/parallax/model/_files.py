@@ -13,9 +13,10 @@ import mmap
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from types import MappingProxyType
 
+from parallax._record import dataclass
 from parallax.errors import ModelFileError
 from parallax.model._wire import Buffer
 

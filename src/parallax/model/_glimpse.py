@@ -12,9 +12,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from parallax._record import dataclass
 from parallax.errors import ModelFileError
 from parallax.graph import ELEMENT_TYPES, NUMPY_TYPES, packed_bytes
 from parallax.model._body_operators import BODY_OPERATORS, may_have_bodies

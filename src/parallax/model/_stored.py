@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 from typing import Final
 
+from parallax._record import dataclass
 from parallax.errors import ModelFileError
 from parallax.graph import ELEMENT_TYPES, STRING_TYPE, TensorInfo, packed_bytes
 from parallax.model._stored_parts import (

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from parallax._record import dataclass
 from parallax.graph import NUMPY_TYPES, TensorInfo
 
 LINE_BYTES: Final = 64

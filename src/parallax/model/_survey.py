@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from parallax._record import dataclass
 from parallax.model._body_operators import may_have_bodies
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ Cost: one step per field of the graph, independent of the size of the weights.
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass
 
+from parallax._record import dataclass
 from parallax.errors import ModelFileError
 
 Buffer = bytes | mmap.mmap

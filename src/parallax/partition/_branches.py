@@ -10,8 +10,8 @@ from __future__ import annotations
 import enum
 import itertools
 from collections.abc import Collection
-from dataclasses import dataclass
 
+from parallax._record import dataclass
 from parallax.errors import InternalError
 from parallax.graph import Dag, top_levels, topological_order
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from parallax._record import dataclass
 from parallax.errors import ConfigError
 from parallax.graph import (
     MAX_BODY_DEPTH,

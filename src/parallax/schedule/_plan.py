@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
+from parallax._record import dataclass
 from parallax.errors import PlanError
 from parallax.schedule._records import from_value, parse, to_value
 

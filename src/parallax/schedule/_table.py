@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from parallax._record import dataclass
 from parallax.errors import PlanError
 from parallax.schedule._plan import Plan, Schedule, Task
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from parallax._record import dataclass
 from parallax.bundle import Bundle
 from parallax.engine import Executor
 from parallax.errors import BundleError

@@ -13,11 +13,12 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict, TypeVar
 
 from parallax import _lazy
+from parallax._record import dataclass
 from parallax.backends import FaultPolicy
 from parallax.bundle import Verify
 from parallax.errors import ConfigError

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import onnxruntime
 
+from parallax._record import dataclass
 from parallax.backends.ort import both
 from parallax.errors import ConfigError, MissingExtraError
 from parallax.schedule import CPU_BACKEND

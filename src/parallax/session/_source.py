@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import onnxruntime
 
+from parallax._record import dataclass
 from parallax.backends.ort import FOREIGN_EXCEPTIONS
 from parallax.bundle import looks_like_bundle
 from parallax.errors import BundleError, ConfigError, ModelFileError

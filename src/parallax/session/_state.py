@@ -6,10 +6,11 @@ A run takes the record once, so that it sees one state from beginning to end, wh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
+from parallax._record import dataclass
 from parallax.errors import InternalError
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
+from parallax._record import dataclass
 from parallax.backends.ort import OPENING_EXCEPTIONS, RUNTIME_EXCEPTIONS, StockSession, both, open_failure
 from parallax.errors import BundleError, ConfigError
 from parallax.machine import move_to_first_core

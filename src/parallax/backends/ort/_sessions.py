@@ -7,13 +7,13 @@ The sessions are the C extension's own objects (what ``onnxruntime.InferenceSess
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
+from parallax._record import dataclass
 from parallax.backends.ort._mapped_weights import MappedWeights
 from parallax.backends.ort._shared_allocator import use_shared_allocator
 from parallax.backends.ort._shared_pool import shared_threads, use_shared_pool

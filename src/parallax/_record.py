@@ -1,0 +1,150 @@
+"""`dataclasses.dataclass`, for classes that are made in half the time.
+
+Python's own writes the methods of each class as text and compiles them, six for a frozen record: on the way to a
+bundle's first answer that takes more than all else that importing this package takes. Here ``__init__`` alone is
+compiled; what else a record has needs but the names of its fields. Fields, slots and what `dataclasses` offers for
+records (``fields``, ``replace``, ``asdict``) are its own, and type checkers see nothing else. A test compares each
+record of this package with what `dataclasses` makes of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from reprlib import recursive_repr
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["dataclass"]
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass
+else:
+
+    def dataclass(cls: type | None = None, /, **options: bool) -> Any:
+        """As `dataclasses.dataclass`, of whose options there are frozen, eq, slots, weakref_slot and kw_only."""
+        return (lambda made: _make(made, **options)) if cls is None else _make(cls, **options)
+
+
+def _make(cls: type, *, frozen: bool = False, eq: bool = True, **options: bool) -> Any:
+    made: Any = dataclasses.dataclass(init=False, repr=False, eq=False, **options)(cls)
+    own = vars(cls)  # what the class itself defines goes before what is made here
+    fields = dataclasses.fields(made)
+    made.__init__ = _initialiser(made, fields, frozen=frozen)
+    if "__repr__" not in own:
+        made.__repr__ = _representation([field.name for field in fields if field.repr])
+    compared = _reader([field.name for field in fields if field.compare])
+    if eq and "__eq__" not in own:
+        made.__eq__ = _equality(compared)
+    if eq and ("__hash__" not in own or (own["__hash__"] is None and "__eq__" in own)):
+        made.__hash__ = _hash(compared) if frozen else None
+    if frozen:
+        made.__setattr__, made.__delattr__ = _guards(made, frozenset(field.name for field in fields))
+        if options.get("slots"):
+            made.__getstate__, made.__setstate__ = _state(tuple(field.name for field in fields))
+    return made
+
+
+def _initialiser(cls: Any, fields: Sequence[dataclasses.Field[Any]], *, frozen: bool) -> Callable[..., None]:
+    """``__init__``, written out: it is called most, and its signature shows the fields."""
+    values: dict[str, Any] = {"_set": object.__setattr__, "_factory": _FACTORY}
+    parameters: list[str] = []
+    keywords: list[str] = []
+    lines = []
+    for field in fields:
+        name, value = field.name, field.name
+        parameter = name
+        if not field.init:
+            if field.default is not dataclasses.MISSING:
+                values[f"_default_{name}"], value = field.default, f"_default_{name}"
+            elif field.default_factory is not dataclasses.MISSING:
+                values[f"_make_{name}"], value = field.default_factory, f"_make_{name}()"
+            else:
+                continue
+            lines.append(f"  _set(self, {name!r}, {value})" if frozen else f"  self.{name} = {value}")
+            continue
+        if field.default is not dataclasses.MISSING:
+            values[f"_default_{name}"] = field.default
+            parameter = f"{name}=_default_{name}"
+        elif field.default_factory is not dataclasses.MISSING:
+            values[f"_make_{name}"] = field.default_factory
+            parameter = f"{name}=_factory"
+            value = f"_make_{name}() if {name} is _factory else {name}"
+        (keywords if field.kw_only else parameters).append(parameter)
+        lines.append(f"  _set(self, {name!r}, {value})" if frozen else f"  self.{name} = {value}")
+    if hasattr(cls, "__post_init__"):
+        lines.append("  self.__post_init__()")
+    shown = ", ".join(["self", *parameters, *(["*", *keywords] if keywords else [])])
+    body = "\n".join(lines or ["  pass"])
+    made: dict[str, Any] = {}
+    exec(f"def make({', '.join(values)}):\n def __init__({shown}):\n{body}\n return __init__", {}, made)
+    function: Any = made["make"](**values)
+    function.__qualname__ = f"{cls.__qualname__}.__init__"
+    function.__module__ = cls.__module__
+    function.__annotations__ = {**{field.name: field.type for field in fields}, "return": None}
+    return function  # type: ignore[no-any-return]
+
+
+class _Factory:
+    def __repr__(self) -> str:
+        return "<factory>"
+
+
+_FACTORY = _Factory()
+"""Stands for a value that is made anew for each record."""
+
+
+def _reader(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda record: tuple([getattr(record, name) for name in names])
+
+
+def _representation(names: Sequence[str]) -> Callable[[Any], str]:
+    @recursive_repr()
+    def __repr__(self: Any) -> str:
+        shown = ", ".join([f"{name}={getattr(self, name)!r}" for name in names])
+        return f"{type(self).__qualname__}({shown})"
+
+    return __repr__
+
+
+def _equality(read: Callable[[Any], tuple[Any, ...]]) -> Callable[[Any, object], Any]:
+    def __eq__(self: Any, other: object) -> Any:
+        return read(self) == read(other) if type(other) is type(self) else NotImplemented
+
+    return __eq__
+
+
+def _hash(read: Callable[[Any], tuple[Any, ...]]) -> Callable[[Any], int]:
+    def __hash__(self: Any) -> int:
+        return hash(read(self))
+
+    return __hash__
+
+
+def _guards(cls: Any, names: frozenset[str]) -> tuple[Callable[[Any, str, Any], None], Callable[[Any, str], None]]:
+    def __setattr__(self: Any, name: str, value: Any) -> None:
+        if type(self) is cls or name in names:
+            raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+        super(cls, self).__setattr__(name, value)
+
+    def __delattr__(self: Any, name: str) -> None:
+        if type(self) is cls or name in names:
+            raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
+        super(cls, self).__delattr__(name)
+
+    return __setattr__, __delattr__
+
+
+def _state(names: tuple[str, ...]) -> tuple[Callable[[Any], list[Any]], Callable[[Any, Sequence[Any]], None]]:
+    """For copies and pickles of frozen records with slots."""
+
+    def __getstate__(self: Any) -> list[Any]:
+        return [getattr(self, name) for name in names]
+
+    def __setstate__(self: Any, state: Sequence[Any]) -> None:
+        for name, value in zip(names, state, strict=True):
+            object.__setattr__(self, name, value)
+
+    return __getstate__, __setstate__
