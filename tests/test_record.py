@@ -88,6 +88,8 @@ def test_a_record_is_what_dataclasses_makes_of_it(kind: Any, options: dict[str, 
     assert str(inspect.signature(kind)) == str(inspect.signature(other))
     assert getattr(kind, "__slots__", None) == getattr(other, "__slots__", None)
     assert kind.__match_args__ == other.__match_args__
+    assert kind.__init__.__annotations__ == other.__init__.__annotations__
+    assert repr(kind.__dataclass_params__) == repr(other.__dataclass_params__)
     ours, theirs = kind(**values), other(**values)
     assert repr(ours) == repr(theirs).replace("twin.<locals>.", "")
     assert dataclasses.asdict(ours) == dataclasses.asdict(theirs)
@@ -121,6 +123,20 @@ def test_frozen_records_refuse_changes_and_open_ones_take_them() -> None:
     assert opened == Open(3)
     with pytest.raises(AttributeError):
         opened.unknown = 1  # type: ignore[attr-defined]
+
+
+def test_a_caller_s_own_record_may_derive_from_a_frozen_one() -> None:
+    @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+    class Own(Frozen):
+        own: str = "mine"
+
+    record = Own(plain=1)
+    assert dataclasses.asdict(record)["own"] == "mine"
+    assert dataclasses.replace(record, own="yours").own == "yours"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        record.plain = 2  # type: ignore[misc]
+    with pytest.raises(TypeError, match="cannot inherit non-frozen dataclass from a frozen one"):
+        dataclasses.dataclass(type("Thawed", (Frozen,), {}))
 
 
 def test_what_is_not_compared_does_not_count() -> None:
