@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import onnxruntime
-
+from parallax import _lazy
 from parallax.bundle._manifest import Manifest
 from parallax.errors import BundleMismatchError
 from parallax.profile import hardware_fingerprint
+
+if TYPE_CHECKING:
+    import onnxruntime
+else:
+    onnxruntime = _lazy.module("onnxruntime")
 
 
 def parallax_version() -> str:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import field
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from parallax._record import dataclass
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Dim = int | str | None
 """A size, the name of a symbolic size, or None when nothing is known."""

@@ -15,10 +15,13 @@ import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from parallax._record import dataclass
 from parallax.errors import ModelFileError
-from parallax.model._wire import Buffer
+
+if TYPE_CHECKING:
+    from parallax.model._wire import Buffer
 
 _READ_BYTES = 1 << 20
 """Files up to this size are read, which takes no longer than to map them and costs no file descriptor."""

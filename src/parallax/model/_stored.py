@@ -25,6 +25,7 @@ from parallax.model._stored_parts import (
     StoredWeight,
     stored_weight,
 )
+from parallax.model._stored_wire import read_written
 
 _NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _BLOCK: Final = re.compile(r"([0-9]{1,18});([0-9]{1,18});[^|;]*", re.ASCII)
@@ -53,8 +54,6 @@ def read_stored_graph(graph: bytes, *, data_name: str, data_bytes: int | None) -
 
     Raises: ModelFileError if it is no graph, or not laid out as `save_arranged` does it.
     """
-    from parallax.model._stored_wire import read_written
-
     parts = read_written(graph)
     if parts is None:
         # Only where something is not as protobuf's own writer writes it: that takes loading `onnx`, which takes longer

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import onnxruntime
-
+from parallax import _lazy
 from parallax.machine import available_cores
 from parallax.profile import machine_fingerprint
 from parallax.schedule import PLAN_FORMAT_VERSION, Candidate, Plan, Provenance, Segment
 
 if TYPE_CHECKING:
+    import onnxruntime
+
     from parallax.model import Glimpse, Model
+else:
+    onnxruntime = _lazy.module("onnxruntime")
 
 
 def uncut_plan(

@@ -5,10 +5,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import platform
+from typing import TYPE_CHECKING
 
-import onnxruntime as ort
-
+from parallax import _lazy
 from parallax.machine import available_cores
+
+if TYPE_CHECKING:
+    import onnxruntime
+else:
+    onnxruntime = _lazy.module("onnxruntime")
 
 
 def machine_fingerprint() -> str:
@@ -18,7 +23,7 @@ def machine_fingerprint() -> str:
     architecture, the cores this process may use now (affinity and quota), and the version of ONNX
     Runtime. It names neither host nor user, so cached figures can be shared between equal machines.
     """
-    return f"{hardware_fingerprint()}|{available_cores()} cores|onnxruntime {ort.__version__}"
+    return f"{hardware_fingerprint()}|{available_cores()} cores|onnxruntime {onnxruntime.__version__}"
 
 
 def hardware_fingerprint() -> str:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import onnxruntime
-from onnxruntime.capi.onnxruntime_inference_collection import check_and_normalize_provider_args
-
 from parallax import _lazy
-from parallax.backends.ort import RUNTIME_EXCEPTIONS, both
+from parallax.backends import ort
 from parallax.bundle import looks_like_bundle
 from parallax.errors import BundleError, ConfigError
 from parallax.session._options import PlanningOptions
+from parallax.session._providers import check_providers
 from parallax.session._runtime_options import compiled_options, lean_options, why_not_compiled, why_not_cut
 from parallax.session._source import OpenedBundle
 from parallax.session._state import Opened, SessionState
@@ -20,7 +18,11 @@ from parallax.session._whole import is_onnx_source
 from parallax.session._whole_model import OpeningRequest, native_class, open_whole
 
 if TYPE_CHECKING:
+    import onnxruntime
+
     from parallax.bundle import Bundle
+else:
+    onnxruntime = _lazy.module("onnxruntime")
 
 logger = _lazy.logger(__name__)
 
@@ -159,10 +161,7 @@ class BundleOpening:
 
     def _open_split(self, bundle: Bundle) -> Opened:
         request = self._request
-        # The base class checks these only when it opens the model itself.
-        check_and_normalize_provider_args(
-            request.arguments.providers, request.arguments.provider_options, onnxruntime.get_available_providers()
-        )
+        check_providers(request.arguments.providers, request.arguments.provider_options)
         from parallax.bundle import open_executor
         from parallax.session._interface import read_interface
         from parallax.session._split_model import SplitModel, split_attributes
@@ -212,9 +211,9 @@ class BundleOpening:
                 from parallax.machine import trim_heap
 
                 trim_heap()
-        except RUNTIME_EXCEPTIONS as error:
+        except ort.RUNTIME_EXCEPTIONS as error:
             request.forget_stock()
-            raise both(BundleError, native_class(error))(
+            raise ort.both(BundleError, native_class(error))(
                 f"the runtime refuses the bundle's graph: {error}",
                 where=str(bundle.path),
                 fix="compile the model again",

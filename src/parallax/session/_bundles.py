@@ -8,15 +8,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import onnxruntime
-
+from parallax import _lazy
 from parallax.bundle import Bundle, describe_mismatch, mismatch_error, use_bundle
 from parallax.errors import ConfigError
 from parallax.machine import available_cores
 from parallax.session._options import OPTION_RULES, PlanningOptions
 
 if TYPE_CHECKING:
+    import onnxruntime
+
     from parallax.backends.ort import MappedWeights
+else:
+    onnxruntime = _lazy.module("onnxruntime")
 
 T = TypeVar("T")
 
@@ -88,9 +91,6 @@ def _refuse_decided(options: PlanningOptions, bundle: Bundle) -> None:
         )
 
 
-_AS_IT_IS = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-
-
 LARGE_WEIGHT_BYTES = 32 << 20
 """From here on, opening a bundle leaves enough free memory in the heap to be worth handing back."""
 
@@ -117,7 +117,7 @@ def mapped_options(session_options: Any, weights: MappedWeights | None, weight_b
         yield made
         return
     level = session_options.graph_optimization_level
-    session_options.graph_optimization_level = _AS_IT_IS
+    session_options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         yield session_options
     finally:
@@ -127,7 +127,7 @@ def mapped_options(session_options: Any, weights: MappedWeights | None, weight_b
 def mapped_defaults(weight_bytes: int) -> Any:
     """The options of `mapped_options` where the caller has no wishes, with nothing lent."""
     made = onnxruntime.SessionOptions()
-    made.graph_optimization_level = _AS_IT_IS
+    made.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     made.enable_mem_pattern = made.enable_mem_reuse = False
     if weight_bytes < LARGE_WEIGHT_BYTES or _is_free(2 * weight_bytes):
         made.add_session_config_entry("session.prepack.enable_parallel", "1")

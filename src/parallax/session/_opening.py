@@ -9,15 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as C
-from onnxruntime.capi.onnxruntime_inference_collection import check_and_normalize_provider_args
-
 from parallax import _lazy
-from parallax.backends.ort import OPENING_EXCEPTIONS, both
+from parallax.backends import ort
 from parallax.errors import ModelError, ParallaxError, UnsafeModelError
 from parallax.planner import is_unasked, uncut_plan
 from parallax.session._bundle_opening import BundleOpening
+from parallax.session._providers import check_providers
 from parallax.session._runtime_options import why_not_cut
 from parallax.session._source import OpenedBundle, in_memory_if_small
 from parallax.session._state import Opened, SessionState
@@ -36,9 +33,6 @@ logger = _lazy.logger(__name__)
 
 _UNBOUNDED: Final = frozenset({"Loop", "Scan"})
 """How long these take depends on data, so the last run says nothing of the next: always interruptible."""
-
-_REFUSALS: Final[tuple[type[Exception], ...]] = (ParallaxError, *OPENING_EXCEPTIONS)
-"""What opening a model at sight can end with: then it is read, which may say better what is wrong."""
 
 
 class Opening:
@@ -138,14 +132,13 @@ class Opening:
         reason = why_whole_at_sight(look, cores=cores)
         if reason is None or may_be_remembered(look.structure_digest, request.options.cache_dir):
             return None
-        # The base class checks these only when it opens the model itself.
-        check_and_normalize_provider_args(providers, provider_options, onnxruntime.get_available_providers())
+        check_providers(providers, provider_options)
         if look.files.model is not None:
             request.source.files = look.files
         plan = uncut_plan(look, reason, cores=cores)
         try:
             opened, self._whole = open_whole(request, plan, model=None, session_options=None)
-        except _REFUSALS:
+        except (ParallaxError, *ort.OPENING_EXCEPTIONS):  # once the model is read, it may be said better what is wrong
             request.forget_stock()
             return None
         self.look = look
@@ -182,8 +175,7 @@ class Opening:
     def _open_planned(self, model: Model) -> Opened:
         request = self._request
         providers, provider_options, _ = request.arguments
-        # The base class checks these only when it opens the model itself.
-        check_and_normalize_provider_args(providers, provider_options, onnxruntime.get_available_providers())
+        check_providers(providers, provider_options)
         options = replace(request.options, devices=request.devices)
         if options.backends is None and (
             providers or request.session_options is not None or options.budget_bytes is not None
@@ -234,7 +226,9 @@ class Opening:
         here may be elsewhere: in the session options, or in a folder that they name.
         """
         if isinstance(error, UnsafeModelError):
-            raise both(type(error), C.Fail)(error.what, where=error.where, fix=error.fix) from error
+            from onnxruntime.capi import onnxruntime_pybind11_state as C
+
+            raise ort.both(type(error), C.Fail)(error.what, where=error.where, fix=error.fix) from error
         self.model = None
         source = self._request.source
         source.hold(source.path)
@@ -242,8 +236,9 @@ class Opening:
             opened = self._open_whole(f"the analysis refuses the model: {error}")
             self._check_names()
         except Exception as theirs:
-            if isinstance(theirs, OPENING_EXCEPTIONS):
-                raise both(type(error), native_class(theirs))(error.what, where=error.where, fix=error.fix) from theirs
+            if isinstance(theirs, ort.OPENING_EXCEPTIONS):
+                combined = ort.both(type(error), native_class(theirs))
+                raise combined(error.what, where=error.where, fix=error.fix) from theirs
             raise
         logger.warning("the runtime opens a model that the analysis refuses, so it runs uncut: %s", error)
         return opened

@@ -11,15 +11,17 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-import onnxruntime
-
+from parallax import _lazy
 from parallax._record import dataclass
-from parallax.backends.ort import both
 from parallax.errors import ConfigError, MissingExtraError
 from parallax.schedule import CPU_BACKEND
 
 if TYPE_CHECKING:
+    import onnxruntime
+
     from parallax.backends import Backend
+else:
+    onnxruntime = _lazy.module("onnxruntime")
 
 CPU_PROVIDER: Final = "CPUExecutionProvider"
 
@@ -113,6 +115,8 @@ def split_providers(
         else:
             devices.append(make_device(name, options))
     if devices and provider_options is not None and len(stated) != len(providers):
+        from parallax.backends.ort import both
+
         # As ONNX Runtime has it, which does not get to see the list as it was given.
         raise both(ConfigError, ValueError)(
             f"{len(providers)} providers, and options for {len(stated)} of them",
@@ -168,6 +172,13 @@ def why_not_on_cpu(providers: Sequence[Any] | None) -> str | None:
         if name not in CPU_PROVIDERS and (name not in known or name in available):
             return f"provider {name} takes the whole model"
     return None
+
+
+def check_providers(providers: Sequence[Any] | None, provider_options: Sequence[Any] | None) -> None:
+    """Check them as the base class does, which does so only when it opens the model itself. Raises: what it raises."""
+    from onnxruntime.capi.onnxruntime_inference_collection import check_and_normalize_provider_args
+
+    check_and_normalize_provider_args(providers, provider_options, onnxruntime.get_available_providers())
 
 
 def open_devices(devices: Sequence[Device]) -> dict[str, Backend]:

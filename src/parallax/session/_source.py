@@ -12,17 +12,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import onnxruntime
-
+from parallax import _lazy
 from parallax._record import dataclass
-from parallax.backends.ort import FOREIGN_EXCEPTIONS
+from parallax.backends import ort
 from parallax.bundle import looks_like_bundle
 from parallax.errors import BundleError, ConfigError, ModelFileError
 
 if TYPE_CHECKING:
+    import onnxruntime
+
     from parallax.bundle import Bundle
     from parallax.model import Glimpse, HeldFiles, Model
     from parallax.session._options import PlanningOptions
+else:
+    onnxruntime = _lazy.module("onnxruntime")
 
 T = TypeVar("T")
 
@@ -127,7 +130,7 @@ class SessionSource:
             opened = open_source(source)
             if files.are_at_path():
                 return opened
-        except FOREIGN_EXCEPTIONS:
+        except ort.FOREIGN_EXCEPTIONS:
             if files.are_at_path():
                 raise
         return open_source(self.whole(model, session_options))

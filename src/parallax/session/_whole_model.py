@@ -6,10 +6,8 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from onnxruntime.capi import onnxruntime_pybind11_state as C
-
 from parallax._record import dataclass
-from parallax.backends.ort import OPENING_EXCEPTIONS, RUNTIME_EXCEPTIONS, StockSession, both, open_failure
+from parallax.backends import ort
 from parallax.errors import BundleError, ConfigError
 from parallax.machine import move_to_first_core
 from parallax.session._runtime_options import has_pinned_threads, lean_memory, planned_threads
@@ -87,11 +85,11 @@ def open_whole(
                 whole = request.source.open_whole(
                     model, request.session_options, lambda source: request.open_stock(source, made)
                 )
-        except OPENING_EXCEPTIONS as error:
+        except ort.OPENING_EXCEPTIONS as error:
             ours = None if model is None else model.fault
             if ours is not None:  # it says better what is wrong, and where
-                raise both(type(ours), native_class(error))(ours.what, where=ours.where, fix=ours.fix) from error
-            raise open_failure(error) from error
+                raise ort.both(type(ours), native_class(error))(ours.what, where=ours.where, fix=ours.fix) from error
+            raise ort.open_failure(error) from error
     is_plain = whole.get_providers() == ["CPUExecutionProvider"] and not whole.overridable_initializers
     is_direct = is_plain and not request.options.is_watched
     opened = Opened(
@@ -154,7 +152,7 @@ def open_beside(
         whole = source.open_whole(
             model,
             session_options,
-            lambda given: StockSession(
+            lambda given: ort.StockSession(
                 given,
                 options,
                 arguments.providers,
@@ -168,5 +166,7 @@ def open_beside(
 def native_class(error: Exception) -> type[Exception]:
     """The runtime's own class of an error that may be of both worlds already."""
     if isinstance(error, UnicodeDecodeError):
+        from onnxruntime.capi import onnxruntime_pybind11_state as C
+
         return C.InvalidGraph  # type: ignore[no-any-return]  # what it would have been, had it named nothing
-    return next(kind for kind in type(error).__mro__ if kind in RUNTIME_EXCEPTIONS)
+    return next(kind for kind in type(error).__mro__ if kind in ort.RUNTIME_EXCEPTIONS)

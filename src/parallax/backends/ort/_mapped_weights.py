@@ -8,10 +8,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
+
+from parallax import _lazy
 
 if TYPE_CHECKING:
+    import onnxruntime
+
     from parallax.model import StoredWeight
+else:
+    onnxruntime = _lazy.module("onnxruntime")
 
 
 class MappedWeights:
@@ -34,12 +39,13 @@ class MappedWeights:
         with open(path, "rb") as file:
             # Not read-only, or numpy's arrays would be, which the runtime copies.
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        make_value = onnxruntime.OrtValue.ortvalue_from_numpy
         for weight in weights:
             # A negative offset would be taken as it is.
             if weight.offset < 0 or any(dim < 0 for dim in weight.shape):
                 raise ValueError(f"weight {weight.name!r} lies at byte {weight.offset}, with shape {weight.shape}")
             array: np.ndarray[Any, Any] = np.ndarray(weight.shape, weight.dtype, mapping, weight.offset)
-            self._values.append((array, onnxruntime.OrtValue.ortvalue_from_numpy(array)))
+            self._values.append((array, make_value(array)))
 
     def lend(self, session_options: Any) -> None:
         """Have the session that is made with these options use them in place of what the model says.

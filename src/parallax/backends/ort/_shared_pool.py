@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from onnxruntime.capi import onnxruntime_pybind11_state as C
-
 from parallax.errors import ConfigError
 from parallax.machine import available_cores
 
@@ -40,6 +38,8 @@ def share_thread_pool(threads: int | None = None) -> int:
     if wanted < 1:
         raise ConfigError(f"a pool of {wanted} threads", fix="give at least 1")
     if _threads is None:
+        from onnxruntime.capi import onnxruntime_pybind11_state as C  # few processes share a pool
+
         C.set_global_thread_pool_sizes(wanted, 1)
         _threads = wanted
     elif threads is not None and threads != _threads:
