@@ -17,7 +17,8 @@ from parallax.partition._region_ground import Draft, cost_of
 from parallax.partition._region_growth import Cuts, find_pieces, find_waves
 from parallax.partition._region_hosted import hosted_tensors
 from parallax.partition._region_plan import PaperThresholds, TransferCost
-from parallax.partition._regions import _lay_ground, verify_regions
+from parallax.partition._region_costs import lay_ground
+from parallax.partition._verify_regions import verify_regions
 from tests.partition._graphs import dags, op_graph, reachability
 from tests.partition._offers import NO, best_chain_cost, offer_of, offered_chains, offered_graphs, placement_cost
 
@@ -136,7 +137,7 @@ def test_cost_kept_up_while_units_move_is_that_of_counting_anew(
 ) -> None:
     graph, offer = case
     units = contract(graph, tiny_elements=0)
-    ground = _lay_ground(graph, units, offer)
+    ground = lay_ground(graph, units, offer)
     draft = Draft(ground)
     for _ in range(data.draw(st.integers(0, 30)) if len(ground) else 0):
         draft.place([data.draw(st.integers(0, len(ground) - 1))], data.draw(st.integers(-1, 3)))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from parallax.errors import ConfigError
 from parallax.graph import CostModel, OpGraph
 from parallax.partition import Offer, RegionPlacer, UnitGraph, contract, find_regions
-from parallax.partition._regions import verify_regions
+from parallax.partition._verify_regions import verify_regions
 from parallax.schedule import Crossings, Grain, region_tasks
 from parallax.schedule.placement import Coexecution, Machine, PlacementProblem, find_placement
 from parallax.schedule.placement._judge import LocalSearch, default_placers

@@ -10,14 +10,14 @@ Pure: what the device takes and what it would cost comes in as an `Offer`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from parallax.errors import ConfigError, InternalError
-from parallax.graph import Dag, OpGraph, Verdict, contracted_order, tensor_bytes
-from parallax.partition._constants import find_constants
-from parallax.partition._region_ground import HOST, Draft, Freight, Ground, cost_of
+from parallax.graph import Dag, OpGraph, Verdict, contracted_order
+from parallax.partition._region_costs import lay_ground
+from parallax.partition._region_ground import HOST, Draft, Ground
 from parallax.partition._region_growth import Cuts, find_fragments, find_pieces, find_waves, grow
 from parallax.partition._region_plan import (
     NodeVerdict,
@@ -59,7 +59,7 @@ def find_regions(
     _verify_offer(graph, offer)
     if rule is RegionRule.GIVEN:
         raise ConfigError("a given placement is not found", fix="use RegionPlacer")
-    ground = _lay_ground(graph, units, offer)
+    ground = lay_ground(graph, units, offer)
     greedy = _greedy(ground)
     fragments = greedy.fragments
     judged: dict[int, NodeVerdict] = {}
@@ -101,7 +101,7 @@ class RegionPlacer:
     def __init__(self, graph: OpGraph, units: UnitGraph, offer: Offer) -> None:
         _verify_offer(graph, offer)
         self._graph, self._units, self._offer = graph, units, offer
-        self._ground = _lay_ground(graph, units, offer)
+        self._ground = lay_ground(graph, units, offer)
         self._greedy = _greedy(self._ground)
 
     @property
@@ -183,76 +183,6 @@ def _verify_offer(graph: OpGraph, offer: Offer) -> None:
         raise ConfigError(
             f"an offer of {offer.device!r} with a negative or endless cost", fix="times are finite and at least 0"
         )
-
-
-def _lay_ground(graph: OpGraph, units: UnitGraph, offer: Offer) -> Ground:
-    copied = _copied_constants(graph, units)
-    takes = tuple(
-        all(offer.declined[node] is None for node in nodes if node not in copied)
-        and any(node not in copied for node in nodes)
-        for nodes in units.units
-    )
-    freight: list[Freight] = []
-    reads: list[list[int]] = [[] for _ in units.units]
-    writes: list[list[int]] = [[] for _ in units.units]
-
-    def add(name: str, home: int, readers: Iterable[int]) -> None:
-        outside = sorted({unit for unit in readers if unit != home})
-        returned = name in graph.output_names and home >= 0
-        if not outside and not returned:
-            return
-        size = tensor_bytes(graph, name)
-        moving = offer.transfer.ns(size)
-        number = len(freight)
-        freight.append(
-            Freight(
-                name=name,
-                home=home,
-                readers=len(outside),
-                returned=returned,
-                size_bytes=size,
-                up_ns=moving,
-                down_ns=moving,
-            )
-        )
-        for unit in outside:
-            reads[unit].append(number)
-        if home >= 0:
-            writes[home].append(number)
-
-    unit_of = units.unit_of
-    for info in (*graph.inputs, *graph.overridable):
-        add(info.name, HOST, (unit_of[node] for node in graph.consumers.get(info.name, ()) if node not in copied))
-    for name, producer in graph.producers.items():
-        if producer not in copied:
-            add(
-                name, unit_of[producer], (unit_of[node] for node in graph.consumers.get(name, ()) if node not in copied)
-            )
-    device_ns, cpu_ns = offer.device_ns, offer.cpu_ns
-    return Ground(
-        dag=units.dag,
-        takes=takes,
-        device_ns=tuple(sum(device_ns[node] for node in nodes if node not in copied) for nodes in units.units),
-        cpu_ns=tuple(sum(cpu_ns[node] for node in nodes if node not in copied) for nodes in units.units),
-        launch_ns=offer.launch_ns,
-        freight=tuple(freight),
-        reads=tuple(map(tuple, reads)),
-        writes=tuple(map(tuple, writes)),
-        folded=copied,
-    )
-
-
-def _copied_constants(graph: OpGraph, units: UnitGraph) -> frozenset[int]:
-    """Constants that go where they are read, or are folded there: neither side computes them in a run."""
-    return frozenset(
-        node
-        for node in find_constants(graph)
-        if node in units.replicated
-        or (
-            all(units.unit_of[reader] == units.unit_of[node] for reader in graph.successors[node])
-            and not any(name in graph.output_names for name in graph.nodes[node].outputs)
-        )
-    )
 
 
 def _fails_threshold(
@@ -486,63 +416,3 @@ def _verdicts(
                 )
             )
     return tuple(found)
-
-
-def verify_regions(graph: OpGraph, units: UnitGraph, offer: Offer, plan: RegionPlan) -> None:
-    """Judge of a region plan, from the graph and the offer alone. O(V + E).
-
-    Raises: InternalError unless every region holds only what the device takes, no unit is in two of them, the
-        contracted graph is acyclic and its order topological, the verdicts agree, and the costs are what adding
-        everything up anew gives.
-    """
-    home: dict[int, int] = {}
-    copied = _copied_constants(graph, units)
-    for region in plan.regions:
-        for unit in region.units:
-            if unit in home:
-                raise InternalError(f"unit {unit} is in regions {home[unit]} and {region.index}")
-            home[unit] = region.index
-            for node in units.units[unit]:
-                declined = offer.declined[node]
-                if declined is not None and node not in copied:
-                    raise InternalError(
-                        f"region {region.index} holds a node that {offer.device!r} declines: {declined.detail}",
-                        where=graph.nodes[node].name,
-                    )
-    seen: set[int] = set()
-    for group, members in enumerate(plan.groups):
-        if not members or any(plan.group_of[unit] != group for unit in members) or seen.intersection(members):
-            raise InternalError(f"group {group} is empty, or disagrees with group_of: {members}")
-        seen.update(members)
-        regions_here = {home.get(unit) for unit in members}
-        if len(regions_here) != 1 or (None in regions_here and len(members) > 1):
-            raise InternalError(f"group {group} is neither one region nor one unit of the host")
-    if len(seen) != len(units):
-        raise InternalError(f"{len(units) - len(seen)} units are in no group")
-    for index, group in enumerate(plan.region_groups):
-        if plan.groups[group] != plan.regions[index].units:
-            raise InternalError(f"region {index} is not group {group}")
-    edges: set[tuple[int, int]] = set()
-    for head, preds in enumerate(units.dag.predecessors):
-        for tail in preds:
-            before, after = plan.group_of[tail], plan.group_of[head]
-            if before > after:
-                raise InternalError(f"contracting regions closes a cycle: unit {tail} -> {head} leads back")
-            if before < after:
-                edges.add((before, after))
-    if edges != {(tail, head) for head, preds in enumerate(plan.dag.predecessors) for tail in preds}:
-        raise InternalError("edges between groups differ from the graph's")
-    for verdict, judged in zip(plan.verdicts, graph.nodes, strict=True):
-        unit = units.unit_of[judged.index]
-        taken = verdict.verdict is Verdict.TAKEN
-        if taken != (unit in home and judged.index not in copied) or (taken and verdict.region != home[unit]):
-            raise InternalError(f"the verdict {verdict.verdict.name} disagrees with the regions", where=judged.name)
-    ground = _lay_ground(graph, units, offer)
-    if plan.cpu_only_ns != sum(ground.cpu_ns):
-        raise InternalError(f"{plan.cpu_only_ns} ns on the CPU alone, where the units add up to {sum(ground.cpu_ns)}")
-    cost = cost_of(ground, [region.units for region in plan.regions])
-    spent = sum(region.device_ns for region in plan.regions) + sum(
-        ns for unit, ns in enumerate(ground.cpu_ns) if unit not in home
-    )
-    if not cost == spent == plan.chosen_ns:
-        raise InternalError(f"the plan states {plan.chosen_ns} ns, its regions {spent} ns, and it costs {cost} ns")

@@ -1,0 +1,85 @@
+"""What placements of one graph on one device are made on: the costs of its units, and the tensors between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from parallax.graph import OpGraph, tensor_bytes
+from parallax.partition._constants import find_constants
+from parallax.partition._region_ground import HOST, Freight, Ground
+
+if TYPE_CHECKING:
+    from parallax.partition._region_plan import Offer
+    from parallax.partition._units import UnitGraph
+
+
+def lay_ground(graph: OpGraph, units: UnitGraph, offer: Offer) -> Ground:
+    """The ground of a graph for what a device offers. Linear in the graph."""
+    copied = copied_constants(graph, units)
+    takes = tuple(
+        all(offer.declined[node] is None for node in nodes if node not in copied)
+        and any(node not in copied for node in nodes)
+        for nodes in units.units
+    )
+    freight: list[Freight] = []
+    reads: list[list[int]] = [[] for _ in units.units]
+    writes: list[list[int]] = [[] for _ in units.units]
+
+    def add(name: str, home: int, readers: Iterable[int]) -> None:
+        outside = sorted({unit for unit in readers if unit != home})
+        returned = name in graph.output_names and home >= 0
+        if not outside and not returned:
+            return
+        size = tensor_bytes(graph, name)
+        moving = offer.transfer.ns(size)
+        number = len(freight)
+        freight.append(
+            Freight(
+                name=name,
+                home=home,
+                readers=len(outside),
+                returned=returned,
+                size_bytes=size,
+                up_ns=moving,
+                down_ns=moving,
+            )
+        )
+        for unit in outside:
+            reads[unit].append(number)
+        if home >= 0:
+            writes[home].append(number)
+
+    unit_of = units.unit_of
+    for info in (*graph.inputs, *graph.overridable):
+        add(info.name, HOST, (unit_of[node] for node in graph.consumers.get(info.name, ()) if node not in copied))
+    for name, producer in graph.producers.items():
+        if producer not in copied:
+            add(
+                name, unit_of[producer], (unit_of[node] for node in graph.consumers.get(name, ()) if node not in copied)
+            )
+    device_ns, cpu_ns = offer.device_ns, offer.cpu_ns
+    return Ground(
+        dag=units.dag,
+        takes=takes,
+        device_ns=tuple(sum(device_ns[node] for node in nodes if node not in copied) for nodes in units.units),
+        cpu_ns=tuple(sum(cpu_ns[node] for node in nodes if node not in copied) for nodes in units.units),
+        launch_ns=offer.launch_ns,
+        freight=tuple(freight),
+        reads=tuple(map(tuple, reads)),
+        writes=tuple(map(tuple, writes)),
+        folded=copied,
+    )
+
+
+def copied_constants(graph: OpGraph, units: UnitGraph) -> frozenset[int]:
+    """Constants that go where they are read, or are folded there: neither side computes them in a run."""
+    return frozenset(
+        node
+        for node in find_constants(graph)
+        if node in units.replicated
+        or (
+            all(units.unit_of[reader] == units.unit_of[node] for reader in graph.successors[node])
+            and not any(name in graph.output_names for name in graph.nodes[node].outputs)
+        )
+    )
