@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from parallax.machine import free_memory_bytes, memory_limit_bytes
+from parallax.machine._memory import _meminfo
 
 MIB = 1 << 20
 V1 = "sys/fs/cgroup/memory"
@@ -39,6 +40,32 @@ def test_this_machine_has_memory_and_no_more_is_free_than_there_is():
 def test_without_control_groups_the_machines_figures_count(tmp_path, big_machine):
     assert free_memory_bytes(root=tmp_path) == 32 << 30
     assert memory_limit_bytes(root=tmp_path) == 64 << 30
+
+
+def test_on_linux_the_machines_figures_are_read_as_psutil_reads_them(tmp_path, monkeypatch):
+    lay_out(tmp_path, {"proc/meminfo": "MemTotal:       2048 kB\nMemFree:  1 kB\nMemAvailable:   1024 kB\nHugePages_Total: 0\n"})
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: pytest.fail("asked"))
+    assert (free_memory_bytes(root=tmp_path), memory_limit_bytes(root=tmp_path)) == (1 << 20, 2 << 20)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "rubbish", "MemTotal: many kB\nMemAvailable: 1 kB\n", "MemTotal:\nMemAvailable:\n", "MemTotal: 1 kB\n"),
+        *("MemTotal: 9 kB\nMemAvailable: 0 kB\n", "MemTotal: 9 kB\nMemAvailable: 10 kB\n"),
+    ],
+)
+def test_a_machine_that_tells_nothing_or_what_cannot_be_is_left_to_psutil(tmp_path, big_machine, text):
+    lay_out(tmp_path, {"proc/meminfo": text})
+    assert (free_memory_bytes(root=tmp_path), memory_limit_bytes(root=tmp_path)) == (32 << 30, 64 << 30)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc/meminfo")
+def test_what_linux_tells_is_what_psutil_says():
+    told = _meminfo(Path("/"))
+    assert told is not None
+    assert told["total"] == psutil.virtual_memory().total
+    assert abs(told["available"] - psutil.virtual_memory().available) < 256 * MIB
 
 
 def test_cgroup_2_leaves_its_limit_less_its_usage_without_file_pages(tmp_path, big_machine):

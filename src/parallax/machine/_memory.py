@@ -44,7 +44,7 @@ def free_memory_bytes(*, root: Path = Path("/")) -> int:
     Args:
         root: where ``proc`` and ``sys`` are mounted.
     """
-    free = _machine_bytes("available", "SC_AVPHYS_PAGES")
+    free = _machine_bytes(root, "available", "SC_AVPHYS_PAGES")
     for group in _limited_groups(root):
         free = min(free, group.limit_bytes - group.used_bytes)
     return max(0, free)
@@ -52,18 +52,32 @@ def free_memory_bytes(*, root: Path = Path("/")) -> int:
 
 def memory_limit_bytes(*, root: Path = Path("/")) -> int:
     """Bytes this process could take if nothing else ran: the machine's memory, or the tightest limit on it."""
-    total = _machine_bytes("total", "SC_PHYS_PAGES")
+    total = _machine_bytes(root, "total", "SC_PHYS_PAGES")
     return min([total, *(group.limit_bytes for group in _limited_groups(root))])
 
 
-def _machine_bytes(figure: str, pages: str) -> int:
+def _machine_bytes(root: Path, figure: str, pages: str) -> int:
     """A figure of the machine's memory; by a system call, which counts in pages, where ``/proc`` cannot be read."""
-    import psutil
+    told = _meminfo(root)
+    if told is not None:
+        return told[figure]
+    import psutil  # takes longer to load than a bundle to open
 
     try:
         return int(getattr(psutil.virtual_memory(), figure))
     except OSError:
         return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _meminfo(root: Path) -> dict[str, int] | None:
+    """What Linux tells of the machine's memory, as psutil reads it there too. None where it tells nothing or what cannot
+    be, as some containers do: psutil knows what to make of that."""
+    fields = dict(line.split(":", 1) for line in (read_text(root / "proc/meminfo") or "").splitlines() if ":" in line)
+    try:
+        total, available = (int(fields[name].split()[0]) << 10 for name in ("MemTotal", "MemAvailable"))
+    except (KeyError, ValueError, IndexError):
+        return None
+    return {"total": total, "available": available} if 0 < available <= total else None
 
 
 def private_bytes(*, root: Path = Path("/")) -> int | None:

@@ -6,10 +6,11 @@ was written anywhere else is not trusted: a field that is missing, unknown or of
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import types
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -59,14 +60,31 @@ def from_value(kind: type[T], value: object, where: str) -> T:
     """Inverse of `to_value`. Raises: PlanError saying which field, counted from ``where``, is at fault."""
     hint: Any = kind
     try:
-        record = _reader(hint)(value, where)
+        record = _reader(hint)(value)
+    except _Misfit as misfit:
+        raise PlanError(misfit.what, where=where + "".join(reversed(misfit.steps)), fix=_FIX) from None
     except RecursionError as error:
         raise PlanError("it nests too deep", where=where, fix=_FIX) from error
     assert isinstance(record, kind)
     return record
 
 
-_Reader = Callable[[object, str], Any]
+class _Misfit(Exception):
+    """A value that is not what its hint says.
+
+    Attributes:
+        what: is wrong.
+        steps: from the record that is read to that value, the last first; each reader on the way out adds its own. So
+            that no reader has to know where it is, which of most values nobody asks.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.steps: list[str] = []
+
+
+_Reader = Callable[[object], Any]
+"""Raises: _Misfit."""
 
 
 @cache
@@ -74,18 +92,20 @@ def _reader(hint: Hashable) -> _Reader:
     """The function that checks a value against a type hint, built once per hint."""
     if is_dataclass(hint) and isinstance(hint, type):
         return _record_reader(hint)
-    if hint in (int, str, bool):
+    if hint in _SCALARS:
         return _scalar_reader(hint)
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType) and len(arguments) == 2 and arguments[1] is type(None):
         some = _reader(arguments[0])
-        return lambda value, where: None if value is None else some(value, where)
+        return lambda value: None if value is None else some(value)
     if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
-        return _sequence_reader(_reader(arguments[0]))
+        return _sequence_reader(arguments[0])
     if origin is tuple:
         return _product_reader(tuple(map(_reader, arguments)))
     raise InternalError(f"no rule to read {hint!r} from JSON")
 
+
+_SCALARS: dict[Any, str] = {int: "an integer of 64 bits", str: "a string", bool: "true or false"}
 
 # Most annotations are these. Evaluating all of them takes longer than reading a small plan.
 _COMMON_HINTS: dict[Any, Any] = {
@@ -103,15 +123,23 @@ def _record_reader(kind: type) -> _Reader:
     # Made when first used: a record may hold others of its own kind.
     readers: dict[str, _Reader] = {}
 
-    def read(value: object, where: str) -> Any:
+    def read(value: object) -> Any:
         if not readers:
             readers.update(_field_readers(kind))
         if not isinstance(value, Mapping):
-            raise _refusal(value, "an object", where)
+            raise _misfit(value, "an object")
         if value.keys() != readers.keys():
             names = ", ".join(sorted(repr(name) for name in value.keys() ^ readers.keys()))
-            raise PlanError(f"fields missing or unknown: {names[:200]}", where=where, fix=_FIX)
-        return kind(**{name: read_field(value[name], f"{where}.{name}") for name, read_field in readers.items()})
+            raise _Misfit(f"fields missing or unknown: {names[:200]}")
+        made = {}
+        name = ""
+        try:
+            for name, read_field in readers.items():
+                made[name] = read_field(value[name])
+        except _Misfit as misfit:
+            misfit.steps.append(f".{name}")
+            raise
+        return kind(**made)
 
     return read
 
@@ -125,40 +153,64 @@ def _field_readers(kind: Any) -> dict[str, _Reader]:
     }
 
 
-def _scalar_reader(kind: type) -> _Reader:
-    def read(value: object, where: str) -> Any:
+def _scalar_reader(kind: Any) -> _Reader:
+    wanted = _SCALARS[kind]
+
+    def read(value: object) -> Any:
         # Exactly that type: True is an int to isinstance.
         if type(value) is not kind or (type(value) is int and not -_INT_BOUND <= value < _INT_BOUND):
-            raise _refusal(value, {int: "an integer of 64 bits", str: "a string", bool: "true or false"}[kind], where)
+            raise _misfit(value, wanted)
         return value
 
     return read
 
 
-def _sequence_reader(read_entry: _Reader) -> _Reader:
-    def read(value: object, where: str) -> Any:
+def _sequence_reader(hint: Any) -> _Reader:
+    read_entry = _reader(hint)
+
+    def read(value: object) -> Any:
         if not isinstance(value, list):
-            raise _refusal(value, "a list", where)
-        return tuple(read_entry(entry, f"{where}[{index}]") for index, entry in enumerate(value))
+            raise _misfit(value, "a list")
+        # Shapes, and the nodes of a plan: looked at one by one only to say which is at fault.
+        if hint in _SCALARS and _are_all(hint, value):
+            return tuple(value)
+        return _entries(value, itertools.repeat(read_entry))
 
     return read
+
+
+def _are_all(kind: type, values: list[Any]) -> bool:
+    """Whether all of them are what the reader of a scalar of that kind takes."""
+    if not values:
+        return True
+    if set(map(type, values)) != {kind}:
+        return False
+    return kind is not int or (-_INT_BOUND <= min(values) and max(values) < _INT_BOUND)
 
 
 def _product_reader(readers: tuple[_Reader, ...]) -> _Reader:
-    def read(value: object, where: str) -> Any:
+    def read(value: object) -> Any:
         if not isinstance(value, list) or len(value) != len(readers):
-            raise _refusal(value, f"a list of {len(readers)}", where)
-        return tuple(
-            read_entry(entry, f"{where}[{index}]")
-            for index, (read_entry, entry) in enumerate(zip(readers, value, strict=True))
-        )
+            raise _misfit(value, f"a list of {len(readers)}")
+        return _entries(value, readers)
 
     return read
 
 
-def _refusal(value: object, wanted: str, where: str) -> PlanError:
+def _entries(values: list[object], readers: Iterable[_Reader]) -> tuple[Any, ...]:
+    made: list[Any] = []
+    try:
+        for value, read in zip(values, readers, strict=False):
+            made.append(read(value))
+    except _Misfit as misfit:
+        misfit.steps.append(f"[{len(made)}]")
+        raise
+    return tuple(made)
+
+
+def _misfit(value: object, wanted: str) -> _Misfit:
     # A hostile value may be huge, and an integer of that size may refuse to be printed: name its type only.
     shown = (
         repr(value)[:40] if isinstance(value, str | bool | float | None) else f"a value of type {type(value).__name__}"
     )
-    return PlanError(f"expected {wanted}, found {shown}", where=where, fix=_FIX)
+    return _Misfit(f"expected {wanted}, found {shown}")
