@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         packed_bytes,
         wrapped_type,
     )
-    from parallax.graph._op_graph import CONSTANT_BYTES, Dim, Node, OpGraph, TensorInfo, constant_value
+    from parallax.graph._op_graph import CONSTANT_BYTES, Node, OpGraph, constant_value
     from parallax.graph._orders import (
         bottom_levels,
         contracted_order,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from parallax.graph._shapes import Shapes, UnknownShape
     from parallax.graph._sizes import SizeExpression, SizeTable, bind_dims, size_expression
     from parallax.graph._tensor_bytes import tensor_bytes
+    from parallax.graph._tensor_info import Dim, TensorInfo
     from parallax.graph._union_find import UnionFind
     from parallax.graph._verdict import Rejection, Verdict
     from parallax.graph._work import MAX_BODY_DEPTH, intensity, iteration_count, node_flops, node_work, shaped_work
@@ -44,12 +45,13 @@ else:
             "_costs": "CostModel",
             "_dag": "Dag find_barriers",
             "_elements": "ELEMENT_TYPES NUMPY_TYPES RUNTIME_TYPES STRING_TYPE ElementType packed_bytes wrapped_type",
-            "_op_graph": "CONSTANT_BYTES Dim Node OpGraph TensorInfo constant_value",
+            "_op_graph": "CONSTANT_BYTES Node OpGraph constant_value",
             "_orders": "bottom_levels contracted_order critical_path strong_components top_levels topological_order",
             "_price": "OperatorWork Price Work",
             "_shapes": "Shapes UnknownShape",
             "_sizes": "SizeExpression SizeTable bind_dims size_expression",
             "_tensor_bytes": "tensor_bytes",
+            "_tensor_info": "Dim TensorInfo",
             "_union_find": "UnionFind",
             "_verdict": "Rejection Verdict",
             "_work": "MAX_BODY_DEPTH intensity iteration_count node_flops node_work shaped_work",

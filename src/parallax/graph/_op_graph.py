@@ -11,29 +11,11 @@ from dataclasses import field
 from typing import TYPE_CHECKING
 
 from parallax._record import dataclass
+from parallax.graph._tensor_info import TensorInfo
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-Dim = int | str | None
-"""A size, the name of a symbolic size, or None when nothing is known."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorInfo:
-    """Type of a value. ``kind`` is "tensor", "sparse", "sequence", "optional", "map" or "unknown"."""
-
-    name: str
-    kind: str = "tensor"
-    dtype: int = 0
-    """onnx.TensorProto.DataType of the (innermost) element; 0 when unknown."""
-    shape: tuple[Dim, ...] | None = None
-    """None when even the rank is unknown."""
-
-    @property
-    def is_static(self) -> bool:
-        return self.shape is not None and all(isinstance(dim, int) for dim in self.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

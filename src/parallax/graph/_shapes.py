@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 
 from parallax.graph._elements import ELEMENT_TYPES, packed_bytes
-from parallax.graph._op_graph import Node, OpGraph, TensorInfo
+from parallax.graph._op_graph import Node, OpGraph
+from parallax.graph._tensor_info import TensorInfo
 
 
 class UnknownShape(Exception):

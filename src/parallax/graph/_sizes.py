@@ -14,7 +14,7 @@ from typing import Final
 
 from parallax._record import dataclass
 from parallax.graph._elements import ELEMENT_TYPES, STRING_TYPE, packed_bytes
-from parallax.graph._op_graph import Dim, TensorInfo
+from parallax.graph._tensor_info import Dim, TensorInfo
 
 MAX_TENSOR_BYTES: Final = 1 << 48
 """A size beyond this (256 TiB) comes from no machine; it counts as unknown, and the run fails on its own terms."""

@@ -25,7 +25,7 @@ def _load() -> None:
     from parallax.bundle import describe_mismatch, use_bundle  # noqa: F401
     from parallax.engine import EventStream  # noqa: F401
     from parallax.model import hold_files  # noqa: F401
-    from parallax.session import _bundles, _config_keys, _durations, _fork, _opening  # noqa: F401
+    from parallax.session import _bundles, _durations, _fork, _opening  # noqa: F401
 
 
 _load()

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from parallax.session._whole import read_entry
+
 INHERITED: Final = (
     "mlas.disable_kleidiai",
     "mlas.enable_gemm_fastmath_arm64_bfloat16",
@@ -149,17 +151,6 @@ DECIDED_WHEN_COMPILED: Final = (
 
 MODEL_CONFIG_KEY: Final = "ort_config"
 """A model's metadata under this key are session options, which ONNX Runtime reads where that is asked for."""
-
-
-def read_entry(session_options: Any, key: str) -> str | None:
-    """The value of a config entry of an ``onnxruntime.SessionOptions``; None where it is not set.
-
-    That one is not set takes the binding some sixty microseconds to say.
-    """
-    try:
-        return str(session_options.get_session_config_entry(key))
-    except RuntimeError:  # how the binding says "not set"
-        return None
 
 
 def first_entry_for_whole(session_options: Any) -> tuple[str, str] | None:

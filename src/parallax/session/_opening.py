@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 from parallax import _lazy
 from parallax.backends import ort
 from parallax.errors import ModelError, ParallaxError, UnsafeModelError
-from parallax.planner import is_unasked, uncut_plan
 from parallax.session._bundle_opening import BundleOpening
 from parallax.session._providers import check_providers
 from parallax.session._runtime_options import why_not_cut
@@ -105,6 +104,8 @@ class Opening:
     @property
     def _is_by_default(self) -> bool:
         """Whether all is left to the default policy, in the shapes that the model has."""
+        from parallax.planner import is_unasked  # no bundle is planned
+
         options = self._request.options
         return is_unasked(options) and options.budget_bytes is None and options.shapes is None
 
@@ -126,7 +127,7 @@ class Opening:
         look = request.source.look()
         if look is None:
             return None
-        from parallax.planner import may_be_remembered, why_whole_at_sight
+        from parallax.planner import may_be_remembered, uncut_plan, why_whole_at_sight
 
         cores = session_cores(request.options, None)
         reason = why_whole_at_sight(look, cores=cores)
@@ -214,6 +215,8 @@ class Opening:
         """Leave the model to the base class. ``plan``: for the whole model; None makes one that gives the reason."""
         request = self._request
         if plan is None:
+            from parallax.planner import uncut_plan
+
             cores = session_cores(request.options, request.session_options)
             plan = self._fit(self.model, uncut_plan(self.model, reason, cores=cores))
         opened, self._whole = open_whole(request, plan, model=self.model, session_options=request.session_options)

@@ -22,7 +22,6 @@ from parallax._record import dataclass
 from parallax.backends import FaultPolicy
 from parallax.bundle import Verify
 from parallax.errors import ConfigError
-from parallax.planner import is_kept_whole, is_split_forced
 from parallax.session._keywords import (
     check_backends,
     check_calibration,
@@ -271,11 +270,15 @@ class PlanningOptions(Options):
     @property
     def is_split_forced(self) -> bool:
         """Whether the model is split wherever it can be, whether it gains or not."""
+        from parallax.planner import is_split_forced  # no bundle is planned
+
         return is_split_forced(self)
 
     @property
     def is_kept_whole(self) -> bool:
         """Whether a model that runs on the CPU alone is not to be split."""
+        from parallax.planner import is_kept_whole  # likewise
+
         return is_kept_whole(self)
 
     @property

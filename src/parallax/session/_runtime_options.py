@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from parallax import _lazy
 from parallax.backends.ort import shared_threads, use_shared_pool
 from parallax.session._providers import why_not_on_cpu
+from parallax.session._whole import read_entry
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -34,7 +35,7 @@ def _default_runtime_options() -> RuntimeOptions:
 
 def _read_runtime_options(session_options: Any) -> RuntimeOptions:
     from parallax.backends.ort import RuntimeOptions
-    from parallax.session._config_keys import INHERITED, read_entry
+    from parallax.session._config_keys import INHERITED
 
     entries = ((key, read_entry(session_options, key)) for key in INHERITED)
     return RuntimeOptions(
@@ -128,8 +129,6 @@ def has_pinned_threads(session_options: Any) -> bool:
         return True
     if session_options.intra_op_num_threads or not session_options.use_per_session_threads:
         return False
-    from parallax.session._config_keys import read_entry
-
     return read_entry(session_options, "session.intra_op_thread_affinities") is None
 
 

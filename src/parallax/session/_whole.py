@@ -1,4 +1,4 @@
-"""Models that stay whole: how many cores they get, and which files they are in."""
+"""What is asked of session options whichever way a model is opened: cores, the form of its file, single entries."""
 
 from __future__ import annotations
 
@@ -22,11 +22,20 @@ def session_cores(options: PlanningOptions, session_options: Any) -> int:
 def is_onnx_source(path: str | None, data: bytes | None, session_options: Any) -> bool:
     """Whether the base class would read this as ONNX (and not as ORT format)."""
     if session_options is not None:
-        try:
-            stated = session_options.get_session_config_entry("session.load_model_format")
-            return str(stated).upper() == "ONNX"
-        except RuntimeError:  # how the binding says "not set"; then the name or the bytes decide
-            pass
+        stated = read_entry(session_options, "session.load_model_format")
+        if stated is not None:
+            return stated.upper() == "ONNX"
     if path is not None:
         return not path.endswith(".ort")
     return data is not None and data[4:8] != b"ORTM"
+
+
+def read_entry(session_options: Any, key: str) -> str | None:
+    """The value of a config entry of an ``onnxruntime.SessionOptions``; None where it is not set.
+
+    That one is not set takes the binding some sixty microseconds to say.
+    """
+    try:
+        return str(session_options.get_session_config_entry(key))
+    except RuntimeError:  # how the binding says "not set"
+        return None
