@@ -26,6 +26,7 @@ NEVER_UNASKED = (
     *("onnx", "google.protobuf", "ml_dtypes", "openvino", "onnx_ir", "psutil"),
     *("rich", "typer", "click", "hypothesis", "pydantic"),
     *("importlib.metadata", "email", "subprocess", "tempfile", "statistics", "concurrent.futures", "multiprocessing"),
+    *("pathlib", "urllib", "hashlib", "_hashlib"),
     "parallax.cli",
     "parallax.zoo",
 )

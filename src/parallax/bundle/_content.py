@@ -6,8 +6,8 @@ model's, or in an answer to another question, is found before anything is mapped
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parallax.bundle._checks import data_path, declaration_path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _COMPILE_AGAIN = "compile the model again"
 
 
-def read_content(folder: Path, manifest: Manifest) -> Plan:
+def read_content(folder: str, manifest: Manifest) -> Plan:
     """Read plan and graphs, and compare everything with everything. Returns the plan.
 
     Raises: BundleError saying what does not fit.
@@ -35,48 +35,51 @@ def read_content(folder: Path, manifest: Manifest) -> Plan:
         if graph.weights != record.weights:
             raise BundleError(
                 "the manifest says otherwise of weights than their graph does",
-                where=str(folder / record.graph),
+                where=os.path.join(folder, record.graph),
                 fix=_COMPILE_AGAIN,
             )
         graphs.append(graph)
     complaints = _whole_complaints(manifest, graphs) if plan.is_uncut else _split_complaints(manifest, plan, graphs)
     for complaint in (*complaints, *_declaration_complaints(folder, manifest, graphs)):
-        raise BundleError(complaint, where=str(folder), fix=_COMPILE_AGAIN)
+        raise BundleError(complaint, where=folder, fix=_COMPILE_AGAIN)
     return plan
 
 
-def _read_graph(folder: Path, manifest: Manifest, name: str) -> StoredGraph:
+def _read_graph(folder: str, manifest: Manifest, name: str) -> StoredGraph:
     data = data_path(name)
     sizes = {record.path: record.size for record in manifest.files}
+    path = os.path.join(folder, name)
     try:
-        return read_stored_graph(_read(folder / name), data_name=Path(data).name, data_bytes=sizes.get(data))
+        return read_stored_graph(_read(path), data_name=data.rpartition("/")[2], data_bytes=sizes.get(data))
     except ModelFileError as error:
         raise BundleError(
-            f"a graph of the bundle cannot be used: {error.what}", where=str(folder / name), fix=_COMPILE_AGAIN
+            f"a graph of the bundle cannot be used: {error.what}", where=path, fix=_COMPILE_AGAIN
         ) from error
 
 
-def read_declaration(path: Path) -> bytes:
+def read_declaration(path: str) -> bytes:
     """What the runtime said of the model's outputs. Raises: BundleError if it cannot be read."""
     try:
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            return file.read()
     except OSError as error:
         raise BundleError(
             f"cannot read what the bundle says of its outputs: {error.strerror or error}",
-            where=str(path),
+            where=path,
             fix=_COMPILE_AGAIN,
         ) from error
 
 
-def _read(path: Path) -> bytes:
+def _read(path: str) -> bytes:
     try:
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            return file.read()
     except OSError as error:
-        raise BundleError(f"cannot read the file: {error.strerror or error}", where=str(path)) from error
+        raise BundleError(f"cannot read the file: {error.strerror or error}", where=path) from error
 
 
-def _read_plan(folder: Path, manifest: Manifest) -> Plan:
-    path = folder / manifest.plan
+def _read_plan(folder: str, manifest: Manifest) -> Plan:
+    path = os.path.join(folder, manifest.plan)
     try:
         plan = Plan.from_json(_read(path))
     except PlanError as error:
@@ -86,11 +89,11 @@ def _read_plan(folder: Path, manifest: Manifest) -> Plan:
     if (plan.structure_digest, plan.cores) != (manifest.structure_digest, manifest.cores) or len(
         manifest.segments
     ) != len(plan.segments):
-        raise BundleError("plan and manifest are not of the same bundle", where=str(path), fix=_COMPILE_AGAIN)
+        raise BundleError("plan and manifest are not of the same bundle", where=path, fix=_COMPILE_AGAIN)
     if plan.rows_permille is not None or any(
         segment.backend != CPU_BACKEND or segment.width < 1 for segment in plan.segments
     ):
-        raise BundleError("the plan is for devices, and no bundle is", where=str(path), fix=_COMPILE_AGAIN)
+        raise BundleError("the plan is for devices, and no bundle is", where=path, fix=_COMPILE_AGAIN)
     return plan
 
 
@@ -130,7 +133,7 @@ def _split_complaints(manifest: Manifest, plan: Plan, graphs: Iterable[StoredGra
         yield "the plan does not make all outputs of the manifest"
 
 
-def _declaration_complaints(folder: Path, manifest: Manifest, graphs: Iterable[StoredGraph]) -> Iterator[str]:
+def _declaration_complaints(folder: str, manifest: Manifest, graphs: Iterable[StoredGraph]) -> Iterator[str]:
     """What the runtime said of outputs that are tensors is kept as the inputs of a graph that does nothing."""
     path = declaration_path(manifest.generation)
     if all(record.path != path for record in manifest.files):

@@ -10,12 +10,11 @@ who restores the modification time goes unnoticed.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
+from parallax._hashing import new_sha256
 from parallax.profile import Cache
 
 Signature = tuple[int, int, int, int, int]
@@ -35,17 +34,17 @@ _PIECE_BYTES = 1 << 16
 """What is read at once: hashed while in the CPU's cache, in memory of few pages that are new."""
 
 
-def file_digest(path: Path) -> str:
+def file_digest(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's content, hex; reads it in pieces. Raises: OSError."""
-    digest = hashlib.sha256()
     buffer = memoryview(bytearray(_PIECE_BYTES))
     with open(path, "rb", buffering=0) as file:
+        digest = new_sha256(os.fstat(file.fileno()).st_size)
         while size := file.readinto(buffer):
             digest.update(buffer[:size])
-    return digest.hexdigest()
+    return str(digest.hexdigest())
 
 
-def signature(path: Path) -> Signature:
+def signature(path: str | os.PathLike[str]) -> Signature:
     """Raises: OSError."""
     found = os.stat(path)
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
@@ -57,7 +56,7 @@ def settled(found: Signature, now_ns: int) -> bool:
     return max(found[3], found[4]) + tick <= now_ns
 
 
-def wait_until_settled(paths: Mapping[str, Path]) -> None:
+def wait_until_settled(paths: Mapping[str, str | os.PathLike[str]]) -> None:
     """Sleep until the signatures of just-written files count: a tick of the file system's clock."""
     for path in paths.values():
         found = signature(path)
@@ -77,7 +76,7 @@ class CheckedFiles:
         owner: under what the files are remembered, a bundle's or model's path.
     """
 
-    def __init__(self, owner: str, cache_dir: Path | None) -> None:
+    def __init__(self, owner: str, cache_dir: str | os.PathLike[str] | None) -> None:
         self._cache = Cache(cache_dir)
         self._key = f"checked-files-1|{owner}"
 

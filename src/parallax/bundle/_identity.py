@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parallax import _lazy
@@ -12,6 +11,8 @@ from parallax.errors import BundleMismatchError
 from parallax.profile import hardware_fingerprint
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import onnxruntime
 else:
     onnxruntime = _lazy.module("onnxruntime")

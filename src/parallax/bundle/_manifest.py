@@ -6,10 +6,10 @@ noticed. It names every other file with its size and digest.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Final
 
+from parallax._hashing import sha256_hex
 from parallax._record import dataclass
 from parallax.model import StoredWeight
 from parallax.schedule import write_record
@@ -51,7 +51,7 @@ class SourceRecord:
     def digest(self) -> str:
         """One hex digest over all of the source's files; their place does not count."""
         content = [[file.location if index else "", file.size, file.sha256] for index, file in enumerate(self.files)]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return sha256_hex(json.dumps(content).encode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,4 +123,4 @@ def render_manifest(manifest: Manifest) -> bytes:
 
 def body_digest(body: bytes) -> bytes:
     """What stands before the body of a manifest: SHA-256, hex."""
-    return hashlib.sha256(body).hexdigest().encode()
+    return sha256_hex(body).encode()

@@ -7,12 +7,11 @@ import stat
 import time
 from collections.abc import Callable
 from dataclasses import field
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, get_args
 
 from parallax._record import dataclass
 from parallax.backends.ort import MappedWeights
-from parallax.bundle._checks import declaration_path, names_path
+from parallax.bundle._checks import data_path, declaration_path, names_path
 from parallax.bundle._content import read_content, read_declaration
 from parallax.bundle._digest import SMALL_BYTES, CheckedFiles, Signature, file_digest, settled, signature
 from parallax.bundle._folder import Verify, is_dropping
@@ -22,6 +21,8 @@ from parallax.errors import BundleError, ConfigError
 from parallax.schedule import Plan
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from parallax.bundle._names import ModelNames
 
 T = TypeVar("T")
@@ -34,14 +35,26 @@ _COMPILE_AGAIN = "compile the model again"
 class Bundle:
     """A bundle that passed its checks. Its files must stay as they are while it is open."""
 
-    path: Path
+    folder: str
+    """Absolute, links followed. As text: to load `pathlib` takes as long as to check a small bundle."""
     manifest: Manifest
     plan: Plan
     signatures: dict[str, Signature] = field(repr=False)
 
-    def graph_path(self, index: int) -> Path:
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        from pathlib import Path
+
+        return Path(self.folder)
+
+    def graph_path(self, index: int) -> str:
         """The optimised graph of one of the plan's segments; its weights lie beside it."""
-        return self.path / self.manifest.segments[index].graph
+        return os.path.join(self.folder, self.manifest.segments[index].graph)
+
+    def data_path(self, index: int) -> str:
+        """Those weights."""
+        return data_path(self.graph_path(index))
 
     def map_weights(self, index: int) -> MappedWeights:
         """The weights of one of the plan's segments that its session can be lent.
@@ -49,7 +62,7 @@ class Bundle:
         Raises: BundleError if they do not lie in the file of its data.
         """
         weights = self.manifest.segments[index].weights
-        path = str(self.graph_path(index).with_suffix(".data"))
+        path = self.data_path(index)
         try:
             return MappedWeights(path, weights)
         except (OSError, TypeError, ValueError) as error:
@@ -66,7 +79,7 @@ class Bundle:
         Raises: BundleError if it cannot be read.
         """
         name = declaration_path(self.manifest.generation)
-        return read_declaration(self.path / name) if name in self.signatures else None
+        return read_declaration(os.path.join(self.folder, name)) if name in self.signatures else None
 
     def names(self) -> ModelNames | None:
         """Names of the model that was compiled; None where they were not kept.
@@ -81,8 +94,9 @@ class Bundle:
     def check_unchanged(self) -> None:
         """To be called once its files are mapped. Raises: BundleError if one was changed since it was checked."""
         for name, expected in self.signatures.items():
-            if _stat_signature(self.path / name) != expected:
-                raise BundleError("a file was changed while the bundle was opened", where=str(self.path / name))
+            path = os.path.join(self.folder, name)
+            if _stat_signature(path) != expected:
+                raise BundleError("a file was changed while the bundle was opened", where=path)
 
 
 def use_bundle(
@@ -98,7 +112,7 @@ def use_bundle(
     """
     if verify not in get_args(Verify):
         raise ConfigError(f"unknown verify={verify!r}", fix='choose "once", "full" or "never"')
-    folder = Path(os.path.realpath(path))
+    folder = os.path.realpath(path)
     for attempt in range(_ATTEMPTS):
         manifest, text = read_manifest(folder)
         try:
@@ -111,7 +125,7 @@ def use_bundle(
                 continue
             raise
         return result
-    raise BundleError("the bundle was replaced again and again while it was opened", where=str(folder))
+    raise BundleError("the bundle was replaced again and again while it was opened", where=folder)
 
 
 def read_bundle(path: str | os.PathLike[str], *, verify: Verify = "once", cache_dir: Path | None = None) -> Bundle:
@@ -119,28 +133,28 @@ def read_bundle(path: str | os.PathLike[str], *, verify: Verify = "once", cache_
     return use_bundle(path, lambda bundle: bundle, verify=verify, cache_dir=cache_dir)
 
 
-def _is_replaced(folder: Path, text: bytes) -> bool:
+def _is_replaced(folder: str, text: bytes) -> bool:
     try:
         return read_manifest(folder)[1] != text
     except BundleError:
         return False
 
 
-def _check(folder: Path, manifest: Manifest, verify: Verify, cache_dir: Path | None) -> Bundle:
+def _check(folder: str, manifest: Manifest, verify: Verify, cache_dir: Path | None) -> Bundle:
     _check_listing(folder, manifest)
-    checked = CheckedFiles(str(folder), cache_dir)
+    checked = CheckedFiles(folder, cache_dir)
     known = checked.load() if verify == "once" else {}
     signatures: dict[str, Signature] = {}
     lasting: dict[str, tuple[Signature, str]] = {}
     learnt = False
     for record in manifest.files:
-        path = folder / record.path
+        path = os.path.join(folder, record.path)
         began = time.time_ns()
         found = _stat_signature(path)
         if found[2] != record.size:
             raise BundleError(
                 f"the file has {found[2]} bytes, not the {record.size} it was written with",
-                where=str(path),
+                where=path,
                 fix=_COMPILE_AGAIN,
             )
         signatures[record.path] = found
@@ -156,21 +170,21 @@ def _check(folder: Path, manifest: Manifest, verify: Verify, cache_dir: Path | N
             learnt = True
     if learnt:
         checked.store(lasting)
-    return Bundle(path=folder, manifest=manifest, plan=read_content(folder, manifest), signatures=signatures)
+    return Bundle(folder=folder, manifest=manifest, plan=read_content(folder, manifest), signatures=signatures)
 
 
-def _check_digest(path: Path, record: FileRecord) -> None:
+def _check_digest(path: str, record: FileRecord) -> None:
     try:
         digest = file_digest(path)
     except OSError as error:
-        raise BundleError(f"cannot read the file: {error.strerror or error}", where=str(path)) from error
+        raise BundleError(f"cannot read the file: {error.strerror or error}", where=path) from error
     if digest != record.sha256:
         raise BundleError(
-            "the file was changed since it was written: its digest is another", where=str(path), fix=_COMPILE_AGAIN
+            "the file was changed since it was written: its digest is another", where=path, fix=_COMPILE_AGAIN
         )
 
 
-def _check_listing(folder: Path, manifest: Manifest) -> None:
+def _check_listing(folder: str, manifest: Manifest) -> None:
     """The generation's folder holds the files that the manifest names, and nothing else."""
     missing = {record.path for record in manifest.files}
     folders = {manifest.generation}
@@ -179,7 +193,7 @@ def _check_listing(folder: Path, manifest: Manifest) -> None:
         folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
     # Only what the manifest names is entered, so that no chain of folders leads on for ever.
     for name in sorted(folders):
-        for entry in _entries(folder / name):
+        for entry in _entries(os.path.join(folder, name)):
             inner = f"{name}/{entry.name}"
             is_folder = entry.is_dir(follow_symlinks=False)
             if inner in folders and is_folder:
@@ -194,14 +208,14 @@ def _check_listing(folder: Path, manifest: Manifest) -> None:
                 )
             missing.discard(inner)
     for name in sorted(missing):
-        raise BundleError("a file of the bundle is missing", where=str(folder / name), fix=_COMPILE_AGAIN)
+        raise BundleError("a file of the bundle is missing", where=os.path.join(folder, name), fix=_COMPILE_AGAIN)
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _entries(folder: str) -> list[os.DirEntry[str]]:
     """What lies in a folder of the bundle, by name."""
     try:
         if stat.S_ISLNK(os.lstat(folder).st_mode):
-            raise BundleError("this is a link, not a folder of the bundle", where=str(folder), fix=_COMPILE_AGAIN)
+            raise BundleError("this is a link, not a folder of the bundle", where=folder, fix=_COMPILE_AGAIN)
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
             for entry in found:
@@ -209,12 +223,12 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return found
     except OSError as error:
         raise BundleError(
-            f"cannot read the folder: {error.strerror or error}", where=str(folder), fix=_COMPILE_AGAIN
+            f"cannot read the folder: {error.strerror or error}", where=folder, fix=_COMPILE_AGAIN
         ) from error
 
 
-def _stat_signature(path: Path) -> Signature:
+def _stat_signature(path: str) -> Signature:
     try:
         return signature(path)
     except OSError as error:
-        raise BundleError(f"cannot read the file: {error.strerror or error}", where=str(path)) from error
+        raise BundleError(f"cannot read the file: {error.strerror or error}", where=path) from error

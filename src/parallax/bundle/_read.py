@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-from pathlib import Path
 from typing import Final
 
 from parallax.bundle._checks import check_manifest
@@ -25,12 +24,12 @@ _READ_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLO
 _COMPILE_AGAIN = "compile the model again"
 
 
-def read_manifest(folder: Path) -> tuple[Manifest, bytes]:
+def read_manifest(folder: str | os.PathLike[str]) -> tuple[Manifest, bytes]:
     """Read and check the manifest of the bundle in ``folder``; also returns the bytes it was read from.
 
     Raises: BundleError if there is none, or it is damaged, of another format, or says what cannot be.
     """
-    path = folder / MANIFEST_NAME
+    path = os.path.join(folder, MANIFEST_NAME)
     try:
         text = _read_plain_file(path)
     except FileNotFoundError as error:
@@ -38,19 +37,19 @@ def read_manifest(folder: Path) -> tuple[Manifest, bytes]:
             "this folder is not a bundle: it has no manifest", where=str(folder), fix="give a folder that was compiled"
         ) from error
     except OSError as error:
-        raise BundleError(f"cannot read the manifest: {error.strerror or error}", where=str(path)) from error
+        raise BundleError(f"cannot read the manifest: {error.strerror or error}", where=path) from error
     if len(text) > MAX_MANIFEST_BYTES:
-        raise BundleError("the manifest is larger than any", where=str(path), fix=_COMPILE_AGAIN)
+        raise BundleError("the manifest is larger than any", where=path, fix=_COMPILE_AGAIN)
     try:
-        manifest = _parse(text, str(path))
+        manifest = _parse(text, path)
     except PlanError as error:
         raise BundleError(
-            f"the manifest is damaged: {error.what}", where=error.where or str(path), fix=_COMPILE_AGAIN
+            f"the manifest is damaged: {error.what}", where=error.where or path, fix=_COMPILE_AGAIN
         ) from error
     return manifest, text
 
 
-def _read_plain_file(path: Path) -> bytes:
+def _read_plain_file(path: str) -> bytes:
     """What is in a file, as far as any manifest goes.
 
     Raises:
@@ -58,7 +57,7 @@ def _read_plain_file(path: Path) -> bytes:
         BundleError: it is a link, pipe, folder or device; none is opened, or waited for.
     """
     if not stat.S_ISREG(os.lstat(path).st_mode):
-        raise BundleError("this is no file of a bundle", where=str(path), fix=_COMPILE_AGAIN)
+        raise BundleError("this is no file of a bundle", where=path, fix=_COMPILE_AGAIN)
     # It may have become something else since.
     descriptor = os.open(path, _READ_FLAGS)
     with open(descriptor, "rb") as file:

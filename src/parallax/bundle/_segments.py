@@ -22,9 +22,11 @@ def open_executor(bundle: Bundle, options: RuntimeOptions) -> Executor:
     segments: Sequence[CompiledSegment]
     advisor = None
     if bundle.plan.provenance.source == "memory":
+        from pathlib import Path
+
         from parallax.bundle._readahead import open_streamed
 
-        paths = [bundle.graph_path(segment.index).with_suffix(".data") for segment in bundle.plan.segments]
+        paths = [Path(bundle.data_path(segment.index)) for segment in bundle.plan.segments]
         segments, advisor = open_streamed(paths, lambda: _open_segments(bundle, options, lean=True))
     else:
         segments = _open_segments(bundle, options)
@@ -43,7 +45,7 @@ def _open_segments(bundle: Bundle, options: RuntimeOptions, *, lean: bool = Fals
     the runtime's, one for each weight."""
     segments = []
     for segment, record in zip(bundle.plan.segments, bundle.manifest.segments, strict=True):
-        path = str(bundle.path / record.graph)
+        path = bundle.graph_path(segment.index)
         try:
             weights = None if lean else bundle.map_weights(segment.index)
             session = make_mapped_session(path, width=segment.width, options=options, weights=weights)

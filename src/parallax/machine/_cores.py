@@ -12,15 +12,14 @@ import functools
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from parallax.machine._cgroups import CgroupVersion, cgroup_folders, read_text
+from parallax.machine._cgroups import CgroupVersion, Root, cgroup_folders, read_text
 
 _CONTROLLER_MOUNTS = ("cpu,cpuacct", "cpuacct,cpu", "cpu")
 """Where cgroup v1 mounts its CPU controller, below ``/sys/fs/cgroup``."""
 
 
-def available_cores(*, root: Path = Path("/")) -> int:
+def available_cores(*, root: Root = "/") -> int:
     """Cores this process may keep busy at once; at least 1.
 
     The smaller of the affinity mask and the cgroup CPU quota (v1, v2, every level up to the root,
@@ -39,7 +38,7 @@ def available_cores(*, root: Path = Path("/")) -> int:
 
 
 @functools.lru_cache(maxsize=8)
-def _recent_quota(root: Path, second: int) -> float | None:
+def _recent_quota(root: Root, second: int) -> float | None:
     return _quota_cores(root)
 
 
@@ -95,7 +94,7 @@ def _affinity_cores() -> int:
         return os.cpu_count() or 1
 
 
-def _quota_cores(root: Path) -> float | None:
+def _quota_cores(root: Root) -> float | None:
     """The tightest quota in cores, or None where there is none (or no cgroups at all)."""
     quotas = [
         quota
@@ -105,15 +104,15 @@ def _quota_cores(root: Path) -> float | None:
     return min(quotas, default=None)
 
 
-def _read_v2(folder: Path) -> float | None:
-    fields = (read_text(folder / "cpu.max") or "").split()
+def _read_v2(folder: str) -> float | None:
+    fields = (read_text(folder, "cpu.max") or "").split()
     if len(fields) != 2 or fields[0] == "max":
         return None
     return _ratio(fields[0], fields[1])
 
 
-def _read_v1(folder: Path) -> float | None:
-    quota, period = read_text(folder / "cpu.cfs_quota_us"), read_text(folder / "cpu.cfs_period_us")
+def _read_v1(folder: str) -> float | None:
+    quota, period = (read_text(folder, name) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
     return None if quota is None or period is None else _ratio(quota, period)
 
 

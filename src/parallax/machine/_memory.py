@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from parallax.machine._cgroups import CgroupVersion, cgroup_folders, read_text
+from parallax.machine._cgroups import CgroupVersion, Root, cgroup_folders, read_text
 
 _CONTROLLER_MOUNTS: Final = ("memory",)
 _LIMITS: Final = {
@@ -34,7 +33,7 @@ _NO_LIMIT: Final = 1 << 60
 """v1 writes "no limit" as the largest multiple of a page; nothing real comes near."""
 
 
-def free_memory_bytes(*, root: Path = Path("/")) -> int:
+def free_memory_bytes(*, root: Root = "/") -> int:
     """Bytes this process can take now without swapping or being killed; at least 0. Some hundred microseconds.
 
     The smallest of what the machine has available and what each control group (v1, v2) around the process
@@ -50,13 +49,13 @@ def free_memory_bytes(*, root: Path = Path("/")) -> int:
     return max(0, free)
 
 
-def memory_limit_bytes(*, root: Path = Path("/")) -> int:
+def memory_limit_bytes(*, root: Root = "/") -> int:
     """Bytes this process could take if nothing else ran: the machine's memory, or the tightest limit on it."""
     total = _machine_bytes(root, "total", "SC_PHYS_PAGES")
     return min([total, *(group.limit_bytes for group in _limited_groups(root))])
 
 
-def _machine_bytes(root: Path, figure: str, pages: str) -> int:
+def _machine_bytes(root: Root, figure: str, pages: str) -> int:
     """A figure of the machine's memory; by a system call, which counts in pages, where ``/proc`` cannot be read."""
     told = _meminfo(root)
     if told is not None:
@@ -69,10 +68,11 @@ def _machine_bytes(root: Path, figure: str, pages: str) -> int:
         return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _meminfo(root: Path) -> dict[str, int] | None:
-    """What Linux tells of the machine's memory, as psutil reads it there too. None where it tells nothing or what cannot
-    be, as some containers do: psutil knows what to make of that."""
-    fields = dict(line.split(":", 1) for line in (read_text(root / "proc/meminfo") or "").splitlines() if ":" in line)
+def _meminfo(root: Root) -> dict[str, int] | None:
+    """What Linux tells of the machine's memory, as psutil reads it there too. None where it tells nothing, or what
+    cannot be, as some containers do: psutil knows what to make of that."""
+    lines = (read_text(root, "proc/meminfo") or "").splitlines()
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
     try:
         total, available = (int(fields[name].split()[0]) << 10 for name in ("MemTotal", "MemAvailable"))
     except (KeyError, ValueError, IndexError):
@@ -80,7 +80,7 @@ def _meminfo(root: Path) -> dict[str, int] | None:
     return {"total": total, "available": available} if 0 < available <= total else None
 
 
-def private_bytes(*, root: Path = Path("/")) -> int | None:
+def private_bytes(*, root: Root = "/") -> int | None:
     """Bytes in memory that this process shares with nobody: what it alone costs. Some milliseconds at most.
 
     On Linux its anonymous pages (``/proc/self/smaps_rollup``); mapped files, like the weights of a bundle, are not
@@ -89,7 +89,7 @@ def private_bytes(*, root: Path = Path("/")) -> int | None:
     Args:
         root: where ``proc`` is mounted.
     """
-    for line in (read_text(root / "proc/self/smaps_rollup") or "").splitlines():
+    for line in (read_text(root, "proc/self/smaps_rollup") or "").splitlines():
         if line.startswith("Anonymous:"):
             return int(line.split()[1]) << 10
     import psutil  # for other systems than Linux
@@ -106,25 +106,26 @@ class _Group:
     used_bytes: int
 
 
-def _limited_groups(root: Path) -> Iterator[_Group]:
+def _limited_groups(root: Root) -> Iterator[_Group]:
     for folder, version in cgroup_folders(root, "memory", _CONTROLLER_MOUNTS):
         droppable: int | None = None
         for limit_name, usage_name in _LIMITS[version]:
-            limit = _number(folder / limit_name)
+            limit = _number(folder, limit_name)
             if limit is None or limit >= _NO_LIMIT:
                 continue
             if droppable is None:
                 droppable = _file_pages(folder, version)
-            yield _Group(limit_bytes=limit, used_bytes=max(0, (_number(folder / usage_name) or 0) - droppable))
+            yield _Group(limit_bytes=limit, used_bytes=max(0, (_number(folder, usage_name) or 0) - droppable))
 
 
-def _file_pages(folder: Path, version: CgroupVersion) -> int:
-    fields = dict(line.split(" ", 1) for line in (read_text(folder / "memory.stat") or "").splitlines() if " " in line)
+def _file_pages(folder: str, version: CgroupVersion) -> int:
+    lines = (read_text(folder, "memory.stat") or "").splitlines()
+    fields = dict(line.split(" ", 1) for line in lines if " " in line)
     return sum(_parsed(fields.get(name)) or 0 for name in _FILE_PAGES[version])
 
 
-def _number(path: Path) -> int | None:
-    return _parsed(read_text(path))
+def _number(folder: str, name: str) -> int | None:
+    return _parsed(read_text(folder, name))
 
 
 def _parsed(text: str | None) -> int | None:

@@ -6,15 +6,15 @@ by whomever, long before anything is killed.
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from parallax.machine._cgroups import CgroupVersion, cgroup_folders, read_text
+from parallax.machine._cgroups import CgroupVersion, Root, cgroup_folders, read_text
 from parallax.machine._memory import free_memory_bytes
 
 _CONTROLLER_MOUNTS: Final = ("memory",)
@@ -31,7 +31,7 @@ class PressureReading:
     """Share of the last ten seconds, 0 to 1, in which some task waited for memory; None where nobody says."""
 
 
-def read_pressure(*, root: Path = Path("/")) -> PressureReading:
+def read_pressure(*, root: Root = "/") -> PressureReading:
     """Read both now. Some hundred microseconds.
 
     The stalls are those of the control group of this process (``memory.pressure``, v2) where it has any, else of
@@ -43,13 +43,13 @@ def read_pressure(*, root: Path = Path("/")) -> PressureReading:
     return PressureReading(free_bytes=free_memory_bytes(root=root), stalled_share=_stalled_share(root))
 
 
-def _stalled_share(root: Path) -> float | None:
+def _stalled_share(root: Root) -> float | None:
     groups = (
-        folder / "memory.pressure"
+        os.path.join(folder, "memory.pressure")
         for folder, version in cgroup_folders(root, "memory", _CONTROLLER_MOUNTS)
         if version is CgroupVersion.V2
     )
-    for path in (*groups, root / "proc/pressure/memory"):
+    for path in (*groups, os.path.join(root, "proc/pressure/memory")):
         found = _SOME.search(read_text(path) or "")
         if found is not None:
             return min(1.0, float(found[1]) / 100)

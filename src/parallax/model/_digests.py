@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
+
+from parallax._hashing import blake2b
 
 
 def skeleton_digest(skeleton: bytes) -> bytes:
     """Of a model without its large weights, serialised."""
-    return hashlib.blake2b(skeleton, digest_size=20).digest()
+    return bytes(blake2b(skeleton, digest_size=20).digest())
 
 
 def structure_digest(skeleton: bytes, shapes: Mapping[str, Sequence[int]]) -> str:
@@ -18,6 +19,6 @@ def structure_digest(skeleton: bytes, shapes: Mapping[str, Sequence[int]]) -> st
     Args:
         skeleton: its `skeleton_digest`.
     """
-    digest = hashlib.blake2b(skeleton, digest_size=20)
+    digest = blake2b(skeleton, digest_size=20)
     digest.update(json.dumps(sorted(shapes.items())).encode())
-    return digest.hexdigest()
+    return str(digest.hexdigest())

@@ -8,7 +8,6 @@ modification.
 from __future__ import annotations
 
 import functools
-import hashlib
 import mmap
 import os
 import stat
@@ -72,7 +71,9 @@ class OpenFile:
 
     def sha256(self) -> str:
         """Hex digest of the content; reads all of it."""
-        digest = hashlib.sha256()
+        from hashlib import sha256  # few sessions name their model by its content
+
+        digest = sha256()
         for start in range(0, len(self.buffer), _PIECE_BYTES):
             digest.update(self.buffer[start : start + _PIECE_BYTES])
         return digest.hexdigest()
@@ -160,7 +161,9 @@ class HeldFiles:
     @functools.cached_property
     def digest(self) -> str:
         """Hex digest of locations and content; reads all of it when first asked."""
-        digest = hashlib.sha256()
+        from hashlib import sha256  # few sessions name their model by its content
+
+        digest = sha256()
         for location, file in (("", self.model), *sorted(self.external.items())):
             if file is not None:
                 digest.update(f"{location}\0{file.sha256()}\0".encode("utf-8", "surrogateescape"))

@@ -6,9 +6,12 @@ under the model's structure alone says whether there is anything to look for.
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from parallax.profile import Cache
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def may_be_remembered(structure_digest: str, cache_dir: Path | None) -> bool:

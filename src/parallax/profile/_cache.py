@@ -10,18 +10,21 @@ that somebody else could have written to (`_trust`): what it holds would decide 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import sys
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from parallax import _lazy
+from parallax._hashing import sha256_hex
 from parallax.errors import InternalError
 from parallax.profile._trust import why_distrusted
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _LOGGER = _lazy.logger(__name__)
 
@@ -45,8 +48,15 @@ class Cache:
     """
 
     def __init__(self, directory: str | os.PathLike[str] | None = None, *, max_files: int = 512) -> None:
-        self.directory = _default_folder() if directory is None else Path(directory)
+        self._folder = _default_folder() if directory is None else os.fspath(directory)
         self.max_files = max_files
+
+    @property
+    def directory(self) -> Path:
+        """Where the files live."""
+        from pathlib import Path  # takes longer to load than most processes need the cache
+
+        return Path(self._folder)
 
     def load(self, key: str) -> dict[str, object] | None:
         """The value stored under ``key``, or None.
@@ -59,7 +69,8 @@ class Cache:
         if not os.path.lexists(path) or not self._is_trusted(path):
             return None
         try:
-            text = path.read_text(encoding="utf-8")
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
         except FileNotFoundError:
             return None
         except (OSError, UnicodeDecodeError) as error:
@@ -91,8 +102,8 @@ class Cache:
         except (TypeError, ValueError) as error:
             raise InternalError(f"a cache value has no JSON form: {error}", where=f"key {key!r}") from error
         try:
-            make_private_folder(self.directory)
-            if not self._is_trusted(self.directory):
+            make_private_folder(self._folder)
+            if not self._is_trusted(self._folder):
                 return False
             _write_atomically(self._path(key), text)
         except OSError as error:
@@ -101,26 +112,26 @@ class Cache:
         self._prune()
         return True
 
-    def _path(self, key: str) -> Path:
-        return self.directory / f"{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}.json"
+    def _path(self, key: str) -> str:
+        return os.path.join(self._folder, f"{sha256_hex(key.encode('utf-8', 'surrogatepass'))}.json")
 
-    def _is_trusted(self, path: Path) -> bool:
+    def _is_trusted(self, path: str) -> bool:
         complaint = why_distrusted(path)
-        if complaint is not None and _is_first(f"trust {self.directory}"):
+        if complaint is not None and _is_first(f"trust {self._folder}"):
             _LOGGER.warning(
                 "ignoring the cache folder %s, in which others could plant what is run here: %s; give it to this user, "
                 "or name another with cache_dir=",
-                self.directory,
+                self._folder,
                 complaint,
             )
         return complaint is None
 
     def _report_once(self, error: OSError) -> None:
-        if _is_first(str(self.directory)):
+        if _is_first(self._folder):
             _LOGGER.warning(
                 "cannot write to the cache folder %s (%s); going on without caching: measured costs and plans will be "
                 "found anew by each process",
-                self.directory,
+                self._folder,
                 error,
             )
 
@@ -128,7 +139,7 @@ class Cache:
         """Drop the least recently used files beyond the limit, and what dead writers left behind."""
         now = time.time()
         kept: list[tuple[float, str]] = []
-        with contextlib.suppress(OSError), os.scandir(self.directory) as entries:
+        with contextlib.suppress(OSError), os.scandir(self._folder) as entries:
             for entry in entries:
                 with contextlib.suppress(OSError):  # another process may prune at the same time
                     modified = entry.stat().st_mtime
@@ -142,23 +153,27 @@ class Cache:
                 os.unlink(path)
 
 
-def _default_folder() -> Path:
+def _default_folder() -> str:
     if sys.platform == "linux":
         given, home = os.environ.get("XDG_CACHE_HOME", ""), os.environ.get("HOME", "")
         if os.path.isabs(given) or (not given and os.path.isabs(home)):
-            return (Path(given) if given else Path(home, ".cache")) / "parallax"
+            return os.path.join(given or os.path.join(home, ".cache"), "parallax")
     import platformdirs  # knows all else, and loads a dozen modules
 
-    return Path(platformdirs.user_cache_dir("parallax"))
+    return platformdirs.user_cache_dir("parallax")
 
 
-def make_private_folder(path: Path) -> None:
+def make_private_folder(path: str | os.PathLike[str]) -> None:
     """Make a folder that only this user may enter, and those above it; one that is there stays as it is.
 
     Raises: OSError.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.mkdir(mode=0o700, exist_ok=True)
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    try:
+        os.mkdir(path, mode=0o700)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
 
 
 def _is_first(what: str) -> bool:
@@ -169,10 +184,10 @@ def _is_first(what: str) -> bool:
     return is_first
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def _write_atomically(path: str, text: str) -> None:
     import tempfile  # most processes only read
 
-    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=os.path.dirname(path))
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)

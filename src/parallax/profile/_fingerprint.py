@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import platform
 from typing import TYPE_CHECKING
 
 from parallax import _lazy
+from parallax._hashing import sha256_hex
 from parallax.machine import available_cores
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def hardware_fingerprint() -> str:
 @functools.cache
 def _hardware() -> tuple[str, str, str]:
     cpu, features = _cpu()
-    digest = hashlib.sha256(features.encode()).hexdigest()[:8] if features else "-"
+    digest = sha256_hex(features.encode())[:8] if features else "-"
     return cpu, digest, f"{platform.system()} {platform.machine()}"
 
 

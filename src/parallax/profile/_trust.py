@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
-from pathlib import Path
+
+PathLike = str | os.PathLike[str]
 
 
-def why_distrusted(path: Path) -> str | None:
+def why_distrusted(path: PathLike) -> str | None:
     """Why somebody else may have put there what lies at ``path``; None if nobody can have, or nothing is there.
 
     Some microseconds for each folder above it.
@@ -21,16 +22,17 @@ def why_distrusted(path: Path) -> str | None:
     return why_any_distrusted([path])
 
 
-def why_any_distrusted(paths: Iterable[Path]) -> str | None:
+def why_any_distrusted(paths: Iterable[PathLike]) -> str | None:
     """Likewise of several paths: of the first of which it is so."""
     if not hasattr(os, "geteuid"):
         return None
-    judged: dict[Path, bool] = {}
+    judged: dict[str, bool] = {}
     for path in paths:
         # The last part as it is: a link in place of an entry is not the entry.
-        whole = Path(os.path.realpath(path.parent)) / path.name
+        above, name = os.path.split(os.fspath(path).rstrip("/") or "/")
+        whole = os.path.join(os.path.realpath(above), name)
         can_enter = True
-        for part in (*reversed(whole.parents), whole):
+        for part in (*_above(whole), whole):
             if part in judged:
                 can_enter = judged[part]
                 continue
@@ -46,6 +48,12 @@ def why_any_distrusted(paths: Iterable[Path]) -> str | None:
             can_enter = can_enter and bool(found.st_mode & (stat.S_IXGRP | stat.S_IXOTH))
             judged[part] = can_enter
     return None
+
+
+def _above(path: str) -> list[str]:
+    """The folders above an absolute path, the root first."""
+    names = path.split("/")[1:-1]
+    return ["/", *("/" + "/".join(names[:count]) for count in range(1, len(names) + 1))]
 
 
 def _complaint(found: os.stat_result, can_enter: bool, *, is_above: bool) -> str | None:

@@ -12,7 +12,6 @@ from parallax.backends.ort import load_library_ahead
 
 def _load() -> None:
     import ctypes  # noqa: F401
-    import hashlib  # noqa: F401
     import json  # noqa: F401
     import mmap  # noqa: F401
 

@@ -157,7 +157,7 @@ class BundleOpening:
         if obstacle is None and not bundle.plan.is_uncut:
             obstacle = why_not_with_split_bundle(given, names)
         if obstacle is not None:
-            raise _not_with_a_bundle(obstacle, str(bundle.path))
+            raise _not_with_a_bundle(obstacle, bundle.folder)
 
     def _open_split(self, bundle: Bundle) -> Opened:
         request = self._request
@@ -198,7 +198,7 @@ class BundleOpening:
                     model=None,
                     session_options=options,
                     threads=request.options.threads or manifest.options.threads,
-                    graph_path=str(bundle.graph_path(0)),
+                    graph_path=bundle.graph_path(0),
                 )
             if weights is not None:
                 weights.keep_for(whole)
@@ -215,7 +215,7 @@ class BundleOpening:
             request.forget_stock()
             raise ort.both(BundleError, native_class(error))(
                 f"the runtime refuses the bundle's graph: {error}",
-                where=str(bundle.path),
+                where=bundle.folder,
                 fix="compile the model again",
             ) from error
         return opened

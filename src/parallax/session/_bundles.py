@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from parallax import _lazy
@@ -15,6 +14,8 @@ from parallax.machine import available_cores
 from parallax.session._options import OPTION_RULES, PlanningOptions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import onnxruntime
 
     from parallax.backends.ort import MappedWeights
@@ -42,6 +43,8 @@ def open_for_here(
         if not differences:
             return use(bundle)
         if bundle.portable_path is None:
+            from pathlib import Path
+
             raise mismatch_error(bundle.manifest, Path(path), differences)
         from parallax.session._bundle_cache import rebuilt_bundle  # compiles
 
@@ -86,7 +89,7 @@ def _refuse_decided(options: PlanningOptions, bundle: Bundle) -> None:
     if given:
         raise ConfigError(
             f"{given[0]}= is decided when a bundle is compiled",
-            where=str(bundle.path),
+            where=bundle.folder,
             fix="compile a bundle with it, or open the model itself",
         )
 

@@ -38,7 +38,7 @@ def read_interface(bundle: Bundle, executor: Executor) -> Interface:
             outputs=tuple(_tensor(known[name]) for name in names.outputs),
         )
     except KeyError as error:
-        raise BundleError(f"no graph of the bundle knows {error}", where=str(bundle.path)) from error
+        raise BundleError(f"no graph of the bundle knows {error}", where=bundle.folder) from error
 
 
 _TYPE_CODES = {ELEMENT_TYPES[code].runtime_type: code for code in NUMPY_TYPES}

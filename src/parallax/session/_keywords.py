@@ -9,7 +9,6 @@ import math
 import operator
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 import numpy as np
@@ -20,6 +19,8 @@ from parallax.errors import ConfigError
 from parallax.schedule import CPU_BACKEND
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from parallax.model import Model
     from parallax.schedule.placement import Placer
 
@@ -142,6 +143,8 @@ def check_folder(name: str, value: Any) -> Path | None:
     text = os.fspath(value)
     if not isinstance(text, str) or not text or "\0" in text:
         raise ConfigError(f"{name}={value!r:.80} names no folder", fix="give the path of a folder")
+    from pathlib import Path
+
     return Path(text)
 
 

@@ -14,7 +14,6 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict, TypeVar
 
 from parallax import _lazy
@@ -42,6 +41,8 @@ from parallax.session._keywords import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from parallax.engine import Observer, TraceSink
     from parallax.schedule.placement import Placer
     from parallax.session._providers import Device

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from parallax import _lazy
@@ -239,7 +238,7 @@ def check_arrived(state: Mapping[str, Any]) -> None:
     from parallax.model import hold_files
 
     path, digest = state["source"], state.get("digest")
-    if "bundle" in state and read_manifest(Path(path))[0].source.digest != state["bundle"]:
+    if "bundle" in state and read_manifest(path)[0].source.digest != state["bundle"]:
         raise BundleError(
             "another model's bundle lies here than the one of the session that was pickled",
             where=path,

@@ -117,7 +117,7 @@ def is_for_whole(run_options: Any, opened: Opened, source: SessionSource, *, has
     if obstacle is not None and opened.bundle is not None and source.files is None:
         raise ConfigError(
             f"this bundle of a split model cannot be run so: {obstacle}",
-            where=str(opened.bundle.path),
+            where=opened.bundle.folder,
             fix='compile it with portable=True or with split="never", or open the model itself',
         )
     return obstacle is not None
@@ -145,7 +145,7 @@ def open_beside(
     if opened.bundle is not None and source.files is None:
         raise BundleError(
             "this needs the whole model, which a bundle of a cut model does not hold",
-            where=str(opened.bundle.path),
+            where=opened.bundle.folder,
             fix="compile it with portable=True (--portable), or open the model itself",
         )
     with planned_threads(session_options, threads, None) as options:
