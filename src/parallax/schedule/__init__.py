@@ -16,23 +16,19 @@ if TYPE_CHECKING:
         CPU_BACKEND,
         MAX_CORES,
         PLAN_FORMAT_VERSION,
-        Assignment,
         BodyPlan,
         Candidate,
         Plan,
         Provenance,
-        Schedule,
         Segment,
-        Task,
         verify_plan,
     )
-    from parallax.schedule._records import from_value as read_record
-    from parallax.schedule._records import parse as parse_json
-    from parallax.schedule._records import to_value as write_record
+    from parallax.schedule._records import parse_json, read_record, write_record
     from parallax.schedule._region_tasks import Grain, RegionTasks, region_tasks
     from parallax.schedule._serialise import SerialisedPlan, serialise_for_memory, simulate_plan
     from parallax.schedule._simulate import simulate
     from parallax.schedule._table import DispatchTable, Start
+    from parallax.schedule._tasks import Assignment, Schedule, Task
 else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
@@ -40,15 +36,13 @@ else:
             "_adaptive": "AdaptivePolicy",
             "_crossings": "Crossings",
             "_dispatcher": "Dispatcher",
-            "_plan": (
-                "CPU_BACKEND MAX_CORES PLAN_FORMAT_VERSION Assignment BodyPlan Candidate Plan Provenance Schedule "
-                "Segment Task verify_plan"
-            ),
-            "_records": "read_record=from_value parse_json=parse write_record=to_value",
+            "_plan": "CPU_BACKEND MAX_CORES PLAN_FORMAT_VERSION BodyPlan Candidate Plan Provenance Segment verify_plan",
+            "_records": "parse_json read_record write_record",
             "_region_tasks": "Grain RegionTasks region_tasks",
             "_serialise": "SerialisedPlan serialise_for_memory simulate_plan",
             "_simulate": "simulate",
             "_table": "DispatchTable Start",
+            "_tasks": "Assignment Schedule Task",
         },
         packages=("placement",),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from parallax.graph import bottom_levels
-from parallax.schedule._plan import Assignment, Schedule, Task
+from parallax.schedule._tasks import Assignment, Schedule, Task
 from parallax.schedule._simulate import SimulatedRun, simulate
 from parallax.schedule._widths import best_width, duration_ns, verify_tasks
 

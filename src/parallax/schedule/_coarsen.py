@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from parallax.schedule._plan import Assignment, Schedule, Task
+from parallax.schedule._tasks import Assignment, Schedule, Task
 from parallax.schedule._region_tasks import RegionTasks
 from parallax.schedule._simulate import SimulatedRun, Span
 

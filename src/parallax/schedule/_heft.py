@@ -11,7 +11,7 @@ import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from parallax.schedule._plan import Assignment, Schedule, Task
+from parallax.schedule._tasks import Assignment, Schedule, Task
 from parallax.schedule._widths import best_width, duration_ns, verify_tasks
 
 

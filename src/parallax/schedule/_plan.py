@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from parallax._record import dataclass
 from parallax.errors import PlanError
-from parallax.schedule._records import from_value, parse, to_value
+from parallax.schedule._records import parse_json, read_record, write_record
 
 if TYPE_CHECKING:
     from parallax.schedule._show import Table
@@ -26,51 +26,6 @@ CPU_BACKEND: Final = "cpu"
 
 MAX_CORES: Final = 4096
 """More cores or lanes than this come from no machine, but from a damaged file."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """What a policy needs to know of a segment: its dependencies and what it costs.
-
-    ``cost_ns[w]`` is the duration at width ``w``. Width 0 is a device's queue, which takes no core; a task has
-    width 1, or that, or both.
-    """
-
-    index: int
-    predecessors: tuple[int, ...]
-    cost_ns: tuple[tuple[int, int], ...]
-    """(width, duration) pairs, ascending in width."""
-    peak_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
-    """A policy's decision for one segment.
-
-    A lane that some segment of width 0 is fixed to is a device's queue: segments that may choose stay off it.
-    """
-
-    segment: int
-    width: int
-    """Threads; 0 on the lane of a device's queue, which must then be fixed."""
-    priority: int
-    """Higher starts first among those that are ready; ties fall to the lower segment index."""
-    lane: int | None = None
-    """A fixed lane, or None to let the dispatcher choose."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
-    """A policy's answer: one assignment per task, in task order.
-
-    ``backfill`` lets a lower-priority segment that fits start before a higher one that does not.
-    """
-
-    policy: str
-    cores: int
-    lanes: int
-    assignments: tuple[Assignment, ...]
-    backfill: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +164,7 @@ class Plan:
 
     def to_json(self) -> dict[str, object]:
         """A value of JSON types; `from_json` is its exact inverse, also through a JSON text."""
-        return to_value(self)
+        return write_record(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, object] | str | bytes) -> Plan:
@@ -218,7 +173,7 @@ class Plan:
         Raises: PlanError naming the field at fault, if it is of another format version, ill-typed or not
             a plan that could run (see `verify_plan`).
         """
-        parsed = parse(value) if isinstance(value, str | bytes) else value
+        parsed = parse_json(value) if isinstance(value, str | bytes) else value
         version = parsed.get("format_version") if isinstance(parsed, Mapping) else None
         if type(version) is int and version != PLAN_FORMAT_VERSION:
             shown = version if abs(version) < 1_000_000 else "far beyond any"  # a huge integer cannot be printed
@@ -227,7 +182,7 @@ class Plan:
                 where="plan.format_version",
                 fix="make the plan again",
             )
-        plan = from_value(cls, parsed, "plan")
+        plan = read_record(cls, parsed, "plan")
         verify_plan(plan)
         return plan
 

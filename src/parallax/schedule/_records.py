@@ -25,7 +25,7 @@ _INT_BOUND = 1 << 63
 _FIX = "it was not written by this version, or was changed since: make the plan again"
 
 
-def to_value(record: Any) -> dict[str, object]:
+def write_record(record: Any) -> dict[str, object]:
     """The record as a value of JSON types (dicts, lists, ints, strings, booleans, None)."""
     value = _listed(asdict(record))
     assert isinstance(value, dict)
@@ -40,7 +40,7 @@ def _listed(value: object) -> object:
     return value
 
 
-def parse(text: str | bytes) -> object:
+def parse_json(text: str | bytes) -> object:
     """A JSON text as a value. Raises: PlanError if it is not JSON, nests too deep, or names a field twice."""
     try:
         value: object = json.loads(text, object_pairs_hook=_unique)
@@ -56,8 +56,8 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def from_value(kind: type[T], value: object, where: str) -> T:
-    """Inverse of `to_value`. Raises: PlanError saying which field, counted from ``where``, is at fault."""
+def read_record(kind: type[T], value: object, where: str) -> T:
+    """Inverse of `write_record`. Raises: PlanError saying which field, counted from ``where``, is at fault."""
     hint: Any = kind
     try:
         record = _reader(hint)(value)

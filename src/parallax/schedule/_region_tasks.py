@@ -10,7 +10,7 @@ from parallax.errors import ConfigError
 from parallax.graph import CostModel, UnionFind, Verdict
 from parallax.partition import RegionPlan, UnitGraph, find_branches
 from parallax.schedule._crossings import Crossings
-from parallax.schedule._plan import Task
+from parallax.schedule._tasks import Task
 
 
 class Grain(enum.Enum):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from parallax.errors import ConfigError, InternalError
 from parallax.graph import critical_path
 from parallax.schedule._dispatcher import Dispatcher
-from parallax.schedule._plan import Schedule, Task
+from parallax.schedule._tasks import Schedule, Task
 from parallax.schedule._table import DispatchTable, Start
 from parallax.schedule._widths import duration_ns
 

@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 
 from parallax._record import dataclass
 from parallax.errors import PlanError
-from parallax.schedule._plan import Plan, Schedule, Task
+from parallax.schedule._plan import Plan
+from parallax.schedule._tasks import Schedule, Task
 
 ANY_LANE: Final = -1
 """As a bit mask, -1 has every lane's bit set."""

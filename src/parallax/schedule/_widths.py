@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from parallax.errors import ConfigError, PlanError
-from parallax.schedule._plan import Task
+from parallax.schedule._tasks import Task
 
 
 def best_width(task: Task, cores: int) -> int:

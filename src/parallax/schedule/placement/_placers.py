@@ -14,7 +14,7 @@ from typing import Final
 from parallax.graph import tensor_bytes
 from parallax.partition import RegionPlan, RegionRule, find_branches, find_regions
 from parallax.schedule._heft import HeftPolicy
-from parallax.schedule._plan import Task
+from parallax.schedule._tasks import Task
 from parallax.schedule.placement._problem import Placement, PlacementProblem
 
 CPU_COST_FACTORS: Final = (1.0, 1.5, 2.5)
