@@ -26,7 +26,7 @@ from parallax.partition import (
     make_offer,
 )
 from parallax.partition._region_hosted import hosted_tensors
-from parallax.partition._regions import verify_regions
+from parallax.partition._verify_regions import verify_regions
 from parallax.schedule import (
     CPU_BACKEND,
     PLAN_FORMAT_VERSION,

@@ -43,7 +43,10 @@ def test_without_control_groups_the_machines_figures_count(tmp_path, big_machine
 
 
 def test_on_linux_the_machines_figures_are_read_as_psutil_reads_them(tmp_path, monkeypatch):
-    lay_out(tmp_path, {"proc/meminfo": "MemTotal:       2048 kB\nMemFree:  1 kB\nMemAvailable:   1024 kB\nHugePages_Total: 0\n"})
+    lay_out(
+        tmp_path,
+        {"proc/meminfo": "MemTotal:       2048 kB\nMemFree:  1 kB\nMemAvailable:   1024 kB\nHugePages_Total: 0\n"},
+    )
     monkeypatch.setattr(psutil, "virtual_memory", lambda: pytest.fail("asked"))
     assert (free_memory_bytes(root=tmp_path), memory_limit_bytes(root=tmp_path)) == (1 << 20, 2 << 20)
 

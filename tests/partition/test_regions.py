@@ -13,11 +13,11 @@ from parallax.graph import Dag, OpGraph, Rejection, Verdict
 from parallax.graph._dag import verify_convex, verify_dag
 from parallax.partition import Offer, RegionPlan, RegionRule, contract, find_branches, find_regions
 from parallax.partition._branches import verify_branches
+from parallax.partition._region_costs import lay_ground
 from parallax.partition._region_ground import Draft, cost_of
 from parallax.partition._region_growth import Cuts, find_pieces, find_waves
 from parallax.partition._region_hosted import hosted_tensors
 from parallax.partition._region_plan import PaperThresholds, TransferCost
-from parallax.partition._region_costs import lay_ground
 from parallax.partition._verify_regions import verify_regions
 from tests.partition._graphs import dags, op_graph, reachability
 from tests.partition._offers import NO, best_chain_cost, offer_of, offered_chains, offered_graphs, placement_cost

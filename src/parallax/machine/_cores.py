@@ -33,12 +33,12 @@ def available_cores(*, root: Root = "/") -> int:
         root: where ``proc`` and ``sys`` are mounted.
     """
     cores = _affinity_cores()
-    quota = _recent_quota(root, int(time.monotonic()))
+    quota = _recent_quota(os.fspath(root), int(time.monotonic()))
     return cores if quota is None else max(1, min(cores, int(quota)))
 
 
 @functools.lru_cache(maxsize=8)
-def _recent_quota(root: Root, second: int) -> float | None:
+def _recent_quota(root: str, second: int) -> float | None:
     return _quota_cores(root)
 
 

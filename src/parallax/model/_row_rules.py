@@ -1,4 +1,4 @@
-"""The rule of each operator for splitting by rows: which rows of its inputs a part needs, and where its outputs are cut.
+"""Each operator's rule for splitting by rows: which rows of its inputs a part needs, and where its outputs are cut.
 
 `_rows` writes the graph by these. A rule looks at the graph and at the cuts made so far,
 and changes neither; ``CutGraph.numbers`` makes a constant that a node needs which it edits.

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from parallax.graph import bottom_levels
-from parallax.schedule._tasks import Assignment, Schedule, Task
 from parallax.schedule._simulate import SimulatedRun, simulate
+from parallax.schedule._tasks import Assignment, Schedule, Task
 from parallax.schedule._widths import best_width, duration_ns, verify_tasks
 
 # Shares of the cores that a task may take beyond those found idle around it; 0 takes only idle ones, 1 is full width.

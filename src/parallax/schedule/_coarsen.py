@@ -11,9 +11,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from parallax.schedule._tasks import Assignment, Schedule, Task
 from parallax.schedule._region_tasks import RegionTasks
 from parallax.schedule._simulate import SimulatedRun, Span
+from parallax.schedule._tasks import Assignment, Schedule, Task
 
 
 def coarsen(made: RegionTasks, schedule: Schedule, run: SimulatedRun) -> tuple[RegionTasks, Schedule]:

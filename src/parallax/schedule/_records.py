@@ -185,7 +185,7 @@ def _are_all(kind: type, values: list[Any]) -> bool:
         return True
     if set(map(type, values)) != {kind}:
         return False
-    return kind is not int or (-_INT_BOUND <= min(values) and max(values) < _INT_BOUND)
+    return kind is not int or (min(values) >= -_INT_BOUND and max(values) < _INT_BOUND)
 
 
 def _product_reader(readers: tuple[_Reader, ...]) -> _Reader:

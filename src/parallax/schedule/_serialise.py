@@ -28,8 +28,8 @@ from parallax.memory import (
     sequential_orders,
 )
 from parallax.schedule._plan import Plan
-from parallax.schedule._tasks import Assignment, Schedule, Task
 from parallax.schedule._simulate import SimulatedRun, simulate
+from parallax.schedule._tasks import Assignment, Schedule, Task
 from parallax.schedule._timeline import timeline_within
 
 MAX_TENSORS: Final = 500

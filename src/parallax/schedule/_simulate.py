@@ -15,8 +15,8 @@ from typing import NamedTuple
 from parallax.errors import ConfigError, InternalError
 from parallax.graph import critical_path
 from parallax.schedule._dispatcher import Dispatcher
-from parallax.schedule._tasks import Schedule, Task
 from parallax.schedule._table import DispatchTable, Start
+from parallax.schedule._tasks import Schedule, Task
 from parallax.schedule._widths import duration_ns
 
 

@@ -34,6 +34,11 @@ _UNBOUNDED: Final = frozenset({"Loop", "Scan"})
 """How long these take depends on data, so the last run says nothing of the next: always interruptible."""
 
 
+def _refusals() -> tuple[type[Exception], ...]:
+    """What opening a model at sight can end with: then it is read, which may say better what is wrong."""
+    return (ParallaxError, *ort.OPENING_EXCEPTIONS)
+
+
 class Opening:
     """One attempt to open a model.
 
@@ -139,7 +144,7 @@ class Opening:
         plan = uncut_plan(look, reason, cores=cores)
         try:
             opened, self._whole = open_whole(request, plan, model=None, session_options=None)
-        except (ParallaxError, *ort.OPENING_EXCEPTIONS):  # once the model is read, it may be said better what is wrong
+        except _refusals():
             request.forget_stock()
             return None
         self.look = look

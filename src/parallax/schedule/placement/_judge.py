@@ -14,9 +14,9 @@ from typing import Final, Protocol, runtime_checkable
 from parallax.partition import RegionPlan, RegionRule, find_regions
 from parallax.schedule._adaptive import AdaptivePolicy
 from parallax.schedule._coarsen import coarsen
-from parallax.schedule._tasks import Schedule
 from parallax.schedule._region_tasks import Grain, RegionTasks, region_tasks
 from parallax.schedule._simulate import SimulatedRun, simulate
+from parallax.schedule._tasks import Schedule
 from parallax.schedule.placement._placers import ByCost, Greedy, Heft, ShardRows, branches_of
 from parallax.schedule.placement._problem import Placement, PlacementProblem, Placer
 from parallax.schedule.placement._shared_regions import SharedRegions, find_shared_regions
