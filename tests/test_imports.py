@@ -136,33 +136,6 @@ def test_a_small_model_is_opened_without_onnx(folder: Path) -> None:
     assert len(ours(modules)) <= 72, ours(modules)
 
 
-AHEAD = """
-    import sys, threading
-    import parallax.backends.ort as ort
-    begin, before = ort.load_library_ahead, []
-    ort.load_library_ahead = lambda: before.append((set(sys.modules), begin()))
-    import parallax.session._ahead
-    [thread.join() for thread in threading.enumerate() if thread.name == "parallax-library"]
-    (already, begun), = before
-    late = [name for name in sys.modules.keys() - already if str(sys.modules[name].__spec__.origin).endswith(".so")]
-    mapped = "onnxruntime_pybind11_state" in open("/proc/self/maps").read()
-    assert not late, f"has a library of its own: load it before the runtime's: {late}"
-    assert begun is mapped, (begun, mapped)
-"""
-
-
-def test_what_is_loaded_ahead_of_the_runtime_does_not_need_it(folder: Path) -> None:
-    ahead = loaded_by("import parallax.session._ahead")
-    assert not within(ahead, ["onnxruntime"])
-    assert len(ours(run_of(folder, "whole.plx") - ahead)) <= 6, ours(run_of(folder, "whole.plx") - ahead)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the library is loaded ahead on Linux")
-def test_the_runtime_s_library_is_loaded_while_nothing_else_needs_the_system_s_loader() -> None:
-    ahead = loaded_by(AHEAD)
-    assert not within(ahead, ["onnxruntime"])
-
-
 def test_naming_the_processor_as_provider_loads_no_backends(folder: Path) -> None:
     script = OPEN_AND_RUN.replace("(sys.argv[1])", '(sys.argv[1], providers=["CPUExecutionProvider"])')
     modules = loaded_by(script, folder / "whole.plx", folder / "x.npy", folder / "answer.npy")

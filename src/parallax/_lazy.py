@@ -60,24 +60,6 @@ def exports(
     return get, listing
 
 
-def module(name: str) -> Any:
-    """The module of that name, of another distribution, which is loaded when one of its attributes is asked for.
-
-    So that those of our modules which need it only when they are called can be loaded before it. To be written beside
-    an import for type checkers, which also shows the dependency to whoever looks for it.
-    """
-    return _Module(name)
-
-
-class _Module:
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __getattr__(self, attribute: str) -> Any:
-        # Not kept: whoever replaces an attribute of the module replaces it for all.
-        return getattr(import_module(self._name), attribute)
-
-
 def logger(name: str) -> logging.Logger:
     """``logging.getLogger(name)``, which is not loaded before something is logged."""
     return cast("logging.Logger", _Logger(name))

@@ -5,17 +5,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from parallax import _lazy
+import onnxruntime
+
 from parallax.bundle._manifest import Manifest
 from parallax.errors import BundleMismatchError
 from parallax.profile import hardware_fingerprint
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import onnxruntime
-else:
-    onnxruntime = _lazy.module("onnxruntime")
 
 
 def parallax_version() -> str:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from parallax import _lazy
+import onnxruntime
+
 from parallax.machine import available_cores
 from parallax.profile import machine_fingerprint
 from parallax.schedule import PLAN_FORMAT_VERSION, Candidate, Plan, Provenance, Segment
 
 if TYPE_CHECKING:
-    import onnxruntime
-
     from parallax.model import Glimpse, Model
-else:
-    onnxruntime = _lazy.module("onnxruntime")
 
 
 def uncut_plan(

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import functools
 import platform
-from typing import TYPE_CHECKING
 
-from parallax import _lazy
+import onnxruntime
+
 from parallax._hashing import sha256_hex
 from parallax.machine import available_cores
-
-if TYPE_CHECKING:
-    import onnxruntime
-else:
-    onnxruntime = _lazy.module("onnxruntime")
 
 
 def machine_fingerprint() -> str:

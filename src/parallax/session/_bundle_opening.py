@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import onnxruntime
+
 from parallax import _lazy
 from parallax.backends import ort
 from parallax.bundle import looks_like_bundle
@@ -18,11 +20,7 @@ from parallax.session._whole import is_onnx_source
 from parallax.session._whole_model import OpeningRequest, native_class, open_whole
 
 if TYPE_CHECKING:
-    import onnxruntime
-
     from parallax.bundle import Bundle
-else:
-    onnxruntime = _lazy.module("onnxruntime")
 
 logger = _lazy.logger(__name__)
 

@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from parallax import _lazy
+import onnxruntime
+
 from parallax.bundle import Bundle, describe_mismatch, mismatch_error, use_bundle
 from parallax.errors import ConfigError
 from parallax.machine import available_cores
@@ -16,11 +17,7 @@ from parallax.session._options import OPTION_RULES, PlanningOptions
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import onnxruntime
-
     from parallax.backends.ort import MappedWeights
-else:
-    onnxruntime = _lazy.module("onnxruntime")
 
 T = TypeVar("T")
 

@@ -11,17 +11,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from parallax import _lazy
+import onnxruntime
+
 from parallax._record import dataclass
 from parallax.errors import ConfigError, MissingExtraError
 from parallax.schedule import CPU_BACKEND
 
 if TYPE_CHECKING:
-    import onnxruntime
-
     from parallax.backends import Backend
-else:
-    onnxruntime = _lazy.module("onnxruntime")
 
 CPU_PROVIDER: Final = "CPUExecutionProvider"
 

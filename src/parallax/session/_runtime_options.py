@@ -8,18 +8,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from parallax import _lazy
+import onnxruntime
+
 from parallax.backends.ort import shared_threads, use_shared_pool
 from parallax.session._providers import why_not_on_cpu
 from parallax.session._whole import read_entry
 
 if TYPE_CHECKING:
-    import onnxruntime
-
     from parallax.backends.ort import RuntimeOptions
     from parallax.schedule import Plan
-else:
-    onnxruntime = _lazy.module("onnxruntime")
 
 
 def runtime_options(session_options: Any) -> RuntimeOptions:

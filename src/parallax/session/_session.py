@@ -7,9 +7,6 @@ so that weights are not held twice.
 
 from __future__ import annotations
 
-from parallax.session import _ahead  # noqa: F401  # before all else: see there
-
-# isort: split
 import threading
 import time
 from collections.abc import Mapping, Sequence

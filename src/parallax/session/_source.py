@@ -11,20 +11,17 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from parallax import _lazy
+import onnxruntime
+
 from parallax._record import dataclass
 from parallax.backends import ort
 from parallax.bundle import looks_like_bundle
 from parallax.errors import BundleError, ConfigError, ModelFileError
 
 if TYPE_CHECKING:
-    import onnxruntime
-
     from parallax.bundle import Bundle
     from parallax.model import Glimpse, HeldFiles, Model
     from parallax.session._options import PlanningOptions
-else:
-    onnxruntime = _lazy.module("onnxruntime")
 
 T = TypeVar("T")
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
         run_failure,
     )
     from parallax.backends.ort._kernel_lists import TYPE_NAMES
-    from parallax.backends.ort._library import load_library_ahead
     from parallax.backends.ort._mapped_weights import MappedWeights
     from parallax.backends.ort._plugins import PLUGINS, WEBGPU, Plugin, load_plugin, plugin_devices
     from parallax.backends.ort._sessions import (
@@ -47,7 +46,6 @@ else:
                 "is_termination load_failure open_failure run_failure"
             ),
             "_kernel_lists": "TYPE_NAMES",
-            "_library": "load_library_ahead",
             "_mapped_weights": "MappedWeights",
             "_plugins": "PLUGINS WEBGPU Plugin load_plugin plugin_devices",
             "_sessions": (
@@ -87,7 +85,6 @@ __all__ = [
     "is_on_host",
     "is_termination",
     "load_failure",
-    "load_library_ahead",
     "load_plugin",
     "load_session",
     "make_mapped_session",

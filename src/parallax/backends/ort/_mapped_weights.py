@@ -8,15 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from parallax import _lazy
+import onnxruntime
 
 if TYPE_CHECKING:
-    import onnxruntime
-
     from parallax.model import StoredWeight
-else:
-    onnxruntime = _lazy.module("onnxruntime")
 
 
 class MappedWeights:
