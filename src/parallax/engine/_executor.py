@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.backends.ort import AllocatorUser, shrink_shared_allocator
-from parallax.engine._advice import WeightAdvisor
 from parallax.engine._arenas import ArenaPool, ArenaUsage, Context, Layout, Wiring
 from parallax.engine._boundary import BoundaryPlanner
 from parallax.engine._delegate import DelegatedSession, StandInSession, backend_of, transfers_of
@@ -34,6 +33,7 @@ from parallax.memory import MemoryOutline
 from parallax.schedule import CPU_BACKEND, DispatchTable, Plan
 
 if TYPE_CHECKING:
+    from parallax.engine._advice import WeightAdvisor
     from parallax.engine._run_events import Inside, RunEvents
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.backends.ort import is_termination
-from parallax.engine._advice import WeightAdvisor
 from parallax.engine._arenas import Layout, Step, Wiring, run_bound
 from parallax.engine._delegate import StandInSession, backend_of, transfers_of
 from parallax.engine._failures import segment_failure
@@ -23,6 +22,7 @@ from parallax.machine import move_to_first_of, unbind
 from parallax.schedule import Dispatcher, DispatchTable, Plan, Start
 
 if TYPE_CHECKING:
+    from parallax.engine._advice import WeightAdvisor
     from parallax.engine._run_events import EndedSegment, RunEvents
 
 # How long the calling thread spins for the end of its run before it parks.
