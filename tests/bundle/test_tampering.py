@@ -174,8 +174,8 @@ def digests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     computed: list[str] = []
     compute = file_digest
 
-    def noted(path: Path) -> str:
-        computed.append(path.name)
+    def noted(path: str) -> str:
+        computed.append(os.path.basename(path))
         return compute(path)
 
     monkeypatch.setattr(opening, "file_digest", noted)
