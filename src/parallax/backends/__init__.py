@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         find_backends,
         has_provider,
         is_backend_name,
+        known_backend_names,
         missing_extra,
         open_backend,
     )
@@ -43,7 +44,8 @@ else:
                 "MemoryDomain Place TensorArgument UnfitFeedsError"
             ),
             "_registry": (
-                "BackendFactory FoundBackend find_backends has_provider is_backend_name missing_extra open_backend"
+                "BackendFactory FoundBackend find_backends has_provider is_backend_name known_backend_names "
+                "missing_extra open_backend"
             ),
         },
         packages=("emulated", "openvino", "ort"),
@@ -71,6 +73,7 @@ __all__ = [
     "find_backends",
     "has_provider",
     "is_backend_name",
+    "known_backend_names",
     "measure_speed",
     "missing_extra",
     "open_backend",

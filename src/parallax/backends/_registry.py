@@ -134,6 +134,16 @@ def find_backends() -> tuple[FoundBackend, ...]:
     return tuple(found.values())
 
 
+def known_backend_names() -> tuple[str, ...]:
+    """Names that could be meant, usable here or not: families, emulated devices, providers of this build.
+
+    Loads nothing.
+    """
+    families = [name for name in _factories() if name != EMULATED]
+    providers = [name for name in onnxruntime.get_available_providers() if name not in _NOT_FOR_MODELS]
+    return (*families, *(f"{EMULATED}:{profile}" for profile in profile_names()), *providers)
+
+
 def forget_backends() -> None:
     """Look for entry points again: after a distribution was installed into a running process."""
     _factories.cache_clear()
@@ -156,11 +166,33 @@ def _open_provider(provider: str, options: Mapping[str, Any]) -> Backend:
     if provider in onnxruntime.get_all_providers():
         raise ConfigError(
             f"this build of onnxruntime has no {provider}; it has {', '.join(onnxruntime.get_available_providers())}",
-            fix="install the distribution of onnxruntime that has it, such as onnxruntime-gpu for CUDA and TensorRT",
+            fix=_how_to_install(provider),
         )
     raise ConfigError(
         f"ONNX Runtime knows no provider {provider!r}",
         fix="register its library first, with onnxruntime.register_execution_provider_library",
+    )
+
+
+_DISTRIBUTIONS: Final[Mapping[str, str]] = {
+    "CUDAExecutionProvider": "onnxruntime-gpu",
+    "TensorrtExecutionProvider": "onnxruntime-gpu",
+    "DmlExecutionProvider": "onnxruntime-directml",
+    "QNNExecutionProvider": "onnxruntime-qnn",
+    "CANNExecutionProvider": "onnxruntime-cann",
+    "MIGraphXExecutionProvider": "onnxruntime-migraphx",
+    "ROCMExecutionProvider": "onnxruntime-rocm",
+}
+"""Provider -> the distribution on PyPI that is built with it."""
+
+
+def _how_to_install(provider: str) -> str:
+    distribution = _DISTRIBUTIONS.get(provider)
+    if distribution is None:
+        return "install a build of onnxruntime that has it"
+    return (
+        f"install the build of onnxruntime that has it, in place of this one: pip uninstall onnxruntime; pip install "
+        f"{distribution}"
     )
 
 
