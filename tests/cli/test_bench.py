@@ -14,7 +14,7 @@ import pytest
 from parallax import zoo
 from parallax.cli import Rival, Timing, _timing, compare_outputs, ratio, runtime_rivals, thread_counts, time_interleaved
 from parallax.cli._bench import Measured, measure_rounds
-from parallax.cli._bench_report import percentile_ms
+from parallax.cli._bench_report import End, percentile_ms
 from parallax.cli._quiet import Deadline
 from parallax.cli._timing import Round, Turn
 from parallax.machine import CoreMeter, LoadMeter
@@ -55,7 +55,7 @@ def test_the_first_line_is_the_verdict_and_a_whole_model_is_said_to_be_onnx_runt
     assert first.startswith("The model runs whole, so that this is ONNX Runtime, on 1 thread: ")
     assert "the best of ONNX Runtime (1 thread)" in first
     assert "rounds in" in second
-    assert "plan: whole model: " in result.stdout
+    assert "plan: whole model, 1 thread: " in result.stdout
     assert "outputs: equal to ONNX Runtime's, bit for bit" in result.stdout
 
 
@@ -154,21 +154,24 @@ class Rounds:
 def test_disturbed_rounds_are_measured_again() -> None:
     rounds = Rounds("x.x.......")
     measured = rounds.ended(wanted=8)
-    assert (len(measured.rounds), measured.disturbed, measured.others_cores) == (8, 2, 0.0)
-    assert not measured.is_interrupted
+    assert (len(measured.rounds), measured.disturbed, measured.is_spoiled) == (8, 2, False)
+    assert measured.ended_by is End.ROUNDS
 
 
 def test_a_machine_that_stays_busy_is_said_to_be_and_not_waited_for() -> None:
     rounds = Rounds("x")
     measured = rounds.ended(wanted=8)
-    assert (len(measured.rounds), measured.disturbed, measured.others_cores) == (16, 16, 2.0)
+    assert (len(measured.rounds), measured.disturbed, measured.is_spoiled) == (16, 16, True)
+    assert measured.others_cores == 2.0
+    assert measured.ended_by is End.BUSY
     # Cores that others use do not come back by waiting in every turn.
     assert rounds.waits[0] > max(rounds.waits[1:])
 
 
 def test_the_time_ends_it_before_a_round_that_would_not_end_in_time() -> None:
     rounds = Rounds(".")
-    assert len(rounds.ended(wanted=100, seconds=5.5).rounds) == 5
+    measured = rounds.ended(wanted=100, seconds=5.5)
+    assert (len(measured.rounds), measured.ended_by) == (5, End.TIME)
     assert len(Rounds(".").ended(wanted=100, seconds=0.5).rounds) == 1
     assert len(Rounds(".").ended(wanted=100, seconds=0.0).rounds) == 0
 
@@ -176,13 +179,13 @@ def test_the_time_ends_it_before_a_round_that_would_not_end_in_time() -> None:
 def test_ctrl_c_leaves_what_was_measured_until_then() -> None:
     measured = Rounds("...^").ended(wanted=100)
     assert len(measured.rounds) == 3
-    assert measured.is_interrupted
+    assert measured.ended_by is End.INTERRUPT
 
 
 def test_few_undisturbed_rounds_are_not_picked_out_of_many_disturbed_ones() -> None:
     measured = Rounds("xx.xx.").ended(wanted=6)
     assert len(measured.rounds) == measured.disturbed + 4 == 12
-    assert measured.others_cores == 2.0
+    assert measured.is_spoiled
 
 
 def test_percentiles_are_given_where_there_are_runs_beyond_them() -> None:

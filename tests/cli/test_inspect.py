@@ -105,7 +105,7 @@ def test_the_first_line_says_whether_it_is_worth_it_and_what_to_type_next(tmp_pa
     lines = invoke("inspect", path, "--shape", "x=16,8", "--threads", 2).stdout.splitlines()
     assert lines[0].startswith("worth it: ")
     assert f"Next: parallax tune {path} --shape=x=16,8" in lines[0] or "Next: parallax compile" in lines[0]
-    assert lines[1].startswith("here: whole model, on 2 cores")
+    assert lines[1].startswith("here: whole model, 2 threads (2 cores here)")
     assert "parallax devices" in lines[1]
     assert lines[2].startswith("right: ")
     assert f"parallax bench {path}" in lines[2]
@@ -135,7 +135,7 @@ def test_a_model_that_gains_by_itself_is_worth_it(tmp_path: Path) -> None:
     assert report["answers"]["here"]["text"].startswith("split into ")
     alone = inspect(wide_branches(tmp_path / "m.onnx"), "--threads", 1)["answers"]
     assert alone["worth_it"]["answer"] == "no"
-    assert alone["here"]["text"].startswith("whole model, on 1 core;")
+    assert alone["here"]["text"].startswith("whole model, 1 thread (1 core here)")
 
 
 def test_with_a_device_the_answer_is_about_that_device(tmp_path: Path) -> None:

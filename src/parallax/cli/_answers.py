@@ -125,7 +125,7 @@ def _here(
     weight_bytes: int,
 ) -> dict[str, Any]:
     form = "it does not run" if plan is None else form_of(plan)
-    parts = [f"{form}, on {_cores(prediction['cores'])}"]
+    parts = [f"{form} ({_cores(prediction['cores'])} here)"]
     if prediction["uncut_ms"] and plan is not None:
         chosen_ns = plan.provenance.chosen_ns
         if plan.provenance.source == "measured" and chosen_ns:

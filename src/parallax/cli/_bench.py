@@ -14,7 +14,7 @@ import typer
 
 from parallax.backends.ort import FOREIGN_EXCEPTIONS
 from parallax.bundle import read_bundle
-from parallax.cli._bench_report import OURS, TOLERANCE, Bench, describe_bench, render_bench
+from parallax.cli._bench_report import OURS, TOLERANCE, Bench, End, describe_bench, render_bench
 from parallax.cli._callers import CallerRounds
 from parallax.cli._console import ProgressCallback, Screen
 from parallax.cli._exits import INTERRUPTED_EXIT, say
@@ -133,7 +133,7 @@ def bench_model(
         timer, wanted = _make_rounds(calls, how, cores=cores, slowest_s=slowest_s, deadline=deadline)
         measured = measure_rounds(timer, wanted=wanted, deadline=deadline, progress=progress)
     if not measured.rounds:
-        if measured.is_interrupted:
+        if measured.ended_by is End.INTERRUPT:
             raise KeyboardInterrupt
         raise ConfigError(
             f"--max-time {deadline.seconds:g} is too short: no round, in which each runs once, could be measured in it",
@@ -145,7 +145,8 @@ def bench_model(
         rounds=measured.rounds,
         others_cores=measured.others_cores,
         disturbed=measured.disturbed,
-        is_interrupted=measured.is_interrupted,
+        is_spoiled=measured.is_spoiled,
+        ended_by=measured.ended_by,
         wanted=wanted,
         elapsed_s=deadline.elapsed_s,
         max_time_s=deadline.seconds,
@@ -160,13 +161,13 @@ def bench_model(
         callers=how.callers,
         is_load=how.is_load,
         batch=how.batch or 1,
-        is_tuned=tunes and session.plan.provenance.source == "measured",
+        is_tuned=session.plan.provenance.source == "measured" and not session.plan.provenance.disturbed,
     )
     report = describe_bench(bench)
     if save is not None:
         save.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     screen.show(report, lambda console: render_bench(report, console))
-    _end(bench.differences, is_interrupted=measured.is_interrupted)
+    _end(bench.differences, is_interrupted=measured.ended_by is End.INTERRUPT)
 
 
 def _end(differences: Mapping[str, Difference], *, is_interrupted: bool) -> None:
@@ -326,19 +327,22 @@ class Measured:
     """That count: the undisturbed ones where these are enough for an interval, else all."""
     disturbed: int
     """Rounds during which other programs used the cores."""
+    is_spoiled: bool
+    """Whether disturbed rounds had to be counted."""
     others_cores: float
-    """Of the cores, those that others used in the rounds that count, if some of these are disturbed."""
-    is_interrupted: bool
+    """Of the cores, the most that other programs used in the rounds that count."""
+    ended_by: End
 
 
 def measure_rounds(rounds: Rounds, *, wanted: int, deadline: Deadline, progress: ProgressCallback) -> Measured:
-    """Measure until there are ``wanted`` undisturbed rounds, or twice as many in all, or another would not end in time."""
+    """Measure until there are ``wanted`` undisturbed rounds, twice as many in all, or no time for another."""
     everything: list[Round] = []
     last_s = 0.0
-    is_interrupted = False
+    ended_by = End.ROUNDS
     try:
         while sum(not measured.is_disturbed for measured in everything) < wanted and len(everything) < 2 * wanted:
             if deadline.remaining_s <= last_s:
+                ended_by = End.TIME
                 break
             # Cores that a host has taken come back when they are waited for; those that others use do not.
             is_busy = bool(everything) and everything[-1].is_disturbed
@@ -351,15 +355,21 @@ def measure_rounds(rounds: Rounds, *, wanted: int, deadline: Deadline, progress:
             else:
                 progress("rounds (the machine is busy)", kept, wanted)
     except KeyboardInterrupt:
-        is_interrupted = True
-    return counted(everything, is_interrupted=is_interrupted)
+        ended_by = End.INTERRUPT
+    if ended_by is End.ROUNDS and sum(not measured.is_disturbed for measured in everything) < wanted:
+        ended_by = End.BUSY
+    return counted(everything, ended_by)
 
 
-def counted(everything: Sequence[Round], *, is_interrupted: bool = False) -> Measured:
+def counted(everything: Sequence[Round], ended_by: End) -> Measured:
     """Of all rounds, those that count."""
     clean = [measured for measured in everything if not measured.is_disturbed]
     disturbed = len(everything) - len(clean)
     kept = clean if len(clean) >= LEAST_SAMPLES or not disturbed else list(everything)
-    is_spoiled = len(kept) > len(clean)
-    others = max((measured.others_cores for measured in kept), default=0.0) if is_spoiled else 0.0
-    return Measured(rounds=kept, disturbed=disturbed, others_cores=others, is_interrupted=is_interrupted)
+    return Measured(
+        rounds=kept,
+        disturbed=disturbed,
+        is_spoiled=len(kept) > len(clean),
+        others_cores=max((measured.others_cores for measured in kept), default=0.0),
+        ended_by=ended_by,
+    )

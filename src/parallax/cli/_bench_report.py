@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from parallax.cli._rivals import Difference
 from parallax.cli._timing import Round, quartiles
 from parallax.cli._units import milliseconds, significant
 from parallax.cli._verdict import Verdict, judge, speed
+from parallax.machine import DISTURBED_SHARE
 from parallax.profile import machine_fingerprint
 from parallax.session import InferenceSession
 
@@ -30,6 +32,18 @@ _LEAST_BEYOND = 1
 """A percentile is given where at least so many runs lie beyond it."""
 
 
+class End(Enum):
+    """What ended the rounds."""
+
+    ROUNDS = "rounds"
+    """As many as were wanted."""
+    TIME = "time"
+    BUSY = "busy"
+    """As many again were disturbed."""
+    INTERRUPT = "interrupt"
+    """Ctrl-C."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
     """What was measured, and how."""
@@ -39,10 +53,12 @@ class Bench:
     rounds: Sequence[Round]
     """That count; at least one."""
     others_cores: float
-    """That other programs used meanwhile; 0 where they left us in peace."""
+    """The most that other programs used meanwhile."""
     disturbed: int
     """Rounds that others disturbed, whether they count or not."""
-    is_interrupted: bool
+    is_spoiled: bool
+    """Whether some of these count."""
+    ended_by: End
     wanted: int
     """Rounds that were to be measured."""
     elapsed_s: float
@@ -71,9 +87,11 @@ class Bench:
     @property
     def obstacle(self) -> str:
         """What stands against any conclusion; "" if nothing does."""
-        if not self.others_cores:
+        if not self.is_spoiled:
             return ""
-        return f"other programs used up to {self.others_cores:.1f} of {self.cores} cores meanwhile"
+        if self.others_cores > DISTURBED_SHARE * self.cores:
+            return f"other programs used up to {self.others_cores:.1f} of {self.cores} cores meanwhile"
+        return "the host of this machine took cores away meanwhile"
 
 
 def describe_bench(bench: Bench) -> dict[str, Any]:
@@ -93,10 +111,11 @@ def describe_bench(bench: Bench) -> dict[str, Any]:
         "measures": "throughput" if bench.is_load else "latency",
         "runs": len(bench.rounds),
         "wanted_rounds": bench.wanted,
-        "discarded_rounds": 0 if bench.others_cores else bench.disturbed,
+        "discarded_rounds": 0 if bench.is_spoiled else bench.disturbed,
         "disturbed_rounds": bench.disturbed,
         "others_cores": bench.others_cores,
-        "interrupted": bench.is_interrupted,
+        "interrupted": bench.ended_by is End.INTERRUPT,
+        "ended_by": bench.ended_by.value,
         "elapsed_s": bench.elapsed_s,
         "max_time_s": bench.max_time_s,
         "tuned": bench.is_tuned,
@@ -210,12 +229,24 @@ def render_bench(report: Mapping[str, Any], console: Console) -> None:
             "" if against is None else speed(against["median"]),
         )
     print_table(console, table, optional=("quartiles", "p99 ms", "p90 ms", "p50 ms" if load else per_second, "outputs"))
-    if all(row.get("outputs", {"identical": True})["identical"] for row in report["timings"]):
-        if len(report["timings"]) > 1:
-            print_line(console, "outputs: equal to ONNX Runtime's, bit for bit")
-    else:
-        print_line(console, "outputs: within 1e-4 of ONNX Runtime's magnitude, unless a row says otherwise")
+    _render_outputs([row["outputs"] for row in report["timings"] if "outputs" in row], console)
     _render_notes(report, console)
+
+
+def _render_outputs(outputs: Sequence[Mapping[str, Any]], console: Console) -> None:
+    if not outputs:
+        return
+    if all(row["identical"] for row in outputs):
+        print_line(console, "outputs: equal to ONNX Runtime's, bit for bit")
+    elif any(row["detail"] for row in outputs):
+        print_line(console, f"outputs: NOT those of ONNX Runtime in some row ({next(filter(None, map(_detail, outputs)))})")
+    else:
+        worst = max(row["relative_difference"] for row in outputs)
+        print_line(console, f"outputs: within {worst:.1e} of their magnitude of ONNX Runtime's")
+
+
+def _detail(outputs: Mapping[str, Any]) -> str:
+    return str(outputs["detail"])
 
 
 def _how_it_was_measured(report: Mapping[str, Any]) -> str:
@@ -232,7 +263,7 @@ def _how_it_was_measured(report: Mapping[str, Any]) -> str:
 def _render_notes(report: Mapping[str, Any], console: Console) -> None:
     if report["interrupted"]:
         print_line(console, f"interrupted: {report['runs']} of {report['wanted_rounds']} rounds were measured")
-    elif report["runs"] < report["wanted_rounds"]:
+    elif report["ended_by"] == "time":
         print_line(
             console,
             f"--max-time {report['max_time_s']:g} ended it after {report['runs']} of {report['wanted_rounds']} rounds; "
@@ -247,7 +278,7 @@ def _render_notes(report: Mapping[str, Any], console: Console) -> None:
         print_line(console, f"{label} does not run this model: {reason}")
     for label, reason in report["left_out"].items():
         print_line(console, f"{label} was not timed: {reason}")
-    print_line(console, f"plan: {report["plan"]["summary"]}")
+    print_line(console, f"plan: {report['plan']['summary']}")
     print_line(console, f"memory: {summarise_memory(report['memory'])}")
 
 

@@ -61,17 +61,18 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
 
 
 def summarise_plan(plan: Plan) -> str:
-    """One line: ``whole model: reason``, ``split into 12 segments on 2 lanes (3 on webgpu): reason``."""
+    """One line: ``whole model, 2 threads: reason``, ``split into 12 segments on 2 lanes (3 on webgpu): reason``."""
     return f"{form_of(plan)}: {plan.provenance.reason}"
 
 
 def form_of(plan: Plan) -> str:
-    """``whole model``, ``whole model on openvino``, ``split into 12 segments on 2 lanes (3 on webgpu)``."""
+    """``whole model, 2 threads``, ``whole model, openvino``, ``split into 12 segments on 2 lanes (3 on webgpu)``."""
     if plan.is_uncut:
-        return "whole model"
+        width = plan.segments[0].width if plan.segments else plan.cores
+        return f"whole model, {width} thread{'s' if width > 1 else ''}"
     on = Counter(segment.backend for segment in plan.segments if segment.backend != CPU_BACKEND)
     if len(plan.segments) == 1:
-        return f"whole model on {plan.segments[0].backend}" if on else "whole model, with bodies of its own"
+        return f"whole model, {plan.segments[0].backend}" if on else "whole model, with bodies split"
     form = f"split into {len(plan.segments)} segments on {plan.lanes} lanes"
     return f"{form} ({', '.join(f'{number} on {backend}' for backend, number in on.items())})" if on else form
 
