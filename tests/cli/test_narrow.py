@@ -77,11 +77,11 @@ def test_columns_go_in_the_order_that_is_given_and_numbers_stay_whole() -> None:
     table = make_table("name", "one", "two", "three")
     for row in range(3):
         table.add_row(f"row {row} with a long name that may wrap", *("123456789",) * 3)
-    for width, kept in ((80, ["one", "two", "three"]), (56, ["one", "three"]), (30, ["three"])):
+    for width, kept in ((80, ["one", "two", "three"]), (60, ["one", "three"]), (30, ["three"])):
         console = Console(file=io.StringIO(), width=width, force_terminal=False)
         print_table(console, table, optional=("two", "one"))
         text = console.file.getvalue()  # type: ignore[attr-defined]
         head = text.splitlines()[0].split()
         assert [name for name in head if name != "name"] == kept
         assert text.count("123456789") == 3 * len(kept)
-        assert max(map(len, map(str.rstrip, text.splitlines()))) <= width or "no room for" in text
+        assert all(len(line.rstrip()) <= width for line in text.splitlines() if not line.startswith("(no room for"))
