@@ -55,7 +55,9 @@ def test_the_version_is_the_packages() -> None:
     assert invoke("--version").stdout == f"parallax {parallax.__version__}\n"
 
 
-@pytest.mark.parametrize("command", [["inspect"], ["run"], ["bench"], ["tune"], ["compile"], ["zoo", "list"], ["zoo", "export"]])
+@pytest.mark.parametrize(
+    "command", [["inspect"], ["run"], ["bench"], ["tune"], ["compile"], ["zoo", "list"], ["zoo", "export"]]
+)
 def test_every_command_explains_itself_with_an_example(command: list[str]) -> None:
     result = invoke(*command, "--help")
     assert result.exit_code == 0

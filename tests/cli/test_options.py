@@ -18,7 +18,10 @@ import parallax
 from parallax.cli import app
 from tests.cli._models import affine, choosing, invoke
 
-FLAGS = {"--json", "--tune", "--portable", "--force", "--version", "--help", "--install-completion", "--show-completion"}
+FLAGS = {
+    *("--json", "--tune", "--no-tune", "--portable", "--force", "--version", "--help"),
+    *("--install-completion", "--show-completion"),
+}
 
 WRONG: dict[str, tuple[str, ...]] = {
     "--batch": ("many", "0", "-1", "1.5"),

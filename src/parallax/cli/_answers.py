@@ -1,4 +1,4 @@
-"""The first lines of ``parallax inspect``: is it worth it, what would it do here, is it right; and what to type next."""
+"""The first lines of ``parallax inspect``: is it worth it, what would it do here, is it right; what to type next."""
 
 from __future__ import annotations
 
@@ -143,8 +143,8 @@ def _right(arguments: str, plan: Plan | None) -> dict[str, Any]:
         text = "whole, the model is run by ONNX Runtime's own session, so that its answers are the same bits"
     else:
         text = (
-            "ONNX Runtime's kernels compute, so that answers are the same bits, or within 1e-4 of their magnitude where "
-            "a split lets it choose others"
+            "ONNX Runtime's kernels compute: answers are the same bits, or within 1e-4 of their magnitude where a split "
+            "lets it choose others"
         )
     return {"text": text, "next": f"bench {arguments} (compares every output)"}
 

@@ -239,14 +239,11 @@ def _render_outputs(outputs: Sequence[Mapping[str, Any]], console: Console) -> N
     if all(row["identical"] for row in outputs):
         print_line(console, "outputs: equal to ONNX Runtime's, bit for bit")
     elif any(row["detail"] for row in outputs):
-        print_line(console, f"outputs: NOT those of ONNX Runtime in some row ({next(filter(None, map(_detail, outputs)))})")
+        detail = next(row["detail"] for row in outputs if row["detail"])
+        print_line(console, f"outputs: NOT those of ONNX Runtime in some row ({detail})")
     else:
         worst = max(row["relative_difference"] for row in outputs)
         print_line(console, f"outputs: within {worst:.1e} of their magnitude of ONNX Runtime's")
-
-
-def _detail(outputs: Mapping[str, Any]) -> str:
-    return str(outputs["detail"])
 
 
 def _how_it_was_measured(report: Mapping[str, Any]) -> str:

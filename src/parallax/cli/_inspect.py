@@ -1,4 +1,4 @@
-"""``parallax inspect``: is it worth it, what a model is made of, where it could be split, and what of it for a device."""
+"""``parallax inspect``: is it worth it, what a model is made of, where it could be split; the same for a device."""
 
 from __future__ import annotations
 

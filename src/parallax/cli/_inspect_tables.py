@@ -109,7 +109,7 @@ def _render_structure(structure: Mapping[str, Any], console: Console) -> None:
     print_table(console, table, optional=(*reversed(kinds), "layers"))
     print_line(
         console,
-        f"A fusion group is what no split may separate; {structure['tensors_that_may_be_cut']} tensors lie between them.",
+        f"A fusion group is what no split separates; {structure['tensors_that_may_be_cut']} tensors lie between them.",
     )
 
 

@@ -80,5 +80,5 @@ def check_fallback(texts: Sequence[str], session: Any) -> None:
         if name.endswith(_PROVIDER) and name not in got:
             raise BackendError(
                 f"{name} is part of this ONNX Runtime, but could not be used: the model would run on the CPU",
-                fix="a driver or a library that it needs is missing; `parallax devices` says what there is, or leave it out",
+                fix="a driver or a library that it needs is missing; `parallax devices` has more; or leave it out",
             )

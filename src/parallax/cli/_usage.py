@@ -15,7 +15,7 @@ from parallax.cli._exits import INTERRUPTED_EXIT, say
 
 _USAGE_ERROR: Final[type[Exception]] = typer.BadParameter.__mro__[1]
 _ANY_ERROR: Final[type[Exception]] = _USAGE_ERROR.__mro__[1]
-"""Click's ``UsageError`` and ``ClickException``: typer has a copy of click of its own since 0.26, and exports neither."""
+"""Click's ``UsageError`` and ``ClickException``: newer typers have a copy of click of their own, and export neither."""
 
 
 class OneLineErrors(TyperGroup):

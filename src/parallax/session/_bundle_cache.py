@@ -37,7 +37,13 @@ from parallax.errors import BundleError, ConfigError, ParallaxError
 from parallax.machine import available_cores
 from parallax.model import Model, load_model
 from parallax.planner import binding_limit
-from parallax.profile import default_cache_folder, machine_fingerprint, make_private_folder, why_any_distrusted, why_distrusted
+from parallax.profile import (
+    default_cache_folder,
+    machine_fingerprint,
+    make_private_folder,
+    why_any_distrusted,
+    why_distrusted,
+)
 from parallax.session._compile import compile_loaded, recorded_options, replayed_options
 from parallax.session._options import PlanningOptions
 
