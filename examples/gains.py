@@ -22,10 +22,11 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 import parallax
 from parallax import zoo
@@ -148,7 +149,7 @@ def compared(theirs: float, ours: float) -> str:
     return f"{ours / theirs:.2f}x slower: on a busy machine, or one unlike those that were tried, try again"
 
 
-def same(found: Sequence[np.ndarray], want: Sequence[np.ndarray]) -> bool:
+def same(found: Sequence[NDArray[Any]], want: Sequence[NDArray[Any]]) -> bool:
     """Whether outputs agree, but for the last digits, which depend on the kernels."""
     return all(
         one.shape == other.shape and float(np.abs(one - other).max()) <= TOLERANCE * float(np.abs(other).max())

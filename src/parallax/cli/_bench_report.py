@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from parallax.cli._console import make_table, print_line, print_table
@@ -169,7 +170,7 @@ def _describe_row(bench: Bench, label: str) -> dict[str, Any]:
     return row
 
 
-def percentile_ms(runs_ns: np.ndarray, percent: int) -> float | None:
+def percentile_ms(runs_ns: NDArray[Any], percent: int) -> float | None:
     """A percentile of durations; None where there are too few of them to have one."""
     if percent > 50 and len(runs_ns) * (100 - percent) < 100 * _LEAST_BEYOND:
         return None
