@@ -57,9 +57,7 @@ def test_rounds_give_each_a_turn_in_rotating_order() -> None:
         if not order or order[-1] != name:
             order.append(name)
 
-    rounds = CallerRounds(
-        {name: (lambda name=name: call(name)) for name in "ab"}, callers=1, turn_s=0.01, cores=None
-    )
+    rounds = CallerRounds({name: (lambda name=name: call(name)) for name in "ab"}, callers=1, turn_s=0.01, cores=None)
     order.clear()
     for _ in range(2):
         measured = rounds.measure()

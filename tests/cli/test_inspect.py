@@ -145,9 +145,10 @@ def test_with_a_device_the_answer_is_about_that_device(tmp_path: Path) -> None:
     assert worth["times_faster"] == placements[0]["ms"] / placements[-1]["ms"]
     assert "emulated" in worth["text"]
     assert worth["next"] == "bench zoo:yolov8n --provider emulated:pixel-6-gpu"
-    assert inspect(branching(tmp_path / "m.onnx"), "--provider", "emulated:pixel-6-gpu")["answers"]["worth_it"][
-        "answer"
-    ] == "no"
+    assert (
+        inspect(branching(tmp_path / "m.onnx"), "--provider", "emulated:pixel-6-gpu")["answers"]["worth_it"]["answer"]
+        == "no"
+    )
 
 
 def test_a_model_that_the_runtime_refuses_is_worth_nothing_that_is_known(tmp_path: Path) -> None:

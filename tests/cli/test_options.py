@@ -227,9 +227,7 @@ def test_options_that_say_two_things_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "m.plx").exists()
 
 
-def test_variables_of_the_environment_are_checked_like_options(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_variables_of_the_environment_are_checked_like_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = choosing(tmp_path / "m.onnx")
     monkeypatch.setenv("PARALLAX_THREADS", "many")
     result = invoke("run", model)

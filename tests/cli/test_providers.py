@@ -21,9 +21,7 @@ lacks_cuda = pytest.mark.skipif(
 
 @lacks_cuda
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda words: words[0])
-def test_a_provider_that_is_not_there_is_refused_with_what_to_install(
-    command: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_a_provider_that_is_not_there_is_refused_with_what_to_install(command: tuple[str, ...], tmp_path: Path) -> None:
     name, *options = command
     result = invoke(name, affine(tmp_path / "m.onnx"), *options, "--provider", "CUDAExecutionProvider")
     assert result.exit_code == 2
@@ -47,7 +45,7 @@ def test_a_misspelt_name_gets_the_one_that_was_meant(given: str, meant: str) -> 
 
 
 def test_a_name_of_nothing_gets_the_list() -> None:
-    with pytest.raises(ConfigError, match="parallax devices.*emulated:pixel-6-gpu"):
+    with pytest.raises(ConfigError, match=r"parallax devices.*emulated:pixel-6-gpu"):
         parse_provider("toaster")
 
 

@@ -65,7 +65,7 @@ def test_what_is_not_run_says_why() -> None:
         assert block.reason is None or len(block.reason.split()) >= 3, f"README.md, line {block.line}"
 
 
-RUNNER = '''
+RUNNER = """
 import json, subprocess, sys
 blocks = json.load(open(sys.argv[1]))
 space = {"__name__": "__main__"}
@@ -76,7 +76,7 @@ for line, language, code in blocks:
     else:
         subprocess.run(["bash", "-euo", "pipefail", "-c", code], check=True)
 print("--- the end", flush=True)
-'''
+"""
 
 
 def run_blocks(folder: Path, python: Path) -> str:

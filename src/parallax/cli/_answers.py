@@ -143,8 +143,8 @@ def _right(arguments: str, plan: Plan | None) -> dict[str, Any]:
         text = "whole, the model is run by ONNX Runtime's own session, so that its answers are the same bits"
     else:
         text = (
-            "ONNX Runtime's kernels compute: answers are the same bits, or within 1e-4 of their magnitude where a split "
-            "lets it choose others"
+            "ONNX Runtime's kernels compute: answers are the same bits, or within 1e-4 of their magnitude where a "
+            "split lets it choose others"
         )
     return {"text": text, "next": f"bench {arguments} (compares every output)"}
 

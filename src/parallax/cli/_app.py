@@ -144,7 +144,7 @@ def run_command(
     model: RunnableArgument,
     inputs: InputOption = None,
     shape: ShapeOption = None,
-    runs: Annotated[int, typer.Option("--runs", "-n", min=1, help="Timed runs, after one untimed.")] = 1,
+    runs: Annotated[int, typer.Option("--runs", "-n", metavar="N", min=1, help="Timed runs, after one untimed.")] = 1,
     threads: ThreadsOption = None,
     tune: Annotated[bool, typer.Option("--tune", help="Search and measure for the best plan first.")] = False,
     seed: SeedOption = 0,
@@ -191,11 +191,14 @@ def bench_command(
     inputs: InputOption = None,
     shape: ShapeOption = None,
     batch: Annotated[
-        int | None, typer.Option("--batch", "-b", min=1, help="Size of the batch, where the model leaves it open.")
+        int | None,
+        typer.Option("--batch", "-b", metavar="N", min=1, help="Size of the batch, where the model leaves it open."),
     ] = None,
     runs: Annotated[
         int | None,
-        typer.Option("--runs", "-n", min=1, help="Rounds at most, each of which times everybody once. Default: 30."),
+        typer.Option(
+            "--runs", "-n", metavar="N", min=1, help="Rounds at most, each of which times everybody once. Default: 30."
+        ),
     ] = None,
     max_time: Annotated[
         float | None,
@@ -208,7 +211,10 @@ def bench_command(
         ),
     ] = None,
     callers: Annotated[
-        int, typer.Option("--callers", "-c", min=1, max=1024, help="Threads that call at once, without a pause.")
+        int,
+        typer.Option(
+            "--callers", "-c", metavar="N", min=1, max=1024, help="Threads that call at once, without a pause."
+        ),
     ] = 1,
     duration: Annotated[
         float | None,
@@ -253,9 +259,7 @@ def bench_command(
         inputs=inputs or (),
         shapes=shape or (),
         options=parallax.Options(threads=threads, memory_budget=memory_budget, cache_dir=cache_dir),
-        how=BenchPlan(
-            rounds=runs, max_time_s=max_time, callers=callers, duration_s=duration, batch=batch, tunes=tune
-        ),
+        how=BenchPlan(rounds=runs, max_time_s=max_time, callers=callers, duration_s=duration, batch=batch, tunes=tune),
         seed=seed,
         save=save,
         providers=provider or (),

@@ -47,9 +47,7 @@ def finite(value: float | None) -> float | None:
 
 BundleArgument = Annotated[
     Path,
-    typer.Argument(
-        metavar="BUNDLE", help="A folder that `parallax compile -o` wrote.", autocompletion=complete_bundle
-    ),
+    typer.Argument(metavar="BUNDLE", help="A folder that `parallax compile -o` wrote.", autocompletion=complete_bundle),
 ]
 ModelArgument = Annotated[
     str,
@@ -108,6 +106,7 @@ ThreadsOption = Annotated[
     typer.Option(
         "--threads",
         "-t",
+        metavar="N",
         min=1,
         max=MOST_THREADS,
         envvar="PARALLAX_THREADS",
@@ -115,7 +114,7 @@ ThreadsOption = Annotated[
         help="Cores to use. Default: all that this process may use.",
     ),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of random inputs.")]
+SeedOption = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of random inputs.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of tables.")]
 CacheOption = Annotated[
     Path | None,

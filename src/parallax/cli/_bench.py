@@ -125,9 +125,7 @@ def bench_model(
         began = time.perf_counter()
         ours = dict(zip(names, subject.run(session), strict=True))
         ours_s = time.perf_counter() - began
-        opened = _open_rivals(
-            rivals, subject, deadline.within(OPEN_SHARE), progress, run_s=ours_s, screen=screen
-        )
+        opened = _open_rivals(rivals, subject, deadline.within(OPEN_SHARE), progress, run_s=ours_s, screen=screen)
         calls = _callers(session, opened, subject, ours_s=ours_s, deadline=deadline)
         slowest_s = max([ours_s, *(rival.run_s for rival in opened.running.values())])
         timer, wanted = _make_rounds(calls, how, cores=cores, slowest_s=slowest_s, deadline=deadline)

@@ -99,8 +99,10 @@ def describe_bench(bench: Bench) -> dict[str, Any]:
     """The document: everything that the tables show, and more."""
     rows = [_describe_row(bench, label) for label in bench.labels]
     rivals = [row for row in rows if row["label"] != OURS]
-    best = max(rivals, key=lambda row: row["runs_per_s"], default=None) if bench.is_load else min(
-        rivals, key=lambda row: row["median_ms"], default=None
+    best = (
+        max(rivals, key=lambda row: row["runs_per_s"], default=None)
+        if bench.is_load
+        else min(rivals, key=lambda row: row["median_ms"], default=None)
     )
     verdict = None if best is None else _verdict(bench, best["label"])
     return {

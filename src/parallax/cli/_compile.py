@@ -70,14 +70,10 @@ def compile_model(
     ):
         # Shapes that were asked for, or are to be measured with: others are made up, and would bind the plan.
         chosen = open_shapes(subject) if options.tune or shapes or inputs else None
-        asked = replace(
-            options, shapes=chosen, calibration=subject.feeds if options.tune else None, progress=progress
-        )
+        asked = replace(options, shapes=chosen, calibration=subject.feeds if options.tune else None, progress=progress)
 
         def compiled() -> Plan:
-            compile_bundle(
-                subject.source.path, output, options=asked, portable=portable, memory_limit=memory_limit
-            )
+            compile_bundle(subject.source.path, output, options=asked, portable=portable, memory_limit=memory_limit)
             return read_bundle(output, verify="never").plan
 
         plan = concluded(compiled, cores=options.threads, wait_s=wait_s, screen=screen, progress=progress)

@@ -334,5 +334,3 @@ def _predict(context: PlanningContext, rule_name: str) -> dict[str, Any]:
 def _finite(value: float) -> float | None:
     """``value``, or None for infinity, which JSON lacks (a branch without work makes a balance infinite)."""
     return value if value < float("inf") else None
-
-

@@ -23,9 +23,7 @@ class ModelSource:
     is_bundle: bool = False
 
 
-def find_model(
-    text: str, screen: Screen, *, bundles: bool = False, cache_dir: str | Path | None = None
-) -> ModelSource:
+def find_model(text: str, screen: Screen, *, bundles: bool = False, cache_dir: str | Path | None = None) -> ModelSource:
     """Resolve a MODEL argument; a zoo model is written to the cache folder on first use.
 
     Args:

@@ -264,4 +264,3 @@ def _describe_advice(advice: Advice, figures: str) -> dict[str, Any]:
         "saves_ms": advice.gain_ns / 1e6,
         "figures": f"tables, {figures}",
     }
-

@@ -69,6 +69,7 @@ def held_rows(node: Node, reason: str, verdict: Verdict | None = None) -> list[d
 def _verdict_row(verdict: Verdict) -> dict[str, str]:
     return {"verdict": verdict.label, "meaning": verdict.meaning}
 
+
 def body_row(node: Node, reason: str) -> dict[str, Any]:
     """The row of a node that stays with the one that holds it."""
     return {
@@ -139,7 +140,6 @@ def _compared(verdict: str, rows: Sequence[Mapping[str, Any]], figures: str) -> 
     piece = "" if len(pieces) == 1 else f"largest of {len(pieces)} pieces: "
     there, here = milliseconds(pieces[cpu_ms] * 1e6), milliseconds(cpu_ms * 1e6)
     return f"{meaning} ({piece}{there} ms there, {figures}; {here} ms here)"
-
 
 
 def _ms(ns: int | None) -> float | None:

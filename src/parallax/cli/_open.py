@@ -134,4 +134,3 @@ def check_writable(path: Path) -> None:
         raise ConfigError(f"cannot write {str(path)!r}: it is a folder", fix="name a file in it")
     if not path.parent.is_dir():
         raise ConfigError(f"cannot write {str(path)!r}: there is no folder {str(path.parent)!r}", fix="make it first")
-

@@ -88,7 +88,7 @@ def judge(ratios: Sequence[float], *, obstacle: str = "") -> Verdict:
     if not obstacle:
         if interval is None:
             why = f"{len(ratios)} of the {LEAST_SAMPLES} rounds that an interval needs were measured"
-        elif 1 - SAME_SHARE <= interval[0] and interval[1] <= 1 + SAME_SHARE:
+        elif interval[0] >= 1 - SAME_SHARE and interval[1] <= 1 + SAME_SHARE:
             outcome = Outcome.SAME
         elif interval[1] < 1:
             outcome = Outcome.FASTER

@@ -36,9 +36,7 @@ def export_model(name: str, *, output: Path | None, replaces: bool, cache_dir: P
                 f"cannot write {str(target)!r}: {error.strerror or error}", fix="name another place with --output"
             ) from error
     report = {"model": f"{ZOO_PREFIX}{name}", "path": str(target), "bytes": card.file_bytes}
-    screen.show(
-        report, lambda console: print_line(console, f"wrote {target}, {size(card.file_bytes)}: {card.title}")
-    )
+    screen.show(report, lambda console: print_line(console, f"wrote {target}, {size(card.file_bytes)}: {card.title}"))
 
 
 def _copy(source: Path, target: Path, progress: ProgressCallback) -> None:
