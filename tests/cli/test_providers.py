@@ -45,7 +45,7 @@ def test_a_misspelt_name_gets_the_one_that_was_meant(given: str, meant: str) -> 
 
 
 def test_a_name_of_nothing_gets_the_list() -> None:
-    with pytest.raises(ConfigError, match=r"parallax devices.*emulated:pixel-6-gpu"):
+    with pytest.raises(ConfigError, match=r"choose among .*emulated:pixel-6-gpu"):
         parse_provider("toaster")
 
 

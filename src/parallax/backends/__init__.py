@@ -28,7 +28,6 @@ if TYPE_CHECKING:
         find_backends,
         has_provider,
         is_backend_name,
-        known_backend_names,
         missing_extra,
         open_backend,
     )
@@ -44,8 +43,7 @@ else:
                 "MemoryDomain Place TensorArgument UnfitFeedsError"
             ),
             "_registry": (
-                "BackendFactory FoundBackend find_backends has_provider is_backend_name known_backend_names "
-                "missing_extra open_backend"
+                "BackendFactory FoundBackend find_backends has_provider is_backend_name missing_extra open_backend"
             ),
         },
         packages=("emulated", "openvino", "ort"),
@@ -73,7 +71,6 @@ __all__ = [
     "find_backends",
     "has_provider",
     "is_backend_name",
-    "known_backend_names",
     "measure_speed",
     "missing_extra",
     "open_backend",

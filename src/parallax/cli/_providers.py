@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
-import onnxruntime
-
-from parallax.backends import has_provider, is_backend_name, known_backend_names, missing_extra, open_backend
+from parallax.backends import has_provider, is_backend_name, missing_extra, open_backend
 from parallax.errors import BackendError, ConfigError
 
 _PROVIDER = "ExecutionProvider"
@@ -51,16 +48,7 @@ def check_provider(name: str) -> None:
         raise missing
     if is_backend_name(name) or has_provider(name):
         return
-    known = known_backend_names()
-    providers = onnxruntime.get_all_providers()
-    close = difflib.get_close_matches(name, {*known, *providers}, n=1)
-    if close and name not in providers:
-        raise ConfigError(f"there is no device {name!r}", fix=f"did you mean {close[0]}? `parallax devices` lists them")
-    if not name.endswith(_PROVIDER):
-        raise ConfigError(
-            f"there is no device {name!r}", fix=f"`parallax devices` lists them; here are {', '.join(known)}"
-        )
-    open_backend(name)  # which says what is missing, and what to install
+    open_backend(name)  # which says what is missing and what to install, or what may have been meant
 
 
 def check_fallback(texts: Sequence[str], session: Any) -> None:
