@@ -51,7 +51,7 @@ def render_offload(report: Mapping[str, Any], console: Console) -> None:
             size(row["transferred_bytes"]) if launched else "-",
             row["figures"],
         )
-    print_table(console, table, optional=("from", "moved", "transfers", "launches"))
+    print_table(console, table, optional=("moved", "transfers", "launches"))
     before, after = report["before"], report["after"]
     print_line(
         console,
