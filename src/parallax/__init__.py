@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         BundleError,
         BundleMismatchError,
         ConfigError,
+        DeadlineMissed,
         ExternalDataError,
         ExternalPathError,
         InputError,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         MissingExtraError,
         ModelError,
         ModelFileError,
+        Overloaded,
         ParallaxError,
         PlanError,
         RunCancelled,
@@ -40,9 +42,10 @@ else:
         {
             "backends.ort": "share_thread_pool",
             "errors": (
-                "BackendError BudgetError BundleError BundleMismatchError ConfigError ExternalDataError "
-                "ExternalPathError InputError InternalError MissingExtraError ModelError ModelFileError ParallaxError "
-                "PlanError RunCancelled SegmentError UnsafeModelError UnsupportedModelError"
+                "BackendError BudgetError BundleError BundleMismatchError ConfigError DeadlineMissed "
+                "ExternalDataError ExternalPathError InputError InternalError MissingExtraError ModelError "
+                "ModelFileError Overloaded ParallaxError PlanError RunCancelled "
+                "SegmentError UnsafeModelError UnsupportedModelError"
             ),
             "schedule": "Plan",
             "session": "InferenceSession MemoryUsage Options compile",
@@ -61,6 +64,7 @@ else:
             "planner",
             "profile",
             "schedule",
+            "serving",
             "session",
         ),
     )
@@ -73,6 +77,7 @@ __all__ = [
     "BundleError",
     "BundleMismatchError",
     "ConfigError",
+    "DeadlineMissed",
     "ExternalDataError",
     "ExternalPathError",
     "InferenceSession",
@@ -83,6 +88,7 @@ __all__ = [
     "ModelError",
     "ModelFileError",
     "Options",
+    "Overloaded",
     "ParallaxError",
     "Plan",
     "PlanError",

@@ -12,6 +12,8 @@
     ├── ConfigError           the caller's options are at fault: change the call
     │   └── MissingExtraError     an optional dependency is not installed
     ├── InputError            the tensors fed to a run are at fault
+    ├── Overloaded            a batcher takes no more: send less, or later
+    │   └── DeadlineMissed        ... or it took a request that cannot end in time any more
     ├── PlanError             no plan satisfies the constraints (budget, cores)
     │   └── BudgetError           the memory budget is too small; says which one would do
     ├── BundleError           a compiled bundle is damaged or not one: compile it again
@@ -33,6 +35,7 @@ __all__ = [
     "BundleError",
     "BundleMismatchError",
     "ConfigError",
+    "DeadlineMissed",
     "ExternalDataError",
     "ExternalPathError",
     "InputError",
@@ -40,6 +43,7 @@ __all__ = [
     "MissingExtraError",
     "ModelError",
     "ModelFileError",
+    "Overloaded",
     "ParallaxError",
     "PlanError",
     "RunCancelled",
@@ -114,6 +118,24 @@ class MissingExtraError(ConfigError):
 
 class InputError(ParallaxError):
     """A fed tensor has the wrong name, type, rank or size: the caller changes the feed."""
+
+
+class Overloaded(ParallaxError):
+    """A batcher refuses a request (the queue is full, or it could not end in time): the caller sends less, or later.
+
+    Args:
+        retry_after_s: seconds after which it would be taken, if nothing else came; None where that is not known.
+    """
+
+    def __init__(
+        self, what: str, *, retry_after_s: float | None = None, where: str | None = None, fix: str | None = None
+    ) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(what, where=where, fix=fix)
+
+
+class DeadlineMissed(Overloaded):
+    """A request that a batcher took cannot end before its deadline any more, so it was dropped and never run."""
 
 
 class PlanError(ParallaxError):

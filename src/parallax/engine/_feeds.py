@@ -95,17 +95,11 @@ class FeedBinder:
         values = {}
         arrays = []
         for name, value in feeds.items():
-            spec = self._specs.get(name)
-            if spec is None:
-                if not isinstance(name, str):
-                    raise TypeError(f"input names are strings, not {type(name).__name__}")
-                raise _InvalidInput(f"Invalid input name: {name}", fix=f"the model's inputs are {sorted(self._specs)}")
+            spec = self._spec(name)
             if isinstance(value, onnxruntime.OrtValue):
                 value = value._get_c_value()
             if isinstance(value, C.OrtValue):
-                actual = value.data_type()
-                if actual != f"tensor({spec.type_name})":
-                    raise _wrong_type(spec, actual)
+                _check_type(spec, value)
                 _check_shape(spec, value.shape())
                 values[name] = value
                 continue
@@ -114,6 +108,39 @@ class FeedBinder:
             arrays.append(array)
             values[name] = C.OrtValue.ortvalue_from_numpy(array, CPU_DEVICE)
         return BoundFeeds(values, tuple(arrays))
+
+    def arrays(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+        """Check the feeds as `bind` does, and give them as arrays, which share the caller's memory where they can.
+
+        Raises: as `bind`.
+        """
+        self.check_complete(feeds)
+        arrays = {}
+        for name, value in feeds.items():
+            spec = self._spec(name)
+            given = value._get_c_value() if isinstance(value, onnxruntime.OrtValue) else value
+            if isinstance(given, C.OrtValue):
+                _check_type(spec, given)
+                array: np.ndarray[Any, Any] = given.numpy()
+            else:
+                array = _as_array(spec, given)
+            _check_shape(spec, array.shape)
+            arrays[name] = array
+        return arrays
+
+    def _spec(self, name: Any) -> FeedSpec:
+        spec = self._specs.get(name)
+        if spec is None:
+            if not isinstance(name, str):
+                raise TypeError(f"input names are strings, not {type(name).__name__}")
+            raise _InvalidInput(f"Invalid input name: {name}", fix=f"the model's inputs are {sorted(self._specs)}")
+        return spec
+
+
+def _check_type(spec: FeedSpec, value: Any) -> None:
+    actual = value.data_type()
+    if actual != f"tensor({spec.type_name})":
+        raise _wrong_type(spec, actual)
 
 
 def _as_array(spec: FeedSpec, value: Any) -> np.ndarray[Any, Any]:

@@ -10,6 +10,7 @@ from parallax import _lazy
 
 if TYPE_CHECKING:
     from parallax.model._arrange import save_arranged
+    from parallax.model._batch_axis import BatchAxis, NoBatchAxis, find_batch_axis
     from parallax.model._bodies import Body, scan_axes
     from parallax.model._declaring import declaring_model
     from parallax.model._extract import SegmentModel
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from parallax.model._handover import SegmentInterface, proto_with_weights, segment_interface
     from parallax.model._model import Model, load_model, read_model
     from parallax.model._names import tensor_names
+    from parallax.model._open_batch import open_batch_axis
     from parallax.model._outline import Outline, read_outline
     from parallax.model._probes import Probe, probe_model
     from parallax.model._rows import RowSplit, split_rows
@@ -32,6 +34,7 @@ else:
         __name__,
         {
             "_arrange": "save_arranged",
+            "_batch_axis": "BatchAxis NoBatchAxis find_batch_axis",
             "_bodies": "Body scan_axes",
             "_declaring": "declaring_model",
             "_extract": "SegmentModel",
@@ -40,6 +43,7 @@ else:
             "_handover": "SegmentInterface proto_with_weights segment_interface",
             "_model": "Model load_model read_model",
             "_names": "tensor_names",
+            "_open_batch": "open_batch_axis",
             "_outline": "Outline read_outline",
             "_probes": "Probe probe_model",
             "_rows": "RowSplit split_rows",
@@ -53,11 +57,13 @@ else:
     )
 
 __all__ = [
+    "BatchAxis",
     "Body",
     "Glimpse",
     "HeldFiles",
     "Model",
     "ModelSource",
+    "NoBatchAxis",
     "OpenFile",
     "Outline",
     "Probe",
@@ -68,9 +74,11 @@ __all__ = [
     "StoredWeight",
     "Survey",
     "declaring_model",
+    "find_batch_axis",
     "glimpse",
     "hold_files",
     "load_model",
+    "open_batch_axis",
     "probe_model",
     "proto_with_weights",
     "read_model",

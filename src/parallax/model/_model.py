@@ -24,7 +24,7 @@ from parallax.model._inference import InferredTypes, TypesOnDemand
 from parallax.model._lazy import LazyMapping
 from parallax.model._nested import restore, restore_nested
 from parallax.model._read import Parts, read_parts
-from parallax.model._shapes import Shapes, apply_shapes
+from parallax.model._shapes import Shapes, apply_shapes, open_leading_axes
 from parallax.model._source import ModelSource, open_source
 from parallax.model._survey import Survey, survey_graph
 from parallax.model._types import text, type_info
@@ -325,7 +325,9 @@ class Model:
         """The message of each node, in the order of ``graph``; for rewrites in this package, which change none."""
         return self._built.protos
 
-    def rewritten(self, nodes: Iterable[onnx.NodeProto], constants: Iterable[onnx.TensorProto]) -> Model:
+    def rewritten(
+        self, nodes: Iterable[onnx.NodeProto], constants: Iterable[onnx.TensorProto], *, batch: str | None = None
+    ) -> Model:
         """The same model with other nodes, which compute the same: inputs, outputs and weights stay, and are shared.
 
         `whole` still gives the model as it was.
@@ -333,6 +335,8 @@ class Model:
         Args:
             nodes: all of the new nodes, with unique names; copied.
             constants: small initializers that they read beside those there are.
+            batch: what the leading size of every input is called from now on; shapes that were stated of anything else
+                are forgotten. None: inputs and outputs stay as they are.
         """
         skeleton = onnx.ModelProto()
         skeleton.CopyFrom(self._parts.skeleton)
@@ -341,9 +345,11 @@ class Model:
         graph.node.extend(nodes)
         graph.initializer.extend(constants)
         produced = {name for node in graph.node for name in node.output}
-        stated = [value for value in graph.value_info if value.name in produced]
+        stated = [value for value in graph.value_info if value.name in produced and batch is None]
         del graph.value_info[:]
         graph.value_info.extend(stated)
+        if batch is not None:
+            open_leading_axes(graph, batch)
         digest = skeleton_digest(skeleton.SerializeToString(deterministic=True))
         return _assemble(replace(self._parts, skeleton=skeleton, digest=digest), self.shapes)
 

@@ -98,3 +98,17 @@ def _checked(name: str, sizes: Sequence[int], inputs: Mapping[str, onnx.ValueInf
                     fix=f"give {dim.dim_value} there, or export the model with that dimension dynamic",
                 )
     return tuple(out)
+
+
+def open_leading_axes(graph: onnx.GraphProto, symbol: str) -> None:
+    """Name the leading size of every input, in place; shapes of outputs are forgotten.
+
+    Inputs that are initializers as well, which need not be fed, stay as they are.
+    """
+    defaults = {tensor.name for tensor in graph.initializer}
+    for value in graph.input:
+        if value.name not in defaults:
+            value.type.tensor_type.shape.dim[0].dim_param = symbol
+    for value in graph.output:
+        if value.type.WhichOneof("value") == "tensor_type":
+            value.type.tensor_type.ClearField("shape")

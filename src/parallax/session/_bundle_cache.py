@@ -12,6 +12,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import platformdirs
+
 from parallax.bundle import (
     BUNDLE_FORMAT_VERSION,
     BUNDLE_SUFFIX,
@@ -37,13 +39,7 @@ from parallax.errors import BundleError, ConfigError, ParallaxError
 from parallax.machine import available_cores
 from parallax.model import Model, load_model
 from parallax.planner import binding_limit
-from parallax.profile import (
-    default_cache_folder,
-    machine_fingerprint,
-    make_private_folder,
-    why_any_distrusted,
-    why_distrusted,
-)
+from parallax.profile import machine_fingerprint, make_private_folder, why_any_distrusted, why_distrusted
 from parallax.session._compile import compile_loaded, recorded_options, replayed_options
 from parallax.session._options import PlanningOptions
 
@@ -55,7 +51,7 @@ CACHE_LIMIT_BYTES = 4 << 30
 
 def cache_folder(cache_dir: Path | None) -> Path:
     """Where cached and rebuilt bundles lie."""
-    return (default_cache_folder() if cache_dir is None else cache_dir) / "bundles"
+    return (platformdirs.user_cache_path("parallax") if cache_dir is None else cache_dir) / "bundles"
 
 
 def rebuilt_bundle(
