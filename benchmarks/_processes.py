@@ -5,6 +5,7 @@ What a process does is in `_whole.py`, which imports no more than a user's scrip
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -33,8 +34,11 @@ class ProcessError(RuntimeError):
 def run_process(variant: str, arguments: Sequence[str] = ()) -> Process:
     """Start one, and wait for its answer and its end. Raises: ProcessError."""
     command = [sys.executable, str(Path(_whole.__file__)), variant, *arguments]
+    # Installed packages are compiled. Sources that are used where they lie are by whoever imports them first, unless told
+    # not to keep the result: then each process would compile ours anew, and none ONNX Runtime's.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     begin = time.perf_counter_ns()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
         answered = any(line == "answered\n" for line in lines)  # the runtime's planner may print, too

@@ -4,7 +4,7 @@ Time runs from before a process is started to its first answer, and memory is th
 (mapped files included). For a bundle and for a model that is opened with no options, per reference model; and for
 imports alone: of ``parallax``, which loads nothing before it is used, and of its ``InferenceSession``, which is what
 ``import onnxruntime`` gives. Models and bundles were read once before, so that all start from the page cache, and so
-were the libraries.
+were the libraries; modules are compiled, as they are where a package was installed.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-FEW_BYTES = 512 << 10
+FEW_BYTES = 1 << 20
 """More are hashed by OpenSSL, which is several times as quick."""
 
 

@@ -30,10 +30,9 @@ else:
 
 
 def _make(cls: type, *, frozen: bool = False, eq: bool = True, **options: bool) -> Any:
-    if any(dataclasses.is_dataclass(base) for base in cls.__bases__):
-        # Few records derive from others, and how they do is checked there.
-        return dataclasses.dataclass(frozen=frozen, eq=eq, **options)(cls)
-    made: Any = dataclasses.dataclass(init=False, repr=False, eq=False, **options)(cls)
+    # Whether a record may derive from another is decided there, which needs the guards of frozen records compiled.
+    is_derived = any(map(dataclasses.is_dataclass, cls.__bases__))
+    made: Any = dataclasses.dataclass(init=False, repr=False, eq=False, frozen=frozen and is_derived, **options)(cls)
     own = dict(vars(cls))  # what the class itself defines goes before what is made here
     fields = dataclasses.fields(made)
     if "__init__" not in own:
@@ -46,7 +45,7 @@ def _make(cls: type, *, frozen: bool = False, eq: bool = True, **options: bool) 
         made.__eq__ = _equality(_reader(compared))
     if eq and ("__hash__" not in own or (own["__hash__"] is None and "__eq__" in own)):
         made.__hash__ = _hash(_reader(hashed)) if frozen else None
-    if frozen:
+    if frozen and not is_derived:
         made.__setattr__, made.__delattr__ = _guards(made, frozenset(field.name for field in fields))
         if options.get("slots"):
             made.__getstate__, made.__setstate__ = _state(tuple(field.name for field in fields))
@@ -58,39 +57,42 @@ def _make(cls: type, *, frozen: bool = False, eq: bool = True, **options: bool) 
 
 
 def _initialiser(cls: Any, fields: Sequence[dataclasses.Field[Any]], *, frozen: bool) -> Callable[..., None]:
-    """``__init__``, written out: it is called most, and its signature shows the fields."""
-    values: dict[str, Any] = {"_set": object.__setattr__, "_factory": _FACTORY}
+    """``__init__``, written out: it is called most, and its signature shows the fields. Defaults are added to the
+    function, so that what is compiled is short."""
+    names: dict[str, Any] = {"_set": object.__setattr__, "_factory": _FACTORY}
     parameters: list[str] = []
     keywords: list[str] = []
+    defaults: list[Any] = []
+    keyword_defaults: dict[str, Any] = {}
     lines = []
     for field in fields:
         name, value = field.name, field.name
-        parameter = name
-        if not field.init:
-            if field.default is not dataclasses.MISSING:
-                values[f"_default_{name}"], value = field.default, f"_default_{name}"
-            elif field.default_factory is not dataclasses.MISSING:
-                values[f"_make_{name}"], value = field.default_factory, f"_make_{name}()"
-            else:
+        default, factory = field.default, field.default_factory
+        has_default, has_factory = default is not dataclasses.MISSING, factory is not dataclasses.MISSING
+        if has_factory:
+            names[f"_make_{name}"] = factory
+            value = f"_make_{name}() if {name} is _factory else {name}" if field.init else f"_make_{name}()"
+        elif not field.init:
+            if not has_default:
                 continue
-            lines.append(f"  _set(self, {name!r}, {value})" if frozen else f"  self.{name} = {value}")
-            continue
-        if field.default is not dataclasses.MISSING:
-            values[f"_default_{name}"] = field.default
-            parameter = f"{name}=_default_{name}"
-        elif field.default_factory is not dataclasses.MISSING:
-            values[f"_make_{name}"] = field.default_factory
-            parameter = f"{name}=_factory"
-            value = f"_make_{name}() if {name} is _factory else {name}"
-        (keywords if field.kw_only else parameters).append(parameter)
-        lines.append(f"  _set(self, {name!r}, {value})" if frozen else f"  self.{name} = {value}")
+            names[f"_default_{name}"], value = default, f"_default_{name}"
+        if field.init:
+            (keywords if field.kw_only else parameters).append(name)
+            if has_default or has_factory:
+                stated = default if has_default else _FACTORY
+                if field.kw_only:
+                    keyword_defaults[name] = stated
+                else:
+                    defaults.append(stated)
+            elif defaults and not field.kw_only:
+                raise TypeError(f"non-default argument {name!r} follows default argument")
+        lines.append(f" _set(self,{name!r},{value})" if frozen else f" self.{name}={value}")
     if hasattr(cls, "__post_init__"):
-        lines.append("  self.__post_init__()")
-    shown = ", ".join(["self", *parameters, *(["*", *keywords] if keywords else [])])
-    body = "\n".join(lines or ["  pass"])
-    made: dict[str, Any] = {}
-    exec(f"def make({', '.join(values)}):\n def __init__({shown}):\n{body}\n return __init__", {}, made)
-    function: Any = made["make"](**values)
+        lines.append(" self.__post_init__()")
+    shown = ",".join(["self", *parameters, *(["*", *keywords] if keywords else [])])
+    exec(f"def __init__({shown}):\n" + "\n".join(lines or [" pass"]), names)
+    function = names["__init__"]
+    function.__defaults__, function.__kwdefaults__ = tuple(defaults) or None, keyword_defaults or None
     function.__qualname__ = f"{cls.__qualname__}.__init__"
     function.__module__ = cls.__module__
     given = sorted((field for field in fields if field.init), key=lambda field: bool(field.kw_only))
