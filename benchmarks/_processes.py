@@ -34,8 +34,8 @@ class ProcessError(RuntimeError):
 def run_process(variant: str, arguments: Sequence[str] = ()) -> Process:
     """Start one, and wait for its answer and its end. Raises: ProcessError."""
     command = [sys.executable, str(Path(_whole.__file__)), variant, *arguments]
-    # Installed packages are compiled. Sources that are used where they lie are by whoever imports them first, unless told
-    # not to keep the result: then each process would compile ours anew, and none ONNX Runtime's.
+    # Installed packages are compiled. Sources that are used where they lie are compiled by their first import, unless
+    # Python was told not to keep the result: then each process would compile ours anew, and none ONNX Runtime's.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     begin = time.perf_counter_ns()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:

@@ -25,7 +25,7 @@ def _find(name: str, *modules: str) -> Callable[..., Any]:
     raise ImportError(f"no {name} in this Python")
 
 
-_sha256 = _find("sha256", "_sha2", "_sha256", "hashlib")  # the first since Python 3.12
+_sha256 = _find("sha256", "_sha2" if sys.version_info >= (3, 12) else "_sha256", "hashlib")
 blake2b = _find("blake2b", "_blake2", "hashlib")
 """As `hashlib.blake2b`, which is the same."""
 
