@@ -255,6 +255,26 @@ def test_bodies_and_functions_are_left_to_protobuf(tmp_path: Path) -> None:
     assert read_written(model.SerializeToString()) is None
 
 
+def test_a_node_or_an_attribute_of_any_length_is_told_from_one_with_a_body(tmp_path: Path) -> None:
+    """A length of 160 and the tag of a first field look like the type of an attribute that holds graphs."""
+    plain = onnx.load(whole(tmp_path)[0], load_external_data=False)
+    with_body = onnx.load(made(tmp_path)[0], load_external_data=False)
+    nodes, attributes = set(), set()
+    for length in range(60, 180):
+        for model in (plain, with_body):
+            model.graph.node[0].name = "n" * length
+            del model.graph.node[1].attribute[:]
+            model.graph.node[1].attribute.extend(
+                [helper.make_attribute("a" * length, 7), helper.make_attribute("b", 2.0)]
+            )
+        data = plain.SerializeToString()
+        nodes.add(plain.graph.node[0].ByteSize())
+        attributes.add(plain.graph.node[1].attribute[0].ByteSize())
+        assert read_written(data) == parse_graph(data)
+        assert read_written(with_body.SerializeToString()) is None
+    assert 160 in nodes & attributes
+
+
 def test_types_that_can_be_lent_are_those_that_numpy_and_the_runtime_have() -> None:
     assert {code: DTYPES[code] for code in HANDED_OVER if DTYPES[code].isbuiltin == 1} == NUMPY_TYPES
 

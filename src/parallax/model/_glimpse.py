@@ -24,10 +24,11 @@ from parallax.model._survey import Survey
 from parallax.model._versions import are_known
 from parallax.model._wire import Payload, strip_weights
 from parallax.model._wire_fields import (
-    BODY_MARKS,
+    ATTRIBUTE,
     DATA_LOCATION,
     DATA_TYPE,
     DIMS,
+    DOMAIN,
     DOUBLE_DATA,
     EXTERNAL_DATA,
     FLOAT_DATA,
@@ -43,6 +44,11 @@ from parallax.model._wire_fields import (
     MODEL,
     MODEL_GRAPH,
     NODE,
+    NODE_FIELDS,
+    NODE_INPUT,
+    NODE_NAME,
+    NODE_OUTPUT,
+    OP_TYPE,
     OPSET_IMPORT,
     OUTPUT,
     RAW_DATA,
@@ -53,23 +59,13 @@ from parallax.model._wire_fields import (
     OtherFormError,
     below,
     fields,
+    may_have_body,
     value_info,
 )
 
 if TYPE_CHECKING:
     from parallax.model._model import Model
 
-_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _OP_TYPE, _ATTRIBUTE, _DOMAIN = 0x0A, 0x12, 0x1A, 0x22, 0x2A, 0x3A
-_NODE: Final = {
-    _NODE_INPUT: True,
-    _NODE_OUTPUT: True,
-    _NODE_NAME: False,
-    _OP_TYPE: False,
-    _ATTRIBUTE: True,
-    0x32: False,
-    _DOMAIN: False,
-    0x4A: True,  # what it is for, metadata
-}
 _ATTRIBUTE_TENSOR: Final = 0x2A
 _ATTRIBUTE_FIELDS: Final = {
     **dict.fromkeys((0x0A, 0x18, 0x22, _ATTRIBUTE_TENSOR, 0x6A, 0xA0), False),
@@ -238,23 +234,21 @@ class _Look:
         reads: list[str] = []
         writes: list[str] = []
         attributes: list[tuple[int, int]] = []
-        for tag, begin, end in fields(data, start, stop, _NODE):
-            if tag == _NODE_INPUT:
+        for tag, begin, end in fields(data, start, stop, NODE_FIELDS):
+            if tag == NODE_INPUT:
                 reads.append(data[begin:end].decode())
-            elif tag == _NODE_OUTPUT:
+            elif tag == NODE_OUTPUT:
                 writes.append(data[begin:end].decode())
-            elif tag == _OP_TYPE:
+            elif tag == OP_TYPE:
                 op_type = data[begin:end].decode()
-            elif tag == _NODE_NAME:
+            elif tag == NODE_NAME:
                 self._note_name(data[begin:end].decode())
-            elif tag == _DOMAIN:
+            elif tag == DOMAIN:
                 domain = data[begin:end].decode()
-            elif tag == _ATTRIBUTE:
+            elif tag == ATTRIBUTE:
                 attributes.append((begin, end))
         domain = "" if domain == "ai.onnx" else domain
-        if op_type in BODY_OPERATORS or (
-            may_have_bodies(op_type, domain) and any(data.find(mark, start, stop) >= 0 for mark in BODY_MARKS)
-        ):
+        if op_type in BODY_OPERATORS or (may_have_bodies(op_type, domain) and may_have_body(data, start, stop)):
             raise OtherFormError
         if op_type == "Constant":
             for place in attributes:

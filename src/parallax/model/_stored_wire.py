@@ -11,7 +11,6 @@ from typing import Final
 from parallax.graph import TensorInfo
 from parallax.model._stored_parts import ExternalTensor, GraphParts
 from parallax.model._wire_fields import (
-    BODY_MARKS,
     DATA_LOCATION,
     DATA_TYPE,
     DIMS,
@@ -29,6 +28,8 @@ from parallax.model._wire_fields import (
     below,
     fields,
     graph_place,
+    has_body_mark,
+    may_have_body,
     value_info,
 )
 
@@ -53,10 +54,10 @@ def _graph(data: bytes, start: int, stop: int) -> GraphParts:
     outputs: list[TensorInfo] = []
     names: list[str | bytes] = []
     external: list[ExternalTensor] = []
-    nodes = [stop, start]
+    nodes: list[tuple[int, int]] = []
     for tag, begin, end in fields(data, start, stop, GRAPH):
         if tag == NODE:
-            nodes = [min(nodes[0], begin), end]
+            nodes.append((begin, end))
         elif tag == INITIALIZER:
             tensor = _initializer(data, begin, end)
             if isinstance(tensor, ExternalTensor):
@@ -68,7 +69,7 @@ def _graph(data: bytes, start: int, stop: int) -> GraphParts:
             inputs.append(value_info(data, begin, end))
         elif tag == OUTPUT:
             outputs.append(value_info(data, begin, end))
-    if any(data.find(mark, *nodes) >= 0 for mark in BODY_MARKS):
+    if has_body_mark(data, start, stop) and any(may_have_body(data, *place) for place in nodes):
         raise OtherFormError
     return GraphParts(inputs=inputs, outputs=outputs, initializers=names, external=external)
 

@@ -61,8 +61,21 @@ _DIM_FIELDS: Final = {_DIM_VALUE: False, _DIM_PARAM: False, 0x1A: False}
 INT32: Final = 1 << 31
 INT64: Final = 1 << 63
 
-BODY_MARKS: Final = (b"\xa0\x01\x05", b"\xa0\x01\x0a")
-"""An attribute's type, where it is a graph or several. Also found where it means something else."""
+NODE_INPUT, NODE_OUTPUT, NODE_NAME, OP_TYPE, ATTRIBUTE, DOMAIN = 0x0A, 0x12, 0x1A, 0x22, 0x2A, 0x3A
+NODE_FIELDS: Final = {
+    NODE_INPUT: True,
+    NODE_OUTPUT: True,
+    NODE_NAME: False,
+    OP_TYPE: False,
+    ATTRIBUTE: True,
+    0x32: False,
+    DOMAIN: False,
+    0x4A: True,  # what it is for, metadata
+}
+_ATTRIBUTE_TYPE: Final = b"\xa0\x01"
+_BODY_MARKS: Final = (_ATTRIBUTE_TYPE + b"\x05", _ATTRIBUTE_TYPE + b"\x0a")
+"""An attribute's type, where it is a graph or several. Also found where it means something else: a node that is 160
+bytes long begins so, its length counted."""
 
 
 class OtherFormError(Exception):
@@ -103,6 +116,25 @@ def fields(data: bytes, position: int, end: int, known: Mapping[int, bool]) -> I
         position = stop
     if position != end:
         raise OtherFormError
+
+
+def has_body_mark(data: bytes, start: int, stop: int) -> bool:
+    """Whether some attribute in there may be a graph; where none is marked so, none is. A search for a few bytes."""
+    return any(data.find(mark, start, stop) >= 0 for mark in _BODY_MARKS)
+
+
+def may_have_body(data: bytes, start: int, stop: int) -> bool:
+    """Likewise of one node, from its attributes alone. Raises: as `fields`."""
+    return has_body_mark(data, start, stop) and any(
+        tag == ATTRIBUTE and has_body_mark(data, begin, end) and not _is_typed_otherwise(data, end)
+        for tag, begin, end in fields(data, start, stop, NODE_FIELDS)
+    )
+
+
+def _is_typed_otherwise(data: bytes, end: int) -> bool:
+    """Whether an attribute that ends there says that it is no graph. Fields are written in the order of their numbers,
+    of which the type's is the last that attributes of a model have."""
+    return data[end - 3 : end - 1] == _ATTRIBUTE_TYPE and data[end - 3 : end] not in _BODY_MARKS
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
