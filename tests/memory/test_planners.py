@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from parallax.errors import InternalError
 from parallax.memory import ArenaPlan, Effort, find_lifetimes, plan_arena, verify_arena_plan
-from parallax.memory._arena import ArenaSlot, placement_order
+from parallax.memory._arena import ArenaLayout, ArenaSlot, placement_order
 from parallax.memory._branch_arenas import branch_arenas
 from parallax.memory._exact import exact
 from parallax.memory._fit import best_fit, greedy_by_size, order_of, place, reordered, shuffled
@@ -289,3 +289,19 @@ def test_alignment_rounds_up_and_is_a_power_of_two():
     assert [aligned(size, 64) for size in (0, 1, 64, 65)] == [0, 64, 64, 128]
     with pytest.raises(InternalError, match="48 bytes"):
         aligned(1, 48)
+
+
+@given(case=plans(max_segments=14), data=st.data())
+@settings(max_examples=60)
+def test_an_arena_per_branch_keeps_tensors_apart_and_is_what_the_paper_plans(case, data):
+    plan, outputs = case
+    sizes = sizes_of(plan, data.draw)
+    lifetimes = find_lifetimes(plan, outputs)
+    values = [sizes[name] for name in lifetimes.tensors]
+    arena = plan_arena(lifetimes, values, layout=ArenaLayout.PER_BRANCH)
+    verify_arena_plan(arena, plan, sizes=sizes, model_outputs=outputs, order=lifetimes.order)
+    assert arena.planner == "branch_arenas"
+    assert arena.lower_bound_bytes <= arena.arena_bytes <= arena.naive_bytes
+    packing = packing_of(lifetimes, sizes)
+    offsets = branch_arenas(packing, lifetimes)
+    assert arena.arena_bytes == reached_bytes(packing, offsets)

@@ -21,7 +21,7 @@ from parallax.bundle._manifest import (
     SourceRecord,
 )
 from parallax.errors import BundleError
-from parallax.schedule import MAX_CORES
+from parallax.schedule import MAX_CORES, PAPER_POLICY
 
 MAX_BYTES: Final = 1 << 56
 """More than any disk or address space holds."""
@@ -31,7 +31,7 @@ MAX_PATH: Final = 4096
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _FRACTION: Final = re.compile(r"[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?", re.ASCII)
-_POLICIES: Final = ("adaptive", "sequential")
+_POLICIES: Final = ("adaptive", "sequential", PAPER_POLICY)
 
 
 def check_manifest(manifest: Manifest, where: str) -> None:
@@ -141,7 +141,7 @@ def _can_be_encoded(path: str) -> bool:
 def _option_complaints(options: CompileOptions) -> Iterator[str]:
     if options.threads is not None and not 1 <= options.threads <= MAX_CORES:
         yield f"it was compiled for {options.threads} threads, which is not possible"
-    if options.policy not in _POLICIES:
+    if options.policy.partition(",")[0] not in _POLICIES or len(options.policy) > MAX_PATH:
         yield f"it was compiled by an unknown policy {options.policy[:80]!r}"
     if options.min_gain is not None and not _is_fraction(options.min_gain):
         yield f"it was compiled with min_gain={options.min_gain[:80]!r}, which is no fraction from 0 to below 1"

@@ -34,13 +34,6 @@ class Rule(StrEnum):
     PAPER = "paper"
 
 
-class Planning(StrEnum):
-    """Policies by their names on the command line."""
-
-    ADAPTIVE = "adaptive"
-    SEQUENTIAL = "sequential"
-
-
 class Splitting(StrEnum):
     """Answers to whether a model is split, by their names on the command line."""
 
@@ -138,8 +131,11 @@ def inspect_command(
         str | None,
         typer.Option(
             "--policy",
-            metavar="NAME",
-            help="With --provider: also the plan of a session with this policy: adaptive, sequential or a placer.",
+            metavar="NAME[,KEY=VALUE...]",
+            help=(
+                "With --provider: also the plan of a session with this policy: adaptive, sequential or a placer. "
+                "Without one, too: parallax-paper, with the paper's thresholds or others (margin=0.3)."
+            ),
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -155,6 +151,8 @@ def inspect_command(
     Example: `parallax inspect zoo:yolov8n --rule paper`
 
     Example: `parallax inspect zoo:yolov8n --provider emulated:pixel-6-gpu`
+
+    Example: `parallax inspect zoo:yolov8n --policy parallax-paper,max_imbalance=2`
     """
     from parallax.cli._inspect import inspect_model
 
@@ -229,6 +227,14 @@ def bench_command(
     ] = None,
     memory_budget: BudgetOption = None,
     provider: ProvidersOption = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--policy",
+            metavar="NAME[,KEY=VALUE...]",
+            help="Another policy to time as well, such as parallax-paper or heft. Repeat for several.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Time a model against plain ONNX Runtime on 1 to N threads and in its parallel mode.
@@ -236,6 +242,8 @@ def bench_command(
     Rivals take turns, so that what disturbs the machine disturbs them all. Outputs are compared.
 
     Example: `parallax bench zoo:yolov8n --runs 30`
+
+    Example: `parallax bench zoo:yolov8n --policy parallax-paper`
     """
     from parallax.cli._bench import bench_model
 
@@ -248,6 +256,7 @@ def bench_command(
         seed=seed,
         save=save,
         providers=provider or (),
+        policies=policy or (),
         screen=_screen(as_json),
     )
 
@@ -272,8 +281,13 @@ def compile_command(
         typer.Option("--memory-limit", help="With -o: all the memory it will have, such as 150MiB.", metavar="SIZE"),
     ] = None,
     policy: Annotated[
-        Planning, typer.Option("--policy", help="With -o: whether work is placed side by side, or in sequence.")
-    ] = Planning.ADAPTIVE,
+        str,
+        typer.Option(
+            "--policy",
+            metavar="NAME",
+            help="With -o: work side by side (adaptive), in sequence (sequential), or as parallax-paper.",
+        ),
+    ] = "adaptive",
     split: Annotated[
         Splitting,
         typer.Option("--split", help="With -o: split the model where it gains (auto), never, or wherever possible."),
@@ -302,7 +316,7 @@ def compile_command(
         shapes=shape or (),
         options=parallax.Options(
             threads=threads,
-            policy=policy.value,
+            policy=policy,
             split=split.value,
             min_gain=min_gain,
             tune=tune,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from parallax.cli._rivals import Difference, Rival, compare_outputs, runtime_riv
 from parallax.cli._timing import Timing, ratio, time_interleaved
 from parallax.cli._units import milliseconds
 from parallax.machine import available_cores
+from parallax.planner import is_yardstick
 from parallax.profile import machine_fingerprint
 from parallax.session import InferenceSession, Options
 
@@ -39,11 +40,15 @@ def bench_model(
     seed: int,
     save: Path | None,
     providers: Sequence[str],
+    policies: Sequence[str],
     screen: Screen,
 ) -> None:
     """Time ``model`` here and in plain ONNX Runtime, interleaved, and compare outputs.
 
-    Exits with 1 where our outputs agree with no rival's.
+    Exits with 1 where our outputs agree with no rival's, or those of a policy not with ours.
+
+    Args:
+        policies: names of others to time as well. Yardsticks among them are never tuned.
     """
     if save is not None:
         check_writable(save)
@@ -52,20 +57,36 @@ def bench_model(
     with screen.progress() as progress:
         session = subject.open(replace(options, progress=progress), providers=providers)
         subject.run(session)
+        others: dict[str, InferenceSession] = {}
+        for policy in policies:
+            tune = options.tune and not is_yardstick(policy)
+            changed = replace(options, policy=policy, tune=tune, progress=progress)
+            others[f"{OURS}, {policy}"] = subject.open(changed, providers=providers)
+            subject.run(others[f"{OURS}, {policy}"])
         opened, failed = _open_rivals(runtime_rivals(cores), subject, progress)
         differences = _compare(session, opened, subject)
+        between = _compare(session, others, subject)
         calls = {OURS: _caller(session, subject)}
-        calls.update((label, _caller(rival, subject)) for label, rival in opened.items())
+        calls.update((label, _caller(rival, subject)) for label, rival in {**others, **opened}.items())
         timings = time_interleaved(
             calls, rounds=runs, cores=cores, progress=lambda done, of: progress("rounds", done, of)
         )
-    report = _make_report(subject, session, timings, differences, failed, cores=cores, tuned=options.tune)
+    report = _make_report(
+        subject, session, timings, {**between, **differences}, failed, cores=cores, tuned=options.tune
+    )
+    if others:
+        report["policies"] = {label: describe_plan(other.plan) for label, other in others.items()}
     if save is not None:
         save.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    screen.show(report, lambda console: _render(report, session, console))
+    screen.show(report, lambda console: _render(report, session, others, console))
     if differences and not any(difference.within(TOLERANCE) for difference in differences.values()):
         print_line(screen.err, "error: outputs differ from ONNX Runtime's beyond tolerance; please report this model")
         raise typer.Exit(1)
+    for label, difference in between.items():
+        if not difference.within(TOLERANCE):
+            told = f"error: outputs of {label} differ from ours beyond tolerance; please report this model"
+            print_line(screen.err, told)
+            raise typer.Exit(1)
 
 
 def _open_rivals(
@@ -86,7 +107,7 @@ def _open_rivals(
 
 
 def _compare(
-    session: InferenceSession, opened: dict[str, onnxruntime.InferenceSession], subject: Subject
+    session: InferenceSession, opened: Mapping[str, onnxruntime.InferenceSession], subject: Subject
 ) -> dict[str, Difference]:
     names = [entry.name for entry in session.get_outputs()]
     ours = dict(zip(names, session.run(names, subject.feeds), strict=True))
@@ -131,7 +152,8 @@ def _make_report(
                 "detail": difference.detail,
             }
         rows.append(row)
-    best = min((row for row in rows if row["label"] != OURS), key=lambda row: row["median_ms"], default=None)
+    rivals = [row for row in rows if not row["label"].startswith(OURS)]
+    best = min(rivals, key=lambda row: row["median_ms"], default=None)
     return {
         "model": subject.source.label,
         "inputs": {name: [str(value.dtype), list(value.shape)] for name, value in subject.feeds.items()},
@@ -149,7 +171,9 @@ def _make_report(
     }
 
 
-def _render(report: dict[str, Any], session: InferenceSession, console: Console) -> None:
+def _render(
+    report: dict[str, Any], session: InferenceSession, others: Mapping[str, InferenceSession], console: Console
+) -> None:
     print_line(console, f"{report['model']}, {report['runs']} interleaved runs on {report['threads']} threads")
     table = make_table("", "outputs", "median ms", "quartiles", "min", "max", "Parallax takes", left=2)
     for row in report["timings"]:
@@ -180,6 +204,8 @@ def _render(report: dict[str, Any], session: InferenceSession, console: Console)
             f"quartiles over rounds {low:.3f} - {high:.3f}",
         )
     print_line(console, f"plan: {session.plan.summary}")
+    for label, other in others.items():
+        print_line(console, f"plan of {label}: {other.plan.summary}")
     print_line(console, f"memory: {summarise_memory(report['memory'])}")
 
 

@@ -33,7 +33,7 @@ from parallax.partition import (
     find_branches,
     load_layers,
 )
-from parallax.planner import PlanningContext
+from parallax.planner import PlanningContext, is_yardstick
 from parallax.profile import estimate_costs, surviving_tensors
 from parallax.session import Budget, whole_need
 
@@ -56,9 +56,9 @@ def inspect_model(
 
     Args:
         providers: devices; of the first it is shown what it would take of the model. Of several, or with a ``policy``,
-            also what plan a session with all of them makes.
+            also what plan a session with all of them makes. A yardstick among policies plans for the CPU alone, too.
     """
-    if policy is not None and not providers:
+    if policy is not None and not providers and not is_yardstick(policy):
         raise ConfigError("--policy shares a model with devices, and none is named", fix="add --provider NAME")
     given: dict[str, tuple[int, ...]] = parse_shapes(shapes)
     source = find_model(model, screen)

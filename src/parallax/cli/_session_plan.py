@@ -56,7 +56,8 @@ def describe_session_plan(model: Model, devices: Sequence[Device], policy: str, 
 
 def render_session_plan(report: Mapping[str, Any], console: Console) -> None:
     """The same for people."""
-    print_line(console, f"\nthe plan of a session on {' and '.join(report['devices'])}, policy {report['policy']!r}")
+    where = " and ".join(report["devices"]) or "the CPU alone"
+    print_line(console, f"\nthe plan of a session on {where}, policy {report['policy']!r}")
     print_line(console, f"{report['reason']}.")
     table = make_table("segment", "operators", "runs on", "threads", "predicted ms", left=1)
     for row in report["segments"]:

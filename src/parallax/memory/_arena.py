@@ -36,6 +36,15 @@ class Effort(Enum):
     """Once, when a model is compiled: all planners, the exact one for few tensors, a tighter lower bound."""
 
 
+class ArenaLayout(Enum):
+    """Whose bytes an arena holds."""
+
+    SHARED = "shared"
+    """All tensors lie in one, wherever they take the least: the smallest of what the planners find."""
+    PER_BRANCH = "per branch"
+    """Each branch has an arena of its own, which hands over what is free to later ones: the paper's."""
+
+
 class ArenaSlot(NamedTuple):
     """Where a tensor lives."""
 
@@ -74,6 +83,7 @@ def plan_arena(
     effort: Effort = Effort.THOROUGH,
     alignment_bytes: int = ALIGNMENT_BYTES,
     orders: Sequence[Sequence[int]] = (),
+    layout: ArenaLayout = ArenaLayout.SHARED,
 ) -> ArenaPlan:
     """Give every tensor an offset so that tensors that may be alive at once never share bytes.
 
@@ -94,6 +104,7 @@ def plan_arena(
         alignment_bytes: a power of two.
         orders: orders in which to place the tensors, lowest gap first; each names every tensor once. What
             `placement_order` makes of a good plan for other sizes is one.
+        layout: with `ArenaLayout.PER_BRANCH` only ``branch_arenas`` is asked, whatever the effort and the orders.
 
     Returns: a plan that `verify_arena_plan` accepts; the same for the same arguments, always.
 
@@ -109,7 +120,12 @@ def plan_arena(
         neighbours=lifetimes.neighbours,
         sweeps=lifetimes.sweeps,
     )
-    planner, offsets, bound, is_optimal = _pack(packing, lifetimes, effort, orders)
+    if layout is ArenaLayout.PER_BRANCH:
+        planner, offsets = "branch_arenas", branch_arenas(packing, lifetimes)
+        bound = clique_bound(packing)
+        is_optimal = reached_bytes(packing, offsets) == bound
+    else:
+        planner, offsets, bound, is_optimal = _pack(packing, lifetimes, effort, orders)
     return ArenaPlan(
         planner=planner,
         slots=tuple(

@@ -9,7 +9,7 @@ from typing import Final
 from parallax._record import dataclass
 from parallax.errors import ConfigError
 from parallax.graph import OpGraph, SizeTable, TensorInfo, bind_dims, size_expression
-from parallax.memory._arena import ArenaPlan, Effort, placement_order, plan_arena
+from parallax.memory._arena import ArenaLayout, ArenaPlan, Effort, placement_order, plan_arena
 from parallax.memory._lifetimes import Lifetimes, find_lifetimes
 from parallax.memory._peaks import GroupPeak, PeakTable, input_symbols
 from parallax.memory._protocols import PlanLike
@@ -38,16 +38,17 @@ class MemoryOutline:
     to write with its slot (`ArenaSlot.size_bytes`) and keep a tensor of another size out of the arena.
 
     Args:
-        plan: a plan that `verify_plan` accepts.
+        plan: a plan that `verify_plan` accepts. It says whether tensors share one arena, or each branch has its own.
         graph: the graph it was made for, with inferred types.
         place_outputs: False leaves outputs of the model out of the arena, for an engine that hands them out.
 
     Raises: InternalError as `find_lifetimes`.
     """
 
-    __slots__ = ("_peaks", "_sizes", "lifetimes", "symbols", "types")
+    __slots__ = ("_layout", "_peaks", "_sizes", "lifetimes", "symbols", "types")
 
     def __init__(self, plan: PlanLike, graph: OpGraph, *, place_outputs: bool = True) -> None:
+        self._layout = ArenaLayout.PER_BRANCH if plan.has_branch_arenas else ArenaLayout.SHARED
         self.lifetimes: Lifetimes = find_lifetimes(plan, graph.output_names, place_outputs=place_outputs)
         symbols = input_symbols(graph)
         self.types: tuple[TensorInfo, ...] = tuple(
@@ -87,7 +88,7 @@ class MemoryOutline:
         sizes = self._sizes.bind(dims)
         return MemoryPlan(
             dims=tuple([(name, dims[name]) for name in self.symbols if name in dims]),
-            arena=plan_arena(lifetimes, sizes, effort=effort, orders=orders),
+            arena=plan_arena(lifetimes, sizes, effort=effort, orders=orders, layout=self._layout),
             peaks=self._peaks.bind(dims),
         )
 

@@ -63,3 +63,7 @@ class PlanLike(Protocol):
     @property
     def backfill(self) -> bool:
         """Whether a segment that fits may pass one of higher priority that does not."""
+
+    @property
+    def has_branch_arenas(self) -> bool:
+        """Whether each branch of segments has an arena of its own, instead of one for all."""

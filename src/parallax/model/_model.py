@@ -29,7 +29,7 @@ from parallax.model._source import ModelSource, open_source
 from parallax.model._survey import Survey, survey_graph
 from parallax.model._types import text, type_info
 from parallax.model._versions import opsets
-from parallax.model._weights import Weight
+from parallax.model._weights import View, Weight
 
 
 class Model:
@@ -224,6 +224,11 @@ class Model:
     def can_cut(self, tensor_name: str) -> bool:
         """Whether this tensor may cross a segment: a dense tensor of known, fixed-size element type."""
         return self._extractor.can_cut(tensor_name)
+
+    def weight(self, name: str) -> View | None:
+        """The values of a large initializer, mapped and read-only; None for any other, see `constant_value`."""
+        weight = self._parts.weights.get(name)
+        return None if weight is None else weight.view()
 
     def extract(
         self, nodes: Sequence[int], inputs: Sequence[str], outputs: Sequence[str], *, name: str

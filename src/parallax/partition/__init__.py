@@ -15,10 +15,18 @@ if TYPE_CHECKING:
     from parallax.partition._cast_back import bodies_cast_back
     from parallax.partition._constants import find_constants
     from parallax.partition._lanes import by_lanes
-    from parallax.partition._refine import CostRule, PaperRule, RefinementRule
+    from parallax.partition._refine import BranchLoad, CostRule, PaperRule, RefinementRule
     from parallax.partition._region_advice import Advice, advise
     from parallax.partition._region_offer import Pricing, make_offer
-    from parallax.partition._region_plan import NodeVerdict, Offer, RegionPlan, RegionRule, Traffic
+    from parallax.partition._region_plan import (
+        NodeVerdict,
+        Offer,
+        PaperThresholds,
+        RegionPlan,
+        RegionRule,
+        Traffic,
+        TransferCost,
+    )
     from parallax.partition._regions import RegionPlacer, find_regions
     from parallax.partition._segments import (
         Cause,
@@ -42,10 +50,10 @@ else:
             "_cast_back": "bodies_cast_back",
             "_constants": "find_constants",
             "_lanes": "by_lanes",
-            "_refine": "CostRule PaperRule RefinementRule",
+            "_refine": "BranchLoad CostRule PaperRule RefinementRule",
             "_region_advice": "Advice advise",
             "_region_offer": "Pricing make_offer",
-            "_region_plan": "NodeVerdict Offer RegionPlan RegionRule Traffic",
+            "_region_plan": "NodeVerdict Offer PaperThresholds RegionPlan RegionRule Traffic TransferCost",
             "_regions": "RegionPlacer find_regions",
             "_segments": (
                 "Cause DraftSegment Partition UnitCosts assemble by_branches by_layers find_boundaries load_layers"
@@ -57,6 +65,7 @@ else:
 __all__ = [
     "Advice",
     "BranchGraph",
+    "BranchLoad",
     "Cause",
     "CostRule",
     "DraftSegment",
@@ -64,6 +73,7 @@ __all__ = [
     "NodeVerdict",
     "Offer",
     "PaperRule",
+    "PaperThresholds",
     "Partition",
     "Pricing",
     "RefinementRule",
@@ -71,6 +81,7 @@ __all__ = [
     "RegionPlan",
     "RegionRule",
     "Traffic",
+    "TransferCost",
     "UnitCosts",
     "UnitGraph",
     "advise",

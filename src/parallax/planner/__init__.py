@@ -9,7 +9,7 @@ from parallax import _lazy
 
 if TYPE_CHECKING:
     from parallax.planner._candidates import HANDOVER_NS, SEGMENT_OVERHEAD_NS, PlanningContext
-    from parallax.planner._choices import is_kept_whole, is_split_forced, is_unasked
+    from parallax.planner._choices import is_kept_whole, is_split_forced, is_unasked, is_yardstick
     from parallax.planner._default_policy import why_whole_at_sight
     from parallax.planner._devices import DeviceStudy
     from parallax.planner._kept import remembered_plan
@@ -28,7 +28,7 @@ else:
         __name__,
         {
             "_candidates": "HANDOVER_NS SEGMENT_OVERHEAD_NS PlanningContext",
-            "_choices": "is_kept_whole is_split_forced is_unasked",
+            "_choices": "is_kept_whole is_split_forced is_unasked is_yardstick",
             "_default_policy": "why_whole_at_sight",
             "_devices": "DeviceStudy",
             "_kept": "remembered_plan",
@@ -62,6 +62,7 @@ __all__ = [
     "is_kept_whole",
     "is_split_forced",
     "is_unasked",
+    "is_yardstick",
     "may_be_remembered",
     "open_placer",
     "plan_model",

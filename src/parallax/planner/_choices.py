@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from parallax.schedule import PAPER_POLICY
+
 
 class PlanChoices(Protocol):
     """The part of a session's options, and of a `PlanRequest`, that says whether to split. See ``parallax.Options``."""
@@ -41,4 +43,17 @@ def is_kept_whole(choices: PlanChoices) -> bool:
 
 def is_unasked(choices: PlanChoices) -> bool:
     """Whether it is left to the default policy to split the model: nothing was said of gains or measuring."""
-    return not is_kept_whole(choices) and not is_split_forced(choices) and choices.min_gain is None and not choices.tune
+    return (
+        not is_kept_whole(choices)
+        and not is_split_forced(choices)
+        and not is_yardstick(choices.policy)
+        and choices.min_gain is None
+        and not choices.tune
+    )
+
+
+def is_yardstick(policy: object) -> bool:
+    """Whether a policy is one whose plan runs whatever it gains, so that others can be compared with it."""
+    if isinstance(policy, str):
+        return policy.partition(",")[0] == PAPER_POLICY
+    return bool(getattr(policy, "is_yardstick", False))

@@ -243,12 +243,17 @@ class DeviceStudy:
         return fit_offer(graph, self.context.units, offer, self.room_bytes)
 
     @cached_property
-    def _all_regions(self) -> RegionPlan:
+    def any_offer(self) -> Offer:
+        """The `offer`; where nothing is known of its costs, one in which all is free, for what costs do not decide."""
         offer = self.offer
-        if offer is None:  # nothing is known of its costs, and nothing is to be decided by them
+        if offer is None:
             offer = self._offer(_Unpriced())
             assert offer is not None
-        return find_regions(self.context.graph, self.context.units, offer, rule=RegionRule.GREEDY)
+        return offer
+
+    @cached_property
+    def _all_regions(self) -> RegionPlan:
+        return find_regions(self.context.graph, self.context.units, self.any_offer, rule=RegionRule.GREEDY)
 
     @cached_property
     def _crossings(self) -> Crossings:

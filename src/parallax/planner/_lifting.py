@@ -78,6 +78,7 @@ def lift_bodies(
     plan_body: BodyPlanner,
     min_gain: float,
     promises: Callable[[OpGraph], bool] | None = None,
+    as_barriers: bool = False,
 ) -> Plan:
     """The plan with those operators lifted whose bodies gain by it.
 
@@ -89,6 +90,7 @@ def lift_bodies(
             whatever can be lifted, whether it gains or not.
         promises: a quick look at a body's graph, before it becomes a model of its own: False where its plan will gain
             nothing. Default: always ask for the plan.
+        as_barriers: whether nothing runs beside a lifted operator, and one stays whose bodies all stay whole.
 
     Raises: what ``plan_body`` raises.
     """
@@ -101,7 +103,7 @@ def lift_bodies(
     ]
     if not found:
         return plan
-    lifter = _Lifter(model, plan, plan_body, min_gain, promises)
+    lifter = _Lifter(model, plan, plan_body, min_gain, promises, as_barriers=as_barriers)
     lifts: dict[int, _Lift] = {}
     notes: dict[int, tuple[str, ...]] = {}
     for segment, node in found:
@@ -127,6 +129,8 @@ class _Lifter:
         plan_body: BodyPlanner,
         min_gain: float,
         promises: Callable[[OpGraph], bool] | None,
+        *,
+        as_barriers: bool,
     ) -> None:
         self._model = model
         self._graph = model.inferred()
@@ -134,6 +138,7 @@ class _Lifter:
         self._plan_body = plan_body
         self._min_gain = min_gain
         self._promises = promises
+        self._as_barriers = as_barriers
         self._costs = estimate_costs(self._graph, cores=plan.cores)
         stated = plan.provenance.chosen_ns or plan.provenance.uncut_ns
         self._total_ns = stated or sum(self._costs.node_ns(plan.cores))
@@ -171,7 +176,7 @@ class _Lifter:
             return stays + "the runtime fuses it with what is around it, or what lies between cannot be handed over"
         if any(units_of(units, nodes) is None for nodes in self._groups):
             return stays + "the plan cuts where the runtime would fuse"
-        return self._put_beside(segment, node, bodies, lift)
+        return lift if self._as_barriers else self._put_beside(segment, node, bodies, lift)
 
     def _lift(self, node: Node, bodies: Sequence[Body[Model]], *, width: int, beside: bool) -> _Lift | str:
         planned = []
@@ -179,7 +184,12 @@ class _Lifter:
         for body in bodies:
             plan = self._plan_body(body.model, cores=width)
             plan = lift_bodies(
-                body.model, plan, plan_body=self._plan_body, min_gain=self._min_gain, promises=self._promises
+                body.model,
+                plan,
+                plan_body=self._plan_body,
+                min_gain=self._min_gain,
+                promises=self._promises,
+                as_barriers=self._as_barriers,
             )
             planned.append(BodyPlan(attribute=body.attribute, plan=plan))
             uncut_ns = plan.provenance.uncut_ns
@@ -188,6 +198,8 @@ class _Lifter:
             chosen_ns = plan.provenance.chosen_ns
             plain_ns += uncut_ns
             lifted_ns += LIFT_NS + (uncut_ns if plan.is_uncut or chosen_ns is None else chosen_ns)
+        if self._as_barriers and all(entry.plan.is_uncut for entry in planned):
+            return "nothing in its bodies is divided"
         cost_ns = self._costs.node_ns(width)[node.index]
         saved_ns = round(cost_ns * (1 - lifted_ns / max(1, plain_ns)))
         what = "an arm" if node.op_type == "If" else "an iteration"
@@ -281,9 +293,11 @@ class _Lifter:
             ordered = {
                 position
                 for before in origin.predecessors
-                if not set(plan.segments[before].outputs) & set(origin.inputs)
+                if self._as_barriers or not set(plan.segments[before].outputs) & set(origin.inputs)
                 for position in homes[before]
             }
+            if self._as_barriers:
+                ordered.update(position for position in homes[origin.index] if position < index)
             reason = origin.reason if not piece.place else f"{piece.place}; {origin.reason}"
             segments.append(
                 replace(
@@ -314,7 +328,7 @@ class _Lifter:
         )
         return replace(
             plan,
-            policy="adaptive",
+            policy=plan.policy if plan.has_branch_arenas else "adaptive",
             lanes=max(plan.lanes, 2) if any(lift.beside for lift in lifts) else plan.lanes,
             segments=tuple(segments),
             provenance=provenance,

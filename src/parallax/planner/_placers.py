@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from typing import Any, Final
 
 from parallax.errors import ConfigError
@@ -26,16 +28,19 @@ def placer_names() -> tuple[str, ...]:
 def open_placer(policy: Any) -> Placer | None:
     """The placer that ``policy=`` names, or is; None for "adaptive" and "sequential", which are no placers.
 
-    Ours come first: an installed distribution must not change what "heft" means.
+    A name may be followed by settings, as in "greedy,partitions=3". Ours come first: an installed distribution must not
+    change what "heft" means.
 
-    Raises: ConfigError if there is none of that name, or it cannot be loaded, or it proposes nothing.
+    Raises: ConfigError if there is none of that name, or it cannot be loaded, or it proposes nothing, or it has no such
+        setting.
     """
     if not isinstance(policy, str):
         return _checked(policy, f"policy={policy!r:.80}")
     if policy in POLICIES:
         return None
-    if policy in PLACERS:
-        return PLACERS[policy]()
+    name, *given = policy.split(",")
+    if name in PLACERS:
+        return _made(name, given)
     from importlib.metadata import entry_points
 
     entry = next(iter(entry_points(group=ENTRY_POINTS, name=policy)), None)
@@ -56,8 +61,44 @@ def open_placer(policy: Any) -> Placer | None:
 
 
 def policy_name(policy: Any) -> str:
-    """How a policy is told to people, and kept in keys: its name, or that of its class."""
-    return policy if isinstance(policy, str) else f"{type(policy).__module__}.{type(policy).__qualname__}"
+    """How a policy is told to people, and kept in keys: its name with those settings that are not the defaults.
+
+    `open_placer` makes a placer of ours again from it. Of others it is the name of their class.
+    """
+    if isinstance(policy, str):
+        return policy
+    for name, maker in PLACERS.items():
+        if maker is type(policy) and dataclasses.is_dataclass(policy):
+            stated = [(field.name, getattr(policy, field.name), field.default) for field in dataclasses.fields(policy)]
+            return ",".join([name, *(f"{key}={value!r}" for key, value, default in stated if value != default)])
+    return f"{type(policy).__module__}.{type(policy).__qualname__}"
+
+
+def _made(name: str, given: list[str]) -> Placer:
+    """One of ours with these settings, each "KEY=VALUE"."""
+    maker = PLACERS[name]
+    known = tuple(inspect.signature(maker).parameters)
+    settings = {}
+    for entry in given:
+        key, found, text = entry.partition("=")
+        key = key.strip()
+        if not found or key not in known:
+            listed = f"it has {', '.join(known)}" if known else "it has none"
+            raise ConfigError(f"{entry!r:.80} is no setting of the policy {name!r}", fix=f"write KEY=VALUE; {listed}")
+        settings[key] = _value(key, text.strip(), name)
+    return maker(**settings)
+
+
+def _value(key: str, text: str, name: str) -> int | float | bool | None:
+    words = {"None": None, "True": True, "False": False, "true": True, "false": False}
+    if text in words:
+        return words[text]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    raise ConfigError(f"{key}={text!r:.40} of the policy {name!r} is no number", fix="write a number, True or False")
 
 
 def _checked(placer: Any, what: str) -> Placer:

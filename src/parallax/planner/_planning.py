@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from parallax.graph import OpGraph
 from parallax.model import Model
-from parallax.planner._choices import is_kept_whole, is_split_forced, is_unasked
+from parallax.planner._choices import is_kept_whole, is_split_forced, is_unasked, is_yardstick
 from parallax.planner._default_policy import ONE_CORE
 from parallax.planner._kept import remembered_plan
 from parallax.planner._lifting import lift_bodies
@@ -44,6 +44,8 @@ def plan_model(request: PlanRequest) -> PlannedModel:
 def find_plan(request: PlanRequest) -> Plan:
     """The plan alone; see `plan_model`."""
     model, cores = request.model, request.cores
+    if is_yardstick(request.policy):
+        return _plan_of_yardstick(request)
     if is_unasked(request) and not request.devices:
         return remembered_plan(request) or _plan_unasked(model, cores=cores)
     obstacle = why_model_stays_whole(model)
@@ -62,6 +64,17 @@ def find_plan(request: PlanRequest) -> Plan:
 
         return tune(request)
     return remembered_plan(request) or _plan_by_gain(request)
+
+
+def _plan_of_yardstick(request: PlanRequest) -> Plan:
+    """The plan of a policy that nothing is compared with."""
+    from parallax.planner._paper import plan_as_the_paper  # few sessions ask for it
+    from parallax.planner._placers import open_placer
+    from parallax.schedule.placement import PaperPolicy
+
+    policy = open_placer(request.policy) if request.placer is None else request.placer
+    assert isinstance(policy, PaperPolicy)  # there is no other
+    return plan_as_the_paper(request, policy)
 
 
 def _plan_with_devices(request: PlanRequest) -> Plan:

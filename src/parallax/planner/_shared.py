@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from parallax.backends import Backend
 from parallax.graph import CostModel
+from parallax.model import Model, RowSplit, split_rows
 from parallax.planner._candidates import PlanningContext, host_machine
 from parallax.planner._devices import DeviceStudy, plan_of_regions, scaled_costs
 from parallax.planner._request import PlanDevice
+from parallax.planner._zeros import WeightZeros
+from parallax.profile import surviving_tensors
 from parallax.schedule import Plan
-from parallax.schedule.placement import Coexecution, PlacementProblem, Placer, find_placement
+from parallax.schedule.placement import Coexecution, PlacementProblem, Placer, find_placement, row_parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,37 +36,56 @@ class SharedPlan:
 
 
 def plan_shared(
-    context: PlanningContext, devices: Mapping[str, PlanDevice], placer: Placer, *, name: str
+    context: PlanningContext,
+    devices: Mapping[str, PlanDevice],
+    placer: Placer,
+    *,
+    name: str,
+    shares_rows: bool = True,
+    cost: Callable[[Model], CostModel] | None = None,
 ) -> SharedPlan:
     """The best of what a placer proposes for all devices together, and of the CPU alone.
+
+    A placer with a method ``rows_share(balanced)`` is asked about the model split by rows: so much of them in the first
+    part, given the share with which the first device and the CPU would end together.
 
     Args:
         context: of the model, in its planned shapes.
         devices: by the names they were asked for; those without prices are left out.
         name: of the placer.
+        shares_rows: whether the model may be split by rows.
+        cost: of the CPU for a model that was split; None: from tables.
 
     Raises:
         BackendError: a device cannot tell what it takes.
         ConfigError: the placer proposes what is no placement.
     """
-    costs = _common_costs(context, [device.backend for device in devices.values()])
-    studies = {
-        asked: DeviceStudy(context, device.backend, costs, room_bytes=device.room_bytes)
-        for asked, device in devices.items()
-    }
-    offers = {asked: study.offer for asked, study in studies.items() if study.offer is not None}
+    backends = [device.backend for device in devices.values()]
+    studies = _studies(context, devices, _common_costs(context, backends))
     cpu_ns = next(iter(studies.values())).cpu_ns
     unpriced = [
-        f"{asked} has no prices: tune=True measures what it is worth" for asked in studies if asked not in offers
+        f"{asked} has no prices: tune=True measures what it is worth"
+        for asked, study in studies.items()
+        if study.offer is None
     ]
-    if not offers:
+    if len(unpriced) == len(studies):
         return SharedPlan(plan=None, devices=(), cpu_ns=cpu_ns, chosen_ns=cpu_ns, reason="; ".join(unpriced))
+    split = _split_for(placer, context, studies) if shares_rows else None
+    if split is not None:
+        made = split.split.model
+        costs = None if cost is None else cost(made)
+        survivors = surviving_tensors(made) if cost is None else None
+        context = PlanningContext(made, cores=context.cores, costs=costs, survivors=survivors)
+        studies = _studies(context, devices, _common_costs(context, backends), split=split.split)
+    offers = {asked: study.offer for asked, study in studies.items() if study.offer is not None}
     problem = PlacementProblem(
         graph=context.graph,
         groups=context.units,
         devices=tuple(offers.values()),
-        costs=costs,
+        costs=next(iter(studies.values())).costs,
         machine=host_machine(context.cores),
+        row_parts={} if split is None else row_parts(context.graph, context.units, split.split.parts),
+        zeros=WeightZeros(context.model),
     )
     found = find_placement(problem, (placer,))
     best = found.best
@@ -79,8 +101,11 @@ def plan_shared(
             found=found,
         )
     of_region = [list(offers)[device] for device in best.regions.device_of]
-    backends = [studies[asked].name for asked in of_region]
-    plan = plan_of_regions(context, best.plan, backends, best.tasks, best.schedule)
+    names = [studies[asked].name for asked in of_region]
+    plan = plan_of_regions(context, best.plan, names, best.tasks, best.schedule)
+    if split is not None:
+        # It is a plan for the model as it is, which is split when the plan is compiled.
+        plan = replace(plan, structure_digest=split.structure_digest, rows_permille=split.permille)
     used = tuple(dict.fromkeys(of_region))
     reason = (
         f"{best.plan.counted} on {' and '.join(used)} beside the CPU, as {name} places them: "
@@ -94,6 +119,37 @@ def plan_shared(
         reason="; ".join((reason, *unpriced)),
         found=found,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Split:
+    """A model split by rows, and of which one."""
+
+    split: RowSplit
+    permille: int
+    structure_digest: str
+
+
+def _split_for(placer: Placer, context: PlanningContext, studies: Mapping[str, DeviceStudy]) -> _Split | None:
+    """The model split as a placer asks for; None where it does not, or there are no rows to split."""
+    rows_share = getattr(placer, "rows_share", None)
+    if not callable(rows_share):
+        return None
+    offer = next(study.offer for study in studies.values() if study.offer is not None)
+    permille = min(max(round(1000 * rows_share(offer.balanced_share)), 1), 999)
+    split = split_rows(context.model, permille / 1000)
+    if split is None:
+        return None
+    return _Split(split=split, permille=permille, structure_digest=context.model.structure_digest)
+
+
+def _studies(
+    context: PlanningContext, devices: Mapping[str, PlanDevice], costs: CostModel, *, split: RowSplit | None = None
+) -> dict[str, DeviceStudy]:
+    return {
+        asked: DeviceStudy(context, device.backend, costs, split=split, room_bytes=device.room_bytes)
+        for asked, device in devices.items()
+    }
 
 
 def _common_costs(context: PlanningContext, backends: Sequence[Backend]) -> CostModel:

@@ -215,17 +215,26 @@ def _all_device_plans(
             if by_rows is not None:
                 yield name, by_rows, ""
     if request.placer is not None and request.devices:
-        yield request.policy, *_placed_plan(request.placer, request, context)
+        yield request.policy, *_placed_plan(request.placer, request, context, measure)
 
 
-def _placed_plan(placer: Placer, request: PlanRequest, context: PlanningContext) -> tuple[DevicePlan | None, str]:
+def _placed_plan(
+    placer: Placer, request: PlanRequest, context: PlanningContext, measure: Callable[[Model], CostModel]
+) -> tuple[DevicePlan | None, str]:
     """What a placer makes of all devices together; or None, and why not."""
     try:
         devices = {
             name: replace(device, backend=with_price(device.backend, width=context.cores))
             for name, device in request.devices.items()
         }
-        shared = plan_shared(context, devices, placer, name=request.policy)
+        shared = plan_shared(
+            context,
+            devices,
+            placer,
+            name=request.policy,
+            shares_rows=may_share_rows(request),
+            cost=measure,
+        )
     except BackendError as error:
         logger.warning("%s places nothing: %s", request.policy, error)
         return None, str(error)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from parallax.schedule._plan import (
         CPU_BACKEND,
         MAX_CORES,
+        PAPER_POLICY,
         PLAN_FORMAT_VERSION,
         BodyPlan,
         Candidate,
@@ -36,7 +37,10 @@ else:
             "_adaptive": "AdaptivePolicy",
             "_crossings": "Crossings",
             "_dispatcher": "Dispatcher",
-            "_plan": "CPU_BACKEND MAX_CORES PLAN_FORMAT_VERSION BodyPlan Candidate Plan Provenance Segment verify_plan",
+            "_plan": (
+                "CPU_BACKEND MAX_CORES PAPER_POLICY PLAN_FORMAT_VERSION BodyPlan Candidate Plan Provenance Segment "
+                "verify_plan"
+            ),
             "_records": "parse_json read_record write_record",
             "_region_tasks": "Grain RegionTasks region_tasks",
             "_serialise": "SerialisedPlan serialise_for_memory simulate_plan",
@@ -50,6 +54,7 @@ else:
 __all__ = [
     "CPU_BACKEND",
     "MAX_CORES",
+    "PAPER_POLICY",
     "PLAN_FORMAT_VERSION",
     "AdaptivePolicy",
     "Assignment",

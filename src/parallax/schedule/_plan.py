@@ -24,6 +24,9 @@ PLAN_FORMAT_VERSION: Final = 4
 CPU_BACKEND: Final = "cpu"
 """ONNX Runtime's CPU kernels, as a segment names them."""
 
+PAPER_POLICY: Final = "parallax-paper"
+"""The policy that runs a model as the Parallax paper (arXiv 2512.11532) would: see `parallax.schedule.placement`."""
+
 MAX_CORES: Final = 4096
 """More cores or lanes than this come from no machine, but from a damaged file."""
 
@@ -83,7 +86,7 @@ class Provenance:
     """Where a plan comes from: what was compared, and by how much the winner won.
 
     ``source`` is "tables" (predicted from cost tables), "measured" (searched and timed), "forced"
-    (the caller asked for it with ``split="always"``) or "default" (nothing promised a gain).
+    (the caller asked for it, with ``split="always"`` or a yardstick's name) or "default" (nothing promised a gain).
     """
 
     source: str
@@ -119,6 +122,11 @@ class Plan:
         return len(self.segments) <= 1 and all(
             segment.backend == CPU_BACKEND and not segment.bodies for segment in self.segments
         )
+
+    @property
+    def has_branch_arenas(self) -> bool:
+        """Whether its boundary tensors lie in an arena per branch, as in the paper whose policy made it."""
+        return self.policy == PAPER_POLICY
 
     @property
     def summary(self) -> str:

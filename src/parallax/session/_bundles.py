@@ -83,6 +83,11 @@ def _refuse_decided(options: PlanningOptions, bundle: Bundle) -> None:
         given.append("split")
     if options.policy == "sequential" and not bundle.plan.is_uncut:
         given.append("policy")
+    if options.policy not in ("adaptive", "sequential"):
+        from parallax.planner import is_yardstick, policy_name  # no bundle is planned
+
+        if is_yardstick(options.policy) and policy_name(options.policy) != bundle.manifest.options.policy:
+            given.append("policy")
     if given:
         raise ConfigError(
             f"{given[0]}= is decided when a bundle is compiled",

@@ -13,7 +13,7 @@ from parallax.errors import ConfigError
 from parallax.machine import memory_limit_bytes
 from parallax.memory import parse_bytes
 from parallax.model import Model, ModelSource, load_model
-from parallax.planner import binding_limit, plan_model_within
+from parallax.planner import binding_limit, is_yardstick, plan_model_within
 from parallax.session._budgeting import fit_plan, noted_peaks
 from parallax.session._keywords import check_calibration_names, check_folder, check_switch
 from parallax.session._options import (
@@ -123,17 +123,26 @@ def recorded_options(options: PlanningOptions, *, memory_limit: int | None) -> C
     """What of the options a bundle remembers. ``memory_limit``: if it binds.
 
     On the CPU alone, ``split="never"`` and ``policy="sequential"`` are the same, and so are ``split="always"`` and
-    ``min_gain=0``: the latter are what is remembered. Placers share work with devices, which a bundle has none of.
+    ``min_gain=0``: the latter are what is remembered. Placers share work with devices, which a bundle has none of; a
+    yardstick plans for the CPU alone, too.
     """
     min_gain = 0.0 if options.is_split_forced else options.min_gain
     return CompileOptions(
         threads=options.threads,
-        policy="sequential" if options.is_kept_whole else "adaptive",
+        policy=_recorded_policy(options),
         shapes=tuple(sorted((options.shapes or {}).items())),
         min_gain=None if min_gain is None else repr(min_gain),
         tune=options.tune,
         memory_limit=memory_limit,
     )
+
+
+def _recorded_policy(options: PlanningOptions) -> str:
+    if is_yardstick(options.policy):
+        from parallax.planner import policy_name  # loads the placers
+
+        return policy_name(options.policy)
+    return "sequential" if options.is_kept_whole else "adaptive"
 
 
 def replayed_options(recorded: CompileOptions, *, cache_dir: Path | None) -> PlanningOptions:

@@ -21,6 +21,7 @@ from parallax._record import dataclass
 from parallax.backends import FaultPolicy
 from parallax.bundle import Verify
 from parallax.errors import ConfigError
+from parallax.schedule import PAPER_POLICY
 from parallax.session._keywords import (
     check_backends,
     check_calibration,
@@ -124,7 +125,10 @@ class Options:
             ``split="never"`` does. Another name is that of a placer, and an object may be one (see
             `parallax.schedule.placement.Placer`): it shares the model between the CPU and all devices of ``providers=``
             at once. Of what it proposes, and of the CPU alone, what is predicted to be quickest is taken. Without
-            devices it is "adaptive".
+            devices it is "adaptive". Settings follow a name, as in "greedy,partitions=3". "parallax-paper" (or a
+            `parallax.schedule.placement.PaperPolicy` with thresholds of one's own) is a yardstick instead: it runs the
+            model as the Parallax paper would, with devices and without, even where that is slower than the whole model.
+            It excludes ``tune``, ``min_gain`` and ``split``.
         split: whether the model is divided into segments: "auto" (the default) where it gains at least ``min_gain``;
             "never", so that it runs whole, on the CPU or on a device that takes all of it; "always", at every branch
             and with all that a device takes on it, whether that gains or not. "never" excludes ``tune`` and
@@ -212,6 +216,11 @@ class Options:
 
     def _check_together(self) -> None:
         """Raises: ConfigError if two fields exclude each other."""
+        if self.policy not in ("adaptive", "sequential"):
+            from parallax.planner import is_yardstick  # few sessions name another
+
+            if is_yardstick(self.policy):
+                self._check_yardstick()
         if self.split == "auto":
             return
         excluded = {
@@ -224,6 +233,20 @@ class Options:
                 raise ConfigError(
                     f'split="{self.split}" and {other} exclude each other',
                     fix=f'leave one of them out: {other} says something else about splitting than "{self.split}"',
+                )
+
+    def _check_yardstick(self) -> None:
+        """Raises: ConfigError where something else is said of planning: a yardstick runs as it is."""
+        excluded = {
+            "tune=True": self.tune,
+            f"min_gain={self.min_gain}": self.min_gain is not None,
+            f'split="{self.split}"': self.split != "auto",
+        }
+        for other, is_given in excluded.items():
+            if is_given:
+                raise ConfigError(
+                    f'policy="{PAPER_POLICY}" and {other} exclude each other',
+                    fix="leave one of them out: this policy is a yardstick, whose plan is run whatever it gains",
                 )
 
     def carried(self) -> Options:

@@ -16,6 +16,7 @@ from parallax.planner import (
     PlanRequest,
     feed_shapes,
     graph_for_backends,
+    is_yardstick,
     may_be_remembered,
     open_placer,
     plan_model,
@@ -139,6 +140,7 @@ def _why_options_stay_whole(model: Model, shaped: Model, options: PlanningOption
     if session_options is None or (options.is_kept_whole and not options.devices):
         return None
     asked = options.devices or options.tune or options.min_gain is not None or options.split == "always"
+    asked = asked or is_yardstick(options.policy)
     if not asked and not _is_remembered(shaped, options, session_options):
         # What they hold can be found out, but takes longer than opening a small model.
         return (

@@ -1,7 +1,8 @@
 """Which fusion groups run on which device: the problem, the placers that propose answers, and the judge of all of them.
 
 A placer of one's own is an object with ``propose(problem)``, that yields a `Placement` per idea. It is registered in
-the entry point group ``parallax.placers``, and named as ``policy=``.
+the entry point group ``parallax.placers``, and named as ``policy=``. A `PaperPolicy` is more than a placer: it also
+says in which steps all runs, and sessions run it whatever it gains.
 """
 
 from typing import TYPE_CHECKING
@@ -10,7 +11,9 @@ from parallax import _lazy
 
 if TYPE_CHECKING:
     from parallax.schedule.placement._judge import Coexecution, default_placers, find_placement
+    from parallax.schedule.placement._layers import LayeredRun, run_by_layers
     from parallax.schedule.placement._names import PLACERS
+    from parallax.schedule.placement._paper import PaperPolicy
     from parallax.schedule.placement._problem import (
         GroupFeatures,
         Machine,
@@ -24,7 +27,9 @@ else:
         __name__,
         {
             "_judge": "Coexecution default_placers find_placement",
+            "_layers": "LayeredRun run_by_layers",
             "_names": "PLACERS",
+            "_paper": "PaperPolicy",
             "_problem": "GroupFeatures Machine Placement PlacementProblem Placer row_parts",
         },
     )
@@ -33,11 +38,14 @@ __all__ = [
     "PLACERS",
     "Coexecution",
     "GroupFeatures",
+    "LayeredRun",
     "Machine",
+    "PaperPolicy",
     "Placement",
     "PlacementProblem",
     "Placer",
     "default_placers",
     "find_placement",
     "row_parts",
+    "run_by_layers",
 ]

@@ -8,11 +8,14 @@ where the device is the bottleneck. So placements are proposed in several ways, 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
+from parallax.errors import ConfigError
 from parallax.graph import tensor_bytes
-from parallax.partition import RegionPlan, RegionRule, find_branches, find_regions
+from parallax.partition import RegionRule, find_branches, find_regions
 from parallax.schedule._heft import HeftPolicy
 from parallax.schedule._tasks import Task
 from parallax.schedule.placement._problem import Placement, PlacementProblem
@@ -29,14 +32,46 @@ class CpuOnly:
         yield problem.cpu_only
 
 
+class Device:
+    """All that a device takes, in connected pieces: the device alone, as far as it goes. One placement per device."""
+
+    def propose(self, problem: PlacementProblem) -> Iterator[Placement]:
+        """See `Device`."""
+        for device, offer in enumerate(problem.devices):
+            label = f"all on {offer.device}"
+            yield Placement.on_device(problem, label, range(len(problem.groups)), device=device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Greedy:
-    """All that a device takes, in the fewest regions: what runtimes do today. One placement per device."""
+    """All that a device takes, in the fewest regions: what runtimes do today. One placement per device.
+
+    Args:
+        partitions: only so many regions, those of the most operators; None: all. TensorFlow Lite's delegates are given
+            1 by its GPU delegate (``max_delegated_partitions`` in ``delegates/gpu/delegate_options.cc``) and 3 by that
+            of NNAPI (``max_number_delegated_partitions`` in ``delegates/nnapi/nnapi_delegate.h``).
+    """
+
+    partitions: int | None = None
+
+    def __post_init__(self) -> None:
+        given = self.partitions
+        if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
+            raise ConfigError(f"partitions={given!r:.40}", fix="give a whole number of at least 1, or None for all")
 
     def propose(self, problem: PlacementProblem) -> Iterator[Placement]:
         """See `Greedy`."""
         for device, offer in enumerate(problem.devices):
             plan = find_regions(problem.graph, problem.groups, offer, rule=RegionRule.GREEDY)
-            yield _of_regions(problem, "all supported", plan, device)
+            if self.partitions is None:
+                yield Placement.of_regions(problem, "all supported", plan, device=device)
+                continue
+            by_size = sorted(plan.regions, key=lambda region: (-len(region.nodes), region.index))
+            kept = sorted(by_size[: self.partitions], key=lambda region: region.index)
+            label = f"the {self.partitions} largest of all supported"
+            pieces = tuple(region.units for region in kept)
+            given = Placement.on_device(problem, label, itertools.chain.from_iterable(pieces), device=device)
+            yield dataclasses.replace(given, regions=pieces)
 
 
 class PaperThresholds:
@@ -46,7 +81,7 @@ class PaperThresholds:
         """See `PaperThresholds`."""
         for device, offer in enumerate(problem.devices):
             plan = find_regions(problem.graph, problem.groups, offer, rule=RegionRule.PAPER)
-            yield _of_regions(problem, "the paper's thresholds", plan, device)
+            yield Placement.of_regions(problem, "the paper's thresholds", plan, device=device)
 
 
 class ByCost:
@@ -61,7 +96,7 @@ class ByCost:
                 for joined in (False, True):
                     plan = find_regions(problem.graph, problem.groups, scaled, join_siblings=joined)
                     label = f"regions by cost x{factor:g}{', joined' if joined else ''}"
-                    yield _of_regions(problem, label, plan, device)
+                    yield Placement.of_regions(problem, label, plan, device=device)
                     chosen.update(group for region in plan.regions for group in region.units)
                 label = f"regions by cost x{factor:g}, cut early"
                 yield Placement.on_device(problem, label, chosen, device=device, ends_early=True)
@@ -110,13 +145,6 @@ def branches_of(problem: PlacementProblem, takes: Callable[[int], object]) -> li
     for branch in found.branches:
         pieces.extend(_runs(branch.nodes, takes))
     return pieces
-
-
-def _of_regions(problem: PlacementProblem, label: str, plan: RegionPlan, device: int) -> Placement:
-    """The regions of a plan, which may have been found with other costs than the problem's."""
-    regions = tuple(region.units for region in plan.regions)
-    placed = Placement.on_device(problem, label, [group for region in regions for group in region], device=device)
-    return dataclasses.replace(placed, regions=regions)
 
 
 def _branch_tasks(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
 from parallax.errors import ConfigError
 from parallax.graph import CostModel, OpGraph, Verdict, bottom_levels, node_work, tensor_bytes, top_levels
-from parallax.partition import Offer, RegionPlacer, UnitGraph
+from parallax.partition import Offer, RegionPlacer, RegionPlan, UnitGraph
 from parallax.schedule._crossings import Crossings
+from parallax.schedule.placement._flows import Flow, find_flows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,13 @@ class Placement:
             )
 
     @classmethod
+    def of_regions(cls, problem: PlacementProblem, label: str, plan: RegionPlan, *, device: int = 0) -> Placement:
+        """The regions of a plan, which may have been found with other costs than the problem's."""
+        regions = tuple(region.units for region in plan.regions)
+        placed = cls.on_device(problem, label, [group for region in regions for group in region], device=device)
+        return replace(placed, regions=regions)
+
+    @classmethod
     def on_device(
         cls,
         problem: PlacementProblem,
@@ -110,6 +119,8 @@ class PlacementProblem:
     machine: Machine
     row_parts: Mapping[str, frozenset[int]] = field(default_factory=dict)
     """Of a model split by rows: fusion groups to be tried together on a device, by label."""
+    zeros: Mapping[str, float] = field(default_factory=dict)
+    """Share of exact zeros in weights, by name, of those of which it is known. It may be found when it is asked for."""
 
     def __post_init__(self) -> None:
         if self.machine.cores < 1:
@@ -168,6 +179,32 @@ class PlacementProblem:
     def above_ns(self) -> list[int]:
         """Per fusion group the CPU's time on the longest path to its end."""
         return top_levels(self.groups.dag.predecessors, self.cpu_ns)
+
+    @cached_property
+    def flows(self) -> tuple[Flow, ...]:
+        """Tensors that move where who makes them and who reads them are on different sides."""
+        return find_flows(self.graph, self.groups, self.folded)
+
+    @cached_property
+    def sparsity(self) -> tuple[float, ...]:
+        """Per fusion group the share of exact zeros in the weights that it reads, by elements; 0 where none is known.
+
+        Not among the `features`: to find it may take reading all weights.
+        """
+        graph = self.graph
+        shares = []
+        for nodes in self.groups.units:
+            zeros = elements = 0.0
+            for name in dict.fromkeys(name for node in nodes for name in graph.nodes[node].inputs):
+                info = graph.initializers.get(name)
+                share = None if info is None else self.zeros.get(name)
+                if info is None or share is None or not info.is_static:
+                    continue
+                size = math.prod(dim for dim in info.shape or () if isinstance(dim, int))
+                elements += size
+                zeros += share * size
+            shares.append(zeros / elements if elements else 0.0)
+        return tuple(shares)
 
     @cached_property
     def crossings(self) -> Crossings:
