@@ -343,10 +343,10 @@ def _bytes_of(output: Any) -> Any:
 
 def load_what_is_lazy() -> None:
     """Load what Parallax loads when a session is first opened: imports are in no variant's clock."""
-    from parallax.bundle import Bundle, open_executor
-    from parallax.session import InferenceSession, _bundles, _interface
+    from parallax.bundle import Bundle, open_executor, read_interface
+    from parallax.session import InferenceSession, _bundles
 
-    assert all((Bundle, open_executor, InferenceSession, _bundles, _interface))
+    assert all((Bundle, open_executor, read_interface, InferenceSession, _bundles))
 
 
 def main(order: Order) -> None:

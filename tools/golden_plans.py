@@ -45,12 +45,11 @@ from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.backends.emulated._profiles import load_profile
 from parallax.errors import ConfigError
 from parallax.model import Model, load_model
-from parallax.planner import PlanDevice, PlanningContext, PlanRequest, plan_model
+from parallax.planner import PlanDevice, PlanningContext, PlanRequest, plan_model, with_known_peaks
 from parallax.planner._candidates import NO_PROVENANCE
 from parallax.planner._devices import DeviceStudy
 from parallax.profile import estimate_costs, product_flops, surviving_tensors
 from parallax.schedule import CPU_BACKEND, Plan, Segment
-from parallax.session._budgeting import with_known_peaks
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "tests" / "golden" / "plans"
 

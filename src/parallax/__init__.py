@@ -51,6 +51,7 @@ else:
             "session": "InferenceSession MemoryUsage Options compile",
         },
         packages=(
+            "admission",
             "backends",
             "bundle",
             "engine",

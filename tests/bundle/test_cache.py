@@ -13,9 +13,8 @@ import onnxruntime
 import pytest
 
 import parallax
-from parallax.bundle import MANIFEST_NAME
-from parallax.session import _bundle_cache as bundle_cache
-from parallax.session import cache_folder, prune_cache
+from parallax.bundle import MANIFEST_NAME, cache_folder, prune_cache
+from parallax.bundle import _cache as bundle_cache
 from parallax.session._source import SessionSource
 from tests.bundle._models import branching, compiled, expected, feeds
 

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 
 import parallax
-from parallax.bundle import read_manifest
+from parallax.bundle import cache_folder, read_manifest
 from parallax.profile import Cache, why_distrusted
-from parallax.session import cache_folder
 from tests.bundle._models import branching, expected, feeds, forge
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system has no user ids")

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallax.errors import ConfigError, InternalError, PlanError
-from parallax.memory import admission_budget, least_budget, parse_bytes, peak_of_schedule
+from parallax.memory import parse_bytes, peak_of_schedule
+from parallax.memory._budget import admission_budget, largest_segment, least_budget
 from tests.memory._plans import chain, plan_of
 
 MIB = 1 << 20
@@ -91,15 +92,15 @@ def test_a_message_names_the_option_and_never_a_whole_file():
 
 
 def test_the_least_budget_is_the_arena_and_the_largest_segment():
-    assert least_budget([], arena_bytes=5, margin=0.0).least_bytes == 5
-    assert least_budget([70, 10, 70], arena_bytes=0, margin=0.0).largest_segment == 0, "the first of several"
-    need = least_budget([10, 70, 30], arena_bytes=100, margin=0.0)
-    assert (need.least_bytes, need.largest_segment) == (170, 1)
-    assert least_budget([], arena_bytes=5, margin=0.0).largest_segment is None
+    assert least_budget([], arena_bytes=5, margin=0.0) == 5
+    assert largest_segment([70, 10, 70]) == 0, "the first of several"
+    assert least_budget([10, 70, 30], arena_bytes=100, margin=0.0) == 170
+    assert largest_segment([10, 70, 30]) == 1
+    assert largest_segment([]) is None
 
 
 def test_a_tenth_of_a_budget_is_left_free_unless_said_otherwise():
-    assert least_budget([80], arena_bytes=10).least_bytes == 100
+    assert least_budget([80], arena_bytes=10) == 100
     assert admission_budget(1000, [80], arena_bytes=100) == 800
     with pytest.raises(PlanError, match="10% is kept free") as caught:
         admission_budget(99, [80], arena_bytes=10)
@@ -118,7 +119,7 @@ def test_a_budget_too_small_is_refused_with_the_number_that_would_do():
 
 @given(st.lists(st.integers(0, 1 << 40), max_size=5), st.integers(0, 1 << 45), st.floats(0, 0.99))
 def test_the_least_budget_does_and_one_byte_less_does_not(peaks, arena, margin):
-    least = least_budget(peaks, arena_bytes=arena, margin=margin).least_bytes
+    least = least_budget(peaks, arena_bytes=arena, margin=margin)
     running = admission_budget(least, peaks, arena_bytes=arena, margin=margin)
     assert running >= max(peaks, default=0)
     assert running + arena <= least * (1 - margin)

@@ -60,8 +60,8 @@ def offer_of(graph: OpGraph, *, cpu_ns: list[int] | None = None, declined: froze
 def test_a_chain_holds_its_weights_and_two_tensors_at_a_time() -> None:
     need = device_need(layers(3), range(6))
     assert need.weight_bytes == 3 * 64 * FLOAT_BYTES
-    assert need.tensor_bytes == 2 * 8 * FLOAT_BYTES
-    assert need.total_bytes == need.weight_bytes + need.tensor_bytes
+    assert need.wanted_bytes == 2 * 8 * FLOAT_BYTES
+    assert need.total_bytes == need.weight_bytes + need.wanted_bytes
 
 
 def test_a_weight_that_several_nodes_read_is_held_once() -> None:
@@ -76,8 +76,8 @@ def test_what_is_read_again_later_is_alive_until_then() -> None:
         helper.make_node("Add", ["a", "c"], ["y"]),
     ]
     graph = graph_of(nodes, {}, outputs=["y"])
-    assert device_need(graph, range(4)).tensor_bytes == 3 * 8 * FLOAT_BYTES
-    assert device_need(graph, [1, 2]).tensor_bytes == 2 * 8 * FLOAT_BYTES
+    assert device_need(graph, range(4)).wanted_bytes == 3 * 8 * FLOAT_BYTES
+    assert device_need(graph, [1, 2]).wanted_bytes == 2 * 8 * FLOAT_BYTES
     assert device_need(graph, []).total_bytes == 0
 
 

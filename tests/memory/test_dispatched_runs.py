@@ -8,7 +8,8 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parallax.memory import Effort, admission_budget, find_lifetimes, least_budget, peak_of_schedule, plan_arena
+from parallax.memory import Effort, find_lifetimes, peak_of_schedule, plan_arena
+from parallax.memory._budget import admission_budget, least_budget
 from parallax.memory._lifetimes import fixed_order
 from parallax.schedule import Dispatcher, DispatchTable
 from tests.memory._plans import alive_tensors, plans, sizes_of, with_peaks
@@ -74,7 +75,7 @@ def test_within_any_budget_that_is_not_refused_runs_end_and_never_hold_more(case
     peaks = [data.draw(st.integers(0, 100)) for _ in plan.segments]
     arena = data.draw(st.integers(0, 200))
     margin = data.draw(st.sampled_from([0.0, 0.1, 0.4]))
-    least = least_budget(peaks, arena_bytes=arena, margin=margin).least_bytes
+    least = least_budget(peaks, arena_bytes=arena, margin=margin)
     budget = least + data.draw(st.integers(0, 200))
     running_budget = admission_budget(budget, peaks, arena_bytes=arena, margin=margin)
     plan = with_peaks(plan, peaks)

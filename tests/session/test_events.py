@@ -220,7 +220,7 @@ def test_a_budget_is_told_when_a_run_begins_and_when_it_changes() -> None:
 
     def squeeze(event: Event) -> None:
         """In the middle of each run, what is left for it becomes less, and more again."""
-        gate = None if session._memory is None else session._memory.gate
+        gate = None if session._memory is None else session._memory.controller
         if isinstance(event, SegmentEnded) and event.segment == 0 and gate is not None:
             limit = gate.limit_bytes
             gate.set_limit(0)

@@ -43,7 +43,7 @@ both_ways = pytest.mark.parametrize(
 def no_pressure(monkeypatch):
     """Whatever else this machine is doing, its memory is not short here."""
     plenty = PressureMonitor(read=lambda: PressureReading(free_bytes=1 << 40))
-    monkeypatch.setattr("parallax.session._memory._process_monitor", plenty)
+    monkeypatch.setattr("parallax.admission._session_memory._process_monitor", plenty)
 
 
 def wide_model(rows: int | str, *, branches: int = 6, depth: int = 3) -> bytes:
@@ -190,7 +190,7 @@ def test_with_less_memory_less_runs_at_once_and_the_answers_stay(share):
 
 def _held_alone(session: parallax.InferenceSession) -> int:
     """What one segment at a time holds: the least a run can do with."""
-    need = session._estimator.need({})
+    need = session._estimator.requirement({})
     return int(need.least_bytes)
 
 
@@ -320,8 +320,8 @@ def test_a_run_that_fails_gives_back_what_it_was_granted(session_class):
 def test_a_run_that_waits_can_be_stopped(session_class):
     model, x = wide_model(64), ramp(64, 1024)
     session = session_class(model, memory_budget="64MiB")
-    gate = session._memory.gate
-    grant = gate.admit(session._estimator.need({}))
+    gate = session._memory.controller
+    grant = gate.admit(session._estimator.requirement({}))
     session._memory._monitor = PressureMonitor(read=lambda: PressureReading(free_bytes=0))
     options = onnxruntime.RunOptions()
     caught: list[BaseException] = []
@@ -341,7 +341,7 @@ def test_a_run_that_waits_can_be_stopped(session_class):
     options.terminate = True
     thread.join(PATIENCE_S)
     assert len(caught) == 1
-    gate.leave(grant)
+    gate.release(grant)
     options.terminate = False
     np.testing.assert_array_equal(session.run(None, {"x": x}, options)[0], answer(model, x))
 

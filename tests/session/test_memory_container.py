@@ -24,7 +24,7 @@ from tests.session.test_memory_budget import answer, wide_model
 model, x = wide_model(256), ramp(256, 1024)
 expected = answer(model, x)
 session = ForcedSplitSession(model, memory_budget=0.5)
-gate = session._memory.gate
+gate = session._memory.controller
 before = gate.limit_bytes
 free = parallax.machine.free_memory_bytes()
 # Touched pages of the group's memory, until hardly any of it is free.

@@ -32,13 +32,19 @@ class Told(parallax.InferenceSession):
         self.states.append(opened.state)
 
 
+KEYWORDS: dict[SessionState, dict[str, Any]] = {
+    SessionState.WHOLE: {"split": "never", "idle_trim_s": 60},
+    SessionState.DIRECT: {"split": "never"},
+    SessionState.SPLIT: SPLIT,
+}
+
+
 def in_state(state: SessionState) -> Opened:
-    session = parallax.InferenceSession(MODEL, **SPLIT)
-    return Opened(
-        state=state,
-        split=session._opened.split if state is SessionState.SPLIT else None,
-        direct=print if state is SessionState.DIRECT else None,
-    )
+    if state is SessionState.OPENING:
+        return NOT_OPEN
+    opened = parallax.InferenceSession(MODEL, **KEYWORDS[state])._opened
+    assert opened.state is state
+    return opened
 
 
 @pytest.mark.parametrize(("before", "after"), list(itertools.product(SessionState, repeat=2)))
@@ -50,12 +56,14 @@ def test_what_is_open_is_closed_before_something_else_is_opened(before: SessionS
             check_transition(in_state(before), in_state(after))
 
 
-@pytest.mark.parametrize("state", [SessionState.DIRECT, SessionState.SPLIT])
-def test_a_state_has_what_it_runs(state: SessionState) -> None:
-    with pytest.raises(parallax.InternalError, match=f"in state '{state.value}'"):
-        Opened(state=state)
-    with pytest.raises(parallax.InternalError, match="in state 'whole'"):
-        Opened(state=SessionState.WHOLE, direct=print)
+@pytest.mark.parametrize(("state", "other"), list(itertools.product(SessionState, repeat=2)))
+def test_a_state_has_what_it_runs(state: SessionState, other: SessionState) -> None:
+    runner = in_state(other).runner
+    if state is other:
+        assert Opened(state=state, runner=runner).runner is runner
+    else:
+        with pytest.raises(parallax.InternalError, match=f"in state '{state.value}'"):
+            Opened(state=state, runner=runner)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from parallax import _lazy
 
 if TYPE_CHECKING:
+    from parallax.bundle._cache import cache_folder, cached_bundle, note_use, prune_cache, rebuilt_bundle
     from parallax.bundle._digest import CheckedFiles, settled, signature
     from parallax.bundle._folder import BUNDLE_SUFFIX, MANIFEST_NAME, Verify, looks_like_bundle
     from parallax.bundle._identity import (
@@ -21,24 +22,34 @@ if TYPE_CHECKING:
     )
     from parallax.bundle._manifest import BUNDLE_FORMAT_VERSION, CompileOptions, Manifest, SourceFile, SourceRecord
     from parallax.bundle._names import ModelNames
-    from parallax.bundle._open import Bundle, read_bundle, use_bundle
+    from parallax.bundle._open import (
+        LARGE_WEIGHT_BYTES,
+        Bundle,
+        mapped_defaults,
+        mapped_options,
+        read_bundle,
+        use_bundle,
+    )
     from parallax.bundle._publish import prune_folder, prune_leftovers, remove_tree, resolve_target
     from parallax.bundle._read import read_manifest
-    from parallax.bundle._segments import open_executor
+    from parallax.bundle._requirement import counted_bundle, estimate_bundle
+    from parallax.bundle._segments import open_executor, read_interface
     from parallax.bundle._write import describe_source, write_bundle
 else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
+            "_cache": "cache_folder cached_bundle note_use prune_cache rebuilt_bundle",
             "_digest": "CheckedFiles settled signature",
             "_folder": "BUNDLE_SUFFIX MANIFEST_NAME Verify looks_like_bundle",
             "_identity": "describe_mismatch mismatch_error parallax_version rebuild_command runtime_build",
             "_manifest": "BUNDLE_FORMAT_VERSION CompileOptions Manifest SourceFile SourceRecord",
             "_names": "ModelNames",
-            "_open": "Bundle read_bundle use_bundle",
+            "_open": "LARGE_WEIGHT_BYTES Bundle mapped_defaults mapped_options read_bundle use_bundle",
             "_publish": "prune_folder prune_leftovers remove_tree resolve_target",
             "_read": "read_manifest",
-            "_segments": "open_executor",
+            "_requirement": "counted_bundle estimate_bundle",
+            "_segments": "open_executor read_interface",
             "_write": "describe_source write_bundle",
         },
     )
@@ -46,6 +57,7 @@ else:
 __all__ = [
     "BUNDLE_FORMAT_VERSION",
     "BUNDLE_SUFFIX",
+    "LARGE_WEIGHT_BYTES",
     "MANIFEST_NAME",
     "Bundle",
     "CheckedFiles",
@@ -55,17 +67,27 @@ __all__ = [
     "SourceFile",
     "SourceRecord",
     "Verify",
+    "cache_folder",
+    "cached_bundle",
+    "counted_bundle",
     "describe_mismatch",
     "describe_source",
+    "estimate_bundle",
     "looks_like_bundle",
+    "mapped_defaults",
+    "mapped_options",
     "mismatch_error",
+    "note_use",
     "open_executor",
     "parallax_version",
+    "prune_cache",
     "prune_folder",
     "prune_leftovers",
     "read_bundle",
+    "read_interface",
     "read_manifest",
     "rebuild_command",
+    "rebuilt_bundle",
     "remove_tree",
     "resolve_target",
     "runtime_build",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import field
-from typing import TYPE_CHECKING, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from parallax._record import dataclass
 from parallax.backends.ort import MappedWeights
@@ -29,6 +30,9 @@ T = TypeVar("T")
 
 _ATTEMPTS = 8
 _COMPILE_AGAIN = "compile the model again"
+
+LARGE_WEIGHT_BYTES = 32 << 20
+"""From here on, opening a bundle leaves enough free memory in the heap to be worth handing back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,3 +236,56 @@ def _stat_signature(path: str) -> Signature:
         return signature(path)
     except OSError as error:
         raise BundleError(f"cannot read the file: {error.strerror or error}", where=path) from error
+
+
+# -- the session options that a bundle's graph is opened with where it runs whole --------------------------------------
+
+
+@contextlib.contextmanager
+def mapped_options(session_options: Any, weights: MappedWeights | None, weight_bytes: int) -> Iterator[Any]:
+    """Options that open a bundle's graph: as it is, with little memory where the caller has no wishes.
+
+    The caller's object is restored afterwards. Memory patterns (one block for all tensors of a run, sized by
+    the run before) are left off: measured on the zoo, they gain nothing here and cost up to half as much again. So is
+    memory reuse (which dead tensor's buffer a later one takes): to plan it compares all tensors with each other, which
+    takes up to an eighth of the opening, and the allocator finds a free block as quickly.
+    Weights are packed side by side, to be compared with what is stored, where memory is not scarce: that holds
+    as many of them at once as there are threads.
+
+    Args:
+        weights: are lent to the session, where the options are not the caller's.
+        weight_bytes: of all weights of the model.
+    """
+    import onnxruntime
+
+    if session_options is None:
+        made = mapped_defaults(weight_bytes)
+        if weights is not None:
+            weights.lend(made)
+        yield made
+        return
+    level = session_options.graph_optimization_level
+    session_options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        yield session_options
+    finally:
+        session_options.graph_optimization_level = level
+
+
+def mapped_defaults(weight_bytes: int) -> Any:
+    """The options of `mapped_options` where the caller has no wishes, with nothing lent."""
+    import onnxruntime
+
+    made = onnxruntime.SessionOptions()
+    made.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    made.enable_mem_pattern = made.enable_mem_reuse = False
+    if weight_bytes < LARGE_WEIGHT_BYTES or _is_free(2 * weight_bytes):
+        made.add_session_config_entry("session.prepack.enable_parallel", "1")
+    return made
+
+
+def _is_free(size_bytes: int) -> bool:
+    """Whether so much memory can be had."""
+    from parallax.machine import free_memory_bytes
+
+    return size_bytes < free_memory_bytes()

@@ -50,8 +50,7 @@ def verify_bundle(path: Path, *, screen: Screen) -> None:
 
 def prune_bundles(path: Path | None, *, screen: Screen) -> None:
     """Remove what dead writers left of one bundle, of all in a folder, or in the cache, which is cut to its limit."""
-    from parallax.bundle import prune_leftovers
-    from parallax.session import cache_folder, prune_cache
+    from parallax.bundle import cache_folder, prune_cache, prune_leftovers
 
     removed: list[tuple[Path, int]]
     if path is None:

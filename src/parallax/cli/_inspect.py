@@ -21,6 +21,7 @@ from parallax.cli._units import count, milliseconds, significant, size
 from parallax.errors import BackendError, ConfigError
 from parallax.graph import CostModel, Dag, OpGraph, TensorInfo, node_work
 from parallax.machine import available_cores
+from parallax.memory import Budget
 from parallax.model import Model, load_model
 from parallax.partition import (
     BranchGraph,
@@ -33,9 +34,8 @@ from parallax.partition import (
     find_branches,
     load_layers,
 )
-from parallax.planner import PlanningContext, is_yardstick
+from parallax.planner import PlannedModel, PlanningContext, is_yardstick, uncut_plan
 from parallax.profile import estimate_costs, surviving_tensors
-from parallax.session import Budget, whole_need
 
 # Operator types listed in the table; --json lists all.
 _LISTED_OPERATORS = 24
@@ -206,7 +206,7 @@ def _describe_operators(graph: OpGraph) -> dict[str, Any]:
 
 def _describe_memory(model: Model) -> dict[str, Any]:
     """What a run of the uncut model holds, and the budgets that would do; None where sizes are open."""
-    need = whole_need(model)
+    need = PlannedModel(plan=uncut_plan(model, "asked for its memory"), model=model).requirement
     least = {
         kind: Budget.of(0, weight_bytes=weight_bytes).least_bytes(need) if need.is_known else None
         for kind, weight_bytes in (("least_budget_bytes", model.weight_bytes), ("least_budget_of_bundle_bytes", 0))

@@ -159,7 +159,7 @@ def describe_offload(context: PlanningContext, device: Device, *, progress: Prog
             "budget_bytes": device.room_bytes,
             "held_bytes": held.total_bytes,
             "weight_bytes": held.weight_bytes,
-            "tensor_bytes": held.tensor_bytes,
+            "tensor_bytes": held.wanted_bytes,
         },
         "nodes": {
             "all": len(per_node),

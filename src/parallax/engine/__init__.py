@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING
 from parallax import _lazy
 
 if TYPE_CHECKING:
+    from parallax.engine._background import run_in_background
     from parallax.engine._compile import compile_plan
-    from parallax.engine._declared import Declaration, declared_outputs, restore_declaration, store_declaration
+    from parallax.engine._declared import Declaration, declare_outputs, declared_outputs, store_declaration
+    from parallax.engine._durations import RunDurations
     from parallax.engine._executor import Executor
     from parallax.engine._feeds import FeedBinder, FeedSpec, is_feedable
+    from parallax.engine._forks import FORKS
     from parallax.engine._interrupt import run_interruptibly
     from parallax.engine._lanes import lane_pool
     from parallax.engine._observers import EventRecorder, EventStream, Observer
     from parallax.engine._run import RunBudget
-    from parallax.engine._run_events import SingleRun, begin_whole_run
+    from parallax.engine._run_options import why_run_needs_whole
+    from parallax.engine._runner import Estimator, Runner, RunnerHandle, WholeRunner, nothing_open, run_whole
     from parallax.engine._segment import CompiledSegment
-    from parallax.engine._sketch import sketch_outline, stated_type
+    from parallax.engine._sketch import proven_type, sketch_outline, stated_type
+    from parallax.engine._split_runner import ModelInterface, SplitRunner
     from parallax.engine._trace import (
         SegmentSpan,
         SpanObserver,
@@ -32,49 +37,65 @@ else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
+            "_background": "run_in_background",
             "_compile": "compile_plan",
-            "_declared": "Declaration declared_outputs restore_declaration store_declaration",
+            "_declared": "Declaration declare_outputs declared_outputs store_declaration",
+            "_durations": "RunDurations",
             "_executor": "Executor",
             "_feeds": "FeedBinder FeedSpec is_feedable",
+            "_forks": "FORKS",
             "_interrupt": "run_interruptibly",
             "_lanes": "lane_pool",
             "_observers": "EventRecorder EventStream Observer",
             "_run": "RunBudget",
-            "_run_events": "SingleRun begin_whole_run",
+            "_run_options": "why_run_needs_whole",
+            "_runner": "Estimator Runner RunnerHandle WholeRunner nothing_open run_whole",
             "_segment": "CompiledSegment",
-            "_sketch": "sketch_outline stated_type",
+            "_sketch": "proven_type sketch_outline stated_type",
+            "_split_runner": "ModelInterface SplitRunner",
             "_trace": "SegmentSpan SpanObserver TraceRecorder TraceSink trace_durations write_chrome_trace",
             "_watch": "RunLastsError run_watched",
         },
     )
 
 __all__ = [
+    "FORKS",
     "CompiledSegment",
     "Declaration",
+    "Estimator",
     "EventRecorder",
     "EventStream",
     "Executor",
     "FeedBinder",
     "FeedSpec",
+    "ModelInterface",
     "Observer",
     "RunBudget",
+    "RunDurations",
     "RunLastsError",
+    "Runner",
+    "RunnerHandle",
     "SegmentSpan",
-    "SingleRun",
     "SpanObserver",
+    "SplitRunner",
     "TraceRecorder",
     "TraceSink",
-    "begin_whole_run",
+    "WholeRunner",
     "compile_plan",
+    "declare_outputs",
     "declared_outputs",
     "is_feedable",
     "lane_pool",
-    "restore_declaration",
+    "nothing_open",
+    "proven_type",
+    "run_in_background",
     "run_interruptibly",
     "run_watched",
+    "run_whole",
     "sketch_outline",
     "stated_type",
     "store_declaration",
     "trace_durations",
+    "why_run_needs_whole",
     "write_chrome_trace",
 ]

@@ -21,7 +21,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 from parallax._record import dataclass
 from parallax.backends.ort import CPU_DEVICE, shrink_shared_allocator
 from parallax.engine._boundary import BoundaryPlan, BoundaryPlanner, Signature
-from parallax.engine._reservation import Reservation
+from parallax.engine._pages import PrivatePages
 from parallax.errors import PlanError
 from parallax.machine import trim_heap
 
@@ -97,7 +97,7 @@ class Layout:
 
     __slots__ = ("arena", "is_proven", "plan", "steps", "values")
 
-    def __init__(self, wiring: Sequence[Wiring], slots: int, plan: BoundaryPlan | None, arena: Reservation | None):
+    def __init__(self, wiring: Sequence[Wiring], slots: int, plan: BoundaryPlan | None, arena: PrivatePages | None):
         self.plan = plan
         self.arena = arena
         self.is_proven = plan is None or arena is None or not plan.places
@@ -195,7 +195,7 @@ class Context:
     __slots__ = ("_high_bytes", "_layouts", "_needed_bytes", "_runs", "arena", "idle_since", "planned_bytes")
 
     def __init__(self) -> None:
-        self.arena: Reservation | None = None
+        self.arena: PrivatePages | None = None
         self.planned_bytes = 0
         self.idle_since = 0.0
         self._layouts: OrderedDict[Signature, Layout] = OrderedDict()
@@ -234,7 +234,7 @@ class Context:
             self._runs = self._needed_bytes = 0
         if plan.places and needed > self.reserved_bytes:
             self.clear()  # first, so that the two are never held at once
-            self.arena = Reservation(needed)
+            self.arena = PrivatePages(needed)
             # What moves into the arena (its size was learnt, or nothing so large was run) was the allocator's before,
             # which would keep the room for it, and the C library in its turn.
             shrink_shared_allocator()

@@ -7,15 +7,19 @@ what is known of the tensors it is fed. So the whole model is asked; but not bef
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import onnxruntime
 
+from parallax import _lazy
+from parallax._record import dataclass
 from parallax.backends.ort import FOREIGN_EXCEPTIONS, RuntimeOptions, load_session, make_session, open_source
 from parallax.errors import BackendError
 from parallax.graph import RUNTIME_TYPES
 from parallax.model import Model, declaring_model
+
+logger = _lazy.logger(__name__)
 
 _LEVELS: Any = onnxruntime.GraphOptimizationLevel
 
@@ -78,3 +82,33 @@ def restore_declaration(stored: bytes) -> Declaration:
     except FOREIGN_EXCEPTIONS as error:
         raise BackendError(f"the runtime refuses the description of the outputs: {error}") from error
     return Declaration(arguments=session.inputs_meta, session=session)
+
+
+def declare_outputs(
+    stored: bytes | None, model: Model | None, *, parts: Declaration, names: Sequence[str], options: RuntimeOptions
+) -> Declaration:
+    """Return the outputs as ONNX Runtime declares them of the whole model, for those who do not run it as it came.
+
+    Takes milliseconds.
+
+    Args:
+        stored: what `store_declaration` made of them, if it did.
+        model: what was loaded, if it was; it is asked where nothing was stored.
+        parts: what is declared of them by the graphs that run.
+        names: of the outputs, in their order.
+        options: that the runtime is asked with.
+    """
+    try:
+        if stored is not None:
+            found = restore_declaration(stored)
+        elif model is not None:
+            model.files.check_intact()
+            found = declared_outputs(model, options)
+        else:
+            return parts
+    except BackendError as error:
+        logger.warning("only parts of the model can say what its outputs are: %s", error)
+        return parts
+    # What is no tensor has no shape, so that parts of the model describe it as well.
+    known = {argument.name: argument for argument in (*parts.arguments, *found.arguments)}
+    return Declaration(arguments=[known[name] for name in names], session=(parts.session, found.session))

@@ -76,13 +76,9 @@ class EventStream:
     def __contains__(self, observer: Observer) -> bool:
         return any(entry.observer == observer for entry in self.attached)
 
-    def copy(self) -> EventStream:
-        """Another stream with the same observers, which counts on: for a forked child, where a thread of the parent may
-        have held the lock."""
-        other = EventStream()
-        other.attached = self.attached
-        other._next = self._next
-        return other
+    def renew(self) -> None:
+        """Make the lock anew, in a forked child: a thread of the parent may have held it."""
+        self._lock = threading.Lock()
 
     def reserve(self, count: int) -> int:
         """The first of so many numbers in a row, which are the caller's to use."""

@@ -20,6 +20,7 @@ from parallax.events import (
     BudgetChanged,
     Event,
     Iteration,
+    PlanSwapped,
     RunAdmitted,
     RunEnded,
     RunOutcome,
@@ -328,6 +329,12 @@ def tell_set_aside(stream: EventStream, backend: str, segment: str, reason: str,
             reason=reason,
         )
         stream.deliver(stream.attached, event)
+
+
+def tell_swapped(stream: EventStream, plan: Plan, previous: Plan, reason: str, *, sequence: int, time_ns: int) -> None:
+    """Tell those who observe now that another plan is in force. The event was numbered when that came to be."""
+    event = PlanSwapped(sequence=sequence, time_ns=time_ns, plan=plan, previous=previous, reason=reason)
+    stream.deliver(stream.attached, event)
 
 
 def _words(error: BaseException | None) -> str | None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         BudgetChanged,
         Event,
         Iteration,
+        PlanSwapped,
         RunAdmitted,
         RunEnded,
         RunEvent,
@@ -26,8 +27,8 @@ else:
         __name__,
         {
             "_records": (
-                "BackendSetAside BudgetChanged Event Iteration RunAdmitted RunEnded RunEvent RunOutcome SegmentEnded "
-                "SegmentStarted TensorMoved"
+                "BackendSetAside BudgetChanged Event Iteration PlanSwapped RunAdmitted RunEnded RunEvent RunOutcome "
+                "SegmentEnded SegmentStarted TensorMoved"
             ),
         },
     )
@@ -37,6 +38,7 @@ __all__ = [
     "BudgetChanged",
     "Event",
     "Iteration",
+    "PlanSwapped",
     "RunAdmitted",
     "RunEnded",
     "RunEvent",

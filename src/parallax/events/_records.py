@@ -152,3 +152,14 @@ class BackendSetAside(Event):
     """Seconds after which the backend may try again; None: never."""
     reason: str
     """What it failed with last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanSwapped(Event):
+    """Another plan of the model was put in force: runs that begin from now on run it, those in flight end on the one
+    before."""
+
+    plan: Plan
+    previous: Plan
+    reason: str
+    """Why, in words; "" where nobody said."""

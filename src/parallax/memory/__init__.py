@@ -9,36 +9,30 @@ from parallax import _lazy
 
 if TYPE_CHECKING:
     from parallax.memory._arena import ALIGNMENT_BYTES, ArenaPlan, Effort, plan_arena
-    from parallax.memory._budget import (
-        DEFAULT_MARGIN,
-        admission_budget,
-        keep_apart,
-        least_budget,
-        parse_bytes,
-        peak_of_schedule,
-        show_bytes,
-    )
+    from parallax.memory._budget import DEFAULT_MARGIN, keep_apart, parse_bytes, peak_of_schedule, show_bytes
     from parallax.memory._device_room import device_need, fit_offer
     from parallax.memory._handover import hand_over
     from parallax.memory._lifetimes import Lifetimes, find_lifetimes
     from parallax.memory._outline import MemoryOutline, PlanCache
     from parallax.memory._peaks import PeakTable, input_symbols
     from parallax.memory._report import PEAK_RATIO, peak_of_sequence, sequential_orders
+    from parallax.memory._requirement import MemoryRequirement
+    from parallax.memory._session_budget import Budget
     from parallax.memory._verify import verify_arena_plan
 else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
             "_arena": "ALIGNMENT_BYTES ArenaPlan Effort plan_arena",
-            "_budget": (
-                "DEFAULT_MARGIN admission_budget keep_apart least_budget parse_bytes peak_of_schedule show_bytes"
-            ),
+            "_budget": "DEFAULT_MARGIN keep_apart parse_bytes peak_of_schedule show_bytes",
             "_device_room": "device_need fit_offer",
             "_handover": "hand_over",
             "_lifetimes": "Lifetimes find_lifetimes",
             "_outline": "MemoryOutline PlanCache",
             "_peaks": "PeakTable input_symbols",
             "_report": "PEAK_RATIO peak_of_sequence sequential_orders",
+            "_requirement": "MemoryRequirement",
+            "_session_budget": "Budget",
             "_verify": "verify_arena_plan",
         },
     )
@@ -48,19 +42,19 @@ __all__ = [
     "DEFAULT_MARGIN",
     "PEAK_RATIO",
     "ArenaPlan",
+    "Budget",
     "Effort",
     "Lifetimes",
     "MemoryOutline",
+    "MemoryRequirement",
     "PeakTable",
     "PlanCache",
-    "admission_budget",
     "device_need",
     "find_lifetimes",
     "fit_offer",
     "hand_over",
     "input_symbols",
     "keep_apart",
-    "least_budget",
     "parse_bytes",
     "peak_of_schedule",
     "peak_of_sequence",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
 
@@ -77,17 +76,7 @@ def show_bytes(count: int) -> str:
     return f"{count} B"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BudgetNeed:
-    """What a plan needs to run at all."""
-
-    least_bytes: int
-    """The smallest budget, margin included, with which every segment can run, if need be alone."""
-    largest_segment: int | None
-    """The segment that makes it so; None for a plan without segments."""
-
-
-def least_budget(peaks: Sequence[int], *, arena_bytes: int, margin: float = DEFAULT_MARGIN) -> BudgetNeed:
+def least_budget(peaks: Sequence[int], *, arena_bytes: int, margin: float = DEFAULT_MARGIN) -> int:
     """The smallest budget that a plan can run in: its arena and the largest of its segments, which then runs alone.
 
     Args:
@@ -98,12 +87,16 @@ def least_budget(peaks: Sequence[int], *, arena_bytes: int, margin: float = DEFA
     Raises: ConfigError for another margin.
     """
     _check_margin(margin)
-    largest = max(range(len(peaks)), key=lambda segment: (peaks[segment], -segment), default=None)
-    needed = arena_bytes + (0 if largest is None else peaks[largest])
+    needed = arena_bytes + max(peaks, default=0)
     least = math.ceil(needed / (1 - margin))
     while _usable(least, margin) < needed:  # rounding of the division
         least += 1
-    return BudgetNeed(least_bytes=least, largest_segment=largest)
+    return least
+
+
+def largest_segment(peaks: Sequence[int]) -> int | None:
+    """The segment that a least budget must hold beside the arena, the first of several; None for a plan without any."""
+    return max(range(len(peaks)), key=lambda segment: (peaks[segment], -segment), default=None)
 
 
 def admission_budget(
@@ -117,14 +110,15 @@ def admission_budget(
         PlanError: not every segment can run, even alone; the message gives the budget that would do.
         ConfigError: a margin that is not from 0 to below 1.
     """
-    need = least_budget(peaks, arena_bytes=arena_bytes, margin=margin)
-    if budget_bytes < need.least_bytes:
-        at = "" if need.largest_segment is None else f" and segment {need.largest_segment} alone {max(peaks)}"
+    least = least_budget(peaks, arena_bytes=arena_bytes, margin=margin)
+    if budget_bytes < least:
+        largest = largest_segment(peaks)
+        at = "" if largest is None else f" and segment {largest} alone {peaks[largest]}"
         raise PlanError(
             f"a budget of {budget_bytes} bytes is too small: tensors between segments take {arena_bytes}{at}, "
             f"and {margin:.0%} is kept free",
             where="memory_budget",
-            fix=f"give at least {need.least_bytes} bytes",
+            fix=f"give at least {least} bytes",
         )
     return _usable(budget_bytes, margin) - arena_bytes
 

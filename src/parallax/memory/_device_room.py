@@ -9,30 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from parallax.graph import OpGraph, Rejection, Verdict, tensor_bytes
 from parallax.memory._budget import DEFAULT_MARGIN, show_bytes
+from parallax.memory._requirement import MemoryRequirement
 from parallax.partition import Offer, UnitGraph, find_constants, find_regions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceNeed:
-    """What a part of a model takes on a device, in bytes. Estimated: what its runtime needs for itself is not in it."""
+def device_need(graph: OpGraph, nodes: Collection[int]) -> MemoryRequirement:
+    """What a device must hold to run these nodes one after the other, in the order of the graph. O(V + E).
 
-    weight_bytes: int
-    """Held as long as the session is open; each weight once."""
-    tensor_bytes: int
-    """The most that is alive at once in a run, with nodes run in the order of the graph. A dimension that is not
-    known counts as 1 (`parallax.graph.tensor_bytes`)."""
-
-    @property
-    def total_bytes(self) -> int:
-        return self.weight_bytes + self.tensor_bytes
-
-
-def device_need(graph: OpGraph, nodes: Collection[int]) -> DeviceNeed:
-    """What a device must hold to run these nodes. O(V + E).
+    Estimated: what its runtime needs for itself is not in it. A dimension that is not known counts as 1
+    (`parallax.graph.tensor_bytes`).
 
     Args:
         graph: with types, as `Model.inferred` gives it.
@@ -41,7 +30,7 @@ def device_need(graph: OpGraph, nodes: Collection[int]) -> DeviceNeed:
     return _need(graph, nodes, find_constants(graph))
 
 
-def _need(graph: OpGraph, nodes: Collection[int], constants: frozenset[int]) -> DeviceNeed:
+def _need(graph: OpGraph, nodes: Collection[int], constants: frozenset[int]) -> MemoryRequirement:
     """`device_need`, in time of the nodes alone."""
     overridable = {info.name for info in graph.overridable}
     inside = set(nodes) - constants
@@ -70,7 +59,12 @@ def _need(graph: OpGraph, nodes: Collection[int], constants: frozenset[int]) -> 
     for index in sorted(change):
         alive += change[index]
         most = max(most, alive)
-    return DeviceNeed(weight_bytes=nested + sum(tensor_bytes(graph, name) for name in weights), tensor_bytes=most)
+    return MemoryRequirement(
+        weight_bytes=nested + sum(tensor_bytes(graph, name) for name in weights),
+        fixed_bytes=0,
+        peaks=(most,),
+        wanted_bytes=most,
+    )
 
 
 def fit_offer(

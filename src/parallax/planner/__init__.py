@@ -12,12 +12,20 @@ if TYPE_CHECKING:
     from parallax.planner._choices import is_kept_whole, is_split_forced, is_unasked, is_yardstick
     from parallax.planner._default_policy import why_whole_at_sight
     from parallax.planner._devices import DeviceStudy
+    from parallax.planner._fitting import (
+        check_fit,
+        fit_plan,
+        with_counted_peaks,
+        with_known_peaks,
+        with_noted_peaks,
+    )
     from parallax.planner._kept import remembered_plan
     from parallax.planner._lifting import LIFT_NS
     from parallax.planner._placers import open_placer, policy_name
     from parallax.planner._planning import plan_model
     from parallax.planner._remembered import may_be_remembered
     from parallax.planner._request import PlanDevice, PlannedModel, PlanRequest
+    from parallax.planner._requirement import RequirementEstimator, estimate_model, split_requirement
     from parallax.planner._rows import feed_shapes, graph_for_backends, planned_model
     from parallax.planner._states import StatePlan, plans_for_states
     from parallax.planner._streaming import binding_limit, plan_model_within
@@ -31,12 +39,14 @@ else:
             "_choices": "is_kept_whole is_split_forced is_unasked is_yardstick",
             "_default_policy": "why_whole_at_sight",
             "_devices": "DeviceStudy",
+            "_fitting": "check_fit fit_plan with_counted_peaks with_known_peaks with_noted_peaks",
             "_kept": "remembered_plan",
             "_lifting": "LIFT_NS",
             "_placers": "open_placer policy_name",
             "_planning": "plan_model",
             "_remembered": "may_be_remembered",
             "_request": "PlanDevice PlanRequest PlannedModel",
+            "_requirement": "RequirementEstimator estimate_model split_requirement",
             "_rows": "feed_shapes graph_for_backends planned_model",
             "_states": "StatePlan plans_for_states",
             "_streaming": "binding_limit plan_model_within",
@@ -55,9 +65,13 @@ __all__ = [
     "PlanRequest",
     "PlannedModel",
     "PlanningContext",
+    "RequirementEstimator",
     "StatePlan",
     "binding_limit",
+    "check_fit",
+    "estimate_model",
     "feed_shapes",
+    "fit_plan",
     "graph_for_backends",
     "is_kept_whole",
     "is_split_forced",
@@ -71,6 +85,10 @@ __all__ = [
     "plans_for_states",
     "policy_name",
     "remembered_plan",
+    "split_requirement",
     "uncut_plan",
     "why_whole_at_sight",
+    "with_counted_peaks",
+    "with_known_peaks",
+    "with_noted_peaks",
 ]

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parallax.backends import Backend, FaultPolicy
 from parallax.backends.ort import RuntimeOptions
 from parallax.model import Model
 from parallax.schedule import Plan, Provenance
 from parallax.schedule.placement import Placer
+
+if TYPE_CHECKING:
+    from parallax.memory import MemoryRequirement
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, steps done, steps in all) during long work."""
@@ -80,3 +83,10 @@ class PlannedModel:
     def provenance(self) -> Provenance:
         """Where the plan is from, and what speaks for it."""
         return self.plan.provenance
+
+    @property
+    def requirement(self) -> MemoryRequirement:
+        """What one run of the plan holds, in the shapes that the model has. Takes milliseconds."""
+        from parallax.planner._requirement import estimate_graph
+
+        return estimate_graph(self.model.inferred(), self.plan)

@@ -5,10 +5,7 @@ from typing import TYPE_CHECKING
 from parallax import _lazy
 
 if TYPE_CHECKING:
-    from parallax.session._budgeting import whole_need
-    from parallax.session._bundle_cache import cache_folder, prune_cache
     from parallax.session._compile import compile
-    from parallax.session._memory import Budget
     from parallax.session._options import Options
     from parallax.session._providers import make_device
     from parallax.session._session import InferenceSession
@@ -17,10 +14,7 @@ else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
-            "_budgeting": "whole_need",
-            "_bundle_cache": "cache_folder prune_cache",
             "_compile": "compile",
-            "_memory": "Budget",
             "_options": "Options",
             "_providers": "make_device",
             "_session": "InferenceSession",
@@ -29,13 +23,9 @@ else:
     )
 
 __all__ = [
-    "Budget",
     "InferenceSession",
     "MemoryUsage",
     "Options",
-    "cache_folder",
     "compile",
     "make_device",
-    "prune_cache",
-    "whole_need",
 ]

@@ -15,7 +15,7 @@ from parallax.session._options import PlanningOptions
 from parallax.session._providers import check_providers
 from parallax.session._runtime_options import compiled_options, lean_options, why_not_compiled, why_not_cut
 from parallax.session._source import OpenedBundle
-from parallax.session._state import Opened, SessionState
+from parallax.session._state import Opened, SessionState, split_attributes
 from parallax.session._whole import is_onnx_source
 from parallax.session._whole_model import OpeningRequest, native_class, open_whole
 
@@ -89,9 +89,16 @@ class BundleOpening:
         if why is not None or path is None:
             logger.info("cache=True is of no effect: %s", why)
             return None
-        from parallax.session._bundle_cache import cached_bundle
+        from parallax.bundle import cached_bundle
+        from parallax.session._compile import compiler_for, recorded_options
 
-        bundle = cached_bundle(path, options)
+        bundle = cached_bundle(
+            path,
+            compiler_for(options),
+            record=lambda limit: recorded_options(options, memory_limit=limit),
+            verify=options.verify,
+            cache_dir=options.cache_dir,
+        )
         if bundle is None:
             return None
         # What was decided when it was compiled is not asked of it again.
@@ -160,29 +167,27 @@ class BundleOpening:
     def _open_split(self, bundle: Bundle) -> Opened:
         request = self._request
         check_providers(request.arguments.providers, request.arguments.provider_options)
-        from parallax.bundle import open_executor
-        from parallax.session._interface import read_interface
-        from parallax.session._split_model import SplitModel, split_attributes
+        from parallax.bundle import open_executor, read_interface
+        from parallax.engine import SplitRunner
 
         inherited = compiled_options(request.session_options)
         if request.options.budget_bytes is None:
             executor = open_executor(bundle, inherited)
         else:
-            from parallax.session._budgeting import counted_bundle
+            from parallax.bundle import counted_bundle
 
             executor = open_executor(counted_bundle(bundle), lean_options(inherited))
-        executor.observe(request.events)
         interface = read_interface(bundle, executor)
+        runner = SplitRunner.of(executor, executor.plan, interface, request.events)
         opened = Opened(
             state=SessionState.SPLIT,
-            plan=executor.plan,
-            split=SplitModel(executor, executor.plan, interface),
+            runner=runner,
             attributes=split_attributes(executor, interface, request.session_options),
         )
-        return self._fitted(opened, bundle, [segment.session for segment in executor.segments])
+        return self._fitted(opened, bundle, runner.sessions)
 
     def _open_whole(self, bundle: Bundle) -> Opened:
-        from parallax.session._bundles import LARGE_WEIGHT_BYTES, mapped_defaults, mapped_options
+        from parallax.bundle import LARGE_WEIGHT_BYTES, mapped_defaults, mapped_options
 
         request, manifest = self._request, bundle.manifest
         given = request.session_options
@@ -190,7 +195,7 @@ class BundleOpening:
             # Options of the caller's could not be rid of them again.
             weights = bundle.map_weights(0) if given is None else None
             with mapped_options(given, weights, manifest.weight_bytes) as options:
-                opened, whole = open_whole(
+                opened = open_whole(
                     request,
                     bundle.plan,
                     model=None,
@@ -198,6 +203,8 @@ class BundleOpening:
                     threads=request.options.threads or manifest.options.threads,
                     graph_path=bundle.graph_path(0),
                 )
+            assert opened.runner is not None
+            (whole,) = opened.runner.sessions
             if weights is not None:
                 weights.keep_for(whole)
                 # Others may open sessions with these: they must not speak of memory that this one holds.
@@ -223,13 +230,13 @@ class BundleOpening:
         budget_bytes = self._request.options.budget_bytes
         if budget_bytes is None:
             return opened
-        from parallax.session._budgeting import estimate_bundle
-        from parallax.session._memory import Budget
+        from parallax.bundle import estimate_bundle
+        from parallax.memory import Budget
 
         budget = Budget.of(budget_bytes, weight_bytes=0, segments=len(sessions))
         estimator = estimate_bundle(bundle, sessions)
-        budget.check(estimator.need({}), where="memory_budget")
-        return replace(opened, budget=budget, estimator=estimator)
+        budget.check(estimator.requirement({}))
+        return opened.within(budget, estimator)
 
 
 def _provider_name(entry: Any) -> Any:

@@ -1,13 +1,11 @@
-"""Sessions on bundles: what may be asked of one, what becomes of one made elsewhere, and what options it opens with."""
+"""Sessions on bundles: what may be asked of one, and what becomes of one that was made elsewhere."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import onnxruntime
 
 from parallax.bundle import Bundle, describe_mismatch, mismatch_error, use_bundle
 from parallax.errors import ConfigError
@@ -16,8 +14,6 @@ from parallax.session._options import OPTION_RULES, PlanningOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from parallax.backends.ort import MappedWeights
 
 T = TypeVar("T")
 
@@ -43,17 +39,39 @@ def open_for_here(
             from pathlib import Path
 
             raise mismatch_error(bundle.manifest, Path(path), differences)
-        from parallax.session._bundle_cache import rebuilt_bundle  # compiles
-
-        return _Unfit(rebuilt_bundle(bundle, differences, options, cores=cores))
+        return _Unfit(_rebuilt(bundle, differences, options, cores=cores))
 
     result = use_bundle(path, use_if_fit, verify=options.verify, cache_dir=options.cache_dir)
     if not isinstance(result, _Unfit):
         return result
-    from parallax.session._bundle_cache import note_use
+    from parallax.bundle import note_use
 
     note_use(result.rebuilt)
     return use_bundle(result.rebuilt, use, verify=options.verify, cache_dir=options.cache_dir)
+
+
+def _rebuilt(bundle: Bundle, differences: tuple[str, ...], options: PlanningOptions, *, cores: int | None) -> Path:
+    """The bundle for here, made of the model that ``bundle`` keeps.
+
+    Args:
+        differences: in which ways ``bundle`` was not made for here.
+        cores: those that the session is to use; None where any number will do.
+    """
+    from parallax.bundle import rebuilt_bundle
+    from parallax.session._compile import compiler_for, recorded_options, replayed_options
+
+    stored = bundle.manifest.options
+    replayed = replayed_options(stored, cache_dir=options.cache_dir)
+    threads = replayed.threads if replayed.threads is not None or cores == available_cores() else cores
+    replayed = replace(replayed, threads=threads)
+    return rebuilt_bundle(
+        bundle,
+        differences,
+        compiler_for(replayed),
+        recorded=recorded_options(replayed, memory_limit=stored.memory_limit),
+        verify=options.verify,
+        cache_dir=options.cache_dir,
+    )
 
 
 class _Unfit:
@@ -94,53 +112,3 @@ def _refuse_decided(options: PlanningOptions, bundle: Bundle) -> None:
             where=bundle.folder,
             fix="compile a bundle with it, or open the model itself",
         )
-
-
-LARGE_WEIGHT_BYTES = 32 << 20
-"""From here on, opening a bundle leaves enough free memory in the heap to be worth handing back."""
-
-
-@contextlib.contextmanager
-def mapped_options(session_options: Any, weights: MappedWeights | None, weight_bytes: int) -> Iterator[Any]:
-    """Options that open a bundle's graph: as it is, with little memory where the caller has no wishes.
-
-    The caller's object is restored afterwards. Memory patterns (one block for all tensors of a run, sized by
-    the run before) are left off: measured on the zoo, they gain nothing here and cost up to half as much again. So is
-    memory reuse (which dead tensor's buffer a later one takes): to plan it compares all tensors with each other, which
-    takes up to an eighth of the opening, and the allocator finds a free block as quickly.
-    Weights are packed side by side, to be compared with what is stored, where memory is not scarce: that holds
-    as many of them at once as there are threads.
-
-    Args:
-        weights: are lent to the session, where the options are not the caller's.
-        weight_bytes: of all weights of the model.
-    """
-    if session_options is None:
-        made = mapped_defaults(weight_bytes)
-        if weights is not None:
-            weights.lend(made)
-        yield made
-        return
-    level = session_options.graph_optimization_level
-    session_options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        yield session_options
-    finally:
-        session_options.graph_optimization_level = level
-
-
-def mapped_defaults(weight_bytes: int) -> Any:
-    """The options of `mapped_options` where the caller has no wishes, with nothing lent."""
-    made = onnxruntime.SessionOptions()
-    made.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    made.enable_mem_pattern = made.enable_mem_reuse = False
-    if weight_bytes < LARGE_WEIGHT_BYTES or _is_free(2 * weight_bytes):
-        made.add_session_config_entry("session.prepack.enable_parallel", "1")
-    return made
-
-
-def _is_free(size_bytes: int) -> bool:
-    """Whether so much memory can be had."""
-    from parallax.machine import free_memory_bytes
-
-    return size_bytes < free_memory_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
@@ -13,8 +14,7 @@ from parallax.errors import ConfigError
 from parallax.machine import memory_limit_bytes
 from parallax.memory import parse_bytes
 from parallax.model import Model, ModelSource, load_model
-from parallax.planner import binding_limit, is_yardstick, plan_model_within
-from parallax.session._budgeting import fit_plan, noted_peaks
+from parallax.planner import binding_limit, fit_plan, is_yardstick, plan_model_within, with_noted_peaks
 from parallax.session._keywords import check_calibration_names, check_folder, check_switch
 from parallax.session._options import (
     COMPILE_OPTIONS,
@@ -105,7 +105,7 @@ def compile_loaded(
     plan = plan_model_within(request, memory_limit).plan
     if options.budget_bytes is not None:
         plan, _, _ = fit_plan(model, plan, options.budget_bytes, options.shapes, weight_bytes=0)
-    plan = noted_peaks(shaped, plan)
+    plan = with_noted_peaks(shaped, plan)
     return write_bundle(
         # Shapes are for planning alone: what is made of the model as it is runs in all of them.
         model,
@@ -117,6 +117,15 @@ def compile_loaded(
         cache_dir=options.cache_dir,
         progress=options.progress,
     )
+
+
+def compiler_for(options: PlanningOptions) -> Callable[[Model, Path, SourceRecord, int | None], Path]:
+    """What the cache of bundles compiles models with."""
+
+    def compile_model(model: Model, target: Path, source: SourceRecord, memory_limit: int | None) -> Path:
+        return compile_loaded(model, target, options, source=source, memory_limit=memory_limit)
+
+    return compile_model
 
 
 def recorded_options(options: PlanningOptions, *, memory_limit: int | None) -> CompileOptions:

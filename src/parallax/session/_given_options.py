@@ -21,18 +21,12 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.backends.ort import FOREIGN_EXCEPTIONS
+from parallax.backends.ort import FOREIGN_EXCEPTIONS, IDENTITY, open_quietly
 from parallax.bundle import ModelNames
 from parallax.model import Model, tensor_names
 from parallax.session._config_keys import first_entry_decided, first_entry_for_whole
 
 logger = logging.getLogger(__name__)
-
-# The model y = Identity(x) of one byte: the smallest that the runtime opens.
-IDENTITY: Final = (
-    b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x02\x12\x04\n\x02\x08\x01'
-    b"b\x0f\n\x01y\x12\n\n\x08\x08\x02\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
-)
 
 _CUSTOM_OPERATORS: Final = "RegisterCustomOps"
 """The function by which ONNX Runtime registers a library's operators."""
@@ -130,13 +124,6 @@ def copied_options(session_options: Any) -> Any:
     Raises: what ONNX Runtime raises for options that no session can be made with.
     """
     return C.InferenceSession(session_options, IDENTITY, False, False).session_options
-
-
-def open_quietly(session_options: Any, model: bytes) -> Any:
-    """A C session of a small model with the caller's options. Raises: what ONNX Runtime raises."""
-    session = C.InferenceSession(session_options, model, False, False)
-    session.initialize_session(["CPUExecutionProvider"], [{}], set())
-    return session
 
 
 def _name_held(copied: Any, tensors: Iterable[str], locations: Iterable[str]) -> str | None:

@@ -7,7 +7,7 @@ it is left to ONNX Runtime's own session, and so is what our analysis refuses.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from parallax import _lazy
 from parallax.backends import ort
@@ -16,17 +16,18 @@ from parallax.session._bundle_opening import BundleOpening
 from parallax.session._providers import check_providers
 from parallax.session._runtime_options import why_not_cut
 from parallax.session._source import OpenedBundle, in_memory_if_small
-from parallax.session._state import Opened, SessionState
+from parallax.session._state import Opened, SessionState, split_attributes
 from parallax.session._whole import is_onnx_source, session_cores
 from parallax.session._whole_model import OpeningRequest, native_class, open_whole
 
 if TYPE_CHECKING:
     from parallax.engine import Executor
     from parallax.graph import OpGraph
+    from parallax.memory import Budget
     from parallax.model import Glimpse, Model
+    from parallax.planner import RequirementEstimator
     from parallax.schedule import Plan
-    from parallax.session._estimate import Estimator
-    from parallax.session._memory import Budget
+    from parallax.session._options import PlanningOptions
 
 logger = _lazy.logger(__name__)
 
@@ -64,10 +65,9 @@ class Opening:
         self.model = model
         self.look = look
         self._bundles = BundleOpening(request, opened_bundle)
-        self._estimator: Estimator | None = None
+        self._estimator: RequirementEstimator | None = None
         self._budget: Budget | None = None
         self._is_unbounded = False
-        self._whole: Any = None  # the C session, where the model stays whole
 
     @property
     def opened_bundle(self) -> OpenedBundle | None:
@@ -101,7 +101,7 @@ class Opening:
             model = self._read_model()
         except ModelError as error:
             return self._open_refused(error)
-        obstacle = self._why_whole(model)
+        obstacle = why_kept_whole(request, model)
         if obstacle is not None:
             return self._open_whole(obstacle)
         return self._open_planned(model)
@@ -143,7 +143,7 @@ class Opening:
             request.source.files = look.files
         plan = uncut_plan(look, reason, cores=cores)
         try:
-            opened, self._whole = open_whole(request, plan, model=None, session_options=None)
+            opened = open_whole(request, plan, model=None, session_options=None)
         except _refusals():
             request.forget_stock()
             return None
@@ -163,32 +163,11 @@ class Opening:
             self._is_unbounded = any(node.op_type in _UNBOUNDED for _, node in model.graph.walk())
         return model
 
-    def _why_whole(self, model: Model) -> str | None:
-        """Why what the caller asked for beside the model keeps it whole, or None."""
-        request = self._request
-        obstacle = why_not_cut(request.session_options, request.arguments.providers)
-        if obstacle is not None:
-            return obstacle
-        if request.arguments.disabled_optimizers:
-            return "single optimisers were disabled"
-        if request.reads_config:
-            from parallax.session._config_keys import MODEL_CONFIG_KEY
-
-            if MODEL_CONFIG_KEY in model.metadata:
-                return f"session options are to be read from the model's own metadata ({MODEL_CONFIG_KEY})"
-        return None
-
     def _open_planned(self, model: Model) -> Opened:
         request = self._request
         providers, provider_options, _ = request.arguments
         check_providers(providers, provider_options)
-        options = replace(request.options, devices=request.devices)
-        if options.backends is None and (
-            providers or request.session_options is not None or options.budget_bytes is not None
-        ):
-            # Who names providers or sets the runtime's options means the runtime; and what others hold in memory
-            # no budget knows.
-            options = replace(options, backends=())
+        options = planning_options(request)
         from parallax.session._plan_choice import choose_plan
 
         try:
@@ -202,19 +181,9 @@ class Opening:
         return self._open_split(model.graph, in_memory_if_small(model), plan, executor)
 
     def _open_split(self, graph: OpGraph, model: Model, plan: Plan, executor: Executor) -> Opened:
-        from parallax.session._split_model import SplitModel, split_attributes
-
         self.model = model
-        executor.observe(self._request.events)
-        return Opened(
-            state=SessionState.SPLIT,
-            plan=plan,
-            split=SplitModel(executor, plan, graph, model.files if model.files.mapped_bytes else None),
-            estimator=self._estimator,
-            budget=self._budget,
-            is_unbounded=self._is_unbounded,
-            attributes=split_attributes(executor, graph, self._request.session_options),
-        )
+        opened = opened_split(self._request, graph, model, plan, executor)
+        return replace(opened.within(self._budget, self._estimator), is_unbounded=self._is_unbounded)
 
     def _open_whole(self, reason: str, plan: Plan | None = None) -> Opened:
         """Leave the model to the base class. ``plan``: for the whole model; None makes one that gives the reason."""
@@ -224,8 +193,8 @@ class Opening:
 
             cores = session_cores(request.options, request.session_options)
             plan = self._fit(self.model, uncut_plan(self.model, reason, cores=cores))
-        opened, self._whole = open_whole(request, plan, model=self.model, session_options=request.session_options)
-        return replace(opened, estimator=self._estimator, budget=self._budget, is_unbounded=self._is_unbounded)
+        opened = open_whole(request, plan, model=self.model, session_options=request.session_options)
+        return replace(opened.within(self._budget, self._estimator), is_unbounded=self._is_unbounded)
 
     def _open_refused(self, error: ModelError) -> Opened:
         """Our analysis refuses the model: let the runtime say what it thinks of it, in its own class.
@@ -242,7 +211,7 @@ class Opening:
         source.hold(source.path)
         try:
             opened = self._open_whole(f"the analysis refuses the model: {error}")
-            self._check_names()
+            _check_names(opened)
         except Exception as theirs:
             if isinstance(theirs, ort.OPENING_EXCEPTIONS):
                 combined = ort.both(type(error), native_class(theirs))
@@ -250,11 +219,6 @@ class Opening:
             raise
         logger.warning("the runtime opens a model that the analysis refuses, so it runs uncut: %s", error)
         return opened
-
-    def _check_names(self) -> None:
-        """Names that are not text are found here, not when they are asked for. Raises: as the runtime does."""
-        for argument in (*self._whole.inputs_meta, *self._whole.overridable_initializers):
-            argument.name  # noqa: B018  (asked for its errors)
 
     def _fit(self, shaped: Model | None, plan: Plan) -> Plan:
         """The plan that fits the budget, in place of ``plan``; with peaks, where they are known.
@@ -264,18 +228,71 @@ class Opening:
         options, model = self._request.options, self.model
         if options.budget_bytes is None and (shaped is None or plan.is_uncut):
             return plan
-        from parallax.session._budgeting import fit_plan, with_known_peaks
-        from parallax.session._estimate import UNKNOWN_NEED
-        from parallax.session._memory import Budget
+        from parallax.memory import Budget, MemoryRequirement
+        from parallax.planner import fit_plan, with_known_peaks
 
         if options.budget_bytes is None:
             return plan if shaped is None else with_known_peaks(shaped, plan)
         if model is None:
             # There is no graph to look at, so nothing can be refused, and each run gets all there is.
             self._budget = Budget.of(options.budget_bytes, weight_bytes=self._request.source.size_bytes)
-            self._budget.check(UNKNOWN_NEED, where="memory_budget")
+            self._budget.check(MemoryRequirement.UNKNOWN)
             return plan
         plan, self._estimator, self._budget = fit_plan(
             model, plan, options.budget_bytes, options.shapes, weight_bytes=model.weight_bytes
         )
         return plan
+
+
+def why_kept_whole(request: OpeningRequest, model: Model) -> str | None:
+    """Why what the caller asked for beside the model keeps it whole, or None."""
+    obstacle = why_not_cut(request.session_options, request.arguments.providers)
+    if obstacle is not None:
+        return obstacle
+    if request.arguments.disabled_optimizers:
+        return "single optimisers were disabled"
+    if request.reads_config:
+        from parallax.session._config_keys import MODEL_CONFIG_KEY
+
+        if MODEL_CONFIG_KEY in model.metadata:
+            return f"session options are to be read from the model's own metadata ({MODEL_CONFIG_KEY})"
+    return None
+
+
+def planning_options(request: OpeningRequest) -> PlanningOptions:
+    """The options to plan with: with the devices of ``providers=``, and without backends that nobody meant."""
+    options = replace(request.options, devices=request.devices)
+    if options.backends is None and (
+        request.arguments.providers or request.session_options is not None or options.budget_bytes is not None
+    ):
+        # Who names providers or sets the runtime's options means the runtime; and what others hold in memory
+        # no budget knows.
+        return replace(options, backends=())
+    return options
+
+
+def opened_split(request: OpeningRequest, graph: OpGraph, model: Model, plan: Plan, executor: Executor) -> Opened:
+    """What is open of a model that runs in segments.
+
+    Args:
+        graph: of the model as it came.
+        model: that the segments were made of.
+        plan: with the peaks of its segments.
+        executor: of the plan.
+    """
+    from parallax.engine import SplitRunner
+
+    read_files = model.files if model.files.mapped_bytes else None
+    return Opened(
+        state=SessionState.SPLIT,
+        runner=SplitRunner.of(executor, plan, graph, request.events, read_files=read_files),
+        attributes=split_attributes(executor, graph, request.session_options),
+    )
+
+
+def _check_names(opened: Opened) -> None:
+    """Names that are not text are found here, not when they are asked for. Raises: as the runtime does."""
+    assert opened.runner is not None
+    (whole,) = opened.runner.sessions
+    for argument in (*whole.inputs_meta, *whole.overridable_initializers):
+        argument.name  # noqa: B018  (asked for its errors)

@@ -93,10 +93,10 @@ def choose_plan(
     planned = replace(planned, plan=fit(planned.model, planned.plan))
     if planned.plan.is_uncut:
         return planned.plan, None
-    return _compiled(model, planned, request, options)
+    return compile_planned(model, planned, request, options)
 
 
-def _compiled(
+def compile_planned(
     model: Model, planned: PlannedModel, request: PlanRequest, options: PlanningOptions
 ) -> tuple[Plan, Executor | None]:
     """The plan and its executor; the plan for the whole model and None where a backend fails to compile its part.

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 # What a bundle that runs whole needs is imported here, all else where it is used: see `parallax._lazy`.
-from parallax import _lazy
-from parallax.backends.ort import load_failure, run_failure
-from parallax.session._durations import RunDurations
-from parallax.session._fork import FORKS
-from parallax.session._observing import ObservableSession, SessionObservers, observed_in_background
+from parallax.backends.ort import StockSession, load_failure, run_failure
+from parallax.engine import FORKS, RunDurations, RunnerHandle, WholeRunner, nothing_open
+from parallax.session._base import SessionBase, SessionObservers
 from parallax.session._opening import Opening
 from parallax.session._options import (
     OPTION_RULES,
@@ -35,27 +33,18 @@ from parallax.session._options import (
 )
 from parallax.session._providers import CPU_PROVIDER, leave_out_missing, split_providers
 from parallax.session._source import OpenedBundle, SessionSource, check_arrived, needs_no_threads, travelling
-from parallax.session._state import NOT_OPEN, Opened, SessionState, check_transition
-from parallax.session._whole_model import OpeningRequest, WholeArguments, is_for_whole, open_beside
+from parallax.session._state import NOT_OPEN, Opened, check_transition
+from parallax.session._whole_model import OpeningRequest, WholeArguments
 
 if TYPE_CHECKING:
-    from parallax.engine import Declaration
+    from parallax.engine import Declaration, Runner
     from parallax.model import Glimpse, Model
     from parallax.schedule import Plan
     from parallax.serving import Batcher
     from parallax.session._carried_options import CarriedOptions
-    from parallax.session._estimate import Estimator
-    from parallax.session._memory import SessionMemory
-    from parallax.session._usage import MemoryUsage
-
-logger = _lazy.logger(__name__)
-
-# Looked up once: each run asks for its session's state.
-_DIRECT: Final = SessionState.DIRECT
-_SPLIT: Final = SessionState.SPLIT
 
 
-class InferenceSession(ObservableSession):
+class InferenceSession(SessionBase):
     """Runs an ONNX model through Parallax; usable wherever ``onnxruntime.InferenceSession`` is.
 
     Args:
@@ -83,11 +72,8 @@ class InferenceSession(ObservableSession):
         outputs = session.run(None, {"x": array})
     """
 
-    _opened: Opened = NOT_OPEN
     _fork = 0
-    _estimator: Estimator | None = None
     _declaration: Declaration | None = None
-    _source: SessionSource | None = None
     # See `_model`.
     _loaded: Model | None = None
     _look: Glimpse | None = None
@@ -123,7 +109,9 @@ class InferenceSession(ObservableSession):
         self._given_options = gather_options(options, {name: given.pop(name) for name in OPTION_RULES if name in given})
         self._parallax_options = PlanningOptions.of(self._given_options)
         self._observers = SessionObservers(self._given_options)
-        self._lazy_lock = threading.RLock()
+        self._runners = RunnerHandle(self._observers.events)
+        self._former = weakref.WeakSet()
+        self._lazy_lock, self._swap_lock = threading.RLock(), threading.RLock()
         self._model = None
         self._plan: Plan | None = None
         self._fork = FORKS.generation
@@ -152,18 +140,7 @@ class InferenceSession(ObservableSession):
             providers, provider_options, tunes=self._parallax_options.tune
         )
         self._whole_arguments = WholeArguments(providers, provider_options, disabled_optimizers)
-        request = OpeningRequest(
-            options=self._parallax_options,
-            source=self._source,
-            data=self._model_bytes,
-            session_options=self._sess_options_initial,
-            arguments=self._whole_arguments,
-            devices=self._devices,
-            reads_config=self._read_config_from_model,
-            events=self._observers.events,
-            open_stock=self._open_stock,
-            forget_stock=self._forget_stock,
-        )
+        request = self._opening_request(self._open_stock)
         opening = Opening(request, self._loaded, self._opened_bundle, self._look)
         try:
             opened = opening.open()
@@ -186,8 +163,24 @@ class InferenceSession(ObservableSession):
     def _model(self, model: Model | None) -> None:
         self._loaded, self._look = model, None
 
+    def _opening_request(self, open_stock: Callable[[str | bytes, Any], Any]) -> OpeningRequest:
+        assert self._source is not None
+        return OpeningRequest(
+            options=self._parallax_options,
+            source=self._source,
+            data=self._model_bytes,
+            session_options=self._sess_options_initial,
+            arguments=self._whole_arguments,
+            devices=self._devices,
+            reads_config=self._read_config_from_model,
+            events=self._observers.events,
+            owner=self,
+            open_stock=open_stock,
+            forget_stock=self._forget_stock,
+        )
+
     def _open_stock(self, source: str | bytes, session_options: Any) -> Any:
-        """Have the base class open this, whatever was given to the session; returns its C session."""
+        """Have the base class open this, whatever was given to the session."""
         given = self._model_path, self._model_bytes
         self._model_path, self._model_bytes = (source, None) if isinstance(source, str) else (None, source)
         self._sess_options = session_options
@@ -195,7 +188,13 @@ class InferenceSession(ObservableSession):
             super()._create_inference_session(*self._whole_arguments)
         finally:
             self._model_path, self._model_bytes = given
-        return self._sess
+        return self
+
+    def _open_separately(self, source: str | bytes, session_options: Any) -> Any:
+        providers, provider_options, disabled = self._whole_arguments
+        return StockSession(
+            source, session_options, providers, provider_options, disabled_optimizers=disabled, enable_fallback=0
+        )
 
     def _forget_stock(self) -> None:
         self._sess_options = self._sess_options_initial
@@ -210,6 +209,7 @@ class InferenceSession(ObservableSession):
     def _enter(self, opened: Opened) -> None:
         check_transition(self._opened, opened)
         self._opened = opened
+        self._runners.put(opened.runner)
 
     def _adopt(self, opened: Opened, missing: str) -> None:
         """Make what was opened this session's. ``missing``: which providers were left out, and why; "" if none was."""
@@ -217,71 +217,41 @@ class InferenceSession(ObservableSession):
         assert plan is not None
         if missing:
             told = plan.provenance
-            plan = replace(plan, provenance=replace(told, reason=f"{missing}; {told.reason}"))
-        self._plan = plan
-        self._estimator = opened.estimator
-        self.__dict__.update(opened.attributes)
-        # As the runtime has it: what was registered, whether anything runs there or not.
-        self._providers = [*(device.name for device in self._devices), *self._providers]
+            opened = opened.with_plan(replace(plan, provenance=replace(told, reason=f"{missing}; {told.reason}")))
+        self._show(opened)
         self._enter(opened)
         if opened.split is not None:
             del self._sess  # from here on __getattr__ makes it on demand
         self._memory = self._watch(opened)
 
-    def _watch(self, opened: Opened) -> SessionMemory | None:
-        if not self._parallax_options.is_watched:
-            return None
-        from parallax.session._usage import watch_memory
-
-        return watch_memory(opened, self._parallax_options, self._estimator, self._give_back)
-
-    def __getattr__(self, name: str) -> Any:
-        # Only reached when the attribute is missing, which for _sess means: the model is cut and nobody has
-        # asked for the whole-model session yet. In an uncut session _sess is a plain attribute.
-        if name == "_sess" and self._opened.split is not None:
-            with self._lazy_lock:
-                if "_sess" not in self.__dict__:
-                    self.__dict__["_sess"] = self._make_whole_session()
-                return self.__dict__["_sess"]
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    def _show(self, opened: Opened) -> None:
+        self._plan, self._estimator, self._declaration = opened.plan, opened.estimator, None
+        self.__dict__.update(opened.attributes)
+        # As the runtime has it: what was registered, whether anything runs there or not.
+        self._providers = [*(device.name for device in self._devices), *self._providers]
 
     def get_outputs(self) -> Any:
         """The outputs as ONNX Runtime declares them. Of a split model that takes, the first time, milliseconds."""
         opened = self._opened
         if (opened.split is not None or opened.stored_declaration is not None) and self._declaration is None:
-            from parallax.engine import Declaration
-            from parallax.session._outputs import declare_outputs
+            from parallax.engine import Declaration, declare_outputs
+            from parallax.session._runtime_options import runtime_options
 
             with self._lazy_lock:
                 if self._declaration is None:
                     owner = self._sess if opened.split is None else opened.split.executor
                     self._declaration = declare_outputs(
-                        opened,
+                        opened.stored_declaration,
                         self._model,
                         parts=Declaration(arguments=self._outputs_meta, session=owner),
                         names=self._output_names,
-                        session_options=self._sess_options_initial,
+                        options=runtime_options(self._sess_options_initial),
                     )
                     self._outputs_meta = list(self._declaration.arguments)
         return super().get_outputs()
 
-    def _make_whole_session(self) -> Any:
-        logger.info("something asked for the whole-model session of a cut model; its weights are now held twice")
-        opened = self._opened
-        assert self._source is not None
-        if self._memory is not None and opened.budget is not None:
-            known = opened.weight_bytes(self._look or self._loaded)
-            self._memory.hold(opened.budget.weight_bytes if known is None else known)
-        return open_beside(
-            opened,
-            self._source,
-            self._model,
-            self._sess_options_initial,
-            threads=self._parallax_options.threads,
-            arguments=self._whole_arguments,
-        )
-
     def _reset_session(self, providers: Any, provider_options: Any) -> None:
+        self._swapped = None
         self._enter(NOT_OPEN)
         super()._reset_session(providers, provider_options)
         opened = self._opened
@@ -298,10 +268,11 @@ class InferenceSession(ObservableSession):
             if self._fork == FORKS.generation:
                 return
             before = dict(self.__dict__)
-            self._lazy_lock = threading.RLock()
+            self._lazy_lock, self._swap_lock = threading.RLock(), threading.RLock()
             self._fork = FORKS.generation
             self._memory = None
-            self._observers.renew()
+            self._observers.events.renew()
+            self._runners.renew()
             opened = self._opened
             if opened.split is None and needs_no_threads(self._sess_options, self._providers):
                 self._memory = self._watch(opened)
@@ -310,57 +281,15 @@ class InferenceSession(ObservableSession):
             self._captured_graph_bindings = {}
             try:
                 self._create_inference_session(*self._given_providers, self._whole_arguments.disabled_optimizers)
+                if self._swapped is not None:
+                    plan, reason = self._swapped
+                    self.swap_plan(plan, reason=reason)
             except BaseException:
                 # Half open, the session would answer. The next run says the same again.
                 self.__dict__.clear()
                 self.__dict__.update(before)
+                self._runners.put(opened.runner)
                 raise
-
-    # -- memory -----------------------------------------------------------------------------------------
-
-    def memory(self) -> MemoryUsage:
-        """What this session holds now, and what it plans with. Takes milliseconds.
-
-        A session without a budget infers the sizes of its tensors when this is first called, which takes
-        longer.
-        """
-        from parallax.session._usage import describe_usage, estimate_opened
-
-        opened = self._opened
-        with self._lazy_lock:
-            if self._estimator is None:
-                whole = self.__dict__.get("_sess")
-                self._estimator = estimate_opened(opened, self._model, whole, self._parallax_options.shapes)
-        return describe_usage(opened, self._model, self._memory, self._estimator)
-
-    def trim(self) -> int:
-        """Give memory that is kept for the next run back to the system: arenas that no run uses, what ONNX Runtime's
-        arenas hold, free pages of the heap. The next run takes a little longer.
-
-        Returns: bytes by which the process's private memory shrank meanwhile (where the system does not tell,
-        those of arenas).
-        """
-        from parallax.machine import private_bytes
-
-        before = private_bytes()
-        returned = self._give_back()
-        after = private_bytes()
-        return returned if before is None or after is None else max(0, before - after)
-
-    def _give_back(self) -> int:
-        """Bytes of arenas."""
-        from parallax.backends.ort import shrink_shared_allocator
-        from parallax.machine import trim_heap
-        from parallax.session._shrink import shrink_arena
-
-        split = self._opened.split
-        returned = 0 if split is None else split.executor.trim()
-        whole = self.__dict__.get("_sess")
-        if whole is not None:
-            shrink_arena(whole)
-        shrink_shared_allocator()
-        trim_heap()
-        return returned
 
     # -- what a plan adds -------------------------------------------------------------------------------
 
@@ -371,6 +300,10 @@ class InferenceSession(ObservableSession):
         return self._plan
 
     # -- running ----------------------------------------------------------------------------------------
+
+    def _reopen_if_forked(self) -> None:
+        if self._fork != FORKS.generation:
+            self._reopen_after_fork()
 
     def run(self, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
         """Compute the outputs, as ``onnxruntime.InferenceSession.run`` does.
@@ -388,19 +321,15 @@ class InferenceSession(ObservableSession):
         if self._fork != FORKS.generation:
             self._reopen_after_fork()
         begin = time.perf_counter_ns()
-        opened = self._opened
+        runner = self._runners.current
         try:
-            if opened.state is _SPLIT:
-                call = self._run_split
-            # The runtime checks names, but not that inputs which no operator reads are there.
-            elif opened.state is _DIRECT and len(input_feed) >= len(self._inputs_meta):
-                call = self._run_direct
-            else:
-                call = self._run_whole
+            if runner is None:
+                raise nothing_open()
+            call = runner.run if run_options is None else self._way_to_run(runner, run_options)
             if self._durations.may_be_long:
-                result = self._run_stoppably(call, opened, output_names, input_feed, run_options)
+                result = self._run_stoppably(call, runner, output_names, input_feed, run_options)
             else:
-                result = call(opened, output_names, input_feed, run_options)
+                result = call(output_names, input_feed, run_options, self._memory)
         except Exception as error:
             translated = run_failure(error)
             if translated is error:
@@ -409,90 +338,63 @@ class InferenceSession(ObservableSession):
         self._durations.note(time.perf_counter_ns() - begin)
         return result
 
-    def _run_stoppably(self, call: Any, opened: Opened, output_names: Any, input_feed: Any, run_options: Any) -> Any:
+    def _run_stoppably(self, call: Any, runner: Runner, output_names: Any, input_feed: Any, run_options: Any) -> Any:
         """In a way that Ctrl-C can stop, at the price of a hand-over; where none has lasted yet, without."""
-        may_watch = opened.split is None and self._memory is None
+        memory = self._memory
         return self._durations.run_stoppably(
-            lambda options: call(opened, output_names, input_feed, options), run_options, may_watch=may_watch
+            lambda options: call(output_names, input_feed, options, memory),
+            run_options,
+            may_watch=memory is None and not runner.is_split,
         )
-
-    def _run_direct(self, opened: Opened, output_names: Any, input_feed: Any, run_options: Any) -> Any:
-        assert opened.direct is not None
-        names = output_names or self._output_names
-        try:
-            if self._observers.events.attached:
-                call = partial(opened.direct, names, input_feed, run_options)
-                return self._call_whole(call, names, input_feed, run_options)
-            return opened.direct(names, input_feed, run_options)
-        except C.InvalidArgument:
-            # The base class looks for what is missing before the runtime looks at what is there.
-            self._validate_input(list(input_feed))
-            raise
-
-    def _run_whole(self, opened: Opened, output_names: Any, input_feed: Any, run_options: Any) -> Any:
-        call = partial(super().run, output_names, input_feed, run_options)
-        return self._call_whole(call, output_names, input_feed, run_options)
-
-    def _run_split(self, opened: Opened, output_names: Any, input_feed: Any, run_options: Any) -> Any:
-        assert opened.split is not None
-        if self._is_for_whole(opened, run_options):
-            call = partial(super().run, output_names, input_feed, run_options)
-            return self._call_whole(call, output_names, input_feed, run_options, is_unknown=True)
-        return [value.numpy() for value in opened.split.run(output_names, input_feed, run_options, self._memory)]
-
-    def _is_for_whole(self, opened: Opened, run_options: Any) -> bool:
-        if run_options is None:
-            return False
-        assert self._source is not None
-        return is_for_whole(run_options, opened, self._source, has_arena=self._sess_options.enable_cpu_mem_arena)
 
     def run_with_ort_values(
         self, output_names: Any, input_dict_ort_values: Mapping[str, Any], run_options: Any = None
     ) -> Any:
         """As ``run``, with ``onnxruntime.OrtValue`` on both sides and no copies."""
-        if self._fork != FORKS.generation:
-            self._reopen_after_fork()
-        opened = self._opened
-        if opened.split is not None and not self._is_for_whole(opened, run_options):
-            feeds = {name: value._get_c_value() for name, value in input_dict_ort_values.items()}
-            values = opened.split.run(output_names, feeds, run_options, self._memory)
-            return [onnxruntime.OrtValue(value) for value in values]
-        call = partial(super().run_with_ort_values, output_names, input_dict_ort_values, run_options)
-        is_split = opened.split is not None
-        return self._call_whole(call, output_names, input_dict_ort_values, run_options, is_unknown=is_split)
+        self._reopen_if_forked()
+        runner = self._taken_runner()
+        if self._is_for_whole(runner, run_options):
+            call = partial(super().run_with_ort_values, output_names, input_dict_ort_values, run_options)
+            return self._call_beside(call, output_names, input_dict_ort_values, run_options, self._memory)
+        return runner.run_values(output_names, input_dict_ort_values, run_options, self._memory)
 
     def run_async(
         self, output_names: Any, input_feed: Any, callback: Any, user_data: Any, run_options: Any = None
     ) -> None:
         """As ``run``, returning at once; ``callback(results, user_data, error_text)`` is called from another thread."""
-        if self._fork != FORKS.generation:
-            self._reopen_after_fork()
-        opened = self._opened
-        if opened.split is None and self._memory is None:
-            events, run_async = self._observers.events, super().run_async
-            if events.attached:
-                names = output_names or self._output_names
-                run_async = observed_in_background(run_async, events, self.plan, names)
-            run_async(output_names, input_feed, callback, user_data, run_options)
+        self._reopen_if_forked()
+        runner, memory = self._taken_runner(), self._memory
+        if isinstance(runner, WholeRunner) and memory is None:
+            runner.run_async(output_names, input_feed, callback, user_data, run_options)
             return
-        if opened.split is None:
-            self._validate_input(list(input_feed.keys()))
-        else:
-            opened.split.check_complete(input_feed)
-        run = self._run_whole if opened.split is None else self._run_split
-        from parallax.session._background import run_in_background
+        runner.check_complete(input_feed)
+        from parallax.engine import run_in_background
 
-        run_in_background(lambda: run(opened, output_names, input_feed, run_options), callback, user_data)
+        def run() -> Any:
+            return self._way_to_run(runner, run_options)(output_names, input_feed, run_options, memory)
+
+        run_in_background(run, callback, user_data)
 
     def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
         """As in ONNX Runtime. A binding belongs to the whole-model session, so that is what runs it."""
-        if self._fork != FORKS.generation:
-            self._reopen_after_fork()
+        self._reopen_if_forked()
+        runner = self._taken_runner()
         # A binding does not say what shapes are bound.
-        estimator = self._estimator if self._opened.split is None else None
-        is_unknown = estimator is None or bool(estimator.open_inputs)
-        call = partial(super().run_with_iobinding, iobinding, run_options)
-        self._call_whole(call, (), {}, run_options, is_unknown=is_unknown)
+        is_known = not runner.is_split and runner.estimator is not None and not runner.estimator.open_inputs
+        bound_to: Any = getattr(iobinding, "_session", None)
+        if bound_to in self._former:
+            call = partial(bound_to.run_with_iobinding, iobinding._iobinding, run_options)
+        else:
+            call = partial(super().run_with_iobinding, iobinding, run_options)
+        require = runner.requirement if is_known else None
+        self._call_beside(call, (), {}, run_options, self._memory, require=require)
+
+    def _taken_runner(self) -> Runner:
+        """The runner in force, for one run. Raises: ConfigError if there is none."""
+        runner = self._runners.current
+        if runner is None:
+            raise nothing_open()
+        return runner
 
     # -- many callers, many requests --------------------------------------------------------------------
 

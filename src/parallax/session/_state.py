@@ -1,25 +1,21 @@
-"""What a session has open: one record, which is replaced as a whole and never changed.
-
-A run takes the record once, so that it sees one state from beginning to end, whatever another thread opens meanwhile.
-"""
+"""What a session has open: one record, which is replaced as a whole and never changed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import field
+from collections.abc import Mapping
+from dataclasses import field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from parallax._record import dataclass
 from parallax.errors import InternalError
 
 if TYPE_CHECKING:
     from parallax.bundle import Bundle
+    from parallax.engine import Estimator, Executor, ModelInterface, Runner, SplitRunner
+    from parallax.memory import Budget
     from parallax.model import Glimpse, Model
     from parallax.schedule import Plan
-    from parallax.session._estimate import Estimator
-    from parallax.session._memory import Budget
-    from parallax.session._split_model import SplitModel
 
 
 class SessionState(Enum):
@@ -42,7 +38,8 @@ LEGAL_TRANSITIONS: Final[Mapping[SessionState, frozenset[SessionState]]] = {
     SessionState.DIRECT: frozenset({SessionState.OPENING}),
     SessionState.SPLIT: frozenset({SessionState.OPENING}),
 }
-"""The states that may follow each: what is open is closed before something else is opened."""
+"""The states that may follow each: what is open is closed before something else is opened. A swap of plans alone leads
+from one to another at once, for what is open stays so until its runs have ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,16 +47,11 @@ class Opened:
     """What a session runs."""
 
     state: SessionState
-    plan: Plan | None = None
-    """None while it is opened."""
-    split: SplitModel | None = None
-    """In state SPLIT, and only there."""
-    direct: Callable[..., Any] | None = None
-    """The C session's ``run``; in state DIRECT, and only there."""
+    runner: Runner | None = None
+    """None in state OPENING, and only there."""
     bundle: Bundle | None = None
     stored_declaration: bytes | None = None
     """A bundle's description of the model's outputs."""
-    estimator: Estimator | None = None
     budget: Budget | None = None
     is_unbounded: bool = False
     """How long a run takes depends on data."""
@@ -67,10 +59,40 @@ class Opened:
     """What the base class keeps of its C session, by the names of its attributes, as far as it is to be overwritten."""
 
     def __post_init__(self) -> None:
-        if (self.split is not None) is not (self.state is SessionState.SPLIT):
-            raise InternalError(f"a session in state {self.state.value!r} with a split model: {self.split is not None}")
-        if (self.direct is not None) is not (self.state is SessionState.DIRECT):
-            raise InternalError(f"a session in state {self.state.value!r} with a C session: {self.direct is not None}")
+        runner = self.runner
+        if (runner is None) is not (self.state is SessionState.OPENING):
+            raise InternalError(f"a session in state {self.state.value!r} with a model to run: {runner is not None}")
+        if runner is None:
+            return
+        if runner.is_split is not (self.state is SessionState.SPLIT):
+            raise InternalError(f"a session in state {self.state.value!r} with a split model: {runner.is_split}")
+        if runner.is_direct is not (self.state is SessionState.DIRECT):
+            raise InternalError(f"a session in state {self.state.value!r} with a C session: {runner.is_direct}")
+
+    @property
+    def plan(self) -> Plan | None:
+        """What runs where; None in state OPENING."""
+        return None if self.runner is None else self.runner.plan
+
+    @property
+    def split(self) -> SplitRunner | None:
+        """The runner, in state SPLIT."""
+        return cast("SplitRunner | None", self.runner if self.state is SessionState.SPLIT else None)
+
+    @property
+    def estimator(self) -> Estimator | None:
+        """What tells how much memory runs take, where that was asked for."""
+        return None if self.runner is None else self.runner.estimator
+
+    def within(self, budget: Budget | None, estimator: Estimator | None) -> Opened:
+        """The same, of which is known what it takes and may take. Not in state OPENING."""
+        assert self.runner is not None
+        return replace(self, runner=replace(self.runner, estimator=estimator), budget=budget)
+
+    def with_plan(self, plan: Plan) -> Opened:
+        """The same with another description of its plan. Not in state OPENING."""
+        assert self.runner is not None
+        return replace(self, runner=replace(self.runner, plan=plan))
 
     def weight_bytes(self, model: Model | Glimpse | None) -> int | None:
         """Of what is open; None where that is not known. ``model``: what the session loaded or looked at, if it did."""
@@ -87,3 +109,45 @@ def check_transition(before: Opened, after: Opened) -> None:
     """Raises: InternalError if a session must not go from one to the other."""
     if after.state not in LEGAL_TRANSITIONS[before.state]:
         raise InternalError(f"a session went from {before.state.value!r} to {after.state.value!r}")
+
+
+def split_attributes(executor: Executor, interface: ModelInterface, session_options: Any) -> dict[str, Any]:
+    """What the base class would keep of a C session of the whole model, by the names of its attributes, taken from the
+    segments' sessions. ``session_options``: the caller's, or None."""
+    import onnxruntime
+
+    sessions = [segment.session for segment in executor.segments]
+    inputs = {
+        arg.name: (arg, info) for s in sessions for arg, info in zip(s.inputs_meta, s.input_meminfos, strict=True)
+    }
+    outputs = {
+        arg.name: (arg, info) for s in sessions for arg, info in zip(s.outputs_meta, s.output_meminfos, strict=True)
+    }
+    overridable = {arg.name: arg for s in sessions for arg in s.overridable_initializers}
+    first = sessions[0]
+    # Whoever changes the caller's object afterwards means another session. A split model has none that a copy would
+    # lose: providers and custom operators keep it whole.
+    options = onnxruntime.SessionOptions() if session_options is None else _copied(session_options)
+    attributes = {
+        "_sess_options": options,
+        "_inputs_meta": [inputs[info.name][0] for info in interface.inputs],
+        "_input_meminfos": [inputs[info.name][1] for info in interface.inputs],
+        "_outputs_meta": [outputs[info.name][0] for info in interface.outputs],
+        "_output_meminfos": [outputs[info.name][1] for info in interface.outputs],
+        "_overridable_initializers": [
+            overridable[info.name] for info in interface.overridable if info.name in overridable
+        ],
+        "_input_epdevices": list(first.input_epdevices)[:1] * len(interface.inputs),
+        "_model_meta": first.model_meta,
+        "_providers": first.get_providers(),
+        "_provider_options": first.get_provider_options(),
+        "_profiling_start_time_ns": first.get_profiling_start_time_ns,
+        "_output_names": [info.name for info in interface.outputs],
+    }
+    return attributes if session_options is None else {**attributes, "_sess_options_initial": options}
+
+
+def _copied(session_options: Any) -> Any:
+    from parallax.session._given_options import copied_options
+
+    return copied_options(session_options)

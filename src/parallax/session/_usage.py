@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from parallax.admission import IDLE_TRIM_S, SessionMemory
+from parallax.bundle import estimate_bundle
+from parallax.engine import Estimator, RunnerHandle, SplitRunner
 from parallax.machine import private_bytes
+from parallax.memory import MemoryRequirement
 from parallax.model import Model
-from parallax.planner import planned_model
-from parallax.session._budgeting import estimate_bundle
-from parallax.session._estimate import UNKNOWN_NEED, Estimator, Shapes, estimate_model
-from parallax.session._memory import IDLE_TRIM_S, SessionMemory
+from parallax.planner import estimate_model, planned_model
 from parallax.session._options import PlanningOptions
 from parallax.session._state import Opened
 
@@ -59,7 +60,9 @@ class MemoryUsage:
         return asdict(self)
 
 
-def estimate_opened(opened: Opened, model: Model | None, whole: Any, planned: Shapes | None) -> Estimator | None:
+def estimate_opened(
+    opened: Opened, model: Model | None, whole: Any, planned: Mapping[str, Sequence[int]] | None
+) -> Estimator | None:
     """What runs of this hold, where no budget made that known before; None where there is no model to look at.
 
     Args:
@@ -79,23 +82,23 @@ def describe_usage(
 ) -> MemoryUsage:
     """A snapshot of what a session with this open holds. ``memory``: its budget at work; None without one."""
     shapes = {} if memory is None else memory.last_shapes
-    need = UNKNOWN_NEED if estimator is None else estimator.need(shapes)
+    required = MemoryRequirement.UNKNOWN if estimator is None else estimator.requirement(shapes)
     arenas = None if opened.split is None else opened.split.executor.memory()
-    gate = None if memory is None else memory.gate
+    controller = None if memory is None else memory.controller
     budget = opened.budget
     return MemoryUsage(
         planned_bytes=None if arenas is None else arenas.planned_bytes,
         reserved_bytes=None if arenas is None else arenas.reserved_bytes,
         touched_bytes=None if arenas is None else arenas.touched_bytes,
-        run_peak_bytes=need.wanted_bytes if need.is_known else None,
+        run_peak_bytes=required.wanted_bytes if required.is_known else None,
         weights_mapped_bytes=_mapped_bytes(opened, model),
         weights_private_bytes=0 if opened.bundle is not None else None if model is None else model.weight_bytes,
         process_private_bytes=private_bytes(),
         budget_bytes=None if budget is None else budget.budget_bytes,
-        limit_bytes=None if gate is None else gate.limit_bytes,
-        admitted_bytes=None if gate is None else gate.granted_bytes,
-        admitted_peak_bytes=None if gate is None else gate.peak_granted_bytes,
-        least_budget_bytes=None if budget is None or not need.is_known else budget.least_bytes(need),
+        limit_bytes=None if controller is None else controller.limit_bytes,
+        admitted_bytes=None if controller is None else controller.granted_bytes,
+        admitted_peak_bytes=None if controller is None else controller.peak_granted_bytes,
+        least_budget_bytes=None if budget is None or not required.is_known else budget.least_bytes(required),
     )
 
 
@@ -108,11 +111,12 @@ def _mapped_bytes(opened: Opened, model: Model | None) -> int | None:
 
 
 def watch_memory(
-    opened: Opened, options: PlanningOptions, estimator: Estimator | None, give_back: Callable[[], int]
+    opened: Opened, options: PlanningOptions, runners: RunnerHandle, give_back: Callable[[], int]
 ) -> SessionMemory | None:
     """What admits the runs of a session from now on, and has it give back idle memory; None where neither is asked for.
 
     Args:
+        runners: what the session runs now and later.
         give_back: a method of the session, which is not kept alive by it.
     """
     if not options.is_watched:
@@ -124,11 +128,13 @@ def watch_memory(
         if method is not None:
             method()
 
-    executor = None if opened.split is None else opened.split.executor
+    def arena_bytes() -> int:
+        runner = runners.current
+        return runner.executor.memory().touched_bytes if isinstance(runner, SplitRunner) else 0
+
     return SessionMemory(
-        estimator=estimator,
         budget=opened.budget,
         idle_trim_s=IDLE_TRIM_S if options.idle_trim_s is None else options.idle_trim_s,
         trim=trim_if_alive,
-        arenas=None if executor is None else lambda: executor.memory().touched_bytes,
+        arenas=arena_bytes,
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from parallax._record import dataclass
 from parallax.backends import ort
+from parallax.engine import WholeRunner
 from parallax.errors import BundleError, ConfigError
 from parallax.machine import move_to_first_core
 from parallax.session._runtime_options import has_pinned_threads, lean_memory, planned_threads
@@ -20,6 +21,23 @@ if TYPE_CHECKING:
     from parallax.session._options import PlanningOptions
     from parallax.session._providers import Device
     from parallax.session._source import SessionSource
+
+
+_STOCK_ATTRIBUTES: Final = (
+    "_sess",
+    "_sess_options",
+    "_inputs_meta",
+    "_outputs_meta",
+    "_overridable_initializers",
+    "_input_meminfos",
+    "_output_meminfos",
+    "_input_epdevices",
+    "_model_meta",
+    "_providers",
+    "_provider_options",
+    "_profiling_start_time_ns",
+)
+"""What ONNX Runtime's class keeps of its C session; older versions lack some."""
 
 
 class WholeArguments(NamedTuple):
@@ -46,10 +64,13 @@ class OpeningRequest:
     """Whether session options are to be read from the model's own metadata."""
     events: EventStream
     """What the session's observers are attached to."""
+    owner: Any
+    """The session that was given all this."""
     open_stock: Callable[[str | bytes, Any], Any]
-    """Has the base class open a path or bytes with these session options, and returns its C session."""
+    """Has ONNX Runtime's class open a path or bytes with these session options; returns the session of that class,
+    which is the owner itself or another."""
     forget_stock: Callable[[], None]
-    """Drops that C session, and the options that it was opened with."""
+    """Drops what that opened, and the options that it was opened with."""
 
 
 def open_whole(
@@ -60,7 +81,7 @@ def open_whole(
     session_options: Any,
     threads: int | None = None,
     graph_path: str | None = None,
-) -> tuple[Opened, Any]:
+) -> Opened:
     """Leave a model to the base class; its options are the caller's, but for the threads that were planned.
 
     Args:
@@ -68,8 +89,6 @@ def open_whole(
         session_options: to open it with; None for the runtime's defaults.
         threads: instead of those of our own options.
         graph_path: of a bundle's graph, instead of the model.
-
-    Returns: what is open, and its C session.
 
     Raises: what the runtime says, in its own class and, where our analysis knows better, in one of ours as well.
     """
@@ -80,9 +99,9 @@ def open_whole(
             move_to_first_core()
         try:
             if graph_path is not None:
-                whole = request.open_stock(graph_path, made)
+                stock = request.open_stock(graph_path, made)
             else:
-                whole = request.source.open_whole(
+                stock = request.source.open_whole(
                     model, request.session_options, lambda source: request.open_stock(source, made)
                 )
         except ort.OPENING_EXCEPTIONS as error:
@@ -90,15 +109,26 @@ def open_whole(
             if ours is not None:  # it says better what is wrong, and where
                 raise ort.both(type(ours), native_class(error))(ours.what, where=ours.where, fix=ours.fix) from error
             raise ort.open_failure(error) from error
+    whole, is_owner = stock._sess, stock is request.owner
     is_plain = whole.get_providers() == ["CPUExecutionProvider"] and not whole.overridable_initializers
     is_direct = is_plain and not request.options.is_watched
-    opened = Opened(
+    output_names = [argument.name for argument in whole.outputs_meta]
+    return Opened(
         state=SessionState.DIRECT if is_direct else SessionState.WHOLE,
-        plan=plan,
-        direct=whole.run if is_direct else None,
-        attributes={"_output_names": [argument.name for argument in whole.outputs_meta]},
+        runner=WholeRunner(
+            plan=plan,
+            input_names=tuple(argument.name for argument in whole.inputs_meta),
+            output_names=output_names,
+            events=request.events,
+            stock=ort.PinnedSession(request.owner, stock),
+            direct=whole.run if is_direct else None,
+        ),
+        attributes={**({} if is_owner else _stock_attributes(stock)), "_output_names": output_names},
     )
-    return opened, whole
+
+
+def _stock_attributes(stock: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(stock).items() if name in _STOCK_ATTRIBUTES}
 
 
 def is_for_whole(run_options: Any, opened: Opened, source: SessionSource, *, has_arena: bool) -> bool:
@@ -111,7 +141,7 @@ def is_for_whole(run_options: Any, opened: Opened, source: SessionSource, *, has
     """
     if run_options is None:
         return False
-    from parallax.session._run_options import why_run_needs_whole
+    from parallax.engine import why_run_needs_whole
 
     obstacle = why_run_needs_whole(run_options, has_arena=has_arena)
     if obstacle is not None and opened.bundle is not None and source.files is None:

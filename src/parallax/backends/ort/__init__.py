@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from parallax.backends.ort._kernel_lists import TYPE_NAMES
     from parallax.backends.ort._mapped_weights import MappedWeights
     from parallax.backends.ort._plugins import PLUGINS, WEBGPU, Plugin, load_plugin, plugin_devices
+    from parallax.backends.ort._probing import IDENTITY, open_quietly
     from parallax.backends.ort._sessions import (
         CPU_DEVICE,
         CPU_PROVIDER,
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     )
     from parallax.backends.ort._shared_allocator import AllocatorUser, shrink_shared_allocator, use_shared_allocator
     from parallax.backends.ort._shared_pool import share_thread_pool, shared_threads, use_shared_pool
-    from parallax.backends.ort._stock import StockSession
+    from parallax.backends.ort._shrink import shrink_arena
+    from parallax.backends.ort._stock import PinnedSession, StockSession
     from parallax.backends.ort._values import Bytes, bytes_at, empty_host_value, host_bytes, is_on_host
 else:
     __getattr__, __dir__ = _lazy.exports(
@@ -48,13 +50,15 @@ else:
             "_kernel_lists": "TYPE_NAMES",
             "_mapped_weights": "MappedWeights",
             "_plugins": "PLUGINS WEBGPU Plugin load_plugin plugin_devices",
+            "_probing": "IDENTITY open_quietly",
             "_sessions": (
                 "CPU_DEVICE CPU_PROVIDER RuntimeOptions load_session make_mapped_session make_session make_value "
                 "open_source save_optimised"
             ),
             "_shared_allocator": "AllocatorUser shrink_shared_allocator use_shared_allocator",
             "_shared_pool": "share_thread_pool shared_threads use_shared_pool",
-            "_stock": "StockSession",
+            "_shrink": "shrink_arena",
+            "_stock": "PinnedSession StockSession",
             "_values": "Bytes bytes_at empty_host_value host_bytes is_on_host",
         },
     )
@@ -63,6 +67,7 @@ __all__ = [
     "CPU_DEVICE",
     "CPU_PROVIDER",
     "FOREIGN_EXCEPTIONS",
+    "IDENTITY",
     "OPENING_EXCEPTIONS",
     "PLUGINS",
     "RUNTIME_EXCEPTIONS",
@@ -73,6 +78,7 @@ __all__ = [
     "Bytes",
     "MappedWeights",
     "OnnxRuntimeBackend",
+    "PinnedSession",
     "Plugin",
     "RuntimeOptions",
     "StockSession",
@@ -91,12 +97,14 @@ __all__ = [
     "make_session",
     "make_value",
     "open_failure",
+    "open_quietly",
     "open_source",
     "plugin_devices",
     "run_failure",
     "save_optimised",
     "share_thread_pool",
     "shared_threads",
+    "shrink_arena",
     "shrink_shared_allocator",
     "use_shared_allocator",
     "use_shared_pool",

@@ -7,6 +7,7 @@ open itself again.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from onnxruntime.capi import onnxruntime_inference_collection as collection
@@ -23,3 +24,42 @@ def _find_stock_class() -> Any:
 
 StockSession: Any = _find_stock_class()
 """The class that ``onnxruntime`` defines as its ``InferenceSession``."""
+
+
+class PinnedSession(StockSession):  # type: ignore[misc]  # untyped
+    """ONNX Runtime's session class on one C session, whatever the session that it was opened for opens later.
+
+    What belongs to the C session is kept here; everything else is read from that session, and done to it.
+
+    Args:
+        owner: the session that it was opened for, which is not kept alive by this.
+        opened: what opened it: the owner itself, or another session of the class.
+    """
+
+    def __init__(self, owner: Any, opened: Any) -> None:
+        self._owner = weakref.ref(owner)
+        self._pin(opened)
+
+    def _pin(self, opened: Any) -> None:
+        self._sess = opened._sess
+        self._inputs_meta = opened._inputs_meta
+        self._outputs_meta = opened._outputs_meta
+
+    def _its_owner(self) -> Any:
+        owner = self._owner()
+        if owner is None:
+            raise ReferenceError("the session that this run is of is gone")
+        return owner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._its_owner(), name)
+
+    def set_providers(self, providers: Any = None, provider_options: Any = None) -> None:
+        """Called by the class where a provider failed, to go on with others."""
+        owner = self._its_owner()
+        owner.set_providers(providers, provider_options)
+        self._pin(owner)
+
+    def disable_fallback(self) -> None:
+        """Called by the class after that, which it does once."""
+        self._its_owner().disable_fallback()

@@ -12,8 +12,7 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 
-from parallax.backends.ort import RUNTIME_EXCEPTIONS
-from parallax.session._given_options import IDENTITY, open_quietly
+from parallax.backends.ort import IDENTITY, RUNTIME_EXCEPTIONS, open_quietly
 
 _probe: Any = None
 _SHRINK_KEY: Final = "memory.enable_memory_arena_shrinkage"

@@ -9,44 +9,32 @@ import logging
 import os
 import shutil
 import time
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import platformdirs
 
-from parallax.bundle import (
-    BUNDLE_FORMAT_VERSION,
-    BUNDLE_SUFFIX,
-    MANIFEST_NAME,
-    Bundle,
-    CheckedFiles,
-    CompileOptions,
-    SourceFile,
-    SourceRecord,
-    describe_mismatch,
-    describe_source,
-    parallax_version,
-    prune_folder,
-    read_manifest,
-    rebuild_command,
-    remove_tree,
-    runtime_build,
-    settled,
-    signature,
-    use_bundle,
-)
+from parallax.bundle._digest import CheckedFiles, settled, signature
+from parallax.bundle._folder import BUNDLE_SUFFIX, MANIFEST_NAME, Verify
+from parallax.bundle._identity import describe_mismatch, parallax_version, rebuild_command, runtime_build
+from parallax.bundle._manifest import BUNDLE_FORMAT_VERSION, CompileOptions, SourceFile, SourceRecord
+from parallax.bundle._open import Bundle, use_bundle
+from parallax.bundle._publish import prune_folder, remove_tree
+from parallax.bundle._read import read_manifest
+from parallax.bundle._write import describe_source
 from parallax.errors import BundleError, ConfigError, ParallaxError
-from parallax.machine import available_cores
 from parallax.model import Model, load_model
 from parallax.planner import binding_limit
 from parallax.profile import machine_fingerprint, make_private_folder, why_any_distrusted, why_distrusted
-from parallax.session._compile import compile_loaded, recorded_options, replayed_options
-from parallax.session._options import PlanningOptions
 
 logger = logging.getLogger(__name__)
 
 CACHE_LIMIT_BYTES = 4 << 30
 """Beyond this much, bundles of the cache that were not used for longest are removed."""
+
+Compiler = Callable[[Model, Path, SourceRecord, int | None], object]
+"""Compiles a model into a bundle at a path, given the digests of its files and the memory limit that binds it, if one
+does."""
 
 
 def cache_folder(cache_dir: Path | None) -> Path:
@@ -55,27 +43,29 @@ def cache_folder(cache_dir: Path | None) -> Path:
 
 
 def rebuilt_bundle(
-    bundle: Bundle, differences: tuple[str, ...], options: PlanningOptions, *, cores: int | None
+    bundle: Bundle,
+    differences: tuple[str, ...],
+    compile_model: Compiler,
+    *,
+    recorded: CompileOptions,
+    verify: Verify,
+    cache_dir: Path | None,
 ) -> Path:
-    """The bundle for this machine, made from the model that ``bundle`` keeps, unless that was done before.
+    """Return the bundle for this machine, made from the model that ``bundle`` keeps, unless that was done before.
 
     Args:
         differences: in which ways ``bundle`` was not made for here.
-        cores: those that the session is to use; None where any number will do.
+        recorded: what a bundle remembers of the options to compile with.
     """
     portable = bundle.portable_path
     assert portable is not None
-    replayed = replayed_options(bundle.manifest.options, cache_dir=options.cache_dir)
-    threads = replayed.threads if replayed.threads is not None or cores == available_cores() else cores
-    replayed = replace(replayed, threads=threads)
     model = load_model(portable)
     # Not as the manifest says: a forged one must not put its model in another's place.
     source = describe_source(model)
-    limit = bundle.manifest.options.memory_limit
-    target = _place(source, replayed, limit)
+    target = _place(source, recorded, cache_dir)
     try:
         _make_cache(target.parent)
-        is_there = _is_usable(target, options, source, recorded_options(replayed, memory_limit=limit))
+        is_there = _is_usable(target, source, recorded, verify=verify, cache_dir=cache_dir)
     except OSError as error:
         raise ConfigError(
             f"the bundle was not made for here, and cannot be made anew: {error.strerror or error}",
@@ -91,7 +81,7 @@ def rebuilt_bundle(
             target,
             rebuild_command(bundle.manifest, bundle.path),
         )
-        compile_loaded(model, target, replayed, source=source, memory_limit=limit)
+        compile_model(model, target, source, recorded.memory_limit)
         prune_cache(target.parent, keep=target)
     return target
 
@@ -114,7 +104,9 @@ def _make_cache(folder: Path) -> None:
         )
 
 
-def _is_usable(target: Path, options: PlanningOptions, source: SourceRecord, recorded: CompileOptions) -> bool:
+def _is_usable(
+    target: Path, source: SourceRecord, recorded: CompileOptions, *, verify: Verify, cache_dir: Path | None
+) -> bool:
     """Whether the bundle in the cache is whole, this user's own, and made of that model, with those options, for here.
 
     One that somebody else may have put there is removed.
@@ -139,7 +131,7 @@ def _is_usable(target: Path, options: PlanningOptions, source: SourceRecord, rec
             raise BundleError(f"a planted bundle cannot be removed: {complaint}", where=str(target), fix="remove it")
         return False
     try:
-        complaint = use_bundle(target, complain, verify=options.verify, cache_dir=options.cache_dir)
+        complaint = use_bundle(target, complain, verify=verify, cache_dir=cache_dir)
     except BundleError as error:
         complaint = str(error)
     if complaint is not None:
@@ -156,26 +148,38 @@ def _why_planted(target: Path) -> str | None:
     return why_any_distrusted([target / MANIFEST_NAME, *(target / record.path for record in manifest.files)])
 
 
-def cached_bundle(path: str, options: PlanningOptions) -> Path | None:
-    """The cached bundle of the model at ``path`` for this machine and these options, made if it is not there.
+def cached_bundle(
+    path: str,
+    compile_model: Compiler,
+    *,
+    record: Callable[[int | None], CompileOptions],
+    verify: Verify,
+    cache_dir: Path | None,
+) -> Path | None:
+    """Return the cached bundle of the model at ``path`` for this machine and some options, made if it is not there.
 
     None, with a log line, where it cannot be made: then the model is opened as without a cache. Errors of the
     model itself are left to that, too.
+
+    Args:
+        record: what a bundle remembers of the options to compile with, given the memory limit that binds it, if one
+            does.
     """
     try:
-        folder = cache_folder(options.cache_dir)
+        folder = cache_folder(cache_dir)
         _make_cache(folder)
-        source = _known_source(path, options.cache_dir)
+        source = _known_source(path, cache_dir)
         model = None
         if source is None:
             model = load_model(path)
-            source = _learn_source(path, model, options.cache_dir)
+            source = _learn_source(path, model, cache_dir)
         # A bundle that was cut for a container's limit is not the one to open outside of it.
         limit = binding_limit(sum(file.size for file in source.files), None)
-        target = _place(source, options, limit)
-        if not _is_usable(target, options, source, recorded_options(options, memory_limit=limit)):
+        recorded = record(limit)
+        target = _place(source, recorded, cache_dir)
+        if not _is_usable(target, source, recorded, verify=verify, cache_dir=cache_dir):
             made = load_model(path) if model is None else model
-            compile_loaded(made, target, options, source=source, memory_limit=limit)
+            compile_model(made, target, source, limit)
             prune_cache(folder, keep=target)
         note_use(target)
     except (ParallaxError, OSError) as error:
@@ -184,8 +188,7 @@ def cached_bundle(path: str, options: PlanningOptions) -> Path | None:
     return target
 
 
-def _place(source: SourceRecord, options: PlanningOptions, memory_limit: int | None) -> Path:
-    recorded = recorded_options(options, memory_limit=memory_limit)
+def _place(source: SourceRecord, recorded: CompileOptions, cache_dir: Path | None) -> Path:
     key = json.dumps(
         [
             BUNDLE_FORMAT_VERSION,
@@ -197,7 +200,7 @@ def _place(source: SourceRecord, options: PlanningOptions, memory_limit: int | N
         ]
     )
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
-    return cache_folder(options.cache_dir) / f"{name}{BUNDLE_SUFFIX}"
+    return cache_folder(cache_dir) / f"{name}{BUNDLE_SUFFIX}"
 
 
 def _known_source(path: str, cache_dir: Path | None) -> SourceRecord | None:

@@ -7,7 +7,7 @@ import mmap
 import numpy as np
 
 
-class Reservation:
+class PrivatePages:
     """Anonymous, private pages, zeroed and page-aligned; physical memory comes with the first write to each.
 
     Args:

@@ -57,12 +57,12 @@ class RunDurations:
             may_watch: where runs were short so far, it may be called without that price, and begun again if it lasts.
         """
         if may_watch and self._usually_short and run_options is None:
-            from parallax.engine import RunLastsError, run_watched
+            from parallax.engine._watch import RunLastsError, run_watched
 
             try:
                 return run_watched(run)
             except RunLastsError:
                 self._usually_short = False
-        from parallax.engine import run_interruptibly
+        from parallax.engine._interrupt import run_interruptibly
 
         return run_interruptibly(run, run_options)

@@ -11,30 +11,31 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from parallax.session._estimate import RunNeed
+from parallax.memory import MemoryRequirement
 
 _LOOK_S: Final = 0.05
 """How often a waiting run looks whether it was stopped."""
 
 
-class Grant:
-    """What one run may hold, from its admission to its end. Made by `MemoryGate.admit`."""
+class Reservation:
+    """What one run may hold, from its admission to its end. Made by `AdmissionController.admit`."""
 
-    __slots__ = ("_on_change", "granted_bytes", "need")
+    __slots__ = ("_on_change", "granted_bytes", "requirement")
 
-    def __init__(self, need: RunNeed, granted_bytes: int) -> None:
-        self.need = need
+    def __init__(self, requirement: MemoryRequirement, granted_bytes: int) -> None:
+        self.requirement = requirement
         self.granted_bytes = granted_bytes
-        """At least ``need.least_bytes``, at most ``need.wanted_bytes``; for a run of unknown need all there was."""
+        """At least ``requirement.least_bytes``, at most ``requirement.wanted_bytes``; all there was where the
+        requirement is not known."""
         self._on_change: Callable[[], None] | None = None
 
     @property
     def running_bytes(self) -> int:
-        """Of it, what segments running at the same time may add up to."""
-        return max(0, self.granted_bytes - self.need.fixed_bytes)
+        """What segments running at the same time may add up to."""
+        return max(0, self.granted_bytes - self.requirement.fixed_bytes)
 
     def on_change(self, callback: Callable[[], None] | None) -> None:
-        """Call back, from any thread and under the gate's lock, when ``granted_bytes`` changes."""
+        """Call back, from any thread and under the controller's lock, when ``granted_bytes`` changes."""
         self._on_change = callback
 
     def _set(self, granted_bytes: int) -> None:
@@ -44,36 +45,36 @@ class Grant:
                 self._on_change()
 
 
-class MemoryGate:
-    """Shares ``limit_bytes`` between the runs of a session. Thread-safe.
+class AdmissionController:
+    """Admits the runs of a session, and shares ``limit_bytes`` between them. Thread-safe.
 
     Invariant: what is granted adds up to at most the limit, unless the limit was lowered below what runs already
     had, or what one run needs at least; then that run goes on alone. A run gets all it wants where nobody waits,
-    else the least it can run with. One of unknown need gets all there is, and goes alone.
+    else the least it can run with. One whose requirement is not known gets all there is, and goes alone.
     """
 
     def __init__(self, limit_bytes: int) -> None:
         self._condition = threading.Condition()
         self._limit = limit_bytes
-        self._grants: dict[int, Grant] = {}
-        self._granted = 0  # sum over _grants
+        self._reservations: dict[int, Reservation] = {}
+        self._granted = 0  # sum over _reservations
         self._fixed = 0
         self._peak = 0
         self._waiting: deque[object] = deque()
 
     @property
     def limit_bytes(self) -> int:
-        """In force now."""
+        """The limit in force now."""
         return self._limit
 
     @property
     def granted_bytes(self) -> int:
-        """To runs in flight."""
+        """What is granted to runs in flight."""
         return self._granted
 
     @property
     def fixed_bytes(self) -> int:
-        """Of what is granted, what runs hold all along: arenas and outputs."""
+        """What of that runs hold all along: arenas and outputs."""
         return self._fixed
 
     @property
@@ -84,15 +85,15 @@ class MemoryGate:
     @property
     def running(self) -> int:
         """Runs in flight."""
-        return len(self._grants)
+        return len(self._reservations)
 
     @property
     def waiting(self) -> int:
         """Runs that wait."""
         return len(self._waiting)
 
-    def admit(self, need: RunNeed, *, stopped: Callable[[], bool] | None = None) -> Grant | None:
-        """Wait until ``need`` fits, and take it. Give it back with `leave`.
+    def admit(self, requirement: MemoryRequirement, *, stopped: Callable[[], bool] | None = None) -> Reservation | None:
+        """Wait until ``requirement`` fits, and take it. Give it back with `release`.
 
         Args:
             stopped: looked at while waiting. Returns None once it says True.
@@ -101,7 +102,7 @@ class MemoryGate:
         with self._condition:
             self._waiting.append(ticket)
             try:
-                while not (self._waiting[0] is ticket and self._fits(need)):
+                while not (self._waiting[0] is ticket and self._fits(requirement)):
                     if stopped is not None and stopped():
                         return None
                     self._condition.wait(None if stopped is None else _LOOK_S)
@@ -110,26 +111,26 @@ class MemoryGate:
                 self._waiting.remove(ticket)
                 self._condition.notify_all()
             free = self._limit - self._granted
-            if not need.is_known:
-                amount = max(free, need.least_bytes)
+            if not requirement.is_known:
+                amount = max(free, requirement.least_bytes)
             elif others:
-                amount = need.least_bytes
+                amount = requirement.least_bytes
             else:
-                amount = max(need.least_bytes, min(need.wanted_bytes, free))
-            grant = Grant(need, amount)
-            self._grants[id(grant)] = grant
+                amount = max(requirement.least_bytes, min(requirement.wanted_bytes, free))
+            reservation = Reservation(requirement, amount)
+            self._reservations[id(reservation)] = reservation
             self._granted += amount
-            self._fixed += need.fixed_bytes
+            self._fixed += requirement.fixed_bytes
             self._peak = max(self._peak, self._granted)
-            return grant
+            return reservation
 
-    def leave(self, grant: Grant) -> None:
-        """The run is over."""
+    def release(self, reservation: Reservation) -> None:
+        """Take back what a run was granted: it is over."""
         with self._condition:
-            grant.on_change(None)
-            del self._grants[id(grant)]
-            self._granted -= grant.granted_bytes
-            self._fixed -= grant.need.fixed_bytes
+            reservation.on_change(None)
+            del self._reservations[id(reservation)]
+            self._granted -= reservation.granted_bytes
+            self._fixed -= reservation.requirement.fixed_bytes
             self._condition.notify_all()
 
     def set_limit(self, limit_bytes: int) -> None:
@@ -137,26 +138,30 @@ class MemoryGate:
         with self._condition:
             self._limit = limit_bytes
             excess = self._granted - limit_bytes
-            for grant in self._grants.values():
+            for reservation in self._reservations.values():
                 if excess > 0:
-                    taken = min(excess, grant.granted_bytes - grant.need.least_bytes)
+                    taken = min(excess, reservation.granted_bytes - reservation.requirement.least_bytes)
                     excess -= taken
-                    self._resize(grant, grant.granted_bytes - taken)
+                    self._resize(reservation, reservation.granted_bytes - taken)
                 elif not self._waiting:
-                    missing = (grant.need.wanted_bytes if grant.need.is_known else limit_bytes) - grant.granted_bytes
+                    required = reservation.requirement
+                    wanted = required.wanted_bytes if required.is_known else limit_bytes
+                    missing = wanted - reservation.granted_bytes
                     given = max(0, min(-excess, missing))
                     excess += given
-                    self._resize(grant, grant.granted_bytes + given)
+                    self._resize(reservation, reservation.granted_bytes + given)
             self._peak = max(self._peak, self._granted)
             self._condition.notify_all()
 
-    def _resize(self, grant: Grant, granted_bytes: int) -> None:
-        self._granted += granted_bytes - grant.granted_bytes
-        grant._set(granted_bytes)
+    def _resize(self, reservation: Reservation, granted_bytes: int) -> None:
+        self._granted += granted_bytes - reservation.granted_bytes
+        reservation._set(granted_bytes)
 
-    def _fits(self, need: RunNeed) -> bool:
-        if not self._grants:
+    def _fits(self, requirement: MemoryRequirement) -> bool:
+        if not self._reservations:
             return True
-        if not need.is_known or any(not grant.need.is_known for grant in self._grants.values()):
+        if not requirement.is_known:
             return False
-        return self._granted + need.least_bytes <= self._limit
+        if any(not other.requirement.is_known for other in self._reservations.values()):
+            return False
+        return self._granted + requirement.least_bytes <= self._limit

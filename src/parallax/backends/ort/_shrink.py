@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
-from parallax.backends.ort import FOREIGN_EXCEPTIONS
+from parallax.backends.ort._failures import FOREIGN_EXCEPTIONS
 from parallax.graph import RUNTIME_TYPES
 
 

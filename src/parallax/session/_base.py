@@ -1,0 +1,309 @@
+"""What a session has beside its runs: observers, its memory, the whole model beside segments, and other plans."""
+
+from __future__ import annotations
+
+import weakref
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from parallax import _lazy
+from parallax.backends.ort import StockSession
+from parallax.engine import EventStream
+from parallax.session._state import NOT_OPEN, Opened
+from parallax.session._whole_model import OpeningRequest, WholeArguments, is_for_whole, open_beside
+
+if TYPE_CHECKING:
+    from parallax.admission import SessionMemory
+    from parallax.engine import Estimator, Observer, Runner, RunnerHandle, SpanObserver, TraceSink
+    from parallax.memory import MemoryRequirement
+    from parallax.schedule import Plan
+    from parallax.session._options import Options, PlanningOptions
+    from parallax.session._source import SessionSource
+    from parallax.session._usage import MemoryUsage
+
+logger = _lazy.logger(__name__)
+
+
+class SessionObservers:
+    """Those of one session: the observers and the trace sink that were given with it, and who came later.
+
+    Attributes:
+        events: the stream that all of them are attached to.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.events = EventStream(options.observers)
+        self._trace: SpanObserver | None = None
+        if options.trace is not None:
+            from parallax.engine import SpanObserver
+
+            self._trace = SpanObserver(options.trace)
+            self.events.add(self._trace, what=f"trace sink {type(options.trace).__name__}")
+
+    @property
+    def trace(self) -> TraceSink | None:
+        """The sink, until it fails."""
+        trace = self._trace
+        return None if trace is None or trace not in self.events else trace.sink
+
+
+class SessionBase(StockSession):  # type: ignore[misc]  # untyped
+    """The part of ``InferenceSession`` that neither opens nor runs."""
+
+    _opened: Opened = NOT_OPEN
+    _observers: SessionObservers
+    _runners: RunnerHandle
+    _memory: SessionMemory | None = None
+    _estimator: Estimator | None = None
+    _source: SessionSource | None = None
+    _parallax_options: PlanningOptions
+    _whole_arguments: WholeArguments
+    _lazy_lock: Any
+    _swap_lock: Any
+    _swapped: tuple[Plan, str] | None = None
+    """The plan that was swapped in last, and why; None where the one that the session was opened with is in force."""
+    _former: weakref.WeakSet[Any]
+    """C sessions of the whole model that it ran before: what is bound to one of them goes on there."""
+
+    @property
+    @abstractmethod
+    def plan(self) -> Plan:
+        """What runs where, and why; one segment means that the model is uncut."""
+
+    # -- observers --------------------------------------------------------------------------------------
+
+    @property
+    def trace(self) -> TraceSink | None:
+        """Receives a span per segment and run while set; None once it failed and was detached."""
+        return self._observers.trace
+
+    def add_observer(self, observer: Observer) -> None:
+        """Have ``observer`` called with every event of the runs that begin from now on; see `parallax.Options`."""
+        self._observers.events.add(observer)
+
+    def remove_observer(self, observer: Observer) -> bool:
+        """Call it no more; returns whether it was attached, which one that failed is not any more."""
+        return self._observers.events.remove(observer)
+
+    # -- memory -----------------------------------------------------------------------------------------
+
+    def _watch(self, opened: Opened) -> SessionMemory | None:
+        """What admits runs from now on; None where neither a budget nor idle time is to be watched."""
+        if not self._parallax_options.is_watched:
+            return None
+        from parallax.session._usage import watch_memory
+
+        return watch_memory(opened, self._parallax_options, self._runners, self._give_back)
+
+    def memory(self) -> MemoryUsage:
+        """What this session holds now, and what it plans with. Takes milliseconds.
+
+        A session without a budget infers the sizes of its tensors when this is first called, which takes
+        longer.
+        """
+        from parallax.session._usage import describe_usage, estimate_opened
+
+        opened = self._opened
+        with self._lazy_lock:
+            if self._estimator is None:
+                whole = self.__dict__.get("_sess")
+                self._estimator = estimate_opened(opened, self._model, whole, self._parallax_options.shapes)
+        return describe_usage(opened, self._model, self._memory, self._estimator)
+
+    def trim(self) -> int:
+        """Give memory that is kept for the next run back to the system: arenas that no run uses, what ONNX Runtime's
+        arenas hold, free pages of the heap. The next run takes a little longer.
+
+        Returns: bytes by which the process's private memory shrank meanwhile (where the system does not tell,
+        those of arenas).
+        """
+        from parallax.machine import private_bytes
+
+        before = private_bytes()
+        returned = self._give_back()
+        after = private_bytes()
+        return returned if before is None or after is None else max(0, before - after)
+
+    def _give_back(self) -> int:
+        """Bytes of arenas."""
+        from parallax.backends.ort import shrink_arena, shrink_shared_allocator
+        from parallax.machine import trim_heap
+
+        split = self._opened.split
+        returned = 0 if split is None else split.executor.trim()
+        whole = self.__dict__.get("_sess")
+        if whole is not None:
+            shrink_arena(whole)
+        shrink_shared_allocator()
+        trim_heap()
+        return returned
+
+    def _expected_requirement(self) -> MemoryRequirement | None:
+        """What a run like the last one holds; None where that is not known."""
+        if self._estimator is None or self._memory is None:
+            return None
+        return self._estimator.requirement(self._memory.last_shapes)
+
+    # -- the whole model beside the segments of a split one, for what only its session can do ------------
+
+    def __getattr__(self, name: str) -> Any:
+        # Only reached when the attribute is missing, which for _sess means: the model is cut and nobody has
+        # asked for the whole-model session yet. In an uncut session _sess is a plain attribute.
+        if name == "_sess" and self._opened.split is not None:
+            with self._lazy_lock:
+                if "_sess" not in self.__dict__:
+                    self.__dict__["_sess"] = self._make_whole_session()
+                return self.__dict__["_sess"]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _make_whole_session(self) -> Any:
+        logger.info("something asked for the whole-model session of a cut model; its weights are now held twice")
+        opened, memory, held = self._opened, self._memory, 0
+        assert self._source is not None
+        if memory is not None and opened.budget is not None:
+            known = opened.weight_bytes(self._look or self._loaded)
+            held = opened.budget.weight_bytes if known is None else known
+            memory.hold(held, self._expected_requirement())
+        try:
+            whole = open_beside(
+                opened,
+                self._source,
+                self._model,
+                self._sess_options_initial,
+                threads=self._parallax_options.threads,
+                arguments=self._whole_arguments,
+            )
+        except BaseException:
+            if held and memory is not None:
+                memory.let_go(held)
+            raise
+        if held and memory is not None:
+            weakref.finalize(whole, memory.let_go, held).atexit = False
+        return whole
+
+    def _way_to_run(self, runner: Runner, run_options: Any) -> Callable[..., Any]:
+        """What computes a run's outputs, as ``Runner.run``: the runner, or the session beside it."""
+        return self._run_beside if self._is_for_whole(runner, run_options) else runner.run
+
+    def _is_for_whole(self, runner: Runner, run_options: Any) -> bool:
+        if run_options is None or not runner.is_split:
+            return False
+        assert self._source is not None
+        return is_for_whole(run_options, self._opened, self._source, has_arena=self._sess_options.enable_cpu_mem_arena)
+
+    def _run_beside(self, output_names: Any, input_feed: Any, run_options: Any, memory: SessionMemory | None) -> Any:
+        call = partial(super().run, output_names, input_feed, run_options)
+        return self._call_beside(call, output_names, input_feed, run_options, memory)
+
+    def _call_beside(
+        self,
+        call: Any,
+        output_names: Any,
+        input_feed: Mapping[str, Any],
+        run_options: Any,
+        memory: SessionMemory | None,
+        *,
+        require: Any = None,
+    ) -> Any:
+        """See `run_whole`. By default the shapes of what is fed do not tell what memory the run needs."""
+        from parallax.engine import run_whole
+
+        return run_whole(
+            call,
+            memory,
+            self._observers.events,
+            self.plan,
+            feeds=input_feed,
+            outputs=output_names or self._output_names,
+            run_options=run_options,
+            require=require,
+        )
+
+    # -- other plans ------------------------------------------------------------------------------------
+
+    @property
+    def runners(self) -> RunnerHandle:
+        """What holds the runner in force. To change it, use `swap_plan`, which also changes what the session shows."""
+        return self._runners
+
+    def swap_plan(self, plan: Plan, *, reason: str = "") -> None:
+        """Go over to another plan of the same model without a pause.
+
+        The plan is compiled in this thread, while others run on. Runs that begin from then on run it; runs in flight
+        end on the one before, whose memory goes when the last of them has ended. Until then both hold their weights,
+        which a memory budget counts. Observers are told (`parallax.events.PlanSwapped`).
+
+        A forked child goes on with the plan; ``set_providers`` and a pickled copy plan anew.
+
+        Args:
+            plan: of this model, in the shapes that the session plans for: ``plan`` of another session, or what
+                `parallax.planner.plan_model` or ``Plan.from_json`` returned.
+            reason: why, in words, for observers.
+
+        Raises:
+            PlanError: it is of another model or for other shapes, or cannot run.
+            ConfigError: this session cannot change its plan: it is of a bundle, or options or providers keep its model
+                whole.
+            BudgetError: it does not fit the memory budget, or not beside the plan in force.
+            BackendError: the runtime refuses a part of the model.
+
+        Example::
+
+            session = parallax.InferenceSession("model.onnx")
+            other = parallax.InferenceSession("model.onnx", split="always")
+            session.swap_plan(other.plan, reason="the machine has more cores now")
+        """
+        self._reopen_if_forked()
+        from parallax.session._plan_opening import open_prepared, prepare_plan
+
+        with self._swap_lock:
+            before, memory = self._opened, self._memory
+            request = self._opening_request(self._open_separately)
+            prepared = prepare_plan(request, before, self._model, plan)
+            held = 0
+            if memory is not None and prepared.budget is not None:
+                held = prepared.budget.weight_bytes
+                memory.hold(held, prepared.requirement)
+            try:
+                opened = open_prepared(request, prepared, before)
+            except BaseException:
+                if memory is not None:
+                    memory.let_go(held)
+                raise
+            if memory is not None and opened.budget is not None:
+                memory.count_runtime(opened.budget.runtime_bytes)
+                ended = weakref.finalize(before.runner, memory.let_go, held)
+                ended.atexit = False
+            self._swapped = (plan, reason)
+            self._exchange(opened, reason)
+
+    def _exchange(self, opened: Opened, reason: str) -> None:
+        """Have this session run, and show, what was opened in place of what it has open."""
+        assert opened.runner is not None
+        with self._lazy_lock:
+            whole = self.__dict__.get("_sess")
+            if whole is not None:
+                self._former.add(whole)
+            self._show(opened)
+            was_split, self._opened = self._opened.split is not None, opened
+            if opened.split is not None and not was_split:
+                del self._sess  # as in a session that was opened split
+        self._runners.swap(opened.runner, reason=reason)
+
+    @abstractmethod
+    def _reopen_if_forked(self) -> None:
+        """Open again what is open, in a child that was forked since."""
+
+    @abstractmethod
+    def _opening_request(self, open_stock: Callable[[str | bytes, Any], Any]) -> OpeningRequest:
+        """What the session was given. ``open_stock``: see there."""
+
+    @abstractmethod
+    def _open_separately(self, source: str | bytes, session_options: Any) -> Any:
+        """Open a path or bytes with ONNX Runtime's class, beside what is open."""
+
+    @abstractmethod
+    def _show(self, opened: Opened) -> None:
+        """Have the base class show what was opened."""
