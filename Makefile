@@ -20,10 +20,11 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-demo: $(VENV)/.demo ## find speech in a recording with a real model, then inspect and bench a zoo model
+demo: $(VENV)/.demo ## find speech in a recording with a real model, then where Parallax gains, and where it does not
 	$(BIN)/python examples/voice_activity.py
-	$(BIN)/parallax inspect zoo:yolov8n
-	$(BIN)/parallax bench zoo:yolov8n
+	$(BIN)/python examples/gains.py
+	@echo "3. A convolutional model that stays whole: there is nothing to gain in speed, and bench says so"
+	$(BIN)/parallax bench zoo:mobilenetv2 --max-time 30
 
 test: check $(VENV)/.backends ## lint, formatting, strict types, layers, tests
 	$(PYTEST) $(SLOW)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from _figures import Figure, Verdict
 
+from parallax.cli import LEAST_SAMPLES, LEVEL
+from parallax.cli import median_interval as median_interval
+
 DRAWS = 2000
-LEVEL = 0.95
-LEAST_SAMPLES = 6
-"""With fewer, not even the least and the largest sample enclose the median with 95%."""
 LEAST_PER_ROW = 3
 """For statistics over several rows, which average what is uncertain in each."""
 
@@ -26,25 +26,6 @@ Runs = Sequence[Sequence[float]]
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     """Ratios, round by round."""
     return [mine / other for mine, other in zip(ours, theirs, strict=True)]
-
-
-def median_interval(samples: Sequence[float]) -> tuple[float, float] | None:
-    """The 95% interval of a median from the order of the samples alone; None for fewer than six.
-
-    It assumes nothing of their distribution: between the k-th sample from below and the k-th from above, where k is
-    the largest number for which a median lies outside with at most 5% (binomially).
-    """
-    count = len(samples)
-    if count < LEAST_SAMPLES:
-        return None
-    outside, cut = 0.0, 0
-    while True:
-        outside += 2 * math.comb(count, cut) / 2**count
-        if outside > 1 - LEVEL:
-            break
-        cut += 1
-    ordered = sorted(samples)
-    return ordered[cut - 1], ordered[count - cut]
 
 
 def geometric_mean(medians: np.ndarray) -> np.ndarray:

@@ -39,6 +39,8 @@ def pytest_configure(config: pytest.Config) -> None:
     minutes: float | None = config.getoption("--slow-minutes")
     if minutes is not None:
         config.pluginmanager.register(Rotation(config, minutes), "parallax-rotation")
+    for name in ("PARALLAX_CACHE_DIR", "PARALLAX_THREADS", "PARALLAX_MEMORY_BUDGET"):
+        os.environ.pop(name, None)  # a developer's own settings are no part of what is tested
     if hasattr(config, "workerinput"):
         return
     folder = tempfile.TemporaryDirectory(prefix="parallax-tests-", ignore_cleanup_errors=True)

@@ -150,9 +150,10 @@ def cli(*words: object) -> set[str]:
 @pytest.mark.parametrize("words", [("--help",), ("--version",), ("bench", "--help"), ("bundle", "info", "--help")])
 def test_help_and_version_load_no_runtime(words: tuple[str, ...]) -> None:
     modules = cli(*words)
-    assert not within(modules, ["numpy", "onnx", "onnxruntime", "psutil", "openvino"])
+    assert not within(modules, ["numpy", "onnx", "onnxruntime", "psutil", "openvino", "rich"])
     assert ours(modules) == [
-        *("parallax", "parallax._lazy", "parallax.cli", "parallax.cli._app", "parallax.cli._exits", "parallax.errors")
+        *("parallax", "parallax._lazy", "parallax.cli", "parallax.cli._app", "parallax.cli._arguments"),
+        *("parallax.cli._completing", "parallax.cli._exits", "parallax.cli._usage", "parallax.errors"),
     ]
 
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from tests.cli._models import affine, invoke, save, two_inputs, value
 
-COMMANDS = ("inspect", "run", "bench", "compile")
+COMMANDS = ("inspect", "run", "bench", "tune", "compile")
 
 
 def assert_refused(*arguments: object, says: str) -> None:
@@ -116,7 +116,7 @@ def test_a_broken_model_is_refused_by_every_command(command: str, make: Callable
     assert_refused(command, make(tmp_path), says="")
 
 
-@pytest.mark.parametrize("command", ["run", "bench", "compile"])
+@pytest.mark.parametrize("command", ["run", "bench", "tune", "compile"])
 def test_an_operator_that_nobody_knows_is_named(command: str, tmp_path: Path) -> None:
     assert_refused(command, _unknown_operator(tmp_path), says="NoSuchOperator")
 

@@ -3,12 +3,20 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from parallax import zoo
 from parallax.cli import Rival, Timing, _timing, compare_outputs, ratio, runtime_rivals, thread_counts, time_interleaved
+from parallax.cli._bench import Measured, measure_rounds
+from parallax.cli._bench_report import End, percentile_ms
+from parallax.cli._quiet import Deadline
+from parallax.cli._timing import Round, Turn
 from parallax.machine import CoreMeter, LoadMeter
 from parallax.machine._load import Reading
 from tests.cli._models import affine, branching, invoke
@@ -17,7 +25,7 @@ from tests.cli._models import affine, branching, invoke
 def test_a_bench_times_every_rival_and_compares_outputs(tmp_path: Path) -> None:
     path = branching(tmp_path / "m.onnx")
     result = invoke(
-        *("bench", path, "--runs", 2, "--threads", 2, "--no-tune", "-s", "x=4,8"),
+        *("bench", path, "--runs", 2, "--threads", 2, "--no-tune", "-s", "x=4,8", "--max-time", 10),
         "--json",
         "--save",
         tmp_path / "b.json",
@@ -29,6 +37,8 @@ def test_a_bench_times_every_rival_and_compares_outputs(tmp_path: Path) -> None:
     for row in report["timings"]:
         low, high = row["quartiles_ms"]
         assert 0 < row["min_ms"] <= low <= row["median_ms"] <= high <= row["max_ms"]
+        assert row["p50_ms"] <= row["p90_ms"]
+        assert row["runs_per_s"] == row["items_per_s"] > 0
     for row in report["timings"][1:]:
         assert row["outputs"]["identical"] is True
         assert row["ours_over_this"]["median"] > 0
@@ -36,11 +46,177 @@ def test_a_bench_times_every_rival_and_compares_outputs(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "b.json").read_text()) == report
 
 
-def test_the_table_says_how_it_compares_with_the_best(tmp_path: Path) -> None:
-    result = invoke("bench", affine(tmp_path / "m.onnx"), "--runs", 1, "--threads", 1, "--no-tune")
+def test_the_first_line_is_the_verdict_and_a_whole_model_is_said_to_be_onnx_runtime(tmp_path: Path) -> None:
+    result = invoke(
+        "bench", affine(tmp_path / "m.onnx"), "--runs", 6, "--threads", 1, "--no-tune", "--max-time", 20, "-i", "x=2"
+    )
     assert result.exit_code == 0
-    assert "of the time of the best (ONNX Runtime, 1 thread)" in result.stdout
-    assert "plan: uncut: " in result.stdout
+    first, second, *_ = result.stdout.splitlines()
+    assert first.startswith("The model runs whole, so that this is ONNX Runtime, on 1 thread: ")
+    assert "the best of ONNX Runtime (1 thread)" in first
+    assert "rounds in" in second
+    assert "plan: whole model, 1 thread: " in result.stdout
+    assert "outputs: equal to ONNX Runtime's, bit for bit" in result.stdout
+
+
+def test_a_single_round_has_no_verdict(tmp_path: Path) -> None:
+    path = affine(tmp_path / "m.onnx")
+    report = json.loads(
+        invoke("bench", path, "--runs", 1, "--threads", 1, "--no-tune", "--max-time", 20, "--json").stdout
+    )
+    assert report["verdict"]["outcome"] == "inconclusive"
+    assert report["verdict"]["interval"] is None
+    assert "inconclusive" in report["conclusion"].lower()
+
+
+def test_callers_that_do_not_pause_are_measured_by_throughput(tmp_path: Path) -> None:
+    path = affine(tmp_path / "m.onnx")
+    arguments = ("bench", path, "--threads", 1, "--no-tune", "--callers", 2, "--duration", 0.3, "--json")
+    report = json.loads(invoke(*arguments).stdout)
+    assert (report["measures"], report["callers"]) == ("throughput", 2)
+    for row in report["timings"]:
+        assert row["timed_runs"] >= 20
+        assert row["runs_per_s"] > 0
+        assert row["p99_ms"] is None or row["p50_ms"] <= row["p99_ms"]
+    table = invoke(*arguments[:-1]).stdout
+    assert "runs/s" in table
+    assert "2 callers at once" in table
+    assert "in runs per second" in table
+
+
+def test_a_batch_is_the_size_of_the_open_first_dimension(tmp_path: Path) -> None:
+    path = branching(tmp_path / "m.onnx")
+    result = invoke("bench", path, "--batch", 5, "--runs", 1, "--threads", 1, "--no-tune", "--max-time", 20, "--json")
+    report = json.loads(result.stdout)
+    assert report["inputs"]["x"] == ["float32", [5, 8]]
+    for row in report["timings"]:
+        assert row["items_per_s"] == pytest.approx(5 * row["runs_per_s"])
+
+
+@pytest.mark.parametrize("how", [["--portable"], []])
+def test_a_bundle_is_compared_with_the_model_that_it_was_made_from(how: list[str], tmp_path: Path) -> None:
+    path = affine(tmp_path / "m.onnx")
+    assert invoke("compile", path, "-o", tmp_path / "m.plx", "--threads", 1, *how).exit_code == 0
+    if how:
+        path.unlink()
+    arguments = ("bench", tmp_path / "m.plx", "--threads", 1, "--runs", 1, "--max-time", 20, "-i", "x=2")
+    report = json.loads(invoke(*arguments, "--json").stdout)
+    assert [row["label"] for row in report["timings"]] == ["Parallax", "ONNX Runtime, 1 thread"]
+    assert report["timings"][1]["outputs"]["identical"]
+
+
+def test_a_bundle_without_its_model_is_timed_alone_and_says_so(tmp_path: Path) -> None:
+    path = affine(tmp_path / "m.onnx")
+    assert invoke("compile", path, "-o", tmp_path / "m.plx", "--threads", 1).exit_code == 0
+    arguments = ("bench", tmp_path / "m.plx", "--threads", 1, "--runs", 1, "--max-time", 20, "-i", "x=2")
+    affine(path).write_bytes(branching(tmp_path / "other.onnx").read_bytes())
+    changed = invoke(*arguments)
+    assert changed.exit_code == 0
+    assert "was changed since the bundle was compiled from it" in changed.stderr
+    path.unlink()
+    gone = invoke(*arguments)
+    assert gone.exit_code == 0
+    assert "is not there; compile with --portable" in gone.stderr
+    assert "nothing to compare with" in gone.stdout
+    assert "Parallax" in gone.stdout
+
+
+def test_a_bundle_is_not_tuned_by_bench(tmp_path: Path) -> None:
+    assert invoke("compile", affine(tmp_path / "m.onnx"), "-o", tmp_path / "m.plx").exit_code == 0
+    result = invoke("bench", tmp_path / "m.plx", "--tune")
+    assert result.exit_code == 2
+    assert "its plan is fixed" in result.stderr
+
+
+class Rounds:
+    """Rounds that others disturb, or that end in Ctrl-C, as they are told; each takes a second of the clock."""
+
+    def __init__(self, script: str) -> None:
+        self.script = script
+        self.now = 0.0
+        self.waits: list[float] = []
+
+    def measure(self, *, wait_s: float = 1.0) -> Round:
+        kind = self.script[len(self.waits) % len(self.script)]
+        self.waits.append(wait_s)
+        self.now += 1.0
+        if kind == "^":
+            raise KeyboardInterrupt
+        turn = Turn(sample_ns=1e6, runs_ns=(1e6,), wall_ns=1e6)
+        is_disturbed = kind == "x"
+        return Round(turns={"a": turn}, others_cores=2.0 * is_disturbed, is_disturbed=is_disturbed)
+
+    def ended(self, *, wanted: int, seconds: float = 1000.0) -> Measured:
+        deadline = Deadline(seconds, lambda: self.now)
+        return measure_rounds(self, wanted=wanted, deadline=deadline, progress=lambda *step: None)
+
+
+def test_disturbed_rounds_are_measured_again() -> None:
+    rounds = Rounds("x.x.......")
+    measured = rounds.ended(wanted=8)
+    assert (len(measured.rounds), measured.disturbed, measured.is_spoiled) == (8, 2, False)
+    assert measured.ended_by is End.ROUNDS
+
+
+def test_a_machine_that_stays_busy_is_said_to_be_and_not_waited_for() -> None:
+    rounds = Rounds("x")
+    measured = rounds.ended(wanted=8)
+    assert (len(measured.rounds), measured.disturbed, measured.is_spoiled) == (16, 16, True)
+    assert measured.others_cores == 2.0
+    assert measured.ended_by is End.BUSY
+    # Cores that others use do not come back by waiting in every turn.
+    assert rounds.waits[0] > max(rounds.waits[1:])
+
+
+def test_the_time_ends_it_before_a_round_that_would_not_end_in_time() -> None:
+    rounds = Rounds(".")
+    measured = rounds.ended(wanted=100, seconds=5.5)
+    assert (len(measured.rounds), measured.ended_by) == (5, End.TIME)
+    assert len(Rounds(".").ended(wanted=100, seconds=0.5).rounds) == 1
+    assert len(Rounds(".").ended(wanted=100, seconds=0.0).rounds) == 0
+
+
+def test_ctrl_c_leaves_what_was_measured_until_then() -> None:
+    measured = Rounds("...^").ended(wanted=100)
+    assert len(measured.rounds) == 3
+    assert measured.ended_by is End.INTERRUPT
+
+
+def test_few_undisturbed_rounds_are_not_picked_out_of_many_disturbed_ones() -> None:
+    measured = Rounds("xx.xx.").ended(wanted=6)
+    assert len(measured.rounds) == measured.disturbed + 4 == 12
+    assert measured.is_spoiled
+
+
+def test_percentiles_are_given_where_there_are_runs_beyond_them() -> None:
+    runs = np.arange(1, 100) * 1e6
+    assert percentile_ms(runs, 50) == 50
+    assert percentile_ms(runs, 90) is not None
+    assert percentile_ms(runs, 99) is None
+    assert percentile_ms(np.arange(1, 101) * 1e6, 99) == pytest.approx(99.01)
+    assert percentile_ms(runs[:9], 90) is None
+
+
+BENCH = [sys.executable, "-m", "parallax", "bench", "zoo:lstm-if-loop"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to another process")
+def test_ctrl_c_shows_what_was_measured_and_ends_with_130() -> None:
+    zoo.load("lstm-if-loop")
+    command = [*BENCH, "--no-tune", "--max-time", "100", "--runs", "100000", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    line = ""
+    while "rounds" not in line:  # from here on there is something to show
+        line = process.stderr.readline()
+        assert line, "it ended by itself"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "interrupted"
+    report = json.loads(out)
+    assert report["interrupted"]
+    assert 0 < report["runs"] < 100000
 
 
 def test_rivals_take_turns_in_rotating_order() -> None:

@@ -59,6 +59,7 @@ def test_compile_cuts_by_weight_what_does_not_fit_into_the_limit(tmp_path: Path)
 
 def test_compile_tunes_a_bundle_where_it_is_told_to(model: Path, tmp_path: Path) -> None:
     result = invoke("compile", model, "-o", tmp_path / "m.plx", "--tune", "--shape", "x=3,64", "--json")
+    assert result.exit_code in (0, 3)  # others may use the cores meanwhile
     assert json.loads(result.stdout)["plan"]["source"] == "measured"
 
 
@@ -78,7 +79,7 @@ def test_a_bundle_runs_as_its_model_does(how: list[object], model: Path, tmp_pat
 
 def test_a_bundle_is_not_tuned_nor_taken_where_a_model_is_needed(model: Path, tmp_path: Path) -> None:
     assert invoke("compile", model, "-o", tmp_path / "m.plx").exit_code == 0
-    for command, said in ((("run", "--tune"), "its plan is fixed"), (("inspect",), "is a compiled model")):
+    for command, said in ((("run", "--tune"), "its plan is fixed"), (("tune",), "is a compiled model")):
         result = invoke(command[0], tmp_path / "m.plx", *command[1:])
         assert result.exit_code == 2
         assert said in result.stderr

@@ -16,7 +16,7 @@ import parallax
 from parallax import zoo
 from parallax.cli._exits import guarded
 from parallax.errors import InternalError
-from tests.cli._models import branching, counting, invoke
+from tests.cli._models import counting, invoke
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -51,31 +51,13 @@ def test_the_zoo_is_listed_with_its_sizes() -> None:
     assert all(name in table for name in zoo.names())
 
 
-def test_compile_keeps_a_plan_that_later_sessions_open_with(tmp_path: Path) -> None:
-    path = branching(tmp_path / "m.onnx")
-    result = invoke("compile", path, "--shape", "x=4,8", "--threads", 2, "--json")
-    assert result.exit_code == 0, result.output
-    plan = json.loads(result.stdout)["plan"]
-    assert plan["source"] == "measured"
-    assert plan["candidates"]
-    assert plan["uncut_ms"] > 0
-    later = parallax.InferenceSession(path, threads=2, shapes={"x": (4, 8)}).plan
-    assert later.provenance.source == "measured"
-    assert later.provenance.reason == plan["reason"]
-
-
-def test_compile_shows_what_was_compared(tmp_path: Path) -> None:
-    result = invoke("compile", branching(tmp_path / "m.onnx"), "--shape", "x=5,8", "--threads", 2)
-    assert "candidates:" in result.stdout
-    assert "uncut, 1 thread" in result.stdout
-    assert "machine: " in result.stdout
-
-
 def test_the_version_is_the_packages() -> None:
     assert invoke("--version").stdout == f"parallax {parallax.__version__}\n"
 
 
-@pytest.mark.parametrize("command", [["inspect"], ["run"], ["bench"], ["compile"], ["zoo", "list"]])
+@pytest.mark.parametrize(
+    "command", [["inspect"], ["run"], ["bench"], ["tune"], ["compile"], ["zoo", "list"], ["zoo", "export"]]
+)
 def test_every_command_explains_itself_with_an_example(command: list[str]) -> None:
     result = invoke(*command, "--help")
     assert result.exit_code == 0

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallax.cli._feeds import make_feeds, parse_shapes
+from parallax import zoo
+from parallax.cli._feeds import batch_shapes, make_feeds, parse_shapes
+from parallax.errors import ConfigError
 from parallax.graph import TensorInfo
 
 FLOAT, INT64, STRING, BOOL, BFLOAT16 = 1, 7, 8, 9, 16
@@ -135,3 +137,33 @@ def test_types_that_numpy_lacks_are_refused_by_name() -> None:
 def test_sequences_are_refused_by_name() -> None:
     with pytest.raises(Exception, match=r"'many' is of type sequence\(float32\)"):
         feed(inputs=[TensorInfo(name="many", kind="sequence", dtype=FLOAT)])
+
+
+IMAGE = TensorInfo(name="image", dtype=FLOAT, shape=("batch", 3, "height", 8))
+MASK = TensorInfo(name="mask", dtype=INT64, shape=("batch",))
+TABLE = TensorInfo(name="table", dtype=FLOAT, shape=("entries", 4))
+
+
+def test_a_batch_is_the_first_dimension_wherever_its_symbol_stands() -> None:
+    shapes = batch_shapes([IMAGE, TABLE, MASK], 5, given={}, zoo_name=None)
+    assert shapes == {"image": (5, 3, 224, 8), "mask": (5,)}
+
+
+def test_a_batch_and_a_shape_may_agree_and_must_not_differ() -> None:
+    assert batch_shapes([IMAGE], 2, given={"image": (2, 3, 16, 8)}, zoo_name=None) == {"image": (2, 3, 16, 8)}
+    with pytest.raises(ConfigError, match="--batch 2, and input 'image' has shape"):
+        batch_shapes([IMAGE], 2, given={"image": (4, 3, 16, 8)}, zoo_name=None)
+
+
+def test_a_batch_that_the_model_fixes_is_refused_unless_it_is_that_one() -> None:
+    fixed = TensorInfo(name="x", dtype=FLOAT, shape=(1, 4))
+    with pytest.raises(ConfigError, match=r"the model fixes the size of its batch \(input 'x' is \[1, 4\]\)"):
+        batch_shapes([fixed], 2, given={}, zoo_name=None)
+    assert batch_shapes([fixed], 1, given={}, zoo_name=None) == {}
+
+
+def test_other_open_sizes_of_a_zoo_model_are_its_usual_ones() -> None:
+    (entry,) = (entry for entry in zoo.info("distilbert").inputs if entry.name == "input_ids")
+    info = TensorInfo(name="input_ids", dtype=INT64, shape=entry.shape)
+    shapes = batch_shapes([info], 3, given={}, zoo_name="distilbert")
+    assert shapes == {"input_ids": (3, *entry.typical_shape[1:])}

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import onnx
+from _graphs import serial_chains
 from onnx import TensorProto, helper
 
 from tests.cli._models import branching, choosing, invoke, save, two_inputs, value
@@ -96,3 +98,88 @@ def test_fused_operators_lie_in_one_unit() -> None:
     structure = inspect("zoo:resnet18")["structure"]
     # Each Relu is fused into the convolution before it, so fewer units than operators.
     assert structure["units"]["nodes"] < structure["operators"]["nodes"]
+
+
+def test_the_first_line_says_whether_it_is_worth_it_and_what_to_type_next(tmp_path: Path) -> None:
+    path = branching(tmp_path / "m.onnx")
+    lines = invoke("inspect", path, "--shape", "x=16,8", "--threads", 2).stdout.splitlines()
+    assert lines[0].startswith("worth it: ")
+    assert f"Next: parallax tune {path} --shape=x=16,8" in lines[0] or "Next: parallax compile" in lines[0]
+    assert lines[1].startswith("here: whole model, 2 threads (2 cores here)")
+    assert "parallax devices" in lines[1]
+    assert lines[2].startswith("right: ")
+    assert f"parallax bench {path}" in lines[2]
+
+
+def test_answers_are_in_the_document_too(tmp_path: Path) -> None:
+    report = inspect(branching(tmp_path / "m.onnx"), "--shape", "x=16,8")
+    assert next(iter(report)) == "answers"
+    worth = report["answers"]["worth_it"]
+    assert worth["answer"] in ("yes", "perhaps", "no")
+    assert worth["basis"] == "predicted"
+    assert all(entry["text"] and entry["next"] for entry in report["answers"].values())
+
+
+def wide_branches(path: Path) -> Path:
+    """Four chains of operators that use one thread each."""
+    onnx.save(serial_chains(), path)
+    return path
+
+
+def test_a_model_that_gains_by_itself_is_worth_it(tmp_path: Path) -> None:
+    report = inspect(wide_branches(tmp_path / "m.onnx"), "--threads", 4)
+    worth = report["answers"]["worth_it"]
+    assert worth["answer"] == "yes"
+    assert worth["times_faster"] > 1.15
+    assert worth["next"].startswith("bench ")
+    assert report["answers"]["here"]["text"].startswith("split into ")
+    alone = inspect(wide_branches(tmp_path / "m.onnx"), "--threads", 1)["answers"]
+    assert alone["worth_it"]["answer"] == "no"
+    assert alone["here"]["text"].startswith("whole model, 1 thread (1 core here)")
+
+
+def test_with_a_device_the_answer_is_about_that_device(tmp_path: Path) -> None:
+    report = inspect("zoo:yolov8n", "--provider", "emulated:pixel-6-gpu")
+    worth = report["answers"]["worth_it"]
+    placements = report["provider"]["placements"]
+    assert worth["times_faster"] == placements[0]["ms"] / placements[-1]["ms"]
+    assert "emulated" in worth["text"]
+    assert worth["next"] == "bench zoo:yolov8n --provider emulated:pixel-6-gpu"
+    assert (
+        inspect(branching(tmp_path / "m.onnx"), "--provider", "emulated:pixel-6-gpu")["answers"]["worth_it"]["answer"]
+        == "no"
+    )
+
+
+def test_a_model_that_the_runtime_refuses_is_worth_nothing_that_is_known(tmp_path: Path) -> None:
+    path = save(
+        [helper.make_node("NoSuchOperator", ["x"], ["y"]), helper.make_node("Relu", ["y"], ["z"])],
+        [value("x", TensorProto.FLOAT, [4])],
+        [value("z", TensorProto.FLOAT, [4])],
+        tmp_path / "m.onnx",
+    )
+    assert inspect(path)["answers"]["here"]["text"]
+
+
+def test_a_bundle_is_inspected_too(tmp_path: Path) -> None:
+    bundle = tmp_path / "m.plx"
+    assert invoke("compile", branching(tmp_path / "m.onnx"), "-o", bundle).exit_code == 0
+    shown = invoke("inspect", bundle).stdout
+    assert shown.startswith("worth it: yes, it was compiled for this machine")
+    assert "compiled from" in shown
+    assert "plan: whole model" in shown
+    report = inspect(bundle)
+    assert report["fits_here"]
+    assert report["answers"]["worth_it"]["answer"] == "yes"
+    for option in (["--shape", "x=4,8"], ["--provider", "emulated:pixel-6-gpu"], ["--rule", "paper"]):
+        result = invoke("inspect", bundle, *option)
+        assert result.exit_code == 2
+        assert "is compiled" in result.stderr
+
+
+def test_a_bundle_for_elsewhere_is_not_worth_it_and_says_how_to_make_it_anew(tmp_path: Path) -> None:
+    bundle = tmp_path / "m.plx"
+    assert invoke("compile", branching(tmp_path / "m.onnx"), "-o", bundle, "--threads", 1).exit_code == 0
+    worth = json.loads(invoke("inspect", bundle, "--threads", 3, "--json").stdout)["answers"]["worth_it"]
+    assert worth["answer"] == "no"
+    assert worth["next"].startswith("compile ")

@@ -76,10 +76,7 @@ def open_backend(name: str, options: Mapping[str, Any] | None = None) -> Backend
         return factory(device, options or {})
     if family.endswith("ExecutionProvider") and not device:
         return _open_provider(family, options or {})
-    raise ConfigError(
-        f"there is no backend {name!r}",
-        fix=f"choose among {', '.join(sorted(_factories()))}, or name an execution provider of ONNX Runtime",
-    )
+    raise _unknown(name)
 
 
 def missing_extra(name: str) -> MissingExtraError | None:
@@ -134,6 +131,28 @@ def find_backends() -> tuple[FoundBackend, ...]:
     return tuple(found.values())
 
 
+def _unknown(name: str) -> ConfigError:
+    """Of that name there is nothing, neither here nor in other builds of ONNX Runtime."""
+    import difflib  # for a message
+
+    families = [family for family in _factories() if family != EMULATED]
+    providers = [provider for provider in onnxruntime.get_available_providers() if provider not in _NOT_FOR_MODELS]
+    known = [*families, *(f"{EMULATED}:{profile}" for profile in profile_names()), *providers]
+    close = difflib.get_close_matches(name, {*known, *onnxruntime.get_all_providers()}, n=1, cutoff=_ALIKE)
+    guess = f"did you mean {close[0]}? " if close else ""
+    if name.endswith("ExecutionProvider"):
+        what = f"ONNX Runtime knows no provider {name!r}"
+        return ConfigError(what, fix=f"{guess}register its library first, {_REGISTER}")
+    what = f"there is no backend {name!r}"
+    return ConfigError(what, fix=f"{guess}choose among {', '.join(known)}; or name a provider of ONNX Runtime")
+
+
+_ALIKE: Final = 0.85
+"""Names of providers end alike, so that little must differ for another one to be meant."""
+
+_REGISTER: Final = "with onnxruntime.register_execution_provider_library"
+
+
 def forget_backends() -> None:
     """Look for entry points again: after a distribution was installed into a running process."""
     _factories.cache_clear()
@@ -156,11 +175,30 @@ def _open_provider(provider: str, options: Mapping[str, Any]) -> Backend:
     if provider in onnxruntime.get_all_providers():
         raise ConfigError(
             f"this build of onnxruntime has no {provider}; it has {', '.join(onnxruntime.get_available_providers())}",
-            fix="install the distribution of onnxruntime that has it, such as onnxruntime-gpu for CUDA and TensorRT",
+            fix=_how_to_install(provider),
         )
-    raise ConfigError(
-        f"ONNX Runtime knows no provider {provider!r}",
-        fix="register its library first, with onnxruntime.register_execution_provider_library",
+    raise _unknown(provider)
+
+
+_DISTRIBUTIONS: Final[Mapping[str, str]] = {
+    "CUDAExecutionProvider": "onnxruntime-gpu",
+    "TensorrtExecutionProvider": "onnxruntime-gpu",
+    "DmlExecutionProvider": "onnxruntime-directml",
+    "QNNExecutionProvider": "onnxruntime-qnn",
+    "CANNExecutionProvider": "onnxruntime-cann",
+    "MIGraphXExecutionProvider": "onnxruntime-migraphx",
+    "ROCMExecutionProvider": "onnxruntime-rocm",
+}
+"""Provider -> the distribution on PyPI that is built with it."""
+
+
+def _how_to_install(provider: str) -> str:
+    distribution = _DISTRIBUTIONS.get(provider)
+    if distribution is None:
+        return "install a build of onnxruntime that has it"
+    return (
+        f"install the build of onnxruntime that has it, in place of this one: pip uninstall onnxruntime; pip install "
+        f"{distribution}"
     )
 
 

@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import platformdirs
-
 from parallax.bundle._digest import CheckedFiles, settled, signature
 from parallax.bundle._folder import BUNDLE_SUFFIX, MANIFEST_NAME, Verify
 from parallax.bundle._identity import describe_mismatch, parallax_version, rebuild_command, runtime_build
@@ -25,7 +23,13 @@ from parallax.bundle._write import describe_source
 from parallax.errors import BundleError, ConfigError, ParallaxError
 from parallax.model import Model, load_model
 from parallax.planner import binding_limit
-from parallax.profile import machine_fingerprint, make_private_folder, why_any_distrusted, why_distrusted
+from parallax.profile import (
+    default_cache_folder,
+    machine_fingerprint,
+    make_private_folder,
+    why_any_distrusted,
+    why_distrusted,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +43,7 @@ does."""
 
 def cache_folder(cache_dir: Path | None) -> Path:
     """Where cached and rebuilt bundles lie."""
-    return (platformdirs.user_cache_path("parallax") if cache_dir is None else cache_dir) / "bundles"
+    return (default_cache_folder() if cache_dir is None else cache_dir) / "bundles"
 
 
 def rebuilt_bundle(

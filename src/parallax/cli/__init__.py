@@ -1,7 +1,7 @@
-"""The ``parallax`` command: inspect, run, bench and compile ONNX models from a terminal.
+"""The ``parallax`` command: inspect, run, bench, tune and compile ONNX models from a terminal.
 
 Also what its measurements rest on, for scripts that measure more: rivals that take turns
-(`time_interleaved`), ONNX Runtime as its documentation sets it up (`Rival`), outputs compared.
+(`time_interleaved`), ONNX Runtime as its documentation sets it up (`Rival`), outputs compared, intervals of medians.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from parallax.cli._app import app
     from parallax.cli._rivals import Difference, Rival, compare_outputs, runtime_rivals, thread_counts
     from parallax.cli._timing import Ratio, Timing, quartiles, ratio, time_interleaved, wait_until_quiet
+    from parallax.cli._verdict import LEAST_SAMPLES, LEVEL, median_interval
 else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
@@ -21,10 +22,13 @@ else:
             "_app": "app",
             "_rivals": "Difference Rival compare_outputs runtime_rivals thread_counts",
             "_timing": "Ratio Timing quartiles ratio time_interleaved wait_until_quiet",
+            "_verdict": "LEAST_SAMPLES LEVEL median_interval",
         },
     )
 
 __all__ = [
+    "LEAST_SAMPLES",
+    "LEVEL",
     "Difference",
     "Ratio",
     "Rival",
@@ -32,6 +36,7 @@ __all__ = [
     "app",
     "compare_outputs",
     "main",
+    "median_interval",
     "quartiles",
     "ratio",
     "runtime_rivals",
@@ -42,7 +47,11 @@ __all__ = [
 
 
 def main() -> None:
-    """Entry point of the ``parallax`` command; exits with 0, 1 (outputs differ), 2 (bad input) or 130 (Ctrl-C)."""
+    """Entry point of the ``parallax`` command.
+
+    Exits with 0, 1 (outputs differ from ONNX Runtime's), 2 (bad input), 3 (a measurement came to no conclusion) or
+    130 (Ctrl-C).
+    """
     from parallax.cli._app import app
 
     app(prog_name="parallax")

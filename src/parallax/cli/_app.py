@@ -2,89 +2,62 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import parallax
+from parallax.cli._arguments import (
+    BudgetOption,
+    BundleArgument,
+    CacheOption,
+    InputOption,
+    JsonOption,
+    ModelArgument,
+    ProvidersOption,
+    Rule,
+    RunnableArgument,
+    SeedOption,
+    ShapeOption,
+    Splitting,
+    ThreadsOption,
+    WaitOption,
+    ZooNameArgument,
+    finite,
+)
 from parallax.cli._exits import guarded
+from parallax.cli._usage import OneLineErrors
 
 if TYPE_CHECKING:
     from parallax.cli._console import Screen
 
+# Help is plain text: rich takes longer to load than everything else that help needs.
+_PLAIN: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
+
 app = typer.Typer(
     name="parallax",
-    help="Run ONNX models through a plan of their own: inspect, run, bench and compile them.",
-    no_args_is_help=True,
+    cls=OneLineErrors,
+    help="Run ONNX models: what runs where is planned, measured and explained.",
+    epilog="""\b
+Is it worth it for my model?
+    parallax inspect MODEL    (runs nothing), then parallax bench MODEL
+What will it do on my device?
+    parallax devices, then parallax inspect MODEL --provider NAME
+How do I know it is right?
+    parallax bench MODEL      compares every output with ONNX Runtime's
+
+\b
+No model at hand? zoo:mobilenetv3-s is one; `parallax zoo list` has more.
+`parallax COMMAND -h` says what a command takes, with an example.""",
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,  # an unexpected exception is a bug: the plain traceback is what a report needs
-    rich_markup_mode="markdown",
+    **_PLAIN,
 )
-zoo_app = typer.Typer(help="Reference models that need no download.", no_args_is_help=True)
+zoo_app = typer.Typer(help="Reference models that need no download.", **_PLAIN)
 app.add_typer(zoo_app, name="zoo")
-bundle_app = typer.Typer(help="Compiled models: what is in them, whether they are whole.", no_args_is_help=True)
+bundle_app = typer.Typer(help="Compiled models: what is in them, whether they are whole.", **_PLAIN)
 app.add_typer(bundle_app, name="bundle")
-
-
-class Rule(StrEnum):
-    """Refinement rules by their names on the command line."""
-
-    COST = "cost"
-    PAPER = "paper"
-
-
-class Splitting(StrEnum):
-    """Answers to whether a model is split, by their names on the command line."""
-
-    AUTO = "auto"
-    NEVER = "never"
-    ALWAYS = "always"
-
-
-BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that `parallax compile -o` wrote.")]
-ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Path of an .onnx file, or zoo:NAME (see `parallax zoo list`).")
-]
-RunnableArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Path of an .onnx file or of a bundle (.plx), or zoo:NAME.")
-]
-InputOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--input",
-        "-i",
-        metavar="NAME=VALUE",
-        help="FILE.npy, FILE.npz, random, zeros, ones, or numbers. Repeat per input; random where left out.",
-    ),
-]
-ShapeOption = Annotated[
-    list[str] | None,
-    typer.Option("--shape", "-s", metavar="NAME=1,3,224,224", help="Concrete shape of an input. Repeat per input."),
-]
-BudgetOption = Annotated[
-    str | None,
-    typer.Option(
-        "--memory-budget", metavar="SIZE", help="What a session may hold to run: 256MiB, or 50% of what is free."
-    ),
-]
-ProvidersOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--provider",
-        "-p",
-        metavar="NAME[,KEY=VALUE...]",
-        help=(
-            "A device to run on beside the CPU, with its options, such as memory_budget=64MiB. Repeat in order of "
-            "preference. See `parallax devices`."
-        ),
-    ),
-]
-ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", "-t", min=1, help="Cores to use. Default: all that this process may use.")
-]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of random inputs.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of tables.")]
 
 
 def _show_version(asked: bool) -> None:
@@ -111,7 +84,7 @@ def _root(
 @app.command("inspect")
 @guarded
 def inspect_command(
-    model: ModelArgument,
+    model: RunnableArgument,
     shape: ShapeOption = None,
     threads: ThreadsOption = None,
     rule: Annotated[Rule, typer.Option("--rule", help="Which layers to call worth running in parallel.")] = Rule.COST,
@@ -138,17 +111,18 @@ def inspect_command(
             ),
         ),
     ] = None,
+    cache_dir: CacheOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a model is made of and where it could be cut.
+    """Say whether Parallax is worth it for a model here, what it would do, and what the model is made of.
 
-    Operators with their FLOPs and bytes, node classes, branches, layers, dynamic dimensions, control flow, and what
-    the cost tables predict. Runs nothing.
+    The first lines answer; below them are operators with their FLOPs and bytes, node classes, branches, layers, open
+    sizes, control flow, and what the cost tables predict. Runs nothing. Of a bundle: what is in it.
 
-    With `--provider`, also what a device would take of it, which operators fall back and why, with what that costs and
+    With --provider, also what a device would take of it, which operators fall back and why, with what that costs and
     what to change to gain most. A device without figures of its own is measured by a few probes.
 
-    Example: `parallax inspect zoo:yolov8n --rule paper`
+    Example: `parallax inspect zoo:yolov8n`
 
     Example: `parallax inspect zoo:yolov8n --provider emulated:pixel-6-gpu`
 
@@ -163,6 +137,7 @@ def inspect_command(
         rule=rule.value,
         providers=provider or (),
         policy=policy,
+        cache_dir=cache_dir,
         screen=_screen(as_json),
     )
 
@@ -173,7 +148,7 @@ def run_command(
     model: RunnableArgument,
     inputs: InputOption = None,
     shape: ShapeOption = None,
-    runs: Annotated[int, typer.Option("--runs", "-n", min=1, help="Timed runs, after one untimed.")] = 1,
+    runs: Annotated[int, typer.Option("--runs", "-n", metavar="N", min=1, help="Timed runs, after one untimed.")] = 1,
     threads: ThreadsOption = None,
     tune: Annotated[bool, typer.Option("--tune", help="Search and measure for the best plan first.")] = False,
     seed: SeedOption = 0,
@@ -189,6 +164,7 @@ def run_command(
     ] = None,
     memory_budget: BudgetOption = None,
     provider: ProvidersOption = None,
+    cache_dir: CacheOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a model and show its outputs and latency.
@@ -202,7 +178,7 @@ def run_command(
         inputs=inputs or (),
         shapes=shape or (),
         runs=runs,
-        options=parallax.Options(threads=threads, tune=tune, memory_budget=memory_budget),
+        options=parallax.Options(threads=threads, tune=tune, memory_budget=memory_budget, cache_dir=cache_dir),
         seed=seed,
         output_folder=output,
         output_archive=save,
@@ -215,12 +191,53 @@ def run_command(
 @app.command("bench")
 @guarded
 def bench_command(
-    model: ModelArgument,
+    model: RunnableArgument,
     inputs: InputOption = None,
     shape: ShapeOption = None,
-    runs: Annotated[int, typer.Option("--runs", "-n", min=1, help="Rounds; each times every rival once.")] = 30,
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", "-b", metavar="N", min=1, help="Size of the batch, where the model leaves it open."),
+    ] = None,
+    runs: Annotated[
+        int | None,
+        typer.Option(
+            "--runs", "-n", metavar="N", min=1, help="Rounds at most, each of which times everybody once. Default: 30."
+        ),
+    ] = None,
+    max_time: Annotated[
+        float | None,
+        typer.Option(
+            "--max-time",
+            metavar="SECONDS",
+            min=1,
+            callback=finite,
+            help="End by then with what is known. Default: 30, or as long as --duration needs.",
+        ),
+    ] = None,
+    callers: Annotated[
+        int,
+        typer.Option(
+            "--callers", "-c", metavar="N", min=1, max=1024, help="Threads that call at once, without a pause."
+        ),
+    ] = 1,
+    duration: Annotated[
+        float | None,
+        typer.Option(
+            "--duration",
+            metavar="SECONDS",
+            min=0.1,
+            callback=finite,
+            help="Measure throughput: call each for so long, in ten turns.",
+        ),
+    ] = None,
     threads: ThreadsOption = None,
-    tune: Annotated[bool, typer.Option("--tune/--no-tune", help="Search for the best plan before timing.")] = True,
+    tune: Annotated[
+        bool | None,
+        typer.Option(
+            "--tune/--no-tune",
+            help="Search for the best plan first, in half of the time at most; by default for models, not for bundles.",
+        ),
+    ] = None,
     seed: SeedOption = 0,
     save: Annotated[
         Path | None, typer.Option("--save", metavar="FILE.json", help="Write the report as JSON here as well.")
@@ -235,28 +252,67 @@ def bench_command(
             help="Another policy to time as well, such as parallax-paper or heft. Repeat for several.",
         ),
     ] = None,
+    cache_dir: CacheOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Time a model against plain ONNX Runtime on 1 to N threads and in its parallel mode.
+    """Compare a model's speed and outputs with plain ONNX Runtime's, on 1 to N threads and in its parallel mode.
 
-    Rivals take turns, so that what disturbs the machine disturbs them all. Outputs are compared.
+    All take turns, so that what disturbs the machine disturbs all of them; the verdict comes with its uncertainty.
+    Ends within --max-time, and on Ctrl-C with what was measured until then.
 
-    Example: `parallax bench zoo:yolov8n --runs 30`
+    Example: `parallax bench zoo:mobilenetv3-s`
+
+    Example: `parallax bench model.onnx --callers 4 --duration 5`
 
     Example: `parallax bench zoo:yolov8n --policy parallax-paper`
     """
-    from parallax.cli._bench import bench_model
+    from parallax.cli._bench import BenchPlan, bench_model
 
     bench_model(
         model,
         inputs=inputs or (),
         shapes=shape or (),
-        runs=runs,
-        options=parallax.Options(threads=threads, tune=tune, memory_budget=memory_budget),
+        options=parallax.Options(threads=threads, memory_budget=memory_budget, cache_dir=cache_dir),
+        how=BenchPlan(rounds=runs, max_time_s=max_time, callers=callers, duration_s=duration, batch=batch, tunes=tune),
         seed=seed,
         save=save,
         providers=provider or (),
         policies=policy or (),
+        screen=_screen(as_json),
+    )
+
+
+@app.command("tune")
+@guarded
+def tune_command(
+    model: ModelArgument,
+    inputs: InputOption = None,
+    shape: ShapeOption = None,
+    threads: ThreadsOption = None,
+    wait: WaitOption = 0.0,
+    seed: SeedOption = 0,
+    memory_budget: BudgetOption = None,
+    provider: ProvidersOption = None,
+    cache_dir: CacheOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure which plan is fastest for a model on this machine, and remember it: later sessions open with it.
+
+    Profiles the model, searches plans, measures the best of them against the whole model, and shows what was compared.
+    Exits with 3 where other programs used the cores meanwhile, so that nothing was concluded; see --wait.
+
+    Example: `parallax tune model.onnx --wait 600`
+    """
+    from parallax.cli._tune import tune_model
+
+    tune_model(
+        model,
+        inputs=inputs or (),
+        shapes=shape or (),
+        options=parallax.Options(threads=threads, tune=True, memory_budget=memory_budget, cache_dir=cache_dir),
+        seed=seed,
+        wait_s=wait,
+        providers=provider or (),
         screen=_screen(as_json),
     )
 
@@ -270,41 +326,41 @@ def compile_command(
     threads: ThreadsOption = None,
     seed: SeedOption = 0,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="NAME.plx", help="Write a bundle here, ready to run.")
+        Path | None, typer.Option("--output", "-o", metavar="NAME.plx", help="Write the bundle here.")
     ] = None,
-    tune: Annotated[bool, typer.Option("--tune", help="With -o: search and measure for the best plan first.")] = False,
+    tune: Annotated[bool, typer.Option("--tune", help="Search and measure for the best plan first.")] = False,
+    wait: WaitOption = 0.0,
     portable: Annotated[
-        bool, typer.Option("--portable", help="With -o: keep the model in the bundle, to make it anew elsewhere.")
+        bool, typer.Option("--portable", help="Keep the model in the bundle, to make it anew elsewhere.")
     ] = False,
     memory_limit: Annotated[
         str | None,
-        typer.Option("--memory-limit", help="With -o: all the memory it will have, such as 150MiB.", metavar="SIZE"),
+        typer.Option("--memory-limit", help="All the memory it will have, such as 150MiB.", metavar="SIZE"),
     ] = None,
     policy: Annotated[
         str,
         typer.Option(
             "--policy",
             metavar="NAME",
-            help="With -o: work side by side (adaptive), in sequence (sequential), or as parallax-paper.",
+            help="Work side by side (adaptive), in sequence (sequential), or as parallax-paper.",
         ),
     ] = "adaptive",
     split: Annotated[
-        Splitting,
-        typer.Option("--split", help="With -o: split the model where it gains (auto), never, or wherever possible."),
+        Splitting, typer.Option("--split", help="Split the model where it gains (auto), never, or wherever possible.")
     ] = Splitting.AUTO,
     min_gain: Annotated[
-        float | None, typer.Option("--min-gain", help="With -o: least predicted gain for which the model is split.")
+        float | None, typer.Option("--min-gain", help="Least predicted gain for which the model is split.")
     ] = None,
     memory_budget: BudgetOption = None,
     provider: ProvidersOption = None,
+    cache_dir: CacheOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the best plan for a model on this machine and keep it for later sessions.
+    """Make a bundle of a model: the plan, optimised graphs and packed weights, for this machine's CPU.
 
-    Profiles the model, searches plans, measures the best of them against the uncut model, and shows what was compared.
-
-    With `--output`, writes a bundle instead: the plan, optimised graphs and packed weights, which
-    `InferenceSession("model.plx")` opens in milliseconds. Nothing is measured then, unless with `--tune`.
+    `InferenceSession("model.plx")` opens it in milliseconds. Nothing is measured, unless with --tune; then it exits
+    with 3 where other programs used the cores meanwhile, so that nothing was concluded (the bundle is whole, and
+    usable); see --wait.
 
     Example: `parallax compile model.onnx --output model.plx`
     """
@@ -321,11 +377,13 @@ def compile_command(
             min_gain=min_gain,
             tune=tune,
             memory_budget=memory_budget,
+            cache_dir=cache_dir,
         ),
         seed=seed,
         output=output,
         portable=portable,
         memory_limit=memory_limit,
+        wait_s=wait,
         providers=provider or (),
         screen=_screen(as_json),
     )
@@ -376,6 +434,7 @@ def bundle_prune_command(
         Path | None,
         typer.Argument(metavar="[PATH]", help="A bundle, or a folder of bundles. Default: the cache of bundles."),
     ] = None,
+    cache_dir: CacheOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Remove what interrupted compilations left, and from the cache what was not used for longest.
@@ -384,7 +443,7 @@ def bundle_prune_command(
     """
     from parallax.cli._bundle import prune_bundles
 
-    prune_bundles(path, screen=_screen(as_json))
+    prune_bundles(path, cache_dir=cache_dir, screen=_screen(as_json))
 
 
 @zoo_app.command("list")
@@ -397,3 +456,26 @@ def zoo_list_command(as_json: JsonOption = False) -> None:
     from parallax.cli._zoo_list import list_zoo
 
     list_zoo(screen=_screen(as_json))
+
+
+@zoo_app.command("export")
+@guarded
+def zoo_export_command(
+    name: ZooNameArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE.onnx", help="Where to write it. Default: NAME.onnx here."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace a file that is there.")] = False,
+    cache_dir: CacheOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a reference model to a file of its own, to be used like any other model.
+
+    The weights are random: right for time and memory, and meaningless as predictions.
+
+    Example: `parallax zoo export mobilenetv3-s -o model.onnx`
+    """
+    from parallax.cli._zoo_export import export_model
+
+    export_model(name, output=output, replaces=force, cache_dir=cache_dir, screen=_screen(as_json))

@@ -1,33 +1,81 @@
-"""``parallax bench``: our session against plain ONNX Runtime on the same model and inputs."""
+"""``parallax bench``: our session against plain ONNX Runtime on the same model and inputs, within a given time."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 import typer
-from rich.console import Console
 
 from parallax.backends.ort import FOREIGN_EXCEPTIONS
-from parallax.cli._console import Screen, make_table, print_line
+from parallax.bundle import read_bundle
+from parallax.cli._bench_report import OURS, TOLERANCE, Bench, End, describe_bench, is_ours, render_bench
+from parallax.cli._callers import CallerRounds
+from parallax.cli._console import ProgressCallback, Screen
+from parallax.cli._exits import INTERRUPTED_EXIT, say
 from parallax.cli._open import Subject, check_writable, prepare
-from parallax.cli._plan_view import describe_plan, summarise_memory
+from parallax.cli._original import find_original
+from parallax.cli._providers import parse_providers
+from parallax.cli._quiet import Deadline, await_idle_cores
 from parallax.cli._rivals import Difference, Rival, compare_outputs, runtime_rivals
-from parallax.cli._timing import Timing, ratio, time_interleaved
-from parallax.cli._units import milliseconds
-from parallax.machine import available_cores
+from parallax.cli._timing import InterleavedRounds, Round, Rounds
+from parallax.cli._verdict import LEAST_SAMPLES
+from parallax.errors import ConfigError
+from parallax.machine import AWAIT_S, available_cores
 from parallax.planner import is_yardstick
-from parallax.profile import machine_fingerprint
 from parallax.session import InferenceSession, Options
 
-OURS = "Parallax"
+DEFAULT_MAX_S = 30.0
+DEFAULT_ROUNDS = 30
+DEFAULT_DURATION_S = 5.0
+"""For each, where several call at once and nothing else is said."""
 
-# Different kernels or splits of a sum give different last bits; beyond this something is wrong.
-TOLERANCE = 1e-4
+TURNS = 10
+"""Into which a duration is divided, so that all take turns."""
+
+WAIT_SHARE, WAIT_LIMIT_S = 1 / 6, 10.0
+"""So much of the time others' programs are waited for, before anything is measured."""
+
+TUNE_SHARE = 0.5
+"""So much of what is then left the search for a plan may take ..."""
+OPEN_SHARE = 0.5
+"""... and so much of the rest the opening of ONNX Runtime's sessions, those that matter least left out."""
+
+BRIEF_RUN_S = 0.5
+"""From a run of this length on, turns are their timed runs alone."""
+_PATIENT_S, _IMPATIENT_S = AWAIT_S, 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchPlan:
+    """What is measured, and for how long."""
+
+    rounds: int | None = None
+    """At most; None: `DEFAULT_ROUNDS`."""
+    max_time_s: float | None = None
+    """None: `DEFAULT_MAX_S`, or what ``duration_s`` needs."""
+    callers: int = 1
+    duration_s: float | None = None
+    """Seconds that each is called for; None: rounds of single runs, unless several call."""
+    batch: int | None = None
+    tunes: bool | None = None
+    """None: models are tuned, bundles are not."""
+
+    @property
+    def is_load(self) -> bool:
+        """Whether throughput is measured, by callers that do not pause."""
+        return self.callers > 1 or self.duration_s is not None
+
+    def limit_s(self, rivals: int) -> float:
+        """Seconds after which all is to be over, with so many to be compared."""
+        if self.max_time_s is not None:
+            return self.max_time_s
+        return DEFAULT_MAX_S + (0.0 if self.duration_s is None else self.duration_s * rivals)
 
 
 def bench_model(
@@ -36,7 +84,7 @@ def bench_model(
     inputs: Sequence[str],
     shapes: Sequence[str],
     options: Options,
-    runs: int,
+    how: BenchPlan,
     seed: int,
     save: Path | None,
     providers: Sequence[str],
@@ -45,173 +93,309 @@ def bench_model(
 ) -> None:
     """Time ``model`` here and in plain ONNX Runtime, interleaved, and compare outputs.
 
-    Exits with 1 where our outputs agree with no rival's, or those of a policy not with ours.
+    Exits with 1 where our outputs agree with no rival's, or those of a policy not with ours, and with 130 (and what is
+    known by then) on Ctrl-C.
 
     Args:
         policies: names of others to time as well. Yardsticks among them are never tuned.
     """
     if save is not None:
         check_writable(save)
-    subject = prepare(model, inputs=inputs, shapes=shapes, seed=seed, screen=screen)
-    cores = options.threads or available_cores()
-    with screen.progress() as progress:
-        session = subject.open(replace(options, progress=progress), providers=providers)
-        subject.run(session)
-        others: dict[str, InferenceSession] = {}
-        for policy in policies:
-            tune = options.tune and not is_yardstick(policy)
-            changed = replace(options, policy=policy, tune=tune, progress=progress)
-            others[f"{OURS}, {policy}"] = subject.open(changed, providers=providers)
-            subject.run(others[f"{OURS}, {policy}"])
-        opened, failed = _open_rivals(runtime_rivals(cores), subject, progress)
-        differences = _compare(session, opened, subject)
-        between = _compare(session, others, subject)
-        calls = {OURS: _caller(session, subject)}
-        calls.update((label, _caller(rival, subject)) for label, rival in {**others, **opened}.items())
-        timings = time_interleaved(
-            calls, rounds=runs, cores=cores, progress=lambda done, of: progress("rounds", done, of)
+    if how.is_load and how.rounds is not None:
+        raise ConfigError(
+            "--runs counts rounds of single runs; with --callers and --duration the time counts",
+            fix="leave --runs out, or those",
         )
-    report = _make_report(
-        subject, session, timings, {**between, **differences}, failed, cores=cores, tuned=options.tune
+    parse_providers(providers)
+    cores = options.threads or available_cores()
+    rivals = runtime_rivals(cores)
+    deadline = Deadline(how.limit_s(len(rivals) + 1 + len(policies)))
+    subject = prepare(
+        model,
+        inputs=inputs,
+        shapes=shapes,
+        seed=seed,
+        cache_dir=options.cache_dir,
+        batch=how.batch,
+        screen=screen,
+        bundles=True,
     )
-    if others:
-        report["policies"] = {label: describe_plan(other.plan) for label, other in others.items()}
+    if subject.source.is_bundle and how.tunes:
+        raise ConfigError(f"{model!r} is compiled: its plan is fixed", fix="tune when it is made: `parallax compile`")
+    with screen.progress() as progress:
+        wait_s = min(WAIT_LIMIT_S, WAIT_SHARE * deadline.remaining_s)
+        await_idle_cores(screen, progress, cores=cores, limit_s=wait_s)
+        tunes = not subject.source.is_bundle if how.tunes is None else how.tunes
+        session = _open_ours(subject, replace(options, tune=tunes, progress=progress), providers, deadline, screen)
+        names = [entry.name for entry in session.get_outputs()]
+        began = time.perf_counter()
+        ours = dict(zip(names, subject.run(session), strict=True))
+        ours_s = time.perf_counter() - began
+        others = _open_policies(policies, subject, replace(options, tune=tunes, progress=progress), providers)
+        opened = _open_rivals(rivals, subject, deadline.within(OPEN_SHARE), progress, run_s=ours_s, screen=screen)
+        opened = replace(opened, running={**others, **opened.running}, order=(*others, *opened.order))
+        calls = _callers(session, opened, subject, ours_s=ours_s, deadline=deadline)
+        slowest_s = max([ours_s, *(rival.run_s for rival in opened.running.values())])
+        timer, wanted = _make_rounds(calls, how, cores=cores, slowest_s=slowest_s, deadline=deadline)
+        measured = measure_rounds(timer, wanted=wanted, deadline=deadline, progress=progress)
+    if not measured.rounds:
+        if measured.ended_by is End.INTERRUPT:
+            raise KeyboardInterrupt
+        raise ConfigError(
+            f"--max-time {deadline.seconds:g} is too short: no round, in which each runs once, could be measured in it",
+            fix=f"give --max-time {max(60, round(4 * deadline.elapsed_s))}, or --no-tune",
+        )
+    bench = Bench(
+        subject=subject,
+        session=session,
+        rounds=measured.rounds,
+        others_cores=measured.others_cores,
+        disturbed=measured.disturbed,
+        is_spoiled=measured.is_spoiled,
+        ended_by=measured.ended_by,
+        wanted=wanted,
+        elapsed_s=deadline.elapsed_s,
+        max_time_s=deadline.seconds,
+        differences={
+            label: compare_outputs(ours, dict(zip(names, rival.outputs, strict=True)))
+            for label, rival in opened.running.items()
+            if label in calls
+        },
+        failed=opened.failed,
+        left_out=opened.left_out,
+        policies={label: other.session.plan for label, other in others.items() if label in calls},
+        cores=cores,
+        callers=how.callers,
+        is_load=how.is_load,
+        batch=how.batch or 1,
+        is_tuned=session.plan.provenance.source == "measured" and not session.plan.provenance.disturbed,
+    )
+    report = describe_bench(bench)
     if save is not None:
         save.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    screen.show(report, lambda console: _render(report, session, others, console))
-    if differences and not any(difference.within(TOLERANCE) for difference in differences.values()):
-        print_line(screen.err, "error: outputs differ from ONNX Runtime's beyond tolerance; please report this model")
+    screen.show(report, lambda console: render_bench(report, console))
+    _end(bench.differences, is_interrupted=measured.ended_by is End.INTERRUPT)
+
+
+def _end(differences: Mapping[str, Difference], *, is_interrupted: bool) -> None:
+    rivals = [difference for label, difference in differences.items() if not is_ours(label)]
+    if rivals and not any(difference.within(TOLERANCE) for difference in rivals):
+        say("error: outputs differ from ONNX Runtime's beyond tolerance; please report this model")
         raise typer.Exit(1)
-    for label, difference in between.items():
-        if not difference.within(TOLERANCE):
-            told = f"error: outputs of {label} differ from ours beyond tolerance; please report this model"
-            print_line(screen.err, told)
+    for label, difference in differences.items():
+        if is_ours(label) and not difference.within(TOLERANCE):
+            say(f"error: outputs of {label} differ from ours beyond tolerance; please report this model")
             raise typer.Exit(1)
+    if is_interrupted:
+        say("interrupted")
+        raise typer.Exit(INTERRUPTED_EXIT)
+
+
+# Opening ----------------------------------------------------------------------------------------------
+
+
+class _OutOfTime(BaseException):
+    """Ends the search for a plan from within its progress callback: not an Exception, which that one swallows."""
+
+
+def _open_ours(
+    subject: Subject, options: Options, providers: Sequence[str], deadline: Deadline, screen: Screen
+) -> InferenceSession:
+    """Our session, tuned if that ends in time; else with the plan that a session opens with untuned."""
+    if not options.tune:
+        return subject.open(options, providers=providers)
+    limit = deadline.within(TUNE_SHARE)
+    told = options.progress
+
+    def watched(stage: str, done: int, total: int) -> None:
+        if not limit.remaining_s:
+            raise _OutOfTime
+        if told is not None:
+            told(stage, done, total)
+
+    try:
+        session = subject.open(replace(options, progress=watched), providers=providers)
+    except _OutOfTime:
+        screen.notice(
+            f"the search for the best plan did not end within {limit.seconds:.0f} s: timed is the plan of a session "
+            f"that is not tuned. `parallax tune {subject.source.label}` takes its time, and bench then uses its plan"
+        )
+        return subject.open(replace(options, tune=False), providers=providers)
+    if session.plan.provenance.disturbed:
+        screen.notice(f"tuning came to no conclusion: {session.plan.provenance.reason}")
+    return session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    """A rival that opens and runs, with what its first run gave."""
+
+    session: onnxruntime.InferenceSession
+    outputs: list[Any]
+    run_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    running: dict[str, _Running] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    """What the runtime said."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """For want of time, or of the model."""
+    order: tuple[str, ...] = ()
+    """Labels of all, those that matter most first."""
+
+
+def _open_policies(
+    policies: Sequence[str], subject: Subject, options: Options, providers: Sequence[str]
+) -> dict[str, _Running]:
+    """Sessions of ours with other policies, by label, each with its first run."""
+    opened = {}
+    for policy in policies:
+        tune = options.tune and not is_yardstick(policy)
+        session = subject.open(replace(options, policy=policy, tune=tune), providers=providers)
+        began = time.perf_counter()
+        outputs = subject.run(session)
+        opened[f"{OURS}, {policy}"] = _Running(session=session, outputs=outputs, run_s=time.perf_counter() - began)
+    return opened
 
 
 def _open_rivals(
-    rivals: Sequence[Rival], subject: Subject, progress: Callable[[str, int, int], None]
-) -> tuple[dict[str, onnxruntime.InferenceSession], dict[str, str]]:
-    """Sessions that open and run once, and for the others what the runtime said."""
-    opened: dict[str, onnxruntime.InferenceSession] = {}
-    failed: dict[str, str] = {}
-    for number, rival in enumerate(rivals, start=1):
+    rivals: Sequence[Rival],
+    subject: Subject,
+    deadline: Deadline,
+    progress: ProgressCallback,
+    *,
+    run_s: float,
+    screen: Screen,
+) -> _Opened:
+    """Sessions that open and run once, in the order of the rivals; those that matter most are opened first."""
+    path: Path | None = subject.source.path
+    if subject.source.is_bundle:
+        path, why = find_original(read_bundle(subject.source.path, verify="never"))
+        if path is None:
+            screen.notice(f"nothing to compare with: {why}")
+            return _Opened(left_out={rival.label: why for rival in rivals})
+    by_importance = _by_importance(rivals)
+    opened = _Opened(order=tuple(rival.label for rival in by_importance))
+    longest_s = run_s
+    for number, rival in enumerate(by_importance, start=1):
+        if opened.running and deadline.remaining_s < longest_s:
+            opened.left_out[rival.label] = "no time was left to open it"
+            continue
         try:
-            opened[rival.label] = rival.open(subject.source.path)
-            opened[rival.label].run(None, subject.feeds)
+            begun = time.perf_counter()
+            session = rival.open(path or subject.source.path)
+            began = time.perf_counter()
+            outputs = session.run(None, subject.feeds)
+            ended = time.perf_counter()
+            opened.running[rival.label] = _Running(session=session, outputs=outputs, run_s=ended - began)
+            longest_s = max(longest_s, ended - begun)
         except FOREIGN_EXCEPTIONS as error:
-            opened.pop(rival.label, None)
-            failed[rival.label] = " ".join(str(error).split())
+            opened.failed[rival.label] = " ".join(str(error).split())
         progress("opening ONNX Runtime", number, len(rivals))
-    return opened, failed
+    order = {rival.label: opened.running[rival.label] for rival in rivals if rival.label in opened.running}
+    return replace(opened, running=order)
 
 
-def _compare(
-    session: InferenceSession, opened: Mapping[str, onnxruntime.InferenceSession], subject: Subject
-) -> dict[str, Difference]:
-    names = [entry.name for entry in session.get_outputs()]
-    ours = dict(zip(names, session.run(names, subject.feeds), strict=True))
-    return {
-        label: compare_outputs(ours, dict(zip(names, rival.run(names, subject.feeds), strict=True)))
-        for label, rival in opened.items()
-    }
+def _by_importance(rivals: Sequence[Rival]) -> list[Rival]:
+    """What a session of ONNX Runtime is by default first, then one thread, the parallel mode, and the rest."""
+    most = max(rival.threads for rival in rivals)
+
+    def rank(rival: Rival) -> int:
+        if rival.inter_op_threads is not None:
+            return 2
+        return {most: 0, 1: 1}.get(rival.threads, 3)
+
+    return sorted(rivals, key=rank)
+
+
+def _callers(
+    session: InferenceSession, opened: _Opened, subject: Subject, *, ours_s: float, deadline: Deadline
+) -> dict[str, Callable[[], object]]:
+    """What is timed, by label; of models that run for long, as many as one round of is to end in time, and two."""
+    room_s = deadline.remaining_s - ours_s
+    kept: set[str] = set()
+    for label in sorted(opened.running, key=opened.order.index):
+        room_s -= opened.running[label].run_s
+        if room_s > 0 or not kept:
+            kept.add(label)
+        else:
+            opened.left_out[label] = "no time was left to time it"
+    calls = {OURS: _caller(session, subject)}
+    calls.update((label, _caller(rival.session, subject)) for label, rival in opened.running.items() if label in kept)
+    return calls
 
 
 def _caller(session: onnxruntime.InferenceSession, subject: Subject) -> Callable[[], object]:
     return lambda: session.run(None, subject.feeds)
 
 
-def _make_report(
-    subject: Subject,
-    session: InferenceSession,
-    timings: dict[str, Timing],
-    differences: dict[str, Difference],
-    failed: dict[str, str],
-    *,
-    cores: int,
-    tuned: bool,
-) -> dict[str, Any]:
-    ours = timings[OURS]
-    rows = []
-    for label, timing in timings.items():
-        low, high = timing.quartiles_ns
-        row: dict[str, Any] = {
-            "label": label,
-            "median_ms": timing.median_ns / 1e6,
-            "quartiles_ms": [low / 1e6, high / 1e6],
-            "min_ms": timing.min_ns / 1e6,
-            "max_ms": timing.max_ns / 1e6,
-        }
-        if label != OURS:
-            against = ratio(ours, timing)
-            difference = differences[label]
-            row["ours_over_this"] = {"median": against.median, "quartiles": [against.low, against.high]}
-            row["outputs"] = {
-                "identical": difference.identical,
-                "relative_difference": None if difference.detail else difference.relative,
-                "detail": difference.detail,
-            }
-        rows.append(row)
-    rivals = [row for row in rows if not row["label"].startswith(OURS)]
-    best = min(rivals, key=lambda row: row["median_ms"], default=None)
-    return {
-        "model": subject.source.label,
-        "inputs": {name: [str(value.dtype), list(value.shape)] for name, value in subject.feeds.items()},
-        "threads": cores,
-        "runs": len(ours.samples_ns),
-        "discarded_rounds": ours.discarded_rounds,
-        "tuned": tuned,
-        "machine": machine_fingerprint(),
-        "timings": rows,
-        "failed": failed,
-        "best_of_onnxruntime": None if best is None else best["label"],
-        "ratio_to_best": None if best is None else best["ours_over_this"],
-        "plan": describe_plan(session.plan),
-        "memory": session.memory().to_json(),
-    }
+# Measuring --------------------------------------------------------------------------------------------
 
 
-def _render(
-    report: dict[str, Any], session: InferenceSession, others: Mapping[str, InferenceSession], console: Console
-) -> None:
-    print_line(console, f"{report['model']}, {report['runs']} interleaved runs on {report['threads']} threads")
-    table = make_table("", "outputs", "median ms", "quartiles", "min", "max", "Parallax takes", left=2)
-    for row in report["timings"]:
-        low, high = (milliseconds(ms * 1e6) for ms in row["quartiles_ms"])
-        against = row.get("ours_over_this")
-        table.add_row(
-            row["label"],
-            _outputs_cell(row.get("outputs")),
-            milliseconds(row["median_ms"] * 1e6),
-            f"{low} - {high}",
-            milliseconds(row["min_ms"] * 1e6),
-            milliseconds(row["max_ms"] * 1e6),
-            "" if against is None else f"{against['median']:.2f} x",
-        )
-    console.print(table)
-    if report["discarded_rounds"]:
-        print_line(
-            console,
-            f"{report['discarded_rounds']} rounds were measured again: others (or the host) took cores meanwhile",
-        )
-    for label, reason in report["failed"].items():
-        print_line(console, f"{label} does not run this model: {reason}")
-    if report["ratio_to_best"] is not None:
-        median, (low, high) = report["ratio_to_best"]["median"], report["ratio_to_best"]["quartiles"]
-        print_line(
-            console,
-            f"Parallax takes {median:.3f} of the time of the best ({report['best_of_onnxruntime']}); "
-            f"quartiles over rounds {low:.3f} - {high:.3f}",
-        )
-    print_line(console, f"plan: {session.plan.summary}")
-    for label, other in others.items():
-        print_line(console, f"plan of {label}: {other.plan.summary}")
-    print_line(console, f"memory: {summarise_memory(report['memory'])}")
+def _make_rounds(
+    calls: Mapping[str, Callable[[], object]], how: BenchPlan, *, cores: int, slowest_s: float, deadline: Deadline
+) -> tuple[Rounds, int]:
+    """What measures, and how many rounds of it are wanted."""
+    if how.is_load:
+        duration_s = how.duration_s or min(DEFAULT_DURATION_S, 0.8 * deadline.remaining_s / len(calls))
+        turn_s = max(duration_s / TURNS, 0.01)
+        return CallerRounds(calls, callers=how.callers, turn_s=turn_s, cores=cores), TURNS
+    return InterleavedRounds(calls, cores=cores, is_brief=slowest_s >= BRIEF_RUN_S), how.rounds or DEFAULT_ROUNDS
 
 
-def _outputs_cell(outputs: dict[str, Any] | None) -> str:
-    if outputs is None:
-        return ""
-    if outputs["identical"]:
-        return "identical"
-    return outputs["detail"] or f"within {outputs['relative_difference']:.1e}"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What was measured until the rounds, the time or the user's patience ended."""
+
+    rounds: Sequence[Round]
+    """That count: the undisturbed ones where these are enough for an interval, else all."""
+    disturbed: int
+    """Rounds during which other programs used the cores."""
+    is_spoiled: bool
+    """Whether disturbed rounds had to be counted."""
+    others_cores: float
+    """Of the cores, the most that other programs used in the rounds that count."""
+    ended_by: End
+
+
+def measure_rounds(rounds: Rounds, *, wanted: int, deadline: Deadline, progress: ProgressCallback) -> Measured:
+    """Measure until there are ``wanted`` undisturbed rounds, twice as many in all, or no time for another."""
+    everything: list[Round] = []
+    last_s = 0.0
+    ended_by = End.ROUNDS
+    try:
+        while sum(not measured.is_disturbed for measured in everything) < wanted and len(everything) < 2 * wanted:
+            if deadline.remaining_s <= last_s:
+                ended_by = End.TIME
+                break
+            # Cores that a host has taken come back when they are waited for; those that others use do not.
+            is_busy = bool(everything) and everything[-1].is_disturbed
+            began = deadline.elapsed_s
+            everything.append(rounds.measure(wait_s=_IMPATIENT_S if is_busy else _PATIENT_S))
+            last_s = deadline.elapsed_s - began
+            kept = sum(not measured.is_disturbed for measured in everything)
+            if len(everything) - kept < wanted:
+                progress("rounds", kept, wanted)
+            else:
+                progress("rounds (the machine is busy)", kept, wanted)
+    except KeyboardInterrupt:
+        ended_by = End.INTERRUPT
+    if ended_by is End.ROUNDS and sum(not measured.is_disturbed for measured in everything) < wanted:
+        ended_by = End.BUSY
+    return counted(everything, ended_by)
+
+
+def counted(everything: Sequence[Round], ended_by: End) -> Measured:
+    """Of all rounds, those that count."""
+    clean = [measured for measured in everything if not measured.is_disturbed]
+    disturbed = len(everything) - len(clean)
+    kept = clean if len(clean) >= LEAST_SAMPLES or not disturbed else list(everything)
+    return Measured(
+        rounds=kept,
+        disturbed=disturbed,
+        is_spoiled=len(kept) > len(clean),
+        others_cores=max((measured.others_cores for measured in kept), default=0.0),
+        ended_by=ended_by,
+    )

@@ -15,8 +15,8 @@ from parallax.bundle import (
     read_bundle,
     rebuild_command,
 )
-from parallax.cli._console import Screen, make_table, print_line
-from parallax.cli._plan_view import describe_plan
+from parallax.cli._console import Screen, make_table, print_line, print_table
+from parallax.cli._plan_view import describe_plan, summarise_plan
 from parallax.cli._units import size
 from parallax.errors import ConfigError
 from parallax.machine import available_cores
@@ -25,12 +25,12 @@ from parallax.machine import available_cores
 def show_bundle(path: Path, *, screen: Screen) -> None:
     """Say what the bundle was made from and for, and whether it can be opened here."""
     bundle = read_bundle(path, verify="never")
-    report = _describe(bundle)
+    report = describe_bundle(bundle)
 
     def render(console: Console) -> None:
-        _render_manifest(bundle.manifest, console)
-        print_line(console, f"plan: {bundle.plan.summary}")
-        _render_fit(report, console)
+        render_manifest(bundle.manifest, console)
+        print_line(console, f"plan: {summarise_plan(bundle.plan)}")
+        render_fit(report, console)
 
     screen.show(report, render)
 
@@ -38,23 +38,25 @@ def show_bundle(path: Path, *, screen: Screen) -> None:
 def verify_bundle(path: Path, *, screen: Screen) -> None:
     """Compute the digest of every file; a bundle that is not whole is refused with what is wrong."""
     bundle = read_bundle(path, verify="full")
-    report = _describe(bundle) | {"whole": True}
+    report = describe_bundle(bundle) | {"whole": True}
 
     def render(console: Console) -> None:
         total = sum(record.size for record in bundle.manifest.files)
         print_line(console, f"whole: {len(bundle.manifest.files)} files, {size(total)}, every digest as recorded")
-        _render_fit(report, console)
+        render_fit(report, console)
 
     screen.show(report, render)
 
 
-def prune_bundles(path: Path | None, *, screen: Screen) -> None:
+def prune_bundles(path: Path | None, *, cache_dir: Path | None, screen: Screen) -> None:
     """Remove what dead writers left of one bundle, of all in a folder, or in the cache, which is cut to its limit."""
     from parallax.bundle import cache_folder, prune_cache, prune_leftovers
 
+    if path is not None and cache_dir is not None:
+        raise ConfigError("PATH and --cache-dir say both what to prune", fix="leave one of them out")
     removed: list[tuple[Path, int]]
     if path is None:
-        folder = cache_folder(None)
+        folder = cache_folder(cache_dir)
         removed = list(prune_cache(folder)) if folder.is_dir() else []
     elif looks_like_bundle(path):
         removed = [(leftover, 0) for leftover in prune_leftovers(path.resolve())]
@@ -73,9 +75,14 @@ def prune_bundles(path: Path | None, *, screen: Screen) -> None:
     screen.show(report, render)
 
 
-def _describe(bundle: Bundle) -> dict[str, Any]:
+def describe_bundle(bundle: Bundle, *, cores: int | None = None) -> dict[str, Any]:
+    """What is known of a bundle without opening its graphs.
+
+    Args:
+        cores: that a session on it is to use; None: those that it was compiled for, or all.
+    """
     manifest = bundle.manifest
-    differences = describe_mismatch(manifest, cores=_cores(manifest))
+    differences = describe_mismatch(manifest, cores=cores or _cores(manifest))
     return {
         "path": str(bundle.path),
         "format_version": manifest.format_version,
@@ -111,7 +118,8 @@ def _cores(manifest: Manifest) -> int:
     return manifest.options.threads or available_cores()
 
 
-def _render_manifest(manifest: Manifest, console: Console) -> None:
+def render_manifest(manifest: Manifest, console: Console) -> None:
+    """What it was made from, with and for, and its largest files."""
     source = manifest.source
     print_line(console, f"compiled from {source.path or 'bytes'}, sha256 {source.files[0].sha256}")
     print_line(console, f"with Parallax {manifest.parallax_version}, ONNX Runtime {manifest.runtime_version}")
@@ -120,7 +128,7 @@ def _render_manifest(manifest: Manifest, console: Console) -> None:
     table = make_table("file", "size")
     for record in sorted(manifest.files, key=lambda record: -record.size)[:_LISTED_FILES]:
         table.add_row(record.path, size(record.size))
-    console.print(table)
+    print_table(console, table)
     if len(manifest.files) > _LISTED_FILES:
         print_line(console, f"... and {len(manifest.files) - _LISTED_FILES} smaller files")
 
@@ -129,7 +137,8 @@ def _render_manifest(manifest: Manifest, console: Console) -> None:
 _LISTED_FILES = 12
 
 
-def _render_fit(report: dict[str, Any], console: Console) -> None:
+def render_fit(report: dict[str, Any], console: Console) -> None:
+    """Whether it can be opened here, and what would make it so."""
     if report["fits_here"]:
         print_line(console, "made for this machine")
         return

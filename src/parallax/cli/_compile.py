@@ -1,4 +1,4 @@
-"""``parallax compile``: find a plan and keep it, in the cache or ready to run in a bundle, and show it."""
+"""``parallax compile``: make a bundle, a model that is ready to be run on this machine, and show its plan."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from rich.console import Console
 from parallax.bundle import read_bundle, resolve_target
 from parallax.cli._console import Screen, print_line
 from parallax.cli._open import open_shapes, prepare, runtime_errors_at
-from parallax.cli._plan_view import describe_plan, render_plan
-from parallax.cli._units import milliseconds, size
+from parallax.cli._plan_view import describe_plan
+from parallax.cli._tune import concluded, end_unless_concluded, render_tuned, tune_model
+from parallax.cli._units import size
 from parallax.errors import ConfigError
+from parallax.schedule import Plan
 from parallax.session import Options
 from parallax.session import compile as compile_bundle
 
@@ -30,11 +32,12 @@ def compile_model(
     portable: bool,
     providers: Sequence[str],
     memory_limit: str | None,
+    wait_s: float,
     screen: Screen,
 ) -> None:
-    """Tune ``model`` for this machine; later sessions on it open with the plan that is kept.
+    """Compile ``model`` into a bundle at ``output``, tuned only if the options say so.
 
-    With ``output``, compile it into a bundle there instead, tuned only if the options say so.
+    Without ``output`` it is tuned, which this command meant in version 0.1, with a note that says so.
     """
     if output is None:
         is_planned = options.policy != "adaptive" or options.split != "auto" or options.min_gain is not None
@@ -43,46 +46,61 @@ def compile_model(
                 "--portable, --policy, --split, --min-gain and --memory-limit are for bundles",
                 fix="say where to write one with --output",
             )
-        subject = prepare(model, inputs=inputs, shapes=shapes, seed=seed, screen=screen)
-        with screen.progress() as progress:
-            plan = subject.open(replace(options, tune=True, progress=progress), providers=providers).plan
-        report: dict[str, Any] = {"model": subject.source.label}
-    else:
-        if providers:
-            raise ConfigError(
-                f"a bundle is compiled for the CPU, not for {providers[0]}",
-                fix="leave --provider out, or leave --output out to keep the plan in the cache",
-            )
-        resolve_target(output)
-        subject = prepare(model, inputs=inputs, shapes=shapes, seed=seed, screen=screen)
-        with (
-            screen.progress() as progress,
-            runtime_errors_at(subject.source.label, fix="check that this ONNX Runtime knows the model's operators"),
-        ):
-            # Shapes that were asked for, or are to be measured with: others are made up, and would bind the plan.
-            chosen = open_shapes(subject) if options.tune or shapes or inputs else None
-            compile_bundle(
-                subject.source.path,
-                output,
-                options=replace(
-                    options, shapes=chosen, calibration=subject.feeds if options.tune else None, progress=progress
-                ),
-                portable=portable,
-                memory_limit=memory_limit,
-            )
-        bundle = read_bundle(output, verify="never")
-        plan = bundle.plan
-        held = sum(record.size for record in bundle.manifest.files)
-        report = {"model": subject.source.label, "bundle": str(output), "bytes": held}
-    report |= {"structure_digest": plan.structure_digest, "plan": describe_plan(plan)}
+        screen.notice(
+            "to measure and remember is `parallax tune` now; `parallax compile` without --output will be an error in "
+            "the next version"
+        )
+        tune_model(
+            model,
+            inputs=inputs,
+            shapes=shapes,
+            options=replace(options, tune=True),
+            seed=seed,
+            wait_s=wait_s,
+            providers=providers,
+            screen=screen,
+        )
+        return
+    _check(options, providers, wait_s)
+    resolve_target(output)
+    subject = prepare(model, inputs=inputs, shapes=shapes, seed=seed, cache_dir=options.cache_dir, screen=screen)
+    with (
+        screen.progress() as progress,
+        runtime_errors_at(subject.source.label, fix="check that this ONNX Runtime knows the model's operators"),
+    ):
+        # Shapes that were asked for, or are to be measured with: others are made up, and would bind the plan.
+        chosen = open_shapes(subject) if options.tune or shapes or inputs else None
+        asked = replace(options, shapes=chosen, calibration=subject.feeds if options.tune else None, progress=progress)
+
+        def compiled() -> Plan:
+            compile_bundle(subject.source.path, output, options=asked, portable=portable, memory_limit=memory_limit)
+            return read_bundle(output, verify="never").plan
+
+        plan = concluded(compiled, cores=options.threads, wait_s=wait_s, screen=screen, progress=progress)
+    held = sum(record.size for record in read_bundle(output, verify="never").manifest.files)
+    report: dict[str, Any] = {
+        "model": subject.source.label,
+        "bundle": str(output),
+        "bytes": held,
+        "structure_digest": plan.structure_digest,
+        "concluded": not plan.provenance.disturbed,
+        "plan": describe_plan(plan),
+    }
 
     def render(console: Console) -> None:
-        if output is not None:
-            print_line(console, f"wrote {output}, {size(report['bytes'])}")
-        render_plan(plan, console)
-        uncut, chosen = plan.provenance.uncut_ns, plan.provenance.chosen_ns
-        if uncut is not None and chosen is not None:
-            print_line(console, f"uncut {milliseconds(uncut)} ms, chosen {milliseconds(chosen)} ms")
-        print_line(console, f"machine: {plan.provenance.machine}")
+        print_line(console, f"wrote {output}, {size(held)}")
+        render_tuned(plan, console)
 
     screen.show(report, render)
+    end_unless_concluded(plan)
+
+
+def _check(options: Options, providers: Sequence[str], wait_s: float) -> None:
+    """Raises: ConfigError for options of sessions, and for those that change nothing here."""
+    if providers:
+        raise ConfigError(
+            f"a bundle is compiled for the CPU, not for {providers[0]}",
+            fix="leave --provider out; `parallax tune MODEL --provider NAME` remembers a plan with a device",
+        )
+    if wait_s and not options.tune:
+        raise ConfigError("--wait is for what is measured, and nothing is", fix="add --tune, or leave --wait out")

@@ -1,14 +1,16 @@
 """What a command shows: tables or JSON on stdout; notices, progress and errors on stderr.
 
-Under ``--json`` stdout carries one JSON document and nothing else. Colour and progress need a terminal:
-piped output is plain text.
+Under ``--json`` stdout carries one JSON document and nothing else. Colour and bars need a terminal: piped output is
+plain text, and progress there is a line now and then.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,8 +19,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-# Wide enough that no table of ours wraps in a file or pipe, where there is no terminal to ask.
+# Wide enough that no table of ours wraps in a file or pipe, where there is no terminal to ask (nor COLUMNS).
 _PIPED_COLUMNS = 200
+_UNBOUNDED_COLUMNS = 10_000
+
+_FIRST_LINE_S = 5.0
+_LINES_S = 5.0
+"""Where there is no terminal, progress is a line after so many seconds, and then every so many."""
 
 ProgressCallback = Callable[[str, int, int], None]
 """Called with (stage, steps done, steps in all), as by ``InferenceSession(progress=)``."""
@@ -46,9 +53,9 @@ class Screen:
 
     @contextmanager
     def progress(self) -> Iterator[ProgressCallback]:
-        """A bar per stage on stderr while the block runs; nothing where stderr is no terminal."""
+        """A bar per stage on stderr while the block runs; a line every few seconds where stderr is no terminal."""
         if not self.err.is_terminal:
-            yield lambda stage, done, total: None
+            yield _PlainProgress(self.notice)
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self.err, transient=True) as bars:
@@ -62,12 +69,61 @@ class Screen:
             yield report
 
 
+class _PlainProgress:
+    """Says where the work is, rarely: logs should show that it goes on, and not be filled by it."""
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._say = say
+        self._clock = clock
+        self._next = clock() + _FIRST_LINE_S
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = self._clock()
+        if now >= self._next:
+            self._next = now + _LINES_S
+            self._say(f"{stage}: {done} of {total}")
+
+
 def make_table(*columns: str, left: int = 1) -> Table:
     """A plain table; the first ``left`` columns are text, the others numbers and set flush right."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position < left else "right", overflow="fold")
+        is_text = position < left
+        # On a narrow screen text wraps, and a number stays in one piece.
+        table.add_column(column, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
     return table
+
+
+def print_table(console: Console, table: Table, *, optional: Sequence[str] = ()) -> None:
+    """Print a table; on a screen that is too narrow for it, without some of its columns, which are then named.
+
+    Args:
+        optional: heads of columns that may go, the first one first.
+    """
+    left_out: list[str] = []
+    for head in optional:
+        if _wanted_columns(console, table) <= console.width:
+            break
+        table = _without(table, head)
+        left_out.append(head)
+    console.print(table)
+    if left_out:
+        print_line(console, f"(no room for: {', '.join(left_out)}; --json has all)")
+
+
+def _wanted_columns(console: Console, table: Table) -> int:
+    wide = console.options.update(width=_UNBOUNDED_COLUMNS)
+    return console.measure(table, options=wide).maximum
+
+
+def _without(table: Table, head: str) -> Table:
+    kept = [column for column in table.columns if column.header != head]
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in kept:
+        made.add_column(column.header, justify=column.justify, overflow=column.overflow, no_wrap=column.no_wrap)
+    for cells, row in zip(zip(*(column.cells for column in kept), strict=True), table.rows, strict=True):
+        made.add_row(*cells, style=row.style)
+    return made
 
 
 def print_line(console: Console, text: str) -> None:
@@ -79,4 +135,6 @@ def _console(*, stderr: bool) -> Console:
     """Text is shown as it is: names of tensors and nodes hold brackets, colons and numbers that rich would style."""
     as_is: dict[str, Any] = {"stderr": stderr, "markup": False, "highlight": False, "emoji": False}
     probe = Console(**as_is)
-    return probe if probe.is_terminal else Console(**as_is, width=_PIPED_COLUMNS)
+    if probe.is_terminal or os.environ.get("COLUMNS", "").isdecimal():  # which rich goes by
+        return probe
+    return Console(**as_is, width=_PIPED_COLUMNS)

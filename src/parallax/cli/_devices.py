@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from parallax.backends import FoundBackend, find_backends
-from parallax.cli._console import Screen, make_table, print_line
+from parallax.cli._console import Screen, make_table, print_line, print_table
 
 
 def list_devices(*, screen: Screen) -> None:
@@ -39,12 +39,12 @@ def _render(found: tuple[FoundBackend, ...], console: Console) -> None:
     for entry in found:
         if entry.info is not None:
             table.add_row(entry.name, entry.info.kind.value, entry.info.device, entry.info.version)
-    console.print(table)
+    print_table(console, table, optional=("version", "device"))
     missing = [entry for entry in found if entry.info is None]
     if missing:
         print_line(console, "\nnot usable here")
         table = make_table("name", "why", "remedy", left=3)
         for entry in missing:
             table.add_row(entry.name, entry.obstacle, entry.remedy or "-")
-        console.print(table)
+        print_table(console, table)
     print_line(console, "\nparallax inspect MODEL --provider NAME says what a device would take of a model.")

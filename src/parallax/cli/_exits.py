@@ -11,6 +11,8 @@ import typer
 from parallax.errors import ParallaxError
 
 BAD_INPUT_EXIT: Final = 2
+INCONCLUSIVE_EXIT: Final = 3
+"""Nothing was concluded: other programs used the cores while plans were measured."""
 INTERRUPTED_EXIT: Final = 130
 """What shells report for a process that SIGINT ended: 128 + 2."""
 
@@ -30,16 +32,16 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except ParallaxError as error:
-            _say(f"error: {error}")
+            say(f"error: {error}")
             raise typer.Exit(BAD_INPUT_EXIT) from None
         except KeyboardInterrupt:
-            _say("interrupted")
+            say("interrupted")
             raise typer.Exit(INTERRUPTED_EXIT) from None
 
     return wrapper
 
 
-def _say(text: str) -> None:
-    from parallax.cli._console import Screen, print_line
-
-    print_line(Screen().err, text)
+def say(text: str) -> None:
+    """One line on stderr, however long."""
+    # Not through rich, which takes longer to load than a wrong command line takes to refuse.
+    typer.echo(text, err=True)

@@ -258,6 +258,50 @@ def element_dtype(entry: TensorInfo) -> np.dtype[Any]:
     return dtype
 
 
+def batch_shapes(
+    inputs: Sequence[TensorInfo], batch: int, *, given: Mapping[str, tuple[int, ...]], zoo_name: str | None
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of the inputs that leave the size of the batch open, with that size: that of their first dimension.
+
+    Which symbol stands for it, the first input tells whose first dimension is open.
+
+    Args:
+        given: inputs whose shape is known.
+        zoo_name: of a zoo model, whose usual sizes other open dimensions get.
+
+    Raises: ConfigError if no input leaves it open, or the shape of one says otherwise.
+    """
+    usual = {} if zoo_name is None else {entry.name: entry.typical_shape for entry in zoo.info(zoo_name).inputs}
+    batched = [entry for entry in inputs if entry.shape and not isinstance(entry.shape[0], int)]
+    if batched:
+        symbol = batched[0].shape[0] if batched[0].shape else None
+        shapes = {}
+        for entry in batched:
+            if entry.shape and entry.shape[0] == symbol:
+                rest = usual.get(entry.name, choose_shape(entry, {}, []))[1:]
+                shapes[entry.name] = given.get(entry.name, (batch, *rest))
+        for name, shape in shapes.items():
+            check_batch(name, shape, batch)
+        return shapes
+    fixed = next((entry for entry in inputs if entry.shape), None)
+    if fixed is not None and fixed.shape and fixed.shape[0] == batch:
+        return {}
+    stated = "no input has a shape" if fixed is None else f"input {fixed.name!r} is {show_shape(fixed.shape)}"
+    raise ConfigError(
+        f"--batch {batch}: the model fixes the size of its batch ({stated})",
+        fix="leave --batch out, or export the model with an open first dimension",
+    )
+
+
+def check_batch(name: str, shape: Sequence[int], batch: int) -> None:
+    """Raises: ConfigError if an input does not begin with the size of the batch."""
+    if not shape or shape[0] != batch:
+        raise ConfigError(
+            f"--batch {batch}, and input {name!r} has shape {list(shape)}",
+            fix="give one of both, or the same size in both",
+        )
+
+
 def choose_shape(entry: TensorInfo, shapes: Mapping[str, tuple[int, ...]], notices: list[str]) -> tuple[int, ...]:
     """The given shape, or the declared one with a plausible size for each open dimension, with a notice."""
     if entry.name in shapes:

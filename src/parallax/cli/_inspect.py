@@ -1,23 +1,26 @@
-"""``parallax inspect``: what a model is made of, where it could be cut, what the tables predict, for a device too."""
+"""``parallax inspect``: is it worth it, what a model is made of, where it could be split; the same for a device."""
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from parallax import zoo
-from parallax.cli._console import Screen, make_table, print_line
+from parallax.cli._answers import describe_answers
+from parallax.cli._console import Screen
+from parallax.cli._device import Device, open_device
 from parallax.cli._feeds import check_shapes, parse_shapes
+from parallax.cli._inspect_bundle import inspect_bundle
+from parallax.cli._inspect_tables import render_inspection
 from parallax.cli._models import ModelSource, find_model
-from parallax.cli._offload import describe_offload, open_device, render_offload
-from parallax.cli._session_plan import describe_session_plan, render_session_plan
+from parallax.cli._offload import describe_offload
+from parallax.cli._providers import parse_providers
+from parallax.cli._session_plan import describe_session_plan
 from parallax.cli._types import show_shape, type_name
-from parallax.cli._units import count, milliseconds, significant, size
 from parallax.errors import BackendError, ConfigError
 from parallax.graph import CostModel, Dag, OpGraph, TensorInfo, node_work
 from parallax.machine import available_cores
@@ -34,12 +37,9 @@ from parallax.partition import (
     find_branches,
     load_layers,
 )
-from parallax.planner import PlannedModel, PlanningContext, is_yardstick, uncut_plan
+from parallax.planner import PlannedModel, PlanningContext, PlanRequest, is_yardstick, plan_model, uncut_plan
 from parallax.profile import estimate_costs, surviving_tensors
-
-# Operator types listed in the table; --json lists all.
-_LISTED_OPERATORS = 24
-_LISTED_CANDIDATES = 8
+from parallax.schedule import Plan
 
 
 def inspect_model(
@@ -50,6 +50,7 @@ def inspect_model(
     rule: str,
     providers: Sequence[str],
     policy: str | None,
+    cache_dir: Path | None,
     screen: Screen,
 ) -> None:
     """Show ``model`` without running it.
@@ -60,8 +61,13 @@ def inspect_model(
     """
     if policy is not None and not providers and not is_yardstick(policy):
         raise ConfigError("--policy shares a model with devices, and none is named", fix="add --provider NAME")
+    parse_providers(providers)
     given: dict[str, tuple[int, ...]] = parse_shapes(shapes)
-    source = find_model(model, screen)
+    source = find_model(model, screen, bundles=True, cache_dir=cache_dir)
+    if source.is_bundle:
+        _refuse_for_bundle(model, {"--shape": given, "--provider": providers, "--rule paper": rule != "cost"})
+        inspect_bundle(source.path, cores=threads, screen=screen)
+        return
     with screen.progress() as progress:
         progress("loading", 0, 3)
         loaded = load_model(source.path)
@@ -73,7 +79,7 @@ def inspect_model(
         graph = loaded.inferred()
         progress("planning", 2, 3)
         cores = threads or available_cores()
-        devices = [open_device(provider, cores=cores, progress=progress) for provider in providers]
+        devices: list[Device] = [open_device(provider, cores=cores, progress=progress) for provider in providers]
         device = devices[0] if devices else None
         costs = _table_costs(loaded, graph, cores=cores, screen=screen)
         if device is not None:
@@ -87,12 +93,40 @@ def inspect_model(
             "structure": _describe_structure(graph, context.units),
             "prediction": _predict(context, rule),
         }
-        progress("planning", 3, 3)
         if device is not None:
-            report["provider"] = describe_offload(context, device, progress=progress)
+            offload = describe_offload(context, device, progress=progress)
+            report["provider"] = {**offload, "asked": providers[0]}
         if policy is not None or len(devices) > 1:
             report["session"] = describe_session_plan(loaded, devices, policy or "adaptive", cores=cores)
-    screen.show(report, lambda console: _render(report, console))
+        progress("planning", 3, 3)
+        answers = describe_answers(
+            shlex.join([source.label, *(f"--shape={text}" for text in shapes)]),
+            _session_plan(loaded, cores=cores, cache_dir=cache_dir),
+            prediction=report["prediction"],
+            memory=report["memory"],
+            weight_bytes=loaded.weight_bytes,
+            offload=report.get("provider"),
+        )
+    report = {"answers": answers, **report}
+    screen.show(report, lambda console: render_inspection(report, console))
+
+
+def _refuse_for_bundle(model: str, given: Mapping[str, object]) -> None:
+    """Raises: ConfigError for options that say how a model is to be planned: a bundle has its plan."""
+    for option, value in given.items():
+        if value:
+            raise ConfigError(
+                f"{model!r} is compiled: {option} does not apply to it",
+                fix="leave it out, or inspect the model that the bundle was made from",
+            )
+
+
+def _session_plan(model: Model, *, cores: int, cache_dir: Path | None) -> Plan | None:
+    """The plan of a session that is opened with no options; None where ONNX Runtime cannot open the model."""
+    try:
+        return plan_model(PlanRequest(model=model, cores=cores, cache_dir=cache_dir)).plan
+    except BackendError:
+        return None
 
 
 def _with_typical_shapes(
@@ -121,7 +155,7 @@ def _table_costs(model: Model, graph: OpGraph, *, cores: int, screen: Screen) ->
     try:
         return replace(costs, survivors=surviving_tensors(model))
     except BackendError as error:
-        screen.notice(f"ONNX Runtime cannot open this model, so every tensor counts as a place for a cut: {error}")
+        screen.notice(f"ONNX Runtime cannot open this model, so every tensor counts as a place for a split: {error}")
         return costs
 
 
@@ -205,7 +239,7 @@ def _describe_operators(graph: OpGraph) -> dict[str, Any]:
 
 
 def _describe_memory(model: Model) -> dict[str, Any]:
-    """What a run of the uncut model holds, and the budgets that would do; None where sizes are open."""
+    """What a run of the whole model holds, and the budgets that would do; None where sizes are open."""
     need = PlannedModel(plan=uncut_plan(model, "asked for its memory"), model=model).requirement
     least = {
         kind: Budget.of(0, weight_bytes=weight_bytes).least_bytes(need) if need.is_known else None
@@ -300,126 +334,3 @@ def _predict(context: PlanningContext, rule_name: str) -> dict[str, Any]:
 def _finite(value: float) -> float | None:
     """``value``, or None for infinity, which JSON lacks (a branch without work makes a balance infinite)."""
     return value if value < float("inf") else None
-
-
-# Tables -----------------------------------------------------------------------------------------------
-
-
-def _render(report: Mapping[str, Any], console: Console) -> None:
-    _render_file(report, console)
-    _render_operators(report, console)
-    _render_memory(report["memory"], console)
-    if report["control_flow"]:
-        print_line(console, "\ncontrol flow")
-        table = make_table("node", "operator", "bodies", "reads from outside", left=3)
-        for row in report["control_flow"]:
-            bodies = ", ".join(f"{body['name']} ({body['nodes']} operators)" for body in row["bodies"])
-            table.add_row(row["node"], row["operator"], bodies, str(len(row["captures"])))
-        console.print(table)
-    _render_structure(report["structure"], console)
-    _render_prediction(report["prediction"], console)
-    if "provider" in report:
-        render_offload(report["provider"], console)
-    if "session" in report:
-        render_session_plan(report["session"], console)
-
-
-def _render_file(report: Mapping[str, Any], console: Console) -> None:
-    opsets = ", ".join(f"{domain} {version}" for domain, version in report["opsets"].items())
-    print_line(console, f"{report['model']}: IR version {report['ir_version']}, opsets {opsets}")
-    print_line(console, f"weights: {size(report['weight_bytes'])} in {report['initializers']} initializers")
-    for role, key in (("input", "inputs"), ("optional input", "overridable_inputs"), ("output", "outputs")):
-        for tensor in report[key]:
-            print_line(console, f"{role} {tensor['name']}: {tensor['type']} {show_shape(tensor['shape'])}")
-    for name, places in report["dynamic_dims"].items():
-        shown = ", ".join(places[:6]) + (", ..." if len(places) > 6 else "")
-        print_line(console, f"open size {name}: {shown}")
-
-
-def _render_operators(report: Mapping[str, Any], console: Console) -> None:
-    print_line(console, "\noperators")
-    table = make_table("type", "nodes", "FLOPs", "bytes", "FLOPs/byte", "cost unknown")
-    for row in report["operators"][:_LISTED_OPERATORS]:
-        intensity = row["flops_per_byte"]
-        table.add_row(
-            row["operator"],
-            str(row["nodes"]),
-            count(row["flops"]),
-            size(row["bytes"]),
-            "-" if intensity is None else significant(intensity),
-            str(row["nodes_with_unknown_cost"] or ""),
-        )
-    rest = report["operators"][_LISTED_OPERATORS:]
-    if rest:
-        total = sum(row["nodes"] for row in rest)
-        table.add_row(f"{len(rest)} more types", str(total), *(["..."] * 3), "")
-    table.add_row(
-        "all",
-        str(report["nodes"]),
-        count(report["flops"]),
-        size(report["bytes"]),
-        significant(report["flops"] / report["bytes"]) if report["bytes"] else "-",
-        str(report["nodes_with_unknown_cost"] or ""),
-        style="bold",
-    )
-    console.print(table)
-
-
-def _render_memory(memory: Mapping[str, Any], console: Console) -> None:
-    if memory["run_peak_bytes"] is None:
-        print_line(console, "\nmemory: what a run holds depends on open sizes (give them with --shape)")
-        return
-    print_line(
-        console,
-        f"\nmemory: a run holds {size(memory['run_peak_bytes'])} beside weights; a budget of "
-        f"{size(memory['least_budget_bytes'])} would do, {size(memory['least_budget_of_bundle_bytes'])} for a bundle",
-    )
-
-
-def _render_structure(structure: Mapping[str, Any], console: Console) -> None:
-    kinds = [kind.value for kind in NodeClass]
-    print_line(console, "\nstructure")
-    table = make_table("graph of", "nodes", *kinds, "branches", "layers", "parallel layers", "widest layer")
-    for name in ("operators", "units"):
-        row = structure[name]
-        table.add_row(
-            name,
-            str(row["nodes"]),
-            *(str(row["classes"][kind]) for kind in kinds),
-            *(str(row[key]) for key in ("branches", "layers", "parallel_layers", "widest_layer")),
-        )
-    console.print(table)
-    print_line(
-        console,
-        f"Units are what no cut may separate; {structure['tensors_that_may_be_cut']} tensors lie between them.",
-    )
-
-
-def _render_prediction(prediction: Mapping[str, Any], console: Console) -> None:
-    chosen = [layer for layer in prediction["layers"] if layer["parallel"]]
-    print_line(
-        console,
-        f"\nThe {prediction['rule']} rule would run {len(chosen)} of {len(prediction['layers'])} layers of several "
-        "branches in parallel.",
-    )
-    for reason, number in Counter(layer["reason"] for layer in prediction["layers"]).most_common():
-        print_line(console, f"  {number} x {reason}")
-    print_line(
-        console,
-        f"\npredicted from {prediction['costs']} for {prediction['cores']} cores "
-        f"({prediction['known_fraction']:.0%} of operators known)",
-    )
-    table = make_table("plan", "segments", "lanes", "ms", "of uncut")
-    table.add_row("uncut", "1", "1", milliseconds(prediction["uncut_ms"] * 1e6), "1.00")
-    for row in prediction["candidates"][:_LISTED_CANDIDATES]:
-        ratio = row["ratio_to_uncut"]
-        table.add_row(
-            row["label"],
-            str(row["segments"]),
-            str(row["lanes"]),
-            milliseconds(row["simulated_ms"] * 1e6),
-            "-" if ratio is None else f"{ratio:.2f}",
-        )
-    console.print(table)
-    if not prediction["candidates"]:
-        print_line(console, "No cut is worth simulating.")

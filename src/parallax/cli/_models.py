@@ -23,11 +23,12 @@ class ModelSource:
     is_bundle: bool = False
 
 
-def find_model(text: str, screen: Screen, *, bundles: bool = False) -> ModelSource:
+def find_model(text: str, screen: Screen, *, bundles: bool = False, cache_dir: str | Path | None = None) -> ModelSource:
     """Resolve a MODEL argument; a zoo model is written to the cache folder on first use.
 
     Args:
         bundles: whether the command can do with a compiled model.
+        cache_dir: in place of the user's cache folder.
 
     Raises:
         ModelFileError: there is no such file, or it is a folder.
@@ -37,7 +38,11 @@ def find_model(text: str, screen: Screen, *, bundles: bool = False) -> ModelSour
         name = text.removeprefix(ZOO_PREFIX)
         with screen.progress() as progress:
             stage = f"writing {text}"
-            path = zoo.load(name, progress=lambda done, total: progress(stage, done, total))
+            path = zoo.load(
+                name,
+                cache_dir=None if cache_dir is None else Path(cache_dir) / "zoo",
+                progress=lambda done, total: progress(stage, done, total),
+            )
         return ModelSource(label=text, path=path, zoo_name=name)
     path = Path(text)
     if looks_like_bundle(path):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any
 
 import onnxruntime
 
-from parallax.backends import missing_extra
 from parallax.backends.ort import RUNTIME_EXCEPTIONS
 from parallax.cli._console import Screen
-from parallax.cli._feeds import make_feeds, parse_shapes
+from parallax.cli._feeds import batch_shapes, check_batch, make_feeds, parse_shapes
 from parallax.cli._models import ModelSource, find_model
+from parallax.cli._providers import check_fallback, parse_providers
 from parallax.cli._types import declared_by
 from parallax.errors import BackendError, ConfigError, ParallaxError
 from parallax.graph import TensorInfo
@@ -44,41 +45,25 @@ class Subject:
 
         Shapes are given for open inputs only: a static model is then the same to the cache of plans as
         one opened without any.
+
+        Raises: ConfigError or BackendError for a provider that cannot be used here.
         """
+        devices = parse_providers(providers)
         # Its errors come as exceptions, which are shown once, by us. (Not by session options: a model opened with
         # some is not cut unasked.)
         onnxruntime.set_default_logger_severity(4)
         with runtime_errors_at(self.source.label, fix="check that this ONNX Runtime knows the model's operators"):
-            return InferenceSession(
+            session = InferenceSession(
                 self.source.path,
-                providers=[parse_provider(text) for text in providers] or None,
+                providers=devices,
                 options=replace(
                     options,
                     shapes=None if self.source.is_bundle else open_shapes(self),
                     calibration=self.feeds if options.tune else None,
                 ),
             )
-
-
-def parse_provider(text: str) -> tuple[str, dict[str, str]]:
-    """A device with its options: "NAME" or "NAME,KEY=VALUE,...".
-
-    Raises: ConfigError for an option without a value, MissingExtraError for a device whose package is not installed.
-    """
-    name, *given = text.split(",")
-    missing = missing_extra(name.strip())
-    if missing is not None:
-        raise missing
-    options = {}
-    for entry in given:
-        key, found, value = entry.partition("=")
-        if not (found and key.strip() and value.strip()):
-            raise ConfigError(
-                f"{entry!r} is no option of {name!r}",
-                fix="write --provider NAME,KEY=VALUE, for example emulated:pixel-6-gpu,memory_budget=64MiB",
-            )
-        options[key.strip()] = value.strip()
-    return name.strip(), options
+        check_fallback(providers, session)
+        return session
 
 
 def open_shapes(subject: Subject) -> dict[str, tuple[int, ...]] | None:
@@ -100,19 +85,34 @@ def runtime_errors_at(where: str, *, fix: str) -> Iterator[None]:
 
 
 def prepare(
-    model: str, *, inputs: Sequence[str], shapes: Sequence[str], seed: int, screen: Screen, bundles: bool = False
+    model: str,
+    *,
+    inputs: Sequence[str],
+    shapes: Sequence[str],
+    seed: int,
+    screen: Screen,
+    cache_dir: str | os.PathLike[str] | None = None,
+    batch: int | None = None,
+    bundles: bool = False,
 ) -> Subject:
     """Find and load the model, and read or make up its feeds, with a notice for each one made up.
 
     Args:
+        batch: size of the batch, for inputs that leave it open and are given no shape.
         bundles: whether the command can do with a compiled model.
     """
-    concrete = parse_shapes(shapes)
-    source = find_model(model, screen, bundles=bundles)
+    concrete: Mapping[str, tuple[int, ...]] = parse_shapes(shapes)
+    source = find_model(model, screen, bundles=bundles, cache_dir=None if cache_dir is None else Path(cache_dir))
     required, optional = _declared_inputs(source)
+    batched: dict[str, tuple[int, ...]] = {}
+    if batch is not None:
+        batched = batch_shapes(required, batch, given=concrete, zoo_name=source.zoo_name)
+        concrete = {**concrete, **batched}
     feeds, notices = make_feeds(
         inputs, required, optional=optional, shapes=concrete, seed=seed, zoo_name=source.zoo_name
     )
+    for name, shape in batched.items():
+        check_batch(name, feeds[name].shape, shape[0])
     for notice in notices:
         screen.notice(notice)
     return Subject(source=source, inputs=required, feeds=feeds)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 
-from parallax.cli._console import make_table, print_line
+from parallax.cli._console import make_table, print_line, print_table
 from parallax.cli._units import milliseconds, size
 from parallax.schedule import CPU_BACKEND, Plan
 
@@ -19,6 +20,7 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
     """The plan's figures, for a report."""
     provenance = plan.provenance
     return {
+        "summary": summarise_plan(plan),
         "uncut": plan.is_uncut,
         "policy": plan.policy,
         "cores": plan.cores,
@@ -58,6 +60,28 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
     }
 
 
+def summarise_plan(plan: Plan) -> str:
+    """One line: ``whole model, 2 threads: reason``, ``split into 12 segments on 2 lanes (3 on webgpu): reason``."""
+    return f"{form_of(plan)}: {plan.provenance.reason}"
+
+
+def form_of(plan: Plan) -> str:
+    """``whole model, 2 threads``, ``whole model, openvino``, ``split into 12 segments on 2 lanes (3 on webgpu)``."""
+    if plan.is_uncut:
+        width = plan.segments[0].width if plan.segments else plan.cores
+        return f"whole model, {width} thread{'s' if width > 1 else ''}"
+    on = Counter(segment.backend for segment in plan.segments if segment.backend != CPU_BACKEND)
+    if len(plan.segments) == 1:
+        return f"whole model, {plan.segments[0].backend}" if on else "whole model, with bodies split"
+    form = f"split into {len(plan.segments)} segments on {plan.lanes} lanes"
+    return f"{form} ({', '.join(f'{number} on {backend}' for backend, number in on.items())})" if on else form
+
+
+def in_our_words(label: str) -> str:
+    """A label that the planner gives what it compares, in the words that the command line uses."""
+    return label.replace("uncut", "whole model")
+
+
 def summarise_memory(usage: Mapping[str, int | None]) -> str:
     """One line from `MemoryUsage.to_json`: what a run holds, arenas, weights, the budget."""
     peak, arena, mapped = (usage[key] for key in ("run_peak_bytes", "reserved_bytes", "weights_mapped_bytes"))
@@ -76,8 +100,8 @@ def summarise_memory(usage: Mapping[str, int | None]) -> str:
 
 
 def render_plan(plan: Plan, console: Console) -> None:
-    """Segments, if the model is cut, and the candidates that were compared."""
-    print_line(console, f"plan: {plan.summary}")
+    """Segments, if the model is split, and the candidates that were compared."""
+    print_line(console, f"plan: {summarise_plan(plan)}")
     if not plan.is_uncut:
         mixed = any(segment.backend != CPU_BACKEND for segment in plan.segments)
         place = ("runs on",) if mixed else ()
@@ -95,7 +119,7 @@ def render_plan(plan: Plan, console: Console) -> None:
                 milliseconds(segment.cost_ns),
                 size(segment.peak_bytes) if segment.peak_bytes else "-",
             )
-        console.print(table)
+        print_table(console, table, optional=("peak", "lane", "why", "width"))
         if len(plan.segments) > _LISTED_SEGMENTS:
             print_line(
                 console, f"... and {len(plan.segments) - _LISTED_SEGMENTS} more segments (--json lists them all)"
@@ -111,14 +135,14 @@ def render_candidates(plan: Plan, console: Console) -> None:
     table = make_table("candidate", "note", "segments", "lanes", "simulated ms", "measured ms", left=2)
     for candidate in plan.provenance.candidates:
         table.add_row(
-            candidate.label,
+            in_our_words(candidate.label),
             candidate.note,
             str(candidate.segments),
             str(candidate.lanes),
             milliseconds(candidate.simulated_ns),
             "-" if candidate.measured_ns is None else milliseconds(candidate.measured_ns),
         )
-    console.print(table)
+    print_table(console, table, optional=("lanes", "note", "segments"))
 
 
 def _ms(ns: int | None) -> float | None:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from parallax.cli._console import Screen, make_table, print_line
+from parallax.cli._console import Screen, make_table, print_line, print_table
 from parallax.cli._open import check_writable, prepare
 from parallax.cli._plan_view import describe_plan, summarise_memory
+from parallax.cli._providers import parse_providers
 from parallax.cli._types import show_shape
 from parallax.cli._units import milliseconds, significant
 from parallax.engine import TraceRecorder, write_chrome_trace
@@ -42,12 +43,23 @@ def run_model(
             check_writable(path)
     if output_folder is not None and output_folder.exists() and not output_folder.is_dir():
         raise ConfigError(f"{str(output_folder)!r} is a file", fix="name a folder")
-    subject = prepare(model, inputs=inputs, shapes=shapes, seed=seed, screen=screen, bundles=True)
+    parse_providers(providers)
+    subject = prepare(
+        model,
+        inputs=inputs,
+        shapes=shapes,
+        seed=seed,
+        cache_dir=options.cache_dir,
+        screen=screen,
+        bundles=True,
+    )
     if options.tune and subject.source.is_bundle:
         raise ConfigError(f"{model!r} is compiled: its plan is fixed", fix="tune when it is made: `parallax compile`")
     recorder = TraceRecorder() if trace is not None else None
     with screen.progress() as progress:
         session = subject.open(replace(options, trace=recorder, progress=progress), providers=providers)
+        if options.tune and session.plan.provenance.disturbed:
+            screen.notice(f"tuning came to no conclusion: {session.plan.provenance.reason}")
         values = subject.run(session)  # untimed: first-run allocations are not the model's latency
         if recorder is not None:
             recorder.take()
@@ -84,7 +96,7 @@ def run_model(
         for row in report["outputs"]:
             figures = [_figure(row[key]) for key in ("min", "mean", "max")]
             table.add_row(row["name"], row["type"], show_shape(row["shape"]), *figures)
-        console.print(table)
+        print_table(console, table, optional=("type", "mean", "max", "min"))
         for row in report["outputs"]:
             if row["not_finite"]:
                 print_line(
@@ -95,7 +107,7 @@ def run_model(
             f"latency: median {milliseconds(statistics.median(durations_ns))} ms, "
             f"{milliseconds(min(durations_ns))} to {milliseconds(max(durations_ns))} ms in {runs} runs",
         )
-        print_line(console, f"plan: {session.plan.summary}")
+        print_line(console, f"plan: {report['plan']['summary']}")
         print_line(console, f"memory: {summarise_memory(report['memory'])}")
         for path in (*saved, *([] if trace is None else [str(trace)])):
             print_line(console, f"wrote {path}")

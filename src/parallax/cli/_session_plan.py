@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from parallax.cli._console import make_table, print_line
-from parallax.cli._offload import Device
+from parallax.cli._console import make_table, print_line, print_table
+from parallax.cli._device import Device
 from parallax.cli._units import milliseconds
 from parallax.model import Model
 from parallax.planner import PlanDevice, PlanRequest, open_placer, plan_model
@@ -63,4 +63,4 @@ def render_session_plan(report: Mapping[str, Any], console: Console) -> None:
     for row in report["segments"]:
         threads = str(row["width"]) if row["width"] else "-"
         table.add_row(row["segment"], str(row["operators"]), row["backend"], threads, milliseconds(row["ms"] * 1e6))
-    console.print(table)
+    print_table(console, table, optional=("threads", "operators"))

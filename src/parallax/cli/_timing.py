@@ -13,8 +13,9 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from parallax.machine import DISTURBED_SHARE, CoreMeter, LoadMeter
+from parallax.machine import AWAIT_S, DISTURBED_SHARE, CoreMeter, LoadMeter
 
 # Runs shorter than this are timed several at once, for the sake of the clock's grain and of noise.
 _TURN_NS = 10_000_000
@@ -77,9 +78,14 @@ def ratio(ours: Timing, theirs: Timing) -> Ratio:
     Both ran within moments of each other in each round, so what slowed the machine down in a round
     cancels, which it does not in a ratio of two medians.
     """
-    ratios = [ours_ns / theirs_ns for ours_ns, theirs_ns in zip(ours.samples_ns, theirs.samples_ns, strict=True)]
+    ratios = ratios_by_round(ours, theirs)
     low, high = quartiles(ratios)
     return Ratio(median=statistics.median(ratios), low=low, high=high)
+
+
+def ratios_by_round(ours: Timing, theirs: Timing) -> list[float]:
+    """Ours to theirs, one per round."""
+    return [ours_ns / theirs_ns for ours_ns, theirs_ns in zip(ours.samples_ns, theirs.samples_ns, strict=True)]
 
 
 def wait_until_quiet() -> None:
@@ -91,6 +97,125 @@ def wait_until_quiet() -> None:
         now = time.perf_counter_ns()
         if time.process_time_ns() - busy < _QUIET_SHARE * (now - wall) or now > deadline:
             return
+
+
+# Rounds -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """What one rival did in one round."""
+
+    sample_ns: float
+    """It counts for the round: the median of its runs, or what a run took on average where several were made at
+    once."""
+    runs_ns: tuple[float, ...]
+    """Of every timed run."""
+    wall_ns: float
+    """In which these runs were made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One turn of each rival."""
+
+    turns: Mapping[str, Turn]
+    others_cores: float
+    """Of the cores measured on, those that other processes used meanwhile; 0 where nobody looked."""
+    is_disturbed: bool
+    """Others used cores, or the host had taken some at its end: what was measured says little."""
+
+
+class Rounds(Protocol):
+    """What measures one round after the other."""
+
+    def measure(self, *, wait_s: float = AWAIT_S) -> Round:
+        """One round.
+
+        Args:
+            wait_s: how long each turn may wait for cores that the host has taken.
+        """
+        ...
+
+
+class InterleavedRounds:
+    """Rounds of single runs, one after the other; see the top of this module.
+
+    Args:
+        rivals: label -> a call that does one run.
+        warmups: untimed runs of each before the first round.
+        cores: how many the rivals use. None: nobody looks whether they are there.
+        is_brief: whether a turn is one timed run and nothing else, for models that run for seconds: most of such a run
+            is spent with pools and caches awake.
+    """
+
+    def __init__(
+        self,
+        rivals: Mapping[str, Callable[[], object]],
+        *,
+        warmups: int = 3,
+        cores: int | None = None,
+        is_brief: bool = False,
+    ) -> None:
+        self._repeats = 1
+        if not is_brief:
+            shortest_ns = min(_warm_up(call, warmups) for call in rivals.values())
+            self._repeats = min(_MAX_RUNS_PER_TURN, max(1, round(_TURN_NS / max(1, shortest_ns))))
+        self._rivals = rivals
+        self._is_brief = is_brief
+        self._witness = _Witness(cores)
+        self._number = 0
+
+    def measure(self, *, wait_s: float = AWAIT_S) -> Round:
+        """One round, in which each rival's runs fill some 10 ms. See `Rounds`."""
+        turns = {label: self._turn(self._rivals[label], wait_s) for label in rotated(self._rivals, self._number)}
+        self._number += 1
+        return self._witness.judge(turns)
+
+    def _turn(self, call: Callable[[], object], wait_s: float) -> Turn:
+        wait_until_quiet()
+        if not self._is_brief:
+            wake(call)
+            if self._witness.cores is not None:
+                self._witness.cores.await_cores(call, limit_s=wait_s)
+                call()
+        runs: list[float] = []
+        began = time.perf_counter_ns()
+        for _ in range(self._repeats):
+            begin = time.perf_counter_ns()
+            call()
+            runs.append(time.perf_counter_ns() - begin)
+        wall_ns = time.perf_counter_ns() - began
+        return Turn(sample_ns=statistics.median(runs), runs_ns=tuple(runs), wall_ns=wall_ns)
+
+
+class _Witness:
+    """Sees what others did to a round."""
+
+    def __init__(self, cores: int | None) -> None:
+        self._used = cores
+        self._load = LoadMeter()
+        self.cores = None if cores is None else CoreMeter(cores)
+
+    def judge(self, turns: Mapping[str, Turn]) -> Round:
+        if self._used is None or self.cores is None:
+            return Round(turns=turns, others_cores=0.0, is_disturbed=False)
+        # Both are asked, so that each begins the next round anew.
+        load, missing = self._load.disturbance(self._used), self.cores.missing_share()
+        is_disturbed = load > DISTURBED_SHARE * self._used or missing > DISTURBED_SHARE
+        return Round(turns=turns, others_cores=min(load, self._used), is_disturbed=is_disturbed)
+
+
+def witness_for(cores: int | None) -> Callable[[Mapping[str, Turn]], Round]:
+    """What makes a round of its turns, and sees whether others disturbed it since the last one."""
+    return _Witness(cores).judge
+
+
+def rotated(rivals: Mapping[str, object], number: int) -> list[str]:
+    """The rivals' labels, beginning with another one in each round."""
+    labels = list(rivals)
+    shift = number % len(labels)
+    return [*labels[shift:], *labels[:shift]]
 
 
 def time_interleaved(
@@ -117,49 +242,35 @@ def time_interleaved(
 
     Returns: label -> timing, in the order given.
     """
-    shortest_ns = min(_warm_up(call, warmups) for call in rivals.values())
-    repeats = min(_MAX_RUNS_PER_TURN, max(1, round(_TURN_NS / max(1, shortest_ns))))
-    labels = list(rivals)
-    samples: dict[str, list[float]] = {label: [] for label in labels}
-    discarded = number = 0
-    meter = LoadMeter()
-    core_meter = None if cores is None else CoreMeter(cores)
-    while number < rounds:
-        shift = number % len(labels)
-        turns = {label: _turn(rivals[label], repeats, core_meter) for label in (*labels[shift:], *labels[:shift])}
-        if cores is not None and core_meter is not None and discarded < rounds:
-            # Both are asked, so that each begins the next round anew.
-            load, missing = meter.disturbance(cores), core_meter.missing_share()
-            if load > DISTURBED_SHARE * cores or missing > DISTURBED_SHARE:
-                discarded += 1
-                continue
-        for label, sample in turns.items():
-            samples[label].append(sample)
-        number += 1
+    timer = InterleavedRounds(rivals, warmups=warmups, cores=cores)
+    kept: list[Round] = []
+    discarded = 0
+    while len(kept) < rounds:
+        measured = timer.measure()
+        if measured.is_disturbed and discarded < rounds:
+            discarded += 1
+            continue
+        kept.append(measured)
         if progress is not None:
-            progress(number, rounds)
+            progress(len(kept), rounds)
+    return timings_of(kept, rivals, discarded_rounds=discarded)
+
+
+def timings_of(
+    rounds: Sequence[Round], rivals: Mapping[str, object], *, discarded_rounds: int = 0
+) -> dict[str, Timing]:
+    """By label, in the order of the rivals."""
     return {
-        label: Timing(label=label, samples_ns=tuple(values), discarded_rounds=discarded)
-        for label, values in samples.items()
+        label: Timing(
+            label=label,
+            samples_ns=tuple(measured.turns[label].sample_ns for measured in rounds),
+            discarded_rounds=discarded_rounds,
+        )
+        for label in rivals
     }
 
 
-def _turn(call: Callable[[], object], repeats: int, meter: CoreMeter | None) -> float:
-    """One rival's turn: the median of ``repeats`` runs, in ns."""
-    wait_until_quiet()
-    _wake(call)
-    if meter is not None:
-        meter.await_cores(call)
-        call()
-    runs = []
-    for _ in range(repeats):
-        begin = time.perf_counter_ns()
-        call()
-        runs.append(time.perf_counter_ns() - begin)
-    return statistics.median(runs)
-
-
-def _wake(call: Callable[[], object]) -> None:
+def wake(call: Callable[[], object]) -> None:
     """Run, untimed, at least once and until idle cores (a virtual machine's above all) are back at work."""
     end = time.perf_counter_ns() + _WAKE_NS
     call()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from parallax import zoo
-from parallax.cli._console import Screen, make_table
+from parallax.cli._console import Screen, make_table, print_table
 from parallax.cli._types import show_shape
 from parallax.cli._units import count, size
 
@@ -38,7 +38,7 @@ def list_zoo(*, screen: Screen) -> None:
         for card in cards:
             inputs = ", ".join(f"{entry.name} {show_shape(entry.shape)}" for entry in card.inputs)
             table.add_row(card.name, card.title, inputs, str(card.nodes), count(card.parameters), size(card.file_bytes))
-        console.print(table)
+        print_table(console, table, optional=("inputs", "model"))
         console.print(
             "\nUse zoo:NAME wherever a command takes a model. Files are made on first use; weights are random."
         )

@@ -75,6 +75,7 @@ class LoadMeter:
 _PROBE_BYTES: Final = 2 << 20
 _PROBES: Final = 3
 AWAIT_S: Final = 1.0
+"""For how long work on cores that are missing goes on, unless it is told otherwise."""
 AWAIT_STEP_S: Final = 0.02
 
 
@@ -158,13 +159,13 @@ class CoreMeter:
         self._most = max(self._most, now)
         return 1.0 - now / self._most
 
-    def await_cores(self, work: Callable[[], object]) -> None:
+    def await_cores(self, work: Callable[[], object], *, limit_s: float = AWAIT_S) -> None:
         """Do ``work``, which keeps the cores busy, until no more than `DISTURBED_SHARE` of them is missing.
 
-        For a second at most. A host may leave the cores of an idle virtual machine on one of its own, and takes a
+        For ``limit_s`` at most. A host may leave the cores of an idle virtual machine on one of its own, and takes a
         quarter of a second of work on all of them to part them.
         """
-        end = self._clock() + AWAIT_S
+        end = self._clock() + limit_s
         while self.missing_share() > DISTURBED_SHARE and self._clock() < end:
             until = self._clock() + AWAIT_STEP_S
             work()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
+
+import onnxruntime
 
 from parallax.errors import PlanError
 from parallax.planner._backends import backend_tables, backend_versions, wanted_backends
@@ -13,6 +16,9 @@ from parallax.profile import Cache, machine_fingerprint
 from parallax.schedule import PLAN_FORMAT_VERSION, Plan, verify_plan
 
 logger = logging.getLogger(__name__)
+
+_LEVEL: Any = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+"""The runtime's default: a request that says nothing is the one that names it."""
 
 
 def plan_key(request: PlanRequest) -> str:
@@ -27,7 +33,7 @@ def plan_key(request: PlanRequest) -> str:
             request.model.structure_digest,
             machine_fingerprint(),
             f"{request.cores} threads",
-            f"optimiser {runtime.graph_optimization_level}",
+            f"optimiser {_LEVEL if runtime.graph_optimization_level is None else runtime.graph_optimization_level}",
             f"config {runtime.config}",
             f"backends {backend_versions(backends)}",
             f"devices {'; '.join(device.key for device in request.devices.values())}",

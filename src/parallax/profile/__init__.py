@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from parallax import _lazy
 
 if TYPE_CHECKING:
-    from parallax.profile._cache import Cache, make_private_folder
+    from parallax.profile._cache import CACHE_VARIABLE, Cache, default_cache_folder, make_private_folder
     from parallax.profile._fingerprint import hardware_fingerprint, machine_fingerprint
     from parallax.profile._measure import measure_costs, random_feeds, surviving_tensors
     from parallax.profile._tables import NODE_OVERHEAD_NS, estimate_costs, most_work_ns, product_flops
@@ -14,7 +14,7 @@ else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
-            "_cache": "Cache make_private_folder",
+            "_cache": "CACHE_VARIABLE Cache default_cache_folder make_private_folder",
             "_fingerprint": "hardware_fingerprint machine_fingerprint",
             "_measure": "measure_costs random_feeds surviving_tensors",
             "_tables": "NODE_OVERHEAD_NS estimate_costs most_work_ns product_flops",
@@ -23,8 +23,10 @@ else:
     )
 
 __all__ = [
+    "CACHE_VARIABLE",
     "NODE_OVERHEAD_NS",
     "Cache",
+    "default_cache_folder",
     "estimate_costs",
     "hardware_fingerprint",
     "machine_fingerprint",

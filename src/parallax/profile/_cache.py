@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from parallax import _lazy
 from parallax._hashing import sha256_hex
@@ -42,7 +42,7 @@ class Cache:
     """A folder of JSON values, looked up by key.
 
     Args:
-        directory: where the files live; by default the user's cache folder for ``parallax``.
+        directory: where the files live; by default `default_cache_folder`.
             It is created at the first store.
         max_files: beyond this many files the least recently used are removed.
     """
@@ -153,7 +153,21 @@ class Cache:
                 os.unlink(path)
 
 
+CACHE_VARIABLE: Final = "PARALLAX_CACHE_DIR"
+"""An environment variable that names the folder for plans, costs, bundles and zoo models."""
+
+
+def default_cache_folder() -> Path:
+    """The folder that `CACHE_VARIABLE` names; else the user's cache folder for ``parallax``."""
+    from pathlib import Path  # takes longer to load than most processes need the cache
+
+    return Path(_default_folder())
+
+
 def _default_folder() -> str:
+    named = os.environ.get(CACHE_VARIABLE, "")
+    if named:
+        return os.path.abspath(named)
     if sys.platform == "linux":
         given, home = os.environ.get("XDG_CACHE_HOME", ""), os.environ.get("HOME", "")
         if os.path.isabs(given) or (not given and os.path.isabs(home)):

@@ -8,9 +8,8 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-import platformdirs
-
 from parallax.errors import ConfigError
+from parallax.profile import default_cache_folder
 from parallax.zoo._card import info, read_structure_bytes
 from parallax.zoo._structure import FORMAT_VERSION, materialise, read_structure
 
@@ -29,14 +28,14 @@ def load(
     initialisation: right for time and memory, meaningless as predictions.
 
     Args:
-        cache_dir: where to keep it; by default `zoo` in the user's cache folder for `parallax`. Created if missing.
+        cache_dir: where to keep it; by default `zoo` in `parallax.profile.default_cache_folder()`. Created if missing.
         progress: called with (bytes written, bytes in all) while the file is being made.
 
     Raises: ConfigError for an unknown name, or a folder that cannot be written.
     """
     compressed = read_structure_bytes(name)
     digest = hashlib.sha256(f"{FORMAT_VERSION}\n".encode() + compressed).hexdigest()
-    folder = Path(cache_dir) if cache_dir is not None else platformdirs.user_cache_path("parallax") / "zoo"
+    folder = Path(cache_dir) if cache_dir is not None else default_cache_folder() / "zoo"
     path = folder / f"{name}-{digest[:16]}.onnx"
     # A file of the wrong size was cut short after the rename (power loss, a full disk on another system): make it anew.
     if path.is_file() and path.stat().st_size == info(name).file_bytes:

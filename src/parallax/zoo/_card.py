@@ -124,7 +124,11 @@ def read_structure_bytes(name: str) -> bytes:
 def check_name(name: str) -> None:
     """Raises ConfigError listing the names, if there is no such model."""
     if name not in names():
-        raise ConfigError(f"no zoo model is called {name!r}", fix=f"choose one of: {', '.join(names())}")
+        import difflib  # for a message
+
+        close = difflib.get_close_matches(name, names(), n=1)
+        guess = f"did you mean {close[0]}? " if close else ""
+        raise ConfigError(f"no zoo model is called {name!r}", fix=f"{guess}choose one of: {', '.join(names())}")
 
 
 def _input_info(entry: Mapping[str, Any], typical: Mapping[str, int]) -> InputInfo:

@@ -1,0 +1,305 @@
+"""What `parallax bench` found: a document for programs, and tables for people that begin with the verdict."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from parallax.cli._console import make_table, print_line, print_table
+from parallax.cli._open import Subject
+from parallax.cli._plan_view import describe_plan, summarise_memory
+from parallax.cli._rivals import Difference
+from parallax.cli._timing import Round, quartiles
+from parallax.cli._units import milliseconds, significant
+from parallax.cli._verdict import Verdict, judge, speed
+from parallax.machine import DISTURBED_SHARE
+from parallax.profile import machine_fingerprint
+from parallax.schedule import Plan
+from parallax.session import InferenceSession
+
+OURS = "Parallax"
+
+# Different kernels or splits of a sum give different last bits; beyond this something is wrong.
+TOLERANCE = 1e-4
+
+PERCENTILES = {"p50": 50, "p90": 90, "p99": 99}
+_LEAST_BEYOND = 1
+"""A percentile is given where at least so many runs lie beyond it."""
+
+
+class End(Enum):
+    """What ended the rounds."""
+
+    ROUNDS = "rounds"
+    """As many as were wanted."""
+    TIME = "time"
+    BUSY = "busy"
+    """As many again were disturbed."""
+    INTERRUPT = "interrupt"
+    """Ctrl-C."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What was measured, and how."""
+
+    subject: Subject
+    session: InferenceSession
+    rounds: Sequence[Round]
+    """That count; at least one."""
+    others_cores: float
+    """The most that other programs used meanwhile."""
+    disturbed: int
+    """Rounds that others disturbed, whether they count or not."""
+    is_spoiled: bool
+    """Whether some of these count."""
+    ended_by: End
+    wanted: int
+    """Rounds that were to be measured."""
+    elapsed_s: float
+    max_time_s: float
+    differences: Mapping[str, Difference]
+    """By rival."""
+    failed: Mapping[str, str]
+    """Rivals that do not run the model, and what the runtime said."""
+    left_out: Mapping[str, str]
+    """Rivals that were not timed, and why."""
+    policies: Mapping[str, Plan]
+    """The plans of our sessions with other policies that were timed, by label."""
+    cores: int
+    callers: int
+    is_load: bool
+    """Whether throughput was measured, by callers that do not pause."""
+    batch: int
+    is_tuned: bool
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of all that were timed, ours first."""
+        return tuple(sorted(self.rounds[0].turns, key=lambda label: (label != OURS, self._place(label))))
+
+    def _place(self, label: str) -> int:
+        return list(self.differences).index(label) if label in self.differences else -1
+
+    @property
+    def obstacle(self) -> str:
+        """What stands against any conclusion; "" if nothing does."""
+        if not self.is_spoiled:
+            return ""
+        if self.others_cores > DISTURBED_SHARE * self.cores:
+            return f"other programs used up to {self.others_cores:.1f} of {self.cores} cores meanwhile"
+        return "the host of this machine took cores away meanwhile"
+
+
+def is_ours(label: str) -> bool:
+    """Whether a label is that of a session of ours, with the policy that was asked for or another."""
+    return label == OURS or label.startswith(f"{OURS}, ")
+
+
+def describe_bench(bench: Bench) -> dict[str, Any]:
+    """The document: everything that the tables show, and more."""
+    rows = [_describe_row(bench, label) for label in bench.labels]
+    rivals = [row for row in rows if not is_ours(row["label"])]
+    best = (
+        max(rivals, key=lambda row: row["runs_per_s"], default=None)
+        if bench.is_load
+        else min(rivals, key=lambda row: row["median_ms"], default=None)
+    )
+    verdict = None if best is None else _verdict(bench, best["label"])
+    return {
+        "model": bench.subject.source.label,
+        "inputs": {name: [str(value.dtype), list(value.shape)] for name, value in bench.subject.feeds.items()},
+        "threads": bench.cores,
+        "callers": bench.callers,
+        "batch": bench.batch,
+        "measures": "throughput" if bench.is_load else "latency",
+        "runs": len(bench.rounds),
+        "wanted_rounds": bench.wanted,
+        "discarded_rounds": 0 if bench.is_spoiled else bench.disturbed,
+        "disturbed_rounds": bench.disturbed,
+        "others_cores": bench.others_cores,
+        "interrupted": bench.ended_by is End.INTERRUPT,
+        "ended_by": bench.ended_by.value,
+        "elapsed_s": bench.elapsed_s,
+        "max_time_s": bench.max_time_s,
+        "tuned": bench.is_tuned,
+        "machine": machine_fingerprint(),
+        "is_onnxruntime": bench.session.plan.is_uncut,
+        "verdict": None if verdict is None else verdict.to_json(),
+        "timings": rows,
+        "failed": dict(bench.failed),
+        "left_out": dict(bench.left_out),
+        "best_of_onnxruntime": None if best is None else best["label"],
+        "ratio_to_best": None if best is None else best["ours_over_this"],
+        "conclusion": _conclusion(bench, None if best is None else best["label"], verdict),
+        "plan": describe_plan(bench.session.plan),
+        "policies": {label: describe_plan(plan) for label, plan in bench.policies.items()},
+        "memory": bench.session.memory().to_json(),
+    }
+
+
+def _describe_row(bench: Bench, label: str) -> dict[str, Any]:
+    turns = [measured.turns[label] for measured in bench.rounds]
+    runs = np.array([ns for turn in turns for ns in turn.runs_ns])
+    medians = [statistics.median(turn.runs_ns) for turn in turns]
+    low, high = quartiles(medians)
+    runs_per_s = len(runs) * 1e9 / sum(turn.wall_ns for turn in turns)
+    row: dict[str, Any] = {
+        "label": label,
+        "median_ms": statistics.median(medians) / 1e6,
+        "quartiles_ms": [low / 1e6, high / 1e6],
+        "min_ms": min(medians) / 1e6,
+        "max_ms": max(medians) / 1e6,
+        **{f"{name}_ms": percentile_ms(runs, percent) for name, percent in PERCENTILES.items()},
+        "timed_runs": len(runs),
+        "runs_per_s": runs_per_s,
+        "items_per_s": runs_per_s * bench.batch,
+    }
+    if label != OURS:
+        ratios = _ratios(bench, label)
+        low, high = quartiles(ratios)
+        verdict = _verdict(bench, label)
+        difference = bench.differences[label]
+        row["ours_over_this"] = {
+            "median": verdict.ratio,
+            "quartiles": [low, high],
+            "interval": None if verdict.interval is None else list(verdict.interval),
+        }
+        row["verdict"] = verdict.to_json()
+        row["outputs"] = {
+            "identical": difference.identical,
+            "relative_difference": None if difference.detail else difference.relative,
+            "detail": difference.detail,
+        }
+    return row
+
+
+def percentile_ms(runs_ns: NDArray[Any], percent: int) -> float | None:
+    """A percentile of durations; None where there are too few of them to have one."""
+    if percent > 50 and len(runs_ns) * (100 - percent) < 100 * _LEAST_BEYOND:
+        return None
+    return float(np.percentile(runs_ns, percent)) / 1e6
+
+
+def _ratios(bench: Bench, label: str) -> list[float]:
+    return [measured.turns[OURS].sample_ns / measured.turns[label].sample_ns for measured in bench.rounds]
+
+
+def _verdict(bench: Bench, label: str) -> Verdict:
+    return judge(_ratios(bench, label), obstacle=bench.obstacle)
+
+
+def _conclusion(bench: Bench, best: str | None, verdict: Verdict | None) -> str:
+    """The sentence that a reader came for."""
+    whole = ""
+    if bench.session.plan.is_uncut:
+        width = bench.session.plan.segments[0].width if bench.session.plan.segments else bench.cores
+        whole = (
+            f"The model runs whole, so that this is ONNX Runtime, on {width} thread{'s' if width > 1 else ''}: what "
+            "differs from that row is noise. "
+        )
+    if verdict is None or best is None:
+        return f"{whole}There is nothing to compare with."
+    what = " in runs per second" if bench.is_load else ""
+    return f"{whole}{_capitalised(verdict.sentence(OURS, f'the best of ONNX Runtime ({_short(best)}){what}'))}."
+
+
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _short(label: str) -> str:
+    return label.removeprefix("ONNX Runtime, ")
+
+
+# For people -------------------------------------------------------------------------------------------
+
+
+def render_bench(report: Mapping[str, Any], console: Console) -> None:
+    """The verdict, what it rests on, and the plan."""
+    print_line(console, report["conclusion"])
+    print_line(console, _how_it_was_measured(report))
+    load = report["measures"] == "throughput"
+    per_second = "items/s" if report["batch"] > 1 else "runs/s"
+    table = make_table("", "p50 ms", "p90 ms", "p99 ms", per_second, "quartiles", "outputs", "Parallax is")
+    for row in report["timings"]:
+        low, high = (milliseconds(ms * 1e6) for ms in row["quartiles_ms"])
+        against = row.get("ours_over_this")
+        table.add_row(
+            row["label"],
+            *(_ms(row[f"{name}_ms"]) for name in PERCENTILES),
+            significant(row["items_per_s"]),
+            f"{low} - {high}",
+            _outputs_cell(row.get("outputs")),
+            "" if against is None else speed(against["median"]),
+        )
+    print_table(console, table, optional=("quartiles", "p99 ms", "p90 ms", "p50 ms" if load else per_second, "outputs"))
+    _render_outputs([row["outputs"] for row in report["timings"] if not is_ours(row["label"])], console)
+    _render_notes(report, console)
+
+
+def _render_outputs(outputs: Sequence[Mapping[str, Any]], console: Console) -> None:
+    if not outputs:
+        return
+    if all(row["identical"] for row in outputs):
+        print_line(console, "outputs: equal to ONNX Runtime's, bit for bit")
+    elif any(row["detail"] for row in outputs):
+        detail = next(row["detail"] for row in outputs if row["detail"])
+        print_line(console, f"outputs: NOT those of ONNX Runtime in some row ({detail})")
+    else:
+        worst = max(row["relative_difference"] for row in outputs)
+        print_line(console, f"outputs: within {worst:.1e} of their magnitude of ONNX Runtime's")
+
+
+def _how_it_was_measured(report: Mapping[str, Any]) -> str:
+    callers = report["callers"]
+    many = f"{callers} callers at once, " if callers > 1 else ""
+    batch = f"batch {report['batch']}, " if report["batch"] > 1 else ""
+    tuned = "" if report["tuned"] else ", not tuned"
+    return (
+        f"{report['model']} on {report['threads']} threads{tuned}: {many}{batch}{report['runs']} rounds in "
+        f"{report['elapsed_s']:.0f} s"
+    )
+
+
+def _render_notes(report: Mapping[str, Any], console: Console) -> None:
+    if report["interrupted"]:
+        print_line(console, f"interrupted: {report['runs']} of {report['wanted_rounds']} rounds were measured")
+    elif report["ended_by"] == "time":
+        print_line(
+            console,
+            f"--max-time {report['max_time_s']:g} ended it after {report['runs']} of {report['wanted_rounds']} rounds; "
+            "more time makes the interval narrower",
+        )
+    if report["discarded_rounds"]:
+        print_line(
+            console,
+            f"{report['discarded_rounds']} rounds were thrown away: others (or the host) took cores meanwhile",
+        )
+    for label, reason in report["failed"].items():
+        print_line(console, f"{label} does not run this model: {reason}")
+    for label, reason in report["left_out"].items():
+        print_line(console, f"{label} was not timed: {reason}")
+    print_line(console, f"plan: {report['plan']['summary']}")
+    for label, plan in report["policies"].items():
+        print_line(console, f"plan of {label}: {plan['summary']}")
+    print_line(console, f"memory: {summarise_memory(report['memory'])}")
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else milliseconds(value * 1e6)
+
+
+def _outputs_cell(outputs: Mapping[str, Any] | None) -> str:
+    if outputs is None:
+        return ""
+    if outputs["identical"]:
+        return "identical"
+    return str(outputs["detail"] or f"within {outputs['relative_difference']:.1e}")
