@@ -39,6 +39,8 @@ PLANNING = (
     *("parallax.profile._tables", "parallax.profile._measure", "parallax.model._model"),
     *("parallax.schedule.placement", "parallax.schedule._heft"),
 )
+# The numbers below: each session has its ends (`_closing`), its plan in words (`_planned`) and its keywords judged
+# (`_unknown_keywords`) in modules of their own, which are small.
 RUNNING_SPLIT = ("parallax.engine._executor", "parallax.engine._lanes", "parallax.engine._arenas")
 
 OPEN_AND_RUN = """
@@ -107,19 +109,19 @@ def test_asking_for_an_error_loads_the_tree_of_errors() -> None:
 def test_a_bundle_of_a_whole_model_loads_neither_planner_nor_executor(folder: Path) -> None:
     modules = run_of(folder, "whole.plx")
     assert not within(modules, [*NEVER_UNASKED, *PLANNING, *RUNNING_SPLIT])
-    assert len(ours(modules)) <= 60, ours(modules)
+    assert len(ours(modules)) <= 63, ours(modules)
 
 
 def test_a_bundle_of_a_split_model_loads_no_planner(folder: Path) -> None:
     modules = run_of(folder, "split.plx")
     assert not within(modules, [*NEVER_UNASKED, *set(PLANNING) - {"parallax.memory", "parallax.partition"}])
-    assert len(ours(modules)) <= 105, ours(modules)
+    assert len(ours(modules)) <= 108, ours(modules)
 
 
 def test_a_model_that_stays_whole_at_sight_is_opened_without_onnx(folder: Path) -> None:
     modules = run_of(folder, "model.onnx")
     assert not within(modules, [*NEVER_UNASKED, *PLANNING, *RUNNING_SPLIT, "parallax.bundle._open"])
-    assert len(ours(modules)) <= 60, ours(modules)
+    assert len(ours(modules)) <= 63, ours(modules)
 
 
 def test_a_small_model_is_opened_without_onnx(folder: Path) -> None:
@@ -133,7 +135,7 @@ def test_a_small_model_is_opened_without_onnx(folder: Path) -> None:
         atol=1e-5,
     )
     assert not within(modules, [*NEVER_UNASKED, *set(PLANNING) - {"parallax.profile._tables"}, *RUNNING_SPLIT])
-    assert len(ours(modules)) <= 72, ours(modules)
+    assert len(ours(modules)) <= 75, ours(modules)
 
 
 def test_naming_the_processor_as_provider_loads_no_backends(folder: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 import parallax
 
-PUBLIC_MODULES = {"parallax.errors"}
+PUBLIC_MODULES = {"parallax.errors", "parallax.types"}
 """Modules that are public themselves; all others are packages, or start with an underscore."""
 
 

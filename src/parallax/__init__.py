@@ -1,6 +1,7 @@
 """Run ONNX models through a plan of their own: which parts run together, and on how many threads.
 
-Parallax is a drop-in for ``onnxruntime.InferenceSession``. Every exception it raises on purpose is a
+Parallax is a drop-in for ``onnxruntime.InferenceSession``, and this module one for ``onnxruntime``: what that exports
+and is not defined here comes from there (``import parallax as ort``). Every exception it raises on purpose is a
 :class:`ParallaxError`; the tree is drawn in :mod:`parallax.errors`.
 """
 
@@ -9,6 +10,48 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    # As they are called in programs that have `import parallax as ort`; see `otherwise` below.
+    from onnxruntime import AdapterFormat as AdapterFormat
+    from onnxruntime import ExecutionMode as ExecutionMode
+    from onnxruntime import ExecutionOrder as ExecutionOrder
+    from onnxruntime import GraphOptimizationLevel as GraphOptimizationLevel
+    from onnxruntime import IOBinding as IOBinding
+    from onnxruntime import LoraAdapter as LoraAdapter
+    from onnxruntime import ModelCompiler as ModelCompiler
+    from onnxruntime import ModelMetadata as ModelMetadata
+    from onnxruntime import NodeArg as NodeArg
+    from onnxruntime import OrtAllocatorType as OrtAllocatorType
+    from onnxruntime import OrtArenaCfg as OrtArenaCfg
+    from onnxruntime import OrtDevice as OrtDevice
+    from onnxruntime import OrtEpDevice as OrtEpDevice
+    from onnxruntime import OrtExecutionProviderDevicePolicy as OrtExecutionProviderDevicePolicy
+    from onnxruntime import OrtHardwareDevice as OrtHardwareDevice
+    from onnxruntime import OrtHardwareDeviceType as OrtHardwareDeviceType
+    from onnxruntime import OrtMemoryInfo as OrtMemoryInfo
+    from onnxruntime import OrtMemType as OrtMemType
+    from onnxruntime import OrtSparseFormat as OrtSparseFormat
+    from onnxruntime import OrtValue as OrtValue
+    from onnxruntime import RunOptions as RunOptions
+    from onnxruntime import SessionIOBinding as SessionIOBinding
+    from onnxruntime import SessionOptions as SessionOptions
+    from onnxruntime import SparseTensor as SparseTensor
+    from onnxruntime import copy_tensors as copy_tensors
+    from onnxruntime import create_and_register_allocator as create_and_register_allocator
+    from onnxruntime import disable_telemetry_events as disable_telemetry_events
+    from onnxruntime import enable_telemetry_events as enable_telemetry_events
+    from onnxruntime import get_all_providers as get_all_providers
+    from onnxruntime import get_available_providers as get_available_providers
+    from onnxruntime import get_build_info as get_build_info
+    from onnxruntime import get_device as get_device
+    from onnxruntime import get_ep_devices as get_ep_devices
+    from onnxruntime import get_version_string as get_version_string
+    from onnxruntime import register_execution_provider_library as register_execution_provider_library
+    from onnxruntime import set_default_logger_severity as set_default_logger_severity
+    from onnxruntime import set_default_logger_verbosity as set_default_logger_verbosity
+    from onnxruntime import set_global_thread_pool_sizes as set_global_thread_pool_sizes
+    from onnxruntime import set_seed as set_seed
+    from onnxruntime import unregister_execution_provider_library as unregister_execution_provider_library
+
     from parallax.backends.ort import share_thread_pool
     from parallax.errors import (
         BackendError,
@@ -29,11 +72,12 @@ if TYPE_CHECKING:
         PlanError,
         RunCancelled,
         SegmentError,
+        SessionClosedError,
         UnsafeModelError,
         UnsupportedModelError,
     )
     from parallax.schedule import Plan
-    from parallax.session import InferenceSession, MemoryUsage, Options, compile
+    from parallax.session import InferenceSession, MemoryUsage, Options, Patch, compile, patch, unpatch
 else:
     from parallax import _lazy
 
@@ -44,16 +88,17 @@ else:
             "errors": (
                 "BackendError BudgetError BundleError BundleMismatchError ConfigError DeadlineMissed "
                 "ExternalDataError ExternalPathError InputError InternalError MissingExtraError ModelError "
-                "ModelFileError Overloaded ParallaxError PlanError RunCancelled "
-                "SegmentError UnsafeModelError UnsupportedModelError"
+                "ModelFileError Overloaded ParallaxError PlanError RunCancelled SegmentError SessionClosedError "
+                "UnsafeModelError UnsupportedModelError"
             ),
             "schedule": "Plan",
-            "session": "InferenceSession MemoryUsage Options compile",
+            "session": "InferenceSession MemoryUsage Options Patch compile patch unpatch",
         },
         packages=(
             "admission",
             "backends",
             "bundle",
+            "cli",
             "engine",
             "errors",
             "events",
@@ -67,7 +112,10 @@ else:
             "schedule",
             "serving",
             "session",
+            "types",
+            "zoo",
         ),
+        otherwise="onnxruntime",
     )
 
 __version__ = "0.1.0"
@@ -91,13 +139,17 @@ __all__ = [
     "Options",
     "Overloaded",
     "ParallaxError",
+    "Patch",
     "Plan",
     "PlanError",
     "RunCancelled",
     "SegmentError",
+    "SessionClosedError",
     "UnsafeModelError",
     "UnsupportedModelError",
     "__version__",
     "compile",
+    "patch",
     "share_thread_pool",
+    "unpatch",
 ]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def exports(
-    package: str, names: Mapping[str, str], *, packages: Collection[str] = ()
+    package: str, names: Mapping[str, str], *, packages: Collection[str] = (), otherwise: str | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` of a package whose names lie in its modules.
 
@@ -35,6 +35,7 @@ def exports(
         names: module of the package -> the names that it gives, separated by blanks; ``name=other`` where the package
             calls ``name`` what the module calls ``other``.
         packages: packages inside it that are loaded when they are asked for by name.
+        otherwise: a module that has the public names which this package does not. It is asked anew each time.
     """
     homes: dict[str, tuple[str, str]] = {}
     for module, listed in names.items():
@@ -48,6 +49,8 @@ def exports(
             value = getattr(import_module(home[0]), home[1])
         elif name in packages:
             value = import_module(f"{package}.{name}")
+        elif otherwise is not None and is_offered(otherwise, name):
+            return getattr(import_module(otherwise), name)
         else:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         # From now on Python finds it without asking.
@@ -55,9 +58,30 @@ def exports(
         return value
 
     def listing() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *homes, *packages})
+        others: Collection[str] = ()
+        if otherwise is not None:
+            others = [name for name in dir(import_module(otherwise)) if is_offered(otherwise, name, is_listed=True)]
+        return sorted({*vars(sys.modules[package]), *homes, *packages, *others})
 
     return get, listing
+
+
+def is_offered(module: str, name: str, *, is_listed: bool = False) -> bool:
+    """Whether a module has a public name of its own making, not one that it merely imports from elsewhere.
+
+    Args:
+        is_listed: only what tells where it was made, as classes and functions do, and figures and texts do not.
+    """
+    if name.startswith("_"):
+        return False
+    missing = object()
+    value = getattr(import_module(module), name, missing)
+    if value is missing:
+        return False
+    home = value.__name__ if isinstance(value, type(sys)) else getattr(value, "__module__", None)
+    if not isinstance(home, str):
+        return not is_listed
+    return home == module or home.startswith(f"{module}.")
 
 
 def logger(name: str) -> logging.Logger:

@@ -16,6 +16,7 @@
     │   └── DeadlineMissed        ... or it took a request that cannot end in time any more
     ├── PlanError             no plan satisfies the constraints (budget, cores)
     │   └── BudgetError           the memory budget is too small; says which one would do
+    ├── SessionClosedError    a session was used after its close(): open another
     ├── BundleError           a compiled bundle is damaged or not one: compile it again
     │   └── BundleMismatchError   it is whole, but made for another machine, runtime or version
     ├── BackendError          the wrapped runtime failed
@@ -48,6 +49,7 @@ __all__ = [
     "PlanError",
     "RunCancelled",
     "SegmentError",
+    "SessionClosedError",
     "UnsafeModelError",
     "UnsupportedModelError",
 ]
@@ -154,6 +156,10 @@ class BudgetError(PlanError):
     ) -> None:
         self.least_bytes = least_bytes
         super().__init__(what, where=where, fix=fix)
+
+
+class SessionClosedError(ParallaxError):
+    """A session was used after ``close``: the caller opens another one, or closes it later."""
 
 
 class BundleError(ParallaxError):

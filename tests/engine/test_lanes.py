@@ -45,6 +45,37 @@ def test_lanes_are_reused_rather_than_made() -> None:
     assert pool.statistics().lanes == 2
 
 
+def test_idle_lanes_can_be_ended_and_are_made_anew_when_they_are_needed() -> None:
+    others = set(threading.enumerate())
+    pool = LanePool(4)
+    busy, idle = pool.lease(2), pool.lease(2, queues=1)
+    started = set(threading.enumerate()) - others
+    assert len(started) == 3
+    pool.give_back(idle)
+    assert pool.end_idle() == 2
+    ended = {lane for lane in started if lane.is_alive()}
+    deadline = time.monotonic() + 30
+    while len(ended) > 1 and time.monotonic() < deadline:
+        time.sleep(0.001)
+        ended = {lane for lane in started if lane.is_alive()}
+    assert len(ended) == 1, "the lane that a run holds goes on"
+    pool.give_back(busy)
+    again = pool.lease(4)
+    assert again.cores == 4
+    done: Mailbox[bool] = Mailbox()
+    for lane in again.lanes:
+
+        def job(_: object) -> tuple[Mailbox[bool], ...]:
+            done.place(True)
+            return (done,)
+
+        lane.mailbox.put((job, None))
+        assert done.take(0)
+    pool.give_back(again)
+    assert pool.end_idle() == 3
+    assert pool.end_idle() == 0
+
+
 @pytest.mark.parametrize("spin_ns", [0, 50_000])
 def test_every_item_put_into_a_mailbox_is_taken_once_in_order(spin_ns: int) -> None:
     there: Mailbox[int] = Mailbox()

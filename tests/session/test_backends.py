@@ -95,8 +95,8 @@ def test_tuning_compares_the_backends_it_is_given(model: Path, tmp_path: Path) -
         model, threads=1, tune=True, calibration=feeds(), cache_dir=tmp_path / "cache", backends=(TWIN,)
     )
     labels = {candidate.label: candidate for candidate in session.plan.provenance.candidates}
-    assert labels[f"uncut, {TWIN}"].measured_ns is not None
-    assert labels[f"uncut, {TWIN}"].note == ""
+    assert labels[f"whole model, {TWIN}"].measured_ns is not None
+    assert labels[f"whole model, {TWIN}"].note == ""
     plain = onnxruntime.InferenceSession(model)
     np.testing.assert_array_equal(session.run(None, feeds())[0], plain.run(None, feeds())[0])
 

@@ -138,7 +138,7 @@ def test_tuning_compares_the_cpu_greedy_placement_and_regions(tmp_path: Path) ->
         model, providers=[(PHONE, {"speed": 1000})], threads=2, tune=True, cache_dir=tmp_path
     )
     candidates = {candidate.label: candidate for candidate in session.plan.provenance.candidates}
-    assert any(label.startswith("uncut") for label in candidates)
+    assert any(label.startswith("whole model") for label in candidates)
     assert f"greedy on {PHONE}" in candidates
     assert all(candidate.measured_ns or candidate.note for candidate in candidates.values())
     np.testing.assert_allclose(session.run(None, feeds(512))[0], expected(model, feeds(512))[0], rtol=1e-5, atol=1e-5)
@@ -321,7 +321,7 @@ def test_the_whole_model_is_not_tried_on_a_device_that_may_not_hold_it(tmp_path:
     )
     candidates = session.plan.provenance.candidates
     assert any("of its memory, where 2.0 MiB are allowed" in candidate.note for candidate in candidates)
-    assert "uncut, openvino" not in {candidate.label for candidate in candidates}
+    assert "whole model, openvino" not in {candidate.label for candidate in candidates}
     np.testing.assert_allclose(session.run(None, feeds(512))[0], expected(model, feeds(512))[0], rtol=1e-4, atol=1e-4)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.backends.emulated._profiles import load_profile
 from parallax.backends.ort import CPU_DEVICE
 from parallax.model import load_model
-from parallax.planner import PlanDevice, PlanRequest
+from parallax.planner import PlanDevice, PlanRequest, may_be_remembered, remembered_plan, uncut_plan
 from parallax.planner import _tuning as tuning
+from parallax.planner._kept import remember_plan
 from parallax.planner._measuring import Peer
 from parallax.schedule import CPU_BACKEND, Plan
 from tests.session.test_devices import PHONE, two_branches
@@ -85,7 +87,7 @@ def test_what_wins_twice_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     measured = Measured({GREEDY: 50}, {GREEDY: 60})
     plan = tuned(tmp_path, monkeypatch, measured)
     assert {segment.backend for segment in plan.segments} == {PHONE, CPU_BACKEND}
-    assert plan.provenance.reason == f"{GREEDY}: took 0.50 of the uncut model's time"
+    assert plan.provenance.reason == f"{GREEDY}: took 0.50 of the whole model's time"
     (first, _), again = measured.asked
     assert GREEDY in first
     assert again == ([first[0], GREEDY], ROUNDS), "against the default alone"
@@ -107,14 +109,41 @@ def test_what_does_not_win_is_not_measured_again(tmp_path: Path, monkeypatch: py
     plan = tuned(tmp_path, monkeypatch, measured)
     assert plan.is_uncut
     assert len(measured.asked) == 1
-    assert "nothing beat the uncut model" in plan.provenance.reason
+    assert "nothing beat the whole model" in plan.provenance.reason
 
 
 def test_nothing_is_concluded_while_others_keep_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = tuned(tmp_path, monkeypatch, Measured({GREEDY: 50}, others=1.0))
     assert plan.is_uncut
     assert plan.provenance.disturbed
+    assert not plan.provenance.is_conclusive
     assert "other processes kept 1.0 cores busy" in plan.provenance.reason
+
+
+def test_what_a_busy_machine_spoiled_is_not_kept_and_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoiled = tuned(tmp_path, monkeypatch, Measured({GREEDY: 50}, others=1.0))
+    assert not may_be_remembered(spoiled.structure_digest, tmp_path)
+    again = Measured({GREEDY: 50}, {GREEDY: 60})
+    plan = tuned(tmp_path, monkeypatch, again)
+    assert len(again.asked) == 2
+    assert plan.provenance.is_conclusive
+    assert not plan.is_uncut
+    unmeasured = Measured()
+    assert tuned(tmp_path, monkeypatch, unmeasured) == plan, "what was concluded is kept"
+
+
+def test_what_an_earlier_version_kept_of_a_busy_machine_is_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(two_branches())
+    request = PlanRequest(model=model, cores=2, cache_dir=tmp_path, backends=())
+    busy = uncut_plan(model, "other processes kept the cores busy", cores=2)
+    remember_plan(request, replace(busy, provenance=replace(busy.provenance, source="measured", disturbed=True)))
+    assert remembered_plan(request) is None
+    remember_plan(request, replace(busy, provenance=replace(busy.provenance, source="measured")))
+    assert remembered_plan(request) is not None
 
 
 def test_a_plan_with_wrong_answers_is_not_even_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
+
 from parallax._record import dataclass
 from parallax.errors import ConfigError
 
@@ -21,14 +23,24 @@ class FaultPolicy:
     """Have the processor compute what came out with a NaN in it. One that it makes as well is the model's own."""
 
     def __post_init__(self) -> None:
-        if type(self.tolerated) is not int or self.tolerated < 1:
+        if not _is_number(self.tolerated, Integral) or self.tolerated < 1:
             raise ConfigError(
-                f"tolerated={self.tolerated!r} failures in a row", fix="give a whole number of at least 1"
+                f"tolerated={self.tolerated!r:.80} failures in a row", fix="give a whole number of at least 1"
             )
-        if not self.retry_s >= 0:
-            raise ConfigError(f"retry_s={self.retry_s!r}", fix="give seconds, 0 or more")
-        if self.deadline_s is not None and not self.deadline_s > 0:
-            raise ConfigError(f"deadline_s={self.deadline_s!r}", fix="give seconds above 0, or None for no deadline")
+        if not _is_number(self.retry_s, Real) or not self.retry_s >= 0:
+            raise ConfigError(f"retry_s={self.retry_s!r:.80}", fix="give seconds, 0 or more")
+        if self.deadline_s is not None and not (_is_number(self.deadline_s, Real) and self.deadline_s > 0):
+            raise ConfigError(
+                f"deadline_s={self.deadline_s!r:.80}", fix="give seconds above 0, or None for no deadline"
+            )
+        if self.checks_nan not in (True, False) or _is_number(self.checks_nan, Real):
+            raise ConfigError(
+                f"checks_nan={self.checks_nan!r:.80} is neither True nor False", fix="write checks_nan=True"
+            )
+
+
+def _is_number(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 DEFAULT_POLICY = FaultPolicy()

@@ -126,6 +126,8 @@ def _is_usable(
             return "it was compiled from another model"
         if manifest.options != recorded:
             return "it was compiled with other options"
+        if recorded.tune and not bundle.plan.provenance.is_conclusive:
+            return "the machine was too busy to tune it when it was compiled"
         return "; ".join(describe_mismatch(manifest, cores=None)) or None
 
     complaint = _why_planted(target)

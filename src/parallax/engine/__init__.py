@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from parallax.engine._background import run_in_background
     from parallax.engine._compile import compile_plan
     from parallax.engine._declared import Declaration, declare_outputs, declared_outputs, store_declaration
+    from parallax.engine._delegate import refused_segments
     from parallax.engine._durations import RunDurations
     from parallax.engine._executor import Executor
     from parallax.engine._feeds import FeedBinder, FeedSpec, is_feedable
@@ -41,6 +42,7 @@ else:
             "_compile": "compile_plan",
             "_declared": "Declaration declare_outputs declared_outputs store_declaration",
             "_durations": "RunDurations",
+            "_delegate": "refused_segments",
             "_executor": "Executor",
             "_feeds": "FeedBinder FeedSpec is_feedable",
             "_forks": "FORKS",
@@ -88,6 +90,7 @@ __all__ = [
     "lane_pool",
     "nothing_open",
     "proven_type",
+    "refused_segments",
     "run_in_background",
     "run_interruptibly",
     "run_watched",

@@ -137,6 +137,11 @@ class DelegatedSession(StandInSession):
             guard.on_set_aside = tell
 
     @property
+    def is_refused(self) -> bool:
+        """Whether the backend does not compile this part, so that the processor always computes it."""
+        return self._guard is None
+
+    @property
     def has_stood_in(self) -> bool:
         """See `StandInSession`."""
         return self._guard is None or self._guard.has_stood_in
@@ -163,6 +168,15 @@ class DelegatedSession(StandInSession):
 def transfers_of(session: Any, read: Values, made: Values, *, has_failed: bool = False) -> Sequence[Transfer]:
     """What went to another memory and back in what this thread ran last with a session of whatever kind."""
     return session.transfers(read, made) if isinstance(session, StandInSession) and not has_failed else ()
+
+
+def refused_segments(sessions: Sequence[Any]) -> frozenset[int]:
+    """Positions of those whose backend does not compile its part, so that the processor computes it."""
+    return frozenset(
+        position
+        for position, session in enumerate(sessions)
+        if isinstance(session, DelegatedSession) and session.is_refused
+    )
 
 
 def backend_of(session: Any) -> str | None:

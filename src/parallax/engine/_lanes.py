@@ -59,6 +59,10 @@ class Lane:
         thread = self._thread.native_id
         self.binding = None if thread is None or current_core is None else CoreBinding(thread)
 
+    def end(self) -> None:
+        """End the thread, once it has done what it was given."""
+        self.mailbox.put((_end, None))
+
     def _loop(self) -> None:
         own_this_thread()
         if self._is_queue:
@@ -68,8 +72,15 @@ class Lane:
         while True:
             # A job contains its own failures (it reports them to its run), so the lane never dies of one.
             function, argument = take(LANE_SPIN_NS, wakes)
+            if function is _end:
+                return
             wakes = function(argument)
             del function, argument  # or the parked lane would keep the last run's tensors alive
+
+
+def _end(_: Any) -> Sequence[Mailbox[Any]]:
+    """The last job of a lane."""
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +176,16 @@ class LanePool:
         with self._lock:
             self._free_cores += lease.cores
             self._put_back(lease.lanes, lease.queues)
+
+    def end_idle(self) -> int:
+        """End the threads that no run uses. The next run that needs one starts it anew. Returns how many there were."""
+        with self._lock:
+            idle = [*self._idle, *self._idle_queues]
+            self._idle.clear()
+            self._idle_queues.clear()
+        for lane in idle:
+            lane.end()
+        return len(idle)
 
     def statistics(self) -> LaneStatistics:
         """A snapshot for reports and tests."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from parallax.machine._memory import free_memory_bytes, memory_limit_bytes, private_bytes
     from parallax.machine._pressure import PressureMonitor, PressureReading
     from parallax.machine._slices import ask_for_short_slices
+    from parallax.machine._topology import physical_cores
 else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
@@ -35,6 +36,7 @@ else:
             "_memory": "free_memory_bytes memory_limit_bytes private_bytes",
             "_pressure": "PressureMonitor PressureReading",
             "_slices": "ask_for_short_slices",
+            "_topology": "physical_cores",
         },
     )
 
@@ -65,6 +67,7 @@ __all__ = [
     "move_to_first_core",
     "move_to_first_of",
     "own_this_thread",
+    "physical_cores",
     "private_bytes",
     "trim_heap",
     "unbind",

@@ -37,12 +37,12 @@ def fit_plan(
     budget = Budget.of(budget_bytes, weight_bytes=weight_bytes, segments=len(plan.segments))
     requirement = estimator.requirement({})
     if not budget.allows(requirement) and not plan.is_uncut:
-        reason = f"cut, it needs a memory budget of {budget.least_bytes(requirement)} bytes at least"
+        reason = f"split, it needs a memory budget of {budget.least_bytes(requirement)} bytes at least"
         whole = uncut_plan(model, reason, cores=plan.cores)
         other = estimate_model(model, whole, planned=shapes)
         less = Budget.of(budget_bytes, weight_bytes=weight_bytes)
         if less.least_bytes(other.requirement({})) < budget.least_bytes(requirement):
-            logger.info("the model stays uncut: %s", reason)
+            logger.info("the model stays whole: %s", reason)
             plan, estimator, budget, requirement = whole, other, less, other.requirement({})
     budget.check(requirement, shapes=shapes)
     return with_counted_peaks(plan, requirement.peaks), estimator, budget

@@ -64,4 +64,6 @@ def remembered_plan(request: PlanRequest) -> Plan | None:
     except PlanError as error:
         logger.warning("ignoring a kept plan that cannot be read: %s", error)
         return None
-    return plan if plan.structure_digest == model.structure_digest else None
+    # Earlier versions kept what a busy machine had spoiled: it says nothing of the model.
+    is_of_use = plan.structure_digest == model.structure_digest and plan.provenance.is_conclusive
+    return plan if is_of_use else None

@@ -54,7 +54,7 @@ def plan_model_within(request: PlanRequest, memory_limit: int | None) -> Planned
     if limit is None:
         return plan_model(request)
     shortage = f"{model.weight_bytes >> 20} MiB of weights do not fit into {limit >> 20} MiB of memory beside the rest"
-    obstacle = "it is to stay uncut" if is_kept_whole(request) else why_model_stays_whole(model)
+    obstacle = "it is to stay whole" if is_kept_whole(request) else why_model_stays_whole(model)
     if obstacle is not None:
         logger.warning("%s, and cannot be read segment by segment: %s", shortage, obstacle)
         return plan_model(request)

@@ -101,13 +101,13 @@ def plan_from_tables(model: Model, *, cores: int, min_gain: float | None = None)
         asked = f"{min_gain:.0%} is asked for" + (f", and {least_ns / 1e3:.0f} µs" if least_ns else "")
         saving_us = (context.uncut_ns - best.simulated_ns) / 1e3
         return uncut_plan(
-            model, f"the best cut promises {gain:.0%} less latency ({saving_us:.0f} µs); {asked}", cores=cores
+            model, f"the best split promises {gain:.0%} less latency ({saving_us:.0f} µs); {asked}", cores=cores
         )
     return context.plan(
         best,
         make_provenance(
             "tables",
-            f"{best.partition.label}: tables promise {gain:.0%} less latency than the uncut model",
+            f"{best.partition.label}: tables promise {gain:.0%} less latency than the whole model",
             uncut_ns=context.uncut_ns,
             chosen_ns=best.simulated_ns,
         ),

@@ -57,13 +57,14 @@ def tune(request: PlanRequest) -> Plan:
     """Search, measure, keep on disk, and return the plan to run with.
 
     A plan kept by an earlier search is returned as it is. With devices, the CPU alone, each device's own greedy
-    placement and regions by cost are compared.
+    placement and regions by cost are compared. Where other processes kept the machine busy meanwhile, the plan says so
+    (`Provenance.is_conclusive`) and is not kept.
 
     Raises:
         ConfigError: the model does not run on the calibration feeds.
     """
     kept = remembered_plan(request)
-    if kept is not None and not kept.provenance.disturbed:
+    if kept is not None:
         return kept
     model, cores = request.model, request.cores
     progress = request.progress or _silent
@@ -140,7 +141,7 @@ def tune(request: PlanRequest) -> Plan:
             )
     for name in wanted_backends(request.backends):
         progress(f"compile for {name}", 0, 1)
-        label = f"uncut, {name}"
+        label = f"whole model, {name}"
         peer = None
         plan_there, note = plan_whole_on(name, model, cores=cores)
         if plan_there is not None:
@@ -196,7 +197,8 @@ def tune(request: PlanRequest) -> Plan:
     if disturbed:
         plan = _undecided(plan, others)
         logger.warning("%s; tune again when the machine is idle", plan.provenance.reason)
-    remember_plan(request, plan)
+    else:
+        remember_plan(request, plan)
     return plan
 
 
@@ -253,7 +255,7 @@ def _device_plans(name: str, device: PlanDevice, context: PlanningContext) -> li
             greedy = study.greedy
         else:
             plan, why = plan_whole_within(study, name, context.model, cores=context.cores)
-            greedy = None if plan is None else DevicePlan(label=f"uncut, {name}", plan=plan, simulated_ns=0)
+            greedy = None if plan is None else DevicePlan(label=f"whole model, {name}", plan=plan, simulated_ns=0)
             if greedy is None:
                 found.append((None, why))
         plans = [greedy, study.best, study.in_sequence]
@@ -347,7 +349,7 @@ def _uncut_peer(
     made = request.runtime.to_session_options()
     made.intra_op_num_threads = width
     session = StockSession(source, made, providers=["CPUExecutionProvider"])
-    label = f"uncut, {width} thread{'s' if width > 1 else ''}"
+    label = f"whole model, {width} thread{'s' if width > 1 else ''}"
     return Peer(
         label=label,
         run=lambda: session.run(None, feeds),
@@ -396,10 +398,10 @@ def _finish(peer: Peer, medians: Sequence[int], winner: int, candidates: tuple[C
         reason = (
             "nothing else was measured"
             if best is None
-            else f"nothing beat the uncut model: the best alternative took {best / uncut_ns:.2f} of its time"
+            else f"nothing beat the whole model: the best alternative took {best / uncut_ns:.2f} of its time"
         )
     else:
-        reason = f"{peer.label}: took {chosen_ns / uncut_ns:.2f} of the uncut model's time"
+        reason = f"{peer.label}: took {chosen_ns / uncut_ns:.2f} of the whole model's time"
     provenance = make_provenance("measured", reason, uncut_ns=uncut_ns, chosen_ns=chosen_ns, candidates=candidates)
     plan = peer.plan
     if plan.is_uncut:

@@ -7,7 +7,7 @@ everything after it is mechanism. ``Plan.to_json`` and ``Plan.from_json`` are ex
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -99,6 +99,12 @@ class Provenance:
     disturbed: bool = False
     """Other processes used the cores while it was measured, so that nothing was concluded: tune again."""
 
+    @property
+    def is_conclusive(self) -> bool:
+        """Whether the reason is one of the model's. False where other processes kept the machine busy while plans were
+        measured: the whole model runs until a measurement succeeds, and tuning tries again each time."""
+        return not self.disturbed
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -130,44 +136,89 @@ class Plan:
 
     @property
     def summary(self) -> str:
-        """One line: ``uncut: reason``, ``uncut on openvino: reason`` or ``12 segments on 2 lanes: reason``."""
-        if self.is_uncut:
-            form = "uncut"
-        elif len(self.segments) == 1:
-            form = f"uncut on {self.segments[0].backend}"
-        else:
-            form = f"{len(self.segments)} segments on {self.lanes} lanes"
+        """One line: ``whole model, 2 threads: reason``, ``whole model on openvino, 2 threads: reason`` or
+        ``split into 12 segments on 2 lanes: reason``."""
+        if len(self.segments) > 1:
+            form = f"split into {len(self.segments)} segments on {_count(self.lanes, 'lane')}"
             on = Counter(segment.backend for segment in self.segments if segment.backend != CPU_BACKEND)
             if on:
                 form += f" ({', '.join(f'{number} on {backend}' for backend, number in on.items())})"
+        else:
+            form = "whole model"
+            for segment in self.segments:
+                form += "" if segment.backend == CPU_BACKEND else f" on {segment.backend}"
+                form += f", {_count(segment.width, 'thread')}" if segment.width else ""
+                form += ", bodies of control flow planned one by one" if segment.bodies else ""
         return f"{form}: {self.provenance.reason}"
 
     def __str__(self) -> str:
-        """A table of the segments, for people: what runs where, for how long, and why."""
-        return self._table().to_text()
+        """What runs where, on how many threads, why, and what was compared: for people, on one screen."""
+        tables = (self._table(_LISTED_SEGMENTS), self._comparison())
+        return "\n\n".join(table.to_text(_SCREEN) for table in tables if table is not None)
 
     def _repr_html_(self) -> str:
-        """The same in HTML, which notebooks show."""
-        return self._table().to_html()
+        """The same in HTML, which notebooks show, with more segments."""
+        tables = (self._table(_LISTED_IN_HTML), self._comparison())
+        return f"<div>{''.join(table.to_html() for table in tables if table is not None)}</div>"
 
-    def _table(self) -> Table:
+    def _table(self, listed: int) -> Table:
+        """The segments, ``listed`` of them at most: those that take longest."""
         from parallax.schedule._show import Column, Table, milliseconds  # few plans are shown
 
         provenance = self.provenance
         segments = () if self.is_uncut else self.segments
-        rows = [_row(segment, milliseconds(segment.cost_ns)) for segment in segments]
+        longest = sorted(segments, key=lambda segment: segment.cost_ns, reverse=True)[:listed]
+        rows = [_row(segment, milliseconds(segment.cost_ns)) for segment in sorted(longest, key=lambda one: one.index)]
         notes = []
+        if len(segments) > listed:
+            notes.append(f"... and {len(segments) - listed} more, which are predicted to take no longer than these")
+        if len(segments) > 1:
+            notes.append(f"on {_count(self.cores, 'core')}: {_totals(segments)}")
         if provenance.uncut_ns and provenance.chosen_ns and not self.is_uncut:
             kind = "measured" if provenance.source == "measured" else "predicted"
             chosen, whole = milliseconds(provenance.chosen_ns), milliseconds(provenance.uncut_ns)
             notes.append(f"{kind}: {chosen} ms, and {whole} ms for the whole model on the CPU")
         if self.rows_permille is not None:
             notes.append(f"of the model with layers split by rows, {self.rows_permille} thousandths in the first part")
+        if not provenance.is_conclusive:
+            notes.append("nothing was concluded: tuning measures again when a session is opened with tune=True")
         return Table(
             title=self.summary,
             columns=tuple([Column(head=head, is_number=is_number) for head, is_number in _COLUMNS]),
             rows=tuple(rows),
             notes=tuple(notes),
+        )
+
+    def _comparison(self) -> Table | None:
+        """What was compared; None where nothing was."""
+        candidates = self.provenance.candidates
+        if not candidates:
+            return None
+        from parallax.schedule._show import Column, Table, milliseconds
+
+        known = sorted(
+            candidates, key=lambda entry: (entry.measured_ns is None, entry.measured_ns or entry.simulated_ns)
+        )
+        rows: list[tuple[str, ...]] = [
+            (
+                entry.label,
+                str(entry.segments),
+                str(entry.lanes),
+                milliseconds(entry.simulated_ns),
+                milliseconds(entry.measured_ns),
+                entry.note,
+            )
+            for entry in known[:_LISTED_CANDIDATES]
+        ]
+        columns = [Column(head=head, is_number=is_number) for head, is_number in _COMPARED]
+        if not any(row[-1] for row in rows):
+            columns, rows = columns[:-1], [row[:-1] for row in rows]
+        more = len(candidates) - len(rows)
+        return Table(
+            title="compared, the quickest first:",
+            columns=tuple(columns),
+            rows=tuple(rows),
+            notes=(f"... and {more} more",) if more else (),
         )
 
     def to_json(self) -> dict[str, object]:
@@ -195,16 +246,50 @@ class Plan:
         return plan
 
 
+_SCREEN: Final = 80
+"""Columns of a terminal."""
+
+_LISTED_SEGMENTS: Final = 12
+_LISTED_IN_HTML: Final = 40
+_LISTED_CANDIDATES: Final = 6
+
 _COLUMNS: Final = (
     ("segment", False),
     ("operators", True),
     ("runs on", False),
-    ("width", True),
+    ("threads", True),
     ("lane", True),
-    ("predicted ms", True),
+    ("ms", True),
     ("why", False),
 )
 """What stands in a row, and whether that is a number."""
+
+_COMPARED: Final = (
+    ("plan", False),
+    ("segments", True),
+    ("lanes", True),
+    ("predicted ms", True),
+    ("measured ms", True),
+    ("note", False),
+)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _totals(segments: Sequence[Segment]) -> str:
+    """Of each backend: its segments, their operators and their time."""
+    parts = []
+    for backend in dict.fromkeys(segment.backend for segment in segments):
+        own = [segment for segment in segments if segment.backend == backend]
+        operators = sum(len(segment.nodes) for segment in own)
+        busy_ns = sum(segment.cost_ns for segment in own)
+        parts.append(
+            f"{_count(operators, 'operator')} in {_count(len(own), 'segment')} on {backend}"
+            + (f", {busy_ns / 1e6:.3f} ms in all" if busy_ns else "")
+        )
+    return "; ".join(parts)
 
 
 def _row(segment: Segment, predicted_ms: str) -> tuple[str, ...]:

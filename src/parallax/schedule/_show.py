@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-LISTED_ROWS: Final = 40
-"""Rows that are shown; a table of more says how many there are."""
-
 _LONGEST_CELL: Final = 160
 """Characters of a cell that are shown."""
+
+_LEAST_COLUMN: Final = 12
+"""A column of text is never made narrower."""
 
 _LONGEST_LINE: Final = 2000
 """Of the title and of a note."""
@@ -31,7 +31,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table with what is said above and below it."""
+    """A table with what is said above and below it. All rows are shown."""
 
     title: str
     columns: tuple[Column, ...]
@@ -39,14 +39,19 @@ class Table:
     """One cell per column; no rows: the title says it all."""
     notes: tuple[str, ...] = ()
 
-    def to_text(self) -> str:
-        """Lines without a line break at the end: the title, the table in columns of equal width, the notes."""
-        lines = [_clean(self.title)]
+    def to_text(self, width: int | None = None) -> str:
+        """Lines without a line break at the end: the title, the table in columns of equal width, the notes.
+
+        Args:
+            width: characters of a line; longer lines are broken, and columns of text cut short. None: any number.
+        """
+        lines = _wrapped(self.title, width)
         if self.rows:
             cells = [[column.head for column in self.columns], *self._shown()]
             widths = [max(len(row[at]) for row in cells) for at in range(len(self.columns))]
-            lines += [self._aligned(row, widths) for row in cells]
-        return "\n".join([*lines, *map(_clean, self._all_notes())])
+            fitted = self._fitted(widths, width)
+            lines += [self._aligned(row, fitted) for row in cells]
+        return "\n".join([*lines, *(line for note in self.notes for line in _wrapped(note, width))])
 
     def to_html(self) -> str:
         """A fragment of HTML that needs no style sheet; all text in it is escaped."""
@@ -65,19 +70,26 @@ class Table:
             head = line("th", [column.head for column in self.columns])
             body = "".join(line("td", row) for row in self._shown())
             parts.append(f"<table><thead>{head}</thead><tbody>{body}</tbody></table>")
-        parts += [f"<p>{escape(_clean(note))}</p>" for note in self._all_notes()]
-        return f"<div>{''.join(parts)}</div>"
+        parts += [f"<p>{escape(_clean(note))}</p>" for note in self.notes]
+        return "".join(parts)
 
     def _shown(self) -> list[list[str]]:
-        return [[_clean(text, _LONGEST_CELL) for text in row] for row in self.rows[:LISTED_ROWS]]
+        return [[_clean(text, _LONGEST_CELL) for text in row] for row in self.rows]
 
-    def _all_notes(self) -> list[str]:
-        more = len(self.rows) - LISTED_ROWS
-        return [*([f"... and {more} more"] if more > 0 else []), *self.notes]
+    def _fitted(self, widths: Sequence[int], width: int | None) -> list[int]:
+        """The widths, with the widest columns of text made narrower until all fit."""
+        fitted = list(widths)
+        texts = [at for at, column in enumerate(self.columns) if not column.is_number]
+        while width is not None and texts and sum(fitted) + 2 * (len(fitted) - 1) > width:
+            widest = max(texts, key=lambda at: fitted[at])
+            if fitted[widest] <= _LEAST_COLUMN:
+                break
+            fitted[widest] -= 1
+        return fitted
 
     def _aligned(self, row: Sequence[str], widths: Sequence[int]) -> str:
         cells = [
-            text.rjust(width) if column.is_number else text.ljust(width)
+            text.rjust(width) if column.is_number else _cut(text, width).ljust(width)
             for text, width, column in zip(row, widths, self.columns, strict=True)
         ]
         return "  ".join(cells).rstrip()
@@ -88,7 +100,20 @@ def milliseconds(ns: int | None) -> str:
     return f"{ns / 1e6:.3f}" if ns else "-"
 
 
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def _wrapped(text: str, width: int | None) -> list[str]:
+    shown = _clean(text)
+    if width is None or len(shown) <= width:
+        return [shown]
+    import textwrap  # few plans are shown
+
+    return textwrap.wrap(shown, width, subsequent_indent="  ") or [""]
+
+
 def _clean(text: str, longest: int = _LONGEST_LINE) -> str:
     """One line of characters that can be shown, the others escaped as in Python, and not too long."""
     shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text[: longest + 1])
-    return shown if len(shown) <= longest else f"{shown[: longest - 3]}..."
+    return _cut(shown, longest)

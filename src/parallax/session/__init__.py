@@ -7,6 +7,7 @@ from parallax import _lazy
 if TYPE_CHECKING:
     from parallax.session._compile import compile
     from parallax.session._options import Options
+    from parallax.session._patch import Patch, patch, unpatch
     from parallax.session._providers import make_device
     from parallax.session._session import InferenceSession
     from parallax.session._usage import MemoryUsage
@@ -16,6 +17,7 @@ else:
         {
             "_compile": "compile",
             "_options": "Options",
+            "_patch": "Patch patch unpatch",
             "_providers": "make_device",
             "_session": "InferenceSession",
             "_usage": "MemoryUsage",
@@ -26,6 +28,9 @@ __all__ = [
     "InferenceSession",
     "MemoryUsage",
     "Options",
+    "Patch",
     "compile",
     "make_device",
+    "patch",
+    "unpatch",
 ]

@@ -9,8 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parallax import _lazy
-from parallax.backends.ort import StockSession
 from parallax.engine import EventStream
+from parallax.session._keywords import check_observers
 from parallax.session._state import NOT_OPEN, Opened
 from parallax.session._whole_model import OpeningRequest, WholeArguments, is_for_whole, open_beside
 
@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from parallax.engine import Estimator, Observer, Runner, RunnerHandle, SpanObserver, TraceSink
     from parallax.memory import MemoryRequirement
     from parallax.schedule import Plan
+    from parallax.session._declared import DeclaredSession as StockSession
     from parallax.session._options import Options, PlanningOptions
     from parallax.session._source import SessionSource
     from parallax.session._usage import MemoryUsage
+else:
+    from parallax.backends.ort import StockSession
 
 logger = _lazy.logger(__name__)
 
@@ -49,7 +52,7 @@ class SessionObservers:
         return None if trace is None or trace not in self.events else trace.sink
 
 
-class SessionBase(StockSession):  # type: ignore[misc]  # untyped
+class SessionBase(StockSession):
     """The part of ``InferenceSession`` that neither opens nor runs."""
 
     _opened: Opened = NOT_OPEN
@@ -80,7 +83,11 @@ class SessionBase(StockSession):  # type: ignore[misc]  # untyped
         return self._observers.trace
 
     def add_observer(self, observer: Observer) -> None:
-        """Have ``observer`` called with every event of the runs that begin from now on; see `parallax.Options`."""
+        """Have ``observer`` called with every event of the runs that begin from now on; see `parallax.Options`.
+
+        Raises: ConfigError if it cannot be called.
+        """
+        check_observers([observer])
         self._observers.events.add(observer)
 
     def remove_observer(self, observer: Observer) -> bool:
@@ -105,6 +112,7 @@ class SessionBase(StockSession):  # type: ignore[misc]  # untyped
         """
         from parallax.session._usage import describe_usage, estimate_opened
 
+        self._check_open()
         opened = self._opened
         with self._lazy_lock:
             if self._estimator is None:
@@ -121,16 +129,23 @@ class SessionBase(StockSession):  # type: ignore[misc]  # untyped
         """
         from parallax.machine import private_bytes
 
+        self._check_open()
+        self._trimmers()  # before memory is measured, of which modules that are loaded take some
         before = private_bytes()
         returned = self._give_back()
         after = private_bytes()
         return returned if before is None or after is None else max(0, before - after)
 
-    def _give_back(self) -> int:
-        """Bytes of arenas."""
+    @staticmethod
+    def _trimmers() -> tuple[Callable[[Any], object], Callable[[], object], Callable[[], object]]:
         from parallax.backends.ort import shrink_arena, shrink_shared_allocator
         from parallax.machine import trim_heap
 
+        return shrink_arena, shrink_shared_allocator, trim_heap
+
+    def _give_back(self) -> int:
+        """Bytes of arenas."""
+        shrink_arena, shrink_shared_allocator, trim_heap = self._trimmers()
         split = self._opened.split
         returned = 0 if split is None else split.executor.trim()
         whole = self.__dict__.get("_sess")
@@ -156,6 +171,7 @@ class SessionBase(StockSession):  # type: ignore[misc]  # untyped
                 if "_sess" not in self.__dict__:
                     self.__dict__["_sess"] = self._make_whole_session()
                 return self.__dict__["_sess"]
+        self._refuse_if_closed(name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def _make_whole_session(self) -> Any:
@@ -220,6 +236,14 @@ class SessionBase(StockSession):  # type: ignore[misc]  # untyped
             run_options=run_options,
             require=require,
         )
+
+    @abstractmethod
+    def _check_open(self) -> None:
+        """Raises: SessionClosedError once the session is closed."""
+
+    @abstractmethod
+    def _refuse_if_closed(self, name: str) -> None:
+        """To be called for an attribute that is missing. Raises: SessionClosedError if it went when it was closed."""
 
     # -- other plans ------------------------------------------------------------------------------------
 

@@ -94,21 +94,34 @@ def _cores(bundle: Bundle, options: PlanningOptions, session_options: Any) -> in
 
 
 def _refuse_decided(options: PlanningOptions, bundle: Bundle) -> None:
-    given = [
-        name for name, rule in OPTION_RULES.items() if rule.is_decided and getattr(options, name) not in (None, False)
-    ]
-    if options.split == ("always" if bundle.plan.is_uncut else "never"):
+    is_whole = bundle.plan.is_uncut
+    given = [name for name, rule in OPTION_RULES.items() if rule.is_decided and _is_given(getattr(options, name))]
+    if options.min_gain == 0 and not is_whole:
+        given.remove("min_gain")  # it asks for what the bundle is
+    if options.split == ("always" if is_whole else "never"):
         given.append("split")
-    if options.policy == "sequential" and not bundle.plan.is_uncut:
-        given.append("policy")
-    if options.policy not in ("adaptive", "sequential"):
-        from parallax.planner import is_yardstick, policy_name  # no bundle is planned
+    # A whole model runs one thing after the other, whatever a policy says of it.
+    is_followed = options.policy == "adaptive" or (options.policy == "sequential" and is_whole)
+    if not is_followed and options.policy != "sequential":
+        from parallax.planner import policy_name  # no bundle is planned
 
-        if is_yardstick(options.policy) and policy_name(options.policy) != bundle.manifest.options.policy:
-            given.append("policy")
+        is_followed = policy_name(options.policy) == bundle.manifest.options.policy
+    if not is_followed:
+        given.append("policy")
     if given:
         raise ConfigError(
             f"{given[0]}= is decided when a bundle is compiled",
             where=bundle.folder,
             fix="compile a bundle with it, or open the model itself",
         )
+    if options.backends:
+        raise ConfigError(
+            f"backends={options.backends!r} are for tuned sessions, and a bundle is compiled for the CPU",
+            where=bundle.folder,
+            fix="leave backends= out, or open the model itself with tune=True",
+        )
+
+
+def _is_given(value: Any) -> bool:
+    """Whether an option whose default is None or False has another value; 0, which equals False, is one."""
+    return value is not None and value is not False

@@ -217,7 +217,7 @@ class Opening:
                 combined = ort.both(type(error), native_class(theirs))
                 raise combined(error.what, where=error.where, fix=error.fix) from theirs
             raise
-        logger.warning("the runtime opens a model that the analysis refuses, so it runs uncut: %s", error)
+        logger.warning("the runtime opens a model that the analysis refuses, so it runs whole: %s", error)
         return opened
 
     def _fit(self, shaped: Model | None, plan: Plan) -> Plan:

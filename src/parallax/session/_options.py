@@ -40,6 +40,7 @@ from parallax.session._keywords import (
     check_trace,
     check_verify,
 )
+from parallax.session._unknown_keywords import refuses_unknown, unknown_keyword
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,6 +110,7 @@ def _rule(check: Callable[[Any], Any], *, is_decided: bool = False, is_carried: 
     return {"rule": OptionRule(check=check, is_decided=is_decided, is_carried=is_carried)}
 
 
+@refuses_unknown
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How Parallax plans and runs a model: all options of its own, checked when the record is made.
@@ -264,6 +266,9 @@ _KEPT_DEFAULTS: Final[Mapping[str, Any]] = {name: rule.check(_DEFAULTS[name]) fo
 COMPILE_OPTIONS: Final = tuple(name for name in OPTION_RULES if name in CompileKeywords.__annotations__)
 """Names of the options that ``compile`` takes."""
 
+STOCK_KEYWORDS: Final = frozenset(SessionKeywords.__annotations__) - frozenset(OPTION_RULES)
+"""Names of the keywords that ONNX Runtime's own class reads."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanningOptions(Options):
@@ -379,12 +384,20 @@ def gather_compile_options(options: Any, keywords: Mapping[str, Any]) -> Plannin
     """Likewise, for ``compile``.
 
     Raises:
-        ConfigError: also for an option of the record that is a session's alone.
-        TypeError: for a keyword that ``compile`` does not have.
+        ConfigError: also for a keyword that ``compile`` does not have, and for an option of the record that is a
+            session's alone.
     """
     for name in keywords:
         if name not in COMPILE_OPTIONS:
-            raise TypeError(f"compile() got an unexpected keyword argument {name!r}")
+            is_of_sessions = name in OPTION_RULES
+            raise unknown_keyword(
+                "compile",
+                name,
+                () if is_of_sessions else (*COMPILE_OPTIONS, "model", "target", "options", "portable", "memory_limit"),
+                otherwise="it is an option of sessions: give it to the InferenceSession that opens the bundle"
+                if is_of_sessions
+                else "help(parallax.compile) lists its options",
+            )
     gathered = gather_options(options, keywords)
     for name in OPTION_RULES:
         if name not in COMPILE_OPTIONS and not _is_same(getattr(gathered, name), _KEPT_DEFAULTS[name]):

@@ -7,8 +7,9 @@ left to ONNX Runtime, which warns of it and goes on with the rest of the list.
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import onnxruntime
@@ -167,7 +168,7 @@ def why_not_on_cpu(providers: Sequence[Any] | None) -> str | None:
     for entry in providers or ():
         name = entry[0] if isinstance(entry, tuple) and entry else entry
         if name not in CPU_PROVIDERS and (name not in known or name in available):
-            return f"provider {name} takes the whole model"
+            return given_to(name)
     return None
 
 
@@ -176,6 +177,80 @@ def check_providers(providers: Sequence[Any] | None, provider_options: Sequence[
     from onnxruntime.capi.onnxruntime_inference_collection import check_and_normalize_provider_args
 
     check_and_normalize_provider_args(providers, provider_options, onnxruntime.get_available_providers())
+
+
+def given_to(name: Any) -> str:
+    """The reason of a plan that leaves the model to a provider of ONNX Runtime's."""
+    return f"the whole model is given to {name}, which leaves to the CPU what it does not take"
+
+
+class AskedProviders:
+    """The providers that a session was asked for, and what stood in their way."""
+
+    def __init__(self) -> None:
+        self._given: Sequence[Any] | None = None
+        self._names: tuple[str, ...] = ()
+        self._left_out = ""
+        self._refusal = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of those that ONNX Runtime was to use."""
+        return self._names
+
+    def note(
+        self, given: Sequence[Any] | None, kept: Sequence[Any] | None, left_out: str, *, is_fallback: bool
+    ) -> None:
+        """A session is about to be opened.
+
+        Args:
+            given: what it is asked for now.
+            kept: of those, what was not left out beforehand.
+            left_out: which were, and why; "" if none was.
+            is_fallback: ONNX Runtime opens it again, after what was asked for first has failed.
+        """
+        error = sys.exc_info()[1]  # which ONNX Runtime's class handles while it opens a session again
+        if is_fallback and error is not None:
+            lines = str(error).splitlines()
+            asked = f"providers={list(self._names)}" if self._names else "the session"
+            self._refusal = f"ONNX Runtime failed with {asked}: {lines[0] if lines else type(error).__name__}"
+        elif given is None or given is not self._given:  # else it is opened again, in a forked process
+            self._names = _names_of(kept)
+            self._refusal = ""
+            self._left_out = left_out
+        self._given = given
+
+    def describe_fallback(self, running: Sequence[str]) -> str:
+        """What the session fell back to and why; "" where all that was asked for is there.
+
+        Args:
+            running: the providers that it has.
+        """
+        why = [text for text in (self._refusal, self._left_out) if text]
+        if not self._refusal:
+            why += [_why_missing(name) for name in self.missing(running)]
+        return f"fell back to {', '.join(running)}: {'; '.join(why)}" if why else ""
+
+    def missing(self, running: Collection[str]) -> tuple[str, ...]:
+        """Those that the session does not have."""
+        return tuple(name for name in self._names if name != CPU_BACKEND and name not in running)
+
+
+def _names_of(providers: Any) -> tuple[str, ...]:
+    """The names in a list; none of what ONNX Runtime takes for no list."""
+    if not isinstance(providers, Sequence) or isinstance(providers, str):
+        return ()
+    names = [entry[0] if isinstance(entry, tuple) and entry else entry for entry in providers]
+    return tuple([name for name in names if isinstance(name, str)])
+
+
+def _why_missing(name: str) -> str:
+    if name in onnxruntime.get_available_providers():
+        return f"{name} could not be used (ONNX Runtime left it out when it opened the model, and logged why)"
+    return (
+        f"{name} is not in this installation of ONNX Runtime "
+        "(to have it, install the distribution that does, such as onnxruntime-gpu for CUDA)"
+    )
 
 
 def open_devices(devices: Sequence[Device]) -> dict[str, Backend]:

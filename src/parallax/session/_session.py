@@ -11,7 +11,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -20,10 +19,12 @@ import onnxruntime
 # What a bundle that runs whole needs is imported here, all else where it is used: see `parallax._lazy`.
 from parallax.backends.ort import StockSession, load_failure, run_failure
 from parallax.engine import FORKS, RunDurations, RunnerHandle, WholeRunner, nothing_open
-from parallax.session._base import SessionBase, SessionObservers
+from parallax.session._base import SessionObservers
+from parallax.session._closing import ClosableSession
 from parallax.session._opening import Opening
 from parallax.session._options import (
     OPTION_RULES,
+    STOCK_KEYWORDS,
     Options,
     PlanningOptions,
     SessionKeywords,
@@ -31,20 +32,22 @@ from parallax.session._options import (
     shows_options,
     with_option_docs,
 )
-from parallax.session._providers import CPU_PROVIDER, leave_out_missing, split_providers
+from parallax.session._providers import CPU_PROVIDER, AskedProviders, leave_out_missing, split_providers
 from parallax.session._source import OpenedBundle, SessionSource, check_arrived, needs_no_threads, travelling
 from parallax.session._state import NOT_OPEN, Opened, check_transition
+from parallax.session._unknown_keywords import check_session_keywords
 from parallax.session._whole_model import OpeningRequest, WholeArguments
 
 if TYPE_CHECKING:
     from parallax.engine import Declaration, Runner
-    from parallax.model import Glimpse, Model
+    from parallax.model import Glimpse, Model, ModelSource
     from parallax.schedule import Plan
     from parallax.serving import Batcher
     from parallax.session._carried_options import CarriedOptions
+    from parallax.session._types import Feeds, OutputNames, Provider, RunCallback, TensorArgument
 
 
-class InferenceSession(SessionBase):
+class InferenceSession(ClosableSession):
     """Runs an ONNX model through Parallax; usable wherever ``onnxruntime.InferenceSession`` is.
 
     Args:
@@ -95,10 +98,10 @@ class InferenceSession(SessionBase):
     @shows_options(tuple(OPTION_RULES), takes_others=True)
     def __init__(
         self,
-        path_or_bytes: Any,
+        path_or_bytes: ModelSource,
         sess_options: Any = None,
-        providers: Sequence[Any] | None = None,
-        provider_options: Sequence[dict[Any, Any]] | None = None,
+        providers: Sequence[Provider] | None = None,
+        provider_options: Sequence[Mapping[Any, Any]] | None = None,
         *,
         options: Options | None = None,
         **keywords: Unpack[SessionKeywords],
@@ -106,9 +109,13 @@ class InferenceSession(SessionBase):
         if sess_options is not None and not isinstance(sess_options, onnxruntime.SessionOptions):
             raise TypeError(f"sess_options is an onnxruntime.SessionOptions or None, not {type(sess_options).__name__}")
         given: dict[str, Any] = dict(keywords)
-        self._given_options = gather_options(options, {name: given.pop(name) for name in OPTION_RULES if name in given})
+        own = {name: given.pop(name) for name in OPTION_RULES if name in given}
+        if given:
+            check_session_keywords(given, STOCK_KEYWORDS, OPTION_RULES)
+        self._given_options = gather_options(options, own)
         self._parallax_options = PlanningOptions.of(self._given_options)
         self._observers = SessionObservers(self._given_options)
+        self._asked_providers = AskedProviders()
         self._runners = RunnerHandle(self._observers.events)
         self._former = weakref.WeakSet()
         self._lazy_lock, self._swap_lock = threading.RLock(), threading.RLock()
@@ -131,11 +138,14 @@ class InferenceSession(SessionBase):
         """Called by the base class to open the model, and again by ``set_providers``."""
         if self._source is None:
             self._source = SessionSource(self._model_path, self._model_bytes)
+        is_fallback = providers is not None and providers is self.__dict__.get("_fallback_providers")
+        given = providers
         self._forget_opened()
         self._given_providers = (providers, provider_options)
         # Where the base class goes back to when what was asked for is refused, which may be before it opens anything.
         self._fallback_providers = [CPU_PROVIDER]
         providers, provider_options, missing = leave_out_missing(providers, provider_options)
+        self._asked_providers.note(given, providers, missing, is_fallback=is_fallback)
         self._devices, providers, provider_options = split_providers(
             providers, provider_options, tunes=self._parallax_options.tune
         )
@@ -148,7 +158,8 @@ class InferenceSession(SessionBase):
             raise load_failure(error) from error
         finally:
             self._model, self._look, self._opened_bundle = opening.model, opening.look, opening.opened_bundle
-        self._adopt(opened, missing)
+        self._adopt(opened)
+        self._announce()
 
     @property
     def _model(self) -> Model | None:
@@ -211,13 +222,8 @@ class InferenceSession(SessionBase):
         self._opened = opened
         self._runners.put(opened.runner)
 
-    def _adopt(self, opened: Opened, missing: str) -> None:
-        """Make what was opened this session's. ``missing``: which providers were left out, and why; "" if none was."""
-        plan = opened.plan
-        assert plan is not None
-        if missing:
-            told = plan.provenance
-            opened = opened.with_plan(replace(plan, provenance=replace(told, reason=f"{missing}; {told.reason}")))
+    def _adopt(self, opened: Opened) -> None:
+        """Make what was opened this session's."""
         self._show(opened)
         self._enter(opened)
         if opened.split is not None:
@@ -225,12 +231,12 @@ class InferenceSession(SessionBase):
         self._memory = self._watch(opened)
 
     def _show(self, opened: Opened) -> None:
-        self._plan, self._estimator, self._declaration = opened.plan, opened.estimator, None
+        self._plan, self._estimator, self._declaration = None, opened.estimator, None
         self.__dict__.update(opened.attributes)
         # As the runtime has it: what was registered, whether anything runs there or not.
         self._providers = [*(device.name for device in self._devices), *self._providers]
 
-    def get_outputs(self) -> Any:
+    def get_outputs(self) -> Sequence[TensorArgument]:
         """The outputs as ONNX Runtime declares them. Of a split model that takes, the first time, milliseconds."""
         opened = self._opened
         if (opened.split is not None or opened.stored_declaration is not None) and self._declaration is None:
@@ -251,6 +257,7 @@ class InferenceSession(SessionBase):
         return super().get_outputs()
 
     def _reset_session(self, providers: Any, provider_options: Any) -> None:
+        self._check_open()
         self._swapped = None
         self._enter(NOT_OPEN)
         super()._reset_session(providers, provider_options)
@@ -264,6 +271,7 @@ class InferenceSession(SessionBase):
         Without threads, the runtime's session goes on as ONNX Runtime's own would: its weights stay shared with the
         parent.
         """
+        self._check_open()
         with FORKS.reopening:
             if self._fork == FORKS.generation:
                 return
@@ -291,21 +299,13 @@ class InferenceSession(SessionBase):
                 self._runners.put(opened.runner)
                 raise
 
-    # -- what a plan adds -------------------------------------------------------------------------------
-
-    @property
-    def plan(self) -> Plan:
-        """What runs where, and why; one segment means that the model is uncut."""
-        assert self._plan is not None
-        return self._plan
-
     # -- running ----------------------------------------------------------------------------------------
 
     def _reopen_if_forked(self) -> None:
         if self._fork != FORKS.generation:
             self._reopen_after_fork()
 
-    def run(self, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
+    def run(self, output_names: OutputNames, input_feed: Feeds, run_options: Any = None) -> list[Any]:
         """Compute the outputs, as ``onnxruntime.InferenceSession.run`` does.
 
         Args:
@@ -322,6 +322,7 @@ class InferenceSession(SessionBase):
             self._reopen_after_fork()
         begin = time.perf_counter_ns()
         runner = self._runners.current
+        result: list[Any]
         try:
             if runner is None:
                 raise nothing_open()
@@ -348,18 +349,25 @@ class InferenceSession(SessionBase):
         )
 
     def run_with_ort_values(
-        self, output_names: Any, input_dict_ort_values: Mapping[str, Any], run_options: Any = None
-    ) -> Any:
+        self, output_names: OutputNames, input_dict_ort_values: Mapping[str, Any], run_options: Any = None
+    ) -> list[Any]:
         """As ``run``, with ``onnxruntime.OrtValue`` on both sides and no copies."""
         self._reopen_if_forked()
         runner = self._taken_runner()
         if self._is_for_whole(runner, run_options):
             call = partial(super().run_with_ort_values, output_names, input_dict_ort_values, run_options)
-            return self._call_beside(call, output_names, input_dict_ort_values, run_options, self._memory)
-        return runner.run_values(output_names, input_dict_ort_values, run_options, self._memory)
+            made: list[Any] = self._call_beside(call, output_names, input_dict_ort_values, run_options, self._memory)
+        else:
+            made = runner.run_values(output_names, input_dict_ort_values, run_options, self._memory)
+        return made
 
     def run_async(
-        self, output_names: Any, input_feed: Any, callback: Any, user_data: Any, run_options: Any = None
+        self,
+        output_names: OutputNames,
+        input_feed: Feeds,
+        callback: RunCallback,
+        user_data: Any,
+        run_options: Any = None,
     ) -> None:
         """As ``run``, returning at once; ``callback(results, user_data, error_text)`` is called from another thread."""
         self._reopen_if_forked()
@@ -460,6 +468,7 @@ class InferenceSession(SessionBase):
         A model given by path is opened from that path again, if the same model lies there; sinks and callbacks stay
         behind.
         """
+        self._check_open()
         assert self._source is not None
         given = self._sess_options_initial
         providers, provider_options = self._given_providers

@@ -29,14 +29,17 @@ class SessionState(Enum):
     """Its C session runs it, since nothing is needed of what the base class does around that."""
     SPLIT = "split"
     """The engine runs it in segments."""
+    CLOSED = "closed"
+    """No more: what ran it is given back."""
 
 
 LEGAL_TRANSITIONS: Final[Mapping[SessionState, frozenset[SessionState]]] = {
     # Opening may fail, and begin again.
     SessionState.OPENING: frozenset(SessionState),
-    SessionState.WHOLE: frozenset({SessionState.OPENING}),
-    SessionState.DIRECT: frozenset({SessionState.OPENING}),
-    SessionState.SPLIT: frozenset({SessionState.OPENING}),
+    SessionState.WHOLE: frozenset({SessionState.OPENING, SessionState.CLOSED}),
+    SessionState.DIRECT: frozenset({SessionState.OPENING, SessionState.CLOSED}),
+    SessionState.SPLIT: frozenset({SessionState.OPENING, SessionState.CLOSED}),
+    SessionState.CLOSED: frozenset(),
 }
 """The states that may follow each: what is open is closed before something else is opened. A swap of plans alone leads
 from one to another at once, for what is open stays so until its runs have ended."""
@@ -48,7 +51,7 @@ class Opened:
 
     state: SessionState
     runner: Runner | None = None
-    """None in state OPENING, and only there."""
+    """None in the states OPENING and CLOSED, and only there."""
     bundle: Bundle | None = None
     stored_declaration: bytes | None = None
     """A bundle's description of the model's outputs."""
@@ -60,7 +63,7 @@ class Opened:
 
     def __post_init__(self) -> None:
         runner = self.runner
-        if (runner is None) is not (self.state is SessionState.OPENING):
+        if (runner is None) is not (self.state in (SessionState.OPENING, SessionState.CLOSED)):
             raise InternalError(f"a session in state {self.state.value!r} with a model to run: {runner is not None}")
         if runner is None:
             return
@@ -103,6 +106,9 @@ class Opened:
 
 NOT_OPEN: Final = Opened(state=SessionState.OPENING)
 """What a session has before it has anything."""
+
+CLOSED: Final = Opened(state=SessionState.CLOSED)
+"""What it has when it has given everything back."""
 
 
 def check_transition(before: Opened, after: Opened) -> None:

@@ -7,6 +7,7 @@ so models run uncut. See docs/decisions/0003.
 
 from __future__ import annotations
 
+import operator
 import os
 from typing import Any
 
@@ -26,7 +27,7 @@ def share_thread_pool(threads: int | None = None) -> int:
 
     Returns: the number of threads.
 
-    Raises: ConfigError if ``threads`` is below 1, or the pool already has another size.
+    Raises: ConfigError if ``threads`` is no integer of at least 1, or the pool already has another size.
 
     Example::
 
@@ -34,20 +35,28 @@ def share_thread_pool(threads: int | None = None) -> int:
         sessions = [parallax.InferenceSession(path) for path in paths]
     """
     global _threads
-    wanted = available_cores() if threads is None else threads
-    if wanted < 1:
-        raise ConfigError(f"a pool of {wanted} threads", fix="give at least 1")
+    wanted = available_cores() if threads is None else _count(threads)
     if _threads is None:
         from onnxruntime.capi import onnxruntime_pybind11_state as C  # few processes share a pool
 
         C.set_global_thread_pool_sizes(wanted, 1)
         _threads = wanted
-    elif threads is not None and threads != _threads:
+    elif threads is not None and wanted != _threads:
         raise ConfigError(
-            f"the shared pool has {_threads} threads already, {threads} were asked for",
+            f"the shared pool has {_threads} threads already, {wanted} were asked for",
             fix="call share_thread_pool once, first thing in the process",
         )
     return _threads
+
+
+def _count(threads: Any) -> int:
+    try:
+        count = 0 if isinstance(threads, bool) else operator.index(threads)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise ConfigError(f"a pool of threads={threads!r:.80}", fix="give a whole number of at least 1")
+    return count
 
 
 def shared_threads() -> int | None:

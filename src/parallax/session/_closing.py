@@ -1,0 +1,144 @@
+"""The end of a session, and runs that are awaited: ``close``, ``with`` and ``arun``."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from parallax.engine import FORKS
+from parallax.errors import SessionClosedError
+from parallax.session._planned import PlannedSession
+from parallax.session._state import CLOSED, SessionState, check_transition
+
+if TYPE_CHECKING:
+    from parallax.session._types import Feeds, OutputNames
+
+_OF_THE_RUNTIME: Final = frozenset(
+    {
+        "_sess",
+        "_sess_options",
+        "_inputs_meta",
+        "_outputs_meta",
+        "_overridable_initializers",
+        "_input_meminfos",
+        "_output_meminfos",
+        "_input_epdevices",
+        "_model_meta",
+        "_profiling_start_time_ns",
+    }
+)
+"""What the base class keeps of its C session, each of which keeps that alive."""
+
+_OF_OURS: Final = (
+    *("_source", "_loaded", "_look", "_estimator", "_declaration", "_memory"),
+    *("_model_bytes", "_sess_options_initial"),
+)
+"""What a session keeps to open its model again, and to describe it."""
+
+_NO_GENERATION: Final = -1
+"""As if the session had been opened in another process: every run looks closer before it begins."""
+
+
+class ClosableSession(PlannedSession):
+    """What a session offers to end it, and to await its runs."""
+
+    _fork: int
+    _lazy_lock: Any
+    _captured_graph_bindings: dict[int, Any]
+
+    def close(self) -> None:
+        """Give back what the session holds: threads, memory, the files of its model.
+
+        Runs that are in flight go on to their end, and what they hold is given back then. Afterwards ``plan`` and
+        ``get_providers`` still answer; all else raises `SessionClosedError`. Closing once more does nothing.
+
+        Example::
+
+            with parallax.InferenceSession("model.onnx") as session:
+                outputs = session.run(None, {"x": x})
+        """
+        is_of_parent = self._fork != FORKS.generation
+        if is_of_parent:
+            self._lazy_lock = threading.RLock()  # a thread of the parent may have held it
+        with self._lazy_lock:
+            if self.is_closed:
+                return
+            opened = self._opened
+            if opened.plan is not None:
+                self._plan = self.plan  # while what was opened can be asked
+            if is_of_parent:
+                # The threads that its end would wait for stayed in the parent.
+                FORKS.keep(*(self.__dict__.get(name) for name in _OF_THE_RUNTIME), opened)
+            elif self._captured_graph_bindings:
+                self._release_captured_graphs()
+            check_transition(opened, CLOSED)
+            self._opened, self._fork = CLOSED, _NO_GENERATION
+            self._runners.put(None)
+            self._swapped = None
+            self._former.clear()
+            for name in _OF_THE_RUNTIME:
+                self.__dict__.pop(name, None)
+            self.__dict__.update(dict.fromkeys(_OF_OURS), _captured_graph_bindings={})
+        was_split = opened.split is not None
+        del opened
+        _give_back(was_split=was_split)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._opened.state is SessionState.CLOSED
+
+    def __enter__(self) -> Self:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def arun(self, output_names: OutputNames, input_feed: Feeds, run_options: Any = None) -> list[Any]:
+        """As ``run``, for ``await``: other tasks of the event loop go on while the model runs in another thread.
+
+        A task that is cancelled stops waiting at once, and its run is told to stop (``RunOptions.terminate``): it ends
+        after the operators in flight. Where ``run_options`` is given, it is that object which says so until the run has
+        ended, to whatever other runs it was given as well.
+
+        Raises: as ``run``.
+
+        Example::
+
+            outputs = await asyncio.gather(session.arun(None, {"x": a}), session.arun(None, {"x": b}))
+        """
+        from parallax.session._awaiting import run_awaited
+
+        self._check_open()
+        return await run_awaited(self.run, output_names, input_feed, run_options)
+
+    def _check_open(self) -> None:
+        """Raises: SessionClosedError once the session is closed."""
+        if self.is_closed:
+            raise closed_error("this session")
+
+    def _refuse_if_closed(self, name: str) -> None:
+        """To be called for an attribute that is missing. Raises: SessionClosedError if it went when it was closed."""
+        if name in _OF_THE_RUNTIME and self.is_closed:
+            raise closed_error("this session")
+
+
+def closed_error(what: str) -> SessionClosedError:
+    """The error for the use of a session that is closed."""
+    return SessionClosedError(f"{what} was closed", fix="open another one; close it after its last run")
+
+
+def _give_back(*, was_split: bool) -> None:
+    from parallax.backends.ort import shrink_shared_allocator
+    from parallax.machine import trim_heap
+
+    if was_split:
+        from parallax.engine import lane_pool
+
+        lane_pool().end_idle()
+    shrink_shared_allocator()
+    trim_heap()

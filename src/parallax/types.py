@@ -1,0 +1,51 @@
+"""Types for annotations: of what sessions and ``compile`` are given, and of what they return.
+
+::
+
+    def open_model(path: str, budget: parallax.types.MemorySize | None = None) -> parallax.InferenceSession: ...
+"""
+
+from __future__ import annotations
+
+from parallax.backends import FaultPolicy
+from parallax.bundle import Verify
+from parallax.engine import Observer, SegmentSpan, TraceSink
+from parallax.events import Event
+from parallax.model import ModelSource
+from parallax.schedule import Candidate, Provenance, Segment
+from parallax.schedule.placement import Placer
+from parallax.session._options import Progress, Split
+from parallax.session._types import (
+    Feeds,
+    MemorySize,
+    ModelDescription,
+    OutputNames,
+    Provider,
+    RunCallback,
+    Shapes,
+    TensorArgument,
+)
+
+__all__ = [
+    "Candidate",
+    "Event",
+    "FaultPolicy",
+    "Feeds",
+    "MemorySize",
+    "ModelDescription",
+    "ModelSource",
+    "Observer",
+    "OutputNames",
+    "Placer",
+    "Progress",
+    "Provenance",
+    "Provider",
+    "RunCallback",
+    "Segment",
+    "SegmentSpan",
+    "Shapes",
+    "Split",
+    "TensorArgument",
+    "TraceSink",
+    "Verify",
+]
