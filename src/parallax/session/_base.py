@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from parallax.admission import SessionMemory
     from parallax.engine import Estimator, Observer, Runner, RunnerHandle, SpanObserver, TraceSink
     from parallax.memory import MemoryRequirement
+    from parallax.model import Glimpse, Model
     from parallax.schedule import Plan
     from parallax.session._declared import DeclaredSession as StockSession
     from parallax.session._options import Options, PlanningOptions
@@ -61,6 +62,12 @@ class SessionBase(StockSession):
     _memory: SessionMemory | None = None
     _estimator: Estimator | None = None
     _source: SessionSource | None = None
+    # See `_model`.
+    _loaded: Model | None = None
+    _look: Glimpse | None = None
+    # Set by the untyped base class; named here for type checkers.
+    _sess_options_initial: Any
+    _output_names: list[str]
     _parallax_options: PlanningOptions
     _whole_arguments: WholeArguments
     _lazy_lock: Any
@@ -74,6 +81,19 @@ class SessionBase(StockSession):
     @abstractmethod
     def plan(self) -> Plan:
         """What runs where, and why; one segment means that the model is uncut."""
+
+    @property
+    def _model(self) -> Model | None:
+        """The model, where the session looks into it. One that was opened at sight is read when it is asked for."""
+        if self._loaded is None and self._look is not None:
+            with self._lazy_lock:
+                if self._loaded is None and self._look is not None:
+                    self._loaded = self._look.read()
+        return self._loaded
+
+    @_model.setter
+    def _model(self, model: Model | None) -> None:
+        self._loaded, self._look = model, None
 
     # -- observers --------------------------------------------------------------------------------------
 
@@ -163,16 +183,18 @@ class SessionBase(StockSession):
 
     # -- the whole model beside the segments of a split one, for what only its session can do ------------
 
-    def __getattr__(self, name: str) -> Any:
-        # Only reached when the attribute is missing, which for _sess means: the model is cut and nobody has
-        # asked for the whole-model session yet. In an uncut session _sess is a plain attribute.
-        if name == "_sess" and self._opened.split is not None:
-            with self._lazy_lock:
-                if "_sess" not in self.__dict__:
-                    self.__dict__["_sess"] = self._make_whole_session()
-                return self.__dict__["_sess"]
-        self._refuse_if_closed(name)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    if not TYPE_CHECKING:  # with it, every name would be an attribute, and a typo none
+
+        def __getattr__(self, name: str) -> Any:
+            # Only reached when the attribute is missing, which for _sess means: the model is cut and nobody has
+            # asked for the whole-model session yet. In an uncut session _sess is a plain attribute.
+            if name == "_sess" and self._opened.split is not None:
+                with self._lazy_lock:
+                    if "_sess" not in self.__dict__:
+                        self.__dict__["_sess"] = self._make_whole_session()
+                    return self.__dict__["_sess"]
+            self._refuse_if_closed(name)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def _make_whole_session(self) -> Any:
         logger.info("something asked for the whole-model session of a cut model; its weights are now held twice")

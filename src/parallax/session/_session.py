@@ -40,7 +40,7 @@ from parallax.session._whole_model import OpeningRequest, WholeArguments
 
 if TYPE_CHECKING:
     from parallax.engine import Declaration, Runner
-    from parallax.model import Glimpse, Model, ModelSource
+    from parallax.model import ModelSource
     from parallax.schedule import Plan
     from parallax.serving import Batcher
     from parallax.session._carried_options import CarriedOptions
@@ -77,9 +77,6 @@ class InferenceSession(ClosableSession):
 
     _fork = 0
     _declaration: Declaration | None = None
-    # See `_model`.
-    _loaded: Model | None = None
-    _look: Glimpse | None = None
     # The bundle that the session runs, from when it is open on.
     _opened_bundle: OpenedBundle | None = None
     # Set by the untyped base class; named here for type checkers.
@@ -89,7 +86,6 @@ class InferenceSession(ClosableSession):
     _model_path: str | None
     _model_bytes: bytes | None
     _sess_options: Any
-    _sess_options_initial: Any
     _captured_graph_bindings: dict[int, Any]
     _providers: list[str]
     _enable_fallback: bool
@@ -160,19 +156,6 @@ class InferenceSession(ClosableSession):
             self._model, self._look, self._opened_bundle = opening.model, opening.look, opening.opened_bundle
         self._adopt(opened)
         self._announce()
-
-    @property
-    def _model(self) -> Model | None:
-        """The model, where the session looks into it. One that was opened at sight is read when it is asked for."""
-        if self._loaded is None and self._look is not None:
-            with self._lazy_lock:
-                if self._loaded is None and self._look is not None:
-                    self._loaded = self._look.read()
-        return self._loaded
-
-    @_model.setter
-    def _model(self, model: Model | None) -> None:
-        self._loaded, self._look = model, None
 
     def _opening_request(self, open_stock: Callable[[str | bytes, Any], Any]) -> OpeningRequest:
         assert self._source is not None

@@ -11,8 +11,9 @@ Feeds = Mapping[str, Any]
 OutputNames = Sequence[str] | None
 """Which outputs, in which order; None or none at all means all."""
 
-Provider = str | tuple[str, Mapping[Any, Any]]
-"""An entry of ``providers=``: a name, or a name with its options."""
+Provider = str | Sequence[Any]
+"""An entry of ``providers=``: a name, or a tuple of a name and its options. A list of both is inferred by type checkers
+to hold sequences, which this must take."""
 
 Shapes = Mapping[str, Sequence[int]]
 """Input name -> concrete sizes."""
