@@ -23,21 +23,20 @@ from typing import Any
 from _common import describe_machine, make_parser, ms, say
 from _figures import Figure, counted
 from _paper import load_converted
-from _paper_simulated import HANDOVER_NS, SEGMENT_OVERHEAD_NS, phone_costs
+from _paper_simulated import CORES, PHONE, phone_costs
 from _phones import Study
 from _sections import Section, publish_sections
 
-from parallax.adapt import CALM, HardwareState, calm_costs_ns, choose_portfolio, in_state, predict_ns, state_grid
+from parallax.adapt import CALM, HardwareState, ReadyPlan, calm_costs_ns, choose_portfolio, in_state, state_grid
 from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.backends.emulated._profiles import load_profile
 from parallax.model import Model
 from parallax.planner import PlanningContext
 from parallax.planner._devices import plan_of_regions
 from parallax.planner._states import describe
-from parallax.schedule import Grain, Plan
+from parallax.schedule import Grain
 from parallax.schedule.placement import (
     PLACERS,
-    Machine,
     Placement,
     PlacementProblem,
     Placer,
@@ -50,9 +49,6 @@ MODELS = ("resnet18", "mobilenetv2", "mobilenetv3-s", "vit-b16", "swin-t")
 BOARDS = ("jetson-agx-orin", "jetson-orin-nano")
 PHONES = ("pixel-6-gpu", "p30-pro-gpu", "redmi-k50-gpu")
 
-CORES = 4
-"""Equal cores that stand for the device's own; together they are as fast."""
-
 NOT_YARDSTICKS = frozenset({"shard-rows", "local-search", "descent", "exact"})
 """Placers that split the model, or that are what ours is made of."""
 
@@ -60,24 +56,6 @@ OURS = ("by-cost", "greedy", "heft", "cpu")
 """What plans are made with in the background, and what the stored ones are made with."""
 
 MEAN_REGRET, WORST_REGRET, AGAINST_CALM = 1.01, 1.05, 1.10
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """A placement's plan, by what it takes when all is calm."""
-
-    label: str
-    plan: Plan
-    cost_ns: tuple[int, ...]
-
-    def ns(self, state: HardwareState) -> int:
-        return predict_ns(
-            self.plan,
-            state,
-            handover_ns=HANDOVER_NS,
-            segment_overhead_ns=SEGMENT_OVERHEAD_NS if len(self.plan.segments) > 1 else 0,
-            cost_ns=self.cost_ns,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,19 +70,18 @@ class Subject:
     @classmethod
     def of(cls, name: str, device: str, model: Model) -> Subject:
         profile = load_profile(device)
-        machine = Machine(cores=CORES, handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS)
         costs = phone_costs(model.inferred(), profile)
-        study = Study.of(model, costs, EmulatedBackend(profile, speed=1.0), machine)
+        study = Study.of(model, costs, EmulatedBackend(profile, speed=1.0), PHONE)
         problem = PlacementProblem(
-            graph=study.graph, groups=study.units, devices=(study.offer,), costs=costs, machine=machine
+            graph=study.graph, groups=study.units, devices=(study.offer,), costs=costs, machine=PHONE
         )
         context = PlanningContext(model, cores=CORES, costs=costs)
         return cls(name=name, device=device, problem=problem, context=context)
 
-    def answer(self, judged: JudgedPlacement, state: HardwareState) -> Answer:
+    def answer(self, judged: JudgedPlacement, state: HardwareState) -> ReadyPlan:
         names = [self.problem.devices[device].device for device in judged.regions.device_of]
         plan = plan_of_regions(self.context, judged.plan, names, judged.tasks, judged.schedule)
-        return Answer(label=judged.label, plan=plan, cost_ns=calm_costs_ns(plan, state))
+        return ReadyPlan(label=judged.label, plan=plan, cost_ns=calm_costs_ns(plan, state))
 
 
 def own_ns(problem: PlacementProblem, placer: Placer) -> int | None:
@@ -144,7 +121,7 @@ def study(subject: Subject, states: Sequence[HardwareState]) -> list[dict[str, A
     slow = [in_state(problem, state) for state in states]
     found = [find_placement(of_state, [PLACERS[name]() for name in OURS]).best for of_state in slow]
     answers = [subject.answer(judged, state) for judged, state in zip(found, states, strict=True)]
-    table = [[answer.ns(state) for state in states] for answer in answers]
+    table = [[answer.predict_ns(state, PHONE) for state in states] for answer in answers]
     portfolio = choose_portfolio(table)
     stored = [answers[index] for index in portfolio.chosen]
     own = {name: [own_ns(of_state, placer) for of_state in slow] for name, placer in yardsticks().items()}
@@ -156,7 +133,7 @@ def study(subject: Subject, states: Sequence[HardwareState]) -> list[dict[str, A
     rows = []
     for number, state in enumerate(states):
         by_name = {name: times[number] for name, times in own.items() if times[number] is not None}
-        kept = min(answer.ns(state) for answer in stored)
+        kept = min(answer.predict_ns(state, PHONE) for answer in stored)
         ours = min(kept, found[number].makespan_ns)
         best = min([ours, searched[number], *(ns for ns in by_name.values() if ns is not None)])
         rows.append(
@@ -165,7 +142,7 @@ def study(subject: Subject, states: Sequence[HardwareState]) -> list[dict[str, A
                 "device": subject.device,
                 "state": describe(state),
                 "is_calm": not dict(state.slowdowns),
-                "calm_plan_ns": answers[0].ns(state),
+                "calm_plan_ns": answers[0].predict_ns(state, PHONE),
                 "stored_ns": kept,
                 "ours_ns": ours,
                 "best_known_ns": best,

@@ -23,9 +23,11 @@ from parallax.adapt import (
 )
 from parallax.events import Event, RunAdmitted, RunEnded, RunOutcome, SegmentEnded
 from parallax.schedule import Plan
+from parallax.schedule.placement import Machine
 from tests.schedule.test_plan_json import make_plan, make_segment
 
 MS = 1_000_000
+MACHINE = Machine(cores=2)
 
 
 def shared_plan() -> Plan:
@@ -55,7 +57,7 @@ class World:
     """A machine in a true state, on which the plan in force runs."""
 
     def __init__(self, seed: int = 0, noise: float = 0.03) -> None:
-        self.controller = Controller()
+        self.controller = Controller(machine=MACHINE)
         for label, plan in (("shared", shared_plan()), ("CPU", cpu_plan()), ("device", device_plan())):
             self.controller.add(ready(label, plan))
         self.now_ns = 0
@@ -218,7 +220,7 @@ def test_the_same_events_lead_to_the_same_decisions() -> None:
     for _ in range(30):
         world.run(probes=False)
     assert world.controller.switches
-    again = Controller()
+    again = Controller(machine=MACHINE)
     for plan in world.controller.plans:
         again.add(plan)
     for event in world.events:
@@ -255,7 +257,7 @@ def test_a_failed_probe_says_nothing_and_is_not_repeated_at_once() -> None:
 
 
 def test_with_one_plan_there_is_nothing_to_decide() -> None:
-    controller = Controller()
+    controller = Controller(machine=MACHINE)
     controller.add(ready("shared", shared_plan()))
     for event in run_events(shared_plan(), 1, 0, [60 * MS, 5 * MS]):
         controller.observe(event)

@@ -8,13 +8,16 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from parallax.adapt import CALM, CPU_NARROW, CPU_WIDE, HardwareState, choose_portfolio, state_grid
+from parallax.adapt import CALM, CPU_NARROW, CPU_WIDE, HardwareState, ReadyPlan, choose_portfolio, state_grid
 from parallax.backends import open_backend
 from parallax.backends.ort import RuntimeOptions
 from parallax.engine import compile_plan
 from parallax.model import load_model
-from parallax.planner import PlanDevice, PlanRequest, StatePlan, plan_model, plans_for_states
+from parallax.planner import PlanDevice, PlanRequest, plan_model, plans_for_states
+from parallax.planner._candidates import host_machine
 from tests.planner.test_placers import BOARD, CPU, PHONE, SIZE, two_chains
+
+MACHINE = host_machine(2)
 
 
 def request_of(*devices: str) -> PlanRequest:
@@ -22,7 +25,7 @@ def request_of(*devices: str) -> PlanRequest:
     return PlanRequest(model=load_model(two_chains()), cores=2, devices=opened)
 
 
-def found(request: PlanRequest, states: Sequence[HardwareState]) -> list[StatePlan]:
+def found(request: PlanRequest, states: Sequence[HardwareState]) -> list[ReadyPlan]:
     return list(plans_for_states(request, plan_model(request).plan, states))
 
 
@@ -30,10 +33,10 @@ def test_a_slow_device_has_a_plan_without_it() -> None:
     plans = found(request_of(PHONE), state_grid([PHONE]))
     assert plans[0].label == "the plan in force"
     slow = CALM.slowed(PHONE, 1000.0)
-    best = min(plans, key=lambda plan: plan.predict_ns(slow))
+    best = min(plans, key=lambda plan: plan.predict_ns(slow, MACHINE))
     assert all(segment.backend == "cpu" for segment in best.plan.segments)
     busy = HardwareState(slowdowns={CPU_NARROW: 1000.0, CPU_WIDE: 1000.0})
-    there = min(plans, key=lambda plan: plan.predict_ns(busy))
+    there = min(plans, key=lambda plan: plan.predict_ns(busy, MACHINE))
     assert {segment.backend for segment in there.plan.segments} == {PHONE}
 
 
@@ -41,10 +44,10 @@ def test_the_plan_for_a_state_is_no_worse_in_it_than_that_of_the_calm_one() -> N
     states = state_grid([PHONE])
     plans = found(request_of(PHONE), states)
     for state in states:
-        times = [plan.predict_ns(state) for plan in plans]
+        times = [plan.predict_ns(state, MACHINE) for plan in plans]
         # Costs are rounded, and joined segments start anew in another state: a hundredth.
         assert min(times) <= times[0] * 1.01
-    table = [[plan.predict_ns(state) for state in states] for plan in plans]
+    table = [[plan.predict_ns(state, MACHINE) for state in states] for plan in plans]
     portfolio = choose_portfolio(table)
     assert portfolio.mean_regret < 1.1
 
@@ -63,7 +66,7 @@ def test_without_devices_there_are_the_widths_of_the_whole_model() -> None:
         assert all(ns > 0 for ns in plan.cost_ns)
     # Where a competitor has one of two cores, one thread waits for nobody.
     crowded = HardwareState(slowdowns={CPU_NARROW: 1.0, CPU_WIDE: 2.5})
-    best = min(plans, key=lambda plan: plan.predict_ns(crowded))
+    best = min(plans, key=lambda plan: plan.predict_ns(crowded, MACHINE))
     assert best.plan.segments[0].width == 1
 
 

@@ -16,6 +16,7 @@ from parallax.adapt._slowdown import SlowdownEstimator
 from parallax.adapt._state import HardwareState, predict_ns, processors_of
 from parallax.events import Event
 from parallax.schedule import Plan
+from parallax.schedule.placement import Machine
 
 _NOTICEABLE: Final = 0.02
 """A slow-down that changed by less since plans were compared last is no reason to compare them again."""
@@ -38,6 +39,10 @@ class ReadyPlan:
     """What each segment takes when all is calm."""
     switch_ns: int = 0
     """What going over to it costs: its first runs that take longer."""
+
+    def predict_ns(self, state: HardwareState, machine: Machine) -> int:
+        """What a run takes in a state. ``machine``: see `parallax.adapt.predict_ns`."""
+        return predict_ns(self.plan, state, machine=machine, cost_ns=self.cost_ns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +83,10 @@ class Controller:
     """Follows the machine's state, and says when another plan should run. Not thread-safe: its owner locks.
 
     Args:
-        handover_ns, segment_overhead_ns: as in `parallax.schedule.simulate`.
+        machine: that plans are simulated on.
     """
 
-    handover_ns: int = 0
-    segment_overhead_ns: int = 0
+    machine: Machine
     current: int = field(init=False, default=0)
     """Index of the plan in force."""
     runs: int = field(init=False, default=0)
@@ -135,23 +139,13 @@ class Controller:
             return None
         self._compared = state
         for known in self._plans:
-            known.predicted_ns = self.predict_ns(known.ready, state)
+            known.predicted_ns = known.ready.predict_ns(state, self.machine)
         chosen = better_plan(
             self.current,
             [known.predicted_ns for known in self._plans],
             switch_ns=[known.ready.switch_ns for known in self._plans],
         )
         return None if chosen == self.current else chosen
-
-    def predict_ns(self, ready: ReadyPlan, state: HardwareState) -> int:
-        """What a run of a plan takes in a state."""
-        return predict_ns(
-            ready.plan,
-            state,
-            handover_ns=self.handover_ns,
-            segment_overhead_ns=self.segment_overhead_ns if len(ready.plan.segments) > 1 else 0,
-            cost_ns=ready.cost_ns,
-        )
 
     def switched(self, index: int, now_s: float) -> Switch:
         """The plan ``index`` is in force now."""

@@ -11,7 +11,7 @@ from typing import Final
 from parallax.errors import ConfigError
 from parallax.graph import CostModel
 from parallax.schedule import CPU_BACKEND, Plan, Segment, simulate_plan
-from parallax.schedule.placement import PlacementProblem
+from parallax.schedule.placement import Machine, PlacementProblem
 
 CPU_NARROW: Final = CPU_BACKEND
 """The processor "cpu": a core of the CPU, by itself."""
@@ -21,6 +21,7 @@ CPU_WIDE: Final = f"{CPU_BACKEND}:wide"
 segment on all of them is slowed more than one on a single core, since its slowest thread decides."""
 
 _CALM: Final = 1.0
+_IDEAL: Final = Machine(cores=1)
 
 
 def processor_of(segment: Segment) -> str:
@@ -97,20 +98,21 @@ def predict_ns(
     plan: Plan,
     state: HardwareState,
     *,
-    handover_ns: int = 0,
-    segment_overhead_ns: int = 0,
+    machine: Machine = _IDEAL,
     cost_ns: Sequence[int] | None = None,
 ) -> int:
     """The makespan of a plan in a state, in ns: the dispatcher's under a virtual clock (`simulate_plan`).
 
     Args:
-        handover_ns, segment_overhead_ns: as in `parallax.schedule.simulate`.
+        machine: says what segments and hand-overs cost around the kernels; by default nothing.
         cost_ns: what each segment takes when all is calm, in place of the plan's own predictions.
     """
     run = simulate_plan(
         plan,
-        handover_ns=handover_ns,
-        segment_overhead_ns=segment_overhead_ns,
+        handover_ns=machine.handover_ns,
+        # A plan of one segment is one call of its backend, with nothing of the engine's around it.
+        segment_overhead_ns=machine.segment_overhead_ns if len(plan.segments) > 1 else 0,
+        contention=machine.contention,
         cost_ns=segment_costs_ns(plan, state, cost_ns),
     )
     return run.makespan_ns

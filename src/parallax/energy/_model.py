@@ -7,7 +7,7 @@ Modelled joules are no measurement: they are to be shown with their band, and ma
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
@@ -111,13 +111,6 @@ def model_energy(
     return ModelledEnergy(
         static=power.static_w.times(makespan_ns / 1e9),
         cores=power.core_w.times(core_s),
-        devices=_sum(power.device_w[backend].times(seconds) for backend, seconds in device_s.items()),
+        devices=sum((power.device_w[backend].times(seconds) for backend, seconds in device_s.items()), NOTHING),
         memory=power.joules_per_byte.times(touched_bytes),
     )
-
-
-def _sum(bands: Iterable[Band]) -> Band:
-    total = NOTHING
-    for band in bands:
-        total = total + band
-    return total

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from parallax.errors import BackendError
+from parallax.machine._cgroups import read_text
 
 _MICRO: Final = 1e-6
 _MILLI: Final = 1e-3
@@ -296,7 +297,5 @@ def _folders(parent: Path, name: re.Pattern[str]) -> list[Path]:
 
 
 def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return None
+    text = read_text(path)
+    return None if text is None else text.strip()

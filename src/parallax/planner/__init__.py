@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from parallax import _lazy
 
 if TYPE_CHECKING:
-    from parallax.planner._candidates import HANDOVER_NS, SEGMENT_OVERHEAD_NS, PlanningContext
+    from parallax.planner._candidates import PlanningContext
     from parallax.planner._choices import is_kept_whole, is_split_forced, is_unasked, is_yardstick
     from parallax.planner._default_policy import why_whole_at_sight
     from parallax.planner._devices import DeviceStudy
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from parallax.planner._request import PlanDevice, PlannedModel, PlanRequest
     from parallax.planner._requirement import RequirementEstimator, estimate_model, split_requirement
     from parallax.planner._rows import feed_shapes, graph_for_backends, planned_model
-    from parallax.planner._states import StatePlan, plans_for_states
+    from parallax.planner._states import plans_for_states
     from parallax.planner._streaming import binding_limit, plan_model_within
     from parallax.planner._tables import DEFAULT_MIN_GAIN
     from parallax.planner._whole import uncut_plan
@@ -35,7 +35,7 @@ else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
-            "_candidates": "HANDOVER_NS SEGMENT_OVERHEAD_NS PlanningContext",
+            "_candidates": "PlanningContext",
             "_choices": "is_kept_whole is_split_forced is_unasked is_yardstick",
             "_default_policy": "why_whole_at_sight",
             "_devices": "DeviceStudy",
@@ -48,7 +48,7 @@ else:
             "_request": "PlanDevice PlanRequest PlannedModel",
             "_requirement": "RequirementEstimator estimate_model split_requirement",
             "_rows": "feed_shapes graph_for_backends planned_model",
-            "_states": "StatePlan plans_for_states",
+            "_states": "plans_for_states",
             "_streaming": "binding_limit plan_model_within",
             "_tables": "DEFAULT_MIN_GAIN",
             "_whole": "uncut_plan",
@@ -57,16 +57,13 @@ else:
 
 __all__ = [
     "DEFAULT_MIN_GAIN",
-    "HANDOVER_NS",
     "LIFT_NS",
-    "SEGMENT_OVERHEAD_NS",
     "DeviceStudy",
     "PlanDevice",
     "PlanRequest",
     "PlannedModel",
     "PlanningContext",
     "RequirementEstimator",
-    "StatePlan",
     "binding_limit",
     "check_fit",
     "estimate_model",

@@ -61,7 +61,7 @@ def plan_shared(
         ConfigError: the placer proposes what is no placement.
     """
     backends = [device.backend for device in devices.values()]
-    studies = _studies(context, devices, _common_costs(context, backends))
+    studies = device_studies(context, devices, common_costs(context, backends))
     cpu_ns = next(iter(studies.values())).cpu_ns
     unpriced = [
         f"{asked} has no prices: tune=True measures what it is worth"
@@ -76,7 +76,7 @@ def plan_shared(
         costs = None if cost is None else cost(made)
         survivors = surviving_tensors(made) if cost is None else None
         context = PlanningContext(made, cores=context.cores, costs=costs, survivors=survivors)
-        studies = _studies(context, devices, _common_costs(context, backends), split=split.split)
+        studies = device_studies(context, devices, common_costs(context, backends), split=split.split)
     offers = {asked: study.offer for asked, study in studies.items() if study.offer is not None}
     problem = PlacementProblem(
         graph=context.graph,
@@ -143,16 +143,17 @@ def _split_for(placer: Placer, context: PlanningContext, studies: Mapping[str, D
     return _Split(split=split, permille=permille, structure_digest=context.model.structure_digest)
 
 
-def _studies(
+def device_studies(
     context: PlanningContext, devices: Mapping[str, PlanDevice], costs: CostModel, *, split: RowSplit | None = None
 ) -> dict[str, DeviceStudy]:
+    """A study of each device, by the name it was asked for. ``split``: how the context's model was split by rows."""
     return {
         asked: DeviceStudy(context, device.backend, costs, split=split, room_bytes=device.room_bytes)
         for asked, device in devices.items()
     }
 
 
-def _common_costs(context: PlanningContext, backends: Sequence[Backend]) -> CostModel:
+def common_costs(context: PlanningContext, backends: Sequence[Backend]) -> CostModel:
     """The CPU's costs that the prices of all these devices are compared with: scaled, where one of them asks for it."""
     scaled = [scaled_costs(context, backend) for backend in backends]
     return next((costs for costs in scaled if costs is not context.costs), context.costs)

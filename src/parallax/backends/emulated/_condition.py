@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from parallax.backends.emulated._figures import MAX_FILE_BYTES, Fields
+from parallax.backends.emulated._figures import read_fields
 from parallax.errors import ConfigError
 
 FORMAT_VERSION: Final = 1
@@ -58,19 +58,7 @@ STEADY: Final = Condition()
 
 def load_condition(source: str | os.PathLike[str]) -> Condition:
     """Read a file. Raises: ConfigError naming the file, the field at fault and what is expected there."""
-    path = Path(source)
-    try:
-        with path.open("rb") as stream:
-            text = stream.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"cannot read it: {getattr(error, 'strerror', None) or error}",
-            where=str(path),
-            fix="give the path of a device's condition",
-        ) from error
-    if len(text) > MAX_FILE_BYTES:
-        raise ConfigError(f"more than {MAX_FILE_BYTES} bytes", where=str(path), fix="give the path of a condition")
-    fields = Fields.parse(text, str(path))
+    fields = read_fields(Path(source), "device's condition")
     fields.require_format(FORMAT_VERSION)
     steps = []
     for item in fields.items("steps"):

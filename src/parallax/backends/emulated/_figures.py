@@ -10,10 +10,12 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.resources.abc import Traversable
+from pathlib import Path
 
 from parallax.errors import ConfigError
 
-MAX_FILE_BYTES = 1 << 20
+_MAX_FILE_BYTES = 1 << 20
 """A larger file is no description of a device."""
 
 
@@ -188,3 +190,22 @@ def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"the field {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
     return found
+
+
+def read_fields(file: Traversable | Path, what: str = "device profile") -> Fields:
+    """The fields of a JSON file. ``what``: it should be, for messages.
+
+    Raises: ConfigError naming the file, if it cannot be read, is too large, or no JSON object.
+    """
+    where = str(file) if isinstance(file, Path) else file.name
+    fix = f"give the path of a {what}"
+    try:
+        with file.open("rb") as stream:
+            text = stream.read(_MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # a path with a null character
+        raise ConfigError(
+            f"cannot read it: {getattr(error, 'strerror', None) or error}", where=where, fix=fix
+        ) from error
+    if len(text) > _MAX_FILE_BYTES:
+        raise ConfigError(f"more than {_MAX_FILE_BYTES} bytes", where=where, fix=fix)
+    return Fields.parse(text, where)

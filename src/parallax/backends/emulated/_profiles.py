@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from parallax.backends.emulated._coverage import TYPE_NAMES, Coverage, read_coverage
-from parallax.backends.emulated._figures import MAX_FILE_BYTES, Fields, Figure
+from parallax.backends.emulated._figures import Fields, Figure, read_fields
 from parallax.errors import ConfigError
 
 FORMAT_VERSION: Final = 1
@@ -174,27 +174,13 @@ def load_profile(source: str | os.PathLike[str]) -> DeviceProfile:
                 f"there is no device profile {text!r}",
                 fix=f"choose one of: {', '.join(profile_names())}; or give the path of a file that ends in .json",
             )
-        return _read_profile(_read(_folder() / f"{text}.json"), _folder())
+        return _read_profile(read_fields(_folder() / f"{text}.json"), _folder())
     path = Path(text)
-    return _read_profile(_read(path), path.parent)
+    return _read_profile(read_fields(path), path.parent)
 
 
 def _folder() -> Traversable:
     return importlib.resources.files("parallax.backends.emulated") / "profiles"
-
-
-def _read(file: Traversable | Path) -> Fields:
-    where = str(file) if isinstance(file, Path) else file.name
-    try:
-        with file.open("rb") as stream:
-            text = stream.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read it: {error.strerror or error}", where=where, fix="give the path of a device profile"
-        ) from error
-    if len(text) > MAX_FILE_BYTES:
-        raise ConfigError(f"more than {MAX_FILE_BYTES} bytes", where=where, fix="give the path of a device profile")
-    return Fields.parse(text, where)
 
 
 def _read_profile(fields: Fields, folder: Traversable | Path) -> DeviceProfile:
@@ -247,11 +233,11 @@ def _read_delegate(fields: Fields, folder: Traversable | Path) -> Coverage:
         return read_coverage(fields.inner("delegate"))
     name = fields.text("delegate")
     if name.endswith(".json"):
-        return read_coverage(_read(folder / name))
+        return read_coverage(read_fields(folder / name))
     delegates = _folder() / "delegates"
     known = sorted(entry.name.removesuffix(".json") for entry in delegates.iterdir() if entry.name.endswith(".json"))
     if name not in known:
         raise fields.error(
             "delegate", f"there is no list of operators {name!r}", f"{', '.join(known)}, a file, or the list itself"
         )
-    return read_coverage(_read(delegates / f"{name}.json"))
+    return read_coverage(read_fields(delegates / f"{name}.json"))
