@@ -269,13 +269,23 @@ def _how_it_was_measured(report: Mapping[str, Any]) -> str:
     )
 
 
+def _rounds_measured(report: Mapping[str, Any]) -> str:
+    runs, wanted = report["runs"], report["wanted_rounds"]
+    # Where too few rounds were undisturbed, those that others disturbed count as well.
+    return (
+        f"{runs} of {wanted} rounds"
+        if runs < wanted
+        else f"{runs} rounds, of which less than {wanted} were undisturbed"
+    )
+
+
 def _render_notes(report: Mapping[str, Any], console: Console) -> None:
     if report["interrupted"]:
-        print_line(console, f"interrupted: {report['runs']} of {report['wanted_rounds']} rounds were measured")
+        print_line(console, f"interrupted after {_rounds_measured(report)}")
     elif report["ended_by"] == "time":
         print_line(
             console,
-            f"--max-time {report['max_time_s']:g} ended it after {report['runs']} of {report['wanted_rounds']} rounds; "
+            f"--max-time {report['max_time_s']:g} ended it after {_rounds_measured(report)}; "
             "more time makes the interval narrower",
         )
     if report["discarded_rounds"]:
