@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from parallax.backends import FaultPolicy
+from parallax.backends import FaultPolicy, TensorArgument
 from parallax.bundle import Verify
 from parallax.engine import Observer, SegmentSpan, TraceSink
 from parallax.events import Event
@@ -23,7 +23,6 @@ from parallax.session._types import (
     Provider,
     RunCallback,
     Shapes,
-    TensorArgument,
 )
 
 __all__ = [

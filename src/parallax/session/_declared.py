@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from parallax.session._types import Feeds, ModelDescription, OutputNames, Provider, RunCallback, TensorArgument
+from parallax.backends import TensorArgument
+from parallax.session._types import Feeds, ModelDescription, OutputNames, Provider, RunCallback
 
 
 class DeclaredSession:

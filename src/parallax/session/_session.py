@@ -39,12 +39,13 @@ from parallax.session._unknown_keywords import check_session_keywords
 from parallax.session._whole_model import OpeningRequest, WholeArguments
 
 if TYPE_CHECKING:
+    from parallax.backends import TensorArgument
     from parallax.engine import Declaration, Runner
     from parallax.model import ModelSource
     from parallax.schedule import Plan
     from parallax.serving import Batcher
     from parallax.session._carried_options import CarriedOptions
-    from parallax.session._types import Feeds, OutputNames, Provider, RunCallback, TensorArgument
+    from parallax.session._types import Feeds, OutputNames, Provider, RunCallback
 
 
 class InferenceSession(ClosableSession):

@@ -25,25 +25,6 @@ RunCallback = Callable[[Any, Any, str], object]
 """Of ``run_async``: called with (results, user data, error text)."""
 
 
-class TensorArgument(Protocol):
-    """What ``get_inputs`` and ``get_outputs`` tell of one input or output; ONNX Runtime calls its class ``NodeArg``."""
-
-    @property
-    def name(self) -> str:
-        """Its name in the model."""
-        ...
-
-    @property
-    def type(self) -> str:
-        """Such as ``"tensor(float)"``."""
-        ...
-
-    @property
-    def shape(self) -> list[int | str | None]:
-        """Its sizes; a name, or None, where one is open."""
-        ...
-
-
 class ModelDescription(Protocol):
     """What ``get_modelmeta`` tells; ONNX Runtime calls its class ``ModelMetadata``."""
 
