@@ -292,3 +292,16 @@ def test_run_many_that_takes_long_answers_in_order_too() -> None:
     feeds = [zoo.example_inputs("distilbert", seed=number, sequence=16) for number in range(300)]
     for number, answer in enumerate(session.run_many(iter(feeds))):
         assert_same(answer, session.run(None, feeds[number]))
+
+
+def test_a_closed_session_has_no_batcher() -> None:
+    session = parallax.InferenceSession(texts())
+    batcher = session.batcher()
+    session.close()
+    with pytest.raises(parallax.SessionClosedError):
+        batcher.submit(text(1))
+    batcher.close()
+    with pytest.raises(parallax.SessionClosedError):
+        session.batcher()
+    with pytest.raises(parallax.SessionClosedError):
+        session.run_many([text(1)])

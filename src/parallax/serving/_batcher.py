@@ -103,7 +103,7 @@ class Batcher:
             Overloaded: the queue is full, or the request could not end in time. It was not taken.
             InputError: as ``InferenceSession.run``, for what can be seen before it runs.
             ConfigError: the batcher is closed, or was made in another process; or the deadline is none.
-            ParallaxError: the session is closed.
+            SessionClosedError: the session is closed.
         """
         return self._core.submit(feeds, deadline_ms, client)
 

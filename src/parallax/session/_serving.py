@@ -87,13 +87,6 @@ def make_batcher(session: Any, options: BatcherOptions) -> Batcher:
         raise
 
 
-def check_open(session: Any) -> None:
-    """Raises: ParallaxError if the session can be closed, and is."""
-    check = getattr(session, "_check_open", None)
-    if check is not None:
-        check()
-
-
 def run_many(session: Any, feeds: Iterable[Arrays]) -> list[Answer]:
     """Answer many requests; see ``InferenceSession.run_many``."""
     return run_in_order(
@@ -150,8 +143,8 @@ class SessionRunner:
         self.settings = tuple(settings)
 
     def check_open(self) -> None:
-        """Raises: ParallaxError once the session is closed."""
-        check_open(self._session)
+        """Raises: SessionClosedError once the session is closed."""
+        self._session._check_open()
 
     def run_one(self, setting: int, arrays: Arrays) -> Answer:
         """The answer to one request."""
@@ -191,7 +184,7 @@ def _setting(way: _Way) -> Setting:
 
 def prepare(session: Any, options: BatcherOptions) -> tuple[SessionRunner, RequestReader]:
     """Open and measure what a batcher on ``session`` needs. Raises: as `make_batcher`."""
-    check_open(session)
+    session._check_open()
     companions = Companions(session)
     try:
         return _Preparation(session, companions, options).prepare()
