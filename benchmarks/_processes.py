@@ -31,12 +31,21 @@ class ProcessError(RuntimeError):
     """A process that ended without an answer; its message says how."""
 
 
-def run_process(variant: str, arguments: Sequence[str] = ()) -> Process:
-    """Start one, and wait for its answer and its end. Raises: ProcessError."""
+def run_process(variant: str, arguments: Sequence[str] = (), *, cache: Path | None = None) -> Process:
+    """Start one, and wait for its answer and its end.
+
+    Args:
+        cache: folder in which processes keep figures for later ones; None: the user's, where earlier tuning of a model
+            may have left a plan.
+
+    Raises: ProcessError.
+    """
     command = [sys.executable, str(Path(_whole.__file__)), variant, *arguments]
     # Installed packages are compiled. Sources that are used where they lie are compiled by their first import, unless
     # Python was told not to keep the result: then each process would compile ours anew, and none ONNX Runtime's.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    if cache is not None:
+        environment["XDG_CACHE_HOME"] = str(cache)
     begin = time.perf_counter_ns()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
@@ -50,11 +59,14 @@ def run_process(variant: str, arguments: Sequence[str] = ()) -> Process:
     return Process(elapsed_ns=elapsed, peak_bytes=int(words[1]) if words[:1] == ["peak"] else 0)
 
 
-def in_turn(variants: Mapping[str, Sequence[str]], *, rounds: int) -> dict[str, list[Process]]:
+def in_turn(
+    variants: Mapping[str, Sequence[str]], *, rounds: int, cache: Path | None = None
+) -> dict[str, list[Process]]:
     """Processes by variant, in rounds that go through the variants forwards and backwards in turn.
 
     Args:
         variants: name -> its arguments. One that ends badly is said to, and left out.
+        cache: as for `run_process`.
     """
     found: dict[str, list[Process]] = {variant: [] for variant in variants}
     for number in range(rounds):
@@ -62,7 +74,7 @@ def in_turn(variants: Mapping[str, Sequence[str]], *, rounds: int) -> dict[str, 
             if variant not in found:
                 continue
             try:
-                found[variant].append(run_process(variant, variants[variant]))
+                found[variant].append(run_process(variant, variants[variant], cache=cache))
             except ProcessError as error:
                 del found[variant]
                 say(f"  {error}")
