@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -136,9 +137,12 @@ class Rounds:
         self.now = 0.0
         self.waits: list[float] = []
 
-    def measure(self, *, wait_s: float = 1.0) -> Round:
+    def measure(self, *, wait_s: float = 1.0, is_over: Callable[[], bool] = lambda: False) -> Round | None:
         kind = self.script[len(self.waits) % len(self.script)]
         self.waits.append(wait_s)
+        self.now += 100.0 if kind == "l" else 0.0  # a first turn that takes long
+        if is_over():
+            return None
         self.now += 1.0
         if kind == "^":
             raise KeyboardInterrupt
@@ -174,6 +178,11 @@ def test_the_time_ends_it_before_a_round_that_would_not_end_in_time() -> None:
     assert (len(measured.rounds), measured.ended_by) == (5, End.TIME)
     assert len(Rounds(".").ended(wanted=100, seconds=0.5).rounds) == 1
     assert len(Rounds(".").ended(wanted=100, seconds=0.0).rounds) == 0
+
+
+def test_a_round_that_takes_longer_than_expected_is_given_up_when_the_time_is_over() -> None:
+    measured = Rounds("...l").ended(wanted=100, seconds=10.0)
+    assert (len(measured.rounds), measured.ended_by) == (3, End.TIME)
 
 
 def test_ctrl_c_leaves_what_was_measured_until_then() -> None:

@@ -45,8 +45,10 @@ def describe_answers(
         worth = _worth_as_predicted(plan, prediction, arguments)
     return {
         "worth_it": worth,
-        "here": _here(arguments, plan, prediction=prediction, memory=memory, weight_bytes=weight_bytes),
-        "right": _right(arguments, plan),
+        "here": _here(arguments, plan, prediction=prediction, memory=memory, weight_bytes=weight_bytes)
+        if offload is None
+        else _here_with_device(offload, f"{arguments} --provider {offload['asked']}"),
+        "right": _right(arguments, plan) if offload is None else _right_on_device(offload, arguments),
     }
 
 
@@ -136,6 +138,20 @@ def _here(
     if memory["run_peak_bytes"] is not None:
         parts.append(f"a run holds {size(memory['run_peak_bytes'])} beside {size(weight_bytes)} of weights")
     return {"text": "; ".join(parts), "next": f"inspect {arguments} --provider NAME (see parallax devices)"}
+
+
+def _here_with_device(offload: Mapping[str, Any], arguments: str) -> dict[str, Any]:
+    held = offload["memory"]["held_bytes"]
+    text = str(offload["reason"]) + (f"; it holds {size(held)} of the device's memory" if held else "")
+    return {"text": text, "next": f"run {arguments}"}
+
+
+def _right_on_device(offload: Mapping[str, Any], arguments: str) -> dict[str, Any]:
+    if offload["is_emulated"]:
+        text = "an emulated device computes with this CPU's kernels, so that its answers are right"
+    else:
+        text = "the device's kernels compute what it takes; what it fails at runs on the CPU"
+    return {"text": text, "next": f"bench {arguments} --provider {offload['asked']} (compares every output)"}
 
 
 def _right(arguments: str, plan: Plan | None) -> dict[str, Any]:

@@ -48,7 +48,7 @@ OPEN_SHARE = 0.5
 
 BRIEF_RUN_S = 0.5
 """From a run of this length on, turns are their timed runs alone."""
-_PATIENT_S, _IMPATIENT_S = AWAIT_S, 0.05
+_PATIENT_S, _IMPATIENT_S = AWAIT_S, 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -366,23 +366,29 @@ def measure_rounds(rounds: Rounds, *, wanted: int, deadline: Deadline, progress:
     last_s = 0.0
     ended_by = End.ROUNDS
     try:
-        while sum(not measured.is_disturbed for measured in everything) < wanted and len(everything) < 2 * wanted:
+        while sum(not done.is_disturbed for done in everything) < wanted and len(everything) < 2 * wanted:
             if deadline.remaining_s <= last_s:
                 ended_by = End.TIME
                 break
             # Cores that a host has taken come back when they are waited for; those that others use do not.
             is_busy = bool(everything) and everything[-1].is_disturbed
             began = deadline.elapsed_s
-            everything.append(rounds.measure(wait_s=_IMPATIENT_S if is_busy else _PATIENT_S))
+            measured = rounds.measure(
+                wait_s=_IMPATIENT_S if is_busy else _PATIENT_S, is_over=lambda: not deadline.remaining_s
+            )
+            if measured is None:
+                ended_by = End.TIME
+                break
+            everything.append(measured)
             last_s = deadline.elapsed_s - began
-            kept = sum(not measured.is_disturbed for measured in everything)
+            kept = sum(not done.is_disturbed for done in everything)
             if len(everything) - kept < wanted:
                 progress("rounds", kept, wanted)
             else:
                 progress("rounds (the machine is busy)", kept, wanted)
     except KeyboardInterrupt:
         ended_by = End.INTERRUPT
-    if ended_by is End.ROUNDS and sum(not measured.is_disturbed for measured in everything) < wanted:
+    if ended_by is End.ROUNDS and sum(not done.is_disturbed for done in everything) < wanted:
         ended_by = End.BUSY
     return counted(everything, ended_by)
 

@@ -34,10 +34,12 @@ class CallerRounds:
         self._judge = witness_for(cores)
         self._number = 0
 
-    def measure(self, *, wait_s: float = AWAIT_S) -> Round:
+    def measure(self, *, wait_s: float = AWAIT_S, is_over: Callable[[], bool] = lambda: False) -> Round | None:
         """One round. See `Rounds`; callers keep the cores busy by themselves, so that nobody waits for those."""
         turns: dict[str, Turn] = {}
         for label in rotated(self._rivals, self._number):
+            if is_over():
+                return None
             wait_until_quiet()
             wake(self._rivals[label])
             turns[label] = run_callers(self._rivals[label], callers=self._callers, seconds=self._turn_s)

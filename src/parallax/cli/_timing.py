@@ -129,11 +129,14 @@ class Round:
 class Rounds(Protocol):
     """What measures one round after the other."""
 
-    def measure(self, *, wait_s: float = AWAIT_S) -> Round:
+    def measure(self, *, wait_s: float = AWAIT_S, is_over: Callable[[], bool] = lambda: False) -> Round | None:
         """One round.
 
         Args:
             wait_s: how long each turn may wait for cores that the host has taken.
+            is_over: asked before each turn; where it says so, the round is given up.
+
+        Returns: the round; None if it was given up.
         """
         ...
 
@@ -166,9 +169,13 @@ class InterleavedRounds:
         self._witness = _Witness(cores)
         self._number = 0
 
-    def measure(self, *, wait_s: float = AWAIT_S) -> Round:
+    def measure(self, *, wait_s: float = AWAIT_S, is_over: Callable[[], bool] = lambda: False) -> Round | None:
         """One round, in which each rival's runs fill some 10 ms. See `Rounds`."""
-        turns = {label: self._turn(self._rivals[label], wait_s) for label in rotated(self._rivals, self._number)}
+        turns: dict[str, Turn] = {}
+        for label in rotated(self._rivals, self._number):
+            if is_over():
+                return None
+            turns[label] = self._turn(self._rivals[label], wait_s)
         self._number += 1
         return self._witness.judge(turns)
 
@@ -176,7 +183,7 @@ class InterleavedRounds:
         wait_until_quiet()
         if not self._is_brief:
             wake(call)
-            if self._witness.cores is not None:
+            if self._witness.cores is not None and wait_s > 0:
                 self._witness.cores.await_cores(call, limit_s=wait_s)
                 call()
         runs: list[float] = []
@@ -247,6 +254,8 @@ def time_interleaved(
     discarded = 0
     while len(kept) < rounds:
         measured = timer.measure()
+        if measured is None:
+            continue
         if measured.is_disturbed and discarded < rounds:
             discarded += 1
             continue
