@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from _environment import as_installed
 
 import parallax
 
@@ -151,7 +152,12 @@ class Child:
         """``prefix``: a command that runs the rest of its arguments, for limits."""
         command = [*prefix, sys.executable, __file__, json.dumps(asdict(order))]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=as_installed(),
         )
         self._expect("ready")
 

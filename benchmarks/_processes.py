@@ -5,7 +5,6 @@ What a process does is in `_whole.py`, which imports no more than a user's scrip
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import _whole
 from _common import say
+from _environment import as_installed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +41,7 @@ def run_process(variant: str, arguments: Sequence[str] = (), *, cache: Path | No
     Raises: ProcessError.
     """
     command = [sys.executable, str(Path(_whole.__file__)), variant, *arguments]
-    # Installed packages are compiled. Sources that are used where they lie are compiled by their first import, unless
-    # Python was told not to keep the result: then each process would compile ours anew, and none ONNX Runtime's.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment = as_installed()
     if cache is not None:
         environment["XDG_CACHE_HOME"] = str(cache)
     begin = time.perf_counter_ns()

@@ -33,6 +33,7 @@ from _common import (
     show_ratio,
     spread,
 )
+from _environment import as_installed
 from _figures import Figure
 from _fresh import (
     DEFAULT,
@@ -130,7 +131,7 @@ def import_times() -> dict[str, list[float]]:
 
     def once(statement: str) -> float:
         begin = time.perf_counter()
-        subprocess.run([sys.executable, "-c", statement], check=True)
+        subprocess.run([sys.executable, "-c", statement], check=True, env=as_installed())
         return time.perf_counter() - begin
 
     statements = {

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallax.adapt import (
@@ -192,6 +192,7 @@ def test_one_slow_run_is_no_reason() -> None:
     assert world.controller.switches == []
 
 
+@settings(max_examples=25)  # half a minute of runs each
 @given(seed=st.integers(0, 10**6), noise=st.floats(0.0, 0.2))
 def test_in_a_steady_state_it_does_not_alternate(seed: int, noise: float) -> None:
     world = World(seed, noise)

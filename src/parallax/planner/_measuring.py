@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parallax.machine import DISTURBED_SHARE, CoreMeter, LoadMeter
+from parallax.machine import AWAIT_S, DISTURBED_SHARE, CoreMeter, LoadMeter
 from parallax.planner._request import Progress
 from parallax.schedule import Plan
 
@@ -26,6 +26,10 @@ LONGEST_NS = 30_000_000_000
 """Measuring stops after this, if at least MIN_ROUNDS are done."""
 
 MIN_ROUNDS = 7
+
+PATIENCE_S = 5.0
+"""For how long one measurement waits for missing cores, all its turns together. Where they do not come, the machine is
+busy; that is told from what others used, and more waiting would only make an open session later."""
 
 KEEP_RATIO = 0.95
 """A plan other than the default must take at most this share of its time, in two measurements: less is noise, and
@@ -81,7 +85,7 @@ def measure_interleaved(
 
     Within a round each peer has one turn: a run that is not counted, then enough runs to fill TURN_NS,
     of which the median counts. The order rotates, so that no peer always follows the same one. Turns on several cores
-    begin when the machine gives them all.
+    begin when the machine gives them all, or when `PATIENCE_S` has been spent on waiting for that.
     """
     repeats = []
     for peer in peers:
@@ -92,6 +96,7 @@ def measure_interleaved(
     series: list[list[int]] = [[] for _ in peers]
     used = [max(peer.plan.lanes, *(segment.width for segment in peer.plan.segments)) for peer in peers]
     meter = CoreMeter(max(used))
+    patience_s = PATIENCE_S
     began = time.perf_counter_ns()
     for number in range(rounds):
         if number >= MIN_ROUNDS and time.perf_counter_ns() - began > LONGEST_NS:
@@ -100,8 +105,10 @@ def measure_interleaved(
         for offset in range(len(peers)):
             index = (number + offset) % len(peers)
             run = peers[index].run
-            if used[index] > 1:
-                meter.await_cores(run)
+            if used[index] > 1 and patience_s > 0:
+                asked = time.perf_counter()
+                meter.await_cores(run, limit_s=min(AWAIT_S, patience_s))
+                patience_s -= time.perf_counter() - asked
             run()
             turn = []
             for _ in range(repeats[index]):
