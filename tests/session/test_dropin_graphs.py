@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, parser
 
+import parallax
 from tests.session._dropin import (
     BRANCHING,
     DIAMOND,
@@ -170,6 +171,22 @@ def test_an_unused_input_is_still_required_and_checked(session_class: SessionCla
         session.run(None, {"x": X[0], "idle": ramp(4)})
     with pytest.raises(invalid, match="int64"):
         session.run(None, {"x": X[0], "idle": np.zeros(3, np.int64)})
+
+
+def test_a_whole_model_with_an_initializer_that_may_be_overridden_requires_its_inputs_all_the_same() -> None:
+    text = (
+        "<ir_version: 8, opset_import: ['' : 17]> g (float[N] x, float[3] idle, float[3] w) => (float[N] y) "
+        "<float[3] w = {1, 2, 3}> { s = Sin(x) y = Mul(s, w) }"
+    ).replace("'", '"')
+    model = onnx.parser.parse_model(text)
+    session = parallax.InferenceSession(model.SerializeToString())
+    assert session.plan.is_uncut
+    assert [value.name for value in session.get_overridable_initializers()] == ["w"]
+    for feeds in ({"x": ramp(3), "idle": ramp(3)}, {"x": ramp(3), "idle": ramp(3), "w": ramp(3)}):
+        _same_as_plain(session, model, feeds)
+    for feeds in ({"x": ramp(3)}, {"x": ramp(3), "w": ramp(3)}, {"idle": ramp(3), "w": ramp(3)}):
+        with pytest.raises(ValueError, match="Required inputs"):
+            session.run(None, feeds)
 
 
 @on_every_session

@@ -128,13 +128,20 @@ class WholeRunner(Runner):
     """The session, of the class `parallax.backends.ort.StockSession`."""
     direct: Any = None
     """The C session's ``run``, where nothing is needed of what the class does around that; else None."""
+    required: frozenset[str] | None = None
+    """Names that must be fed, where a feed may hold others: initializers that may be overridden. None: it may not."""
 
     def run(
         self, output_names: Any, input_feed: Any, run_options: Any = None, memory: SessionMemory | None = None
     ) -> Any:
         direct = self.direct
-        # The runtime checks names, but not that inputs which no operator reads are there.
-        if direct is None or len(input_feed) < len(self.input_names):
+        # The runtime checks names, but not that inputs which no operator reads are there: where no others may be fed, a
+        # count tells.
+        if (
+            direct is None
+            or len(input_feed) < len(self.input_names)
+            or (self.required is not None and not self.required <= input_feed.keys())
+        ):
             return self._run_stock(self.stock.run, output_names, input_feed, run_options, memory)
         names = output_names or self.output_names
         try:

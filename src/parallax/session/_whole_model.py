@@ -110,18 +110,19 @@ def open_whole(
                 raise ort.both(type(ours), native_class(error))(ours.what, where=ours.where, fix=ours.fix) from error
             raise ort.open_failure(error) from error
     whole, is_owner = stock._sess, stock is request.owner
-    is_plain = whole.get_providers() == ["CPUExecutionProvider"] and not whole.overridable_initializers
-    is_direct = is_plain and not request.options.is_watched
+    is_direct = whole.get_providers() == ["CPUExecutionProvider"] and not request.options.is_watched
+    input_names = tuple(argument.name for argument in whole.inputs_meta)
     output_names = [argument.name for argument in whole.outputs_meta]
     return Opened(
         state=SessionState.DIRECT if is_direct else SessionState.WHOLE,
         runner=WholeRunner(
             plan=plan,
-            input_names=tuple(argument.name for argument in whole.inputs_meta),
+            input_names=input_names,
             output_names=output_names,
             events=request.events,
             stock=ort.PinnedSession(request.owner, stock),
             direct=whole.run if is_direct else None,
+            required=frozenset(input_names) if whole.overridable_initializers else None,
         ),
         attributes={**({} if is_owner else _stock_attributes(stock)), "_output_names": output_names},
     )
