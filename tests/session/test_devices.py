@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import threading
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.engine import TraceRecorder
 from parallax.errors import BundleError, ConfigError
 from parallax.planner._devices import held_bytes
+from parallax.planner._measuring import measure_undisturbed
 from parallax.schedule import CPU_BACKEND
 from parallax.session import make_device
 from tests.engine._flow_models import decoder, decoder_feeds
@@ -382,6 +384,16 @@ def chain(depth: int = 4, rows: int | str = 512) -> bytes:
         last = f"b{step}"
     nodes[-1].output[0] = "y"
     return _serialised("chain", nodes, weights, rows=rows)
+
+
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tuning measures in earnest, but not for long: what is kept where is not asked here, or is set."""
+    monkeypatch.setattr("parallax.planner._measuring.PATIENCE_S", 0.5)
+    measure = functools.partial(measure_undisturbed, rounds=5)
+    monkeypatch.setattr(
+        "parallax.planner._tuning.measure_undisturbed", lambda peers, *, rounds=0, **how: measure(peers, **how)
+    )
 
 
 @pytest.fixture

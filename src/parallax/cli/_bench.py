@@ -27,7 +27,7 @@ from parallax.cli._timing import InterleavedRounds, Round, Rounds
 from parallax.cli._verdict import LEAST_SAMPLES
 from parallax.errors import ConfigError
 from parallax.machine import AWAIT_S, available_cores
-from parallax.planner import is_yardstick
+from parallax.planner import is_yardstick, open_placer
 from parallax.session import InferenceSession, Options
 
 DEFAULT_MAX_S = 30.0
@@ -107,6 +107,8 @@ def bench_model(
             fix="leave --runs out, or those",
         )
     parse_providers(providers)
+    for policy in policies:
+        open_placer(policy)  # what is wrong with one is said now, not after a minute of measuring
     cores = options.threads or available_cores()
     rivals = runtime_rivals(cores)
     deadline = Deadline(how.limit_s(len(rivals) + 1 + len(policies)))
