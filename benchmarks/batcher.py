@@ -32,8 +32,8 @@ from _load import (
 import parallax
 from parallax import zoo
 from parallax.serving import Batcher
+from parallax.serving._serving import BatcherOptions, make_batcher
 from parallax.serving.policy import Sizing
-from parallax.session._serving import BatcherOptions, make_batcher
 
 LOADS = (0.5, 0.9, 1.5)
 KINDS = ("poisson", "bursts")

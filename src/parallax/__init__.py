@@ -76,8 +76,11 @@ if TYPE_CHECKING:
         UnsafeModelError,
         UnsupportedModelError,
     )
+    from parallax.opening import MemoryUsage, compile
+    from parallax.options import Options
+    from parallax.patching import Patch, patch, unpatch
     from parallax.schedule import Plan
-    from parallax.session import InferenceSession, MemoryUsage, Options, Patch, compile, patch, unpatch
+    from parallax.session import InferenceSession
 else:
     from parallax import _lazy
 
@@ -91,8 +94,11 @@ else:
                 "ModelFileError Overloaded ParallaxError PlanError RunCancelled SegmentError SessionClosedError "
                 "UnsafeModelError UnsupportedModelError"
             ),
+            "opening": "MemoryUsage compile",
+            "options": "Options",
+            "patching": "Patch patch unpatch",
             "schedule": "Plan",
-            "session": "InferenceSession MemoryUsage Options Patch compile patch unpatch",
+            "session": "InferenceSession",
         },
         packages=(
             "admission",
@@ -106,7 +112,10 @@ else:
             "machine",
             "memory",
             "model",
+            "opening",
+            "options",
             "partition",
+            "patching",
             "planner",
             "profile",
             "schedule",

@@ -12,9 +12,9 @@ from parallax.bundle import Verify
 from parallax.engine import Observer, SegmentSpan, TraceSink
 from parallax.events import Event
 from parallax.model import ModelSource
+from parallax.options._options import Progress, Split
 from parallax.schedule import Candidate, Provenance, Segment
 from parallax.schedule.placement import Placer
-from parallax.session._options import Progress, Split
 from parallax.session._types import (
     Feeds,
     MemorySize,

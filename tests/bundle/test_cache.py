@@ -15,7 +15,7 @@ import pytest
 import parallax
 from parallax.bundle import MANIFEST_NAME, cache_folder, prune_cache
 from parallax.bundle import _cache as bundle_cache
-from parallax.session._source import SessionSource
+from parallax.opening._source import SessionSource
 from tests.bundle._models import branching, compiled, expected, feeds
 
 

@@ -19,12 +19,12 @@ from parallax.backends import FaultPolicy, open_backend
 from parallax.backends.openvino import openvino_table_digest
 from parallax.errors import ConfigError
 from parallax.model import load_model
+from parallax.opening._plan_choice import plan_request
+from parallax.options._options import Options, PlanningOptions
+from parallax.options._providers import make_device
 from parallax.planner import PlanDevice
 from parallax.planner._kept import plan_key, remember_plan
 from parallax.planner._placing import plan_whole_on
-from parallax.session._options import Options, PlanningOptions
-from parallax.session._plan_choice import plan_request
-from parallax.session._providers import make_device
 from tests.engine._faulty import installed
 
 needs_openvino = pytest.mark.skipif(

@@ -17,7 +17,7 @@ import parallax
 from parallax import zoo
 from parallax.errors import ConfigError, InputError
 from parallax.serving import Batcher
-from parallax.session._serving import BatcherOptions, prepare
+from parallax.serving._serving import BatcherOptions, prepare
 from tests.bundle._models import branching, compiled
 from tests.bundle._models import feeds as branching_feeds
 

@@ -19,10 +19,10 @@ from parallax.backends import open_backend
 from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.engine import TraceRecorder
 from parallax.errors import BundleError, ConfigError
+from parallax.options import make_device
 from parallax.planner._devices import held_bytes
 from parallax.planner._measuring import measure_undisturbed
 from parallax.schedule import CPU_BACKEND
-from parallax.session import make_device
 from tests.engine._flow_models import decoder, decoder_feeds
 
 PHONE = "emulated:pixel-6-gpu"

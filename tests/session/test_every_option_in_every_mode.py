@@ -18,11 +18,11 @@ import pytest
 
 import parallax
 from parallax.model import load_model
+from parallax.opening._plan_choice import plan_request
+from parallax.options._config_keys import DECIDED_WHEN_COMPILED, FOR_THE_WHOLE_MODEL, INHERITED, WITHOUT_EFFECT
+from parallax.options._options import Options, PlanningOptions
 from parallax.planner._kept import remember_plan
 from parallax.planner._tables import forced_plan
-from parallax.session._config_keys import DECIDED_WHEN_COMPILED, FOR_THE_WHOLE_MODEL, INHERITED, WITHOUT_EFFECT
-from parallax.session._options import Options, PlanningOptions
-from parallax.session._plan_choice import plan_request
 from tests.session._option_rows import (
     ARGUMENT_ROWS,
     ROWS_OF_ALL,

@@ -17,7 +17,7 @@ import onnxruntime
 import pytest
 
 import parallax
-from parallax.session._carried_options import PROPERTIES
+from parallax.options._carried_options import PROPERTIES
 from tests.session._dropin import branches_answer, branches_model, quiet_options, ramp
 
 X = ramp(2, 4)

@@ -21,7 +21,7 @@ import parallax
 from parallax.engine import TraceRecorder
 from parallax.errors import BudgetError, ConfigError, PlanError, RunCancelled
 from parallax.machine import PressureMonitor, PressureReading
-from parallax.session._state import SessionState
+from parallax.opening._state import SessionState
 from tests.session._dropin import (
     FloatArray,
     ForcedSplitSession,

@@ -16,7 +16,7 @@ import pytest
 
 import parallax
 from parallax.backends import FaultPolicy, open_backend
-from parallax.session._options import COMPILE_OPTIONS, OPTION_RULES
+from parallax.options._options import COMPILE_OPTIONS, OPTION_RULES
 from tests.session._dropin import branches_model, ramp
 
 MODEL = branches_model().SerializeToString()

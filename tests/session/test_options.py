@@ -16,7 +16,7 @@ import parallax
 from parallax.backends import FaultPolicy
 from parallax.bundle import read_manifest
 from parallax.engine import TraceRecorder
-from parallax.session._options import (
+from parallax.options._options import (
     COMPILE_OPTIONS,
     OPTION_RULES,
     CompileKeywords,

@@ -17,7 +17,7 @@ import pytest
 import parallax
 from parallax.errors import BundleError, ConfigError, ModelFileError
 from parallax.model import load_model
-from parallax.session._source import SessionSource
+from parallax.opening._source import SessionSource
 from tests.session._versions import (
     LARGE,
     MAPPED,

@@ -12,7 +12,7 @@ import pytest
 
 import parallax
 from parallax.engine import TraceRecorder
-from parallax.session._state import CLOSED, NOT_OPEN, Opened, SessionState, check_transition
+from parallax.opening._state import CLOSED, NOT_OPEN, Opened, SessionState, check_transition
 from tests.session._dropin import branches_answer, branches_model, ramp
 
 MODEL = branches_model().SerializeToString()

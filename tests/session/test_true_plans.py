@@ -19,9 +19,9 @@ from parallax.backends import open_backend
 from parallax.engine import EventRecorder
 from parallax.events import SegmentEnded
 from parallax.machine import physical_cores
+from parallax.opening._what_runs import plan_that_runs
+from parallax.options._providers import AskedProviders, given_to
 from parallax.schedule import CPU_BACKEND, verify_plan
-from parallax.session._providers import AskedProviders, given_to
-from parallax.session._what_runs import plan_that_runs
 from tests.backends._backends import hide_package
 from tests.schedule.test_plan_json import make_plan, make_segment
 from tests.session._dropin import branches_answer, branches_model, ramp

@@ -27,8 +27,9 @@ from parallax.cli._timing import InterleavedRounds, Round, Rounds
 from parallax.cli._verdict import LEAST_SAMPLES
 from parallax.errors import ConfigError
 from parallax.machine import AWAIT_S, available_cores
+from parallax.options import Options
 from parallax.planner import is_yardstick, open_placer
-from parallax.session import InferenceSession, Options
+from parallax.session import InferenceSession
 
 DEFAULT_MAX_S = 30.0
 DEFAULT_ROUNDS = 30

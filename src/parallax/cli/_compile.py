@@ -16,9 +16,9 @@ from parallax.cli._plan_view import describe_plan
 from parallax.cli._tune import concluded, end_unless_concluded, render_tuned, tune_model
 from parallax.cli._units import size
 from parallax.errors import ConfigError
+from parallax.opening import compile as compile_bundle
+from parallax.options import Options
 from parallax.schedule import Plan
-from parallax.session import Options
-from parallax.session import compile as compile_bundle
 
 
 def compile_model(

@@ -9,9 +9,9 @@ from parallax.cli._console import ProgressCallback
 from parallax.cli._providers import parse_provider
 from parallax.errors import ConfigError
 from parallax.graph import Work
+from parallax.options import make_device
 from parallax.profile import product_flops
 from parallax.schedule import CPU_BACKEND
-from parallax.session import make_device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,8 @@ from parallax.cli._types import declared_by
 from parallax.errors import BackendError, ConfigError, ParallaxError
 from parallax.graph import TensorInfo
 from parallax.model import load_model
-from parallax.session import InferenceSession, Options
+from parallax.options import Options
+from parallax.session import InferenceSession
 
 _SPOKEN: tuple[type[Exception], ...] = (ParallaxError, *RUNTIME_EXCEPTIONS)
 

@@ -45,7 +45,7 @@ def run_program(words: Sequence[str]) -> None:
 
     Raises: SystemExit with code 2 where there is no such program.
     """
-    from parallax.session import patch
+    from parallax.patching import patch
 
     patch()  # first: to find a module is to import its package
     hook = sys.excepthook

@@ -20,7 +20,7 @@ from parallax.cli._types import show_shape
 from parallax.cli._units import milliseconds, significant
 from parallax.engine import TraceRecorder, write_chrome_trace
 from parallax.errors import ConfigError
-from parallax.session import Options
+from parallax.options import Options
 
 
 def run_model(

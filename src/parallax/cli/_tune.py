@@ -16,8 +16,8 @@ from parallax.cli._providers import parse_providers
 from parallax.cli._quiet import Deadline, await_idle_cores
 from parallax.cli._units import milliseconds
 from parallax.machine import available_cores
+from parallax.options import Options
 from parallax.schedule import Plan
-from parallax.session import Options
 
 
 def tune_model(

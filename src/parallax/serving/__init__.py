@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from parallax.serving._requests import Request, RequestReader
     from parallax.serving._rows import join_rows, split_rows_of
     from parallax.serving._runner import BatchRunner
+    from parallax.serving._serving import BatcherOptions, make_batcher, run_many
     from parallax.serving._stats import BatcherStats, ClassStats, SettingStats
 else:
     __getattr__, __dir__ = _lazy.exports(
@@ -32,6 +33,7 @@ else:
             "_requests": "Request RequestReader",
             "_rows": "join_rows split_rows_of",
             "_runner": "BatchRunner",
+            "_serving": "BatcherOptions make_batcher run_many",
             "_stats": "BatcherStats ClassStats SettingStats",
         },
         packages=("policy",),
@@ -41,6 +43,7 @@ __all__ = [
     "LEAST_GAIN",
     "BatchRunner",
     "Batcher",
+    "BatcherOptions",
     "BatcherStats",
     "ClassStats",
     "Padding",
@@ -52,9 +55,11 @@ __all__ = [
     "example_feeds",
     "find_padding",
     "join_rows",
+    "make_batcher",
     "measure_setting",
     "request_s",
     "run_in_order",
+    "run_many",
     "split_rows_of",
     "why_rows_differ",
 ]

@@ -10,20 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from parallax import _lazy
 from parallax.engine import EventStream
-from parallax.session._keywords import check_observers
-from parallax.session._state import NOT_OPEN, Opened
-from parallax.session._whole_model import OpeningRequest, WholeArguments, is_for_whole, open_beside
+from parallax.opening import NOT_OPEN, Opened, OpeningRequest, WholeArguments, is_for_whole, open_beside
+from parallax.options import check_observers
 
 if TYPE_CHECKING:
     from parallax.admission import SessionMemory
     from parallax.engine import Estimator, Observer, Runner, RunnerHandle, SpanObserver, TraceSink
     from parallax.memory import MemoryRequirement
     from parallax.model import Glimpse, Model
+    from parallax.opening import MemoryUsage, SessionSource
+    from parallax.options import Options, PlanningOptions
     from parallax.schedule import Plan
     from parallax.session._declared import DeclaredSession as StockSession
-    from parallax.session._options import Options, PlanningOptions
-    from parallax.session._source import SessionSource
-    from parallax.session._usage import MemoryUsage
 else:
     from parallax.backends.ort import StockSession
 
@@ -120,7 +118,7 @@ class SessionBase(StockSession):
         """What admits runs from now on; None where neither a budget nor idle time is to be watched."""
         if not self._parallax_options.is_watched:
             return None
-        from parallax.session._usage import watch_memory
+        from parallax.opening import watch_memory
 
         return watch_memory(opened, self._parallax_options, self._runners, self._give_back)
 
@@ -130,7 +128,7 @@ class SessionBase(StockSession):
         A session without a budget infers the sizes of its tensors when this is first called, which takes
         longer.
         """
-        from parallax.session._usage import describe_usage, estimate_opened
+        from parallax.opening import describe_usage, estimate_opened
 
         self._check_open()
         opened = self._opened
@@ -302,7 +300,7 @@ class SessionBase(StockSession):
             session.swap_plan(other.plan, reason="the machine has more cores now")
         """
         self._reopen_if_forked()
-        from parallax.session._plan_opening import open_prepared, prepare_plan
+        from parallax.opening import open_prepared, prepare_plan
 
         with self._swap_lock:
             before, memory = self._opened, self._memory

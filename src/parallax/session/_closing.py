@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from parallax.engine import FORKS
 from parallax.errors import SessionClosedError
+from parallax.opening import CLOSED, SessionState, check_transition
 from parallax.session._planned import PlannedSession
-from parallax.session._state import CLOSED, SessionState, check_transition
 
 if TYPE_CHECKING:
     from parallax.session._types import Feeds, OutputNames

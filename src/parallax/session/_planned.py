@@ -6,14 +6,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from parallax import _lazy
+from parallax.opening import Opened, SessionState
 from parallax.session._base import SessionBase
-from parallax.session._state import Opened, SessionState
 
 if TYPE_CHECKING:
+    from parallax.opening import OpenedBundle
+    from parallax.options import AskedProviders, Device, PlanningOptions
     from parallax.schedule import Plan
-    from parallax.session._options import PlanningOptions
-    from parallax.session._providers import AskedProviders, Device
-    from parallax.session._source import OpenedBundle
 
 logger = _lazy.logger(__name__)
 
@@ -46,7 +45,7 @@ class PlannedSession(SessionBase):
 
             print(session.explain())
         """
-        from parallax.session._explain import explain, open_inputs
+        from parallax.opening import explain, open_inputs
 
         is_closed = self._opened.state is SessionState.CLOSED
         return explain(
@@ -60,7 +59,7 @@ class PlannedSession(SessionBase):
         )
 
     def _plan_that_runs(self) -> Plan:
-        from parallax.session._what_runs import plan_that_runs, threads_of
+        from parallax.opening import plan_that_runs, threads_of
 
         opened = self._opened
         assert opened.plan is not None

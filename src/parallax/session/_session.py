@@ -19,32 +19,44 @@ import onnxruntime
 # What a bundle that runs whole needs is imported here, all else where it is used: see `parallax._lazy`.
 from parallax.backends.ort import StockSession, load_failure, run_failure
 from parallax.engine import FORKS, RunDurations, RunnerHandle, WholeRunner, nothing_open
-from parallax.session._base import SessionObservers
-from parallax.session._closing import ClosableSession
-from parallax.session._opening import Opening
-from parallax.session._options import (
+from parallax.opening import (
+    NOT_OPEN,
+    Opened,
+    OpenedBundle,
+    Opening,
+    OpeningRequest,
+    SessionSource,
+    WholeArguments,
+    check_arrived,
+    check_transition,
+    needs_no_threads,
+    travelling,
+)
+from parallax.options import (
+    CPU_PROVIDER,
     OPTION_RULES,
     STOCK_KEYWORDS,
+    AskedProviders,
     Options,
     PlanningOptions,
     SessionKeywords,
+    check_session_keywords,
     gather_options,
+    leave_out_missing,
     shows_options,
+    split_providers,
     with_option_docs,
 )
-from parallax.session._providers import CPU_PROVIDER, AskedProviders, leave_out_missing, split_providers
-from parallax.session._source import OpenedBundle, SessionSource, check_arrived, needs_no_threads, travelling
-from parallax.session._state import NOT_OPEN, Opened, check_transition
-from parallax.session._unknown_keywords import check_session_keywords
-from parallax.session._whole_model import OpeningRequest, WholeArguments
+from parallax.session._base import SessionObservers
+from parallax.session._closing import ClosableSession
 
 if TYPE_CHECKING:
     from parallax.backends import TensorArgument
     from parallax.engine import Declaration, Runner
     from parallax.model import ModelSource
+    from parallax.options import CarriedOptions
     from parallax.schedule import Plan
     from parallax.serving import Batcher
-    from parallax.session._carried_options import CarriedOptions
     from parallax.session._types import Feeds, OutputNames, Provider, RunCallback
 
 
@@ -225,7 +237,7 @@ class InferenceSession(ClosableSession):
         opened = self._opened
         if (opened.split is not None or opened.stored_declaration is not None) and self._declaration is None:
             from parallax.engine import Declaration, declare_outputs
-            from parallax.session._runtime_options import runtime_options
+            from parallax.options import runtime_options
 
             with self._lazy_lock:
                 if self._declaration is None:
@@ -421,7 +433,7 @@ class InferenceSession(ClosableSession):
                 futures = [batcher.submit({"x": array}) for array in arrays]
                 outputs = [future.result() for future in futures]
         """
-        from parallax.session._serving import BatcherOptions, make_batcher
+        from parallax.serving import BatcherOptions, make_batcher
 
         options = BatcherOptions(slo_ms=slo_ms, max_batch=max_batch, max_queue=max_queue, pad=pad, examples=examples)
         return make_batcher(self, options)
@@ -440,7 +452,7 @@ class InferenceSession(ClosableSession):
 
             outputs = session.run_many({"x": array} for array in arrays)
         """
-        from parallax.session._serving import run_many
+        from parallax.serving import run_many
 
         return run_many(self, feeds)
 
@@ -470,7 +482,7 @@ class InferenceSession(ClosableSession):
         }
 
     def _carried_options(self, given: Any) -> CarriedOptions:
-        from parallax.session._carried_options import CarriedOptions
+        from parallax.options import CarriedOptions
 
         is_known = self._opened.bundle is not None or (self._model is not None and self._model.fault is None)
         return CarriedOptions.of(given, is_model_known=is_known)

@@ -24,7 +24,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 from parallax.backends.ort import FOREIGN_EXCEPTIONS, IDENTITY, open_quietly
 from parallax.bundle import ModelNames
 from parallax.model import Model, tensor_names
-from parallax.session._config_keys import first_entry_decided, first_entry_for_whole
+from parallax.options._config_keys import first_entry_decided, first_entry_for_whole
 
 logger = logging.getLogger(__name__)
 

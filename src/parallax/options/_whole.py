@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from parallax.machine import available_cores
 
 if TYPE_CHECKING:
-    from parallax.session._options import PlanningOptions
+    from parallax.options._options import PlanningOptions
 
 
 def session_cores(options: PlanningOptions, session_options: Any) -> int:

@@ -21,7 +21,7 @@ from parallax.errors import BundleError, ConfigError, ModelFileError
 if TYPE_CHECKING:
     from parallax.bundle import Bundle
     from parallax.model import Glimpse, HeldFiles, Model
-    from parallax.session._options import PlanningOptions
+    from parallax.options import PlanningOptions
 
 T = TypeVar("T")
 
@@ -160,7 +160,7 @@ def _check_embeddable(model: Model, session_options: Any) -> None:
     """Raises: ModelFileError if the options say where external data are, which the model would have inside it."""
     if session_options is None:
         return
-    from parallax.session._given_options import why_given_options_stay_whole
+    from parallax.options import why_given_options_stay_whole
 
     reason = why_given_options_stay_whole(session_options, model)
     if reason is not None:
@@ -200,7 +200,7 @@ def travelling(
     Raises: ConfigError if the session options hold content for the model, which cannot be read from them.
     """
     if session_options is not None and model is not None:
-        from parallax.session._given_options import why_content_matters
+        from parallax.options import why_content_matters
 
         held = why_content_matters(session_options, model)
         if held is not None:

@@ -11,16 +11,15 @@ from parallax.backends import ort
 from parallax.engine import WholeRunner
 from parallax.errors import BundleError, ConfigError
 from parallax.machine import move_to_first_core
-from parallax.session._runtime_options import has_pinned_threads, lean_memory, planned_threads
-from parallax.session._state import Opened, SessionState
+from parallax.opening._state import Opened, SessionState
+from parallax.options import has_pinned_threads, lean_memory, planned_threads
 
 if TYPE_CHECKING:
     from parallax.engine import EventStream
     from parallax.model import Model
+    from parallax.opening._source import SessionSource
+    from parallax.options import Device, PlanningOptions
     from parallax.schedule import Plan
-    from parallax.session._options import PlanningOptions
-    from parallax.session._providers import Device
-    from parallax.session._source import SessionSource
 
 
 _STOCK_ATTRIBUTES: Final = (

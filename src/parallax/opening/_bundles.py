@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from parallax.bundle import Bundle, describe_mismatch, mismatch_error, use_bundle
 from parallax.errors import ConfigError
 from parallax.machine import available_cores
-from parallax.session._options import OPTION_RULES, PlanningOptions
+from parallax.options import OPTION_RULES, PlanningOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +58,7 @@ def _rebuilt(bundle: Bundle, differences: tuple[str, ...], options: PlanningOpti
         cores: those that the session is to use; None where any number will do.
     """
     from parallax.bundle import rebuilt_bundle
-    from parallax.session._compile import compiler_for, recorded_options, replayed_options
+    from parallax.opening._compile import compiler_for, recorded_options, replayed_options
 
     stored = bundle.manifest.options
     replayed = replayed_options(stored, cache_dir=options.cache_dir)

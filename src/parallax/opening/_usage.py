@@ -13,9 +13,9 @@ from parallax.engine import Estimator, RunnerHandle, SplitRunner
 from parallax.machine import private_bytes
 from parallax.memory import MemoryRequirement
 from parallax.model import Model
+from parallax.opening._state import Opened
+from parallax.options import PlanningOptions
 from parallax.planner import estimate_model, planned_model
-from parallax.session._options import PlanningOptions
-from parallax.session._state import Opened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

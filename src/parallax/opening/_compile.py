@@ -14,17 +14,19 @@ from parallax.errors import ConfigError
 from parallax.machine import memory_limit_bytes
 from parallax.memory import parse_bytes
 from parallax.model import Model, ModelSource, load_model
-from parallax.planner import binding_limit, fit_plan, is_yardstick, plan_model_within, with_noted_peaks
-from parallax.session._keywords import check_calibration_names, check_folder, check_switch
-from parallax.session._options import (
+from parallax.opening._plan_choice import plan_request
+from parallax.options import (
     COMPILE_OPTIONS,
     CompileKeywords,
     Options,
     PlanningOptions,
+    check_calibration_names,
+    check_folder,
+    check_switch,
     gather_compile_options,
     shows_options,
 )
-from parallax.session._plan_choice import plan_request
+from parallax.planner import binding_limit, fit_plan, is_yardstick, plan_model_within, with_noted_peaks
 
 
 @shows_options(COMPILE_OPTIONS, takes_others=False)

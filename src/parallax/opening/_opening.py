@@ -12,22 +12,20 @@ from typing import TYPE_CHECKING, Final
 from parallax import _lazy
 from parallax.backends import ort
 from parallax.errors import ModelError, ParallaxError, UnsafeModelError
-from parallax.session._bundle_opening import BundleOpening
-from parallax.session._providers import check_providers
-from parallax.session._runtime_options import why_not_cut
-from parallax.session._source import OpenedBundle, in_memory_if_small
-from parallax.session._state import Opened, SessionState, split_attributes
-from parallax.session._whole import is_onnx_source, session_cores
-from parallax.session._whole_model import OpeningRequest, native_class, open_whole
+from parallax.opening._bundle_opening import BundleOpening
+from parallax.opening._source import OpenedBundle, in_memory_if_small
+from parallax.opening._state import Opened, SessionState, split_attributes
+from parallax.opening._whole_model import OpeningRequest, native_class, open_whole
+from parallax.options import check_providers, is_onnx_source, session_cores, why_not_cut
 
 if TYPE_CHECKING:
     from parallax.engine import Executor
     from parallax.graph import OpGraph
     from parallax.memory import Budget
     from parallax.model import Glimpse, Model
+    from parallax.options import PlanningOptions
     from parallax.planner import RequirementEstimator
     from parallax.schedule import Plan
-    from parallax.session._options import PlanningOptions
 
 logger = _lazy.logger(__name__)
 
@@ -168,7 +166,7 @@ class Opening:
         providers, provider_options, _ = request.arguments
         check_providers(providers, provider_options)
         options = planning_options(request)
-        from parallax.session._plan_choice import choose_plan
+        from parallax.opening._plan_choice import choose_plan
 
         try:
             plan, executor = choose_plan(model, options, request.session_options, self._fit)
@@ -252,7 +250,7 @@ def why_kept_whole(request: OpeningRequest, model: Model) -> str | None:
     if request.arguments.disabled_optimizers:
         return "single optimisers were disabled"
     if request.reads_config:
-        from parallax.session._config_keys import MODEL_CONFIG_KEY
+        from parallax.options import MODEL_CONFIG_KEY
 
         if MODEL_CONFIG_KEY in model.metadata:
             return f"session options are to be read from the model's own metadata ({MODEL_CONFIG_KEY})"

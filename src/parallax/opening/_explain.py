@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from parallax.schedule import Plan
 
 if TYPE_CHECKING:
-    from parallax.session._options import PlanningOptions
+    from parallax.options import PlanningOptions
 
 _SCREEN: Final = 80
 

@@ -104,10 +104,10 @@ class Opened:
         return None if model is None else model.weight_bytes
 
 
-NOT_OPEN: Final = Opened(state=SessionState.OPENING)
+NOT_OPEN: Final[Opened] = Opened(state=SessionState.OPENING)
 """What a session has before it has anything."""
 
-CLOSED: Final = Opened(state=SessionState.CLOSED)
+CLOSED: Final[Opened] = Opened(state=SessionState.CLOSED)
 """What it has when it has given everything back."""
 
 
@@ -154,6 +154,6 @@ def split_attributes(executor: Executor, interface: ModelInterface, session_opti
 
 
 def _copied(session_options: Any) -> Any:
-    from parallax.session._given_options import copied_options
+    from parallax.options import copied_options
 
     return copied_options(session_options)

@@ -13,7 +13,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_inference_collection as collection
 
 from parallax.backends.ort import StockSession
-from parallax.session._session import InferenceSession
+from parallax.session import InferenceSession
 
 logger = logging.getLogger(__name__)
 

@@ -14,26 +14,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from parallax import _lazy
 from parallax.errors import BackendError, ConfigError, ParallaxError, UnsupportedModelError
+from parallax.options import CPU_PROVIDERS
 from parallax.schedule import CPU_BACKEND
-from parallax.serving import (
-    LEAST_GAIN,
-    Batcher,
-    Padding,
-    RequestReader,
-    best_size,
-    check_limits,
-    example_feeds,
-    find_padding,
-    join_rows,
-    measure_setting,
-    request_s,
-    run_in_order,
-    split_rows_of,
-    why_rows_differ,
-)
+from parallax.serving._batcher import Batcher, check_limits
+from parallax.serving._check import why_rows_differ
+from parallax.serving._companions import Companions
+from parallax.serving._examples import example_feeds
+from parallax.serving._many import run_in_order
+from parallax.serving._measure import LEAST_GAIN, best_size, measure_setting, request_s
+from parallax.serving._padding import Padding, find_padding
+from parallax.serving._requests import RequestReader
+from parallax.serving._rows import join_rows, split_rows_of
 from parallax.serving.policy import Setting, Sizing
-from parallax.session._companions import Companions
-from parallax.session._providers import CPU_PROVIDERS
 
 if TYPE_CHECKING:
     from parallax.model import BatchAxis

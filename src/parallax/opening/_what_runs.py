@@ -8,8 +8,8 @@ from typing import Any
 
 from parallax.backends.ort import shared_threads
 from parallax.machine import physical_cores
+from parallax.options import CPU_PROVIDERS, AskedProviders, given_to
 from parallax.schedule import CPU_BACKEND, Plan, Segment
-from parallax.session._providers import CPU_PROVIDERS, AskedProviders, given_to
 
 
 def plan_that_runs(

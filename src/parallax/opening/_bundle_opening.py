@@ -11,13 +11,18 @@ from parallax import _lazy
 from parallax.backends import ort
 from parallax.bundle import looks_like_bundle
 from parallax.errors import BundleError, ConfigError
-from parallax.session._options import PlanningOptions
-from parallax.session._providers import check_providers
-from parallax.session._runtime_options import compiled_options, lean_options, why_not_compiled, why_not_cut
-from parallax.session._source import OpenedBundle
-from parallax.session._state import Opened, SessionState, split_attributes
-from parallax.session._whole import is_onnx_source
-from parallax.session._whole_model import OpeningRequest, native_class, open_whole
+from parallax.opening._source import OpenedBundle
+from parallax.opening._state import Opened, SessionState, split_attributes
+from parallax.opening._whole_model import OpeningRequest, native_class, open_whole
+from parallax.options import (
+    PlanningOptions,
+    check_providers,
+    compiled_options,
+    is_onnx_source,
+    lean_options,
+    why_not_compiled,
+    why_not_cut,
+)
 
 if TYPE_CHECKING:
     from parallax.bundle import Bundle
@@ -90,7 +95,7 @@ class BundleOpening:
             logger.info("cache=True is of no effect: %s", why)
             return None
         from parallax.bundle import cached_bundle
-        from parallax.session._compile import compiler_for, recorded_options
+        from parallax.opening._compile import compiler_for, recorded_options
 
         bundle = cached_bundle(
             path,
@@ -123,7 +128,7 @@ class BundleOpening:
             obstacle = "single optimisers were disabled"
         if obstacle is not None:
             raise _not_with_a_bundle(obstacle, path)
-        from parallax.session._bundles import open_for_here
+        from parallax.opening._bundles import open_for_here
 
         opened = open_for_here(path, self._use, options, request.session_options)
         if self.opened_bundle is None:
@@ -153,7 +158,7 @@ class BundleOpening:
         given = self._request.session_options
         if given is None:
             return
-        from parallax.session._given_options import why_not_with_bundle, why_not_with_split_bundle
+        from parallax.options import why_not_with_bundle, why_not_with_split_bundle
 
         names = bundle.names()
         obstacle = None if bundle.plan.is_uncut else why_not_cut(given, None)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import onnxruntime
 
 from parallax.backends.ort import shared_threads, use_shared_pool
-from parallax.session._providers import why_not_on_cpu
-from parallax.session._whole import read_entry
+from parallax.options._providers import why_not_on_cpu
+from parallax.options._whole import read_entry
 
 if TYPE_CHECKING:
     from parallax.backends.ort import RuntimeOptions
@@ -32,7 +32,7 @@ def _default_runtime_options() -> RuntimeOptions:
 
 def _read_runtime_options(session_options: Any) -> RuntimeOptions:
     from parallax.backends.ort import RuntimeOptions
-    from parallax.session._config_keys import INHERITED
+    from parallax.options._config_keys import INHERITED
 
     entries = ((key, read_entry(session_options, key)) for key in INHERITED)
     return RuntimeOptions(

@@ -21,8 +21,7 @@ from parallax._record import dataclass
 from parallax.backends import FaultPolicy
 from parallax.bundle import Verify
 from parallax.errors import ConfigError
-from parallax.schedule import PAPER_POLICY
-from parallax.session._keywords import (
+from parallax.options._keywords import (
     check_backends,
     check_calibration,
     check_faults,
@@ -40,14 +39,15 @@ from parallax.session._keywords import (
     check_trace,
     check_verify,
 )
-from parallax.session._unknown_keywords import refuses_unknown, unknown_keyword
+from parallax.options._unknown_keywords import refuses_unknown, unknown_keyword
+from parallax.schedule import PAPER_POLICY
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from parallax.engine import Observer, TraceSink
+    from parallax.options._providers import Device
     from parallax.schedule.placement import Placer
-    from parallax.session._providers import Device
 
 logger = _lazy.logger(__name__)
 

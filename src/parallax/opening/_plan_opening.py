@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING
 from parallax._record import dataclass
 from parallax.engine import nothing_open
 from parallax.errors import ConfigError, PlanError
+from parallax.opening._opening import opened_split, planning_options, why_kept_whole
+from parallax.opening._plan_choice import compile_planned, plan_request
+from parallax.opening._source import in_memory_if_small
+from parallax.opening._whole_model import OpeningRequest, open_whole
+from parallax.options import session_cores, why_given_options_stay_whole
 from parallax.planner import PlannedModel, check_fit, planned_model, with_known_peaks
 from parallax.schedule import verify_plan
-from parallax.session._given_options import why_given_options_stay_whole
-from parallax.session._opening import opened_split, planning_options, why_kept_whole
-from parallax.session._plan_choice import compile_planned, plan_request
-from parallax.session._source import in_memory_if_small
-from parallax.session._whole import session_cores
-from parallax.session._whole_model import OpeningRequest, open_whole
 
 if TYPE_CHECKING:
     from parallax.engine import Estimator, Executor
     from parallax.memory import Budget, MemoryRequirement
     from parallax.model import Model
+    from parallax.opening._state import Opened
     from parallax.schedule import Plan
-    from parallax.session._state import Opened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,16 @@ from typing import Any
 from parallax.engine import Executor, compile_plan
 from parallax.errors import ParallaxError
 from parallax.model import Model
+from parallax.opening._source import in_memory_if_small
+from parallax.options import (
+    PlanningOptions,
+    check_calibration_names,
+    lean_options,
+    open_devices,
+    runtime_options,
+    session_cores,
+    why_given_options_stay_whole,
+)
 from parallax.planner import (
     PlanDevice,
     PlannedModel,
@@ -25,13 +35,6 @@ from parallax.planner import (
     uncut_plan,
 )
 from parallax.schedule import CPU_BACKEND, Plan
-from parallax.session._given_options import why_given_options_stay_whole
-from parallax.session._keywords import check_calibration_names
-from parallax.session._options import PlanningOptions
-from parallax.session._providers import open_devices
-from parallax.session._runtime_options import lean_options, runtime_options
-from parallax.session._source import in_memory_if_small
-from parallax.session._whole import session_cores
 
 logger = logging.getLogger(__name__)
 

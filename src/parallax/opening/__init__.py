@@ -1,0 +1,60 @@
+"""From what a session was given to what it runs: a bundle, a whole model or a plan's segments, as one record."""
+
+from typing import TYPE_CHECKING
+
+from parallax import _lazy
+
+if TYPE_CHECKING:
+    from parallax.opening._compile import compile
+    from parallax.opening._explain import explain, open_inputs
+    from parallax.opening._opening import Opening
+    from parallax.opening._plan_opening import open_prepared, prepare_plan
+    from parallax.opening._source import OpenedBundle, SessionSource, check_arrived, needs_no_threads, travelling
+    from parallax.opening._state import CLOSED, NOT_OPEN, Opened, SessionState, check_transition
+    from parallax.opening._usage import MemoryUsage, describe_usage, estimate_opened, watch_memory
+    from parallax.opening._what_runs import plan_that_runs, threads_of
+    from parallax.opening._whole_model import OpeningRequest, WholeArguments, is_for_whole, open_beside
+else:
+    __getattr__, __dir__ = _lazy.exports(
+        __name__,
+        {
+            "_compile": "compile",
+            "_explain": "explain open_inputs",
+            "_opening": "Opening",
+            "_plan_opening": "open_prepared prepare_plan",
+            "_source": "OpenedBundle SessionSource check_arrived needs_no_threads travelling",
+            "_state": "CLOSED NOT_OPEN Opened SessionState check_transition",
+            "_usage": "MemoryUsage describe_usage estimate_opened watch_memory",
+            "_what_runs": "plan_that_runs threads_of",
+            "_whole_model": "OpeningRequest WholeArguments is_for_whole open_beside",
+        },
+    )
+
+__all__ = [
+    "CLOSED",
+    "NOT_OPEN",
+    "MemoryUsage",
+    "Opened",
+    "OpenedBundle",
+    "Opening",
+    "OpeningRequest",
+    "SessionSource",
+    "SessionState",
+    "WholeArguments",
+    "check_arrived",
+    "check_transition",
+    "compile",
+    "describe_usage",
+    "estimate_opened",
+    "explain",
+    "is_for_whole",
+    "needs_no_threads",
+    "open_beside",
+    "open_inputs",
+    "open_prepared",
+    "plan_that_runs",
+    "prepare_plan",
+    "threads_of",
+    "travelling",
+    "watch_memory",
+]
