@@ -10,9 +10,9 @@ import json
 from typing import Final
 
 from parallax._hashing import sha256_hex
+from parallax._json_records import write_record
 from parallax._record import dataclass
 from parallax.model import StoredWeight
-from parallax.schedule import write_record
 
 BUNDLE_FORMAT_VERSION: Final = 3
 """Raised whenever a bundle written before must not be read any more."""

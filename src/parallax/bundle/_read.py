@@ -7,11 +7,11 @@ import re
 import stat
 from typing import Final
 
+from parallax._json_records import parse_json, read_record
 from parallax.bundle._checks import check_manifest
 from parallax.bundle._folder import MANIFEST_NAME
 from parallax.bundle._manifest import BUNDLE_FORMAT_VERSION, Manifest, body_digest
 from parallax.errors import BundleError, PlanError
-from parallax.schedule import parse_json, read_record
 
 MAX_MANIFEST_BYTES: Final = 64 << 20
 """Larger than any manifest of ours: refused before it is read into memory."""

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
         Segment,
         verify_plan,
     )
-    from parallax.schedule._records import parse_json, read_record, write_record
     from parallax.schedule._region_tasks import Grain, RegionTasks, region_tasks
     from parallax.schedule._serialise import SerialisedPlan, serialise_for_memory, simulate_plan
     from parallax.schedule._simulate import simulate
@@ -41,7 +40,6 @@ else:
                 "CPU_BACKEND MAX_CORES PAPER_POLICY PLAN_FORMAT_VERSION BodyPlan Candidate Plan Provenance Segment "
                 "verify_plan"
             ),
-            "_records": "parse_json read_record write_record",
             "_region_tasks": "Grain RegionTasks region_tasks",
             "_serialise": "SerialisedPlan serialise_for_memory simulate_plan",
             "_simulate": "simulate",
@@ -72,12 +70,9 @@ __all__ = [
     "SerialisedPlan",
     "Start",
     "Task",
-    "parse_json",
-    "read_record",
     "region_tasks",
     "serialise_for_memory",
     "simulate",
     "simulate_plan",
     "verify_plan",
-    "write_record",
 ]

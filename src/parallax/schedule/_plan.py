@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
+from parallax._json_records import parse_json, read_record, write_record
 from parallax._record import dataclass
 from parallax.errors import PlanError
-from parallax.schedule._records import parse_json, read_record, write_record
 
 if TYPE_CHECKING:
     from parallax.schedule._show import Table

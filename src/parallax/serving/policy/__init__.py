@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from parallax.serving.policy._cost_fit import CostFit
     from parallax.serving.policy._limits import BatchLimit
     from parallax.serving.policy._records import Batch, Refusal, Setting, ShapeClass, Sizing, Ticket, Wait
-    from parallax.serving.policy._scheduler import BatchScheduler, Counts
+    from parallax.serving.policy._scheduler import BatchScheduler
+    from parallax.serving.policy._state import Counts
     from parallax.serving.policy._waiting import WaitingRequests
 else:
     __getattr__, __dir__ = _lazy.exports(
@@ -21,7 +22,8 @@ else:
             "_cost_fit": "CostFit",
             "_limits": "BatchLimit",
             "_records": "Batch Refusal Setting ShapeClass Sizing Ticket Wait",
-            "_scheduler": "BatchScheduler Counts",
+            "_scheduler": "BatchScheduler",
+            "_state": "Counts",
             "_waiting": "WaitingRequests",
         },
     )

@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 from parallax.errors import InternalError
 from parallax.serving.policy._cost_fit import CostFit
 from parallax.serving.policy._limits import BatchLimit
 from parallax.serving.policy._records import Batch, Refusal, Setting, ShapeClass, Sizing, Ticket, Wait
+from parallax.serving.policy._state import ClassState, Counts, Running
 from parallax.serving.policy._waiting import WaitingRequests
 
 NEGLIGIBLE_SHARE: Final = 0.05
 """A batch grows while its fixed cost is more than this share of what its requests cost."""
-
-_GAP_WEIGHT: Final = 0.2
-"""Of the last gap between two requests, in their mean."""
 
 BATCHES_IN_LIMIT: Final = 3
 """Batches that fit into the time limit of a request."""
@@ -37,50 +35,6 @@ PROBE_S: Final = 1.0
 
 _MOST_CLASSES: Final = 256
 """Classes of shapes whose costs are remembered."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """What became of the requests so far."""
-
-    taken: int = 0
-    refused_full: int = 0
-    refused_late: int = 0
-    dropped: int = 0
-    cancelled: int = 0
-    started: int = 0
-    """Requests in batches that were started."""
-    batches: int = 0
-    largest: int = 0
-    """Requests in the largest batch."""
-
-
-@dataclass(slots=True)
-class _ClassState:
-    """What is known of one class of shapes."""
-
-    fits: list[CostFit]
-    limits: list[BatchLimit]
-    gap_s: float | None = None
-    """Mean time between two requests; None before the second."""
-    last_arrival_s: float | None = None
-    running: int = 0
-
-    def note_arrival(self, now_s: float) -> None:
-        if self.last_arrival_s is not None:
-            gap = max(0.0, now_s - self.last_arrival_s)
-            self.gap_s = gap if self.gap_s is None else self.gap_s + _GAP_WEIGHT * (gap - self.gap_s)
-        self.last_arrival_s = now_s
-
-
-@dataclass(slots=True)
-class _Running:
-    batch: Batch
-    is_probe: bool
-    end_s: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.end_s = self.batch.started_s + self.batch.predicted_s
 
 
 class BatchScheduler:
@@ -123,8 +77,8 @@ class BatchScheduler:
         self._waiting = WaitingRequests()
         self._costs_s: dict[int, float] = {}
         self._backlog_s = 0.0  # sum over _costs_s
-        self._running: dict[int, _Running] = {}
-        self._classes: OrderedDict[ShapeClass, _ClassState] = OrderedDict()
+        self._running: dict[int, Running] = {}
+        self._classes: OrderedDict[ShapeClass, ClassState] = OrderedDict()
         self._rate = 0.0  # requests taken a second, at _rate_at_s
         self._rate_at_s = 0.0
         self._recent: OrderedDict[Hashable, float] = OrderedDict()  # client -> when its last request was taken
@@ -304,12 +258,12 @@ class BatchScheduler:
 
     # -- how it is decided --------------------------------------------------------------------------------------------
 
-    def _state(self, shapes: ShapeClass) -> _ClassState:
+    def _state(self, shapes: ShapeClass) -> ClassState:
         state = self._classes.get(shapes)
         if state is not None:
             return state
         scale = shapes.elements / self._elements if self._elements else 1.0
-        state = _ClassState(
+        state = ClassState(
             fits=[CostFit(setting.measured, scale=scale) for setting in self._settings],
             limits=[BatchLimit(self._first_limit(setting), self._most(shapes)) for setting in self._settings],
         )
@@ -328,7 +282,7 @@ class BatchScheduler:
         """Requests of a class in one batch at most."""
         return max(1, self._max_batch // max(1, shapes.rows)) if shapes.may_join else 1
 
-    def _cap(self, state: _ClassState, setting: int, ticket: Ticket) -> int:
+    def _cap(self, state: ClassState, setting: int, ticket: Ticket) -> int:
         """Requests that a batch should have at most.
 
         Where many wait, a request that just misses a batch waits for the end of that one before its own begins, and
@@ -352,7 +306,7 @@ class BatchScheduler:
         sizes = self._settings[setting].sizes
         return max((entry for entry in sizes if entry <= size), default=1) if sizes else size
 
-    def _best(self, state: _ClassState, ticket: Ticket) -> tuple[int, int]:
+    def _best(self, state: ClassState, ticket: Ticket) -> tuple[int, int]:
         """The setting in which a request costs least time where many wait, and the size of its batches."""
         caps = [self._cap(state, setting, ticket) for setting in range(len(self._settings))]
 
@@ -362,7 +316,7 @@ class BatchScheduler:
         best = min(range(len(caps)), key=cost)
         return best, caps[best]
 
-    def _setting_for(self, state: _ClassState, first: Ticket, now_s: float) -> int | None:
+    def _setting_for(self, state: ClassState, first: Ticket, now_s: float) -> int | None:
         """The setting that is done first with what waits of a class; None where its lanes are busy, or others'.
 
         While batches run, it is theirs: those of different settings would share cores. But where another one is done
@@ -385,7 +339,7 @@ class BatchScheduler:
         left_s = max(0.0, max(entry.end_s for entry in running) - now_s)
         return None if left_s + drained_s(wanted) < SWITCH_SHARE * drained_s(current) else current
 
-    def _size(self, state: _ClassState, setting: int, first: Ticket, now_s: float) -> int:
+    def _size(self, state: ClassState, setting: int, first: Ticket, now_s: float) -> int:
         """Requests that the batch is to have, given that so many wait and so many lanes are idle."""
         count = self._waiting.of_class(first.shapes)
         cap = self._cap(state, setting, first)
@@ -397,7 +351,7 @@ class BatchScheduler:
             size = min(size, max(1, state.fits[setting].largest(first.deadline_s - now_s)))
         return self._runnable(setting, size)
 
-    def _holds_up(self, state: _ClassState, setting: int, first: Ticket, size: int) -> bool:
+    def _holds_up(self, state: ClassState, setting: int, first: Ticket, size: int) -> bool:
         """Whether the deadline of the first request allows less than half of the batch that those that wait need.
 
         As in Nexus (Shen et al., SOSP 2019, 6.3), which drops such requests early.
@@ -407,7 +361,7 @@ class BatchScheduler:
             return False
         return 2 * size < cap and self._waiting.of_class(first.shapes) > cap * self._settings[setting].lanes
 
-    def _linger_until_s(self, state: _ClassState, setting: int, first: Ticket, now_s: float) -> float | None:
+    def _linger_until_s(self, state: ClassState, setting: int, first: Ticket, now_s: float) -> float | None:
         """Until when to wait for the next request, in place of starting a batch of those there are; None: not."""
         count = self._waiting.of_class(first.shapes)
         if count >= self._cap(state, setting, first):
@@ -426,7 +380,7 @@ class BatchScheduler:
             until = min(until, latest - (fit.p95_s(count + 1) - self._least_s(state)))
         return until
 
-    def _start(self, state: _ClassState, setting: int, first: Ticket, size: int, now_s: float) -> Batch:
+    def _start(self, state: ClassState, setting: int, first: Ticket, size: int, now_s: float) -> Batch:
         fit = state.fits[setting]
         tightest = math.inf
 
@@ -450,7 +404,7 @@ class BatchScheduler:
             predicted_s=fit.p95_s(len(tickets)),
         )
         self._next_batch += 1
-        self._running[batch.number] = _Running(batch, is_probe)
+        self._running[batch.number] = Running(batch, is_probe)
         state.running += 1
         counts = self.counts
         self.counts = replace(
@@ -463,7 +417,7 @@ class BatchScheduler:
 
     # -- who cannot end in time ---------------------------------------------------------------------------------------
 
-    def _least_s(self, state: _ClassState) -> float:
+    def _least_s(self, state: ClassState) -> float:
         """What a request takes at most, alone, at best, with a probability of 95%."""
         return min(fit.p95_s(1) for fit in state.fits)
 
@@ -487,7 +441,7 @@ class BatchScheduler:
         self._dropped.append(ticket)
         self.counts = replace(self.counts, dropped=self.counts.dropped + 1)
 
-    def _may_probe(self, state: _ClassState, ticket: Ticket, now_s: float) -> bool:
+    def _may_probe(self, state: ClassState, ticket: Ticket, now_s: float) -> bool:
         """Whether a request is taken though it is predicted to be late.
 
         Where runs were slow for a while, and so all is refused, nothing shows that they are no more. So one request is
