@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from parallax.engine._run_options import why_run_needs_whole
     from parallax.engine._runner import Estimator, Runner, RunnerHandle, WholeRunner, nothing_open, run_whole
     from parallax.engine._segment import CompiledSegment
+    from parallax.engine._shape_forms import ShapeForm, ShapeForms
     from parallax.engine._sketch import proven_type, sketch_outline, stated_type
     from parallax.engine._split_runner import ModelInterface, SplitRunner
     from parallax.engine._trace import (
@@ -41,8 +42,8 @@ else:
             "_background": "run_in_background",
             "_compile": "compile_plan",
             "_declared": "Declaration declare_outputs declared_outputs store_declaration",
-            "_durations": "RunDurations",
             "_delegate": "refused_segments",
+            "_durations": "RunDurations",
             "_executor": "Executor",
             "_feeds": "FeedBinder FeedSpec is_feedable",
             "_forks": "FORKS",
@@ -53,6 +54,7 @@ else:
             "_run_options": "why_run_needs_whole",
             "_runner": "Estimator Runner RunnerHandle WholeRunner nothing_open run_whole",
             "_segment": "CompiledSegment",
+            "_shape_forms": "ShapeForm ShapeForms",
             "_sketch": "proven_type sketch_outline stated_type",
             "_split_runner": "ModelInterface SplitRunner",
             "_trace": "SegmentSpan SpanObserver TraceRecorder TraceSink trace_durations write_chrome_trace",
@@ -78,6 +80,8 @@ __all__ = [
     "Runner",
     "RunnerHandle",
     "SegmentSpan",
+    "ShapeForm",
+    "ShapeForms",
     "SpanObserver",
     "SplitRunner",
     "TraceRecorder",

@@ -56,6 +56,16 @@ class ArenaUsage:
     """Runs that could go on at once without another arena."""
 
 
+def sum_usage(usages: Sequence[ArenaUsage]) -> ArenaUsage:
+    """What several executors' arenas take together."""
+    return ArenaUsage(
+        planned_bytes=sum(usage.planned_bytes for usage in usages),
+        reserved_bytes=sum(usage.reserved_bytes for usage in usages),
+        touched_bytes=sum(usage.touched_bytes for usage in usages),
+        contexts=sum(usage.contexts for usage in usages),
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wiring:
     """How values go through one segment. A *slot* is a value's index in a run's table."""

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.backends.ort import AllocatorUser, shrink_shared_allocator
-from parallax.engine._arenas import ArenaPool, ArenaUsage, Context, Layout, Wiring
+from parallax.engine._arenas import ArenaPool, ArenaUsage, Context, Layout, Wiring, sum_usage
 from parallax.engine._boundary import BoundaryPlanner
 from parallax.engine._delegate import DelegatedSession, StandInSession, backend_of, transfers_of
 from parallax.engine._lanes import Lanes
@@ -39,6 +39,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+class FormsBeside(Protocol):
+    """What serves shapes of inputs that an executor's segments are not for; `ShapeForms` is one."""
+
+    declared: Any
+    """The runtime's session that describes the inputs as the model leaves them open."""
+
+    def runner_for(self, values: Mapping[str, Any], runner: Any, memory: Any) -> Any:
+        """Return the runner for a run that is fed this: ``runner``, or another of its class."""
+        ...
+
+    def executors(self) -> Sequence[Executor]:
+        """Return the other executors."""
+        ...
+
+
 class Executor:
     """Runs a plan. Thread-safe: every run has its own state.
 
@@ -54,6 +69,9 @@ class Executor:
         has_arenas: whether boundary tensors may lie in arenas.
         events: what observers are attached to; a stream of its own by default.
         advisor: is told around each segment, outside any lock. One that fails is detached and the error logged.
+
+    Attributes:
+        forms: what serves shapes of inputs that the segments are not for; None where they are for all.
     """
 
     def __init__(
@@ -71,6 +89,7 @@ class Executor:
         events: EventStream | None = None,
     ) -> None:
         self.plan = plan
+        self.forms: FormsBeside | None = None
         self.segments = tuple(segments)
         self.pool = pool
         self.advisor = advisor
@@ -267,11 +286,16 @@ class Executor:
         return made
 
     def memory(self) -> ArenaUsage:
-        """What the arenas of this executor's runs take; all 0 for a plan without any."""
+        """What the arenas of this executor's runs take, its forms' too; all 0 for a plan without any."""
         arenas = self._arenas
-        if arenas is None:
-            return ArenaUsage(planned_bytes=0, reserved_bytes=0, touched_bytes=0, contexts=0)
-        return arenas.usage()
+        own = (
+            ArenaUsage(planned_bytes=0, reserved_bytes=0, touched_bytes=0, contexts=0)
+            if arenas is None
+            else arenas.usage()
+        )
+        if self.forms is None:
+            return own
+        return sum_usage([own, *(executor.memory() for executor in self.forms.executors())])
 
     def trim(self) -> int:
         """Give the arenas of idle contexts back to the system, and what the shared allocator holds for later.
@@ -282,6 +306,8 @@ class Executor:
         """
         arenas = self._arenas
         returned = 0 if arenas is None else arenas.trim()
+        if self.forms is not None:
+            returned += sum(executor.trim() for executor in self.forms.executors())
         shrink_shared_allocator()
         return returned
 

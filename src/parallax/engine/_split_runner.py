@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import onnxruntime
@@ -12,7 +12,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax._record import dataclass
 from parallax.backends.ort import both
-from parallax.engine._feeds import FeedBinder, FeedSpec
+from parallax.engine._feeds import BoundFeeds, FeedBinder, FeedSpec
 from parallax.engine._run import RunBudget
 from parallax.engine._runner import Runner
 from parallax.errors import InputError
@@ -97,6 +97,11 @@ class SplitRunner(Runner):
             read_files=read_files,
         )
 
+    def beside(self, executor: Executor, plan: Plan, estimator: Estimator | None) -> SplitRunner:
+        """The same model by another executor, which its runs in other shapes take."""
+        executor.observe(self.events)
+        return replace(self, executor=executor, plan=plan, estimator=estimator)
+
     @property
     def sessions(self) -> list[Any]:
         return [segment.session for segment in self.executor.segments]
@@ -125,6 +130,13 @@ class SplitRunner(Runner):
         """The outputs of one run, as C OrtValues."""
         bound = self.binder.bind(input_feed)
         names = self._checked_names(output_names)
+        forms = self.executor.forms
+        runner: SplitRunner = self if forms is None else forms.runner_for(bound.values, self, memory)
+        return runner._run_bound(bound, names, run_options, memory)
+
+    def _run_bound(
+        self, bound: BoundFeeds, names: Sequence[str], run_options: Any, memory: SessionMemory | None
+    ) -> list[Any]:
         read = self.read_files
         if read is not None:
             read.check_intact()

@@ -25,6 +25,7 @@ from parallax.planner import (
     PlannedModel,
     PlanRequest,
     feed_shapes,
+    forms_of_rows,
     graph_for_backends,
     is_yardstick,
     may_be_remembered,
@@ -68,7 +69,6 @@ def plan_request(model: Model, options: PlanningOptions, session_options: Any) -
         runtime=runtime_options(session_options),
         has_runtime_options=session_options is not None,
         faults=options.faults,
-        shares_rows=options.budget_bytes is None and options.shapes is None,
     )
 
 
@@ -119,7 +119,8 @@ def compile_planned(
         # A memory pattern is one block for all that a segment makes in a run of these shapes, which no other shapes'
         # block fits into: the allocator would come to hold one for each of the larger shapes.
         inherited = replace(inherited, enable_mem_pattern=False)
-    prepared = graph_for_backends(parts, plan, expected)
+    # What is split by rows is split in the shapes that it is for.
+    prepared = graph_for_backends(parts, plan, expected if plan.rows_permille is None else {})
     try:
         executor = compile_plan(
             parts,
@@ -129,6 +130,15 @@ def compile_planned(
             planned=prepared,
             faults=options.faults,
         )
+        if plan.rows_permille is not None:
+            executor.forms = forms_of_rows(
+                model,
+                planned,
+                request,
+                inherited,
+                has_budget=options.budget_bytes is not None,
+                in_memory=in_memory_if_small,
+            )
         return plan, executor
     except ParallaxError as error:
         if all(segment.backend == CPU_BACKEND for segment in plan.segments):

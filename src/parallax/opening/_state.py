@@ -129,6 +129,10 @@ def split_attributes(executor: Executor, interface: ModelInterface, session_opti
     outputs = {
         arg.name: (arg, info) for s in sessions for arg, info in zip(s.outputs_meta, s.output_meminfos, strict=True)
     }
+    if executor.forms is not None:
+        # These describe the shapes that they were made for, of all that the model takes.
+        for described in executor.forms.declared.inputs_meta:
+            inputs[described.name] = (described, inputs[described.name][1])
     overridable = {arg.name: arg for s in sessions for arg in s.overridable_initializers}
     first = sessions[0]
     # Whoever changes the caller's object afterwards means another session. A split model has none that a copy would

@@ -15,7 +15,7 @@ from parallax.memory import MemoryRequirement
 from parallax.model import Model
 from parallax.opening._state import Opened
 from parallax.options import PlanningOptions
-from parallax.planner import estimate_model, planned_model
+from parallax.planner import estimate_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ def estimate_opened(
         return estimate_bundle(opened.bundle, [whole] if opened.split is None else opened.split.sessions)
     if opened.plan is None or model is None or model.fault is not None:
         return None
-    return estimate_model(planned_model(model, opened.plan), opened.plan, planned=planned)
+    return estimate_model(model, opened.plan, planned=planned)
 
 
 def describe_usage(

@@ -12,13 +12,8 @@ if TYPE_CHECKING:
     from parallax.planner._choices import is_kept_whole, is_split_forced, is_unasked, is_yardstick
     from parallax.planner._default_policy import why_whole_at_sight
     from parallax.planner._devices import DeviceStudy
-    from parallax.planner._fitting import (
-        check_fit,
-        fit_plan,
-        with_counted_peaks,
-        with_known_peaks,
-        with_noted_peaks,
-    )
+    from parallax.planner._fitting import check_fit, fit_plan, with_counted_peaks, with_known_peaks, with_noted_peaks
+    from parallax.planner._forms import forms_of_rows
     from parallax.planner._kept import remembered_plan
     from parallax.planner._lifting import LIFT_NS
     from parallax.planner._placers import open_placer, policy_name
@@ -40,6 +35,7 @@ else:
             "_default_policy": "why_whole_at_sight",
             "_devices": "DeviceStudy",
             "_fitting": "check_fit fit_plan with_counted_peaks with_known_peaks with_noted_peaks",
+            "_forms": "forms_of_rows",
             "_kept": "remembered_plan",
             "_lifting": "LIFT_NS",
             "_placers": "open_placer policy_name",
@@ -69,6 +65,7 @@ __all__ = [
     "estimate_model",
     "feed_shapes",
     "fit_plan",
+    "forms_of_rows",
     "graph_for_backends",
     "is_kept_whole",
     "is_split_forced",

@@ -11,7 +11,7 @@ from parallax.errors import PlanError
 from parallax.planner._backends import backend_tables, backend_versions, wanted_backends
 from parallax.planner._remembered import may_be_remembered, note_remembered
 from parallax.planner._request import PlanRequest
-from parallax.planner._rows import may_share_rows, planned_model
+from parallax.planner._rows import planned_model
 from parallax.profile import Cache, machine_fingerprint
 from parallax.schedule import PLAN_FORMAT_VERSION, Plan, verify_plan
 
@@ -58,7 +58,7 @@ def remembered_plan(request: PlanRequest) -> Plan | None:
         return None
     try:
         plan = Plan.from_json(stored)
-        if plan.rows_permille is not None and not may_share_rows(request):
+        if plan.rows_permille is not None and not request.shares_rows:
             return None
         verify_plan(plan, len(planned_model(model, plan).graph.nodes))
     except PlanError as error:

@@ -12,7 +12,7 @@ from parallax.planner._choices import is_kept_whole, is_split_forced
 from parallax.planner._devices import DeviceBodyPlanner, DeviceStudy, held_bytes
 from parallax.planner._lifting import lift_bodies
 from parallax.planner._request import PlanRequest
-from parallax.planner._rows import may_share_rows
+from parallax.planner._rows import can_share_rows
 from parallax.planner._shared import plan_shared
 from parallax.planner._tables import DEFAULT_MIN_GAIN, forced_body_plan, forced_plan
 from parallax.planner._whole import make_provenance, uncut_plan
@@ -135,7 +135,13 @@ def _placed(request: PlanRequest) -> tuple[Plan, str | None]:
 
 def _placed_by(placer: Placer, request: PlanRequest, context: PlanningContext) -> tuple[Plan, str | None]:
     """The plan that a placer makes of all devices together, and the first device it uses."""
-    shared = plan_shared(context, request.devices, placer, name=request.policy, shares_rows=may_share_rows(request))
+    shared = plan_shared(
+        context,
+        request.devices,
+        placer,
+        name=request.policy,
+        shares_rows=request.shares_rows and can_share_rows(request.model),
+    )
     gain, least = 1 - shared.chosen_ns / max(1, shared.cpu_ns), _least_gain(request)
     reason = shared.reason
     if shared.plan is not None:

@@ -60,8 +60,7 @@ class PlanRequest:
     """Whether these are the caller's: costs measured with them are not kept."""
     faults: FaultPolicy = field(default_factory=FaultPolicy)
     shares_rows: bool = True
-    """Whether plans for the model split by rows are of use where its shapes are fixed: not where those are for planning
-    alone, nor under a budget of memory, which is judged by the model as it is."""
+    """Whether plans for the model split by rows are of use."""
     plans_bodies: bool = True
     """Whether bodies of control flow may get plans of their own."""
 

@@ -17,6 +17,8 @@ from parallax.errors import ConfigError, ModelError
 from parallax.graph import OpGraph, TensorInfo, size_expression
 from parallax.memory import Effort, MemoryOutline, MemoryRequirement, PeakTable, input_symbols, peak_of_schedule
 from parallax.model import Model
+from parallax.planner._rows import planned_model
+from parallax.planner._whole import uncut_plan
 from parallax.schedule import Plan
 
 FRAGMENTED: Final = 8
@@ -74,10 +76,11 @@ def estimate_model(model: Model, plan: Plan, *, planned: Shapes | None = None) -
     """Return an estimator for a plan whose model is at hand.
 
     Args:
-        model: without ``planned`` shapes.
+        model: without ``planned`` shapes, and not split by rows.
         planned: shapes to take where a run's are not known (before the first run).
     """
     graph = model.graph
+    rows = {**dict(plan.rows_shapes), **(planned or {})}
 
     def estimate(shapes: Shapes) -> MemoryRequirement:
         chosen = {**(planned or {}), **shapes}
@@ -88,7 +91,12 @@ def estimate_model(model: Model, plan: Plan, *, planned: Shapes | None = None) -
             shaped = model.with_shapes(fixed) if fixed else model
         except (ConfigError, ModelError):
             return MemoryRequirement.UNKNOWN  # shapes that the model does not take: the run says so in its own words
-        return estimate_graph(shaped.inferred(), plan)
+        if plan.rows_permille is not None and any(
+            tuple(shapes[name]) != tuple(rows.get(name, ())) for name in open_names & shapes.keys()
+        ):
+            # What is split by rows is split for one shape; others run whole, or in a form of their own.
+            return estimate_graph(shaped.inferred(), uncut_plan(shaped, "other shapes", cores=plan.cores))
+        return estimate_graph(planned_model(shaped, plan).inferred(), plan)
 
     return RequirementEstimator(plan, (*graph.inputs, *graph.overridable), estimate)
 

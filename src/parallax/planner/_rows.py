@@ -3,37 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from parallax.errors import PlanError
-from parallax.graph import OpGraph
+from parallax.errors import ConfigError, PlanError
+from parallax.graph import OpGraph, TensorInfo
 from parallax.model import Model, split_rows
-from parallax.planner._request import PlanRequest
 from parallax.schedule import CPU_BACKEND, Plan
+
+_AGAIN: Final = "make the plan again"
 
 
 def planned_model(model: Model, plan: Plan) -> Model:
-    """The model whose nodes a plan speaks of: split by rows, where it says so.
+    """The model whose nodes a plan speaks of: split by rows, where it says so, in the shapes that it was split in.
 
     Raises: PlanError if it cannot be split so.
     """
     if plan.rows_permille is None:
         return model
-    split = split_rows(model, plan.rows_permille / 1000)
+    try:
+        split = split_rows(in_rows_shapes(model, dict(plan.rows_shapes)), plan.rows_permille / 1000)
+    except ConfigError as error:
+        raise PlanError(f"the plan is for shapes that the model does not take: {error}", fix=_AGAIN) from error
     if split is None:
         raise PlanError(
-            f"the plan is for {plan.rows_permille} thousandths of the rows, and the model has none to split",
-            fix="make the plan again",
+            f"the plan is for {plan.rows_permille} thousandths of the rows, and the model has none to split", fix=_AGAIN
         )
     return split.model
 
 
-def may_share_rows(request: PlanRequest) -> bool:
-    """Whether plans for the model split by rows are of use: see `PlanRequest.shares_rows`."""
-    graph = request.model.graph
-    return request.shares_rows and all(info.is_static for info in (*graph.inputs, *graph.overridable))
+def in_rows_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
+    """The model with these shapes of the inputs that it leaves open. Raises: ConfigError if it does not take them."""
+    stated = open_shapes(model, shapes)
+    return model.with_shapes(stated) if stated else model
+
+
+def open_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Of these shapes those of inputs that the model leaves open."""
+    return {info.name: tuple(shapes[info.name]) for info in open_inputs(model) if info.name in shapes}
+
+
+def open_inputs(model: Model) -> tuple[TensorInfo, ...]:
+    """The inputs whose shapes the model leaves open."""
+    return tuple(info for info in model.graph.inputs if not info.is_static)
+
+
+def can_share_rows(model: Model, shapes: Mapping[str, tuple[int, ...]] | None = None) -> bool:
+    """Whether all shapes of the model's inputs are known, given these, as a split by rows needs them."""
+    given = shapes or {}
+    return all(info.is_static for info in model.graph.overridable) and all(
+        info.name in given for info in open_inputs(model)
+    )
 
 
 def feed_shapes(feeds: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -29,7 +29,14 @@ from parallax.planner._measuring import (
 )
 from parallax.planner._placing import plan_whole_on, plan_whole_within
 from parallax.planner._request import PlanDevice, PlanRequest, Progress
-from parallax.planner._rows import feed_shapes, graph_for_backends, may_share_rows, planned_model
+from parallax.planner._rows import (
+    can_share_rows,
+    feed_shapes,
+    graph_for_backends,
+    in_rows_shapes,
+    open_shapes,
+    planned_model,
+)
 from parallax.planner._shared import plan_shared
 from parallax.planner._whole import make_provenance, uncut_plan
 from parallax.profile import Cache, measure_costs, random_feeds
@@ -152,7 +159,7 @@ def tune(request: PlanRequest) -> Plan:
         candidates.append(
             Candidate(label=label, segments=1, lanes=1, simulated_ns=simulated_ns, measured_ns=None, note=note)
         )
-    for name, made, note in _all_device_plans(request, context, measure, progress):
+    for name, made, note in _all_device_plans(request, context, measure, progress, feed_shapes(feeds)):
         peer = None
         if made is not None:
             peer, note = _try_peer(
@@ -203,38 +210,49 @@ def tune(request: PlanRequest) -> Plan:
 
 
 def _all_device_plans(
-    request: PlanRequest, context: PlanningContext, measure: Callable[..., CostModel], progress: Progress
+    request: PlanRequest,
+    context: PlanningContext,
+    measure: Callable[..., CostModel],
+    progress: Progress,
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> Iterator[tuple[str, DevicePlan | None, str]]:
     """What to measure of each device, and of all together where a placer is to share the model: (name, plan or None,
-    why there is none)."""
+    why there is none). ``shapes``: of what is fed."""
+    shared = request.shares_rows and can_share_rows(request.model, shapes)
     for name, device in request.devices.items():
         progress(f"compile for {name}", 0, 1)
         for made, note in _device_plans(name, device, context):
             yield name, made, note
-        if may_share_rows(request):
+        if shared:
             tell = functools.partial(progress, f"share rows with {name}")
-            by_rows = _shared_rows(name, device, context, cost=measure, progress=tell)
+            by_rows = _shared_rows(name, device, context, shapes, cost=measure, progress=tell)
             if by_rows is not None:
                 yield name, by_rows, ""
     if request.placer is not None and request.devices:
-        yield request.policy, *_placed_plan(request.placer, request, context, measure)
+        yield request.policy, *_placed_plan(request.placer, request, context, measure, shapes if shared else None)
 
 
 def _placed_plan(
-    placer: Placer, request: PlanRequest, context: PlanningContext, measure: Callable[[Model], CostModel]
+    placer: Placer,
+    request: PlanRequest,
+    context: PlanningContext,
+    measure: Callable[[Model], CostModel],
+    shapes: Mapping[str, tuple[int, ...]] | None,
 ) -> tuple[DevicePlan | None, str]:
-    """What a placer makes of all devices together; or None, and why not."""
+    """What a placer makes of all devices together; or None, and why not. ``shapes``: of what is fed, where it may split
+    the model by rows."""
+    stated = {} if shapes is None else open_shapes(context.model, shapes)
     try:
         devices = {
             name: replace(device, backend=with_price(device.backend, width=context.cores))
             for name, device in request.devices.items()
         }
         shared = plan_shared(
-            context,
+            _context_in(context, stated),
             devices,
             placer,
             name=request.policy,
-            shares_rows=may_share_rows(request),
+            shares_rows=shapes is not None,
             cost=measure,
         )
     except BackendError as error:
@@ -242,7 +260,10 @@ def _placed_plan(
         return None, str(error)
     if shared.plan is None:
         return None, shared.reason
-    return DevicePlan(label=f"placed by {request.policy}", plan=shared.plan, simulated_ns=shared.chosen_ns), ""
+    plan = replace(shared.plan, structure_digest=context.model.structure_digest)
+    if plan.rows_permille is not None:
+        plan = replace(plan, rows_shapes=tuple(stated.items()))
+    return DevicePlan(label=f"placed by {request.policy}", plan=plan, simulated_ns=shared.chosen_ns), ""
 
 
 def _device_plans(name: str, device: PlanDevice, context: PlanningContext) -> list[tuple[DevicePlan | None, str]]:
@@ -274,6 +295,7 @@ def _shared_rows(
     name: str,
     device: PlanDevice,
     context: PlanningContext,
+    shapes: Mapping[str, tuple[int, ...]],
     *,
     cost: Callable[[Model], CostModel],
     progress: Callable[[int, int], None],
@@ -284,31 +306,46 @@ def _shared_rows(
     around the one that balances both sides are costed and simulated.
 
     Args:
+        shapes: of what is fed, to split the model in.
         cost: measures a model.
     """
     model = context.model
+    stated = open_shapes(model, shapes)
     best: DevicePlan | None = None
     try:
         priced = with_price(device.backend, width=context.cores)
-        offer = DeviceStudy(context, priced).offer
+        whole = _context_in(context, stated)
+        offer = DeviceStudy(whole, priced).offer
         if offer is None:
             return None
         for number, factor in enumerate(SHARES):
             progress(number, len(SHARES))
             permille = round(1000 * min(max(offer.balanced_share * factor, LEAST_SHARE), 1 - LEAST_SHARE))
-            split = split_rows(model, permille / 1000)
+            split = split_rows(whole.model, permille / 1000)
             if split is None:
                 return None
             own = PlanningContext(split.model, cores=context.cores, costs=cost(split.model))
             found = DeviceStudy(own, priced, split=split, room_bytes=device.room_bytes).best
             if found is not None and (best is None or found.simulated_ns < best.simulated_ns):
                 # It is a plan for the model as it is, which is split when the plan is compiled.
-                plan = replace(found.plan, structure_digest=model.structure_digest, rows_permille=permille)
+                plan = replace(
+                    found.plan,
+                    structure_digest=model.structure_digest,
+                    rows_permille=permille,
+                    rows_shapes=tuple(stated.items()),
+                )
                 label = f"rows shared with {name}, {permille / 10:g}% of them there"
                 best = replace(found, label=label, plan=plan)
     except ParallaxError as error:
         logger.warning("rows are not shared with %s: %s", name, error)
     return best
+
+
+def _context_in(context: PlanningContext, shapes: Mapping[str, tuple[int, ...]]) -> PlanningContext:
+    """The same question about the model with these shapes of inputs that it leaves open; costs are those measured."""
+    if not shapes:
+        return context
+    return PlanningContext(in_rows_shapes(context.model, shapes), cores=context.cores, costs=context.costs)
 
 
 def _label(proposal: Proposal) -> str:

@@ -18,7 +18,7 @@ from parallax.errors import PlanError
 if TYPE_CHECKING:
     from parallax.schedule._show import Table
 
-PLAN_FORMAT_VERSION: Final = 4
+PLAN_FORMAT_VERSION: Final = 5
 """Of ``Plan.to_json``: raised whenever a plan written before must not be read any more."""
 
 CPU_BACKEND: Final = "cpu"
@@ -121,6 +121,8 @@ class Plan:
     rows_permille: int | None = None
     """Nodes are those of the model split by rows (`parallax.model.split_rows`), so many thousandths of them in the
     first part; None: of the model as it is."""
+    rows_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """In which shapes of its inputs the model was split by rows, as far as it leaves them open: (input, shape)."""
 
     @property
     def is_uncut(self) -> bool:
@@ -179,7 +181,11 @@ class Plan:
             chosen, whole = milliseconds(provenance.chosen_ns), milliseconds(provenance.uncut_ns)
             notes.append(f"{kind}: {chosen} ms, and {whole} ms for the whole model on the CPU")
         if self.rows_permille is not None:
-            notes.append(f"of the model with layers split by rows, {self.rows_permille} thousandths in the first part")
+            shapes = ", ".join(f"{name} {list(shape)}" for name, shape in self.rows_shapes)
+            notes.append(
+                f"of the model with layers split by rows, {self.rows_permille} thousandths in the first part"
+                + (f", for {shapes}" if shapes else "")
+            )
         if not provenance.is_conclusive:
             notes.append("nothing was concluded: tuning measures again when a session is opened with tune=True")
         return Table(
@@ -332,6 +338,10 @@ def verify_plan(plan: Plan, n_nodes: int | None = None) -> None:
             raise refuse(f"{capacity} {name} are not within 1 to {MAX_CORES}")
     if plan.rows_permille is not None and not 0 < plan.rows_permille < 1000:
         raise refuse(f"{plan.rows_permille} thousandths of the rows are not a part of them")
+    if plan.rows_shapes and plan.rows_permille is None:
+        raise refuse("shapes for a split by rows, and no rows that are split")
+    if any(size < 1 for _, shape in plan.rows_shapes for size in shape):
+        raise refuse(f"shapes {plan.rows_shapes[:8]} for a split by rows are none")
     producer: dict[str, int] = {}
     for position, segment in enumerate(plan.segments):
         if segment.index != position:

@@ -1,0 +1,119 @@
+"""Plans of a model that is split by rows, for further shapes of its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+
+from parallax.backends.ort import RuntimeOptions, load_session
+from parallax.engine import ShapeForm, ShapeForms, compile_plan
+from parallax.memory import Budget
+from parallax.model import Model, split_rows
+from parallax.planner._candidates import PlanningContext
+from parallax.planner._devices import DevicePlan, DeviceStudy, with_price
+from parallax.planner._request import PlannedModel, PlanRequest
+from parallax.planner._requirement import estimate_model
+from parallax.planner._rows import in_rows_shapes, open_inputs
+from parallax.planner._tables import DEFAULT_MIN_GAIN
+from parallax.planner._whole import make_provenance, uncut_plan
+from parallax.profile import surviving_tensors
+from parallax.schedule import Plan
+
+
+def rows_form(
+    model: Model, plan: Plan, request: PlanRequest, shapes: Mapping[str, tuple[int, ...]]
+) -> PlannedModel | None:
+    """The plan of a model split by rows, for other shapes than ``plan`` is for, at the same share of the rows.
+
+    Its costs are those of tables, so that it must be predicted to gain what any unmeasured plan must.
+
+    Args:
+        model: with its open dimensions.
+        plan: in force, of the model split by rows.
+        request: that it answers.
+        shapes: of all inputs that the model leaves open.
+
+    Returns: None where nothing is predicted to gain.
+
+    Raises: BackendError, ConfigError, ModelError where the model or a device does not take these shapes.
+    """
+    assert plan.rows_permille is not None
+    shaped = in_rows_shapes(model, shapes)
+    split = split_rows(shaped, plan.rows_permille / 1000)
+    if split is None:
+        return None
+    context = PlanningContext(split.model, cores=request.cores, survivors=surviving_tensors(split.model))
+    best: tuple[DevicePlan, DeviceStudy] | None = None
+    least = DEFAULT_MIN_GAIN if request.min_gain is None else request.min_gain
+    for device in request.devices.values():
+        study = DeviceStudy(context, with_price(device.backend, width=request.cores), split=split)
+        found = study.best
+        if found is None or found.simulated_ns > (1 - least) * study.cpu_ns:
+            continue
+        if best is None or found.simulated_ns < best[0].simulated_ns:
+            best = found, study
+    if best is None:
+        return None
+    found, study = best
+    made = replace(
+        found.plan,
+        structure_digest=model.structure_digest,
+        rows_permille=plan.rows_permille,
+        rows_shapes=tuple((name, tuple(shape)) for name, shape in shapes.items()),
+        provenance=make_provenance("tables", study.reason, uncut_ns=study.cpu_ns, chosen_ns=found.simulated_ns),
+    )
+    return PlannedModel(plan=made, model=split.model)
+
+
+def forms_of_rows(
+    model: Model,
+    planned: PlannedModel,
+    request: PlanRequest,
+    runtime: RuntimeOptions,
+    *,
+    has_budget: bool,
+    in_memory: Callable[[Model], Model],
+) -> ShapeForms | None:
+    """What serves the shapes that a plan by rows is not for; None where the model takes no others.
+
+    Further forms hold weights of their own, on devices too. So there are none under a budget of memory, or on a device
+    that may hold but so much: then other shapes run whole.
+
+    Args:
+        model: with its open dimensions.
+        planned: in force.
+        request: that it answers.
+        runtime: what segments inherit.
+        has_budget: whether runs of the session keep to a budget.
+        in_memory: reads small weights, as segments are to be made of.
+    """
+    if planned.plan.rows_permille is None or not open_inputs(model):
+        return None
+    static = {info.name: info.shape for info in planned.model.graph.inputs}
+    own: dict[str, tuple[int, ...]] = {}
+    for info in open_inputs(model):
+        shape = static[info.name]
+        assert shape is not None
+        own[info.name] = tuple(size for size in shape if isinstance(size, int))
+    compiled = partial(compile_plan, backends=request.open_backends, faults=request.faults)
+
+    def make_whole() -> ShapeForm:
+        whole = uncut_plan(model, "shapes that no rows are shared for", cores=request.cores)
+        estimator = estimate_model(model, whole) if has_budget else None
+        return ShapeForm(plan=whole, executor=compiled(in_memory(model), whole, runtime), estimator=estimator)
+
+    def make_form(shapes: Mapping[str, tuple[int, ...]]) -> ShapeForm | None:
+        form = rows_form(model, planned.plan, request, shapes)
+        if form is None:
+            return None
+        return ShapeForm(plan=form.plan, executor=compiled(in_memory(form.model), form.plan, runtime))
+
+    may_have_forms = not has_budget and all(device.room_bytes is None for device in request.devices.values())
+    return ShapeForms(
+        own,
+        make_whole=make_whole,
+        make_form=make_form if may_have_forms else None,
+        held_bytes=Budget.of(0, weight_bytes=model.weight_bytes).held_bytes,
+        declared=load_session(model.extract_whole().proto),
+    )
