@@ -60,6 +60,12 @@ WRONG: list[tuple[str, Any]] = [
     ("memory_budget", float("inf")),
     ("memory_budget", "much"),
     ("memory_budget", [1]),
+    ("margin", 1),
+    ("margin", -0.1),
+    ("margin", float("nan")),
+    ("margin", "10%"),
+    ("margin", None),
+    ("margin", True),
 ]
 ONLY_SESSIONS: list[tuple[str, Any]] = [
     ("trace", object()),

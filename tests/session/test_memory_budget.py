@@ -155,6 +155,40 @@ def test_a_share_is_one_of_what_is_free():
     assert 0.2 * free < budget < 0.9 * free
 
 
+@both_ways
+def test_the_margin_of_a_budget_can_be_set(session_class, tmp_path):
+    model, x = wide_model(256), ramp(256, 1024)
+    folder = str(parallax.compile(model, tmp_path / "wide.plx", memory_budget="64MiB", margin=0.2))
+    for source in (model, folder):
+        made = {
+            margin: parallax.InferenceSession(source, memory_budget="64MiB", margin=margin)
+            if source is folder
+            else session_class(source, memory_budget="64MiB", margin=margin)
+            for margin in (0, 0.1, 0.5)
+        }
+        limits = {margin: session.memory().limit_bytes for margin, session in made.items()}
+        assert abs(limits[0] - limits[0.5] - 32 * MIB) <= 2
+        default = type(made[0.1])(source, memory_budget="64MiB")
+        assert default.memory().limit_bytes == limits[0.1]
+        least = {margin: session.memory().least_budget_bytes for margin, session in made.items()}
+        assert least[0] < least[0.1] < least[0.5]
+        assert abs(least[0.5] - 2 * least[0]) <= 2
+        copy = pickle.loads(pickle.dumps(made[0.5]))
+        assert copy.memory().limit_bytes == limits[0.5]
+        for session in (*made.values(), copy):
+            np.testing.assert_array_equal(session.run(None, {"x": x})[0], answer(model, x))
+    with pytest.raises(BudgetError, match="50% is kept free") as caught:
+        session_class(model, memory_budget="2MiB", margin=0.5)
+    session = session_class(model, memory_budget=caught.value.least_bytes, margin=0.5)
+    np.testing.assert_array_equal(session.run(None, {"x": x})[0], answer(model, x))
+
+
+@pytest.mark.parametrize("value", [1, -0.1, 2, "10%", None, True, float("nan")])
+def test_what_is_no_margin_is_refused(value):
+    with pytest.raises(ConfigError, match=r"margin=.*from 0 to below 1"):
+        parallax.InferenceSession(wide_model(1), memory_budget="64MiB", margin=value)
+
+
 # -- what runs at once ----------------------------------------------------------------------------------------
 
 

@@ -46,10 +46,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_replace_after_fork)
 
 
-def limit_under_pressure(reading: PressureReading, *, limit_bytes: int, current_bytes: int, granted_bytes: int) -> int:
+def limit_under_pressure(
+    reading: PressureReading,
+    *,
+    limit_bytes: int,
+    current_bytes: int,
+    granted_bytes: int,
+    margin: float = DEFAULT_MARGIN,
+) -> int:
     """What the runs of a session may hold together while the machine is short of memory.
 
-    Never more than runs have now and what is free beside that, less the margin of budgets. Where tasks wait for
+    Never more than runs have now and what is free beside that, less a margin. Where tasks wait for
     memory, a quarter less each time; otherwise back towards the limit by a quarter of it each time. While several times
     the limit is free, those who wait do so in other containers, and less of ours would not help them.
 
@@ -57,8 +64,9 @@ def limit_under_pressure(reading: PressureReading, *, limit_bytes: int, current_
         limit_bytes: without pressure.
         current_bytes: in force.
         granted_bytes: to runs in flight.
+        margin: share of what is free that stays so.
     """
-    room = granted_bytes + int(reading.free_bytes * (1 - DEFAULT_MARGIN))
+    room = granted_bytes + int(reading.free_bytes * (1 - margin))
     stalled = reading.stalled_share is not None and reading.stalled_share >= STALLED
     if stalled and reading.free_bytes < SCARCE_LIMITS * limit_bytes:
         wanted = current_bytes * 3 // 4
@@ -244,6 +252,7 @@ class SessionMemory:
             limit_bytes=self._full_bytes,
             current_bytes=controller.limit_bytes,
             granted_bytes=controller.granted_bytes,
+            margin=DEFAULT_MARGIN if self.budget is None else self.budget.margin,
         )
         if limit != controller.limit_bytes:
             controller.set_limit(limit)

@@ -26,14 +26,17 @@ class Budget:
     """Of private weights."""
     runtime_bytes: int
     """What the runtime takes for itself."""
+    margin: float = DEFAULT_MARGIN
+    """Share of the budget that is left free."""
 
     @classmethod
-    def of(cls, budget_bytes: int, *, weight_bytes: int, segments: int = 1) -> Budget:
+    def of(cls, budget_bytes: int, *, weight_bytes: int, segments: int = 1, margin: float = DEFAULT_MARGIN) -> Budget:
         """For a session of so many segments with that many bytes of private weights."""
         return cls(
             budget_bytes=budget_bytes,
             weight_bytes=weight_bytes,
             runtime_bytes=RUNTIME_BYTES + segments * SEGMENT_BYTES,
+            margin=margin,
         )
 
     @property
@@ -44,13 +47,14 @@ class Budget:
     @property
     def limit_bytes(self) -> int:
         """What all runs together may hold. 0 for a budget that its margin, weights and runtime use up."""
-        if self.budget_bytes < least_budget((), arena_bytes=self.held_bytes):
+        if self.budget_bytes < least_budget((), arena_bytes=self.held_bytes, margin=self.margin):
             return 0
-        return admission_budget(self.budget_bytes, (), arena_bytes=self.held_bytes)
+        return admission_budget(self.budget_bytes, (), arena_bytes=self.held_bytes, margin=self.margin)
 
     def least_bytes(self, requirement: MemoryRequirement) -> int:
         """The smallest budget in which such a run can go on, one segment at a time."""
-        return least_budget(requirement.peaks, arena_bytes=self.held_bytes + requirement.fixed_bytes)
+        held = self.held_bytes + requirement.fixed_bytes
+        return least_budget(requirement.peaks, arena_bytes=held, margin=self.margin)
 
     def allows(self, requirement: MemoryRequirement) -> bool:
         """Whether a run fits, one segment at a time."""
@@ -84,7 +88,7 @@ class Budget:
         mapped = "; a compiled bundle maps its weights, which then do not count" if weights else ""
         raise BudgetError(
             f"a budget of {self.budget_bytes} bytes ({show_bytes(self.budget_bytes)}) is too small: "
-            f"{', '.join(parts)}, and {DEFAULT_MARGIN:.0%} is kept free",
+            f"{', '.join(parts)}, and {self.margin:.0%} is kept free",
             least_bytes=least,
             where=f"inputs {_describe_shapes(shapes)}" if shapes else where,
             fix=f"give at least memory_budget={least} ({show_bytes(least)}){mapped}",

@@ -238,7 +238,7 @@ class BundleOpening:
         from parallax.bundle import estimate_bundle
         from parallax.memory import Budget
 
-        budget = Budget.of(budget_bytes, weight_bytes=0, segments=len(sessions))
+        budget = Budget.of(budget_bytes, weight_bytes=0, segments=len(sessions), margin=self._request.options.margin)
         estimator = estimate_bundle(bundle, sessions)
         budget.check(estimator.requirement({}))
         return opened.within(budget, estimator)

@@ -106,7 +106,7 @@ def compile_loaded(
     request = replace(plan_request(shaped, options, None), plans_bodies=False)
     plan = plan_model_within(request, memory_limit).plan
     if options.budget_bytes is not None:
-        plan, _, _ = fit_plan(model, plan, options.budget_bytes, options.shapes, weight_bytes=0)
+        plan, _, _ = fit_plan(model, plan, options.budget_bytes, options.shapes, weight_bytes=0, margin=options.margin)
     plan = with_noted_peaks(shaped, plan)
     return write_bundle(
         # Shapes are for planning alone: what is made of the model as it is runs in all of them.

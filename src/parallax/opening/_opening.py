@@ -233,11 +233,13 @@ class Opening:
             return plan if shaped is None else with_known_peaks(shaped, plan)
         if model is None:
             # There is no graph to look at, so nothing can be refused, and each run gets all there is.
-            self._budget = Budget.of(options.budget_bytes, weight_bytes=self._request.source.size_bytes)
+            self._budget = Budget.of(
+                options.budget_bytes, weight_bytes=self._request.source.size_bytes, margin=options.margin
+            )
             self._budget.check(MemoryRequirement.UNKNOWN)
             return plan
         plan, self._estimator, self._budget = fit_plan(
-            model, plan, options.budget_bytes, options.shapes, weight_bytes=model.weight_bytes
+            model, plan, options.budget_bytes, options.shapes, weight_bytes=model.weight_bytes, margin=options.margin
         )
         return plan
 

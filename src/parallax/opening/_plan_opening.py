@@ -85,7 +85,7 @@ def prepare_plan(request: OpeningRequest, opened: Opened, model: Model | None, p
             model=model, planned=replace(planned, plan=plan if plan.is_uncut else with_known_peaks(planned.model, plan))
         )
     fitted, estimator, budget = check_fit(
-        model, plan, options.budget_bytes, options.shapes, weight_bytes=model.weight_bytes
+        model, plan, options.budget_bytes, options.shapes, weight_bytes=model.weight_bytes, margin=options.margin
     )
     return PreparedPlan(
         model=model,

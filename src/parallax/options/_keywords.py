@@ -98,6 +98,17 @@ def check_memory_budget(budget: Any) -> int | str | float | None:
     return cast("int | str | float | None", budget)
 
 
+def check_margin(margin: Any) -> float:
+    """Raises: ConfigError unless a number from 0 to below 1."""
+    number = _number(margin)
+    if number is None or not 0 <= number < 1:
+        raise ConfigError(
+            f"margin={margin!r:.80} is no share from 0 to below 1",
+            fix="give the share of memory_budget= that is to stay free, for example 0.1",
+        )
+    return number
+
+
 def check_idle_trim(seconds: Any) -> float | None:
     """Raises: ConfigError unless None or a number above 0, which may be infinite."""
     if seconds is None:

@@ -27,6 +27,7 @@ from parallax.options._keywords import (
     check_faults,
     check_folder,
     check_idle_trim,
+    check_margin,
     check_memory_budget,
     check_min_gain,
     check_observers,
@@ -73,6 +74,7 @@ class CompileKeywords(TypedDict, total=False):
     cache_dir: str | os.PathLike[str] | None
     progress: Progress | None
     memory_budget: int | str | float | None
+    margin: float
 
 
 class OptionKeywords(CompileKeywords, total=False):
@@ -151,9 +153,11 @@ class Options:
             when it opens (0.5, "50%"; container limits count). It covers, for all runs of the session together, the
             tensors between segments, the outputs, what segments make inside while they run, and private copies of
             weights; not mapped weights (a bundle's), the caller's inputs, what the runtime keeps of a model's graph,
-            and opening itself. A tenth is left free for what estimates do not see. Less memory means fewer segments
+            and opening itself. ``margin`` is left free for what estimates do not see. Less memory means fewer segments
             at a time, and runs of other threads that wait; what could not run even alone is refused. While memory is
             short on the machine, less is used. Default: no budget.
+        margin: share of ``memory_budget`` that is left free for what estimates do not see, 0 to below 1. Less of it
+            lets more run at once, at the risk that the session takes more than its budget. Default: 0.1.
         trace: receives a span per segment and run, by its method ``record``. Default: none. Not for ``compile``.
         observers: callables that are given every event of runs, as records of `parallax.events` (``RunAdmitted``,
             ``SegmentStarted``, ``SegmentEnded``, ...), from any thread. One that raises is detached, and the error
@@ -203,6 +207,7 @@ class Options:
     )
     progress: Progress | None = field(default=None, metadata=_rule(check_progress, is_carried=False))
     memory_budget: int | str | float | None = field(default=None, metadata=_rule(check_memory_budget))
+    margin: float = field(default=0.1, metadata=_rule(check_margin))
     trace: TraceSink | None = field(default=None, metadata=_rule(check_trace, is_carried=False))
     observers: Sequence[Observer] = field(default=(), metadata=_rule(check_observers, is_carried=False))
     verify: Verify = field(default="once", metadata=_rule(check_verify))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from parallax.memory import Budget
+from parallax.memory import DEFAULT_MARGIN, Budget
 from parallax.model import Model
 from parallax.planner._requirement import (
     RequirementEstimator,
@@ -21,7 +21,13 @@ logger = logging.getLogger(__name__)
 
 
 def fit_plan(
-    model: Model, plan: Plan, budget_bytes: int, shapes: Mapping[str, Sequence[int]] | None, *, weight_bytes: int
+    model: Model,
+    plan: Plan,
+    budget_bytes: int,
+    shapes: Mapping[str, Sequence[int]] | None,
+    *,
+    weight_bytes: int,
+    margin: float = DEFAULT_MARGIN,
 ) -> tuple[Plan, RequirementEstimator, Budget]:
     """The plan, or the uncut one where only that fits; with the peaks of its segments.
 
@@ -30,17 +36,18 @@ def fit_plan(
     Args:
         model: without ``shapes``.
         weight_bytes: of private weights.
+        margin: share of the budget that is left free.
 
     Raises: BudgetError with the budget that would do.
     """
     estimator = estimate_model(model, plan, planned=shapes)
-    budget = Budget.of(budget_bytes, weight_bytes=weight_bytes, segments=len(plan.segments))
+    budget = Budget.of(budget_bytes, weight_bytes=weight_bytes, segments=len(plan.segments), margin=margin)
     requirement = estimator.requirement({})
     if not budget.allows(requirement) and not plan.is_uncut:
         reason = f"split, it needs a memory budget of {budget.least_bytes(requirement)} bytes at least"
         whole = uncut_plan(model, reason, cores=plan.cores)
         other = estimate_model(model, whole, planned=shapes)
-        less = Budget.of(budget_bytes, weight_bytes=weight_bytes)
+        less = Budget.of(budget_bytes, weight_bytes=weight_bytes, margin=margin)
         if less.least_bytes(other.requirement({})) < budget.least_bytes(requirement):
             logger.info("the model stays whole: %s", reason)
             plan, estimator, budget, requirement = whole, other, less, other.requirement({})
@@ -49,11 +56,17 @@ def fit_plan(
 
 
 def check_fit(
-    model: Model, plan: Plan, budget_bytes: int, shapes: Mapping[str, Sequence[int]] | None, *, weight_bytes: int
+    model: Model,
+    plan: Plan,
+    budget_bytes: int,
+    shapes: Mapping[str, Sequence[int]] | None,
+    *,
+    weight_bytes: int,
+    margin: float = DEFAULT_MARGIN,
 ) -> tuple[Plan, RequirementEstimator, Budget]:
     """This plan and no other, as `fit_plan`. Raises: BudgetError if it does not fit, with the budget that would do."""
     estimator = estimate_model(model, plan, planned=shapes)
-    budget = Budget.of(budget_bytes, weight_bytes=weight_bytes, segments=len(plan.segments))
+    budget = Budget.of(budget_bytes, weight_bytes=weight_bytes, segments=len(plan.segments), margin=margin)
     requirement = estimator.requirement({})
     budget.check(requirement, shapes=shapes)
     return with_counted_peaks(plan, requirement.peaks), estimator, budget
