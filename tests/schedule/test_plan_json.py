@@ -149,7 +149,8 @@ def test_text_that_is_not_json_is_refused(text: str | bytes) -> None:
 
 @pytest.mark.parametrize("version", [0, PLAN_FORMAT_VERSION + 1, -1, 10**30, int("9" * 4000)])
 def test_other_format_version_is_refused_before_its_fields_are_looked_at(version: int) -> None:
-    with pytest.raises(PlanError, match=rf"format version .* reads {PLAN_FORMAT_VERSION} \(at plan.format_version\); make the plan again"):
+    reads = rf"format version .* reads {PLAN_FORMAT_VERSION} \(at plan.format_version\); make the plan again"
+    with pytest.raises(PlanError, match=reads):
         Plan.from_json({"format_version": version, "new field": 1})
 
 
