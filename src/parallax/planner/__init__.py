@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from parallax.planner._forms import forms_of_rows
     from parallax.planner._kept import remembered_plan
     from parallax.planner._lifting import LIFT_NS
-    from parallax.planner._placers import open_placer, policy_name
+    from parallax.planner._placers import open_placer, placer_names, policy_name
     from parallax.planner._planning import plan_model
     from parallax.planner._remembered import may_be_remembered
     from parallax.planner._request import PlanDevice, PlannedModel, PlanRequest
@@ -38,7 +38,7 @@ else:
             "_forms": "forms_of_rows",
             "_kept": "remembered_plan",
             "_lifting": "LIFT_NS",
-            "_placers": "open_placer policy_name",
+            "_placers": "open_placer placer_names policy_name",
             "_planning": "plan_model",
             "_remembered": "may_be_remembered",
             "_request": "PlanDevice PlanRequest PlannedModel",
@@ -73,6 +73,7 @@ __all__ = [
     "is_yardstick",
     "may_be_remembered",
     "open_placer",
+    "placer_names",
     "plan_model",
     "plan_model_within",
     "planned_model",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from parallax.errors import ConfigError
@@ -12,6 +13,9 @@ from parallax.schedule.placement import PLACERS, Placer
 ENTRY_POINTS: Final = "parallax.placers"
 """The entry point group in which other distributions register placers: something to call without arguments that makes
 one, such as its class."""
+
+LEARNED: Final = "learned"
+"""The placer that runs a network: it needs a runtime and a file, which the pure ones do not."""
 
 POLICIES: Final = ("adaptive", "sequential")
 """Policies that are no placers: the first is several of them, one after the other, the second none."""
@@ -22,7 +26,7 @@ def placer_names() -> tuple[str, ...]:
     from importlib.metadata import entry_points
 
     others = sorted(entry.name for entry in entry_points(group=ENTRY_POINTS))
-    return tuple(dict.fromkeys((*PLACERS, *others)))
+    return tuple(dict.fromkeys((*PLACERS, LEARNED, *others)))
 
 
 def open_placer(policy: Any) -> Placer | None:
@@ -39,7 +43,7 @@ def open_placer(policy: Any) -> Placer | None:
     if policy in POLICIES:
         return None
     name, *given = policy.split(",")
-    if name in PLACERS:
+    if name in PLACERS or name == LEARNED:
         return _made(name, given)
     from importlib.metadata import entry_points
 
@@ -63,29 +67,64 @@ def open_placer(policy: Any) -> Placer | None:
 def policy_name(policy: Any) -> str:
     """How a policy is told to people, and kept in keys: its name with those settings that are not the defaults.
 
-    `open_placer` makes a placer of ours again from it. Of others it is the name of their class.
+    `open_placer` makes a placer of ours again from it. Of others it is the name of their class. A network is named with
+    the digest of its file, so that a plan is not taken for that of another network in the same place.
+
+    Raises: ConfigError if it names a network that cannot be read.
     """
     if isinstance(policy, str):
-        return policy
-    for name, maker in PLACERS.items():
+        if policy.partition(",")[0] != LEARNED:
+            return policy
+        policy = open_placer(policy)
+    for name, maker in _makers(policy).items():
         if maker is type(policy) and dataclasses.is_dataclass(policy):
             stated = [(field.name, getattr(policy, field.name), field.default) for field in dataclasses.fields(policy)]
-            return ",".join([name, *(f"{key}={value!r}" for key, value, default in stated if value != default)])
+            return ",".join([name, *(f"{key}={_shown(value)}" for key, value, default in stated if value != default)])
     return f"{type(policy).__module__}.{type(policy).__qualname__}"
+
+
+def _maker(name: str) -> Callable[..., Placer]:
+    if name != LEARNED:
+        return PLACERS[name]
+    from parallax.planner._learned import Learned
+
+    return Learned
+
+
+def _makers(policy: Any) -> Mapping[str, Callable[..., Placer]]:
+    """Ours, by name; the one that runs networks only where the policy is of its module, which is not loaded else."""
+    if not type(policy).__module__.endswith("._learned"):
+        return PLACERS
+    return {LEARNED: _maker(LEARNED)}
+
+
+def _shown(value: object) -> str:
+    return value if isinstance(value, str) else repr(value)
 
 
 def _made(name: str, given: list[str]) -> Placer:
     """One of ours with these settings, each "KEY=VALUE"."""
-    maker = PLACERS[name]
-    known = tuple(inspect.signature(maker).parameters)
-    settings = {}
+    maker = _maker(name)
+    parameters = inspect.signature(maker).parameters
+    known = tuple(parameters)
+    settings: dict[str, int | float | bool | str | None] = {}
     for entry in given:
         key, found, text = entry.partition("=")
         key = key.strip()
         if not found or key not in known:
             listed = f"it has {', '.join(known)}" if known else "it has none"
             raise ConfigError(f"{entry!r:.80} is no setting of the policy {name!r}", fix=f"write KEY=VALUE; {listed}")
-        settings[key] = _value(key, text.strip(), name)
+        is_text = str(parameters[key].annotation).startswith("str")
+        settings[key] = text.strip() if is_text else _value(key, text.strip(), name)
+    lacking = [
+        key for key, parameter in parameters.items() if parameter.default is parameter.empty and key not in settings
+    ]
+    if lacking:
+        raise ConfigError(
+            f"the policy {name!r} needs {' and '.join(lacking)}",
+            fix=f'write it after the name, as in policy="{name},{lacking[0]}=..."; '
+            "parallax train makes networks, none comes with the package",
+        )
     return maker(**settings)
 
 

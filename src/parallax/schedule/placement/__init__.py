@@ -10,6 +10,17 @@ from typing import TYPE_CHECKING
 from parallax import _lazy
 
 if TYPE_CHECKING:
+    from parallax.schedule.placement._branch_features import (
+        BRANCH_COLUMNS,
+        FEATURES_VERSION,
+        MACHINE_COLUMNS,
+        MAX_BRANCHES,
+        BranchFeatures,
+        scaled_work,
+        unscaled_work,
+    )
+    from parallax.schedule.placement._descent import descend
+    from parallax.schedule.placement._episode import OBSERVATION_SIZE, Episode
     from parallax.schedule.placement._judge import Coexecution, default_placers, find_placement
     from parallax.schedule.placement._layers import LayeredRun, run_by_layers
     from parallax.schedule.placement._names import PLACERS
@@ -26,6 +37,11 @@ else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
+            "_branch_features": (
+                "BRANCH_COLUMNS FEATURES_VERSION MACHINE_COLUMNS MAX_BRANCHES BranchFeatures scaled_work unscaled_work"
+            ),
+            "_descent": "descend",
+            "_episode": "OBSERVATION_SIZE Episode",
             "_judge": "Coexecution default_placers find_placement",
             "_layers": "LayeredRun run_by_layers",
             "_names": "PLACERS",
@@ -35,8 +51,15 @@ else:
     )
 
 __all__ = [
+    "BRANCH_COLUMNS",
+    "FEATURES_VERSION",
+    "MACHINE_COLUMNS",
+    "MAX_BRANCHES",
+    "OBSERVATION_SIZE",
     "PLACERS",
+    "BranchFeatures",
     "Coexecution",
+    "Episode",
     "GroupFeatures",
     "LayeredRun",
     "Machine",
@@ -45,7 +68,10 @@ __all__ = [
     "PlacementProblem",
     "Placer",
     "default_placers",
+    "descend",
     "find_placement",
     "row_parts",
     "run_by_layers",
+    "scaled_work",
+    "unscaled_work",
 ]
