@@ -218,7 +218,7 @@ class Opening:
         logger.warning("the runtime opens a model that the analysis refuses, so it runs whole: %s", error)
         return opened
 
-    def _fit(self, shaped: Model | None, plan: Plan) -> Plan:
+    def _fit(self, shaped: Model | None, plan: Plan, *, may_slice: bool = False) -> Plan:
         """The plan that fits the budget, in place of ``plan``; with peaks, where they are known.
 
         Raises: BudgetError if none does.
@@ -239,7 +239,13 @@ class Opening:
             self._budget.check(MemoryRequirement.UNKNOWN)
             return plan
         plan, self._estimator, self._budget = fit_plan(
-            model, plan, options.budget_bytes, options.shapes, weight_bytes=model.weight_bytes, margin=options.margin
+            model,
+            plan,
+            options.budget_bytes,
+            options.shapes,
+            weight_bytes=model.weight_bytes,
+            margin=options.margin,
+            may_slice=may_slice,
         )
         return plan
 

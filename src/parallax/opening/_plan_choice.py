@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from parallax.engine import Executor, compile_plan
 from parallax.errors import ParallaxError
@@ -31,6 +30,7 @@ from parallax.planner import (
     may_be_remembered,
     open_placer,
     plan_model,
+    planned_model,
     policy_name,
     remembered_plan,
     uncut_plan,
@@ -72,15 +72,25 @@ def plan_request(model: Model, options: PlanningOptions, session_options: Any) -
     )
 
 
-def choose_plan(
-    model: Model, options: PlanningOptions, session_options: Any, fit: Callable[[Model, Plan], Plan]
-) -> tuple[Plan, Executor | None]:
+class Fit(Protocol):
+    """Makes a plan fit the memory that runs may take."""
+
+    def __call__(self, shaped: Model, plan: Plan, *, may_slice: bool = False) -> Plan:
+        """Return the plan with peaks, or another.
+
+        Args:
+            shaped: the model whose nodes the plan speaks of, in its planned shapes.
+            may_slice: whether the other may be one that computes the model in slices of its rows.
+        """
+        ...
+
+
+def choose_plan(model: Model, options: PlanningOptions, session_options: Any, fit: Fit) -> tuple[Plan, Executor | None]:
     """The plan for one session, and its executor if the model is split.
 
     Args:
         model: without the shapes of the options.
-        fit: makes a plan fit the memory: given the model in its planned shapes and the plan, it returns that plan with
-            peaks, or another.
+        fit: makes a plan fit the memory.
 
     Raises: as `parallax.planner.plan_model`; and as ``fit``.
     """
@@ -93,9 +103,15 @@ def choose_plan(
         return fit(shaped, uncut_plan(model, obstacle, cores=cores)), None
     request = plan_request(shaped, options, session_options)
     planned = plan_model(request)
-    planned = replace(planned, plan=fit(planned.model, planned.plan))
-    if planned.plan.is_uncut:
-        return planned.plan, None
+    may_slice = not (options.is_kept_whole or is_yardstick(options.policy))
+    fitted = fit(planned.model, planned.plan, may_slice=may_slice)
+    if fitted.is_uncut:
+        return fitted, None
+    is_of_other_rows = (fitted.rows_permille, fitted.rows_rounds) != (
+        planned.plan.rows_permille,
+        planned.plan.rows_rounds,
+    )
+    planned = PlannedModel(plan=fitted, model=planned_model(shaped, fitted) if is_of_other_rows else planned.model)
     return compile_planned(model, planned, request, options)
 
 

@@ -31,6 +31,7 @@ class Cause(enum.Enum):
     ALONE = "part of a parallel stretch during which nothing else runs: all cores"
     BRANCH = "a branch its layer's rule chose to run beside the others"
     WEIGHT = "cut so that its weights can be read while the one before it runs"
+    MEMORY = "a slice of the rows, computed by itself so that a run holds less at once"
     DEVICE = "a region that an accelerator runs in one launch"
     BESIDE = "the processor's part of a model that it shares with an accelerator"
     FORCED = "cut regardless of cost"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
-from parallax.memory import DEFAULT_MARGIN, Budget
+from parallax.memory import DEFAULT_MARGIN, Budget, MemoryRequirement
 from parallax.model import Model
 from parallax.planner._requirement import (
     RequirementEstimator,
@@ -15,7 +17,7 @@ from parallax.planner._requirement import (
     with_peaks,
 )
 from parallax.planner._whole import uncut_plan
-from parallax.schedule import Plan
+from parallax.schedule import CPU_BACKEND, Plan
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +30,10 @@ def fit_plan(
     *,
     weight_bytes: int,
     margin: float = DEFAULT_MARGIN,
+    may_slice: bool = False,
 ) -> tuple[Plan, RequirementEstimator, Budget]:
-    """The plan, or the uncut one where only that fits; with the peaks of its segments.
+    """The plan, or the first that fits of: the whole model, the same segments one at a time, slices of its rows one
+    after the other. With the peaks of its segments.
 
     What depends on shapes that are not given is left to the run that has them.
 
@@ -37,22 +41,87 @@ def fit_plan(
         model: without ``shapes``.
         weight_bytes: of private weights.
         margin: share of the budget that is left free.
+        may_slice: whether the model may be computed in slices of its rows.
 
     Raises: BudgetError with the budget that would do.
     """
-    estimator = estimate_model(model, plan, planned=shapes)
-    budget = Budget.of(budget_bytes, weight_bytes=weight_bytes, segments=len(plan.segments), margin=margin)
-    requirement = estimator.requirement({})
-    if not budget.allows(requirement) and not plan.is_uncut:
-        reason = f"split, it needs a memory budget of {budget.least_bytes(requirement)} bytes at least"
-        whole = uncut_plan(model, reason, cores=plan.cores)
-        other = estimate_model(model, whole, planned=shapes)
-        less = Budget.of(budget_bytes, weight_bytes=weight_bytes, margin=margin)
-        if less.least_bytes(other.requirement({})) < budget.least_bytes(requirement):
-            logger.info("the model stays whole: %s", reason)
-            plan, estimator, budget, requirement = whole, other, less, other.requirement({})
-    budget.check(requirement, shapes=shapes)
-    return with_counted_peaks(plan, requirement.peaks), estimator, budget
+    judge = partial(
+        _Fitting.of, model, budget_bytes=budget_bytes, shapes=shapes, weight_bytes=weight_bytes, margin=margin
+    )
+    first = judge(plan)
+    tried = [first]
+    if not first.fits:
+        for other in _narrower_plans(model, plan, shapes, first.least_bytes, may_slice=may_slice):
+            tried.append(judge(other))
+            if tried[-1].fits:
+                logger.info("within its memory budget: %s", other.summary)
+                break
+    chosen = tried[-1] if tried[-1].fits else min(tried, key=lambda fitting: fitting.least_bytes)
+    chosen.budget.check(chosen.requirement, shapes=shapes)
+    return with_counted_peaks(chosen.plan, chosen.requirement.peaks), chosen.estimator, chosen.budget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fitting:
+    """A plan, and what it needs."""
+
+    plan: Plan
+    estimator: RequirementEstimator
+    budget: Budget
+    requirement: MemoryRequirement
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        plan: Plan,
+        *,
+        budget_bytes: int,
+        shapes: Mapping[str, Sequence[int]] | None,
+        weight_bytes: int,
+        margin: float,
+    ) -> _Fitting:
+        estimator = estimate_model(model, plan, planned=shapes)
+        budget = Budget.of(budget_bytes, weight_bytes=weight_bytes, segments=len(plan.segments), margin=margin)
+        return cls(plan=plan, estimator=estimator, budget=budget, requirement=estimator.requirement({}))
+
+    @property
+    def fits(self) -> bool:
+        return self.budget.allows(self.requirement)
+
+    @property
+    def least_bytes(self) -> int:
+        """The budget that would do."""
+        return self.budget.least_bytes(self.requirement)
+
+
+def _narrower_plans(
+    model: Model,
+    plan: Plan,
+    shapes: Mapping[str, Sequence[int]] | None,
+    least_bytes: int,
+    *,
+    may_slice: bool,
+) -> Iterator[Plan]:
+    """What may need less memory than a plan, the quickest first."""
+    needs = f"needs a memory budget of {least_bytes} bytes at least"
+    if not plan.is_uncut:
+        yield uncut_plan(model, f"split, it {needs}", cores=plan.cores)
+        if plan.lanes > 1 and all(segment.backend == CPU_BACKEND for segment in plan.segments):
+            yield _one_at_a_time(plan, f"side by side, it {needs}")
+    if may_slice:
+        from parallax.planner._slices import sliced_plans  # few budgets are that small
+
+        shaped = model if shapes is None else model.with_shapes(shapes)
+        for sliced in sliced_plans(shaped, cores=plan.cores, reason=f"otherwise, it {needs}"):
+            yield sliced.plan
+
+
+def _one_at_a_time(plan: Plan, reason: str) -> Plan:
+    """The same segments on one lane, in their order, each on all cores: then what they hand on lies closer together."""
+    segments = tuple(replace(segment, width=plan.cores, lane=0, priority=-segment.index) for segment in plan.segments)
+    provenance = replace(plan.provenance, reason=f"one segment at a time: {reason}")
+    return replace(plan, policy="sequential", lanes=1, backfill=False, segments=segments, provenance=provenance)
 
 
 def check_fit(

@@ -23,14 +23,18 @@ def planned_model(model: Model, plan: Plan) -> Model:
     if plan.rows_permille is None:
         return model
     try:
-        split = split_rows(in_rows_shapes(model, dict(plan.rows_shapes)), plan.rows_permille / 1000)
+        made = in_rows_shapes(model, dict(plan.rows_shapes))
+        for _ in range(plan.rows_rounds):
+            split = split_rows(made, plan.rows_permille / 1000)
+            if split is None:
+                raise PlanError(
+                    f"the plan is for {plan.rows_permille} thousandths of the rows, and the model has none to split",
+                    fix=_AGAIN,
+                )
+            made = split.model
     except ConfigError as error:
         raise PlanError(f"the plan is for shapes that the model does not take: {error}", fix=_AGAIN) from error
-    if split is None:
-        raise PlanError(
-            f"the plan is for {plan.rows_permille} thousandths of the rows, and the model has none to split", fix=_AGAIN
-        )
-    return split.model
+    return made
 
 
 def in_rows_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 PLAN_FORMAT_VERSION: Final = 5
 """Of ``Plan.to_json``: raised whenever a plan written before must not be read any more."""
 
+MAX_ROWS_ROUNDS: Final = 8
+"""A model is split by rows so many times at most: each time, it has twice the nodes."""
+
 CPU_BACKEND: Final = "cpu"
 """ONNX Runtime's CPU kernels, as a segment names them."""
 
@@ -123,6 +126,8 @@ class Plan:
     first part; None: of the model as it is."""
     rows_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     """In which shapes of its inputs the model was split by rows, as far as it leaves them open: (input, shape)."""
+    rows_rounds: int = 1
+    """How often it was split by rows: each time, what came out was split again."""
 
     @property
     def is_uncut(self) -> bool:
@@ -182,8 +187,9 @@ class Plan:
             notes.append(f"{kind}: {chosen} ms, and {whole} ms for the whole model on the CPU")
         if self.rows_permille is not None:
             shapes = ", ".join(f"{name} {list(shape)}" for name, shape in self.rows_shapes)
+            rounds = "" if self.rows_rounds == 1 else f", {self.rows_rounds} times over"
             notes.append(
-                f"of the model with layers split by rows, {self.rows_permille} thousandths in the first part"
+                f"of the model with layers split by rows, {self.rows_permille} thousandths in the first part{rounds}"
                 + (f", for {shapes}" if shapes else "")
             )
         if not provenance.is_conclusive:
@@ -340,6 +346,8 @@ def verify_plan(plan: Plan, n_nodes: int | None = None) -> None:
         raise refuse(f"{plan.rows_permille} thousandths of the rows are not a part of them")
     if plan.rows_shapes and plan.rows_permille is None:
         raise refuse("shapes for a split by rows, and no rows that are split")
+    if not 1 <= plan.rows_rounds <= MAX_ROWS_ROUNDS or (plan.rows_rounds > 1 and plan.rows_permille is None):
+        raise refuse(f"rows that are split {plan.rows_rounds} times")
     if any(size < 1 for _, shape in plan.rows_shapes for size in shape):
         raise refuse(f"shapes {plan.rows_shapes[:8]} for a split by rows are none")
     producer: dict[str, int] = {}

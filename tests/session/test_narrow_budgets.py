@@ -1,0 +1,132 @@
+"""Budgets that one caller's run does not fit into as planned: the plan changes, the answers do not."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import parallax
+from parallax.errors import BudgetError
+from parallax.schedule import Plan
+
+WIDTH, INNER = 128, 1024
+
+
+def tokens_model(rows: int | str = 1024, layers: int = 2) -> bytes:
+    """Layers that widen each row eight times, and take it back: most of what a run holds can be held for some rows."""
+    random = np.random.default_rng(0)
+    nodes, weights, last = [], [], "x"
+    for layer in range(layers):
+        for name, shape in ((f"up{layer}", (WIDTH, INNER)), (f"down{layer}", (INNER, WIDTH))):
+            values = (random.standard_normal(shape) / shape[0] ** 0.5).astype(np.float32)
+            weights.append(numpy_helper.from_array(values, name))
+        nodes += [
+            helper.make_node("MatMul", [last, f"up{layer}"], [f"a{layer}"], name=f"widen{layer}"),
+            helper.make_node("Erf", [f"a{layer}"], [f"e{layer}"], name=f"erf{layer}"),
+            helper.make_node("MatMul", [f"e{layer}", f"down{layer}"], [f"d{layer}"], name=f"narrow{layer}"),
+            helper.make_node("Add", [f"d{layer}", last], [f"s{layer}"], name=f"add{layer}"),
+        ]
+        last = f"s{layer}"
+    nodes[-1].output[0] = "y"
+    graph = helper.make_graph(
+        nodes,
+        "tokens",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, WIDTH])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, WIDTH])],
+        weights,
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    made: bytes = proto.SerializeToString()
+    return made
+
+
+def fed(rows: int = 1024, seed: int = 0) -> dict[str, Any]:
+    return {"x": np.random.default_rng(seed).standard_normal((rows, WIDTH)).astype(np.float32)}
+
+
+def check(session: parallax.InferenceSession, model: bytes, rows: int = 1024) -> None:
+    stock = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    for seed in range(3):
+        answer = session.run(None, fed(rows, seed))[0]
+        np.testing.assert_allclose(answer, stock.run(None, fed(rows, seed))[0], rtol=1e-4, atol=1e-5)
+
+
+def within(share: float, session: parallax.InferenceSession) -> int:
+    """A budget of this share of what runs want, beside weights and the runtime's own."""
+    budget, run = session._opened.budget, session.memory().run_peak_bytes
+    assert budget is not None
+    assert run is not None
+    return int((budget.held_bytes + 8 * 64 * 1024 + share * run) / (1 - budget.margin))
+
+
+@pytest.mark.parametrize(("share", "rounds"), [(1.0, 0), (0.7, 1), (0.45, 2), (0.3, 3)])
+@pytest.mark.parametrize("rows", [1024, "n"])
+def test_with_less_memory_a_chain_is_computed_in_slices_of_its_rows(share: float, rounds: int, rows: int | str) -> None:
+    model = tokens_model(rows)
+    options: dict[str, Any] = {"threads": 2, "shapes": {"x": (1024, WIDTH)}}
+    roomy = parallax.InferenceSession(model, memory_budget="1GiB", **options)
+    budget = within(share, roomy)
+    session = parallax.InferenceSession(model, memory_budget=budget, **options)
+    plan = session.plan
+    check(session, model)
+    if not rounds:
+        assert plan == roomy.plan
+        return
+    assert (plan.rows_permille, plan.rows_rounds) == (500, rounds)
+    assert f"in {2**rounds} slices of rows" in plan.provenance.reason
+    assert Plan.from_json(plan.to_json()) == plan
+    usage = session.memory()
+    assert usage.run_peak_bytes is not None
+    assert usage.run_peak_bytes < roomy.memory().run_peak_bytes
+    assert usage.admitted_peak_bytes <= usage.limit_bytes < budget
+    copy = pickle.loads(pickle.dumps(session))
+    assert copy.plan == plan
+    check(copy, model)
+
+
+def test_what_slices_cannot_do_for_is_refused_with_the_number_that_would() -> None:
+    model = tokens_model()
+    with pytest.raises(BudgetError) as caught:
+        parallax.InferenceSession(model, memory_budget="4MiB", threads=2)
+    least = caught.value.least_bytes
+    session = parallax.InferenceSession(model, memory_budget=least, threads=2)
+    assert session.plan.rows_rounds == 3
+    check(session, model)
+    with pytest.raises(BudgetError):
+        parallax.InferenceSession(model, memory_budget=least - 1, threads=2)
+    with pytest.raises(BudgetError) as kept_whole:
+        parallax.InferenceSession(model, memory_budget=least, threads=2, split="never")
+    assert kept_whole.value.least_bytes > least
+
+
+def test_eight_threads_run_slices_within_one_budget() -> None:
+    model = tokens_model()
+    with pytest.raises(BudgetError) as caught:
+        parallax.InferenceSession(model, memory_budget="4MiB", threads=2)
+    session = parallax.InferenceSession(model, memory_budget=caught.value.least_bytes, threads=2)
+    stock = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    answers = [stock.run(None, fed(seed=seed))[0] for seed in range(8)]
+    wrong: list[Any] = []
+
+    def work(seed: int) -> None:
+        try:
+            for _ in range(3):
+                if not np.allclose(session.run(None, fed(seed=seed))[0], answers[seed], rtol=1e-4, atol=1e-5):
+                    wrong.append(seed)
+        except Exception as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    usage = session.memory()
+    assert usage.admitted_peak_bytes <= usage.limit_bytes
