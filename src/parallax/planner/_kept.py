@@ -25,10 +25,13 @@ def plan_key(request: PlanRequest) -> str:
     """Under which a tuned plan is kept: everything that measured figures depend on."""
     runtime = request.runtime
     backends = wanted_backends(request.backends)
+    # What cannot run plans of bodies must not be given one, nor take the place of one.
+    without_bodies = not request.plans_bodies and any(node.bodies for node in request.model.graph.nodes)
     placed = () if request.placer is None else (f"placer {request.policy}",)
     return "|".join(
         (
             *placed,
+            *(("bodies as they are",) if without_bodies else ()),
             f"plan-{PLAN_FORMAT_VERSION}",
             request.model.structure_digest,
             machine_fingerprint(),

@@ -38,6 +38,7 @@ from parallax.planner._rows import (
     planned_model,
 )
 from parallax.planner._shared import plan_shared
+from parallax.planner._tuned_bodies import BasePlan, plans_with_bodies
 from parallax.planner._whole import make_provenance, uncut_plan
 from parallax.profile import Cache, measure_costs, random_feeds
 from parallax.schedule import CPU_BACKEND, Candidate, Plan
@@ -183,6 +184,21 @@ def tune(request: PlanRequest) -> Plan:
                 note=note,
             )
         )
+    for label, planned in plans_with_bodies(request, _bases(peers, request)):
+        progress("compile bodies", 0, 1)
+        peer, note = _try_peer(label, model, planned, request, feeds, reference, spins=bool(request.devices))
+        if peer is not None and not note:
+            peers.append(peer)
+        candidates.append(
+            Candidate(
+                label=label,
+                segments=len(planned.segments),
+                lanes=planned.lanes,
+                simulated_ns=0,
+                measured_ns=None,
+                note=note,
+            )
+        )
     times, others = measure_undisturbed(peers, cores=cores, progress=progress)
     disturbed = others > DISTURBED_SHARE * cores
     medians = [round(statistics.median(series)) for series in times]
@@ -207,6 +223,31 @@ def tune(request: PlanRequest) -> Plan:
     else:
         remember_plan(request, plan)
     return plan
+
+
+def _bases(peers: Sequence[Peer], request: PlanRequest) -> list[BasePlan]:
+    """The plans in which bodies of control flow may be planned: the whole model, the first cut and, of each device, the
+    first that shares the model with it, else the whole model beside it."""
+    whole = next(peer for peer in peers if peer.plan.is_uncut)
+    bases = [BasePlan(label="whole model", plan=whole.plan)]
+    cut = next((peer for peer in peers if not peer.plan.is_uncut and not _devices_of(peer.plan, request)), None)
+    if cut is not None and all(segment.backend == CPU_BACKEND for segment in cut.plan.segments):
+        bases.append(BasePlan(label=cut.label, plan=cut.plan))
+    for name in request.devices:
+        shared = next(
+            (peer for peer in peers if name in _devices_of(peer.plan, request) and len(peer.plan.segments) > 1), None
+        )
+        if shared is None:
+            bases.append(BasePlan(label=f"whole model beside {name}", plan=whole.plan, device=name))
+        else:
+            bases.append(BasePlan(label=shared.label, plan=shared.plan, device=name))
+    return bases
+
+
+def _devices_of(plan: Plan, request: PlanRequest) -> list[str]:
+    """Names that the devices were asked for by, of those that a plan uses."""
+    used = {segment.backend for segment in plan.segments}
+    return [name for name, device in request.devices.items() if used & {name, device.backend.info.name}]
 
 
 def _all_device_plans(
