@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from parallax import _lazy
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from parallax.events import Event
 
 logger = _lazy.logger(__name__)
+
+T = TypeVar("T")
 
 Observer = Callable[["Event"], object]
 """Called with each event, from any thread, also from several at once. An error in one never breaks a run: it is
@@ -108,19 +110,33 @@ class EventStream:
             logger.exception("the %s failed and is detached; the run goes on", entry.what)  # noqa: LOG004
 
 
+class Kept(Generic[T]):
+    """Keeps what threads add, in that order, until it is taken."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: list[T] = []
+
+    def add(self, entry: T) -> None:
+        with self._lock:
+            self._entries.append(entry)
+
+    def take(self) -> list[T]:
+        """The entries so far; none are kept afterwards."""
+        with self._lock:
+            entries, self._entries = self._entries, []
+        return entries
+
+
 class EventRecorder:
     """An observer that keeps events in memory."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._events: list[Event] = []
+        self._events: Kept[Event] = Kept()
 
     def __call__(self, event: Event) -> None:
-        with self._lock:
-            self._events.append(event)
+        self._events.add(event)
 
     def take(self) -> tuple[Event, ...]:
         """The events so far, in the order of their numbers; the recorder is empty afterwards."""
-        with self._lock:
-            events, self._events = self._events, []
-        return tuple(sorted(events, key=lambda event: event.sequence))
+        return tuple(sorted(self._events.take(), key=lambda event: event.sequence))

@@ -6,13 +6,12 @@ Spans are made of the events of `parallax.events`, by an observer like any other
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from parallax.engine._observers import EventStream
+from parallax.engine._observers import EventStream, Kept
 from parallax.events import Event, SegmentEnded
 
 
@@ -48,18 +47,14 @@ class TraceRecorder:
     """Keeps spans in memory, in order of completion."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._spans: list[SegmentSpan] = []
+        self._spans: Kept[SegmentSpan] = Kept()
 
     def record(self, span: SegmentSpan) -> None:
-        with self._lock:
-            self._spans.append(span)
+        self._spans.add(span)
 
     def take(self) -> tuple[SegmentSpan, ...]:
         """The spans so far; the recorder is empty afterwards."""
-        with self._lock:
-            spans, self._spans = self._spans, []
-        return tuple(spans)
+        return tuple(self._spans.take())
 
 
 class SpanObserver:

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from parallax.graph import Node
+from parallax.model._node_axes import attribute_axis, int_attribute, ints_attribute, normalised_axes, softmax_axes
 
 
 class RowView(Protocol):
@@ -55,16 +56,6 @@ Rule = Callable[[RowView, Node], Axes | None]
 
 def _same(axis: int | None, node: Node) -> Axes | None:
     return None if axis is None else [axis] * len(node.outputs)
-
-
-def _ints(node: Node, name: str, default: Sequence[int] = ()) -> tuple[int, ...]:
-    value = node.attributes.get(name)
-    return tuple(value) if isinstance(value, tuple) else tuple(default)
-
-
-def _int(node: Node, name: str, default: int) -> int:
-    value = node.attributes.get(name)
-    return value if isinstance(value, int) else default
 
 
 def _rest_is_free(view: RowView, node: Node, used: Sequence[int]) -> bool:
@@ -117,23 +108,6 @@ def _along(axes: Callable[[RowView, Node], Sequence[int] | None]) -> Rule:
     return rule
 
 
-def _attribute_axis(default: int) -> Callable[[RowView, Node], Sequence[int]]:
-    return lambda view, node: (_int(node, "axis", default),)
-
-
-def _softmax_axes(view: RowView, node: Node) -> Sequence[int]:
-    """Before version 13 the axes from one on were taken for a single one."""
-    if view.opset >= 13:
-        return (_int(node, "axis", -1),)
-    rank = len(view.shape(node.inputs[0]))
-    return range(_int(node, "axis", 1) % rank, rank)
-
-
-def _last_axes(view: RowView, node: Node) -> Sequence[int]:
-    rank = len(view.shape(node.inputs[0]))
-    return range(_int(node, "axis", -1) % rank, rank)
-
-
 def _from_input(place: int, attribute: str) -> Callable[[RowView, Node], Sequence[int] | None]:
     """Axes that are an input in newer versions and an attribute in older ones; None where they are not said."""
 
@@ -141,7 +115,7 @@ def _from_input(place: int, attribute: str) -> Callable[[RowView, Node], Sequenc
         if len(node.inputs) > place and node.inputs[place]:
             value = view.value(node.inputs[place])
             return None if value is None else [int(axis) for axis in value.reshape(-1)]
-        return _ints(node, attribute) or None
+        return ints_attribute(node, attribute) or None
 
     return axes
 
@@ -151,13 +125,13 @@ def _reduce(view: RowView, node: Node) -> Axes | None:
     if axis is None:
         return None
     if not axes:
-        return _same(axis, node) if axes is not None and _int(node, "noop_with_empty_axes", 0) else None
+        return _same(axis, node) if axes is not None and int_attribute(node, "noop_with_empty_axes", 0) else None
     return _without(view, node, axis, axes)
 
 
 def _arg_reduce(view: RowView, node: Node) -> Axes | None:
     axis = view.rows(node.inputs[0])
-    return None if axis is None else _without(view, node, axis, (_int(node, "axis", 0),))
+    return None if axis is None else _without(view, node, axis, (int_attribute(node, "axis", 0),))
 
 
 def _without(view: RowView, node: Node, axis: int, axes: Sequence[int]) -> Axes | None:
@@ -166,12 +140,12 @@ def _without(view: RowView, node: Node, axis: int, axes: Sequence[int]) -> Axes 
     if axis in gone:
         return None
     before = sum(entry < axis for entry in gone)
-    return _same(axis if _int(node, "keepdims", 1) else axis - before, node)
+    return _same(axis if int_attribute(node, "keepdims", 1) else axis - before, node)
 
 
 def _by_channels(view: RowView, node: Node) -> Axes | None:
     """(batch, channels, ...): convolutions, pooling, normalisation over what is not the batch."""
-    if any(node.outputs[1:]) or _int(node, "training_mode", 0):
+    if any(node.outputs[1:]) or int_attribute(node, "training_mode", 0):
         return None
     return [0] if view.rows(node.inputs[0]) == 0 and _rest_is_free(view, node, (0,)) else None
 
@@ -220,7 +194,7 @@ def _product(left_at: int, right_at: int) -> Rule:
 
 
 def _gemm(view: RowView, node: Node) -> Axes | None:
-    axis = 1 if _int(node, "transA", 0) else 0
+    axis = 1 if int_attribute(node, "transA", 0) else 0
     if view.rows(node.inputs[0]) != axis or not view.is_free(node.inputs[1]):
         return None
     for name in node.inputs[2:]:
@@ -239,7 +213,7 @@ def _transpose(view: RowView, node: Node) -> Axes | None:
     axis = view.rows(node.inputs[0])
     if axis is None:
         return None
-    return [_ints(node, "perm", tuple(reversed(range(len(view.shape(node.inputs[0])))))).index(axis)]
+    return [ints_attribute(node, "perm", tuple(reversed(range(len(view.shape(node.inputs[0])))))).index(axis)]
 
 
 def _reshape(view: RowView, node: Node) -> Axes | None:
@@ -269,7 +243,7 @@ def _concat(view: RowView, node: Node) -> Axes | None:
     axes = {view.rows(name) for name in node.inputs}
     if len(axes) != 1 or (axis := axes.pop()) is None:
         return None
-    return None if _int(node, "axis", 0) % len(view.shape(node.outputs[0])) == axis else [axis]
+    return None if int_attribute(node, "axis", 0) % len(view.shape(node.outputs[0])) == axis else [axis]
 
 
 def _slice(view: RowView, node: Node) -> Axes | None:
@@ -278,8 +252,8 @@ def _slice(view: RowView, node: Node) -> Axes | None:
         return None
     old, new = view.shape(node.inputs[0]), view.shape(node.outputs[0])
     if len(node.inputs) < 2:
-        starts = _ints(node, "starts")
-        touched, steps = _ints(node, "axes", range(len(starts))), (1,) * len(starts)
+        starts = ints_attribute(node, "starts")
+        touched, steps = ints_attribute(node, "axes", range(len(starts))), (1,) * len(starts)
     else:
         given = [view.value(name) if name else None for name in (*node.inputs, *[""] * 4)[1:5]]
         if given[0] is None or (len(node.inputs) > 3 and node.inputs[3] and given[2] is None):
@@ -309,7 +283,7 @@ def _pad(view: RowView, node: Node) -> Axes | None:
 def _gather(view: RowView, node: Node) -> Axes | None:
     data, indices = (view.rows(name) for name in node.inputs)
     shape = view.shape(node.inputs[0])
-    axis = _int(node, "axis", 0) % len(shape)
+    axis = int_attribute(node, "axis", 0) % len(shape)
     if data == axis:
         return _gather_own(view, node, axis, shape[axis] // 2)
     if data is None and indices is not None:
@@ -342,12 +316,14 @@ def _gather_elements(view: RowView, node: Node) -> Axes | None:
     if node.attributes.get("reduction", "none") not in ("none", b"none", "add", "mul", "min", "max"):
         return None
     sizes = {view.shape(name)[axis] for name in node.inputs}
-    return [axis] if axis != _int(node, "axis", 0) % len(view.shape(node.inputs[0])) and len(sizes) == 1 else None
+    return (
+        [axis] if axis != int_attribute(node, "axis", 0) % len(view.shape(node.inputs[0])) and len(sizes) == 1 else None
+    )
 
 
 def _gather_nd(view: RowView, node: Node) -> Axes | None:
     data, indices = (view.rows(name) for name in node.inputs)
-    count = _int(node, "batch_dims", 0)
+    count = int_attribute(node, "batch_dims", 0)
     if data is not None and data == indices and data < count:
         return [data]
     if data is None and indices is not None and not count and view.is_free(node.inputs[0]):
@@ -359,7 +335,7 @@ def _one_hot(view: RowView, node: Node) -> Axes | None:
     axis = view.rows(node.inputs[0])
     if axis is None or not _rest_is_free(view, node, (0,)):
         return None
-    new = _int(node, "axis", -1) % (len(view.shape(node.inputs[0])) + 1)
+    new = int_attribute(node, "axis", -1) % (len(view.shape(node.inputs[0])) + 1)
     return [axis if axis < new else axis + 1]
 
 
@@ -373,7 +349,7 @@ def _triangle(view: RowView, node: Node) -> Axes | None:
 def _recurrent(view: RowView, node: Node) -> Axes | None:
     """X is (time, batch, features); states are (directions, batch, hidden)."""
     expected = (1, None, None, None, 0, 1, 1, None)
-    if _int(node, "layout", 0):
+    if int_attribute(node, "layout", 0):
         return None
     for place, name in enumerate(node.inputs):
         if not name:
@@ -385,10 +361,10 @@ def _recurrent(view: RowView, node: Node) -> Axes | None:
 
 def _quantise(view: RowView, node: Node) -> Axes | None:
     axis = view.rows(node.inputs[0])
-    if axis is None or not _rest_is_free(view, node, (0,)) or _int(node, "block_size", 0):
+    if axis is None or not _rest_is_free(view, node, (0,)) or int_attribute(node, "block_size", 0):
         return None
     shape = view.shape(node.inputs[0])
-    if math.prod(view.shape(node.inputs[1])) != 1 and _int(node, "axis", 1) % len(shape) == axis:
+    if math.prod(view.shape(node.inputs[1])) != 1 and int_attribute(node, "axis", 1) % len(shape) == axis:
         return None
     return _same(axis, node)
 
@@ -426,9 +402,9 @@ RULES: Final[Mapping[str, Rule]] = {
     **dict.fromkeys(_CHANNELS.split(), _by_channels),
     **dict.fromkeys(_REDUCTIONS.split(), _reduce),
     **dict.fromkeys(("ArgMax", "ArgMin"), _arg_reduce),
-    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), _along(_softmax_axes)),
-    **dict.fromkeys(("LayerNormalization", "RMSNormalization"), _along(_last_axes)),
-    **dict.fromkeys(("LpNormalization", "TopK"), _along(_attribute_axis(-1))),
+    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), _along(softmax_axes)),
+    **dict.fromkeys(("LayerNormalization", "RMSNormalization"), _along(normalised_axes)),
+    **dict.fromkeys(("LpNormalization", "TopK"), _along(attribute_axis(-1))),
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
     **dict.fromkeys(("Resize", "Upsample"), _resize),
     **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
@@ -443,12 +419,12 @@ RULES: Final[Mapping[str, Rule]] = {
     "Gemm": _gemm,
     "MatMul": _product(0, 1),
     "MatMulInteger": _product(0, 1),
-    "MeanVarianceNormalization": _along(lambda view, node: _ints(node, "axes", (0, 2, 3))),
+    "MeanVarianceNormalization": _along(lambda view, node: ints_attribute(node, "axes", (0, 2, 3))),
     "OneHot": _one_hot,
     "Pad": _pad,
     "QLinearMatMul": _product(0, 3),
     "Slice": _slice,
-    "Split": _along(_attribute_axis(0)),
+    "Split": _along(attribute_axis(0)),
     "Tile": _tile,
     "Transpose": _transpose,
     "Trilu": _triangle,
@@ -458,6 +434,6 @@ RULES: Final[Mapping[str, Rule]] = {
 CONTRIB_RULES: Final[Mapping[str, Rule]] = {
     **dict.fromkeys(("BiasGelu", "FastGelu", "Gelu", "QuickGelu"), _elementwise),
     **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _skip_normalised),
-    "SimplifiedLayerNormalization": _along(_last_axes),
+    "SimplifiedLayerNormalization": _along(normalised_axes),
 }
 """By operator of ONNX Runtime's contributed ones."""

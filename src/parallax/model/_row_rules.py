@@ -14,6 +14,7 @@ from typing import Final, Protocol
 import onnx
 
 from parallax.graph import Node, OpGraph, constant_value
+from parallax.model._node_axes import attribute_axis, int_attribute, ints_attribute, normalised_axes, softmax_axes
 
 LEAST_FLOPS: Final = 10_000_000
 """Operators with less work than this are not split by themselves, only carried along."""
@@ -92,16 +93,6 @@ Rule = Callable[[CutGraph, Node], Recipe | None]
 """Returns None where a node cannot be computed in parts."""
 
 
-def _ints(node: Node, attribute: str, default: Sequence[int]) -> tuple[int, ...]:
-    value = node.attributes.get(attribute)
-    return tuple(value) if isinstance(value, tuple) else tuple(default)
-
-
-def _int(node: Node, attribute: str, default: int) -> int:
-    value = node.attributes.get(attribute)
-    return value if isinstance(value, int) else default
-
-
 def _both(cut: Cut, size: int) -> tuple[Rows, Rows]:
     return Rows(cut.axis, 0, cut.at), Rows(cut.axis, cut.at, size)
 
@@ -149,28 +140,11 @@ def _along(axes: Callable[[CutGraph, Node], Sequence[int] | None]) -> Rule:
     return rule
 
 
-def _one_axis(default: int) -> Callable[[CutGraph, Node], Sequence[int]]:
-    return lambda writer, node: (_int(node, "axis", default),)
-
-
-def _softmax_axes(writer: CutGraph, node: Node) -> Sequence[int]:
-    """Before opset 13 the axes from one on were taken for a single one."""
-    if writer.opset >= 13:
-        return (_int(node, "axis", -1),)
-    rank = len(writer.shape(node.inputs[0]))
-    return range(_int(node, "axis", 1) % rank, rank)
-
-
-def _normalised_axes(writer: CutGraph, node: Node) -> Sequence[int]:
-    rank = len(writer.shape(node.inputs[0]))
-    return range(_int(node, "axis", -1) % rank, rank)
-
-
 def _reduced_axes(writer: CutGraph, node: Node) -> Sequence[int] | None:
-    if not _int(node, "keepdims", 1):
+    if not int_attribute(node, "keepdims", 1):
         return None
     if "axes" in node.attributes:
-        return _ints(node, "axes", ())
+        return ints_attribute(node, "axes", ())
     if len(node.inputs) > 1 and node.inputs[1]:
         value = constant_value(writer.graph, node.inputs[1])
         return None if value is None else [int(axis) for axis in value.ravel()]
@@ -216,7 +190,7 @@ def _expand(writer: CutGraph, node: Node) -> Recipe | None:
 def _concat(writer: CutGraph, node: Node) -> Recipe | None:
     _, cut = _first_cut(writer, node)
     shape = writer.shape(node.outputs[0])
-    if _int(node, "axis", 0) % len(shape) == cut.axis:
+    if int_attribute(node, "axis", 0) % len(shape) == cut.axis:
         return None
     return Recipe((_both(cut, shape[cut.axis]),) * len(node.inputs), (cut,))
 
@@ -224,7 +198,7 @@ def _concat(writer: CutGraph, node: Node) -> Recipe | None:
 def _transpose(writer: CutGraph, node: Node) -> Recipe | None:
     _, cut = _first_cut(writer, node)
     shape = writer.shape(node.inputs[0])
-    order = _ints(node, "perm", tuple(reversed(range(len(shape)))))
+    order = ints_attribute(node, "perm", tuple(reversed(range(len(shape)))))
     return Recipe((_both(cut, shape[cut.axis]),), (Cut(order.index(cut.axis), cut.at),))
 
 
@@ -295,7 +269,7 @@ def _matmul(writer: CutGraph, node: Node) -> Recipe | None:
 
 def _gemm(writer: CutGraph, node: Node) -> Recipe | None:
     cut = writer.cuts.get(node.inputs[0])
-    rows = 1 if _int(node, "transA", 0) else 0
+    rows = 1 if int_attribute(node, "transA", 0) else 0
     if cut is None or cut.axis != rows:
         return None
     size = writer.size(node.inputs[0], rows)
@@ -309,7 +283,7 @@ def _gemm(writer: CutGraph, node: Node) -> Recipe | None:
 def _gather(writer: CutGraph, node: Node) -> Recipe | None:
     place, cut = _first_cut(writer, node)
     data, indices = (writer.shape(name) for name in node.inputs)
-    axis = _int(node, "axis", 0) % len(data)
+    axis = int_attribute(node, "axis", 0) % len(data)
     if place == 1:
         return Recipe((_ALL, _both(cut, indices[cut.axis])), (Cut(axis + cut.axis, cut.at),))
     if cut.axis == axis:
@@ -325,17 +299,17 @@ def _windowed(writer: CutGraph, node: Node) -> Recipe | None:
     spatial = cut.axis - 2
     if place != 0 or spatial < 0 or len(node.outputs) > 1:
         return None
-    if node.attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or _int(node, "ceil_mode", 0):
+    if node.attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or int_attribute(node, "ceil_mode", 0):
         return None
     if node.op_type == "Conv" and (
         node.inputs[1] in writer.cuts or any(name in writer.cuts for name in node.inputs[2:])
     ):
         return None
     count = len(shape) - 2
-    kernel = _ints(node, "kernel_shape", writer.shape(node.inputs[1])[2:] if node.op_type == "Conv" else ())
-    stride = _ints(node, "strides", (1,) * count)[spatial]
-    pads = _ints(node, "pads", (0,) * (2 * count))
-    reach = (kernel[spatial] - 1) * _ints(node, "dilations", (1,) * count)[spatial] + 1
+    kernel = ints_attribute(node, "kernel_shape", writer.shape(node.inputs[1])[2:] if node.op_type == "Conv" else ())
+    stride = ints_attribute(node, "strides", (1,) * count)[spatial]
+    pads = ints_attribute(node, "pads", (0,) * (2 * count))
+    reach = (kernel[spatial] - 1) * ints_attribute(node, "dilations", (1,) * count)[spatial] + 1
     begin = pads[spatial]
     size, lines = shape[cut.axis], out[cut.axis]
     at = round(cut.at * lines / size)
@@ -387,7 +361,7 @@ def _resize(writer: CutGraph, node: Node) -> Recipe | None:
 def _start_rows(writer: CutGraph, node: Node) -> Cut | None:
     """Where to cut the left operand of a matrix product: its batch if it has one, else its rows."""
     left, out = writer.shape(node.inputs[0]), writer.shape(node.outputs[0])
-    if len(left) < 2 or _int(node, "transA", 0):
+    if len(left) < 2 or int_attribute(node, "transA", 0):
         return None
     if 2 * math.prod(out) * left[-1] < LEAST_FLOPS:
         return None
@@ -447,13 +421,13 @@ MOVES: Final = frozenset(
 
 RULES: Final[Mapping[str, Rule]] = {
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
-    "Softmax": _along(_softmax_axes),
-    "LogSoftmax": _along(_softmax_axes),
-    "LpNormalization": _along(_one_axis(-1)),
-    "LayerNormalization": _along(_normalised_axes),
-    "RMSNormalization": _along(_normalised_axes),
+    "Softmax": _along(softmax_axes),
+    "LogSoftmax": _along(softmax_axes),
+    "LpNormalization": _along(attribute_axis(-1)),
+    "LayerNormalization": _along(normalised_axes),
+    "RMSNormalization": _along(normalised_axes),
     **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), _along(_reduced_axes)),
-    "Split": _along(_one_axis(0)),
+    "Split": _along(attribute_axis(0)),
     "Slice": _along(_sliced_axes),
     "Pad": _along(_padded_axes),
     "Concat": _concat,
