@@ -26,8 +26,8 @@ from parallax.engine import Executor, compile_plan, lane_pool
 from parallax.engine._compile import Delegation, compile_segment
 from parallax.graph import OperatorWork, Work, node_work
 from parallax.model import Model, load_model
-from parallax.partition import RegionPlan, RegionRule
-from parallax.partition._region_hosted import hosted_tensors
+from parallax.partition.regions import RegionPlan, RegionRule
+from parallax.partition.regions._hosted import hosted_tensors
 from parallax.planner import PlanningContext
 from parallax.planner._candidates import host_machine
 from parallax.planner._devices import DeviceStudy

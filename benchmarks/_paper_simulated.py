@@ -14,7 +14,8 @@ from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.backends.emulated._profiles import DeviceProfile, load_profile
 from parallax.graph import CostModel, OpGraph
 from parallax.model import Model, RowSplit, load_model
-from parallax.partition import RegionPlan, RegionRule, UnitGraph, find_branches, find_regions
+from parallax.partition import UnitGraph, find_branches
+from parallax.partition.regions import RegionPlan, RegionRule, find_regions
 from parallax.profile import estimate_costs
 from parallax.schedule.placement import Machine
 from parallax.schedule.placement._judge import JudgedPlacement

@@ -11,22 +11,11 @@ from _common import ORIGIN
 from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.graph import CostModel, Dag, OpGraph, Verdict, tensor_bytes
 from parallax.model import Model, RowSplit, split_rows
-from parallax.partition import (
-    Cause,
-    DraftSegment,
-    Offer,
-    Partition,
-    RegionPlacer,
-    RegionPlan,
-    RegionRule,
-    UnitGraph,
-    contract,
-    find_boundaries,
-    find_regions,
-    make_offer,
-)
-from parallax.partition._region_hosted import hosted_tensors
-from parallax.partition._verify_regions import verify_regions
+from parallax.partition import UnitGraph, contract
+from parallax.partition.candidates import Cause, DraftSegment, Partition, find_boundaries
+from parallax.partition.regions import Offer, RegionPlacer, RegionPlan, RegionRule, find_regions, make_offer
+from parallax.partition.regions._hosted import hosted_tensors
+from parallax.partition.regions._verify import verify_regions
 from parallax.schedule import (
     CPU_BACKEND,
     PLAN_FORMAT_VERSION,

@@ -26,7 +26,7 @@ from parallax.cli import quartiles, time_interleaved
 from parallax.engine import Executor, SpanObserver, TraceRecorder, compile_plan
 from parallax.machine import available_cores
 from parallax.model import Model, load_model
-from parallax.partition._segments import every_unit
+from parallax.partition.candidates._segments import every_unit
 from parallax.planner import PlanningContext
 from parallax.schedule import Plan
 

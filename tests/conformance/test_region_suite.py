@@ -24,17 +24,9 @@ from parallax.engine import compile_plan
 from parallax.errors import BackendError, ParallaxError
 from parallax.graph import Capability
 from parallax.model import Model, load_model
-from parallax.partition import (
-    Cause,
-    DraftSegment,
-    RegionRule,
-    assemble,
-    contract,
-    find_boundaries,
-    find_constants,
-    find_regions,
-    make_offer,
-)
+from parallax.partition import contract, find_constants
+from parallax.partition.candidates import Cause, DraftSegment, assemble, find_boundaries
+from parallax.partition.regions import RegionRule, find_regions, make_offer
 from parallax.profile import estimate_costs
 from parallax.schedule import (
     CPU_BACKEND,

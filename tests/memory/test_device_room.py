@@ -13,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from parallax.graph import OpGraph, Rejection, Verdict
 from parallax.memory import device_need, fit_offer
 from parallax.model import load_model
-from parallax.partition import Offer, RegionRule, contract, find_regions
-from parallax.partition._region_plan import TransferCost
+from parallax.partition import contract
+from parallax.partition.regions import Offer, RegionRule, find_regions
+from parallax.partition.regions._plan import TransferCost
 
 FLOAT_BYTES = 4
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from hypothesis import strategies as st
 
 from parallax.graph import OpGraph, Rejection, Verdict
-from parallax.partition import Offer
-from parallax.partition._region_plan import TransferCost
+from parallax.partition.regions import Offer
+from parallax.partition.regions._plan import TransferCost
 from tests.partition._graphs import edge_lists, op_graph
 
 NO = Rejection(verdict=Verdict.UNSUPPORTED_OPERATOR, detail="Relu")

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from parallax.errors import ConfigError
 from parallax.model import load_model
-from parallax.partition import UnitGraph, by_weight, contract, crossing_bytes, find_boundaries, unit_weights
-from parallax.partition._by_weight import SEGMENT_COST_BYTES, bytes_across, lookup_tables
-from parallax.partition._segments import verify_partition
+from parallax.partition import UnitGraph, contract
+from parallax.partition.candidates import by_weight, crossing_bytes, find_boundaries, unit_weights
+from parallax.partition.candidates._by_weight import SEGMENT_COST_BYTES, bytes_across, lookup_tables
+from parallax.partition.candidates._segments import verify_partition
 from parallax.zoo import load
 from tests.partition._graphs import FLOAT, edge_lists, graph_of_edges, op_graph
 

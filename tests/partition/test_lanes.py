@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from parallax.errors import ConfigError
 from parallax.graph import Dag, bottom_levels, critical_path
 from parallax.graph._dag import verify_convex
-from parallax.partition import Cause, Partition, UnitGraph, by_lanes, contract
-from parallax.partition._list_schedule import ListSchedule, list_schedule
-from parallax.partition._segments import verify_partition
+from parallax.partition import UnitGraph, contract
+from parallax.partition.candidates import Cause, Partition, by_lanes
+from parallax.partition.candidates._list_schedule import ListSchedule, list_schedule
+from parallax.partition.candidates._segments import verify_partition
 from tests.partition._graphs import dags, edge_lists, graph_of_edges
 
 
@@ -253,7 +254,8 @@ def test_timelines_of_any_graph_are_consistent_and_never_promise_the_impossible(
 SCRIPT = """
 import random
 from parallax.partition import *
-from parallax.partition._segments import every_unit
+from parallax.partition.candidates import *
+from parallax.partition.candidates._segments import every_unit
 from tests.partition._graphs import graph_of_edges
 draw = random.Random(3)
 edges = [(draw.randrange(max(0, head - 9), head), head) for head in range(1, 150) for _ in range(draw.choice((1, 2)))]

@@ -7,7 +7,8 @@ import dataclasses
 from hypothesis import given, settings
 
 from parallax.graph import OpGraph, Rejection, Verdict
-from parallax.partition import Offer, advise, contract, find_regions
+from parallax.partition import contract
+from parallax.partition.regions import Offer, advise, find_regions
 from tests.partition._graphs import op_graph
 from tests.partition._offers import offer_of, offered_graphs
 

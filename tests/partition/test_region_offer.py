@@ -6,9 +6,10 @@ import pytest
 
 from parallax.errors import ConfigError
 from parallax.graph import Capability, Price, RefusedNode, Verdict, Work
-from parallax.partition import RegionPlacer, contract, find_regions, make_offer
-from parallax.partition._region_plan import TransferCost
-from parallax.partition._verify_regions import verify_regions
+from parallax.partition import contract
+from parallax.partition.regions import RegionPlacer, find_regions, make_offer
+from parallax.partition.regions._plan import TransferCost
+from parallax.partition.regions._verify import verify_regions
 from tests.partition._graphs import op_graph
 from tests.partition._offers import offer_of
 

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 from parallax.errors import ConfigError, InternalError
 from parallax.graph import Dag, OpGraph, Rejection, Verdict
 from parallax.graph._dag import verify_convex, verify_dag
-from parallax.partition import Offer, RegionPlan, RegionRule, contract, find_branches, find_regions
+from parallax.partition import contract, find_branches
 from parallax.partition._branches import verify_branches
-from parallax.partition._region_costs import lay_ground
-from parallax.partition._region_ground import Draft, cost_of
-from parallax.partition._region_growth import Cuts, find_pieces, find_waves
-from parallax.partition._region_hosted import hosted_tensors
-from parallax.partition._region_plan import PaperThresholds, TransferCost
-from parallax.partition._verify_regions import verify_regions
+from parallax.partition.regions import Offer, RegionPlan, RegionRule, find_regions
+from parallax.partition.regions._costs import lay_ground
+from parallax.partition.regions._ground import Draft, cost_of
+from parallax.partition.regions._growth import Cuts, find_pieces, find_waves
+from parallax.partition.regions._hosted import hosted_tensors
+from parallax.partition.regions._plan import PaperThresholds, TransferCost
+from parallax.partition.regions._verify import verify_regions
 from tests.partition._graphs import dags, op_graph, reachability
 from tests.partition._offers import NO, best_chain_cost, offer_of, offered_chains, offered_graphs, placement_cost
 

@@ -10,24 +10,20 @@ from hypothesis import strategies as st
 from parallax.errors import ConfigError, InternalError
 from parallax.graph import Dag
 from parallax.graph._dag import verify_convex
-from parallax.partition import (
+from parallax.partition import CostRule, PaperRule, UnitGraph, contract, find_branches
+from parallax.partition._refine import BranchLoad, LayerDecision, Reason
+from parallax.partition.candidates import (
     Cause,
-    CostRule,
     DraftSegment,
-    PaperRule,
     Partition,
     UnitCosts,
-    UnitGraph,
     assemble,
     by_branches,
     by_layers,
-    contract,
     find_boundaries,
-    find_branches,
     load_layers,
 )
-from parallax.partition._refine import BranchLoad, LayerDecision, Reason
-from parallax.partition._segments import every_unit, uncut, verify_partition
+from parallax.partition.candidates._segments import every_unit, uncut, verify_partition
 from tests.partition._graphs import edge_lists, graph_of_edges, op_graph
 
 DIAMOND = contract(graph_of_edges(4, [(0, 1), (0, 2), (1, 3), (2, 3)]))

@@ -6,10 +6,11 @@ import pytest
 
 from parallax import zoo
 from parallax.model import load_model
-from parallax.partition import by_branches, contract, find_branches
+from parallax.partition import contract, find_branches
 from parallax.partition._branches import verify_branches, verify_layers
-from parallax.partition._segments import every_unit, verify_partition
 from parallax.partition._units import verify_units
+from parallax.partition.candidates import by_branches
+from parallax.partition.candidates._segments import every_unit, verify_partition
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import parallax
 from parallax.errors import ConfigError
 from parallax.graph import OpGraph
-from parallax.partition import Offer
+from parallax.partition.regions import Offer
 from parallax.planner import open_placer, placer_names, policy_name
 from parallax.planner._learned import VERSION_KEY, Learned
 from parallax.schedule.placement import PlacementProblem, find_placement

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from parallax.errors import ConfigError
 from parallax.graph import CostModel, OpGraph
-from parallax.partition import Offer, RegionPlacer, UnitGraph, contract, find_regions
-from parallax.partition._verify_regions import verify_regions
+from parallax.partition import UnitGraph, contract
+from parallax.partition.regions import Offer, RegionPlacer, find_regions
+from parallax.partition.regions._verify import verify_regions
 from parallax.schedule import Crossings, Grain, region_tasks
 from parallax.schedule.placement import Coexecution, Machine, PlacementProblem, find_placement
 from parallax.schedule.placement._judge import LocalSearch, default_placers

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallax.graph import OpGraph
-from parallax.partition import Offer
+from parallax.partition.regions import Offer
 from parallax.schedule.placement import (
     BRANCH_COLUMNS,
     MACHINE_COLUMNS,

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from parallax.errors import ConfigError
 from parallax.graph import OpGraph
-from parallax.partition import Offer
-from parallax.partition._verify_regions import verify_regions
+from parallax.partition.regions import Offer
+from parallax.partition.regions._verify import verify_regions
 from parallax.schedule import PAPER_POLICY
 from parallax.schedule.placement import (
     LayeredRun,

@@ -13,7 +13,8 @@ from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.backends.emulated._profiles import load_profile
 from parallax.graph import OpGraph
 from parallax.model import load_model
-from parallax.partition import Offer, contract, make_offer
+from parallax.partition import contract
+from parallax.partition.regions import Offer, make_offer
 from parallax.profile import estimate_costs, product_flops, surviving_tensors
 from parallax.schedule.placement import Machine, PlacementProblem, default_placers, find_placement
 from parallax.schedule.placement._descent import QuickSearch, descend

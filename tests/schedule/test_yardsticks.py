@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from parallax.errors import ConfigError
 from parallax.graph import OpGraph
-from parallax.partition import Offer
-from parallax.partition._verify_regions import verify_regions
+from parallax.partition.regions import Offer
+from parallax.partition.regions._verify import verify_regions
 from parallax.planner import open_placer, policy_name
 from parallax.schedule.placement import PLACERS, Machine, PaperPolicy, Placement, PlacementProblem, find_placement
 from parallax.schedule.placement._chain_dp import ChainDp

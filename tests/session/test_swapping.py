@@ -23,7 +23,7 @@ from parallax.engine import EventRecorder
 from parallax.errors import BudgetError, ConfigError, PlanError
 from parallax.events import Event, PlanSwapped, RunAdmitted, SegmentStarted
 from parallax.model import load_model
-from parallax.partition._segments import every_unit
+from parallax.partition.candidates._segments import every_unit
 from parallax.planner import PlanningContext
 from parallax.schedule import Plan
 from tests.engine._replay import verify_events

@@ -35,8 +35,8 @@ from parallax.partition import (
     UnitGraph,
     classify,
     find_branches,
-    load_layers,
 )
+from parallax.partition.candidates import load_layers
 from parallax.planner import PlannedModel, PlanningContext, PlanRequest, is_yardstick, plan_model, uncut_plan
 from parallax.profile import estimate_costs, surviving_tensors
 from parallax.schedule import Plan

@@ -21,7 +21,7 @@ from parallax.errors import BackendError, ConfigError
 from parallax.graph import Node, Verdict
 from parallax.memory import device_need
 from parallax.model import Model
-from parallax.partition import Advice, Offer, RegionPlan, RegionRule, Traffic, advise
+from parallax.partition.regions import Advice, Offer, RegionPlan, RegionRule, Traffic, advise
 from parallax.planner import DEFAULT_MIN_GAIN, LIFT_NS, DeviceStudy, PlanningContext
 from parallax.profile import estimate_costs, surviving_tensors
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from parallax.cli._units import milliseconds
 from parallax.graph import Node, OpGraph, Verdict
-from parallax.partition import NodeVerdict, Offer, RegionPlan
+from parallax.partition.regions import NodeVerdict, Offer, RegionPlan
 
 _IN_BODIES = "inside control flow"
 

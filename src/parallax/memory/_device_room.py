@@ -14,7 +14,8 @@ from dataclasses import replace
 from parallax.graph import OpGraph, Rejection, Verdict, tensor_bytes
 from parallax.memory._budget import DEFAULT_MARGIN, show_bytes
 from parallax.memory._requirement import MemoryRequirement
-from parallax.partition import Offer, UnitGraph, find_constants, find_regions
+from parallax.partition import UnitGraph, find_constants
+from parallax.partition.regions import Offer, find_regions
 
 
 def device_need(graph: OpGraph, nodes: Collection[int]) -> MemoryRequirement:

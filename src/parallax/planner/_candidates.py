@@ -11,19 +11,8 @@ from functools import cached_property
 
 from parallax.graph import CostModel, OpGraph, node_flops, tensor_bytes
 from parallax.model import Model
-from parallax.partition import (
-    CostRule,
-    PaperRule,
-    Partition,
-    RefinementRule,
-    UnitCosts,
-    UnitGraph,
-    by_lanes,
-    by_layers,
-    contract,
-    find_boundaries,
-    find_branches,
-)
+from parallax.partition import CostRule, PaperRule, RefinementRule, UnitGraph, contract, find_branches
+from parallax.partition.candidates import Partition, UnitCosts, by_lanes, by_layers, find_boundaries
 from parallax.profile import estimate_costs
 from parallax.schedule import (
     CPU_BACKEND,

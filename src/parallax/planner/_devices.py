@@ -16,18 +16,9 @@ from parallax.errors import BackendError
 from parallax.graph import Capability, CostModel, OpGraph, Price, Work
 from parallax.memory import device_need, fit_offer, show_bytes
 from parallax.model import Model, RowSplit
-from parallax.partition import (
-    Cause,
-    DraftSegment,
-    Offer,
-    Pricing,
-    RegionPlan,
-    RegionRule,
-    assemble,
-    contract,
-    find_regions,
-    make_offer,
-)
+from parallax.partition import contract
+from parallax.partition.candidates import Cause, DraftSegment, assemble
+from parallax.partition.regions import Offer, Pricing, RegionPlan, RegionRule, find_regions, make_offer
 from parallax.planner._candidates import (
     HANDOVER_NS,
     NO_PROVENANCE,

@@ -16,18 +16,8 @@ from typing import Final, Protocol
 from parallax.errors import BackendError
 from parallax.graph import Node, OpGraph
 from parallax.model import Body, Model
-from parallax.partition import (
-    Cause,
-    DraftSegment,
-    UnitGraph,
-    assemble,
-    bodies_cast_back,
-    contract,
-    find_boundaries,
-    set_apart,
-    stands_alone,
-    units_of,
-)
+from parallax.partition import UnitGraph, bodies_cast_back, contract, set_apart, stands_alone, units_of
+from parallax.partition.candidates import Cause, DraftSegment, assemble, find_boundaries
 from parallax.planner._candidates import HANDOVER_NS, SEGMENT_OVERHEAD_NS
 from parallax.profile import estimate_costs, surviving_tensors
 from parallax.schedule import CPU_BACKEND, BodyPlan, Plan, Segment

@@ -14,7 +14,7 @@ from parallax.graph import CostModel, OpGraph, Rejection, Verdict
 from parallax.machine import free_memory_bytes
 from parallax.memory import show_bytes
 from parallax.model import Model
-from parallax.partition import Offer, RegionPlan, TransferCost
+from parallax.partition.regions import Offer, RegionPlan, TransferCost
 from parallax.planner._candidates import PlanningContext, host_machine
 from parallax.planner._devices import DeviceStudy, held_bytes, plan_of_regions
 from parallax.planner._lifting import lift_bodies

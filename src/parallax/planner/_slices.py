@@ -16,7 +16,8 @@ from typing import Final
 from parallax.errors import BackendError
 from parallax.graph import OpGraph
 from parallax.model import Model, split_rows
-from parallax.partition import Cause, DraftSegment, UnitGraph, assemble
+from parallax.partition import UnitGraph
+from parallax.partition.candidates import Cause, DraftSegment, assemble
 from parallax.planner._candidates import PlanningContext, Proposal
 from parallax.planner._request import PlannedModel
 from parallax.planner._rows import can_share_rows

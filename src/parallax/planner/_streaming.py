@@ -7,7 +7,7 @@ from typing import Final
 
 from parallax.machine import memory_limit_bytes
 from parallax.model import Model
-from parallax.partition import Partition, by_weight, crossing_bytes, unit_weights
+from parallax.partition.candidates import Partition, by_weight, crossing_bytes, unit_weights
 from parallax.planner._candidates import PlanningContext, Proposal
 from parallax.planner._choices import is_kept_whole
 from parallax.planner._planning import plan_model

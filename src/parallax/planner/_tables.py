@@ -9,7 +9,7 @@ from parallax.engine import is_feedable
 from parallax.errors import BackendError
 from parallax.graph import OpGraph
 from parallax.model import Model
-from parallax.partition import by_branches
+from parallax.partition.candidates import by_branches
 from parallax.planner._candidates import PlanningContext, Proposal
 from parallax.planner._default_policy import DENSE, DENSE_ELEMENTS, KNOWN_DOMAINS, ONE_CORE, PRECOMPILED, SCALABLE
 from parallax.planner._small import LEAST_SAVING_NS, longest_path_ns, small_by_costs

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from parallax.errors import ConfigError
 from parallax.graph import CostModel, UnionFind, Verdict
-from parallax.partition import RegionPlan, UnitGraph, find_branches
+from parallax.partition import UnitGraph, find_branches
+from parallax.partition.regions import RegionPlan
 from parallax.schedule._crossings import Crossings
 from parallax.schedule._tasks import Task
 

@@ -1,8 +1,9 @@
-"""The end of a session, and runs that are awaited: ``close``, ``with`` and ``arun``."""
+"""What sessions have beyond ONNX Runtime's: an end (``close``, ``with``), runs that are awaited, and many requests."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -12,6 +13,7 @@ from parallax.opening import CLOSED, SessionState, check_transition
 from parallax.session._planned import PlannedSession
 
 if TYPE_CHECKING:
+    from parallax.serving import Batcher
     from parallax.session._types import Feeds, OutputNames
 
 _OF_THE_RUNTIME: Final = frozenset(
@@ -41,7 +43,7 @@ _NO_GENERATION: Final = -1
 
 
 class ClosableSession(PlannedSession):
-    """What a session offers to end it, and to await its runs."""
+    """What a session offers to end it, to await its runs, and to serve many callers."""
 
     _fork: int
     _lazy_lock: Any
@@ -115,6 +117,60 @@ class ClosableSession(PlannedSession):
 
         self._check_open()
         return await run_awaited(self.run, output_names, input_feed, run_options)
+
+    def batcher(
+        self,
+        *,
+        slo_ms: float | None = None,
+        max_batch: int = 32,
+        max_queue: int | None = None,
+        pad: Mapping[str, float] | None = None,
+        examples: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Batcher:
+        """Make a batcher: it takes requests of many callers, and runs them together or side by side, whichever it
+        measures to serve more. Takes about a second, more for large models; see ``docs/batching.md``.
+
+        Args:
+            slo_ms: milliseconds within which a request is to be answered, unless it says another limit. A request that
+                could not be is refused at once (`Overloaded`). Default: no limit.
+            max_batch: rows along the batch axis that run together at most; 1 runs requests one by one.
+            max_queue: requests that may wait; the next one is refused. Default: 1,024.
+            pad: input -> number that its open axes are filled up with, so that requests of unlike lengths run together;
+                answers are cut back. The model must take a mask that hides what is filled up: it is checked.
+            examples: two requests of equal shapes and unlike values to check and measure with. Default: made up.
+
+        Raises:
+            ConfigError: an option does not fit; also where ``pad`` changes answers.
+            InputError: an example does not fit the model.
+
+        Example::
+
+            with session.batcher(slo_ms=50) as batcher:
+                futures = [batcher.submit({"x": array}) for array in arrays]
+                outputs = [future.result() for future in futures]
+        """
+        from parallax.serving import BatcherOptions, make_batcher
+
+        options = BatcherOptions(slo_ms=slo_ms, max_batch=max_batch, max_queue=max_queue, pad=pad, examples=examples)
+        return make_batcher(self, options)
+
+    def run_many(self, feeds: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
+        """Run the model on many feeds; the answers come in their order, each as ``run(None, ...)`` gives it.
+
+        What takes longer than a second is run as is measured to take least: side by side, or several together.
+
+        Args:
+            feeds: read as far as they can be run, so that a generator needs memory for some hundred at a time.
+
+        Raises: as ``run``, for the first feeds that fail.
+
+        Example::
+
+            outputs = session.run_many({"x": array} for array in arrays)
+        """
+        from parallax.serving import run_many
+
+        return run_many(self, feeds)
 
     def _check_open(self) -> None:
         """Raises: SessionClosedError once the session is closed."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from parallax.model import ModelSource
     from parallax.options import CarriedOptions
     from parallax.schedule import Plan
-    from parallax.serving import Batcher
     from parallax.session._types import Feeds, OutputNames, Provider, RunCallback
 
 
@@ -399,62 +398,6 @@ class InferenceSession(ClosableSession):
         if runner is None:
             raise nothing_open()
         return runner
-
-    # -- many callers, many requests --------------------------------------------------------------------
-
-    def batcher(
-        self,
-        *,
-        slo_ms: float | None = None,
-        max_batch: int = 32,
-        max_queue: int | None = None,
-        pad: Mapping[str, float] | None = None,
-        examples: Sequence[Mapping[str, Any]] | None = None,
-    ) -> Batcher:
-        """Make a batcher: it takes requests of many callers, and runs them together or side by side, whichever it
-        measures to serve more. Takes about a second, more for large models; see ``docs/batching.md``.
-
-        Args:
-            slo_ms: milliseconds within which a request is to be answered, unless it says another limit. A request that
-                could not be is refused at once (`Overloaded`). Default: no limit.
-            max_batch: rows along the batch axis that run together at most; 1 runs requests one by one.
-            max_queue: requests that may wait; the next one is refused. Default: 1,024.
-            pad: input -> number that its open axes are filled up with, so that requests of unlike lengths run together;
-                answers are cut back. The model must take a mask that hides what is filled up: it is checked.
-            examples: two requests of equal shapes and unlike values to check and measure with. Default: made up.
-
-        Raises:
-            ConfigError: an option does not fit; also where ``pad`` changes answers.
-            InputError: an example does not fit the model.
-
-        Example::
-
-            with session.batcher(slo_ms=50) as batcher:
-                futures = [batcher.submit({"x": array}) for array in arrays]
-                outputs = [future.result() for future in futures]
-        """
-        from parallax.serving import BatcherOptions, make_batcher
-
-        options = BatcherOptions(slo_ms=slo_ms, max_batch=max_batch, max_queue=max_queue, pad=pad, examples=examples)
-        return make_batcher(self, options)
-
-    def run_many(self, feeds: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
-        """Run the model on many feeds; the answers come in their order, each as ``run(None, ...)`` gives it.
-
-        What takes longer than a second is run as is measured to take least: side by side, or several together.
-
-        Args:
-            feeds: read as far as they can be run, so that a generator needs memory for some hundred at a time.
-
-        Raises: as ``run``, for the first feeds that fail.
-
-        Example::
-
-            outputs = session.run_many({"x": array} for array in arrays)
-        """
-        from parallax.serving import run_many
-
-        return run_many(self, feeds)
 
     # -- copies -----------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
-from parallax.partition import RegionPlan, RegionRule, find_regions
+from parallax.partition.regions import RegionPlan, RegionRule, find_regions
 from parallax.schedule._adaptive import AdaptivePolicy
 from parallax.schedule._coarsen import coarsen
 from parallax.schedule._region_tasks import Grain, RegionTasks, region_tasks

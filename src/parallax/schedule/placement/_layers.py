@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from parallax.graph import OpGraph, node_flops, tensor_bytes
 from parallax.memory import PeakTable
-from parallax.partition import BranchLoad, RegionPlan, find_branches
+from parallax.partition import BranchLoad, find_branches
+from parallax.partition.regions import RegionPlan
 from parallax.schedule._plan import PAPER_POLICY
 from parallax.schedule._region_tasks import RegionTasks
 from parallax.schedule._simulate import SimulatedRun, simulate

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from parallax.errors import ConfigError
-from parallax.partition import PaperRule, RegionPlan, RegionRule, find_regions
-from parallax.partition import PaperThresholds as RegionThresholds
+from parallax.partition import PaperRule
+from parallax.partition.regions import PaperThresholds as RegionThresholds
+from parallax.partition.regions import RegionPlan, RegionRule, find_regions
 from parallax.schedule._plan import PAPER_POLICY
 from parallax.schedule.placement._problem import Placement, PlacementProblem
 

@@ -15,7 +15,8 @@ from typing import Final
 
 from parallax.errors import ConfigError
 from parallax.graph import tensor_bytes
-from parallax.partition import RegionRule, find_branches, find_regions
+from parallax.partition import find_branches
+from parallax.partition.regions import RegionRule, find_regions
 from parallax.schedule._heft import HeftPolicy
 from parallax.schedule._tasks import Task
 from parallax.schedule.placement._problem import Placement, PlacementProblem

@@ -10,7 +10,8 @@ from typing import Protocol
 
 from parallax.errors import ConfigError
 from parallax.graph import CostModel, OpGraph, Verdict, bottom_levels, node_work, tensor_bytes, top_levels
-from parallax.partition import Offer, RegionPlacer, RegionPlan, UnitGraph
+from parallax.partition import UnitGraph
+from parallax.partition.regions import Offer, RegionPlacer, RegionPlan
 from parallax.schedule._crossings import Crossings
 from parallax.schedule.placement._flows import Flow, find_flows
 

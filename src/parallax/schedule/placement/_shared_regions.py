@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parallax.graph import Verdict, contracted_order
-from parallax.partition import NodeVerdict, RegionPlan, RegionRule, Traffic
+from parallax.partition.regions import NodeVerdict, RegionPlan, RegionRule, Traffic
 from parallax.schedule.placement._problem import Placement, PlacementProblem
 
 

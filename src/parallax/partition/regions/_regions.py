@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from parallax.errors import ConfigError, InternalError
 from parallax.graph import Dag, OpGraph, Verdict, contracted_order
-from parallax.partition._region_costs import lay_ground
-from parallax.partition._region_ground import HOST, Draft, Ground
-from parallax.partition._region_growth import Cuts, find_fragments, find_pieces, find_waves, grow
-from parallax.partition._region_plan import (
+from parallax.partition.regions._costs import lay_ground
+from parallax.partition.regions._ground import HOST, Draft, Ground
+from parallax.partition.regions._growth import Cuts, find_fragments, find_pieces, find_waves, grow
+from parallax.partition.regions._plan import (
     NodeVerdict,
     Offer,
     PaperThresholds,

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from parallax.errors import InternalError
 from parallax.graph import OpGraph, Verdict
-from parallax.partition._region_costs import copied_constants, lay_ground
-from parallax.partition._region_ground import cost_of
-from parallax.partition._region_plan import Offer, RegionPlan
+from parallax.partition.regions._costs import copied_constants, lay_ground
+from parallax.partition.regions._ground import cost_of
+from parallax.partition.regions._plan import Offer, RegionPlan
 
 if TYPE_CHECKING:
     from parallax.partition._units import UnitGraph

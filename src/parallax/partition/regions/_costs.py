@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from parallax.graph import OpGraph, tensor_bytes
 from parallax.partition._constants import find_constants
-from parallax.partition._region_ground import HOST, Freight, Ground
+from parallax.partition.regions._ground import HOST, Freight, Ground
 
 if TYPE_CHECKING:
-    from parallax.partition._region_plan import Offer
     from parallax.partition._units import UnitGraph
+    from parallax.partition.regions._plan import Offer
 
 
 def lay_ground(graph: OpGraph, units: UnitGraph, offer: Offer) -> Ground:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from parallax.errors import ConfigError
 from parallax.graph import bottom_levels, find_barriers
-from parallax.partition._list_schedule import list_schedule
-from parallax.partition._pieces import Stretch, Terms, cut_schedule
-from parallax.partition._segments import Cause, DraftSegment, Partition, assemble
+from parallax.partition.candidates._list_schedule import list_schedule
+from parallax.partition.candidates._pieces import Stretch, Terms, cut_schedule
+from parallax.partition.candidates._segments import Cause, DraftSegment, Partition, assemble
 
 if TYPE_CHECKING:
     from parallax.partition._units import UnitGraph

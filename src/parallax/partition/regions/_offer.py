@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from parallax.errors import ConfigError
 from parallax.graph import Capability, OperatorWork, OpGraph, Price, Rejection, Work, node_work
-from parallax.partition._region_plan import Offer, TransferCost
+from parallax.partition.regions._plan import Offer, TransferCost
 
 _PROBE_BYTES: Final = 1 << 24
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from parallax.errors import ConfigError
 from parallax.graph import OpGraph, tensor_bytes
-from parallax.partition._segments import Cause, DraftSegment, Partition, assemble
+from parallax.partition.candidates._segments import Cause, DraftSegment, Partition, assemble
 
 if TYPE_CHECKING:
     from parallax.partition._units import UnitGraph

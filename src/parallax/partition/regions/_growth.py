@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from parallax.graph import Dag, UnionFind
-from parallax.partition._region_ground import HOST, Draft, Ground
+from parallax.partition.regions._ground import HOST, Draft, Ground
 
 _ROUNDS = 3
 """Pieces are looked at again as long as that changes something, at most this often."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from parallax.graph import OpGraph
-from parallax.partition._region_plan import RegionPlan
+from parallax.partition.regions._plan import RegionPlan
 
 
 def hosted_tensors(graph: OpGraph, plan: RegionPlan) -> Sequence[tuple[str, ...]]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from parallax.graph import OpGraph, Verdict
-from parallax.partition._region_plan import Offer
-from parallax.partition._regions import find_regions
+from parallax.partition.regions._plan import Offer
+from parallax.partition.regions._regions import find_regions
 
 if TYPE_CHECKING:
     from parallax.partition._units import UnitGraph

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parallax.graph import Dag
-from parallax.partition._list_schedule import ListSchedule
+from parallax.partition.candidates._list_schedule import ListSchedule
 
 _MAX_DEGREE = 64
 """Merging looks at the neighbours of a piece; those with more are left as they are, which keeps it linear."""
