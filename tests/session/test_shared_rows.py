@@ -171,3 +171,23 @@ def test_a_plan_by_rows_can_be_swapped_in_and_shapes_of_another_model_cannot(tmp
     other = parallax.InferenceSession(chain(2, rows=512), cache_dir=tmp_path / "other", **ON_PHONE)
     with pytest.raises(PlanError):
         other.swap_plan(plan)
+
+
+@pytest.mark.parametrize(
+    ("rows", "more"),
+    [(512, {}), ("n", {"shapes": {"x": (512, SIZE)}}), ("n", {"shapes": {"x": (512, SIZE)}, "memory_budget": "1GiB"})],
+    ids=["fixed", "planned shapes", "planned shapes, budget"],
+)
+def test_a_policy_shares_rows_unmeasured(rows: int | str, more: dict[str, Any]) -> None:
+    model = chain(4, rows=rows)
+    options: dict[str, Any] = {"policy": "shard-rows", "providers": [(PHONE, {"speed": 3})], "threads": 2}
+    session = parallax.InferenceSession(model, **options, **more)
+    check_shares(session.plan)
+    assert session.plan.provenance.source == "tables"
+    check_answers(session, model, 512)
+    if rows == "n":
+        for further in (100, 100, 7):
+            check_answers(session, model, further, seeds=1)
+    # Where nothing is predicted to gain, the processor does it all.
+    slow = {**options, "providers": [(PHONE, {"speed": 0.1})]}
+    assert parallax.InferenceSession(model, **slow, **more).plan.is_uncut

@@ -131,6 +131,10 @@ class Heft:
 class ShardRows:
     """Either part of a model whose layers are split by rows; nothing for another model."""
 
+    def rows_share(self, balanced: float) -> float:
+        """The share of the rows in the first part: that with which device and CPU end together."""
+        return balanced
+
     def propose(self, problem: PlacementProblem) -> Iterator[Placement]:
         """See `ShardRows`."""
         for device in range(len(problem.devices)):
