@@ -88,3 +88,19 @@ def test_what_stands_after_a_name_must_be_a_condition(name: str) -> None:
 def test_a_file_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.json"):
         open_backend("emulated:pixel-6-gpu", {"condition": "nowhere.json"})
+
+
+def test_who_opens_a_device_again_finds_it_as_it_is_by_then(tmp_path: Path) -> None:
+    path = written(tmp_path, {"format": 1, "steps": [{"at_s": 0, "device": 2, "launch": 1}]})
+    first, second = (open_backend(f"emulated:pixel-6-gpu?condition={path}", {"speed": 1}) for _ in range(2))
+    other = open_backend(f"emulated:p30-pro-gpu?condition={path}", {"speed": 1})
+    assert isinstance(first, EmulatedBackend)
+    assert isinstance(second, EmulatedBackend)
+    assert isinstance(other, EmulatedBackend)
+    assert first.since == second.since
+    assert other.since != first.since
+    began = first.since.moment
+    del first, second
+    anew = open_backend(f"emulated:pixel-6-gpu?condition={path}", {"speed": 1})
+    assert isinstance(anew, EmulatedBackend)
+    assert anew.since.moment > began

@@ -75,6 +75,8 @@ ONLY_SESSIONS: list[tuple[str, Any]] = [
     ("verify", ["once"]),
     ("cache", "yes"),
     ("cache", 1),
+    ("adapt", "yes"),
+    ("adapt", 1),
     ("idle_trim_s", "30"),
     ("idle_trim_s", 0),
     ("idle_trim_s", float("nan")),

@@ -130,6 +130,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         {"tune": True},
         {"cache": True},
         {"backends": ("openvino",)},
+        {"adapt": True},
     ],
     ids=str,
 )

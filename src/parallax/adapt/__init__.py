@@ -8,7 +8,14 @@ if TYPE_CHECKING:
     from parallax.adapt._controller import Controller, ReadyPlan, Switch
     from parallax.adapt._decision import Dwell, ProbePlan, better_plan
     from parallax.adapt._meter import MeteredRun, RunMeter
-    from parallax.adapt._portfolio import MOST_PLANS, Portfolio, choose_portfolio, state_grid
+    from parallax.adapt._portfolio import (
+        DEVICE_FACTORS,
+        MOST_PLANS,
+        Portfolio,
+        choose_portfolio,
+        crowded_states,
+        state_grid,
+    )
     from parallax.adapt._slowdown import Slowdown, SlowdownEstimator
     from parallax.adapt._state import (
         CALM,
@@ -22,6 +29,7 @@ if TYPE_CHECKING:
         processors_of,
         segment_costs_ns,
     )
+    from parallax.adapt._status import Adaptation, KeptPlan
 else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
@@ -29,12 +37,13 @@ else:
             "_controller": "Controller ReadyPlan Switch",
             "_decision": "Dwell ProbePlan better_plan",
             "_meter": "MeteredRun RunMeter",
-            "_portfolio": "MOST_PLANS Portfolio choose_portfolio state_grid",
+            "_portfolio": "DEVICE_FACTORS MOST_PLANS Portfolio choose_portfolio crowded_states state_grid",
             "_slowdown": "Slowdown SlowdownEstimator",
             "_state": (
                 "CALM CPU_NARROW CPU_WIDE HardwareState calm_costs_ns in_state predict_ns processor_of processors_of "
                 "segment_costs_ns"
             ),
+            "_status": "Adaptation KeptPlan",
         },
     )
 
@@ -42,10 +51,13 @@ __all__ = [
     "CALM",
     "CPU_NARROW",
     "CPU_WIDE",
+    "DEVICE_FACTORS",
     "MOST_PLANS",
+    "Adaptation",
     "Controller",
     "Dwell",
     "HardwareState",
+    "KeptPlan",
     "MeteredRun",
     "Portfolio",
     "ProbePlan",
@@ -57,6 +69,7 @@ __all__ = [
     "better_plan",
     "calm_costs_ns",
     "choose_portfolio",
+    "crowded_states",
     "in_state",
     "predict_ns",
     "processor_of",

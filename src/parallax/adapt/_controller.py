@@ -6,14 +6,16 @@ events, so that a recorded stream of events leads to the same decisions again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Final
 
-from parallax.adapt._decision import Dwell, ProbePlan, better_plan
+from parallax.adapt._decision import CHANGED, Dwell, ProbePlan, better_plan
 from parallax.adapt._meter import MeteredRun, RunMeter
 from parallax.adapt._slowdown import SlowdownEstimator
-from parallax.adapt._state import HardwareState, predict_ns, processors_of
+from parallax.adapt._state import CALM, CPU_NARROW, CPU_WIDE, HardwareState, predict_ns, processors_of
 from parallax.events import Event
 from parallax.schedule import Plan
 from parallax.schedule.placement import Machine
@@ -22,7 +24,8 @@ _NOTICEABLE: Final = 0.02
 """A slow-down that changed by less since plans were compared last is no reason to compare them again."""
 
 _FRESH_RUNS: Final = 2
-"""Of a plan, after it came into force, before it may be left: its first runs are those of cold caches."""
+"""Of a plan, after it came into force, before it may be left: its first runs are those of cold caches. They, and what
+began before they had ended, tell nothing of the machine."""
 
 _LONGEST_HISTORY: Final = 64
 """Switches that are remembered for people."""
@@ -39,10 +42,29 @@ class ReadyPlan:
     """What each segment takes when all is calm."""
     switch_ns: int = 0
     """What going over to it costs: its first runs that take longer."""
+    input_bytes: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Segment -> bytes of what it is given in the shapes that were planned for. Runs in others tell nothing. Empty
+    where there are no others."""
 
     def predict_ns(self, state: HardwareState, machine: Machine) -> int:
         """What a run takes in a state. ``machine``: see `parallax.adapt.predict_ns`."""
         return predict_ns(self.plan, state, machine=machine, cost_ns=self.cost_ns)
+
+    def no_better_when_calm(self, first: ReadyPlan, machine: Machine) -> ReadyPlan:
+        """The same with costs by which it takes no less than ``first`` in the calm state.
+
+        The plan that a session opens with was chosen for that state, with more care (and perhaps measured), so that
+        nothing but another state is a reason to leave it.
+        """
+        own_ns, least_ns = self.predict_ns(CALM, machine), first.predict_ns(CALM, machine)
+        if own_ns >= least_ns:
+            return self
+        factor = least_ns / max(1, own_ns)
+        return replace(self, cost_ns=tuple(math.ceil(ns * factor) for ns in self.cost_ns))
+
+    def is_expected(self, run: MeteredRun) -> bool:
+        """Whether a run was given what was planned for."""
+        return all(run.input_bytes.get(segment, size) == size for segment, size in self.input_bytes.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +122,7 @@ class Controller:
     _probes: dict[str, ProbePlan] = field(init=False, default_factory=dict)
     _compared: HardwareState | None = field(init=False, default=None)
     _fresh: int = field(init=False, default=0)
+    _warm_ns: int = field(init=False, default=0)
 
     @property
     def plans(self) -> tuple[ReadyPlan, ...]:
@@ -124,11 +147,35 @@ class Controller:
             return None
         for index, known in enumerate(self._plans):
             if known.ready.plan is run.plan or known.ready.plan == run.plan:
-                self._estimator.update(run.ratios(known.ready.cost_ns))
+                if not known.ready.is_expected(run):
+                    return None
                 self.runs += 1
-                self._fresh += index == self.current
+                if index == self.current and self._fresh < _FRESH_RUNS:
+                    self._fresh, self._warm_ns = self._fresh + 1, event.time_ns
+                elif event.time_ns - run.duration_ns >= self._warm_ns:
+                    self._count(run.ratios(known.ready.cost_ns), event.time_ns / 1e9)
                 return run
         return None
+
+    def forget_runs(self) -> None:
+        """Runs that were in flight are not heard of any more: those who watch were away."""
+        self._meter = RunMeter()
+
+    def _count(self, ratios: Mapping[str, float], now_s: float) -> None:
+        before = self.state
+        self._estimator.update(ratios)
+        after = self.state
+        jumped = [name for name in ratios if _is_change(before.slowdown(name), after.slowdown(name))]
+        if not jumped:
+            return
+        # What is true of the machine may be true of what is hidden, too: that is to be looked at soon.
+        hidden = self.hidden
+        for name in jumped:
+            other = _OTHER_WIDTH.get(name)
+            if other in hidden:
+                self._estimator.forget(other)  # until then it is taken to be as slow as this one
+        for name in hidden & self._probes.keys():
+            self._probes[name] = self._probes[name].hastened(now_s)
 
     def decide(self, now_s: float) -> int | None:
         """The plan to go over to, or None. Whoever goes over calls `switched`."""
@@ -198,6 +245,13 @@ class Controller:
         after = self._estimator.estimate(processor).value
         planned = self._probes.get(processor, ProbePlan(next_s=now_s))
         self._probes[processor] = planned.probed(now_s, took_s=took_s, before=before, after=after)
+
+
+_OTHER_WIDTH: Final = {CPU_NARROW: CPU_WIDE, CPU_WIDE: CPU_NARROW}
+
+
+def _is_change(before: float, after: float) -> bool:
+    return abs(after - before) > CHANGED * before
 
 
 def _differs(state: HardwareState, other: HardwareState) -> bool:

@@ -78,6 +78,8 @@ class ProbePlan:
     next_s: float
     """Not before."""
     pause_s: float = FIRST_PAUSE_S
+    earliest_s: float = -math.inf
+    """Before, a probe would take more than its share of the time."""
 
     def is_due(self, now_s: float) -> bool:
         """Whether it is time."""
@@ -92,4 +94,9 @@ class ProbePlan:
         """
         has_changed = abs(after - before) > CHANGED * before
         pause = FIRST_PAUSE_S if has_changed else min(MOST_PAUSE_S, 2 * self.pause_s)
-        return replace(self, next_s=now_s + max(pause, took_s / PROBE_SHARE), pause_s=pause)
+        earliest = now_s + took_s / PROBE_SHARE
+        return replace(self, next_s=max(now_s + pause, earliest), pause_s=pause, earliest_s=earliest)
+
+    def hastened(self, now_s: float) -> ProbePlan:
+        """After something else on the machine has changed: as soon as its share of the time allows."""
+        return replace(self, next_s=min(self.next_s, max(now_s, self.earliest_s)), pause_s=FIRST_PAUSE_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from parallax.adapt._state import processor_of
 from parallax.events import Event, RunAdmitted, RunEnded, RunOutcome, SegmentEnded
@@ -21,9 +22,16 @@ class MeteredRun:
     """From its admission to its end."""
     segment_ns: Mapping[int, int]
     """Segment -> how long its lane took for it; without those that another backend than planned computed."""
+    input_bytes: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Segment -> bytes of what it was given; of the same segments."""
+    concurrent: int = 1
+    """Runs that were in flight at once while this one was, itself included; the most that were seen."""
 
     def ratios(self, cost_ns: Sequence[int] | None = None) -> dict[str, float]:
         """Processor -> observed over predicted time of its segments together.
+
+        Runs that are in flight together wait for each other. As much of a ratio above 1 as that explains is left out:
+        a processor is slow by what others do to it, not by what its own runs do.
 
         Args:
             cost_ns: what each segment takes when all is calm, in place of the plan's own predictions. Segments without
@@ -38,7 +46,10 @@ class MeteredRun:
                 processor = processor_of(segment)
                 observed[processor] += took_ns
                 predicted[processor] += expected
-        return {processor: observed[processor] / predicted[processor] for processor in observed}
+        ratios = {processor: observed[processor] / predicted[processor] for processor in observed}
+        return {
+            processor: ratio if ratio <= 1 else max(1.0, ratio / self.concurrent) for processor, ratio in ratios.items()
+        }
 
 
 @dataclass(slots=True)
@@ -46,6 +57,8 @@ class _RunInFlight:
     plan: Plan
     admitted_ns: int
     segment_ns: dict[int, int] = field(default_factory=dict)
+    input_bytes: dict[int, int] = field(default_factory=dict)
+    concurrent: int = 1
 
 
 class RunMeter:
@@ -62,15 +75,24 @@ class RunMeter:
         if isinstance(event, RunAdmitted):
             if event.parent is None:
                 self._runs[event.run] = _RunInFlight(event.plan, event.time_ns)
+                for flying in self._runs.values():
+                    flying.concurrent = max(flying.concurrent, len(self._runs))
         elif isinstance(event, SegmentEnded):
             run = self._runs.get(event.run)
             # What stood in for a backend that failed says nothing of how fast that backend is.
             if run is not None and event.failure is None and self._is_as_planned(run.plan, event):
                 run.segment_ns[event.segment] = event.duration_ns
+                run.input_bytes[event.segment] = event.input_bytes
         elif isinstance(event, RunEnded):
             run = self._runs.pop(event.run, None)
             if run is not None and event.outcome is RunOutcome.DONE:
-                return MeteredRun(plan=run.plan, duration_ns=event.time_ns - run.admitted_ns, segment_ns=run.segment_ns)
+                return MeteredRun(
+                    plan=run.plan,
+                    duration_ns=event.time_ns - run.admitted_ns,
+                    segment_ns=run.segment_ns,
+                    input_bytes=run.input_bytes,
+                    concurrent=run.concurrent,
+                )
         return None
 
     @staticmethod

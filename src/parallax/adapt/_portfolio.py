@@ -48,6 +48,15 @@ def state_grid(
     return tuple(states.values())
 
 
+def crowded_states() -> tuple[HardwareState, ...]:
+    """States in which something else has half of the cores, or most: one thread finds a free core, or waits for its
+    turn on one; of several, the slowest decides."""
+    return tuple(
+        HardwareState(slowdowns=MappingProxyType({CPU_NARROW: narrow, CPU_WIDE: wide}))
+        for narrow, wide in ((1.0, 2.0), (2.0, 5.0))
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Portfolio:
     """Plans to keep ready, as indices of candidates."""

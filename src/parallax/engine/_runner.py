@@ -112,6 +112,14 @@ class Runner(ABC):
     def sessions(self) -> list[Any]:
         """The C sessions that it calls, one per segment."""
 
+    def trim(self) -> int:
+        """Give back what it keeps for its next run; returns bytes of arenas. Runs in flight keep what they use."""
+        from parallax.backends.ort import shrink_arena
+
+        for session in self.sessions:
+            shrink_arena(session)
+        return 0
+
     @property
     def is_direct(self) -> bool:
         """Whether it calls one C session, with nothing around that."""

@@ -102,6 +102,9 @@ class SplitRunner(Runner):
         executor.observe(self.events)
         return replace(self, executor=executor, plan=plan, estimator=estimator)
 
+    def trim(self) -> int:
+        return self.executor.trim()
+
     @property
     def sessions(self) -> list[Any]:
         return [segment.session for segment in self.executor.segments]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
@@ -19,11 +20,13 @@ class Probe(enum.Enum):
     """Multiplies the matrices "a" and "b": arithmetic."""
 
 
-def probe_model(probe: Probe) -> SegmentModel:
-    """The part that runs a probe."""
+def probe_model(probe: Probe, *, side: int | None = None) -> SegmentModel:
+    """The part that runs a probe. ``side``: all its sizes are that; None leaves them open."""
     rank = 2 if probe is Probe.PRODUCT else 1
     inputs = ["a", "b"][:rank]
-    sizes = {"a": ["rows", "inner"], "b": ["inner", "columns"], "y": ["rows", "columns"]}
+    sizes: dict[str, list[Any]] = {"a": ["rows", "inner"], "b": ["inner", "columns"], "y": ["rows", "columns"]}
+    if side is not None:
+        sizes = {name: [side, side] for name in sizes}
     graph = helper.make_graph(
         [helper.make_node(probe.value, inputs, ["y"], name=f"probe_{probe.value}")],
         "probe",

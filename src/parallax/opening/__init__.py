@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from parallax.opening._state import CLOSED, NOT_OPEN, Opened, SessionState, check_transition
     from parallax.opening._usage import MemoryUsage, describe_usage, estimate_opened, watch_memory
     from parallax.opening._what_runs import plan_that_runs, threads_of
-    from parallax.opening._whole_model import OpeningRequest, WholeArguments, is_for_whole, open_beside
+    from parallax.opening._whole_model import (
+        OpeningRequest,
+        WholeArguments,
+        is_for_whole,
+        open_beside,
+        stock_attributes,
+    )
+    from parallax.opening._why_not_following import planning_request, why_not_following
 else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
@@ -26,7 +33,8 @@ else:
             "_state": "CLOSED NOT_OPEN Opened SessionState check_transition",
             "_usage": "MemoryUsage describe_usage estimate_opened watch_memory",
             "_what_runs": "plan_that_runs threads_of",
-            "_whole_model": "OpeningRequest WholeArguments is_for_whole open_beside",
+            "_whole_model": "OpeningRequest WholeArguments is_for_whole open_beside stock_attributes",
+            "_why_not_following": "planning_request why_not_following",
         },
     )
 
@@ -53,8 +61,11 @@ __all__ = [
     "open_inputs",
     "open_prepared",
     "plan_that_runs",
+    "planning_request",
     "prepare_plan",
+    "stock_attributes",
     "threads_of",
     "travelling",
     "watch_memory",
+    "why_not_following",
 ]

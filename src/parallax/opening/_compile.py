@@ -15,6 +15,7 @@ from parallax.machine import memory_limit_bytes
 from parallax.memory import parse_bytes
 from parallax.model import Model, ModelSource, load_model
 from parallax.opening._plan_choice import plan_request
+from parallax.opening._what_runs import with_reason
 from parallax.options import (
     COMPILE_OPTIONS,
     CompileKeywords,
@@ -85,7 +86,8 @@ def compile(
         raise ConfigError("target=None names no folder", fix="give the path that the bundle is to have")
     resolve_target(path)
     try:
-        return compile_loaded(load_model(model), path, gathered, portable=portable, memory_limit=limit)
+        note = "adapt=True is of no effect: a bundle holds one plan" if gathered.adapt else ""
+        return compile_loaded(load_model(model), path, gathered, portable=portable, memory_limit=limit, note=note)
     except OSError as error:
         raise load_failure(error) from error
 
@@ -98,8 +100,9 @@ def compile_loaded(
     portable: bool = False,
     source: SourceRecord | None = None,
     memory_limit: int | None = None,
+    note: str = "",
 ) -> Path:
-    """Likewise, of a model that was loaded without shapes."""
+    """Likewise, of a model that was loaded without shapes. ``note``: to be told with the reason of the plan."""
     shaped = model if options.shapes is None else model.with_shapes(options.shapes)
     check_calibration_names(options.calibration, shaped)
     # Bodies of control flow are left as they are: a bundle holds no segments of theirs.
@@ -108,6 +111,8 @@ def compile_loaded(
     if options.budget_bytes is not None:
         plan, _, _ = fit_plan(model, plan, options.budget_bytes, options.shapes, weight_bytes=0, margin=options.margin)
     plan = with_noted_peaks(shaped, plan)
+    if note:
+        plan = with_reason(plan, f"{plan.provenance.reason}; {note}")
     return write_bundle(
         # Shapes are for planning alone: what is made of the model as it is runs in all of them.
         model,

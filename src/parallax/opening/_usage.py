@@ -78,9 +78,19 @@ def estimate_opened(
 
 
 def describe_usage(
-    opened: Opened, model: Model | None, memory: SessionMemory | None, estimator: Estimator | None
+    opened: Opened,
+    model: Model | None,
+    memory: SessionMemory | None,
+    estimator: Estimator | None,
+    *,
+    prepared: int = 0,
 ) -> MemoryUsage:
-    """A snapshot of what a session with this open holds. ``memory``: its budget at work; None without one."""
+    """A snapshot of what a session with this open holds.
+
+    Args:
+        memory: its budget at work; None without one.
+        prepared: plans that are compiled, the one in force among them; 0 where that is the only one.
+    """
     shapes = {} if memory is None else memory.last_shapes
     required = MemoryRequirement.UNKNOWN if estimator is None else estimator.requirement(shapes)
     arenas = None if opened.split is None else opened.split.executor.memory()
@@ -92,7 +102,7 @@ def describe_usage(
         touched_bytes=None if arenas is None else arenas.touched_bytes,
         run_peak_bytes=required.wanted_bytes if required.is_known else None,
         weights_mapped_bytes=_mapped_bytes(opened, model),
-        weights_private_bytes=0 if opened.bundle is not None else None if model is None else model.weight_bytes,
+        weights_private_bytes=_private_bytes(opened, model, max(1, prepared)),
         process_private_bytes=private_bytes(),
         budget_bytes=None if budget is None else budget.budget_bytes,
         limit_bytes=None if controller is None else controller.limit_bytes,
@@ -100,6 +110,12 @@ def describe_usage(
         admitted_peak_bytes=None if controller is None else controller.peak_granted_bytes,
         least_budget_bytes=None if budget is None or not required.is_known else budget.least_bytes(required),
     )
+
+
+def _private_bytes(opened: Opened, model: Model | None, copies: int) -> int | None:
+    if opened.bundle is not None:
+        return 0
+    return None if model is None else copies * model.weight_bytes
 
 
 def _mapped_bytes(opened: Opened, model: Model | None) -> int | None:

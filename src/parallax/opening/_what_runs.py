@@ -20,6 +20,7 @@ def plan_that_runs(
     providers: Sequence[str],
     threads: int | None = None,
     refused: Collection[int] = (),
+    note: str = "",
 ) -> Plan:
     """The plan, in which nothing is said that what was opened contradicts.
 
@@ -29,22 +30,24 @@ def plan_that_runs(
         providers: those of ONNX Runtime's that were registered, in order of preference.
         threads: of the session of a whole model; None where that is not known, or the model is split.
         refused: segments that their backend does not compile, so that the CPU runs them.
+        note: what else there is to say.
     """
     running = (*devices, *providers)
     fallback = asked.describe_fallback(running)
     reason = plan.provenance.reason
     if reason in [given_to(name) for name in asked.missing(running)]:
         reason = ""
-    if fallback:
-        reason = "; ".join(part for part in (fallback, reason) if part)
+    if fallback or note:
+        reason = "; ".join(part for part in (fallback, reason, note) if part)
     if reason != plan.provenance.reason:
-        plan = _with_reason(plan, reason)
+        plan = with_reason(plan, reason)
     if refused:
         plan = replace(plan, segments=tuple([_on_cpu(segment, refused) for segment in plan.segments]))
     return _as_opened(plan, providers, threads) if plan.is_uncut and plan.segments else plan
 
 
-def _with_reason(plan: Plan, reason: str) -> Plan:
+def with_reason(plan: Plan, reason: str) -> Plan:
+    """The plan with another reason, as the whole model's segment gives it too."""
     told = replace(plan.provenance, reason=reason)
     if not plan.is_uncut:
         return replace(plan, provenance=told)

@@ -123,11 +123,12 @@ def open_whole(
             direct=whole.run if is_direct else None,
             required=frozenset(input_names) if whole.overridable_initializers else None,
         ),
-        attributes={**({} if is_owner else _stock_attributes(stock)), "_output_names": output_names},
+        attributes={**({} if is_owner else stock_attributes(stock)), "_output_names": output_names},
     )
 
 
-def _stock_attributes(stock: Any) -> dict[str, Any]:
+def stock_attributes(stock: Any) -> dict[str, Any]:
+    """What ONNX Runtime's class keeps of the C session of one of its sessions, by the names of its attributes."""
     return {name: value for name, value in vars(stock).items() if name in _STOCK_ATTRIBUTES}
 
 

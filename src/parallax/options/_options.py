@@ -41,7 +41,7 @@ from parallax.options._keywords import (
     check_verify,
 )
 from parallax.options._unknown_keywords import refuses_unknown, unknown_keyword
-from parallax.schedule import PAPER_POLICY
+from parallax.schedule import PAPER_POLICY, SPAROA_POLICY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,6 +87,7 @@ class OptionKeywords(CompileKeywords, total=False):
     idle_trim_s: float | None
     backends: Sequence[str] | None
     faults: FaultPolicy | None
+    adapt: bool
 
 
 class SessionKeywords(OptionKeywords, total=False):
@@ -132,7 +133,7 @@ class Options:
             devices it is "adaptive". Settings follow a name, as in "greedy,partitions=3". "parallax-paper" (or a
             `parallax.schedule.placement.PaperPolicy` with thresholds of one's own) is a yardstick instead: it runs the
             model as the Parallax paper would, with devices and without, even where that is slower than the whole model.
-            It excludes ``tune``, ``min_gain`` and ``split``.
+            It excludes ``tune``, ``min_gain`` and ``split``. "sparoa" is "adaptive" with ``adapt=True``.
         split: whether the model is divided into segments: "auto" (the default) where it gains at least ``min_gain``;
             "never", so that it runs whole, on the CPU or on a device that takes all of it; "always", at every branch
             and with all that a device takes on it, whether that gains or not. "never" excludes ``tune`` and
@@ -179,6 +180,10 @@ class Options:
             deadline for each of its calls, whether its NaNs are checked (see ``parallax.backends.FaultPolicy``). By
             default three failures set it aside for 30 s, then longer; there is no deadline, and nothing is checked.
             Not for ``compile``.
+        adapt: whether the session follows the machine: it keeps a few more plans ready, which are compiled in the
+            background and hold weights of their own, and goes over to one where a device, or the cores, have become
+            slower or quicker. What it knows and did is ``InferenceSession.adaptation``; where it cannot be done, the
+            plan says so. Default: False. Not for a session on a bundle, nor for ``compile``.
 
     Raises:
         ConfigError: the value of a field is of no use, or two fields exclude each other. It names them and says what
@@ -215,6 +220,7 @@ class Options:
     idle_trim_s: float | None = field(default=None, metadata=_rule(check_idle_trim))
     backends: Sequence[str] | None = field(default=None, metadata=_rule(check_backends))
     faults: FaultPolicy | None = field(default=None, metadata=_rule(check_faults))
+    adapt: bool = field(default=False, metadata=_rule(functools.partial(check_switch, "adapt"), is_decided=True))
 
     def __post_init__(self) -> None:
         for name, rule in OPTION_RULES.items():
@@ -293,6 +299,8 @@ class PlanningOptions(Options):
     def of(cls, options: Options) -> PlanningOptions:
         """Of a record that was just given: a share of free memory is one of what is free now."""
         stated = {name: getattr(options, name) for name in OPTION_RULES}
+        if options.policy == SPAROA_POLICY:
+            stated |= {"policy": "adaptive", "adapt": True}
         if options.progress is not None:
             stated["progress"] = _HarmlessProgress(options.progress)
         budget = options.memory_budget

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from parallax import _lazy
 
 if TYPE_CHECKING:
-    from parallax.planner._candidates import PlanningContext
+    from parallax.planner._candidates import PlanningContext, host_machine
     from parallax.planner._choices import is_kept_whole, is_split_forced, is_unasked, is_yardstick
     from parallax.planner._default_policy import why_whole_at_sight
     from parallax.planner._devices import DeviceStudy
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from parallax.planner._request import PlanDevice, PlannedModel, PlanRequest
     from parallax.planner._requirement import RequirementEstimator, estimate_model, split_requirement
     from parallax.planner._rows import feed_shapes, graph_for_backends, planned_model
-    from parallax.planner._states import plans_for_states
+    from parallax.planner._states import expected_input_bytes, plans_for_states
     from parallax.planner._streaming import binding_limit, plan_model_within
     from parallax.planner._tables import DEFAULT_MIN_GAIN
     from parallax.planner._whole import uncut_plan
@@ -30,7 +30,7 @@ else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
-            "_candidates": "PlanningContext",
+            "_candidates": "PlanningContext host_machine",
             "_choices": "is_kept_whole is_split_forced is_unasked is_yardstick",
             "_default_policy": "why_whole_at_sight",
             "_devices": "DeviceStudy",
@@ -44,7 +44,7 @@ else:
             "_request": "PlanDevice PlanRequest PlannedModel",
             "_requirement": "RequirementEstimator estimate_model split_requirement",
             "_rows": "feed_shapes graph_for_backends planned_model",
-            "_states": "plans_for_states",
+            "_states": "expected_input_bytes plans_for_states",
             "_streaming": "binding_limit plan_model_within",
             "_tables": "DEFAULT_MIN_GAIN",
             "_whole": "uncut_plan",
@@ -63,10 +63,12 @@ __all__ = [
     "binding_limit",
     "check_fit",
     "estimate_model",
+    "expected_input_bytes",
     "feed_shapes",
     "fit_plan",
     "forms_of_rows",
     "graph_for_backends",
+    "host_machine",
     "is_kept_whole",
     "is_split_forced",
     "is_unasked",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from parallax.errors import ConfigError
+from parallax.schedule import SPAROA_POLICY
 from parallax.schedule.placement import PLACERS, Placer
 
 ENTRY_POINTS: Final = "parallax.placers"
@@ -17,7 +18,7 @@ one, such as its class."""
 LEARNED: Final = "learned"
 """The placer that runs a network: it needs a runtime and a file, which the pure ones do not."""
 
-POLICIES: Final = ("adaptive", "sequential")
+POLICIES: Final = ("adaptive", "sequential", SPAROA_POLICY)
 """Policies that are no placers: the first is several of them, one after the other, the second none."""
 
 
@@ -30,7 +31,7 @@ def placer_names() -> tuple[str, ...]:
 
 
 def open_placer(policy: Any) -> Placer | None:
-    """The placer that ``policy=`` names, or is; None for "adaptive" and "sequential", which are no placers.
+    """The placer that ``policy=`` names, or is; None for those of `POLICIES`, which are no placers.
 
     A name may be followed by settings, as in "greedy,partitions=3". Ours come first: an installed distribution must not
     change what "heft" means.
@@ -74,7 +75,7 @@ def policy_name(policy: Any) -> str:
     """
     if isinstance(policy, str):
         if policy.partition(",")[0] != LEARNED:
-            return policy
+            return "adaptive" if policy == SPAROA_POLICY else policy
         policy = open_placer(policy)
     for name, maker in _makers(policy).items():
         if maker is type(policy) and dataclasses.is_dataclass(policy):

@@ -7,10 +7,13 @@ from dataclasses import replace
 from typing import Final
 
 from parallax.adapt import CPU_NARROW, CPU_WIDE, HardwareState, ReadyPlan, calm_costs_ns, in_state
+from parallax.graph import CostModel, tensor_bytes
+from parallax.model import Model
 from parallax.planner._candidates import PlanningContext, host_machine
 from parallax.planner._devices import plan_of_regions
 from parallax.planner._request import PlanRequest
 from parallax.planner._shared import common_costs, device_studies
+from parallax.planner._tables import why_model_stays_whole
 from parallax.planner._whole import make_provenance, uncut_plan
 from parallax.profile import surviving_tensors
 from parallax.schedule import Plan
@@ -23,8 +26,8 @@ _PLACERS: Final = ("by-cost", "greedy", "heft")
 def plans_for_states(request: PlanRequest, first: Plan, states: Sequence[HardwareState]) -> Iterator[ReadyPlan]:
     """The plan in force, and others that are better in some of these states; each once. Takes seconds for large models.
 
-    Others are the whole model on the CPU, on all cores and on one, and for each state the best placement that quick
-    placers find for it.
+    Others are the whole model on the CPU (on all cores, on half of them, on one), its branches side by side, and for
+    each state the best placement that quick placers find for it.
 
     Args:
         request: that ``first`` was the answer to.
@@ -44,12 +47,16 @@ def plans_for_states(request: PlanRequest, first: Plan, states: Sequence[Hardwar
             seen.add(key)
             yield found
 
-    whole_ns = {width: sum(costs.node_ns(width)) for width in {1, cores}}
+    whole_ns = {width: sum(costs.node_ns(width)) for width in {1, (cores + 1) // 2, cores}}
     yield from once(ReadyPlan(label="the plan in force", plan=first, cost_ns=_first_costs(first, whole_ns)))
     for width in sorted(whole_ns, reverse=True):
         reason = f"kept ready: the whole model on {width} {'core' if width == 1 else 'cores'} of the CPU"
         plan = uncut_plan(model, reason, cores=cores, width=width)
         yield from once(ReadyPlan(label=f"the CPU alone, {width} wide", plan=plan, cost_ns=(whole_ns[width],)))
+    split = _best_split(context, costs) if cores > 1 and why_model_stays_whole(model) is None else None
+    if split is not None:
+        ns = tuple(segment.cost_ns for segment in split.segments)
+        yield from once(ReadyPlan(label="branches side by side on the CPU", plan=split, cost_ns=ns))
     studies = device_studies(context, request.devices, costs).values()
     offers = tuple(study.offer for study in studies if study.offer is not None)
     if not offers:
@@ -71,6 +78,36 @@ def plans_for_states(request: PlanRequest, first: Plan, states: Sequence[Hardwar
         reason = f"kept ready: {best.plan.counted} on {' and '.join(dict.fromkeys(names))}, {label}"
         plan = replace(plan, provenance=make_provenance("tables", reason, chosen_ns=best.makespan_ns))
         yield from once(ReadyPlan(label=label, plan=plan, cost_ns=calm_costs_ns(plan, state)))
+
+
+def _best_split(context: PlanningContext, costs: CostModel) -> Plan | None:
+    """The split that is predicted to be quickest on the CPU alone, if there is one."""
+    if costs is not context.costs:  # scaled to those of a device
+        survivors = surviving_tensors(context.model)
+        context = PlanningContext(context.model, cores=context.cores, costs=costs, survivors=survivors)
+    best = context.best
+    if best is None or best.partition.is_uncut:
+        return None
+    reason = f"kept ready: {best.partition.label} on the CPU"
+    return context.plan(best, make_provenance("tables", reason, chosen_ns=best.simulated_ns))
+
+
+def expected_input_bytes(model: Model, plan: Plan) -> dict[int, int]:
+    """Segment -> bytes of the model's inputs that it reads, of segments that wait for no other.
+
+    {} for a model all of whose inputs have one shape only, so that nothing else can be fed.
+
+    Args:
+        model: in the shapes that the plan was made for.
+    """
+    if not model.shapes:
+        return {}
+    sizes = {info.name: tensor_bytes(model.graph, info.name) for info in model.graph.inputs}
+    return {
+        segment.index: sum(sizes.get(name, 0) for name in segment.inputs)
+        for segment in plan.segments
+        if not segment.predecessors
+    }
 
 
 def describe(state: HardwareState) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         MAX_CORES,
         PAPER_POLICY,
         PLAN_FORMAT_VERSION,
+        SPAROA_POLICY,
         BodyPlan,
         Candidate,
         Plan,
@@ -37,8 +38,8 @@ else:
             "_crossings": "Crossings",
             "_dispatcher": "Dispatcher",
             "_plan": (
-                "CPU_BACKEND MAX_CORES PAPER_POLICY PLAN_FORMAT_VERSION BodyPlan Candidate Plan Provenance Segment "
-                "verify_plan"
+                "CPU_BACKEND MAX_CORES PAPER_POLICY PLAN_FORMAT_VERSION SPAROA_POLICY BodyPlan Candidate Plan "
+                "Provenance Segment verify_plan"
             ),
             "_region_tasks": "Grain RegionTasks region_tasks",
             "_serialise": "SerialisedPlan serialise_for_memory simulate_plan",
@@ -54,6 +55,7 @@ __all__ = [
     "MAX_CORES",
     "PAPER_POLICY",
     "PLAN_FORMAT_VERSION",
+    "SPAROA_POLICY",
     "AdaptivePolicy",
     "Assignment",
     "BodyPlan",

@@ -27,6 +27,9 @@ MAX_ROWS_ROUNDS: Final = 8
 CPU_BACKEND: Final = "cpu"
 """ONNX Runtime's CPU kernels, as a segment names them."""
 
+SPAROA_POLICY: Final = "sparoa"
+"""The policy of sessions that follow the machine (``adapt=True``), whose plans are those of "adaptive"."""
+
 PAPER_POLICY: Final = "parallax-paper"
 """The policy that runs a model as the Parallax paper (arXiv 2512.11532) would: see `parallax.schedule.placement`."""
 

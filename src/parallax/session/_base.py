@@ -1,4 +1,4 @@
-"""What a session has beside its runs: observers, its memory, the whole model beside segments, and other plans."""
+"""What a session has beside its runs: observers, its memory, and the whole model beside segments."""
 
 from __future__ import annotations
 
@@ -69,9 +69,8 @@ class SessionBase(StockSession):
     _parallax_options: PlanningOptions
     _whole_arguments: WholeArguments
     _lazy_lock: Any
-    _swap_lock: Any
-    _swapped: tuple[Plan, str] | None = None
-    """The plan that was swapped in last, and why; None where the one that the session was opened with is in force."""
+    _prepared: weakref.WeakSet[Runner]
+    """What it could run at once, beside what it runs; each holds weights of its own."""
     _former: weakref.WeakSet[Any]
     """C sessions of the whole model that it ran before: what is bound to one of them goes on there."""
 
@@ -136,7 +135,7 @@ class SessionBase(StockSession):
             if self._estimator is None:
                 whole = self.__dict__.get("_sess")
                 self._estimator = estimate_opened(opened, self._model, whole, self._parallax_options.shapes)
-        return describe_usage(opened, self._model, self._memory, self._estimator)
+        return describe_usage(opened, self._model, self._memory, self._estimator, prepared=len(self._prepared))
 
     def trim(self) -> int:
         """Give memory that is kept for the next run back to the system: arenas that no run uses, what ONNX Runtime's
@@ -169,6 +168,9 @@ class SessionBase(StockSession):
         whole = self.__dict__.get("_sess")
         if whole is not None:
             shrink_arena(whole)
+        for runner in self._prepared:
+            if runner is not self._opened.runner:
+                returned += runner.trim()
         shrink_shared_allocator()
         trim_heap()
         return returned
@@ -264,77 +266,6 @@ class SessionBase(StockSession):
     @abstractmethod
     def _refuse_if_closed(self, name: str) -> None:
         """To be called for an attribute that is missing. Raises: SessionClosedError if it went when it was closed."""
-
-    # -- other plans ------------------------------------------------------------------------------------
-
-    @property
-    def runners(self) -> RunnerHandle:
-        """What holds the runner in force. To change it, use `swap_plan`, which also changes what the session shows."""
-        return self._runners
-
-    def swap_plan(self, plan: Plan, *, reason: str = "") -> None:
-        """Go over to another plan of the same model without a pause.
-
-        The plan is compiled in this thread, while others run on. Runs that begin from then on run it; runs in flight
-        end on the one before, whose memory goes when the last of them has ended. Until then both hold their weights,
-        which a memory budget counts. Observers are told (`parallax.events.PlanSwapped`).
-
-        A forked child goes on with the plan; ``set_providers`` and a pickled copy plan anew.
-
-        Args:
-            plan: of this model, in the shapes that the session plans for: ``plan`` of another session, or what
-                `parallax.planner.plan_model` or ``Plan.from_json`` returned.
-            reason: why, in words, for observers.
-
-        Raises:
-            PlanError: it is of another model or for other shapes, or cannot run.
-            ConfigError: this session cannot change its plan: it is of a bundle, or options or providers keep its model
-                whole.
-            BudgetError: it does not fit the memory budget, or not beside the plan in force.
-            BackendError: the runtime refuses a part of the model.
-
-        Example::
-
-            session = parallax.InferenceSession("model.onnx")
-            other = parallax.InferenceSession("model.onnx", split="always")
-            session.swap_plan(other.plan, reason="the machine has more cores now")
-        """
-        self._reopen_if_forked()
-        from parallax.opening import open_prepared, prepare_plan
-
-        with self._swap_lock:
-            before, memory = self._opened, self._memory
-            request = self._opening_request(self._open_separately)
-            prepared = prepare_plan(request, before, self._model, plan)
-            held = 0
-            if memory is not None and prepared.budget is not None:
-                held = prepared.budget.weight_bytes
-                memory.hold(held, prepared.requirement)
-            try:
-                opened = open_prepared(request, prepared, before)
-            except BaseException:
-                if memory is not None:
-                    memory.let_go(held)
-                raise
-            if memory is not None and opened.budget is not None:
-                memory.count_runtime(opened.budget.runtime_bytes)
-                ended = weakref.finalize(before.runner, memory.let_go, held)
-                ended.atexit = False
-            self._swapped = (plan, reason)
-            self._exchange(opened, reason)
-
-    def _exchange(self, opened: Opened, reason: str) -> None:
-        """Have this session run, and show, what was opened in place of what it has open."""
-        assert opened.runner is not None
-        with self._lazy_lock:
-            whole = self.__dict__.get("_sess")
-            if whole is not None:
-                self._former.add(whole)
-            self._show(opened)
-            was_split, self._opened = self._opened.split is not None, opened
-            if opened.split is not None and not was_split:
-                del self._sess  # as in a session that was opened split
-        self._runners.swap(opened.runner, reason=reason)
 
     @abstractmethod
     def _reopen_if_forked(self) -> None:

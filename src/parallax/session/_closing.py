@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from parallax.engine import FORKS
 from parallax.errors import SessionClosedError
 from parallax.opening import CLOSED, SessionState, check_transition
-from parallax.session._planned import PlannedSession
+from parallax.session._planned import SwappingSession
 
 if TYPE_CHECKING:
     from parallax.serving import Batcher
@@ -42,7 +42,7 @@ _NO_GENERATION: Final = -1
 """As if the session had been opened in another process: every run looks closer before it begins."""
 
 
-class ClosableSession(PlannedSession):
+class ClosableSession(SwappingSession):
     """What a session offers to end it, to await its runs, and to serve many callers."""
 
     _fork: int
@@ -71,9 +71,12 @@ class ClosableSession(PlannedSession):
                 self._plan = self.plan  # while what was opened can be asked
             if is_of_parent:
                 # The threads that its end would wait for stayed in the parent.
+                self._leave_follower_to_parent()
                 FORKS.keep(*(self.__dict__.get(name) for name in _OF_THE_RUNTIME), opened)
             elif self._captured_graph_bindings:
                 self._release_captured_graphs()
+            self._stop_following("the session was closed")
+            self._prepared.clear()
             check_transition(opened, CLOSED)
             self._opened, self._fork = CLOSED, _NO_GENERATION
             self._runners.put(None)

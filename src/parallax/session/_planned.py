@@ -1,18 +1,25 @@
-"""A session's plan, shown: what runs where and why, in a record, in words and in one line of the log."""
+"""A session's plan: shown in a record, in words and in the log; exchanged by hand, or as the machine changes."""
 
 from __future__ import annotations
 
 import sys
+import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from parallax import _lazy
-from parallax.opening import Opened, SessionState
+from parallax.errors import ConfigError
+from parallax.opening import Opened, SessionState, stock_attributes
 from parallax.session._base import SessionBase
 
 if TYPE_CHECKING:
+    from parallax.adapt import Adaptation
+    from parallax.engine import RunnerHandle
     from parallax.opening import OpenedBundle
     from parallax.options import AskedProviders, Device, PlanningOptions
+    from parallax.planner import PlanRequest
     from parallax.schedule import Plan
+    from parallax.session._following import Follower
 
 logger = _lazy.logger(__name__)
 
@@ -24,6 +31,7 @@ class PlannedSession(SessionBase):
     _opened_bundle: OpenedBundle | None
     _plan: Plan | None
     """As it came true; None until somebody asks."""
+    _not_following: str | None
     _asked_providers: AskedProviders
     _devices: tuple[Device, ...]
     _parallax_options: PlanningOptions
@@ -69,6 +77,7 @@ class PlannedSession(SessionBase):
             from parallax.engine import refused_segments
 
             refused = refused_segments(opened.split.sessions)
+        why_not = self._not_following
         return plan_that_runs(
             opened.plan,
             self._asked_providers,
@@ -76,6 +85,7 @@ class PlannedSession(SessionBase):
             providers=self._providers[len(self._devices) :],
             threads=None if opened.split is not None else threads_of(opened.runner.sessions[0]),
             refused=refused,
+            note="" if why_not is None else f"adapt=True is of no effect: {why_not}",
         )
 
     def _announce(self) -> None:
@@ -84,3 +94,213 @@ class PlannedSession(SessionBase):
         if logging is not None and logger.isEnabledFor(logging.INFO):
             name = self._model_path or "a model given as bytes"
             logger.info("opened %s: %s", name, self.plan.summary)
+
+
+class SwappingSession(PlannedSession):
+    """What a session offers to go over to other plans."""
+
+    _swap_lock: Any
+    _swapped: tuple[Plan, str] | None = None
+    """The plan that was swapped in last by hand, and why; None where the one that the session was opened with is in
+    force, or what follows the machine chose another."""
+    _follower: Follower | None = None
+    _not_following: str | None = None
+    """Why ``adapt=True`` is of no effect; None where it is, or was not asked for."""
+
+    @property
+    def runners(self) -> RunnerHandle:
+        """What holds the runner in force. To change it, use `swap_plan`, which also changes what the session shows."""
+        return self._runners
+
+    def swap_plan(self, plan: Plan, *, reason: str = "") -> None:
+        """Go over to another plan of the same model without a pause.
+
+        The plan is compiled in this thread, while others run on. Runs that begin from then on run it; runs in flight
+        end on the one before, whose memory goes when the last of them has ended. Until then both hold their weights,
+        which a memory budget counts. Observers are told (`parallax.events.PlanSwapped`).
+
+        A forked child goes on with the plan; ``set_providers`` and a pickled copy plan anew. A session that follows the
+        machine (``adapt=True``) does so no more: the plan is the caller's from then on.
+
+        Args:
+            plan: of this model, in the shapes that the session plans for: ``plan`` of another session, or what
+                `parallax.planner.plan_model` or ``Plan.from_json`` returned.
+            reason: why, in words, for observers.
+
+        Raises:
+            PlanError: it is of another model or for other shapes, or cannot run.
+            ConfigError: this session cannot change its plan: it is of a bundle, or options or providers keep its model
+                whole.
+            BudgetError: it does not fit the memory budget, or not beside the plan in force.
+            BackendError: the runtime refuses a part of the model.
+
+        Example::
+
+            session = parallax.InferenceSession("model.onnx")
+            other = parallax.InferenceSession("model.onnx", split="always")
+            session.swap_plan(other.plan, reason="the machine has more cores now")
+        """
+        self._reopen_if_forked()
+        with self._swap_lock:
+            before, memory = self._opened, self._memory
+            opened, held = self._open_beside(before, plan, ends_following=True)
+            if memory is not None and opened.budget is not None:
+                memory.count_runtime(opened.budget.runtime_bytes)
+                ended = weakref.finalize(before.runner, memory.let_go, held)
+                ended.atexit = False
+            self._exchange(before, opened, reason)
+            self._swapped = (plan, reason)
+
+    def prepare_plan(self, plan: Plan) -> Opened:
+        """Compile another plan of the same model, to be gone over to later, at once, with `use_prepared`.
+
+        It holds weights of its own, which a memory budget counts, until nobody holds it any more. Others run on
+        meanwhile.
+
+        Raises: as `swap_plan`.
+        """
+        self._reopen_if_forked()
+        with self._swap_lock:
+            before, memory = self._opened, self._memory
+            opened, held = self._open_beside(before, plan)
+            if memory is not None and held:
+                ended = weakref.finalize(opened.runner, memory.let_go, held)
+                ended.atexit = False
+            with self._lazy_lock:
+                if self._opened is not before:
+                    raise _opened_anew()
+                assert opened.runner is not None
+                self._prepared.add(opened.runner)
+        return opened
+
+    def use_prepared(self, opened: Opened, reason: str) -> None:
+        """Go over to what `prepare_plan` returned, as `swap_plan` does.
+
+        Raises: ConfigError if the session was closed or opened anew since.
+        """
+        with self._swap_lock:
+            before = self._opened
+            if opened.runner not in self._prepared:
+                raise _opened_anew()
+            if opened is not before:
+                self._exchange(before, opened, reason)
+                if before.split is not None:
+                    before.split.executor.trim()
+
+    def _open_beside(self, before: Opened, plan: Plan, *, ends_following: bool = False) -> tuple[Opened, int]:
+        """What a plan is compiled to, beside what is open, and the bytes that the budget counts for it from now on."""
+        from parallax.opening import open_prepared, prepare_plan
+
+        memory = self._memory
+        request = self._opening_request(self._open_separately)
+        prepared = prepare_plan(request, before, self._model, plan)
+        if ends_following:
+            self._stop_following("another plan was swapped in by hand")
+        held = 0
+        if memory is not None and prepared.budget is not None:
+            held = prepared.budget.weight_bytes
+            memory.hold(held, prepared.requirement)
+        try:
+            return open_prepared(request, prepared, before), held
+        except BaseException:
+            if memory is not None:
+                memory.let_go(held)
+            raise
+
+    def _exchange(self, before: Opened, opened: Opened, reason: str) -> None:
+        """Have this session run, and show, what was opened in place of what it had open before.
+
+        Raises: ConfigError if it has something else open by now.
+        """
+        assert opened.runner is not None
+        with self._lazy_lock:
+            if self._opened is not before:
+                raise _opened_anew()
+            whole = self.__dict__.get("_sess")
+            if whole is not None:
+                self._former.add(whole)
+            self._show(opened)
+            self._opened = opened
+            if opened.split is not None and before.split is None:
+                del self._sess  # as in a session that was opened split
+        self._runners.swap(opened.runner, reason=reason)
+
+    # -- following the machine --------------------------------------------------------------------------
+
+    @property
+    def adaptation(self) -> Adaptation | None:
+        """What a session with ``adapt=True`` knows of the machine, which plans it has ready, and what it switched and
+        why, as of now. ``print`` shows it, ``to_json`` gives it to programs. None without ``adapt``.
+
+        Example::
+
+            session = parallax.InferenceSession("model.onnx", adapt=True)
+            print(session.adaptation)
+        """
+        if self._follower is not None:
+            return self._follower.adaptation
+        if not self._parallax_options.adapt:
+            return None
+        from parallax.adapt import Adaptation, HardwareState
+
+        ended = self._not_following or "nothing is open"
+        return Adaptation(state=HardwareState(), plans=(), current=0, switches=(), runs=0, ended=ended)
+
+    def planning_request(self) -> PlanRequest:
+        """What the session's plan is the answer to.
+
+        Raises: ConfigError if there is no model to plan for; as `parallax.backends.open_backend`.
+        """
+        from parallax.opening import planning_request
+
+        return planning_request(self._opening_request(self._open_separately), self._model)
+
+    def _follow(self) -> None:
+        """Begin to follow the machine, if that was asked for and can be done."""
+        if not self._parallax_options.adapt:
+            return
+        from parallax.opening import why_not_following
+        from parallax.session._following import Follower
+
+        first = self._opened
+        self._not_following = why_not_following(first, self._model, self._opening_request(self._open_separately))
+        if self._not_following is not None:
+            return
+        if first.split is None:
+            # What another plan will overwrite, so that this one can be gone back to.
+            own = stock_attributes(self)
+            own["_providers"] = self._providers[len(self._devices) :]
+            first = self._opened = replace(first, attributes={**own, **first.attributes})
+        assert first.runner is not None
+        self._prepared.add(first.runner)
+        self._follower = Follower(
+            self,
+            first,
+            events=self._observers.events,
+            allows_splits=not self._parallax_options.is_kept_whole,
+            has_budget=self._parallax_options.budget_bytes is not None,
+        )
+        self._follower.start()
+
+    def _stop_following(self, why: str) -> None:
+        """What is prepared is let go of."""
+        if self._follower is not None:
+            self._follower.stop(why)
+            self._prepared.clear()
+
+    def _leave_follower_to_parent(self) -> None:
+        """In a forked child: its thread is not here, and what it prepared would wait for threads that are gone too."""
+        from parallax.engine import FORKS
+
+        self._observers.events.renew()
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            self._observers.events.remove(follower.observer)
+            FORKS.keep(follower, *self._prepared)
+            self._prepared = weakref.WeakSet()
+
+
+def _opened_anew() -> ConfigError:
+    return ConfigError(
+        "this session was closed, or opened anew, since that plan was prepared", fix="prepare it again, if it is open"
+    )

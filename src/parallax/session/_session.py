@@ -125,7 +125,7 @@ class InferenceSession(ClosableSession):
         self._observers = SessionObservers(self._given_options)
         self._asked_providers = AskedProviders()
         self._runners = RunnerHandle(self._observers.events)
-        self._former = weakref.WeakSet()
+        self._former, self._prepared = weakref.WeakSet(), weakref.WeakSet()
         self._lazy_lock, self._swap_lock = threading.RLock(), threading.RLock()
         self._model = None
         self._plan: Plan | None = None
@@ -167,6 +167,7 @@ class InferenceSession(ClosableSession):
         finally:
             self._model, self._look, self._opened_bundle = opening.model, opening.look, opening.opened_bundle
         self._adopt(opened)
+        self._follow()
         self._announce()
 
     def _opening_request(self, open_stock: Callable[[str | bytes, Any], Any]) -> OpeningRequest:
@@ -208,6 +209,9 @@ class InferenceSession(ClosableSession):
 
     def _forget_opened(self) -> None:
         """Back to where nothing was opened yet: a bundle that was replaced meanwhile may be of another kind."""
+        self._stop_following("the session was opened anew")
+        self._follower = self._not_following = None
+        self._prepared.clear()
         self._enter(NOT_OPEN)
         self._memory = self._estimator = self._declaration = None
         self._forget_stock()
@@ -270,15 +274,16 @@ class InferenceSession(ClosableSession):
         with FORKS.reopening:
             if self._fork == FORKS.generation:
                 return
+            self._leave_follower_to_parent()
             before = dict(self.__dict__)
             self._lazy_lock, self._swap_lock = threading.RLock(), threading.RLock()
             self._fork = FORKS.generation
             self._memory = None
-            self._observers.events.renew()
             self._runners.renew()
             opened = self._opened
             if opened.split is None and needs_no_threads(self._sess_options, self._providers):
                 self._memory = self._watch(opened)
+                self._follow()
                 return
             FORKS.keep(self.__dict__.get("_sess"), opened, self._inputs_meta, self._outputs_meta)
             self._captured_graph_bindings = {}

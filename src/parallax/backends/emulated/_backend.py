@@ -34,7 +34,7 @@ from parallax.backends._protocol import (
 from parallax.backends.emulated._condition import STEADY, Condition, ConditionStep, load_condition
 from parallax.backends.emulated._host_speed import host_gemm_flops
 from parallax.backends.emulated._profiles import DeviceProfile, DeviceRates, load_profile, profile_names
-from parallax.backends.emulated._queue import Clock, DeviceQueue, is_cancelled, queue_of
+from parallax.backends.emulated._queue import Clock, DeviceQueue, Since, is_cancelled, queue_of, since_first_opened
 from parallax.backends.ort import (
     CPU_PROVIDER,
     Bytes,
@@ -66,7 +66,8 @@ class EmulatedBackend:
         processor: computes the answers; by default ONNX Runtime's own provider.
         clock: on which the device's time passes; by default the machine's, and then all backends of the process that
             emulate the same device share its time.
-        condition: how it becomes slower and quicker from now on, which its prices do not tell.
+        condition: how it becomes slower and quicker, which its prices do not tell.
+        since: the moment on its clock that the condition counts from; by default now.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class EmulatedBackend:
         processor: Backend | None = None,
         clock: Clock | None = None,
         condition: Condition = STEADY,
+        since: Since | None = None,
     ) -> None:
         self.profile = profile
         self._host_flops = host_flops
@@ -87,7 +89,7 @@ class EmulatedBackend:
         self._queue = queue_of(profile.name) if clock is None else DeviceQueue(clock)
         self.residents = _Residents()
         self._condition = condition
-        self._opened_at = self._queue.clock.now()
+        self.since = Since(self._queue.clock.now()) if since is None else since
         name = f"{PREFIX}:{profile.name}"
         self._info = BackendInfo(
             name=name,
@@ -120,7 +122,7 @@ class EmulatedBackend:
 
     def condition_at(self, moment: float) -> ConditionStep:
         """How it is at a moment on its clock."""
-        return self._condition.at(moment - self._opened_at)
+        return self._condition.at(moment - self.since.moment)
 
     def capability(self, model: Model) -> Capability:
         """What the delegate's list of operators covers; constants go along with whatever reads them."""
@@ -498,11 +500,13 @@ def open_emulated(device: str, options: Mapping[str, Any]) -> EmulatedBackend:
     flops = options.get("host_flops")
     host_flops = None if flops is None else _number("host_flops", flops, fix="give FLOP/s, such as 50e9")
     condition = options.get("condition")
+    profile = load_profile(device)
     return EmulatedBackend(
-        load_profile(device),
+        profile,
         speed=speed,
         host_flops=host_flops,
         condition=STEADY if condition is None else load_condition(condition),
+        since=None if condition is None else since_first_opened(profile.name, condition),
     )
 
 

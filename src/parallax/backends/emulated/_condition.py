@@ -26,7 +26,7 @@ class ConditionStep:
     """From a moment on, until the next step."""
 
     at_s: float
-    """Seconds since the device was opened."""
+    """Seconds since the device was opened in this condition, by whoever was first of those who have it open."""
     device: float = 1.0
     """How many times as long as by the profile computing takes, dispatch included."""
     launch: float = 1.0

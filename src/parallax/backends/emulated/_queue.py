@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import time
+import weakref
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -111,3 +114,21 @@ def is_cancelled(run_options: Any) -> bool:
 def queue_of(device: str) -> DeviceQueue:
     """A process has each device once, however many sessions use it."""
     return DeviceQueue(SystemClock())
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Since:
+    """A moment that a device's condition counts from, on the device's clock. Whoever has the device open holds it."""
+
+    moment: float
+
+
+_opened: weakref.WeakValueDictionary[tuple[str, str], Since] = weakref.WeakValueDictionary()
+
+
+def since_first_opened(device: str, condition: str | os.PathLike[str]) -> Since:
+    """When a device was opened in this condition, by whoever was first of those who have it open still.
+
+    Whoever opens it again meanwhile, as a session does that goes over to another plan, finds it as it is by then.
+    """
+    return _opened.setdefault((device, os.path.abspath(condition)), Since(queue_of(device).clock.now()))
