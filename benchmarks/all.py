@@ -46,6 +46,7 @@ STEPS: tuple[Step, ...] = (
     Step(script="cpu_backends.py", arguments=("--runs", "12"), minutes=9),
     Step(script="paper_parallax.py", arguments=("--minutes", "30"), minutes=31),
     Step(script="batcher.py", arguments=("--seconds", "12", "--rounds", "6"), minutes=22),
+    Step(script="adapt.py", minutes=19),
     Step(script="memory.py", minutes=12, needs_quiet=False),
     Step(script="soak.py", arguments=("--minutes", "4"), minutes=4.2, needs_quiet=False),
     Step(script="paper_parallax_simulated.py", minutes=8, needs_quiet=False),

@@ -264,6 +264,8 @@ def test_a_plan_that_is_swapped_in_by_hand_stays(want: Any) -> None:
 def test_what_was_prepared_before_a_session_was_opened_anew_is_refused(want: Any) -> None:
     session = parallax.InferenceSession(MODEL, threads=2)
     prepared = session.prepare_plan(parallax.InferenceSession(MODEL, threads=2, split="always").plan)
+    alone, held = parallax.InferenceSession(MODEL, threads=2).memory(), session.memory()
+    assert held.weights_private_bytes == 2 * (alone.weights_private_bytes or 0) > 0
     session.use_prepared(prepared, "once")
     assert len(session.plan.segments) > 1
     np.testing.assert_array_equal(session.run(None, FEEDS)[0], want)

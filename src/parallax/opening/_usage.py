@@ -83,13 +83,13 @@ def describe_usage(
     memory: SessionMemory | None,
     estimator: Estimator | None,
     *,
-    prepared: int = 0,
+    prepared: int = 1,
 ) -> MemoryUsage:
     """A snapshot of what a session with this open holds.
 
     Args:
         memory: its budget at work; None without one.
-        prepared: plans that are compiled, the one in force among them; 0 where that is the only one.
+        prepared: plans that are compiled, the one in force among them.
     """
     shapes = {} if memory is None else memory.last_shapes
     required = MemoryRequirement.UNKNOWN if estimator is None else estimator.requirement(shapes)
@@ -102,7 +102,7 @@ def describe_usage(
         touched_bytes=None if arenas is None else arenas.touched_bytes,
         run_peak_bytes=required.wanted_bytes if required.is_known else None,
         weights_mapped_bytes=_mapped_bytes(opened, model),
-        weights_private_bytes=_private_bytes(opened, model, max(1, prepared)),
+        weights_private_bytes=_private_bytes(opened, model, prepared),
         process_private_bytes=private_bytes(),
         budget_bytes=None if budget is None else budget.budget_bytes,
         limit_bytes=None if controller is None else controller.limit_bytes,

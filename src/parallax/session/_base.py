@@ -135,7 +135,8 @@ class SessionBase(StockSession):
             if self._estimator is None:
                 whole = self.__dict__.get("_sess")
                 self._estimator = estimate_opened(opened, self._model, whole, self._parallax_options.shapes)
-        return describe_usage(opened, self._model, self._memory, self._estimator, prepared=len(self._prepared))
+            prepared = len({*self._prepared, opened.runner})
+        return describe_usage(opened, self._model, self._memory, self._estimator, prepared=prepared)
 
     def trim(self) -> int:
         """Give memory that is kept for the next run back to the system: arenas that no run uses, what ONNX Runtime's
@@ -168,9 +169,10 @@ class SessionBase(StockSession):
         whole = self.__dict__.get("_sess")
         if whole is not None:
             shrink_arena(whole)
-        for runner in self._prepared:
-            if runner is not self._opened.runner:
-                returned += runner.trim()
+        with self._lazy_lock:  # others add to them
+            prepared = [runner for runner in self._prepared if runner is not self._opened.runner]
+        for runner in prepared:
+            returned += runner.trim()
         shrink_shared_allocator()
         trim_heap()
         return returned

@@ -49,6 +49,9 @@ logger = logging.getLogger(__name__)
 _PAUSE_S: Final = 0.05
 """Between looks: runs that begin meanwhile are not watched, and cost nothing."""
 
+_LOOK_S: Final = 1.0
+"""Without runs, one looks so often whether the session is still there."""
+
 _WATCHED: Final = 2
 """Runs that are watched at a time, or as many as are in flight at once: a change shows in two in a row."""
 
@@ -100,7 +103,7 @@ class Follower:
         has_budget: bool,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._session = weakref.ref(session, lambda _: self.stop("the session is gone"))
+        self._session = weakref.ref(session)
         self._first: Opened | None = first
         self._events = events
         self._allows_splits = allows_splits
@@ -136,6 +139,11 @@ class Follower:
         """Wait until its thread has ended."""
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout_s)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it follows nothing any more."""
+        return self._is_stopped.is_set()
 
     @property
     def observer(self) -> Callable[[Event], None]:
@@ -189,8 +197,7 @@ class Follower:
             self._make_plans()
             while not self._is_stopped.is_set():
                 self._watch()
-                self._has_news.wait()
-                self._has_news.clear()
+                self._await_news()
                 if not self._is_stopped.is_set():
                     self._decide()
                     self._probe()
@@ -205,6 +212,17 @@ class Follower:
             self._probes.clear()
             with self._lock:
                 self._opened.clear()
+
+    def _await_news(self) -> None:
+        """Return when a run was watched, or there is nothing to watch any more.
+
+        A session that is gone is found by looking: what is called when it goes may be called anywhere, and must not
+        take locks.
+        """
+        while not self._has_news.wait(_LOOK_S):
+            if self._session() is None:
+                self.stop("the session is gone")
+        self._has_news.clear()
 
     def _watch(self) -> None:
         """Look at the next runs."""

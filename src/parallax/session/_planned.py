@@ -184,6 +184,8 @@ class SwappingSession(PlannedSession):
                 raise _opened_anew()
             if opened is not before:
                 self._exchange(before, opened, reason)
+                if opened.plan is not None and (self._follower is None or self._follower.is_stopped):
+                    self._swapped = (opened.plan, reason)
                 if before.split is not None:
                     before.split.executor.trim()
 
@@ -237,6 +239,8 @@ class SwappingSession(PlannedSession):
             session = parallax.InferenceSession("model.onnx", adapt=True)
             print(session.adaptation)
         """
+        if self._opened.state is not SessionState.CLOSED:
+            self._reopen_if_forked()
         if self._follower is not None:
             return self._follower.adaptation
         if not self._parallax_options.adapt:
@@ -284,9 +288,10 @@ class SwappingSession(PlannedSession):
 
     def _stop_following(self, why: str) -> None:
         """What is prepared is let go of."""
-        if self._follower is not None:
-            self._follower.stop(why)
-            self._prepared.clear()
+        with self._lazy_lock:
+            if self._follower is not None:
+                self._follower.stop(why)
+                self._prepared.clear()
 
     def _leave_follower_to_parent(self) -> None:
         """In a forked child: its thread is not here, and what it prepared would wait for threads that are gone too."""

@@ -211,7 +211,8 @@ class InferenceSession(ClosableSession):
         """Back to where nothing was opened yet: a bundle that was replaced meanwhile may be of another kind."""
         self._stop_following("the session was opened anew")
         self._follower = self._not_following = None
-        self._prepared.clear()
+        with self._lazy_lock:
+            self._prepared.clear()
         self._enter(NOT_OPEN)
         self._memory = self._estimator = self._declaration = None
         self._forget_stock()

@@ -1,0 +1,489 @@
+"""Sessions that follow the machine, in real time: a device becomes slow, others take the cores, both, and back.
+
+Each model runs in a session with ``adapt=True`` beside an emulated device, whose condition makes it four times slower
+at stated times (its prices do not say so), and beside a competitor of real processes, four busy ones for each core, so
+that fair scheduling leaves a fifth of the cores to the session. After each change the session runs on for some
+seconds. Then, in the same state, static plans take turns: the whole model on all cores, half of them and one, branches
+side by side, and the best placements for a grid of states, each compiled by a session that follows nothing. The best of
+them is what ours is compared with. Devices are emulated, the processor's part and all times are real.
+
+A device that the plan in force does not use is seen by probes alone, at most 1% of the time, whose pauses double while
+nothing changes: so "back" cannot be noticed at once, and how long it took is told beside the verdict.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import psutil
+from _common import (
+    Report,
+    add_model_arguments,
+    describe_machine,
+    in_child,
+    make_parser,
+    measure_as_child,
+    ms,
+    open_inputs,
+    pick_models,
+    publish,
+    say,
+)
+from _figures import Figure, Verdict, counted
+from _intervals import median_interval, rows_that_keep
+
+import parallax
+from parallax import zoo
+from parallax.adapt import crowded_states, state_grid
+from parallax.backends import open_backend
+from parallax.backends.emulated._backend import EmulatedBackend
+from parallax.cli import compare_outputs
+from parallax.errors import ParallaxError
+from parallax.machine import private_bytes
+from parallax.planner import plans_for_states
+
+MODELS = ("mobilenetv3-s", "swin-t", "distilbert")
+PROFILE = "pixel-6-gpu"
+
+SLOW = 4.0
+"""How many times as long as by its profile the device takes in its slow phases."""
+
+BUSY_PER_CORE = 4
+"""Processes of the competitor."""
+
+PREPARE_S = 75.0
+"""From the opening of the device until the first phase: plans are made and compiled meanwhile."""
+
+PHASE_S = 30.0
+FOLLOW_S = 12.0
+"""Of a phase, in which the session runs; static plans have the rest of it."""
+
+BEFORE_S = 2.0
+"""The session runs for so long before a phase begins, so that it is in use when the machine changes."""
+
+STATIC_PLANS = 6
+
+SETTLE_RUNS, SETTLE_S = 20, 1.0
+"""Within the longer of both, a session is to have followed a change."""
+
+NEXT_RUNS = 20
+COST_RUNS = 4
+LEAST_RUNS = 10_000
+TOLERANCE = 1e-3
+"""Of an output's largest magnitude: plans use kernels of other widths, and what a device computes is cut elsewhere."""
+
+WITHIN, CALM_COST, STEADY_S = 1.10, 1.01, 5.0
+
+Call = Callable[[], Sequence[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """A state of the machine, for some seconds."""
+
+    name: str
+    device: float = 1.0
+    is_crowded: bool = False
+
+
+PHASES = (
+    Phase(name="calm"),
+    Phase(name="device slow", device=SLOW),
+    Phase(name="device back"),
+    Phase(name="cores taken", is_crowded=True),
+    Phase(name="cores back"),
+    Phase(name="both", device=SLOW, is_crowded=True),
+    Phase(name="both back"),
+)
+
+
+@dataclass(slots=True)
+class Runs:
+    """Runs of one session, each checked."""
+
+    call: Call
+    names: Sequence[str]
+    wanted: Mapping[str, Any]
+    done: int = 0
+    failed: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    def run(self) -> tuple[float, float]:
+        """One run: when it began, on the clock of `time.perf_counter`, and the seconds it took."""
+        begin = time.perf_counter()
+        try:
+            made = self.call()
+        except Exception as error:
+            self.failed.append(repr(error))
+            return begin, time.perf_counter() - begin
+        took = time.perf_counter() - begin
+        self.done += 1
+        difference = compare_outputs(dict(zip(self.names, made, strict=True)), self.wanted)
+        if not difference.within(TOLERANCE):
+            self.wrong.append(f"run {self.done}: {difference.relative:.1e} {difference.detail}")
+        return begin, took
+
+    def run_until(self, end: float) -> list[tuple[float, float]]:
+        """Runs one after the other until that moment."""
+        samples = []
+        while time.perf_counter() < end:
+            samples.append(self.run())
+        return samples
+
+
+@contextmanager
+def competitor(is_there: bool) -> Iterator[Callable[[], float]]:
+    """Busy processes that end with the block; gives what tells the share of the cores that they took so far."""
+    parent = os.getpid()
+    spin = f"import os\nwhile os.getppid() == {parent}:\n    sum(range(100_000))\n"
+    cores = psutil.cpu_count() or 1
+    started = [
+        subprocess.Popen([sys.executable, "-c", spin]) for _ in range(BUSY_PER_CORE * cores if is_there else 0)
+    ]
+    begin = time.perf_counter()
+    watched = [psutil.Process(process.pid) for process in started]
+
+    def share() -> float:
+        used = sum(sum(process.cpu_times()[:2]) for process in watched)
+        return used / max(1e-9, cores * (time.perf_counter() - begin))
+
+    try:
+        yield share
+    finally:
+        for process in started:
+            process.kill()
+        for process in started:
+            process.wait()
+
+
+def write_condition(folder: Path) -> Path:
+    """The device's condition: each phase in turn, after the time for preparation."""
+    steps = [
+        {"at_s": PREPARE_S + number * PHASE_S, "device": phase.device, "launch": 1}
+        for number, phase in enumerate(PHASES)
+    ]
+    path = folder / "condition.json"
+    path.write_text(json.dumps({"format": 1, "steps": steps}), encoding="utf-8")
+    return path
+
+
+def static_calls(session: Any, feeds: Mapping[str, Any], device: str) -> dict[str, Call]:
+    """By label: the plan of a session, and others of the same model, each compiled and left as it is."""
+    request = session.planning_request()
+    first = session.runners.current
+    states = (*state_grid([device], device_factors=(1.0, SLOW)), *crowded_states())
+    calls: dict[str, Call] = {"plan of the calm state": lambda: list(first.run(None, feeds))}
+    for ready in plans_for_states(request, first.plan, states):
+        if len(calls) == STATIC_PLANS:
+            break
+        if ready.plan is first.plan:
+            continue
+        try:
+            runner = session.prepare_plan(ready.plan).runner
+        except ParallaxError as error:
+            say(f"  not compared with {ready.label}: {error}")
+            continue
+        calls[ready.label] = _call_of(runner, feeds)
+    return calls
+
+
+def _call_of(runner: Any, feeds: Mapping[str, Any]) -> Call:
+    return lambda: list(runner.run(None, feeds))
+
+
+def time_static(calls: Mapping[str, Call], end: float) -> dict[str, list[float]]:
+    """Seconds of runs by label, in rounds of turns, until that moment. The first run of a turn is not timed."""
+    samples: dict[str, list[float]] = {label: [] for label in calls}
+    while time.perf_counter() < end:
+        for label, call in calls.items():
+            call()
+            for _ in range(3):
+                begin = time.perf_counter()
+                call()
+                samples[label].append(time.perf_counter() - begin)
+    return samples
+
+
+def settled(samples: Sequence[tuple[float, float]], begin: float, best_s: float) -> dict[str, Any]:
+    """What a session did after a change.
+
+    Args:
+        samples: its runs: when each began, and seconds that it took.
+        begin: when the machine changed.
+        best_s: median of the best static plan.
+    """
+    took = [seconds for at, seconds in samples if at >= begin]
+    at = [moment - begin for moment, _ in samples if moment >= begin]
+    late = next((number for number, moment in enumerate(at) if number >= SETTLE_RUNS and moment >= SETTLE_S), None)
+    within = next(
+        (
+            at[number]
+            for number in range(max(0, len(took) - NEXT_RUNS + 1))
+            if statistics.median(took[number : number + NEXT_RUNS]) <= WITHIN * best_s
+        ),
+        None,
+    )
+    return {
+        "next_s": [] if late is None else took[late : late + NEXT_RUNS],
+        "within_after_s": within,
+        "runs": len(took),
+    }
+
+
+def calm_cost(ours: Runs, static: Call, *, rounds: int, end: float) -> list[float]:
+    """Ratios of the session that follows to the one that does not, on one plan, round by round, in turn."""
+    ratios: list[float] = []
+    while len(ratios) < rounds and time.perf_counter() < end:
+        took: dict[str, float] = {}
+        for which in ("ours", "static") if len(ratios) % 2 else ("static", "ours"):
+            call = ours.call if which == "ours" else static
+            call()
+            begin = time.perf_counter()
+            for _ in range(COST_RUNS):
+                call()
+            took[which] = time.perf_counter() - begin
+        ratios.append(took["ours"] / took["static"])
+    return ratios
+
+
+def measure_model(name: str, *, runs: int, threads: int, folder: Path) -> dict[str, Any]:
+    """All phases of one model. ``runs``: rounds in which the calm session is compared."""
+    path, feeds = Path(zoo.load(name)), zoo.example_inputs(name)
+    condition = write_condition(folder)
+    device = f"emulated:{PROFILE}?condition={condition}"
+    held = open_backend(device)
+    assert isinstance(held, EmulatedBackend)
+    began = held.since.moment
+    reference = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [output.name for output in reference.get_outputs()]
+    wanted = dict(zip(names, reference.run(None, feeds), strict=True))
+    del reference
+    options: dict[str, Any] = {
+        "providers": [device, "CPUExecutionProvider"],
+        "threads": threads,
+        "shapes": open_inputs(path, feeds),
+    }
+    session: Any = parallax.InferenceSession(path, adapt=True, **options)
+    plain: Any = parallax.InferenceSession(path, **options)
+    ours = Runs(call=lambda: session.run(None, feeds), names=names, wanted=wanted)
+    static = static_calls(plain, feeds, held.info.name)
+    while not (known := session.adaptation).is_complete:
+        if known.ended is not None:
+            raise SystemExit(f"{name}: {known.ended}")
+        ours.run()
+    ready_s = time.perf_counter() - began
+    say(f"{name}: {len(known.plans)} plans ready after {ready_s:.0f} s; {len(static)} static plans")
+    if ready_s > PREPARE_S - BEFORE_S:
+        raise SystemExit(f"{name}: plans were not ready within {PREPARE_S:.0f} s")
+    memory = [_private_mib()]
+    phases = []
+    for number, phase in enumerate(PHASES):
+        begin = began + PREPARE_S + number * PHASE_S
+        time.sleep(max(0.0, begin - BEFORE_S - time.perf_counter()))
+        before = ours.run_until(begin)
+        with competitor(phase.is_crowded) as share:
+            samples = ours.run_until(begin + FOLLOW_S)
+            ratios: list[float] = []
+            if phase.name == "calm":
+                middle = begin + (FOLLOW_S + PHASE_S) / 2
+                ratios = calm_cost(ours, static["plan of the calm state"], rounds=runs, end=middle)
+            taken = time_static(static, begin + PHASE_S - BEFORE_S - 1)
+            took_share = share()
+        memory.append(_private_mib())
+        medians = {label: statistics.median(seconds) for label, seconds in taken.items() if seconds}
+        best = min(medians, key=lambda label: medians[label])
+        found = settled([*before, *samples], begin, medians[best])
+        steady = (begin + STEADY_S, begin + FOLLOW_S)
+        switches = [switch for switch in session.adaptation.switches if steady[0] <= switch.at_s < steady[1]]
+        say(f"  {phase.name}: best is {best}, {medians[best] * 1e3:.1f} ms; runs {found['runs']}")
+        phases.append(
+            {
+                **asdict(phase),
+                **found,
+                "best": best,
+                "static_s": taken,
+                "competitor_share": took_share,
+                "calm_ratios": ratios,
+                "steady_switches": len(switches),
+                "steady_s": steady[1] - steady[0],
+                "adaptation": session.adaptation.to_json(),
+            }
+        )
+    end = time.perf_counter() + 60
+    while ours.done < LEAST_RUNS // len(MODELS) + 1 and time.perf_counter() < end:
+        ours.run()
+    memory.append(_private_mib())
+    return {
+        "model": name,
+        "ready_after_s": ready_s,
+        "phases": phases,
+        "runs": ours.done,
+        "failed": ours.failed[:20],
+        "wrong": ours.wrong[:20],
+        "failures": len(ours.failed),
+        "wrongs": len(ours.wrong),
+        "private_mib": memory,
+        "log": str(session.adaptation),
+    }
+
+
+def _private_mib() -> float:
+    return (private_bytes() or 0) / 2**20
+
+
+# -- the report -------------------------------------------------------------------------------------------------------
+
+
+def ratio_figure(model: str, phase: Mapping[str, Any]) -> Figure:
+    """Ours after a change, against the best static plan of that state."""
+    next_s, best_s = phase["next_s"], phase["static_s"][phase["best"]]
+    ours, best = median_interval(next_s), median_interval(best_s)
+    value = statistics.median(next_s) / statistics.median(best_s) if next_s else float("nan")
+    after = phase["within_after_s"]
+    return Figure(
+        name=f"adapt.{model}.{phase['name'].replace(' ', '_')}",
+        what=f"{model}, {phase['name']} (emulated device): the {NEXT_RUNS} runs after {SETTLE_RUNS} runs and "
+        f"{SETTLE_S:.0f} s, against the best static plan",
+        value=value,
+        unit="ratio",
+        interval=None if ours is None or best is None else (ours[0] / best[1], ours[1] / best[0]),
+        bound=WITHIN,
+        note=f"best: {phase['best']}; within the bound after {'-' if after is None else f'{after:.1f} s'}",
+        headline=False,
+    )
+
+
+def make_figures(results: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """All of them; "back" is told apart, since a device that is not used is seen by probes alone."""
+    changes = {
+        f"{result['model']}, {phase['name']}": ratio_figure(result["model"], phase)
+        for result in results
+        for phase in result["phases"]
+    }
+    away = {name: figure for name, figure in changes.items() if not name.endswith("back")}
+    back = {name: figure for name, figure in changes.items() if name.endswith("back")}
+    steady = [
+        phase["steady_switches"] * STEADY_S / phase["steady_s"] for result in results for phase in result["phases"]
+    ]
+    ratios = [ratio for result in results for phase in result["phases"] for ratio in phase["calm_ratios"]]
+    growth = max(max(result["private_mib"]) - result["private_mib"][0] for result in results)
+    figures = [
+        rows_that_keep("adapt.away", f"states followed within {WITHIN:.2f} of the best static plan", away),
+        rows_that_keep("adapt.back", "the same, back to a calm machine", back),
+        Figure(
+            name="adapt.calm_cost",
+            what="a session that follows the machine against one that does not, all calm",
+            value=statistics.median(ratios) if ratios else float("nan"),
+            unit="ratio",
+            interval=median_interval(ratios),
+            bound=CALM_COST,
+        ),
+        Figure(
+            name="adapt.steady",
+            what=f"switches per {STEADY_S:.0f} s in a steady state, the most of all states",
+            value=max(steady),
+            unit="ratio",
+            interval=(max(steady), max(steady)),
+            bound=1.0,
+            headline=False,
+        ),
+        counted(
+            "adapt.runs",
+            "runs while plans changed",
+            sum(result["runs"] for result in results),
+            bound=LEAST_RUNS,
+            at_least=True,
+            headline=False,
+        ),
+        counted("adapt.failed", "of these: failed", sum(result["failures"] for result in results), bound=0),
+        counted("adapt.wrong", "of these: wrong", sum(result["wrongs"] for result in results), bound=0),
+        Figure(
+            name="adapt.growth",
+            what="private memory beyond what it was with all plans ready, the most of all models",
+            value=growth,
+            unit="MiB",
+            interval=(growth, growth),
+            bound=64.0,
+            headline=False,
+        ),
+    ]
+    return [*figures, *changes.values()]
+
+
+def make_report(results: Sequence[dict[str, Any]]) -> Report:
+    failed = [result for result in results if "failed" in result and "phases" not in result]
+    measured = [result for result in results if "phases" in result]
+    if not measured:
+        raise SystemExit("nothing was measured: " + "; ".join(f"{row['model']}: {row['failed']}" for row in failed))
+    rows = []
+    for result in measured:
+        for phase in result["phases"]:
+            figure = ratio_figure(result["model"], phase)
+            after = phase["within_after_s"]
+            best_s = statistics.median(phase["static_s"][phase["best"]])
+            rows.append(
+                [
+                    result["model"],
+                    phase["name"],
+                    phase["best"],
+                    ms(best_s * 1e9),
+                    "-" if not phase["next_s"] else ms(statistics.median(phase["next_s"]) * 1e9),
+                    "-" if figure.verdict is Verdict.NO_BOUND else f"{figure.value:.3f} ({figure.verdict})",
+                    "-" if after is None else f"{after:.1f} s",
+                    f"{phase['competitor_share']:.0%}" if phase["is_crowded"] else "-",
+                    str(phase["steady_switches"]),
+                ]
+            )
+    return Report(
+        title="Sessions that follow the machine, on an emulated device, in real time",
+        method=(
+            f"Milliseconds. The device is {PROFILE}, emulated, {SLOW:g} times slower where the state says so; others "
+            f"take the cores by {BUSY_PER_CORE} busy processes for each. Each state lasts {PHASE_S:.0f} s, of which "
+            f"the session runs for {FOLLOW_S:.0f}."
+        ),
+        columns=[
+            "model", "state", "best static plan", "its time", "ours", "ratio", "within the bound after",
+            "share that others took", "switches while steady",
+        ],
+        rows=rows,
+        data={"results": list(results)},
+        figures=make_figures(measured),
+        remarks=[
+            "a device that is not used is looked at by probes alone, at most 1% of the time and with pauses that "
+            "double: that sets how soon it is gone back to",
+            "without stored plans the criterion is five seconds: here they are always stored, made in the background "
+            "within " + ", ".join(f"{result['ready_after_s']:.0f} s ({result['model']})" for result in measured),
+            *(f"{row['model']} was not measured: {row['failed']}" for row in failed),
+        ],
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = make_parser(__doc__, "adapt")
+    add_model_arguments(parser, groups="paper, all")
+    parser.set_defaults(models=list(MODELS))
+    arguments = parser.parse_args()
+    if arguments.one:
+        measure_as_child(measure_model, arguments)
+        return
+    machine = describe_machine()
+    results = [
+        in_child(__file__, name, runs=arguments.runs, threads=arguments.threads)
+        for name in pick_models(arguments.models)
+    ]
+    publish(make_report(results), arguments.output, machine)
+
+
+if __name__ == "__main__":
+    main()
