@@ -148,9 +148,7 @@ def competitor(is_there: bool) -> Iterator[Callable[[], float]]:
     parent = os.getpid()
     spin = f"import os\nwhile os.getppid() == {parent}:\n    sum(range(100_000))\n"
     cores = psutil.cpu_count() or 1
-    started = [
-        subprocess.Popen([sys.executable, "-c", spin]) for _ in range(BUSY_PER_CORE * cores if is_there else 0)
-    ]
+    started = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(BUSY_PER_CORE * cores if is_there else 0)]
     begin = time.perf_counter()
     watched = [psutil.Process(process.pid) for process in started]
 
