@@ -321,6 +321,7 @@ OPEN = branches_model(3).SerializeToString()
     ],
 )
 def test_where_it_is_of_no_effect_the_plan_says_so(model: bytes, options: dict[str, Any], why: str) -> None:
+    before = followers()  # of sessions of other tests, which end within a second
     session = parallax.InferenceSession(model, adapt=True, **options)
     assert "adapt=True is of no effect: " in session.plan.provenance.reason
     assert why in session.plan.provenance.reason
@@ -328,7 +329,7 @@ def test_where_it_is_of_no_effect_the_plan_says_so(model: bytes, options: dict[s
     adaptation = session.adaptation
     assert adaptation is not None
     assert why in (adaptation.ended or "")
-    assert followers() == []
+    assert set(followers()) <= set(before)
 
 
 def test_shapes_say_what_is_to_be_followed_and_others_are_not_counted() -> None:
