@@ -8,14 +8,7 @@
 from __future__ import annotations
 
 from parallax.backends import FaultPolicy, TensorArgument
-from parallax.bundle import Verify
-from parallax.engine import Observer, SegmentSpan, TraceSink
-from parallax.events import Event
-from parallax.model import ModelSource
-from parallax.options._options import Progress, Split
-from parallax.schedule import Candidate, Provenance, Segment
-from parallax.schedule.placement import Placer
-from parallax.session._types import (
+from parallax.backends.ort._types import (
     Feeds,
     MemorySize,
     ModelDescription,
@@ -24,6 +17,13 @@ from parallax.session._types import (
     RunCallback,
     Shapes,
 )
+from parallax.bundle import Verify
+from parallax.engine import Observer, SegmentSpan, TraceSink
+from parallax.events import Event
+from parallax.model import ModelSource
+from parallax.options._options import Progress, Split
+from parallax.schedule import Candidate, Provenance, Segment
+from parallax.schedule.placement import Placer
 
 __all__ = [
     "Candidate",

@@ -13,7 +13,7 @@ import pytest
 import parallax
 from parallax import types
 from parallax.backends.ort import StockSession
-from parallax.session._declared import DeclaredSession
+from parallax.backends.ort._declared import DeclaredSession
 
 ROOT = Path(__file__).parents[2]
 

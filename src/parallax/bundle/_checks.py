@@ -21,7 +21,7 @@ from parallax.bundle._manifest import (
     SourceRecord,
 )
 from parallax.errors import BundleError
-from parallax.schedule import MAX_CORES, PAPER_POLICY
+from parallax.schedule import PAPER_POLICY, Plan
 
 MAX_BYTES: Final = 1 << 56
 """More than any disk or address space holds."""
@@ -75,8 +75,8 @@ def _complaints(manifest: Manifest) -> Iterator[str]:
         yield f"format version {manifest.format_version} where {BUNDLE_FORMAT_VERSION} is current"
     if GENERATION.fullmatch(manifest.generation) is None:
         yield f"the manifest names an impossible folder {manifest.generation[:80]!r}"
-    if not 1 <= manifest.cores <= MAX_CORES:
-        yield f"{manifest.cores} cores are not within 1 to {MAX_CORES}"
+    if not 1 <= manifest.cores <= Plan.MOST_CORES:
+        yield f"{manifest.cores} cores are not within 1 to {Plan.MOST_CORES}"
     if not 0 <= manifest.weight_bytes <= MAX_BYTES:
         yield f"{manifest.weight_bytes} bytes of weights are not possible"
     yield from _file_complaints(manifest)
@@ -139,7 +139,7 @@ def _can_be_encoded(path: str) -> bool:
 
 
 def _option_complaints(options: CompileOptions) -> Iterator[str]:
-    if options.threads is not None and not 1 <= options.threads <= MAX_CORES:
+    if options.threads is not None and not 1 <= options.threads <= Plan.MOST_CORES:
         yield f"it was compiled for {options.threads} threads, which is not possible"
     if options.policy.partition(",")[0] not in _POLICIES or len(options.policy) > MAX_PATH:
         yield f"it was compiled by an unknown policy {options.policy[:80]!r}"

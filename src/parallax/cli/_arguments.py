@@ -28,7 +28,7 @@ class Splitting(StrEnum):
 
 
 MOST_THREADS = 4096
-"""As many cores as a plan may have (`parallax.schedule.MAX_CORES`, which help need not load)."""
+"""As many cores as a plan may have (`parallax.schedule.Plan.MOST_CORES`, which help need not load)."""
 
 
 def finite(value: float | None) -> float | None:

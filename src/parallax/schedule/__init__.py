@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from parallax.schedule._dispatcher import Dispatcher
     from parallax.schedule._plan import (
         CPU_BACKEND,
-        MAX_CORES,
         PAPER_POLICY,
         PLAN_FORMAT_VERSION,
         SPAROA_POLICY,
@@ -38,7 +37,7 @@ else:
             "_crossings": "Crossings",
             "_dispatcher": "Dispatcher",
             "_plan": (
-                "CPU_BACKEND MAX_CORES PAPER_POLICY PLAN_FORMAT_VERSION SPAROA_POLICY BodyPlan Candidate Plan "
+                "CPU_BACKEND PAPER_POLICY PLAN_FORMAT_VERSION SPAROA_POLICY BodyPlan Candidate Plan "
                 "Provenance Segment verify_plan"
             ),
             "_region_tasks": "Grain RegionTasks region_tasks",
@@ -52,7 +51,6 @@ else:
 
 __all__ = [
     "CPU_BACKEND",
-    "MAX_CORES",
     "PAPER_POLICY",
     "PLAN_FORMAT_VERSION",
     "SPAROA_POLICY",

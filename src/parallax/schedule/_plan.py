@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from parallax._json_records import parse_json, read_record, write_record
 from parallax._record import dataclass
@@ -32,9 +32,6 @@ SPAROA_POLICY: Final = "sparoa"
 
 PAPER_POLICY: Final = "parallax-paper"
 """The policy that runs a model as the Parallax paper (arXiv 2512.11532) would: see `parallax.schedule.placement`."""
-
-MAX_CORES: Final = 4096
-"""More cores or lanes than this come from no machine, but from a damaged file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +112,9 @@ class Provenance:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What runs where. ``segments`` in a topological order."""
+
+    MOST_CORES: ClassVar[int] = 4096
+    """More cores or lanes than this come from no machine, but from a damaged file."""
 
     format_version: int
     structure_digest: str
@@ -343,8 +343,8 @@ def verify_plan(plan: Plan, n_nodes: int | None = None) -> None:
     if plan.format_version != PLAN_FORMAT_VERSION:
         raise refuse(f"format version {plan.format_version} where {PLAN_FORMAT_VERSION} is current")
     for name, capacity in (("cores", plan.cores), ("lanes", plan.lanes)):
-        if not 1 <= capacity <= MAX_CORES:
-            raise refuse(f"{capacity} {name} are not within 1 to {MAX_CORES}")
+        if not 1 <= capacity <= Plan.MOST_CORES:
+            raise refuse(f"{capacity} {name} are not within 1 to {Plan.MOST_CORES}")
     if plan.rows_permille is not None and not 0 < plan.rows_permille < 1000:
         raise refuse(f"{plan.rows_permille} thousandths of the rows are not a part of them")
     if plan.rows_shapes and plan.rows_permille is None:

@@ -15,13 +15,13 @@ from parallax.options import check_observers
 
 if TYPE_CHECKING:
     from parallax.admission import SessionMemory
+    from parallax.backends.ort._declared import DeclaredSession as StockSession
     from parallax.engine import Estimator, Observer, Runner, RunnerHandle, SpanObserver, TraceSink
     from parallax.memory import MemoryRequirement
     from parallax.model import Glimpse, Model
     from parallax.opening import MemoryUsage, SessionSource
     from parallax.options import Options, PlanningOptions
     from parallax.schedule import Plan
-    from parallax.session._declared import DeclaredSession as StockSession
 else:
     from parallax.backends.ort import StockSession
 

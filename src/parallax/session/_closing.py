@@ -13,8 +13,8 @@ from parallax.opening import CLOSED, SessionState, check_transition
 from parallax.session._planned import SwappingSession
 
 if TYPE_CHECKING:
+    from parallax.backends.ort._types import Feeds, OutputNames
     from parallax.serving import Batcher
-    from parallax.session._types import Feeds, OutputNames
 
 _OF_THE_RUNTIME: Final = frozenset(
     {

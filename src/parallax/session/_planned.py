@@ -14,12 +14,12 @@ from parallax.session._base import SessionBase
 
 if TYPE_CHECKING:
     from parallax.adapt import Adaptation
+    from parallax.adapting import Follower
     from parallax.engine import RunnerHandle
     from parallax.opening import OpenedBundle
     from parallax.options import AskedProviders, Device, PlanningOptions
     from parallax.planner import PlanRequest
     from parallax.schedule import Plan
-    from parallax.session._following import Follower
 
 logger = _lazy.logger(__name__)
 
@@ -263,8 +263,8 @@ class SwappingSession(PlannedSession):
         """Begin to follow the machine, if that was asked for and can be done."""
         if not self._parallax_options.adapt:
             return
+        from parallax.adapting import Follower
         from parallax.opening import why_not_following
-        from parallax.session._following import Follower
 
         first = self._opened
         self._not_following = why_not_following(first, self._model, self._opening_request(self._open_separately))

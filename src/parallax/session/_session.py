@@ -52,11 +52,11 @@ from parallax.session._closing import ClosableSession
 
 if TYPE_CHECKING:
     from parallax.backends import TensorArgument
+    from parallax.backends.ort._types import Feeds, OutputNames, Provider, RunCallback
     from parallax.engine import Declaration, Runner
     from parallax.model import ModelSource
     from parallax.options import CarriedOptions
     from parallax.schedule import Plan
-    from parallax.session._types import Feeds, OutputNames, Provider, RunCallback
 
 
 class InferenceSession(ClosableSession):

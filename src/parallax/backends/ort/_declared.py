@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parallax.backends import TensorArgument
-from parallax.session._types import Feeds, ModelDescription, OutputNames, Provider, RunCallback
+from parallax.backends.ort._types import Feeds, ModelDescription, OutputNames, Provider, RunCallback
 
 
 class DeclaredSession:

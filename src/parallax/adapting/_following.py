@@ -30,6 +30,8 @@ from parallax.adapt import (
     crowded_states,
     state_grid,
 )
+from parallax.adapting._background import WORK
+from parallax.adapting._processor_probe import ProcessorProbe
 from parallax.backends import Backend, open_backend
 from parallax.backends.ort import cpu_backend
 from parallax.engine import EventStream
@@ -38,8 +40,6 @@ from parallax.events import Event, RunEnded, RunOutcome
 from parallax.machine import free_memory_bytes
 from parallax.planner import PlanRequest, expected_input_bytes, host_machine, plans_for_states
 from parallax.schedule import Plan
-from parallax.session._background import WORK
-from parallax.session._processor_probe import ProcessorProbe
 
 if TYPE_CHECKING:
     from parallax.opening import Opened
