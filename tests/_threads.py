@@ -1,10 +1,10 @@
-"""A process that may start no more threads, for real."""
+"""Threads in tests: several that do the same, and a process that may start no more, for real."""
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -12,6 +12,25 @@ import pytest
 needs_stack_limits = pytest.mark.skipif(
     sys.platform != "linux", reason="other systems check the size of a thread's stack before they start one"
 )
+
+
+def in_threads(count: int, work: Callable[[int], None]) -> None:
+    """Call ``work`` with 0 to ``count`` - 1, each in a thread of its own. Raises the first error of any."""
+    errors: list[BaseException] = []
+
+    def guarded(number: int) -> None:
+        try:
+            work(number)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import threading
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 import parallax
 from parallax.errors import BudgetError
 from parallax.schedule import Plan
+from tests._threads import in_threads
 
 WIDTH, INNER = 128, 1024
 
@@ -112,21 +112,11 @@ def test_eight_threads_run_slices_within_one_budget() -> None:
     session = parallax.InferenceSession(model, memory_budget=caught.value.least_bytes, threads=2)
     stock = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     answers = [stock.run(None, fed(seed=seed))[0] for seed in range(8)]
-    wrong: list[Any] = []
 
     def work(seed: int) -> None:
-        try:
-            for _ in range(3):
-                if not np.allclose(session.run(None, fed(seed=seed))[0], answers[seed], rtol=1e-4, atol=1e-5):
-                    wrong.append(seed)
-        except Exception as error:
-            wrong.append(error)
+        for _ in range(3):
+            np.testing.assert_allclose(session.run(None, fed(seed=seed))[0], answers[seed], rtol=1e-4, atol=1e-5)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    in_threads(8, work)
     usage = session.memory()
     assert usage.admitted_peak_bytes <= usage.limit_bytes

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import pickle
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import parallax
 from parallax.errors import BudgetError, PlanError
 from parallax.planner._measuring import measure_undisturbed
 from parallax.schedule import CPU_BACKEND, Plan
+from tests._threads import in_threads
 from tests.session.test_devices import CPU, PHONE, SIZE, chain, expected, feeds
 
 ON_PHONE: dict[str, Any] = {"providers": [(PHONE, {"speed": 1000})], "threads": 2}
@@ -125,23 +125,13 @@ def test_eight_threads_share_rows_in_several_shapes(budget: str | None, tmp_path
     )
     check_shares(session.plan)
     answers = {rows: expected(model, feeds(rows, rows))[0] for rows in (512, 384, 256, 9)}
-    wrong: list[Any] = []
 
     def work(number: int) -> None:
-        try:
-            for step in range(8):
-                rows = list(answers)[(number + step) % len(answers)]
-                if not np.allclose(session.run(None, feeds(rows, rows))[0], answers[rows], rtol=1e-5, atol=1e-5):
-                    wrong.append(rows)
-        except Exception as error:
-            wrong.append(error)
+        for step in range(8):
+            rows = list(answers)[(number + step) % len(answers)]
+            np.testing.assert_allclose(session.run(None, feeds(rows, rows))[0], answers[rows], rtol=1e-5, atol=1e-5)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    in_threads(8, work)
 
 
 def test_a_budget_counts_the_whole_model_beside_shared_rows(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import pickle
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from onnx import helper
 
 import parallax
 from parallax.planner._measuring import measure_undisturbed
+from tests._threads import in_threads
 from tests.engine._flow_models import BOOL, FLOAT, INT64, body, constant, info, model
 
 PHONE = "emulated:pixel-6-gpu"
@@ -143,23 +143,13 @@ def test_eight_threads_run_tuned_bodies_within_a_budget(tmp_path: Path) -> None:
     assert any(segment.bodies for segment in session.plan.segments)
     stock = onnxruntime.InferenceSession(proto, providers=["CPUExecutionProvider"])
     answers = [stock.run(None, busy_feeds(seed, seed % 4))[0] for seed in range(8)]
-    wrong: list[Any] = []
 
     def work(seed: int) -> None:
-        try:
-            for _ in range(4):
-                answer = session.run(None, busy_feeds(seed, seed % 4))[0]
-                if not np.allclose(answer, answers[seed], rtol=1e-5, atol=1e-6):
-                    wrong.append(seed)
-        except Exception as error:
-            wrong.append(error)
+        for _ in range(4):
+            answer = session.run(None, busy_feeds(seed, seed % 4))[0]
+            np.testing.assert_allclose(answer, answers[seed], rtol=1e-5, atol=1e-6)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    in_threads(8, work)
 
 
 def test_bodies_are_planned_for_a_device(tmp_path: Path) -> None:

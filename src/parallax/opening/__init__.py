@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from parallax.opening._usage import MemoryUsage, describe_usage, estimate_opened, watch_memory
     from parallax.opening._what_runs import plan_that_runs, threads_of
     from parallax.opening._whole_model import (
+        HOLDING_ATTRIBUTES,
         OpeningRequest,
         WholeArguments,
         is_for_whole,
@@ -33,13 +34,16 @@ else:
             "_state": "CLOSED NOT_OPEN Opened SessionState check_transition",
             "_usage": "MemoryUsage describe_usage estimate_opened watch_memory",
             "_what_runs": "plan_that_runs threads_of",
-            "_whole_model": "OpeningRequest WholeArguments is_for_whole open_beside stock_attributes",
+            "_whole_model": (
+                "HOLDING_ATTRIBUTES OpeningRequest WholeArguments is_for_whole open_beside stock_attributes"
+            ),
             "_why_not_following": "planning_request why_not_following",
         },
     )
 
 __all__ = [
     "CLOSED",
+    "HOLDING_ATTRIBUTES",
     "NOT_OPEN",
     "MemoryUsage",
     "Opened",

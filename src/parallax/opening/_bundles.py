@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from parallax.bundle import Bundle, describe_mismatch, mismatch_error, use_bundle
 from parallax.errors import ConfigError
 from parallax.machine import available_cores
-from parallax.options import OPTION_RULES, PlanningOptions
+from parallax.options import COMPILE_OPTIONS, OPTION_RULES, PlanningOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,10 +109,11 @@ def _refuse_decided(options: PlanningOptions, bundle: Bundle) -> None:
     if not is_followed:
         given.append("policy")
     if given:
+        other = "compile a bundle with it" if given[0] in COMPILE_OPTIONS else "leave it out"
         raise ConfigError(
             f"{given[0]}= is decided when a bundle is compiled",
             where=bundle.folder,
-            fix="compile a bundle with it, or open the model itself",
+            fix=f"{other}, or open the model itself",
         )
     if options.backends:
         raise ConfigError(

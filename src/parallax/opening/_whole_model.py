@@ -22,21 +22,24 @@ if TYPE_CHECKING:
     from parallax.schedule import Plan
 
 
-_STOCK_ATTRIBUTES: Final = (
-    "_sess",
-    "_sess_options",
-    "_inputs_meta",
-    "_outputs_meta",
-    "_overridable_initializers",
-    "_input_meminfos",
-    "_output_meminfos",
-    "_input_epdevices",
-    "_model_meta",
-    "_providers",
-    "_provider_options",
-    "_profiling_start_time_ns",
+HOLDING_ATTRIBUTES: Final = frozenset(
+    {
+        "_sess",
+        "_sess_options",
+        "_inputs_meta",
+        "_outputs_meta",
+        "_overridable_initializers",
+        "_input_meminfos",
+        "_output_meminfos",
+        "_input_epdevices",
+        "_model_meta",
+        "_profiling_start_time_ns",
+    }
 )
-"""What ONNX Runtime's class keeps of its C session; older versions lack some."""
+"""What ONNX Runtime's class keeps of its C session, each of which keeps that alive; older versions lack some."""
+
+_STOCK_ATTRIBUTES: Final = HOLDING_ATTRIBUTES | {"_providers", "_provider_options"}
+"""All that it keeps of it."""
 
 
 class WholeArguments(NamedTuple):

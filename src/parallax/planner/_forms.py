@@ -96,6 +96,8 @@ def forms_of_rows(
         shape = static[info.name]
         assert shape is not None
         own[info.name] = tuple(size for size in shape if isinstance(size, int))
+    interface = model.interface()
+    assert interface is not None  # it has open inputs
     compiled = partial(compile_plan, backends=request.open_backends, faults=request.faults)
 
     def make_whole() -> ShapeForm:
@@ -115,5 +117,5 @@ def forms_of_rows(
         make_whole=make_whole,
         make_form=make_form if may_have_forms else None,
         held_bytes=Budget.of(0, weight_bytes=model.weight_bytes).held_bytes,
-        declared=load_session(model.extract_whole().proto),
+        declared=load_session(interface),
     )

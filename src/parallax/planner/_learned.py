@@ -2,7 +2,7 @@
 
 The network is run by ONNX Runtime on one thread; nothing of what it was trained with is needed. What it proposes is
 simulated and compared like what any other placer proposes, so that it can't make a plan worse than the CPU alone.
-``parallax train`` makes such files.
+None comes with the package; what a file must hold is in docs/placement.md.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Network:
         if version != str(FEATURES_VERSION):
             raise ConfigError(
                 f"{where} was trained on features of version {version:.20}; these are of version {FEATURES_VERSION}",
-                fix="train it anew: parallax train",
+                fix="train it anew on the features of this version",
             )
 
     def advise(self, features: BranchFeatures) -> Advice:
@@ -126,8 +126,8 @@ class Learned:
     network inclines to most.
 
     Args:
-        network: the ONNX file of a proposer, as ``parallax train`` writes it (``proposer.onnx``).
-        scheduler: that of a scheduler (``scheduler.onnx``); None: there is none.
+        network: the ONNX file of a proposer.
+        scheduler: that of a scheduler; None: there is none.
         alone: whether earliest finish first is left out.
         digest: of the files, in hexadecimal digits; None: whatever they hold when the placer is made. A placer with the
             digest of other files is refused, so that what was planned by a network is not taken for another's.
@@ -178,7 +178,10 @@ class Learned:
         return proposer, schedulers[0] if schedulers else None
 
 
-_REMEDY: Final = 'name a file that `parallax train` wrote, as in policy="learned,network=runs/1/proposer.onnx"'
+_REMEDY: Final = (
+    'name the ONNX file of a network, as in policy="learned,network=proposer.onnx"; none comes with the package, and '
+    'what one must hold is in docs/placement.md, "A network as a placer"'
+)
 
 
 def scheduled(features: BranchFeatures, scheduler: Network, advice: Advice | None = None) -> Placement:

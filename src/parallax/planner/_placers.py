@@ -123,8 +123,7 @@ def _made(name: str, given: list[str]) -> Placer:
     if lacking:
         raise ConfigError(
             f"the policy {name!r} needs {' and '.join(lacking)}",
-            fix=f'write it after the name, as in policy="{name},{lacking[0]}=..."; '
-            "parallax train makes networks, none comes with the package",
+            fix=f'write it after the name, as in policy="{name},{lacking[0]}=..."',
         )
     return maker(**settings)
 

@@ -1,8 +1,8 @@
 """Plans that compute a model in slices of its rows, one after the other, so that a run holds less at once.
 
 Where a chain is split by rows (`parallax.model.split_rows`) and one part runs to its end before the other begins, the
-tensors between its operators are held for one part only. Split again, it is a quarter. What is computed is the same;
-lines at the rims of convolutions are computed twice.
+tensors between its operators are held for one part only. Split again, it is a quarter. What is computed is the same.
+At the rims of convolutions each part needs rows of the other, and waits for them: models of convolutions gain little.
 """
 
 from __future__ import annotations

@@ -9,28 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from parallax.engine import FORKS
 from parallax.errors import SessionClosedError
-from parallax.opening import CLOSED, SessionState, check_transition
+from parallax.opening import CLOSED, HOLDING_ATTRIBUTES, SessionState, check_transition
 from parallax.session._planned import SwappingSession
 
 if TYPE_CHECKING:
     from parallax.backends.ort._types import Feeds, OutputNames
     from parallax.serving import Batcher
-
-_OF_THE_RUNTIME: Final = frozenset(
-    {
-        "_sess",
-        "_sess_options",
-        "_inputs_meta",
-        "_outputs_meta",
-        "_overridable_initializers",
-        "_input_meminfos",
-        "_output_meminfos",
-        "_input_epdevices",
-        "_model_meta",
-        "_profiling_start_time_ns",
-    }
-)
-"""What the base class keeps of its C session, each of which keeps that alive."""
 
 _OF_OURS: Final = (
     *("_source", "_loaded", "_look", "_estimator", "_declaration", "_memory"),
@@ -72,7 +56,7 @@ class ClosableSession(SwappingSession):
             if is_of_parent:
                 # The threads that its end would wait for stayed in the parent.
                 self._leave_follower_to_parent()
-                FORKS.keep(*(self.__dict__.get(name) for name in _OF_THE_RUNTIME), opened)
+                FORKS.keep(*(self.__dict__.get(name) for name in HOLDING_ATTRIBUTES), opened)
             elif self._captured_graph_bindings:
                 self._release_captured_graphs()
             self._stop_following("the session was closed")
@@ -82,7 +66,7 @@ class ClosableSession(SwappingSession):
             self._runners.put(None)
             self._swapped = None
             self._former.clear()
-            for name in _OF_THE_RUNTIME:
+            for name in HOLDING_ATTRIBUTES:
                 self.__dict__.pop(name, None)
             self.__dict__.update(dict.fromkeys(_OF_OURS), _captured_graph_bindings={})
         was_split = opened.split is not None
@@ -182,7 +166,7 @@ class ClosableSession(SwappingSession):
 
     def _refuse_if_closed(self, name: str) -> None:
         """To be called for an attribute that is missing. Raises: SessionClosedError if it went when it was closed."""
-        if name in _OF_THE_RUNTIME and self.is_closed:
+        if name in HOLDING_ATTRIBUTES and self.is_closed:
             raise closed_error("this session")
 
 

@@ -263,13 +263,14 @@ class SwappingSession(PlannedSession):
         """Begin to follow the machine, if that was asked for and can be done."""
         if not self._parallax_options.adapt:
             return
-        from parallax.adapting import Follower
         from parallax.opening import why_not_following
 
         first = self._opened
         self._not_following = why_not_following(first, self._model, self._opening_request(self._open_separately))
         if self._not_following is not None:
             return
+        from parallax.adapting import Follower
+
         if first.split is None:
             # What another plan will overwrite, so that this one can be gone back to.
             own = stock_attributes(self)
