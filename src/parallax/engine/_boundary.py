@@ -18,8 +18,7 @@ from typing import Any, Final
 
 from parallax._record import dataclass
 from parallax.engine._laws import ShapeLaw, Term
-from parallax.engine._moves import Move, fold, part_places
-from parallax.engine._place import Place, Shape
+from parallax.engine._moves import Move, Place, Shape, fold, part_places
 from parallax.engine._sketch import dim_expression, sketch_outline, spell, spell_expression
 from parallax.graph import Dim, ElementType, TensorInfo, bind_dims, packed_bytes, wrapped_type
 from parallax.memory import ArenaPlan, MemoryOutline, PlanCache, verify_arena_plan

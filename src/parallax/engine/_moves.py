@@ -16,10 +16,22 @@ from dataclasses import replace
 from math import prod
 
 from parallax._record import dataclass
-from parallax.engine._place import Place, Shape
 from parallax.graph import Node, OpGraph, constant_value
 from parallax.memory import ALIGNMENT_BYTES
 from parallax.schedule import Plan, Segment
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a boundary tensor lives."""
+
+    offset: int
+    """From the arena's start, in bytes."""
+    shape: Shape
+    element_type: int
+    """onnx.TensorProto.DataType."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

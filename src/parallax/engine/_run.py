@@ -15,7 +15,7 @@ from parallax.engine._delegate import StandInSession, backend_of, transfers_of
 from parallax.engine._failures import segment_failure
 from parallax.engine._lanes import Lane, Lease
 from parallax.engine._mailbox import Mailbox
-from parallax.engine._place import Shape
+from parallax.engine._moves import Shape
 from parallax.engine._segment import CompiledSegment
 from parallax.errors import InternalError, ParallaxError
 from parallax.machine import move_to_first_of, unbind

@@ -43,15 +43,16 @@ if TYPE_CHECKING:
     from parallax.options._runtime_options import (
         compiled_options,
         has_pinned_threads,
+        is_onnx_source,
         lean_memory,
         lean_options,
         planned_threads,
         runtime_options,
+        session_cores,
         why_not_compiled,
         why_not_cut,
     )
     from parallax.options._unknown_keywords import check_session_keywords
-    from parallax.options._whole import is_onnx_source, session_cores
 else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
@@ -72,11 +73,10 @@ else:
                 "make_device open_devices split_providers"
             ),
             "_runtime_options": (
-                "compiled_options has_pinned_threads lean_memory lean_options planned_threads runtime_options "
-                "why_not_compiled why_not_cut"
+                "compiled_options has_pinned_threads is_onnx_source lean_memory lean_options planned_threads "
+                "runtime_options session_cores why_not_compiled why_not_cut"
             ),
             "_unknown_keywords": "check_session_keywords",
-            "_whole": "is_onnx_source session_cores",
         },
     )
 

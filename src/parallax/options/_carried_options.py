@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import onnxruntime
 
+from parallax.backends.ort import read_entry
 from parallax.errors import ConfigError
 from parallax.options._config_keys import FOR_THE_WHOLE_MODEL, INHERITED, WITHOUT_EFFECT
 from parallax.options._given_options import custom_operator_library
-from parallax.options._whole import read_entry
 
 PROPERTIES: Final = (
     "enable_cpu_mem_arena",

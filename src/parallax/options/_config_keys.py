@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from parallax.options._whole import read_entry
+from parallax.backends.ort import read_entry
 
 INHERITED: Final = (
     "mlas.disable_kleidiai",

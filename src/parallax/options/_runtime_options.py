@@ -1,4 +1,5 @@
-"""What of ONNX Runtime's own session options sessions and segments get, and which of them keep a model whole."""
+"""What of ONNX Runtime's own session options sessions and segments get, which of them keep a model whole, and what else
+is asked of them whichever way a model is opened."""
 
 from __future__ import annotations
 
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
-from parallax.backends.ort import shared_threads, use_shared_pool
+from parallax.backends.ort import read_entry, shared_threads, use_shared_pool
+from parallax.machine import available_cores
 from parallax.options._providers import why_not_on_cpu
-from parallax.options._whole import read_entry
 
 if TYPE_CHECKING:
     from parallax.backends.ort import RuntimeOptions
+    from parallax.options._options import PlanningOptions
     from parallax.schedule import Plan
 
 
@@ -159,3 +161,23 @@ def why_not_compiled(session_options: Any, providers: Sequence[Any] | None) -> s
     if session_options.has_providers():
         return "execution providers were added to the session options"
     return None
+
+
+def session_cores(options: PlanningOptions, session_options: Any) -> int:
+    """Cores to use: ``threads=``, else the session options' intra-op threads, else what the machine allows."""
+    if options.threads is not None:
+        return options.threads
+    if session_options is not None and session_options.intra_op_num_threads > 0:
+        return int(session_options.intra_op_num_threads)
+    return available_cores()
+
+
+def is_onnx_source(path: str | None, data: bytes | None, session_options: Any) -> bool:
+    """Whether the base class would read this as ONNX (and not as ORT format)."""
+    if session_options is not None:
+        stated = read_entry(session_options, "session.load_model_format")
+        if stated is not None:
+            return stated.upper() == "ONNX"
+    if path is not None:
+        return not path.endswith(".ort")
+    return data is not None and data[4:8] != b"ORTM"

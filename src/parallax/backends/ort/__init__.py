@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from parallax.backends.ort._shared_allocator import AllocatorUser, shrink_shared_allocator, use_shared_allocator
     from parallax.backends.ort._shared_pool import share_thread_pool, shared_threads, use_shared_pool
     from parallax.backends.ort._shrink import shrink_arena
-    from parallax.backends.ort._stock import PinnedSession, StockSession
+    from parallax.backends.ort._stock import PinnedSession, StockSession, read_entry
     from parallax.backends.ort._values import Bytes, bytes_at, empty_host_value, host_bytes, is_on_host
 else:
     __getattr__, __dir__ = _lazy.exports(
@@ -58,7 +58,7 @@ else:
             "_shared_allocator": "AllocatorUser shrink_shared_allocator use_shared_allocator",
             "_shared_pool": "share_thread_pool shared_threads use_shared_pool",
             "_shrink": "shrink_arena",
-            "_stock": "PinnedSession StockSession",
+            "_stock": "PinnedSession StockSession read_entry",
             "_values": "Bytes bytes_at empty_host_value host_bytes is_on_host",
         },
     )
@@ -100,6 +100,7 @@ __all__ = [
     "open_quietly",
     "open_source",
     "plugin_devices",
+    "read_entry",
     "run_failure",
     "save_optimised",
     "share_thread_pool",

@@ -63,3 +63,14 @@ class PinnedSession(StockSession):  # type: ignore[misc]  # untyped
     def disable_fallback(self) -> None:
         """Called by the class after that, which it does once."""
         self._its_owner().disable_fallback()
+
+
+def read_entry(session_options: Any, key: str) -> str | None:
+    """The value of a config entry of an ``onnxruntime.SessionOptions``; None where it is not set.
+
+    That one is not set takes the binding some sixty microseconds to say.
+    """
+    try:
+        return str(session_options.get_session_config_entry(key))
+    except RuntimeError:  # how the binding says "not set"
+        return None
