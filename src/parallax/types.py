@@ -21,7 +21,8 @@ from parallax.bundle import Verify
 from parallax.engine import Observer, SegmentSpan, TraceSink
 from parallax.events import Event
 from parallax.model import ModelSource
-from parallax.options._options import Progress, Split
+from parallax.options._keywords import Progress
+from parallax.options._options import Split
 from parallax.schedule import Candidate, Provenance, Segment
 from parallax.schedule.placement import Placer
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 import numpy as np
 
+from parallax import _lazy
 from parallax.backends import FaultPolicy
 from parallax.bundle import Verify
 from parallax.errors import ConfigError
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 
     from parallax.model import Model
     from parallax.schedule.placement import Placer
+
+logger = _lazy.logger(__name__)
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, steps done, steps in all) during long work."""
 
 _LARGEST: Final = 2**63 - 1
 
@@ -272,3 +278,22 @@ def _number(value: Any) -> float | None:
     except OverflowError:
         return None
     return None if math.isnan(number) else number
+
+
+class HarmlessProgress:
+    """Calls a caller's function until it fails, which is logged: whoever watches some work must not break it.
+
+    What is no error (KeyboardInterrupt, say) goes through, and ends the work.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress: Progress | None = progress
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self._progress is None:
+            return
+        try:
+            self._progress(stage, done, total)
+        except Exception:
+            self._progress = None
+            logger.exception("the progress callback failed and is called no more; the work goes on")

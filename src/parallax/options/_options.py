@@ -16,12 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict, TypeVar
 
-from parallax import _lazy
 from parallax._record import dataclass
 from parallax.backends import FaultPolicy
 from parallax.bundle import Verify
 from parallax.errors import ConfigError
 from parallax.options._keywords import (
+    HarmlessProgress,
+    Progress,
     check_backends,
     check_calibration,
     check_faults,
@@ -50,12 +51,7 @@ if TYPE_CHECKING:
     from parallax.options._providers import Device
     from parallax.schedule.placement import Placer
 
-logger = _lazy.logger(__name__)
-
 F = TypeVar("F", bound=Callable[..., Any])
-
-Progress = Callable[[str, int, int], None]
-"""Called with (stage, steps done, steps in all) during long work."""
 
 Split = Literal["auto", "never", "always"]
 """Whether a model is divided into segments; see `Options`."""
@@ -302,7 +298,7 @@ class PlanningOptions(Options):
         if options.policy == SPAROA_POLICY:
             stated |= {"policy": "adaptive", "adapt": True}
         if options.progress is not None:
-            stated["progress"] = _HarmlessProgress(options.progress)
+            stated["progress"] = HarmlessProgress(options.progress)
         budget = options.memory_budget
         return cls(**stated, budget_bytes=None if budget is None else _budget_bytes(budget))
 
@@ -334,25 +330,6 @@ def _budget_bytes(memory_budget: int | str | float) -> int:
     from parallax.memory import parse_bytes
 
     return parse_bytes(memory_budget, free_bytes=free_memory_bytes())
-
-
-class _HarmlessProgress:
-    """Calls a caller's function until it fails, which is logged: whoever watches some work must not break it.
-
-    What is no error (KeyboardInterrupt, say) goes through, and ends the work.
-    """
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress: Progress | None = progress
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if self._progress is None:
-            return
-        try:
-            self._progress(stage, done, total)
-        except Exception:
-            self._progress = None
-            logger.exception("the progress callback failed and is called no more; the work goes on")
 
 
 # -- from keywords ----------------------------------------------------------------------------------------------------
