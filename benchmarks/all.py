@@ -45,6 +45,7 @@ STEPS: tuple[Step, ...] = (
     Step(script="simulation.py", arguments=("--models", "paper", "--runs", "10"), minutes=5),
     Step(script="cpu_backends.py", arguments=("--runs", "12"), minutes=9),
     Step(script="paper_parallax.py", arguments=("--minutes", "30"), minutes=31),
+    Step(script="sparsity.py", arguments=("--rounds", "9"), minutes=4),
     Step(script="batcher.py", arguments=("--seconds", "12", "--rounds", "6"), minutes=22),
     Step(script="adapt.py", minutes=19),
     Step(script="memory.py", minutes=12, needs_quiet=False),

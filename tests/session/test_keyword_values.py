@@ -66,6 +66,9 @@ WRONG: list[tuple[str, Any]] = [
     ("margin", "10%"),
     ("margin", None),
     ("margin", True),
+    ("padding", "cut"),
+    ("padding", True),
+    ("padding", ["trim"]),
 ]
 ONLY_SESSIONS: list[tuple[str, Any]] = [
     ("trace", object()),

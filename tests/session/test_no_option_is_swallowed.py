@@ -131,6 +131,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         {"cache": True},
         {"backends": ("openvino",)},
         {"adapt": True},
+        {"padding": "trim"},
     ],
     ids=str,
 )

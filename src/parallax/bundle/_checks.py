@@ -83,6 +83,8 @@ def _complaints(manifest: Manifest) -> Iterator[str]:
     yield from _option_complaints(manifest.options)
     yield from _source_complaints(manifest.source)
     yield from _interface_complaints(manifest.interface)
+    if (manifest.trimming is None) is not (manifest.options.padding is None):
+        yield "it is not said how padding is run, or that it was asked for"
     for segment in manifest.segments:
         yield from _weight_complaints(segment)
 
@@ -147,6 +149,8 @@ def _option_complaints(options: CompileOptions) -> Iterator[str]:
         yield f"it was compiled with min_gain={options.min_gain[:80]!r}, which is no fraction from 0 to below 1"
     if options.memory_limit is not None and not 0 <= options.memory_limit <= MAX_BYTES:
         yield f"it was compiled for {options.memory_limit} bytes of memory, which is not possible"
+    if options.padding not in (None, "trim"):
+        yield f"it was compiled with an unknown way to run padding {options.padding[:80]!r}"
     if _has_twice(name for name, _ in options.shapes):
         yield "it was compiled for two shapes of one input"
     if any(dim < 0 for _, shape in options.shapes for dim in shape):

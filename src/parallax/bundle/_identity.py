@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnxruntime
 
-from parallax.bundle._manifest import Manifest
+from parallax.bundle._manifest import CompileOptions, Manifest
 from parallax.errors import BundleMismatchError
 from parallax.profile import hardware_fingerprint
 
@@ -54,13 +54,17 @@ def mismatch_error(manifest: Manifest, path: Path, differences: tuple[str, ...])
 
 def rebuild_command(manifest: Manifest, path: Path) -> str:
     """The command that compiles the bundle's source again with the same options."""
-    import shlex  # only for a message
-
-    options = manifest.options
     source = manifest.source.path or "MODEL"
     if manifest.portable is not None:
         source = str(path / manifest.portable)
-    words = ["parallax", "compile", source, "--output", str(path)]
+    return compile_command(manifest.options, source, str(path), portable=manifest.portable is not None)
+
+
+def compile_command(options: CompileOptions, source: str, target: str, *, portable: bool) -> str:
+    """The command that compiles a model with these options."""
+    import shlex  # only for a message
+
+    words = ["parallax", "compile", source, "--output", target]
     for name, shape in options.shapes:
         words += ["--shape", f"{name}={','.join(map(str, shape))}"]
     if options.threads is not None:
@@ -73,6 +77,8 @@ def rebuild_command(manifest: Manifest, path: Path) -> str:
         words.append("--tune")
     if options.memory_limit is not None:
         words += ["--memory-limit", str(options.memory_limit)]
-    if manifest.portable is not None:
+    if options.padding is not None:
+        words += ["--padding", options.padding]
+    if portable:
         words.append("--portable")
     return shlex.join(words)

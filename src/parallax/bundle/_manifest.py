@@ -14,7 +14,7 @@ from parallax._json_records import write_record
 from parallax._record import dataclass
 from parallax.model import StoredWeight
 
-BUNDLE_FORMAT_VERSION: Final = 3
+BUNDLE_FORMAT_VERSION: Final = 4
 """Raised whenever a bundle written before must not be read any more."""
 
 
@@ -66,6 +66,8 @@ class CompileOptions:
     tune: bool = False
     memory_limit: int | None = None
     """Bytes into which the weights do not fit beside the rest, so that the model was cut by weight."""
+    padding: str | None = None
+    """How padding is run: "trim", or as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,8 @@ class Manifest:
     structure_digest: str
     weight_bytes: int
     interface: InterfaceRecord
+    trimming: str | None
+    """How runs leave out padding, as JSON; None where they do not."""
     plan: str
     segments: tuple[SegmentRecord, ...]
     portable: str | None

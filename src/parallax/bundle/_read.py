@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-from typing import Final
+from typing import Any, Final
 
-from parallax._json_records import parse_json, read_record
+from parallax._json_records import parse_json, read_record, write_record
 from parallax.bundle._checks import check_manifest
 from parallax.bundle._folder import MANIFEST_NAME
-from parallax.bundle._manifest import BUNDLE_FORMAT_VERSION, Manifest, body_digest
+from parallax.bundle._manifest import BUNDLE_FORMAT_VERSION, CompileOptions, Manifest, body_digest
 from parallax.errors import BundleError, PlanError
 
 MAX_MANIFEST_BYTES: Final = 64 << 20
@@ -78,11 +78,33 @@ def _parse(text: bytes, where: str) -> Manifest:
     content = parse_json(body)
     version = content.get("format_version") if isinstance(content, dict) else None
     if type(version) is int and version != BUNDLE_FORMAT_VERSION:
+        assert isinstance(content, dict)
         raise BundleError(
             f"a bundle of format version {version}; this version of Parallax reads {BUNDLE_FORMAT_VERSION}",
             where=where,
-            fix=_COMPILE_AGAIN,
+            fix=f"make it anew: {_command(content, os.path.dirname(where))}",
         )
     manifest = read_record(Manifest, content, "manifest")
     check_manifest(manifest, where)
     return manifest
+
+
+def _command(content: dict[str, Any], folder: str) -> str:
+    """The command that makes a bundle of another format anew, as far as its manifest can be read here."""
+    from parallax.bundle._identity import compile_command  # only for a message
+
+    stated, source = content.get("options"), content.get("source")
+    fields = write_record(CompileOptions())
+    if isinstance(stated, dict):
+        fields |= {name: value for name, value in stated.items() if name in fields}
+    try:
+        options = read_record(CompileOptions, fields, "options")
+    except PlanError:
+        options = CompileOptions()
+    path = source.get("path") if isinstance(source, dict) else None
+    portable = content.get("portable")
+    if isinstance(portable, str):
+        path = os.path.join(folder, portable)
+    return compile_command(
+        options, path if isinstance(path, str) else "MODEL", folder, portable=isinstance(portable, str)
+    )

@@ -59,6 +59,7 @@ def write_bundle(
     options: CompileOptions,
     source: SourceRecord | None = None,
     portable: bool = False,
+    trimming: str | None = None,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -74,6 +75,7 @@ def write_bundle(
         options: recorded, so that the bundle can be made again.
         source: of the model, if it is known; computed otherwise, by reading its files.
         portable: keep the model itself in the bundle too, so that it can be rebuilt on other machines.
+        trimming: how runs leave out padding, as JSON; kept as it is.
         cache_dir: where to remember that the files' digests are right.
 
     Returns: the bundle's path.
@@ -131,6 +133,7 @@ def write_bundle(
                 outputs=tuple(info.name for info in graph.outputs),
                 unbounded=any(node.op_type in _UNBOUNDED for _, node in graph.walk()),
             ),
+            trimming=trimming,
             plan=plan_path(generation),
             segments=tuple(segments),
             portable=portable_path(generation) if portable else None,

@@ -15,6 +15,7 @@ from parallax.cli._arguments import (
     InputOption,
     JsonOption,
     ModelArgument,
+    PaddingWay,
     ProvidersOption,
     Rule,
     RunnableArgument,
@@ -351,6 +352,9 @@ def compile_command(
     min_gain: Annotated[
         float | None, typer.Option("--min-gain", help="Least predicted gain for which the model is split.")
     ] = None,
+    padding: Annotated[
+        PaddingWay | None, typer.Option("--padding", help="Run without padding (trim), if that is proven to be right.")
+    ] = None,
     memory_budget: BudgetOption = None,
     provider: ProvidersOption = None,
     cache_dir: CacheOption = None,
@@ -377,6 +381,7 @@ def compile_command(
             min_gain=min_gain,
             tune=tune,
             memory_budget=memory_budget,
+            padding=None if padding is None else padding.value,
             cache_dir=cache_dir,
         ),
         seed=seed,

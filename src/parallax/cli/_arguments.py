@@ -27,6 +27,12 @@ class Splitting(StrEnum):
     ALWAYS = "always"
 
 
+class PaddingWay(StrEnum):
+    """Ways to run padding, by their names on the command line."""
+
+    TRIM = "trim"
+
+
 MOST_THREADS = 4096
 """As many cores as a plan may have (`parallax.schedule.Plan.MOST_CORES`, which help need not load)."""
 

@@ -104,6 +104,15 @@ def constant_node_value(node: onnx.NodeProto, *, most_bytes: int = CONSTANT_BYTE
     return None
 
 
+def repeated_value(node: onnx.NodeProto) -> np.generic | None:
+    """What a ConstantOfShape repeats; None where it cannot be decoded."""
+    value = next((attribute.t for attribute in node.attribute if attribute.name == "value"), None)
+    if value is None:
+        return np.float32(0)
+    array = tensor_value(value)
+    return None if array is None or array.size != 1 else array.reshape(-1)[0]
+
+
 def _frozen(array: npt.NDArray[np.generic], most_bytes: int) -> npt.NDArray[np.generic] | None:
     if array.nbytes > most_bytes:
         return None

@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import onnx
 
 from parallax.errors import InternalError, ModelError, ModelFileError, UnsupportedModelError
 from parallax.graph import OpGraph, TensorInfo
+from parallax.model._attributes import repeated_value
 from parallax.model._bodies import Body, BodyParts, Extracted, make_bodies, why_no_bodies
 from parallax.model._build import Built, build_bodies, build_graph
 from parallax.model._digests import skeleton_digest, structure_digest
@@ -220,6 +222,15 @@ class Model:
                 if self._inferred is None:
                     self._inferred = self._with_types(types)
         return self._inferred
+
+    def filled_values(self) -> dict[int, np.generic]:
+        """What each ConstantOfShape of ``graph`` repeats, by the index of its node, where that can be decoded."""
+        found = {
+            node.index: repeated_value(self.protos[node.index])
+            for node in self.graph.nodes
+            if node.op_type == "ConstantOfShape"
+        }
+        return {index: value for index, value in found.items() if value is not None}
 
     def can_cut(self, tensor_name: str) -> bool:
         """Whether this tensor may cross a segment: a dense tensor of known, fixed-size element type."""

@@ -146,12 +146,17 @@ class BundleOpening:
             self.opened_bundle.check_same(bundle)
         self._check_options(bundle)
         opened = self._open_whole(bundle) if bundle.plan.is_uncut else self._open_split(bundle)
-        return replace(
+        opened = replace(
             opened,
             bundle=bundle,
             stored_declaration=bundle.declaration(),
             is_unbounded=bundle.manifest.interface.unbounded,
         )
+        if bundle.manifest.trimming is None:
+            return opened
+        from parallax.opening._trimming import stored_trimming
+
+        return opened.with_trimming(stored_trimming(bundle))
 
     def _check_options(self, bundle: Bundle) -> None:
         """Raises: ConfigError for session options that a compiled model cannot follow."""

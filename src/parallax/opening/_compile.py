@@ -15,6 +15,7 @@ from parallax.machine import memory_limit_bytes
 from parallax.memory import parse_bytes
 from parallax.model import Model, ModelSource, load_model
 from parallax.opening._plan_choice import plan_request
+from parallax.opening._trimming import store_trimming, trimming_of
 from parallax.opening._what_runs import with_reason
 from parallax.options import (
     COMPILE_OPTIONS,
@@ -105,6 +106,7 @@ def compile_loaded(
     """Likewise, of a model that was loaded without shapes. ``note``: to be told with the reason of the plan."""
     shaped = model if options.shapes is None else model.with_shapes(options.shapes)
     check_calibration_names(options.calibration, shaped)
+    trimming = None if options.padding is None else trimming_of(model)
     # Bodies of control flow are left as they are: a bundle holds no segments of theirs.
     request = replace(plan_request(shaped, options, None), plans_bodies=False)
     plan = plan_model_within(request, memory_limit).plan
@@ -121,6 +123,7 @@ def compile_loaded(
         options=recorded_options(options, memory_limit=binding_limit(model.weight_bytes, memory_limit)),
         source=source,
         portable=portable,
+        trimming=store_trimming(trimming),
         cache_dir=options.cache_dir,
         progress=options.progress,
     )
@@ -150,6 +153,7 @@ def recorded_options(options: PlanningOptions, *, memory_limit: int | None) -> C
         min_gain=None if min_gain is None else repr(min_gain),
         tune=options.tune,
         memory_limit=memory_limit,
+        padding=options.padding,
     )
 
 
@@ -172,6 +176,7 @@ def replayed_options(recorded: CompileOptions, *, cache_dir: Path | None) -> Pla
         shapes=dict(recorded.shapes) or None,
         tune=recorded.tune,
         min_gain=None if recorded.min_gain is None else float(recorded.min_gain),
+        padding="trim" if recorded.padding is not None else None,
         cache_dir=cache_dir,
         backends=(),
     )

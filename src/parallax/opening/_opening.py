@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from parallax.memory import Budget
     from parallax.model import Glimpse, Model
     from parallax.options import PlanningOptions
+    from parallax.partition.padding import Trimming
     from parallax.planner import RequirementEstimator
     from parallax.schedule import Plan
 
@@ -66,6 +67,7 @@ class Opening:
         self._estimator: RequirementEstimator | None = None
         self._budget: Budget | None = None
         self._is_unbounded = False
+        self._trimming: Trimming | None = None
 
     @property
     def opened_bundle(self) -> OpenedBundle | None:
@@ -99,6 +101,10 @@ class Opening:
             model = self._read_model()
         except ModelError as error:
             return self._open_refused(error)
+        if request.options.padding is not None:
+            from parallax.opening._trimming import trimming_of
+
+            self._trimming = trimming_of(model)
         obstacle = why_kept_whole(request, model)
         if obstacle is not None:
             return self._open_whole(obstacle)
@@ -124,6 +130,7 @@ class Opening:
             or request.devices
             or request.reads_config
             or disabled_optimizers
+            or request.options.padding is not None
             or why_not_cut(None, providers) is not None
         ):
             return None
@@ -181,7 +188,7 @@ class Opening:
     def _open_split(self, graph: OpGraph, model: Model, plan: Plan, executor: Executor) -> Opened:
         self.model = model
         opened = opened_split(self._request, graph, model, plan, executor)
-        return replace(opened.within(self._budget, self._estimator), is_unbounded=self._is_unbounded)
+        return self._finished(opened)
 
     def _open_whole(self, reason: str, plan: Plan | None = None) -> Opened:
         """Leave the model to the base class. ``plan``: for the whole model; None makes one that gives the reason."""
@@ -192,7 +199,15 @@ class Opening:
             cores = session_cores(request.options, request.session_options)
             plan = self._fit(self.model, uncut_plan(self.model, reason, cores=cores))
         opened = open_whole(request, plan, model=self.model, session_options=request.session_options)
-        return replace(opened.within(self._budget, self._estimator), is_unbounded=self._is_unbounded)
+        if request.options.padding is not None and self._trimming is None:
+            from parallax.opening._trimming import not_trimmed
+
+            raise not_trimmed(reason)
+        return self._finished(opened)
+
+    def _finished(self, opened: Opened) -> Opened:
+        made = replace(opened.within(self._budget, self._estimator), is_unbounded=self._is_unbounded)
+        return made.with_trimming(self._trimming)
 
     def _open_refused(self, error: ModelError) -> Opened:
         """Our analysis refuses the model: let the runtime say what it thinks of it, in its own class.

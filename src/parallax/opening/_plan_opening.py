@@ -121,4 +121,5 @@ def open_prepared(request: OpeningRequest, prepared: PreparedPlan, opened: Opene
         )
     else:
         fresh = opened_split(request, model.graph, model, plan, executor)
-    return replace(fresh.within(prepared.budget, prepared.estimator), is_unbounded=opened.is_unbounded)
+    made = replace(fresh.within(prepared.budget, prepared.estimator), is_unbounded=opened.is_unbounded)
+    return made.with_trimming(opened.trimming)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from parallax.engine import Estimator, Executor, ModelInterface, Runner, SplitRunner
     from parallax.memory import Budget
     from parallax.model import Glimpse, Model
+    from parallax.partition.padding import Trimming
     from parallax.schedule import Plan
 
 
@@ -60,6 +61,8 @@ class Opened:
     """How long a run takes depends on data."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """What the base class keeps of its C session, by the names of its attributes, as far as it is to be overwritten."""
+    trimming: Trimming | None = None
+    """How runs leave out padding; None where they do not."""
 
     def __post_init__(self) -> None:
         runner = self.runner
@@ -91,6 +94,15 @@ class Opened:
         """The same, of which is known what it takes and may take. Not in state OPENING."""
         assert self.runner is not None
         return replace(self, runner=replace(self.runner, estimator=estimator), budget=budget)
+
+    def with_trimming(self, trimming: Trimming | None) -> Opened:
+        """The same, whose runs leave out padding; itself for None. Not in state OPENING."""
+        if trimming is None:
+            return self
+        from parallax.engine import trimmed_runner  # few sessions do
+
+        assert self.runner is not None
+        return replace(self, runner=trimmed_runner(self.runner, trimming), trimming=trimming)
 
     def with_plan(self, plan: Plan) -> Opened:
         """The same with another description of its plan. Not in state OPENING."""

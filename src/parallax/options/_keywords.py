@@ -128,6 +128,15 @@ def check_idle_trim(seconds: Any) -> float | None:
     return number
 
 
+def check_padding(padding: Any) -> str | None:
+    """Raises: ConfigError unless None or the way there is."""
+    if padding is not None and not (isinstance(padding, str) and padding == "trim"):
+        raise ConfigError(
+            f"padding={padding!r:.80} is no way to run padding", fix='write padding="trim", or leave it out'
+        )
+    return cast("str | None", padding)
+
+
 def check_backends(backends: Any) -> tuple[str, ...] | None:
     """Raises: ConfigError unless None or names; whether they can be used here is found out when they are."""
     if backends is None:

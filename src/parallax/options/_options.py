@@ -32,6 +32,7 @@ from parallax.options._keywords import (
     check_memory_budget,
     check_min_gain,
     check_observers,
+    check_padding,
     check_policy,
     check_progress,
     check_shapes,
@@ -56,6 +57,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 Split = Literal["auto", "never", "always"]
 """Whether a model is divided into segments; see `Options`."""
 
+Padding = Literal["trim"]
+"""How padded places of inputs are run; see `Options`."""
+
 
 class CompileKeywords(TypedDict, total=False):
     """The fields of `Options` that ``compile`` takes as keywords, for type checkers."""
@@ -71,6 +75,7 @@ class CompileKeywords(TypedDict, total=False):
     progress: Progress | None
     memory_budget: int | str | float | None
     margin: float
+    padding: Padding | None
 
 
 class OptionKeywords(CompileKeywords, total=False):
@@ -155,6 +160,11 @@ class Options:
             short on the machine, less is used. Default: no budget.
         margin: share of ``memory_budget`` that is left free for what estimates do not see, 0 to below 1. Less of it
             lets more run at once, at the risk that the session takes more than its budget. Default: 0.1.
+        padding: "trim" runs the model without the places that its mask hides in every row: inputs are cut to the
+            longest row, where it is proven on the graph that outputs stay the same (within 1e-5: sums are added up in
+            another order); otherwise it is refused, with the node that stands in the way. Runs whose mask is other than
+            ones and then zeros in each row, by values or by IO binding are not cut. See ``docs/sparsity.md``. Default:
+            all places are run. Not for a session on a bundle, which is compiled with it.
         trace: receives a span per segment and run, by its method ``record``. Default: none. Not for ``compile``.
         observers: callables that are given every event of runs, as records of `parallax.events` (``RunAdmitted``,
             ``SegmentStarted``, ``SegmentEnded``, ...), from any thread. One that raises is detached, and the error
@@ -209,6 +219,7 @@ class Options:
     progress: Progress | None = field(default=None, metadata=_rule(check_progress, is_carried=False))
     memory_budget: int | str | float | None = field(default=None, metadata=_rule(check_memory_budget))
     margin: float = field(default=0.1, metadata=_rule(check_margin))
+    padding: Padding | None = field(default=None, metadata=_rule(check_padding, is_decided=True))
     trace: TraceSink | None = field(default=None, metadata=_rule(check_trace, is_carried=False))
     observers: Sequence[Observer] = field(default=(), metadata=_rule(check_observers, is_carried=False))
     verify: Verify = field(default="once", metadata=_rule(check_verify))

@@ -1,8 +1,8 @@
 """What belongs together: units no cut may separate, branches and layers.
 
-What may be run apart is in `candidates` (on a processor's cores) and `regions` (on a device). Everything here is a pure
-function from values to values: no clock, no thread, no runtime. Candidates are proposals with predicted figures; the
-plan search simulates and measures them.
+What may be run apart is in `candidates` (on a processor's cores) and `regions` (on a device); `padding` proves what
+of the inputs need not be run at all. Everything here is a pure function from values to values: no clock, no thread, no
+runtime. Candidates are proposals with predicted figures; the plan search simulates and measures them.
 """
 
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ else:
             "_refine": "BranchLoad CostRule PaperRule RefinementRule",
             "_units": "UnitGraph contract",
         },
-        packages=("candidates", "regions"),
+        packages=("candidates", "padding", "regions"),
     )
 
 __all__ = [

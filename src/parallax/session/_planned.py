@@ -77,7 +77,9 @@ class PlannedSession(SessionBase):
             from parallax.engine import refused_segments
 
             refused = refused_segments(opened.split.sessions)
-        why_not = self._not_following
+        notes = [] if opened.trimming is None else [opened.trimming.describe()]
+        if self._not_following is not None:
+            notes.append(f"adapt=True is of no effect: {self._not_following}")
         return plan_that_runs(
             opened.plan,
             self._asked_providers,
@@ -85,7 +87,7 @@ class PlannedSession(SessionBase):
             providers=self._providers[len(self._devices) :],
             threads=None if opened.split is not None else threads_of(opened.runner.sessions[0]),
             refused=refused,
-            note="" if why_not is None else f"adapt=True is of no effect: {why_not}",
+            note="; ".join(notes),
         )
 
     def _announce(self) -> None:

@@ -1,0 +1,25 @@
+"""Padding: whether a model gives the same answers when padded places of its inputs are cut off, proven on its graph."""
+
+from typing import TYPE_CHECKING
+
+from parallax import _lazy
+
+if TYPE_CHECKING:
+    from parallax.partition.padding._prove import prove_trimming
+    from parallax.partition.padding._trimming import CutInput, NotTrimmable, PaddedOutput, Trimming
+else:
+    __getattr__, __dir__ = _lazy.exports(
+        __name__,
+        {
+            "_prove": "prove_trimming",
+            "_trimming": "CutInput NotTrimmable PaddedOutput Trimming",
+        },
+    )
+
+__all__ = [
+    "CutInput",
+    "NotTrimmable",
+    "PaddedOutput",
+    "Trimming",
+    "prove_trimming",
+]

@@ -1,0 +1,238 @@
+"""Padding that is proven to be without effect, and what stands in the way of such a proof."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from parallax import zoo
+from parallax.model import load_model
+from parallax.partition.padding import CutInput, NotTrimmable, PaddedOutput, Trimming, prove_trimming
+from parallax.partition.padding._lengths import Length, product
+from parallax.partition.padding._seen import axis_of, regrouped
+from tests.partition._encoders import LEAST, PLACES, Choices, encoder
+
+GOOD = [
+    Choices(),
+    Choices(mask="chosen", hidden=LEAST, positions="counted"),
+    Choices(mask="chosen", hidden=float("-inf"), types=True),
+    Choices(mask="filled", hidden=-1e9, positions="summed", head="mean"),
+    Choices(mask="expanded", hidden=LEAST, head="mean", layers=2),
+    Choices(mask="flattened", hidden=LEAST, layers=2),
+    Choices(mask="flattened", hidden=LEAST, is_causal=True),
+    Choices(mask_type=TensorProto.BOOL, head="largest"),
+    Choices(mask_type=TensorProto.FLOAT, positions="none", head="mean"),
+    Choices(head="hidden_zeroed"),
+]
+BAD = [
+    (Choices(head="plain_mean"), "'the_head' (ReduceMean)"),
+    (Choices(head="last"), "'the_head' (Gather)"),
+    (Choices(head="hidden"), "output 'y' keeps the axis 'sequence'"),
+    (Choices(head="length"), "output 'y' says how long the sequence is"),
+    (Choices(mask="none"), "'the_softmax' (Softmax)"),
+    (Choices(mask="query"), "'the_softmax' (Softmax)"),
+    (Choices(mask="weak"), "'the_softmax' (Softmax)"),
+    (Choices(hidden=-100.0), "'the_softmax' (Softmax)"),
+]
+
+
+def proven(model: onnx.ModelProto) -> Trimming:
+    loaded = load_model(model)
+    opset = loaded.opset_imports.get("", 0)
+    return prove_trimming(loaded.inferred(), opset=opset, fillings=loaded.filled_values())
+
+
+def built(
+    *nodes: onnx.NodeProto,
+    inputs: dict[str, tuple[int, list[Any]]],
+    outputs: tuple[str, ...] = ("y",),
+    weights: dict[str, Any] | None = None,
+    domain: str = "",
+) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "built",
+        [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in inputs.items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in (weights or {}).items()],
+    )
+    opsets = [helper.make_opsetid("", 17), *([helper.make_opsetid(domain, 1)] if domain else [])]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+IDS = (TensorProto.INT64, ["batch", "sequence"])
+FEATURES = (TensorProto.FLOAT, ["batch", "sequence", 4])
+
+
+@pytest.mark.parametrize("choices", GOOD, ids=repr)
+def test_encoders_whose_mask_hides_padding_can_be_trimmed(choices: Choices) -> None:
+    found = proven(encoder(choices))
+    names = ("ids", "mask", "types") if choices.types else ("ids", "mask")
+    assert found.mask == "mask"
+    assert found.inputs == tuple(CutInput(name=name, axes=(1,)) for name in names)
+    assert found.shortest == 1
+    assert found.longest == (PLACES * 4 if choices.positions == "sliced" else None)
+    filled = (PaddedOutput(name="y", axes=(1,), value="0.0"),) if choices.head == "hidden_zeroed" else ()
+    assert found.outputs == filled
+
+
+@pytest.mark.parametrize(("choices", "named"), BAD, ids=repr)
+def test_what_stands_in_the_way_is_named(choices: Choices, named: str) -> None:
+    with pytest.raises(NotTrimmable) as caught:
+        proven(encoder(choices))
+    assert named in str(caught.value)
+
+
+def test_the_zoo_s_classifier_can_be_trimmed() -> None:
+    found = proven(onnx.load(zoo.load("distilbert")))
+    assert found.mask == "attention_mask"
+    assert {entry.name for entry in found.inputs} == {"input_ids", "attention_mask"}
+    assert found.longest == 512
+    assert not found.outputs
+
+
+def test_the_zoo_s_text_encoder_returns_what_padding_makes() -> None:
+    with pytest.raises(NotTrimmable, match="output 'last_hidden_state' keeps the axis 'sequence'"):
+        proven(onnx.load(zoo.load("clip-text")))
+
+
+def test_whole_numbers_that_hide_nothing_are_no_mask() -> None:
+    # Neither input is a mask; the first place of a sequence is the same however it is cut, but nothing says so.
+    model = built(
+        helper.make_node("Gather", ["table", "ids"], ["embedded"]),
+        helper.make_node("Gather", ["kinds", "types"], ["kind"]),
+        helper.make_node("Add", ["embedded", "kind"], ["total"]),
+        helper.make_node("Gather", ["total", "zero"], ["y"], axis=1),
+        inputs={"ids": IDS, "types": IDS},
+        weights={"table": np.ones((9, 4), np.float32), "kinds": np.ones((2, 4), np.float32), "zero": np.int64(0)},
+    )
+    with pytest.raises(NotTrimmable, match="no output is computed from what input 'ids' leaves"):
+        proven(model)
+
+
+def test_an_output_that_nothing_which_is_cut_goes_into_is_not_enough() -> None:
+    model = built(
+        helper.make_node("Relu", ["x"], ["y"]),
+        helper.make_node("Add", ["ids", "mask"], ["unused"]),
+        inputs={"x": (TensorProto.FLOAT, ["batch", 4]), "ids": IDS, "mask": IDS},
+    )
+    with pytest.raises(NotTrimmable, match="no output is computed from"):
+        proven(model)
+
+
+def test_a_model_without_two_inputs_of_one_open_axis_has_no_mask() -> None:
+    model = built(helper.make_node("Relu", ["x"], ["y"]), inputs={"x": (TensorProto.FLOAT, ["batch", 4])})
+    with pytest.raises(NotTrimmable, match="no input that could be a mask"):
+        proven(model)
+    axes_apart = built(
+        helper.make_node("Add", ["ids", "mask"], ["y"]),
+        inputs={"ids": IDS, "mask": (TensorProto.INT64, ["batch", "mask_sequence"])},
+    )
+    with pytest.raises(NotTrimmable, match="no input that could be a mask"):
+        proven(axes_apart)
+
+
+ZEROED = [
+    helper.make_node("Unsqueeze", ["mask", "two"], ["rows"]),
+    helper.make_node("Mul", ["x", "rows"], ["zeroed"]),
+]
+MASKED = {"x": FEATURES, "mask": (TensorProto.FLOAT, ["batch", "sequence"])}
+TWO = {"two": np.array([2], np.int64), "one": np.array([1], np.int64)}
+
+
+def test_what_is_zeroed_may_be_added_up_but_not_convolved_or_remembered() -> None:
+    summed = helper.make_node("ReduceSum", ["zeroed", "one"], ["y"], keepdims=0)
+    assert proven(built(*ZEROED, summed, inputs=MASKED, weights=TWO)).mask == "mask"
+    turned = helper.make_node("Transpose", ["zeroed"], ["turned"], perm=[0, 2, 1])
+    convolved = helper.make_node("Conv", ["turned", "w"], ["y"], name="the_conv", kernel_shape=[3], pads=[1, 1])
+    weights = TWO | {"w": np.ones((4, 4, 3), np.float32)}
+    with pytest.raises(NotTrimmable, match=r"'the_conv' \(Conv\)"):
+        proven(built(*ZEROED, turned, convolved, inputs=MASKED, weights=weights))
+    steps = helper.make_node("Transpose", ["zeroed"], ["steps"], perm=[1, 0, 2])
+    states = helper.make_node("LSTM", ["steps", "w", "r"], ["", "y"], name="the_lstm", hidden_size=2)
+    weights = TWO | {"w": np.ones((1, 8, 4), np.float32), "r": np.ones((1, 8, 2), np.float32)}
+    with pytest.raises(NotTrimmable, match=r"'the_lstm' \(LSTM\)"):
+        proven(built(*ZEROED, steps, states, inputs=MASKED, weights=weights))
+
+
+def test_a_product_over_the_sequence_needs_zeros_on_one_side() -> None:
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["turned"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["turned", "zeroed"], ["y"], name="the_product"),
+    ]
+    assert proven(built(*ZEROED, *nodes, inputs=MASKED, weights=TWO)).mask == "mask"
+    nodes[1] = helper.make_node("MatMul", ["turned", "x"], ["y"], name="the_product")
+    with pytest.raises(NotTrimmable, match=r"'the_product' \(MatMul\)"):
+        proven(built(*ZEROED, *nodes, inputs=MASKED, weights=TWO))
+
+
+def test_fused_attention_of_the_runtime_is_refused() -> None:
+    attention = helper.make_node(
+        "MultiHeadAttention", ["x", "x", "x", "", "mask"], ["made"], domain="com.microsoft", num_heads=2, name="fused"
+    )
+    first = helper.make_node("Gather", ["made", "zero"], ["y"], axis=1)
+    model = built(
+        attention,
+        first,
+        inputs={"x": FEATURES, "mask": (TensorProto.INT32, ["batch", "sequence"])},
+        weights={"zero": np.int64(0)},
+        domain="com.microsoft",
+    )
+    with pytest.raises(NotTrimmable, match=r"'fused' \(MultiHeadAttention\)"):
+        proven(model)
+
+
+def test_windows_that_may_hide_the_first_place_are_refused() -> None:
+    # Rows of padded queries then see nothing but hidden places, and weigh them by how many there are.
+    base = encoder(mask="flattened", hidden=LEAST, is_causal=True)
+    compared = next(node for node in base.graph.node if node.op_type == "LessOrEqual")
+    query = compared.input[1]
+    near = helper.make_node("Sub", [query, "reach"], ["near"], name="near")
+    base.graph.initializer.append(numpy_helper.from_array(np.int64(4), "reach"))
+    compared.op_type, compared.input[:] = "GreaterOrEqual", [compared.input[0], "near"]
+    base.graph.node.insert(list(base.graph.node).index(compared), near)
+    with pytest.raises(NotTrimmable, match=r"'the_softmax' \(Softmax\): it is not known to see a place"):
+        proven(base)
+
+
+def test_places_that_are_read_by_number_are_kept() -> None:
+    model = encoder(head="first")
+    picked = next(node for node in model.graph.node if node.name == "the_head")
+    place = next(entry for entry in model.graph.initializer if entry.name == picked.input[1])
+    place.CopyFrom(numpy_helper.from_array(np.int64(6), place.name))
+    assert proven(model).shortest == 7
+
+
+# -- what it rests on -------------------------------------------------------------------------------------------------
+
+
+def lengths(*values: int | str) -> list[Length]:
+    return [Length.of(value) for value in values]
+
+
+def test_lengths_are_polynomials() -> None:
+    b, n = lengths("b", "n")
+    assert b * n == n * b
+    assert (b + n) * (b - n) == b * b - n * n
+    assert (b * n * Length.of(12)).divided_by(n * Length.of(4)) == b * Length.of(3)
+    assert (b * n + b).divided_by(b) == n + Length.of(1)
+    assert (b * n + Length.of(1)).divided_by(b) is None
+    assert (b - b).number == 0
+    assert b.number is None
+    assert (b + Length.of(1)).is_never_negative
+    assert not (b - Length.of(1)).is_never_negative
+    assert product([]) == Length.of(1)
+
+
+def test_axes_are_joined_and_divided_where_atoms_are() -> None:
+    b, n, width, heads, each = lengths("b", "n", 12, 3, 4)
+    assert regrouped([b, n, width], [b * n, width]) == ((b, n), (width,))
+    assert regrouped([b, n, width], [b, n, heads, each]) == ((b,), (n,), (heads,), (each,))
+    assert regrouped([b, n, heads, each], [b, n, width]) == ((b,), (n,), (width,))
+    assert regrouped([b, n], [n, b]) is None
+    assert regrouped([b, width], [b, Length.of(5)]) is None
+    assert axis_of(Length.of(1)) == ()
