@@ -46,7 +46,8 @@ def imported_from(package: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    "package", ["partition", "partition/candidates", "partition/regions", "backends", "memory", "schedule"]
+    "package",
+    ["partition", "partition/candidates", "partition/padding", "partition/regions", "backends", "memory", "schedule"],
 )
 def test_public_names_are_few_and_each_has_a_user(package: str) -> None:
     names = public_names(package)

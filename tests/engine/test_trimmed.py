@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from parallax.engine._trimmed import fill_outputs, trim_feeds
-from parallax.partition.padding import CutInput, PaddedOutput, Trimming
+from parallax.partition.padding import PaddedOutput, Trimming
+from parallax.partition.padding._trimming import CutInput
 
 TRIMMING = Trimming(
     mask="mask",

@@ -11,9 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from parallax import zoo
 from parallax.model import load_model
-from parallax.partition.padding import CutInput, NotTrimmable, PaddedOutput, Trimming, prove_trimming
+from parallax.partition.padding import NotTrimmable, PaddedOutput, Trimming, prove_trimming
 from parallax.partition.padding._lengths import Length, product
 from parallax.partition.padding._seen import axis_of, regrouped
+from parallax.partition.padding._trimming import CutInput
 from tests.partition._encoders import LEAST, PLACES, Choices, encoder
 
 GOOD = [

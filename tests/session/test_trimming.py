@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 
 import parallax
 from parallax.bundle import read_bundle, read_manifest
-from parallax.engine._trimmed import trim_feeds
+from parallax.engine import trim_feeds
+from parallax.model import BatchAxis
+from parallax.serving._requests import RequestReader
 from tests._threads import in_threads
 from tests.bundle._models import forge
 from tests.partition._encoders import LEAST, Choices, encoder, feeds
@@ -340,3 +342,30 @@ def test_wrong_feeds_are_refused_as_ever() -> None:
 def test_loaded_models_are_proven_too() -> None:
     session = parallax.InferenceSession(onnx.load_from_string(MODEL), padding="trim")
     check(session.run(None, FEEDS)[0])
+
+
+# -- batchers --------------------------------------------------------------------------------------------------------
+
+
+def test_requests_of_like_lengths_run_together() -> None:
+    session = parallax.InferenceSession(MODEL, padding="trim", threads=1)
+    reader = RequestReader(
+        session.get_inputs(),
+        [],
+        axis=BatchAxis(inputs={"ids": 0, "mask": 0}, outputs=(0,)),
+        trimming=session.runners.current.trimming,
+    )
+    classes = [reader.read(feeds([length], SIZE)).shapes for length in (3, 8, 9, 20)]
+    assert classes[0].key == classes[1].key
+    assert len({entry.key for entry in classes}) == 3
+    assert all(entry.rows == 1 for entry in classes)
+
+
+def test_a_batcher_answers_as_the_full_run() -> None:
+    session = parallax.InferenceSession(MODEL, padding="trim", threads=2)
+    many = [feeds([length], SIZE, seed=length) for length in (3, 20, 5, 9, 24, 1)]
+    with session.batcher(max_batch=4) as batcher:
+        futures = [batcher.submit(fed) for fed in many]
+        answers = [future.result(60) for future in futures]
+    for fed, (answer,) in zip(many, answers, strict=True):
+        check(answer, expected(MODEL, fed))

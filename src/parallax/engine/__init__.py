@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         trace_durations,
         write_chrome_trace,
     )
-    from parallax.engine._trimmed import trimmed_runner
+    from parallax.engine._trimmed import trim_feeds, trimmed_runner
     from parallax.engine._watch import RunLastsError, run_watched
 else:
     __getattr__, __dir__ = _lazy.exports(
@@ -59,7 +59,7 @@ else:
             "_sketch": "proven_type sketch_outline stated_type",
             "_split_runner": "ModelInterface SplitRunner",
             "_trace": "SegmentSpan SpanObserver TraceRecorder TraceSink trace_durations write_chrome_trace",
-            "_trimmed": "trimmed_runner",
+            "_trimmed": "trim_feeds trimmed_runner",
             "_watch": "RunLastsError run_watched",
         },
     )
@@ -105,6 +105,7 @@ __all__ = [
     "stated_type",
     "store_declaration",
     "trace_durations",
+    "trim_feeds",
     "trimmed_runner",
     "why_run_needs_whole",
     "write_chrome_trace",

@@ -31,13 +31,14 @@ class Trimmed(NamedTuple):
     """Of the sequence, before."""
 
 
-def trim_feeds(trimming: Trimming, feeds: Any) -> Trimmed | None:
+def trim_feeds(trimming: Trimming, feeds: Any, *, multiple: int = 1) -> Trimmed | None:
     """The feeds without what the mask hides in every row; None where nothing can be cut, or is sure to be padding.
 
     Takes some ten microseconds. Arrays are views where they can be; nothing of ``feeds`` is changed.
 
     Args:
         feeds: as the caller gave them. Whatever is wrong with them is left to the run to say.
+        multiple: the length that is left is rounded up to a multiple of this.
     """
     if not isinstance(feeds, Mapping):
         return None
@@ -45,10 +46,14 @@ def trim_feeds(trimming: Trimming, feeds: Any) -> Trimmed | None:
     if not isinstance(mask, np.ndarray) or not mask.ndim or not mask.size:
         return None
     length = mask.shape[-1]
-    kept = None if trimming.longest is not None and length > trimming.longest else _kept(mask.reshape(-1, length))
-    if kept is None or max(kept, trimming.shortest) >= length:
+    if trimming.longest is not None and length > trimming.longest:
         return None
-    kept = max(kept, trimming.shortest)
+    kept = _kept(mask.reshape(-1, length))
+    if kept is None:
+        return None
+    kept = -(-max(kept, trimming.shortest) // multiple) * multiple
+    if kept >= length:
+        return None
     made = dict(feeds)
     for entry in trimming.inputs:
         array = feeds.get(entry.name)

@@ -16,6 +16,7 @@ from parallax.serving.policy import ShapeClass
 
 if TYPE_CHECKING:
     from parallax.model import BatchAxis
+    from parallax.partition.padding import Trimming
     from parallax.serving._padding import Padding
 
 
@@ -34,6 +35,7 @@ class RequestReader:
         inputs, optional: as ``InferenceSession.get_inputs`` and ``get_overridable_initializers`` give them.
         axis: along which requests may be joined; None: not at all.
         padding: what is filled up so that requests of unlike lengths run together; None: nothing.
+        trimming: how what is padded may be left out; None: not at all.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class RequestReader:
         *,
         axis: BatchAxis | None,
         padding: Padding | None = None,
+        trimming: Trimming | None = None,
     ) -> None:
         specs = [_spec(entry, required=True) for entry in inputs] + [_spec(entry, required=False) for entry in optional]
         known = [spec for spec in specs if spec is not None]
@@ -50,6 +53,8 @@ class RequestReader:
         self._binder = FeedBinder(known) if len(known) == len(specs) else None
         self._axis = axis
         self.padding = padding
+        # Where outputs keep the axis, the runs of whole requests fill them up.
+        self._trimming = None if trimming is None or trimming.outputs else trimming
 
     def stop_joining(self) -> None:
         """Requests that are read from now on run singly."""
@@ -68,7 +73,18 @@ class RequestReader:
         if self._binder is None:
             return Request(dict(feeds), ShapeClass(key="unchecked", may_join=False))
         arrays = {name: _own(array, feeds[name]) for name, array in self._binder.arrays(feeds).items()}
-        return Request(arrays, self._class_of(arrays))
+        kept = self._shortened(arrays)
+        return Request(kept, self._class_of(kept))
+
+    def _shortened(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """Without most of the padding, so that requests of like lengths run together."""
+        if self._trimming is None:
+            return arrays
+        from parallax.engine import trim_feeds
+        from parallax.serving._padding import STEP
+
+        trimmed = trim_feeds(self._trimming, arrays, multiple=STEP)
+        return arrays if trimmed is None else trimmed.feeds
 
     def _class_of(self, arrays: Mapping[str, NDArray[Any]]) -> ShapeClass:
         shapes = {name: arrays[name].shape for name in sorted(arrays)}

@@ -228,7 +228,11 @@ class _Preparation:
             reason=self._reason,
             elements=elements,
         )
-        return runner, RequestReader(self._inputs, self._optional, axis=self._axis, padding=self._padding)
+        trimming = getattr(self._session.runners.current, "trimming", None)
+        reader = RequestReader(
+            self._inputs, self._optional, axis=self._axis, padding=self._padding, trimming=trimming
+        )
+        return runner, reader
 
     # -- examples -----------------------------------------------------------------------------------------------------
 

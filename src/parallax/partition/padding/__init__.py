@@ -6,18 +6,17 @@ from parallax import _lazy
 
 if TYPE_CHECKING:
     from parallax.partition.padding._prove import prove_trimming
-    from parallax.partition.padding._trimming import CutInput, NotTrimmable, PaddedOutput, Trimming
+    from parallax.partition.padding._trimming import NotTrimmable, PaddedOutput, Trimming
 else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
             "_prove": "prove_trimming",
-            "_trimming": "CutInput NotTrimmable PaddedOutput Trimming",
+            "_trimming": "NotTrimmable PaddedOutput Trimming",
         },
     )
 
 __all__ = [
-    "CutInput",
     "NotTrimmable",
     "PaddedOutput",
     "Trimming",

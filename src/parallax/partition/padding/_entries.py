@@ -163,6 +163,8 @@ def _absorbed(kind: str, entries: Sequence[Entry]) -> Entry | None:
     if kind == "Where":
         condition, *branches = entries
         return joined(branches) if isinstance(condition, Kind) else branches[0] if condition else branches[1]
+    if kind == "Exp" and is_blocking(entries[0]):
+        return np.float32(0)
     if kind == "And" and any(map(is_zero, entries)):
         return np.bool_(False)
     if kind == "Or" and any(isinstance(entry, np.generic) and bool(entry) for entry in entries):

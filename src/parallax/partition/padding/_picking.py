@@ -23,7 +23,8 @@ def cut_out(view: View, node: Node) -> Sequence[Seen]:
     touched = numbers(view, node, 3, "axes")
     steps = numbers(view, node, 4) if given(node, 4) else None
     places = tuple(range(len(starts))) if touched is None else touched
-    if seen.items is not None and len(seen.axes) == 1:
+    bounds = [(start.number, end.number) for start, end in zip(starts, ends, strict=True)]
+    if seen.items is not None and len(bounds) == 1 and None not in bounds[0]:
         return [_cut_items(seen.items, starts, ends, steps)]
     axes = list(seen.axes)
     kept = list(range(len(axes)))
