@@ -32,6 +32,8 @@ class Choices:
     mask_type: int = INT64
     layers: int = 1
     is_causal: bool = False
+    vocabulary: int = VOCABULARY
+    """Rows of the table of embeddings, of which the first `VOCABULARY` are used."""
 
 
 @dataclass(kw_only=True)
@@ -73,9 +75,9 @@ def encoder(choices: Choices | None = None, **changes: Any) -> onnx.ModelProto:
     if chosen.types:
         inputs.append(helper.make_tensor_value_info("types", INT64, shape))
     kind = INT64 if chosen.head == "length" else FLOAT
-    graph = helper.make_graph(
-        make.nodes, "encoder", inputs, [helper.make_tensor_value_info("y", kind, None)], make.weights
-    )
+    declared = {"length": [3], "hidden": [*shape, WIDTH], "hidden_zeroed": [*shape, WIDTH]}
+    output = helper.make_tensor_value_info("y", kind, declared.get(chosen.head, ["batch", CLASSES]))
+    graph = helper.make_graph(make.nodes, "encoder", inputs, [output], make.weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
@@ -89,7 +91,7 @@ def feeds(lengths: Sequence[int], size: int, *, types: bool = False, mask_type: 
 
 
 def _embedded(make: _Builder, chosen: Choices) -> str:
-    total = make("Gather", make.weight(VOCABULARY, WIDTH), "ids")
+    total = make("Gather", make.weight(chosen.vocabulary, WIDTH), "ids")
     table = make.weight(PLACES, WIDTH)
     if chosen.positions == "sliced":
         places = make.constant([range(PLACES * 4)])  # larger than what is read of constants

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from parallax import zoo
 from parallax.model import load_model
-from parallax.partition.padding import NotTrimmable, PaddedOutput, Trimming, prove_trimming
+from parallax.partition.padding import NotTrimmable, PaddedOutput, Trimming, divide_rows, prove_trimming
+from parallax.partition.padding._groups import RUN_PLACES
 from parallax.partition.padding._lengths import Length, product
 from parallax.partition.padding._seen import axis_of, regrouped
 from parallax.partition.padding._trimming import CutInput
@@ -237,3 +241,27 @@ def test_axes_are_joined_and_divided_where_atoms_are() -> None:
     assert regrouped([b, n], [n, b]) is None
     assert regrouped([b, width], [b, Length.of(5)]) is None
     assert axis_of(Length.of(1)) == ()
+
+
+@given(rows=st.lists(st.integers(1, 200), min_size=1, max_size=7))
+def test_rows_are_divided_in_the_cheapest_way(rows: list[int]) -> None:
+    groups = divide_rows(rows)
+    assert sorted(row for group in groups for row in group) == list(range(len(rows)))
+    assert all(group == sorted(group) for group in groups)
+
+    def cost(divided: list[list[int]]) -> int:
+        return sum(len(group) * max(rows[row] for row in group) + RUN_PLACES for group in divided)
+
+    # Groups that are not of neighbours in length are never cheaper: all of those that are, by brute force.
+    order = sorted(range(len(rows)), key=rows.__getitem__)
+    best = min(
+        cost([list(part) for part in np.split(order, cuts)])
+        for count in range(len(rows))
+        for cuts in itertools.combinations(range(1, len(rows)), count)
+    )
+    assert cost(groups) == best
+
+
+def test_too_many_rows_are_not_divided() -> None:
+    assert divide_rows([1, 100] * 100) == [list(range(200))]
+    assert divide_rows([]) == [[]]

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 import parallax
 from parallax.bundle import read_bundle, read_manifest
-from parallax.engine import trim_feeds
+from parallax.engine import EventRecorder, trim_feeds
+from parallax.events import RunAdmitted
 from parallax.model import BatchAxis
 from parallax.serving._requests import RequestReader
 from tests._threads import in_threads
@@ -197,6 +198,43 @@ def test_eight_threads(mode: str) -> None:
     in_threads(8, work)
 
 
+# -- rows of unlike lengths ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def heavy() -> bytes:
+    """A model whose weights take long to read, as far as their bytes tell."""
+    return encoder(head="mean", vocabulary=1_100_000).SerializeToString()
+
+
+@pytest.mark.parametrize("options", [{}, {"split": "always", "threads": 2}], ids=str)
+def test_rows_of_unlike_lengths_run_in_groups(heavy: bytes, options: dict[str, Any]) -> None:
+    size, lengths = 60, [3, 60, 5, 4, 58, 2, 60, 1]
+    fed = feeds(lengths, size)
+    recorder = EventRecorder()
+    session = parallax.InferenceSession(heavy, padding="trim", observers=[recorder], **options)
+    assert session.runners.current.trimming.rows == (0,)
+    assert "rows of unlike lengths run in groups" in session.plan.provenance.reason
+    check(session.run(None, fed)[0], expected(heavy, fed))
+    check(session.run(["y", "y"], fed)[1], expected(heavy, fed))
+    assert sum(isinstance(event, RunAdmitted) for event in recorder.events) == 4, "two groups of each run"
+    alike = feeds([20] * 8, size)
+    check(session.run(None, alike)[0], expected(heavy, alike))
+    assert sum(isinstance(event, RunAdmitted) for event in recorder.events) == 5
+
+
+def test_rows_of_light_models_run_together() -> None:
+    session = parallax.InferenceSession(MODEL, padding="trim")
+    assert session.runners.current.trimming.rows is None
+
+
+def test_a_bundle_groups_rows(heavy: bytes, tmp_path: Path) -> None:
+    fed = feeds([3, 60, 5, 58], 60)
+    session = parallax.InferenceSession(parallax.compile(heavy, tmp_path / "m.plx", padding="trim"))
+    assert session.runners.current.trimming.rows == (0,)
+    check(session.run(None, fed)[0], expected(heavy, fed))
+
+
 # -- bundles, copies, other plans ------------------------------------------------------------------------------------
 
 
@@ -253,6 +291,7 @@ FORGED: dict[str, Any] = {
     "an output from elsewhere": {"outputs": [{"name": "nowhere", "axes": [1], "value": "0.0"}]},
     "no number": {"outputs": [{"name": "y", "axes": [1], "value": "zero"}]},
     "a length that cannot be": {"shortest": 0},
+    "rows of another model": {"rows": [0, 0]},
 }
 
 

@@ -6,8 +6,9 @@ then zeros. Each call's mask is looked at; with any other one the run goes on as
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -40,40 +41,42 @@ def trim_feeds(trimming: Trimming, feeds: Any, *, multiple: int = 1) -> Trimmed 
         feeds: as the caller gave them. Whatever is wrong with them is left to the run to say.
         multiple: the length that is left is rounded up to a multiple of this.
     """
-    if not isinstance(feeds, Mapping):
-        return None
-    mask = feeds.get(trimming.mask)
-    if not isinstance(mask, np.ndarray) or not mask.ndim or not mask.size:
+    counts = _row_lengths(trimming, feeds)
+    return None if counts is None else _cut(trimming, feeds, int(counts.max()), multiple=multiple)
+
+
+def _row_lengths(trimming: Trimming, feeds: Any) -> _Array | None:
+    """Tokens of each row; None where a row is other than ones and then zeros, or none has a zero."""
+    mask = feeds.get(trimming.mask) if isinstance(feeds, Mapping) else None
+    if not isinstance(mask, np.ndarray) or not mask.ndim or not mask.size or mask.dtype.kind not in "biuf":
         return None
     length = mask.shape[-1]
-    if trimming.longest is not None and length > trimming.longest:
+    rows = mask.reshape(-1, length)
+    if rows[:, -1].all() or (trimming.longest is not None and length > trimming.longest):
         return None
-    kept = _kept(mask.reshape(-1, length))
-    if kept is None:
+    counts: _Array = np.count_nonzero(rows, axis=1)
+    if not counts.all() or not np.array_equal(rows, np.arange(length) < counts[:, None]):
         return None
+    return counts
+
+
+def _cut(
+    trimming: Trimming, feeds: Mapping[str, Any], kept: int, *, rows: Sequence[int] | None = None, multiple: int = 1
+) -> Trimmed | None:
+    """Feeds cut to so many places, and to these rows if any are named."""
+    length = feeds[trimming.mask].shape[-1]
     kept = -(-max(kept, trimming.shortest) // multiple) * multiple
-    if kept >= length:
+    if kept >= length and rows is None:
         return None
-    made = dict(feeds)
+    made = dict(feeds) if rows is None else {name: array[rows] for name, array in feeds.items()}
     for entry in trimming.inputs:
-        array = feeds.get(entry.name)
+        array = made.get(entry.name)
         if not isinstance(array, np.ndarray) or any(
             axis >= array.ndim or array.shape[axis] != length for axis in entry.axes
         ):
             return None
         made[entry.name] = np.ascontiguousarray(array[_places(array.ndim, entry.axes, kept)])
     return Trimmed(made, length)
-
-
-def _kept(rows: _Array) -> int | None:
-    """Places of the longest row; None where nothing is padded, or a row is other than ones and then zeros."""
-    if rows.dtype.kind not in "biuf" or rows[:, -1].any():
-        return None
-    counts = np.count_nonzero(rows, axis=1)
-    if not counts.all():
-        return None
-    is_one = np.arange(rows.shape[1]) < counts[:, None]
-    return int(counts.max()) if np.array_equal(rows, is_one) else None
 
 
 def _places(rank: int, axes: Sequence[int], count: int) -> tuple[slice, ...]:
@@ -102,6 +105,66 @@ def _filled(entry: PaddedOutput, output: _Array, length: int) -> _Array:
     return full
 
 
+# -- rows of unlike lengths in groups ---------------------------------------------------------------------------------
+
+
+def group_rows(trimming: Trimming, names: Sequence[str], feeds: Any) -> list[list[int]]:
+    """The rows of feeds in groups that had better be run apart; [] where all had better be run together.
+
+    Args:
+        names: of all the model's inputs.
+    """
+    counts = None if trimming.rows is None else _row_lengths(trimming, feeds)
+    if counts is None or feeds.keys() != set(names):
+        return []
+    if any(not isinstance(array, np.ndarray) or array.shape[:1] != counts.shape for array in feeds.values()):
+        return []
+    from parallax.partition.padding import divide_rows
+
+    groups = divide_rows(counts.tolist())
+    return groups if len(groups) > 1 else []
+
+
+def _joined(groups: Sequence[Sequence[int]], outputs: Sequence[_Array], axis: int) -> _Array:
+    """One output of all rows, in their order, of that of each group."""
+    if axis < 0:
+        return outputs[0]
+    order = np.argsort(np.concatenate([np.asarray(group) for group in groups]))
+    return np.take(np.concatenate(outputs, axis), order, axis)
+
+
+# -- runners ----------------------------------------------------------------------------------------------------------
+
+
+def _run(
+    runner: Runner, trimming: Trimming, call: Callable[..., Any], output_names: Any, feeds: Any, *rest: Any
+) -> Any:
+    """What ``call``, which is how the runner runs feeds as they are, gives on all of these feeds.
+
+    Args:
+        rest: what else it is called with.
+    """
+    names = output_names or runner.output_names
+
+    def run_cut(trimmed: Trimmed | None) -> Any:
+        if trimmed is None:
+            return call(output_names, feeds, *rest)
+        made = call(output_names, trimmed.feeds, *rest)
+        return fill_outputs(trimming, names, made, trimmed.length) if trimming.outputs else made
+
+    groups = group_rows(trimming, runner.input_names, feeds)
+    if groups:
+        counts = np.count_nonzero(feeds[trimming.mask], axis=-1)
+        parts = [_cut(trimming, feeds, int(counts[group].max()), rows=group) for group in groups]
+        if None not in parts:
+            made = [run_cut(part) for part in parts]
+            axes = dict(zip(runner.output_names, trimming.rows or (), strict=True))
+            return [
+                _joined(groups, outputs, axes[name]) for name, outputs in zip(names, zip(*made, strict=True), strict=True)
+            ]
+    return run_cut(trim_feeds(trimming, feeds))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrimmedWholeRunner(WholeRunner):
     """Has ONNX Runtime run the whole model, on feeds without padding."""
@@ -111,29 +174,25 @@ class TrimmedWholeRunner(WholeRunner):
     def run(
         self, output_names: Any, input_feed: Any, run_options: Any = None, memory: SessionMemory | None = None
     ) -> Any:
-        trimmed = trim_feeds(self.trimming, input_feed)
-        if trimmed is None:
-            return WholeRunner.run(self, output_names, input_feed, run_options, memory)
-        made = WholeRunner.run(self, output_names, trimmed.feeds, run_options, memory)
-        return self._full(output_names, made, trimmed.length)
+        call = partial(WholeRunner.run, self)
+        return _run(self, self.trimming, call, output_names, input_feed, run_options, memory)
 
     def run_async(
         self, output_names: Any, input_feed: Mapping[str, Any], callback: Any, user_data: Any, run_options: Any
     ) -> None:
-        trimmed = trim_feeds(self.trimming, input_feed)
+        trimming = self.trimming
+        trimmed = trim_feeds(trimming, input_feed)
         if trimmed is None:
             WholeRunner.run_async(self, output_names, input_feed, callback, user_data, run_options)
             return
+        names = output_names or self.output_names
 
         def ended(results: Any, data: Any, error: str) -> None:  # it holds the feeds, which nobody else does
-            callback(results if error else self._full(output_names, results, trimmed.length), data, error)
+            if not error:
+                results = fill_outputs(trimming, names, results, trimmed.length)
+            callback(results, data, error)
 
         WholeRunner.run_async(self, output_names, trimmed.feeds, ended, user_data, run_options)
-
-    def _full(self, output_names: Any, made: Any, length: int) -> Any:
-        if not self.trimming.outputs:
-            return made
-        return fill_outputs(self.trimming, output_names or self.output_names, made, length)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -145,11 +204,8 @@ class TrimmedSplitRunner(SplitRunner):
     def run(
         self, output_names: Any, input_feed: Any, run_options: Any = None, memory: SessionMemory | None = None
     ) -> Any:
-        trimmed = trim_feeds(self.trimming, input_feed)
-        if trimmed is None:
-            return SplitRunner.run(self, output_names, input_feed, run_options, memory)
-        made = SplitRunner.run(self, output_names, trimmed.feeds, run_options, memory)
-        return fill_outputs(self.trimming, output_names or self.output_names, made, trimmed.length)
+        call = partial(SplitRunner.run, self)
+        return _run(self, self.trimming, call, output_names, input_feed, run_options, memory)
 
 
 def trimmed_runner(runner: Runner, trimming: Trimming) -> Runner:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from parallax._json_records import parse_json, read_record, write_record
-from parallax.errors import BundleError, ConfigError, PlanError
-from parallax.partition.padding import NotTrimmable, Trimming, prove_trimming
+from parallax.errors import BundleError, ConfigError, ParallaxError, PlanError
+from parallax.partition.padding import LEAST_WEIGHT_BYTES, NotTrimmable, Trimming, prove_trimming
 
 if TYPE_CHECKING:
     from parallax.bundle import Bundle
+    from parallax.graph import OpGraph
     from parallax.model import Model
 
 _ONNX = ("", "ai.onnx")
 _MOST_AXES = 64
+_PROBED = 8
+"""Length of the sequences with which rows are proven to be independent."""
 
 
 def trimming_of(model: Model) -> Trimming:
@@ -25,10 +29,38 @@ def trimming_of(model: Model) -> Trimming:
     Raises: ConfigError if it is not proven that answers stay the same; names the node that stands in the way.
     """
     opset = max(model.opset_imports.get(domain, 0) for domain in _ONNX)
+    graph = model.inferred()
     try:
-        return prove_trimming(model.inferred(), opset=opset, fillings=model.filled_values())
+        found = prove_trimming(graph, opset=opset, fillings=model.filled_values())
     except NotTrimmable as error:
         raise not_trimmed(str(error)) from error
+    return replace(found, rows=_row_axes(model, graph, found))
+
+
+def _row_axes(model: Model, graph: OpGraph, trimming: Trimming) -> tuple[int, ...] | None:
+    """Where rows lie in each output, if they may run apart and that can pay; see `Trimming.rows`."""
+    mask = next(info.shape for info in graph.inputs if info.name == trimming.mask)
+    if model.weight_bytes < LEAST_WEIGHT_BYTES or mask is None or len(mask) != 2:
+        return None
+    batch, sequence = mask
+    sizes: dict[Any, int] = {batch: 1, sequence: max(_PROBED, trimming.shortest)}
+    shapes = {info.name: [sizes.get(size, size) for size in info.shape or ()] for info in graph.inputs}
+    if any(not info.shape or info.shape[0] != batch for info in graph.inputs):
+        return None
+    if not isinstance(batch, str) or any(not isinstance(size, int) for shape in shapes.values() for size in shape):
+        return None
+    from parallax.model import NoBatchAxis, find_batch_axis
+
+    try:
+        found = find_batch_axis(model, shapes)  # type: ignore[arg-type]  # all are numbers
+    except (NoBatchAxis, ParallaxError):
+        return None
+    axes = []
+    for info, axis in zip(graph.outputs, found.outputs, strict=True):
+        if axis is not None and (info.shape is None or info.shape[axis] != batch):
+            return None
+        axes.append(-1 if axis is None else axis)
+    return tuple(axes)
 
 
 def not_trimmed(why: str) -> ConfigError:
@@ -76,6 +108,9 @@ def _complaint(trimming: Trimming, interface: Any) -> str:
         return "an output that is filled up is none of the model's"
     if any(not 0 <= axis < _MOST_AXES for entry in (*trimming.inputs, *trimming.outputs) for axis in entry.axes):
         return "an axis is not possible"
+    rows = trimming.rows
+    if rows is not None and (len(rows) != len(interface.outputs) or any(not -1 <= axis < _MOST_AXES for axis in rows)):
+        return "an axis of rows is not possible"
     if trimming.shortest < 1 or (trimming.longest is not None and trimming.longest < 0):
         return "a length is not possible"
     try:

@@ -47,6 +47,9 @@ class Trimming:
     longest: int | None
     """Length up to which the model runs; None where nothing in it says. Longer feeds are left as they are, so that the
     model refuses them."""
+    rows: tuple[int, ...] | None = None
+    """For each output of the model, in its order, the axis along which the rows of a batch lie (-1: it has none), where
+    rows may be run apart; None where they may not, or where that would not pay. The inputs have them along axis 0."""
 
     def describe(self) -> str:
         """What is done, in words."""
@@ -55,4 +58,6 @@ class Trimming:
         if self.outputs:
             filled = ", ".join(repr(entry.name) for entry in self.outputs)
             told += f", and {filled} filled up again"
+        if self.rows is not None:
+            told += "; rows of unlike lengths run in groups"
         return told
