@@ -66,14 +66,16 @@ _PASSING: Final = frozenset({"Identity", "Cast", "Add", "Sum", "Sub", "Mul", "Di
 
 def is_blocking(entry: Entry) -> bool:
     """Whether a Softmax along with ordinary numbers makes exactly 0 of it."""
-    return entry is Kind.BLOCKING if isinstance(entry, Kind) else _is_float(entry) and bool(entry <= BLOCKING_BELOW)
+    if isinstance(entry, Kind):
+        return entry is Kind.BLOCKING
+    return _is_float(entry) and float(entry) <= BLOCKING_BELOW
 
 
 def is_ordinary(entry: Entry) -> bool:
     """Whether it is an ordinary number, known or not."""
     if isinstance(entry, Kind):
         return entry is Kind.ORDINARY
-    return not _is_float(entry) or bool(abs(entry) < -BLOCKING_BELOW)
+    return not _is_float(entry) or abs(float(entry)) < -BLOCKING_BELOW
 
 
 def is_zero(entry: Entry) -> bool:
@@ -187,8 +189,9 @@ def _passed_on(kind: str, entries: Sequence[Entry]) -> Entry:
         return Kind.BLOCKING if any(map(is_blocking, entries)) else Kind.LOW
     if kind == "Sub":
         left, right = entries
-        small = is_ordinary(right) or (not isinstance(right, Kind) and bool(right > 0))
-        large = not isinstance(right, Kind) and _is_float(right) and bool(right >= -BLOCKING_BELOW)
+        known = None if isinstance(right, Kind) or not _is_float(right) else float(right)
+        small = is_ordinary(right) or (known is not None and known > 0)
+        large = known is not None and known >= -BLOCKING_BELOW
         is_hidden = (is_blocking(left) and small) or (is_ordinary(left) and large)
         return Kind.BLOCKING if is_hidden else Kind.ANY
     if kind == "Min":
@@ -204,5 +207,5 @@ def _is_same(one: np.generic, other: Entry) -> bool:
     return isinstance(other, np.generic) and type(one) is type(other) and bool(one == other)
 
 
-def _is_float(entry: Any) -> bool:
-    return np.asarray(entry).dtype.kind == "f"
+def _is_float(entry: np.generic) -> bool:
+    return entry.dtype.kind == "f"

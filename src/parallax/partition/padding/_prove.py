@@ -169,7 +169,7 @@ class _Proof:
             # What the sequence does not go into is the same in both runs, whatever it is.
             seen = [self.seen(name) for name in (*node.inputs, *node.captures) if name]
             if not any(entry.is_cut for entry in seen) and not node.op_type.startswith("Random"):
-                return [self._constant(name) for name in node.outputs if name]
+                return [self._constant(name) if name else Seen(axes=()) for name in node.outputs]
             if isinstance(error, NotProven | ArithmeticError):
                 raise
             raise NotProven(f"it is not formed as its operator asks ({error})") from error
@@ -185,9 +185,7 @@ class _Proof:
                 continue
             seen = made[place]
             self._check_axes(seen)
-            self._seen[name] = replace(
-                seen, is_cut=is_cut or seen.is_cut, is_masked=is_masked or seen.is_masked
-            )
+            self._seen[name] = replace(seen, is_cut=is_cut or seen.is_cut, is_masked=is_masked or seen.is_masked)
 
     def _check_axes(self, seen: Seen) -> None:
         """Raises: NotProven if a size is made of the sequence's length otherwise than as an axis of its own."""
@@ -206,12 +204,13 @@ class _Proof:
             axes = tuple(axis_of(Length.of(size)) for size in value.shape)
             return Seen(axes=axes, entry=entry_of(value) if value.size else Kind.ORDINARY, items=items)
         info = self._graph.tensors.get(name) or self._graph.initializers.get(name)
-        if info is None or info.shape is None or any(not isinstance(size, int) and size not in self._sizes for size in info.shape):
+        sizes = None if info is None else info.shape
+        known = [size for size in sizes or () if isinstance(size, int) or size in self._sizes]
+        if info is None or sizes is None or len(known) < len(sizes):
             raise NotProven(f"the shape of {name!r} is not known")
         dtype = NUMPY_TYPES.get(info.dtype)
         entry: Entry = Kind.ORDINARY if dtype is not None and dtype.kind in "iub" else Kind.ANY
-        sizes = [Length.of(size) for size in info.shape if size is not None]
-        return Seen(axes=tuple(map(axis_of, sizes)), entry=entry)
+        return Seen(axes=tuple(axis_of(Length.of(size)) for size in known if size is not None), entry=entry)
 
     def _output(self, name: str) -> Seen:
         if name in self._faults:
