@@ -149,8 +149,8 @@ def make_report(results: Sequence[Mapping[str, Any]], *, rounds: int) -> Report:
     return Report(
         title="Zeros that are worth something",
         method=(
-            f"Milliseconds per run: the median of {rounds} processes, each the median of its runs. ONNX Runtime has its "
-            'defaults and all the padding; Parallax is opened with padding="trim".'
+            f"Milliseconds per run: the median of {rounds} processes, each the median of its runs. ONNX Runtime has "
+            'its defaults and all the padding; Parallax is opened with padding="trim".'
         ),
         columns=["inputs", DEFAULT, OURS, "ratio", "difference"],
         rows=rows,

@@ -146,10 +146,8 @@ def _flattened(make: _Builder, chosen: Choices, least: str) -> str:
         for size, axes in ((rows, [1, 2, 3]), (length, [0, 1, 3]), (length, [0, 1, 2]))
     ]
     row, query, key = counted
-    if chosen.is_causal:
-        is_open = make("LessOrEqual", key, query)
-    else:
-        is_open = make("GreaterOrEqual", query, make.constant(0))
+    zero = make.constant(0)
+    is_open = make("LessOrEqual", key, query) if chosen.is_causal else make("GreaterOrEqual", query, zero)
     flat = make("Flatten", make("Cast", "mask", to=BOOL), axis=2)
     numbers = make("Add", make("Mul", row, length), key)
     picked = make("Reshape", make("Gather", flat, numbers, axis=0), make("Shape", numbers))
@@ -211,9 +209,7 @@ def _headed(make: _Builder, chosen: Choices, hidden: str) -> str:
     zeroed = make("Mul", hidden, rows, name="the_head")
     if chosen.head == "hidden_zeroed":
         return zeroed
-    total, count = (
-        make("ReduceSum", tensor, make.constant([1]), keepdims=0) for tensor in (zeroed, rows)
-    )
+    total, count = (make("ReduceSum", tensor, make.constant([1]), keepdims=0) for tensor in (zeroed, rows))
     return _classified(make, make("Div", total, make("Clip", count, make.constant(1e-9, np.float32))))
 
 

@@ -381,7 +381,7 @@ def compile_command(
             min_gain=min_gain,
             tune=tune,
             memory_budget=memory_budget,
-            padding=None if padding is None else padding.value,
+            padding=None if padding is None else "trim",
             cache_dir=cache_dir,
         ),
         seed=seed,

@@ -160,7 +160,8 @@ def _run(
             made = [run_cut(part) for part in parts]
             axes = dict(zip(runner.output_names, trimming.rows or (), strict=True))
             return [
-                _joined(groups, outputs, axes[name]) for name, outputs in zip(names, zip(*made, strict=True), strict=True)
+                _joined(groups, outputs, axes[name])
+                for name, outputs in zip(names, zip(*made, strict=True), strict=True)
             ]
     return run_cut(trim_feeds(trimming, feeds))
 

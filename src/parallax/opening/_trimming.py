@@ -88,16 +88,20 @@ def stored_trimming(bundle: Bundle) -> Trimming | None:
         return None
     try:
         found = read_record(Trimming, parse_json(text), "trimming")
-        complaint = _complaint(found, bundle.manifest.interface)
     except PlanError as error:
-        complaint = error.what
+        raise _impossible(error.what, bundle) from error
+    complaint = _complaint(found, bundle.manifest.interface)
     if complaint:
-        raise BundleError(
-            f"what it says of padding cannot be: {complaint}",
-            where=bundle.folder,
-            fix="do not use this bundle: compile the model again",
-        )
+        raise _impossible(complaint, bundle)
     return found
+
+
+def _impossible(complaint: str, bundle: Bundle) -> BundleError:
+    return BundleError(
+        f"what it says of padding cannot be: {complaint}",
+        where=bundle.folder,
+        fix="do not use this bundle: compile the model again",
+    )
 
 
 def _complaint(trimming: Trimming, interface: Any) -> str:
@@ -106,7 +110,9 @@ def _complaint(trimming: Trimming, interface: Any) -> str:
         return "an input that is cut is none of the model's, or the mask is not among them"
     if not {entry.name for entry in trimming.outputs} <= set(interface.outputs):
         return "an output that is filled up is none of the model's"
-    if any(not 0 <= axis < _MOST_AXES for entry in (*trimming.inputs, *trimming.outputs) for axis in entry.axes):
+    axes = [axis for entry in trimming.inputs for axis in entry.axes]
+    axes += [axis for entry in trimming.outputs for axis in entry.axes]
+    if any(not 0 <= axis < _MOST_AXES for axis in axes):
         return "an axis is not possible"
     rows = trimming.rows
     if rows is not None and (len(rows) != len(interface.outputs) or any(not -1 <= axis < _MOST_AXES for axis in rows)):

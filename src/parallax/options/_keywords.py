@@ -9,7 +9,7 @@ import math
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 import numpy as np
 
@@ -128,13 +128,13 @@ def check_idle_trim(seconds: Any) -> float | None:
     return number
 
 
-def check_padding(padding: Any) -> str | None:
+def check_padding(padding: Any) -> Literal["trim"] | None:
     """Raises: ConfigError unless None or the way there is."""
     if padding is not None and not (isinstance(padding, str) and padding == "trim"):
         raise ConfigError(
             f"padding={padding!r:.80} is no way to run padding", fix='write padding="trim", or leave it out'
         )
-    return cast("str | None", padding)
+    return None if padding is None else "trim"
 
 
 def check_backends(backends: Any) -> tuple[str, ...] | None:

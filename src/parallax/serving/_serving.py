@@ -229,9 +229,7 @@ class _Preparation:
             elements=elements,
         )
         trimming = getattr(self._session.runners.current, "trimming", None)
-        reader = RequestReader(
-            self._inputs, self._optional, axis=self._axis, padding=self._padding, trimming=trimming
-        )
+        reader = RequestReader(self._inputs, self._optional, axis=self._axis, padding=self._padding, trimming=trimming)
         return runner, reader
 
     # -- examples -----------------------------------------------------------------------------------------------------

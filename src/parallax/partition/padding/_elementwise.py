@@ -248,11 +248,10 @@ def like_first(view: View, node: Node) -> Sequence[Seen]:
     return [Seen(axes=first.axes, entry=Kind.ORDINARY)]
 
 
-UNARY: Final = (
-    "Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid HardSwish LeakyRelu Log "
-    "Mish Reciprocal Round Selu Shrink Sigmoid Sin Sinh Softplus Softsign Swish Tan Tanh ThresholdedRelu"
-).split()
-MORE: Final = (
-    "Abs Add And BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast Clip Div Equal Greater GreaterOrEqual Identity IsInf "
-    "IsNaN Less LessOrEqual Max Mean Min Mod Mul Neg Not Or PRelu Pow Relu Sign Sqrt Sub Sum Where Xor"
-).split()
+ELEMENTWISE: Final = (
+    "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast Ceil Celu Clip Cos "
+    "Cosh Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu "
+    "Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow Reciprocal Relu Round Selu Shrink Sigmoid Sign "
+    "Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor"
+)
+"""Names of the operators, with blanks between them."""

@@ -154,7 +154,7 @@ def _cast(node: Node, value: Any) -> np.generic | None:
     target = NUMPY_TYPES.get(code) if isinstance(code, int) else None
     if target is None or (target.kind in "iu" and not np.isfinite(value)):
         return None
-    return np.asarray(value).astype(target)[()]  # type: ignore[no-any-return]
+    return target.type(np.asarray(value).astype(target))  # type: ignore[no-any-return]
 
 
 def _absorbed(kind: str, entries: Sequence[Entry]) -> Entry | None:

@@ -1,4 +1,4 @@
-"""Rows of a batch in groups of like lengths: the fewer places are run, the better, but each run has a cost of its own."""
+"""Rows of a batch in groups of like lengths: fewer places are run, but each run has a cost of its own."""
 
 from __future__ import annotations
 

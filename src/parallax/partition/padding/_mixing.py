@@ -106,8 +106,10 @@ def softmax(view: View, node: Node) -> Sequence[Seen]:
     marks = [mark for mark in marks_of(seen.axes, view.sequence) if mark[0] in mixed]
     if not marks:
         return [Seen(axes=seen.axes)]
-    if node.op_type != "Softmax" or seen.axes[marks[0][0]] != (view.sequence,) or any(
-        seen.axes[other] for other in mixed if other != marks[0][0]
+    if (
+        node.op_type != "Softmax"
+        or seen.axes[marks[0][0]] != (view.sequence,)
+        or any(seen.axes[other] for other in mixed if other != marks[0][0])
     ):
         raise NotProven("it mixes places of the sequence, padded ones among them")
     edge = seen.edge(marks[0])
@@ -175,7 +177,7 @@ def _reduced_items(node: Node, seen: Seen) -> Seen:
     if node.op_type not in ("ReduceMax", "ReduceMin", "ReduceSum") or None in known:
         raise NotProven("it computes with sizes in a way that is not followed")
     found = [number for number in known if number is not None]
-    value = {"ReduceMax": max, "ReduceMin": min, "ReduceSum": sum}[node.op_type](found)
+    value = sum(found) if node.op_type == "ReduceSum" else max(found) if node.op_type == "ReduceMax" else min(found)
     return Seen(axes=axes, items=(Length.of(value),))
 
 

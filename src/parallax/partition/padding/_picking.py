@@ -9,7 +9,7 @@ from typing import Final
 from parallax.graph import Node
 from parallax.partition.padding._entries import Entry, Kind
 from parallax.partition.padding._lengths import ZERO, Length, product
-from parallax.partition.padding._seen import Atoms, Edge, Mark, NotProven, Seen, axis_of, marks_of
+from parallax.partition.padding._seen import Atoms, Mark, NotProven, Seen, axis_of
 from parallax.partition.padding._view import View, given, int_of, numbers
 
 _TO_THE_END: Final = 2**31 - 1
@@ -71,10 +71,10 @@ def _cut_axis(view: View, atoms: Atoms, start: Length, end: Length, step: int) -
         return atoms
     if size.number is not None:
         return _cut_table(view, size.number, start, end, step)
-    if atoms == (view.sequence,) and step == 1 and start.number is not None and end.number is not None:
-        if 0 <= start.number < end.number < _TO_THE_END:
-            view.keep_at_least(end.number)
-            return axis_of(end - start)
+    first, last = start.number, end.number
+    if atoms == (view.sequence,) and step == 1 and first is not None and last is not None and 0 <= first < last:
+        view.keep_at_least(last)
+        return axis_of(end - start)
     raise NotProven("it takes a part of an axis that the model leaves open")
 
 

@@ -228,8 +228,10 @@ class _Proof:
         marks = marks_of(seen.axes, self.sequence)
         values = [seen.edge(mark).padded for mark in marks]
         first = values[0]
-        if any(seen.axes[axis] != (self.sequence,) for axis, _ in marks) or isinstance(first, Kind) or any(
-            isinstance(value, Kind) or value != first for value in values
+        if (
+            any(seen.axes[axis] != (self.sequence,) for axis, _ in marks)
+            or isinstance(first, Kind)
+            or any(isinstance(value, Kind) or value != first for value in values)
         ):
             raise NotTrimmable(
                 f"output {name!r} keeps the axis {self.symbol!r}, and what a full run gives at its padded places is "

@@ -9,11 +9,11 @@ from parallax.graph import Node
 from parallax.partition.padding import _mixing as mixing
 from parallax.partition.padding import _picking as picking
 from parallax.partition.padding import _reshaping as reshaping
-from parallax.partition.padding._elementwise import MORE, UNARY, elementwise, like_first
+from parallax.partition.padding._elementwise import ELEMENTWISE, elementwise, like_first
 from parallax.partition.padding._view import Rule
 
 _OWN: Final[Mapping[str, Rule]] = {
-    **dict.fromkeys((*UNARY, *MORE), elementwise),
+    **dict.fromkeys(ELEMENTWISE.split(), elementwise),
     **dict.fromkeys(("Shape", "Size"), reshaping.shape),
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), mixing.softmax),
     **dict.fromkeys(("LayerNormalization", "RMSNormalization"), mixing.normalisation),
