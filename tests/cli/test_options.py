@@ -34,6 +34,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--memory-limit": ("much", "0", "-1MiB", "5 XB"),
     "--min-gain": ("much", "-0.1", "1", "nan"),
     "--output": ("{folder}/gone/file",),
+    "--padding": ("cut",),
     "--policy": ("parallel",),
     "--provider": (
         "emulated:pixel-7-gpu",
