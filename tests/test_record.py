@@ -8,6 +8,7 @@ import importlib
 import inspect
 import pickle
 import pkgutil
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -171,3 +172,26 @@ def test_every_record_of_the_package_has_the_signature_of_its_fields() -> None:
                     *(entry.name for entry in given if entry.kw_only),
                 ]
     assert count > 100
+
+
+def test_the_initialiser_is_written_when_it_is_first_asked_for() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Late:
+        """Without a text, a class gets its signature for one, and that needs the initialiser."""
+
+        left: int
+        right: int = 2
+
+    @dataclass(frozen=True, slots=True)
+    class Below(Late):
+        """With a field more."""
+
+        more: int = 3
+
+    assert not inspect.isfunction(vars(Late)["__init__"])
+    assert [Below(1), Below(1, 4, more=5)] == [Below(1, 2, 3), Below(1, 4, 5)]
+    assert not inspect.isfunction(vars(Late)["__init__"])
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(Late, range(64)))
+    assert [(record.left, record.right) for record in made] == [(number, 2) for number in range(64)]
+    assert inspect.isfunction(vars(Late)["__init__"])

@@ -2,7 +2,8 @@
 
 Python's own writes the methods of each class as text and compiles them, six for a frozen record: on the way to a
 bundle's first answer that takes more than all else that importing this package takes. Here ``__init__`` alone is
-compiled; what else a record has needs but the names of its fields. Fields, slots and what `dataclasses` offers for
+compiled, when it is first asked for, since most processes make records of few classes; what else a record has needs
+but the names of its fields. Fields, slots and what `dataclasses` offers for
 records (``fields``, ``replace``, ``asdict``, ``is_dataclass``) are its own, and type checkers see nothing else. A test
 compares records with what `dataclasses` makes of the same classes.
 
@@ -36,7 +37,7 @@ def _make(cls: type, *, frozen: bool = False, eq: bool = True, **options: bool) 
     own = dict(vars(cls))  # what the class itself defines goes before what is made here
     fields = dataclasses.fields(made)
     if "__init__" not in own:
-        made.__init__ = _initialiser(made, fields, frozen=frozen)
+        made.__init__ = _LateInitialiser(made, fields, frozen=frozen)
     if "__repr__" not in own:
         made.__repr__ = _representation([field.name for field in fields if field.repr])
     compared = [field.name for field in fields if field.compare]
@@ -54,6 +55,19 @@ def _make(cls: type, *, frozen: bool = False, eq: bool = True, **options: bool) 
     parameters.init = parameters.repr = True
     parameters.eq, parameters.frozen = eq, frozen
     return made
+
+
+class _LateInitialiser:
+    """``__init__`` of a class until it is first asked for, for a record or for its signature: then it takes the place
+    of this. Threads that ask at the same time may each make one; they are alike."""
+
+    def __init__(self, cls: Any, fields: Sequence[dataclasses.Field[Any]], *, frozen: bool) -> None:
+        self._cls, self._fields, self._frozen = cls, fields, frozen
+
+    def __get__(self, record: Any, owner: type | None = None) -> Any:
+        made: Any = _initialiser(self._cls, self._fields, frozen=self._frozen)
+        self._cls.__init__ = made
+        return made.__get__(record, owner)
 
 
 def _initialiser(cls: Any, fields: Sequence[dataclasses.Field[Any]], *, frozen: bool) -> Callable[..., None]:
