@@ -24,7 +24,7 @@ from parallax.backends.ort import CPU_DEVICE, RuntimeOptions
 from parallax.cli import Rival
 from parallax.engine import Executor, compile_plan, lane_pool
 from parallax.engine._compile import Delegation, compile_segment
-from parallax.graph import OperatorWork, Work, node_work
+from parallax.graph import Work, operator_work
 from parallax.model import Model, load_model
 from parallax.partition.regions import RegionPlan, RegionRule
 from parallax.partition.regions._hosted import hosted_tensors
@@ -124,12 +124,8 @@ def hosted_executor(study: Study, plan: RegionPlan) -> Executor:
         delegation = None
         if region is not None:
             nodes = [study.graph.nodes[index] for index in plan.regions[region].nodes]
-            works = [(node.op_type, node_work(study.graph, node)) for node in nodes if node.index not in folded]
             work = Work(
-                operators=tuple(
-                    OperatorWork(op_type=op_type, flops=entry.flops or 0, touched_bytes=entry.bytes or 0)
-                    for op_type, entry in works
-                ),
+                operators=tuple(operator_work(study.graph, node) for node in nodes if node.index not in folded),
                 moved_bytes=tuple(map(study.size, crossing[region])),
             )
             delegation = Delegation(backend=study.backend, work=work)

@@ -13,6 +13,7 @@ import parallax
 
 SOURCE = Path(parallax.__file__).parent
 LONGEST_SESSION = 1_500
+LONGEST_FILE = 500
 MOST_NAMES = 25
 
 FOR_BACKENDS_FROM_OUTSIDE = {"BackendFactory", "BackendInfo", "Interface", "MemoryDomain", "UnfitFeedsError"}
@@ -58,3 +59,8 @@ def test_public_names_are_few_and_each_has_a_user(package: str) -> None:
 def test_those_for_backends_from_outside_are_told_to_their_authors() -> None:
     page = (SOURCE.parents[1] / "docs" / "backends.md").read_text(encoding="utf-8")
     assert {name for name in FOR_BACKENDS_FROM_OUTSIDE if not re.search(rf"\b{name}\b", page)} == set()
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_no_file_is_too_long_to_be_read_at_once(path: Path) -> None:
+    assert lines_of(path) <= LONGEST_FILE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,16 @@ from onnx import TensorProto, helper
 
 from parallax.backends import Backend, CompileOptions, open_backend
 from parallax.backends.emulated import _backend as emulated
+from parallax.backends.emulated import _compiled as compiled_parts
 from parallax.backends.emulated import profile_names
-from parallax.backends.emulated._backend import EmulatedBackend, EmulatedModel
+from parallax.backends.emulated._backend import EmulatedBackend
+from parallax.backends.emulated._compiled import EmulatedModel
 from parallax.backends.emulated._profiles import load_profile
 from parallax.backends.emulated._queue import OVERSLEEP_S, DeviceQueue
 from parallax.errors import BackendError, ConfigError, InputError, RunCancelled
 from parallax.graph import OperatorWork, Verdict, Work
 from parallax.model import load_model
+from parallax.partition.regions import make_offer
 from tests.backends._backends import Array, compiled, model_of, on_the_processor, run, value
 from tests.backends.test_backend_contract import (  # noqa: F401 - the contract, run on the `backend` of this module
     test_a_part_it_cannot_compile_is_a_backend_error_that_names_it,
@@ -165,7 +169,7 @@ def test_what_was_left_on_the_device_is_passed_on_without_a_copy() -> None:
 
 
 def test_more_inputs_than_it_can_remember_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(emulated, "MEMORY_LIMIT_BYTES", 3 * 2 * 4 * 8 * 4)
+    monkeypatch.setattr(compiled_parts, "MEMORY_LIMIT_BYTES", 3 * 2 * 4 * 8 * 4)
     model = compiled(open_backend("emulated:jetson-agx-orin", {"speed": 1000}), chain())
     assert isinstance(model, EmulatedModel)
     inputs = [floats(seed, 4, 8) for seed in range(4)]
@@ -312,3 +316,101 @@ def test_feeds_that_do_not_fit_are_refused_on_replay_too() -> None:
         model.run_with_ort_values({}, model.interface.output_names)
     with pytest.raises(InputError):
         model.run_with_ort_values({"x": value(floats(1, 4, 9))}, model.interface.output_names)
+
+
+def half(model: Work) -> Work:
+    """The same work of a model in float16, whose tensors take half the bytes."""
+    operators = [
+        replace(entry, element_type="float16", touched_bytes=entry.touched_bytes // 2) for entry in model.operators
+    ]
+    return replace(model, operators=tuple(operators))
+
+
+@pytest.mark.parametrize("name", ["jetson-agx-orin", "jetson-orin-nano", "pixel-6-gpu"])
+def test_half_precision_is_priced_where_the_model_is_in_it_or_the_device_is_opened_so(name: str) -> None:
+    plain = open_backend(f"emulated:{name}", {"speed": 1})
+    asked = open_backend(f"emulated:{name}?float16=1", {"speed": 1})
+    single, double = plain.price(WORK), plain.price(half(WORK))
+    assert single is not None
+    assert double is not None
+    rates = load_profile(name).rates()
+    assert single.compute_ns == rates.operator_ns(10**9, 10**6), "unasked, float32 stays float32"
+    assert double.compute_ns == rates.operator_ns(10**9, 500_000, "float16")
+    assert rates.dispatch_ns < double.compute_ns < single.compute_ns
+    assert asked.price(WORK) == double
+    assert asked.price(half(WORK)) == double
+    # What crosses is in the model's own type still.
+    assert double.transfer_ns == single.transfer_ns
+    assert asked.info.name == plain.info.name
+    assert "in half precision" in asked.info.device
+    assert "half precision" not in plain.info.device
+
+
+def test_a_device_in_half_precision_answers_in_less_time_and_with_the_same_values() -> None:
+    heavy = Work(operators=(OperatorWork(op_type="MatMul", flops=10**10, touched_bytes=10**6),))
+    x = value(floats(1, 4, 8))
+    taken: dict[bool, float] = {}
+    answers: dict[bool, Any] = {}
+    for asked in (False, True):
+        clock = HandClock()
+        backend = EmulatedBackend(load_profile("jetson-orin-nano"), speed=0.1, clock=clock, float16=asked)
+        model = compiled(backend, chain(), options=CompileOptions(work=heavy))
+        begin = clock.now()
+        (answers[asked],) = model.run_with_ort_values({"x": x}, model.interface.output_names)
+        taken[asked] = clock.now() - begin
+    np.testing.assert_array_equal(answers[True].numpy(), answers[False].numpy())
+    assert taken[True] == pytest.approx(taken[False] / 2, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "complaint"),
+    [
+        ("emulated:raspberry-pi-5-gpu?float16=1", {}, "no rate for float16"),
+        ("emulated:pixel-6-gpu?float16=half", {}, "float16='half'"),
+        ("emulated:pixel-6-gpu?float16=1", {"float16": "1"}, "after the name of an emulated device"),
+        ("emulated:pixel-6-gpu?float16=1&float16=1", {}, "after the name of an emulated device"),
+    ],
+)
+def test_half_precision_is_refused_where_it_is_not_meant(name: str, options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        open_backend(name, {"speed": 1, **options})
+
+
+@pytest.mark.parametrize("given", ["0", 0, False, "false"])
+def test_half_precision_may_be_declined(given: object) -> None:
+    declined = open_backend("emulated:raspberry-pi-5-gpu", {"speed": 1, "float16": given})
+    assert declined.price(WORK) == open_backend("emulated:raspberry-pi-5-gpu", {"speed": 1}).price(WORK)
+
+
+def test_a_condition_and_half_precision_may_both_stand_in_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "condition.json"
+    path.write_text('{"format": 1, "steps": [{"at_s": 0, "device": 2, "launch": 1}]}')
+    made = open_backend(f"emulated:pixel-6-gpu?condition={path}&float16=1", {"speed": 1})
+    assert isinstance(made, EmulatedBackend)
+    assert made.computes_in_float16
+    assert made.condition_at(made._queue.clock.now()).device == 2.0
+
+
+@pytest.mark.parametrize(("asked", "gains"), [("", 2.0), ("?float16=1", 1.0)])
+def test_planners_see_the_rate_that_a_model_runs_at(asked: str, gains: float) -> None:
+    prices = {}
+    for element_type, dtype in ((F32, np.float32), (TensorProto.FLOAT16, np.float16)):
+        proto = model_of(
+            [node("MatMul", ["x", "w"], ["y"])],
+            {"x": (element_type, [512, 512])},
+            {"y": (element_type, [512, 512])},
+            {"w": np.eye(512, dtype=dtype)},
+        )
+        model = load_model(proto)
+        backend = open_backend(f"emulated:jetson-orin-nano{asked}", {"speed": 1})
+        assert isinstance(backend, EmulatedBackend)
+        offer = make_offer(model.inferred(), backend.capability(model), backend, cpu_ns=[1])
+        assert offer is not None
+        assert offer.declined == (None,)
+        prices[element_type] = offer.device_ns[0] - backend.price(dispatched()).compute_ns
+    assert prices[F32] / prices[TensorProto.FLOAT16] == pytest.approx(gains, rel=0.01)
+
+
+def dispatched() -> Work:
+    """An operator that computes nothing."""
+    return Work(operators=(OperatorWork(op_type="MatMul", flops=0, touched_bytes=0),))

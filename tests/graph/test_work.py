@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallax.graph import Node, OpGraph, intensity, node_flops, node_work
+from parallax.graph import Node, OpGraph, intensity, node_flops, node_work, operator_work
 from parallax.graph._formulas import FORMULAS, KNOWN_OPERATORS, NO_ARITHMETIC, PER_INPUT_ELEMENT, PER_OUTPUT_ELEMENT
 from tests.profile.graphs import INT8, INT64, make_graph, one_node
 
@@ -296,3 +296,17 @@ def test_a_malformed_node_never_raises(op_type, shapes):
 @given(st.lists(st.integers(0, 50), max_size=4))
 def test_elementwise_flops_grow_with_the_elements(shape):
     assert flops("Relu", [tuple(shape)], [tuple(shape)]) == math.prod(shape)
+
+
+def test_an_operator_computes_in_the_type_of_its_first_result():
+    graph, node = one_node("Cast", [(100,)], [(INT8, (100,))])
+    assert operator_work(graph, node).element_type == "int8"
+    graph, node = one_node("Relu", [(100,)], [(100,)])
+    work = operator_work(graph, node)
+    assert (work.op_type, work.flops, work.touched_bytes, work.element_type) == ("Relu", 100, 800, "float32")
+
+
+def test_what_is_not_known_of_an_operator_promises_nothing():
+    graph, node = one_node("Relu", [None], [None])
+    work = operator_work(graph, node)
+    assert (work.flops, work.touched_bytes) == (0, 0)

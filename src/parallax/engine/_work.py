@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 
 from parallax.engine._transfers import find_transfers, read_outside
-from parallax.graph import OperatorWork, OpGraph, Work, node_work, tensor_bytes
+from parallax.graph import OpGraph, Work, operator_work, tensor_bytes
 from parallax.partition import find_constants
 from parallax.schedule import Plan
 
@@ -22,14 +22,7 @@ def segment_works(plan: Plan, graph: OpGraph, indices: Sequence[int]) -> Mapping
     for segment, moved in zip(plan.segments, find_transfers(plan, graph.output_names), strict=True):
         if segment.index not in indices:
             continue
-        operators = []
-        for index in segment.nodes:
-            if index not in constants:
-                node = graph.nodes[index]
-                work = node_work(graph, node)
-                operators.append(
-                    OperatorWork(op_type=node.op_type, flops=work.flops or 0, touched_bytes=work.bytes or 0)
-                )
+        operators = [operator_work(graph, graph.nodes[index]) for index in segment.nodes if index not in constants]
         sizes = tuple([tensor_bytes(graph, name) for name in (*moved.inputs, *moved.outputs)])
         found[segment.index] = Work(operators=tuple(operators), moved_bytes=sizes)
     return found

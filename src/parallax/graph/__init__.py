@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         top_levels,
         topological_order,
     )
-    from parallax.graph._price import OperatorWork, Price, Work
+    from parallax.graph._price import OperatorWork, Price, Work, operator_work
     from parallax.graph._shapes import Shapes, UnknownShape
     from parallax.graph._sizes import SizeExpression, SizeTable, bind_dims, size_expression
     from parallax.graph._tensor_bytes import tensor_bytes
@@ -47,7 +47,7 @@ else:
             "_elements": "ELEMENT_TYPES NUMPY_TYPES RUNTIME_TYPES STRING_TYPE ElementType packed_bytes wrapped_type",
             "_op_graph": "CONSTANT_BYTES Node OpGraph constant_value",
             "_orders": "bottom_levels contracted_order critical_path strong_components top_levels topological_order",
-            "_price": "OperatorWork Price Work",
+            "_price": "OperatorWork Price Work operator_work",
             "_shapes": "Shapes UnknownShape",
             "_sizes": "SizeExpression SizeTable bind_dims size_expression",
             "_tensor_bytes": "tensor_bytes",
@@ -94,6 +94,7 @@ __all__ = [
     "iteration_count",
     "node_flops",
     "node_work",
+    "operator_work",
     "packed_bytes",
     "shaped_work",
     "size_expression",

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from parallax.graph._elements import ELEMENT_TYPES
+from parallax.graph._op_graph import Node, OpGraph
+from parallax.graph._work import node_work
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorWork:
@@ -13,6 +17,27 @@ class OperatorWork:
     flops: int
     touched_bytes: int
     """Bytes it reads and writes, weights included."""
+    element_type: str = "float32"
+    """It computes in, as `ElementType.name` has it."""
+
+
+def operator_work(graph: OpGraph, node: Node) -> OperatorWork:
+    """The work of one operator. It computes in the element type of its first result, where that is known.
+
+    Figures that are not known count as 0: what cannot be known promises nothing.
+
+    Args:
+        graph: with types, as `Model.inferred` gives it.
+    """
+    work = node_work(graph, node)
+    known = (graph.tensors.get(name) for name in node.outputs if name)
+    types = [ELEMENT_TYPES[info.dtype].name for info in known if info is not None and info.dtype in ELEMENT_TYPES]
+    return OperatorWork(
+        op_type=node.op_type,
+        flops=work.flops or 0,
+        touched_bytes=work.bytes or 0,
+        element_type=types[0] if types else "float32",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

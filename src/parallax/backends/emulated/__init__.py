@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING
 from parallax import _lazy
 
 if TYPE_CHECKING:
-    from parallax.backends.emulated._backend import PREFIX, open_emulated
+    from parallax.backends.emulated._backend import PREFIX
+    from parallax.backends.emulated._opening import open_emulated
     from parallax.backends.emulated._profiles import profile_names
 else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
-            "_backend": "PREFIX open_emulated",
+            "_backend": "PREFIX",
+            "_opening": "open_emulated",
             "_profiles": "profile_names",
         },
     )

@@ -110,6 +110,15 @@ class DeviceProfile:
         """What a large matrix product attains of that; compare with a measurement of another machine."""
         return self.cpu_peak_flops * self.gemm_share.value
 
+    @property
+    def float16_gain(self) -> float | None:
+        """How many times as fast as in float32 it computes in half precision; None where nothing is known to be gained.
+
+        Nothing computes in half precision unasked: only models that are in float16, and devices that are opened so.
+        """
+        half = self.peak_flops.get("float16")
+        return None if half is None else half.value / self.peak_flops["float32"].value
+
     def rates(self, *, speed: float = 1.0) -> DeviceRates:
         """The device ``speed`` times as fast in everything, launches and transfers too.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from parallax.errors import ConfigError
-from parallax.graph import Capability, OperatorWork, OpGraph, Price, Rejection, Work, node_work
+from parallax.graph import Capability, OpGraph, Price, Rejection, Work, operator_work
 from parallax.partition.regions._plan import Offer, TransferCost
 
 _PROBE_BYTES: Final = 1 << 24
@@ -55,9 +55,8 @@ def make_offer(graph: OpGraph, capability: Capability, pricing: Pricing, *, cpu_
     device_ns = [0] * size
     flops = [0] * size
     for node in graph.nodes:
-        work = node_work(graph, node)
-        flops[node.index] = work.flops or 0
-        operator = OperatorWork(op_type=node.op_type, flops=work.flops or 0, touched_bytes=work.bytes or 0)
+        operator = operator_work(graph, node)
+        flops[node.index] = operator.flops
         price = pricing.price(Work(operators=(operator,)))
         if price is None:
             return None
