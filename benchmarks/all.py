@@ -51,6 +51,7 @@ STEPS: tuple[Step, ...] = (
     Step(script="memory.py", minutes=12, needs_quiet=False),
     Step(script="soak.py", arguments=("--minutes", "4"), minutes=4.2, needs_quiet=False),
     Step(script="paper_parallax_simulated.py", minutes=8, needs_quiet=False),
+    Step(script="paper_energy.py", minutes=5, needs_quiet=False),
     Step(script="right_answers.py", minutes=15, needs_quiet=False),
     Step(script="inspect_sample.py", minutes=0.3, needs_quiet=False),
 )

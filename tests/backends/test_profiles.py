@@ -157,6 +157,11 @@ BAD_FILES: Mapping[str, tuple[Sequence[str | int], object, str]] = {
     "unknown delegate": (["delegate"], "nppai", "no list of operators 'nppai'.*nnapi, tensorrt, tensorrt-10, tflite-gpu"),
     "delegate of a wrong kind": (["delegate"], 7, "found 7"),
     "flag as number": (["unified_memory"], 1, "true or false"),
+    "band out of order": (["power", "static_w", "typical"], 5, "found 5.*static_w.*a number from low"),
+    "bands of other clusters": (["power", "core_w", 0], None, "found 2 bands.*core_w.*3, one for each cluster"),
+    "band without source": (["power", "device_w", "source"], None, "'source' is missing.*device_w"),
+    "negative power": (["power", "device_w", "low"], -1, "found -1.*device_w: low"),
+    "misspelt power": (["power", "statik_w"], 1, "unknown field 'statik_w'.*power"),
 }
 
 

@@ -253,6 +253,9 @@ def bench_command(
             help="Another policy to time as well, such as parallax-paper or heft. Repeat for several.",
         ),
     ] = None,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Also joules per run: by meters that can be read here, else modelled.")
+    ] = False,
     cache_dir: CacheOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -274,7 +277,15 @@ def bench_command(
         inputs=inputs or (),
         shapes=shape or (),
         options=parallax.Options(threads=threads, memory_budget=memory_budget, cache_dir=cache_dir),
-        how=BenchPlan(rounds=runs, max_time_s=max_time, callers=callers, duration_s=duration, batch=batch, tunes=tune),
+        how=BenchPlan(
+            rounds=runs,
+            max_time_s=max_time,
+            callers=callers,
+            duration_s=duration,
+            batch=batch,
+            tunes=tune,
+            energy=energy,
+        ),
         seed=seed,
         save=save,
         providers=provider or (),

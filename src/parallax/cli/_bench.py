@@ -17,6 +17,7 @@ from parallax.bundle import read_bundle
 from parallax.cli._bench_report import OURS, TOLERANCE, Bench, End, describe_bench, is_ours, render_bench
 from parallax.cli._callers import CallerRounds
 from parallax.cli._console import ProgressCallback, Screen
+from parallax.cli._energy import ENERGY_SHARE, EnergySource, RowEnergy, energy_of, find_source, measure_rows
 from parallax.cli._exits import INTERRUPTED_EXIT, say
 from parallax.cli._open import Subject, check_writable, prepare
 from parallax.cli._original import find_original
@@ -66,6 +67,8 @@ class BenchPlan:
     batch: int | None = None
     tunes: bool | None = None
     """None: models are tuned, bundles are not."""
+    energy: bool = False
+    """Whether joules are wanted."""
 
     @property
     def is_load(self) -> bool:
@@ -107,11 +110,14 @@ def bench_model(
             "--runs counts rounds of single runs; with --callers and --duration the time counts",
             fix="leave --runs out, or those",
         )
+    if how.is_load and how.energy:
+        raise ConfigError("--energy is told of single runs", fix="leave --callers and --duration out, or --energy")
     parse_providers(providers)
     for policy in policies:
         open_placer(policy)  # what is wrong with one is said now, not after a minute of measuring
     cores = options.threads or available_cores()
     rivals = runtime_rivals(cores)
+    source = find_source(providers, cores=cores) if how.energy else None
     deadline = Deadline(how.limit_s(len(rivals) + 1 + len(policies)))
     subject = prepare(
         model,
@@ -140,7 +146,11 @@ def bench_model(
         calls = _callers(session, opened, subject, ours_s=ours_s, deadline=deadline)
         slowest_s = max([ours_s, *(rival.run_s for rival in opened.running.values())])
         timer, wanted = _make_rounds(calls, how, cores=cores, slowest_s=slowest_s, deadline=deadline)
-        measured = measure_rounds(timer, wanted=wanted, deadline=deadline, progress=progress)
+        timed = deadline if source is None or not source.is_measured else deadline.within(1 - ENERGY_SHARE)
+        measured = measure_rounds(timer, wanted=wanted, deadline=timed, progress=progress)
+        metered: dict[str, RowEnergy] = {}
+        if source is not None and source.is_measured:
+            measured = _read_meters(source, calls, measured, deadline=deadline, rows=metered)
     if not measured.rounds:
         if measured.ended_by is End.INTERRUPT:
             raise KeyboardInterrupt
@@ -172,6 +182,16 @@ def bench_model(
         is_load=how.is_load,
         batch=how.batch or 1,
         is_tuned=session.plan.provenance.source == "measured" and not session.plan.provenance.disturbed,
+        energy=None
+        if source is None
+        else energy_of(
+            source,
+            metered,
+            subject,
+            measured.rounds,
+            plans={OURS: session.plan, **{label: other.session.plan for label, other in others.items()}},
+            threads={rival.label: rival.threads for rival in rivals},
+        ),
     )
     report = describe_bench(bench)
     if save is not None:
@@ -361,6 +381,24 @@ class Measured:
     others_cores: float
     """Of the cores, the most that other programs used in the rounds that count."""
     ended_by: End
+
+
+def _read_meters(
+    source: EnergySource,
+    calls: Mapping[str, Callable[[], object]],
+    measured: Measured,
+    *,
+    deadline: Deadline,
+    rows: dict[str, RowEnergy],
+) -> Measured:
+    """Fill ``rows`` with what meters tell, unless the user stopped it, then or now; what was timed is handed on."""
+    if measured.ended_by is End.INTERRUPT:
+        return measured
+    try:
+        measure_rows(calls, source.meters, remaining_s=lambda: deadline.remaining_s, rows=rows)
+    except KeyboardInterrupt:
+        return replace(measured, ended_by=End.INTERRUPT)
+    return measured
 
 
 def measure_rounds(rounds: Rounds, *, wanted: int, deadline: Deadline, progress: ProgressCallback) -> Measured:

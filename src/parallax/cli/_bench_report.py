@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from parallax.cli._console import make_table, print_line, print_table
+from parallax.cli._energy import BenchEnergy, energy_cell, energy_heading, energy_notes
 from parallax.cli._open import Subject
 from parallax.cli._plan_view import describe_plan, summarise_memory
 from parallax.cli._rivals import Difference
@@ -79,6 +80,8 @@ class Bench:
     """Whether throughput was measured, by callers that do not pause."""
     batch: int
     is_tuned: bool
+    energy: BenchEnergy | None = None
+    """Joules, where they were asked for."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -142,6 +145,7 @@ def describe_bench(bench: Bench) -> dict[str, Any]:
         "plan": describe_plan(bench.session.plan),
         "policies": {label: describe_plan(plan) for label, plan in bench.policies.items()},
         "memory": bench.session.memory().to_json(),
+        "energy": None if bench.energy is None else bench.energy.to_json(),
     }
 
 
@@ -162,6 +166,8 @@ def _describe_row(bench: Bench, label: str) -> dict[str, Any]:
         "runs_per_s": runs_per_s,
         "items_per_s": runs_per_s * bench.batch,
     }
+    if bench.energy is not None and label in bench.energy.rows:
+        row["energy"] = bench.energy.rows[label].to_json()
     if label != OURS:
         ratios = _ratios(bench, label)
         low, high = quartiles(ratios)
@@ -228,7 +234,9 @@ def render_bench(report: Mapping[str, Any], console: Console) -> None:
     print_line(console, _how_it_was_measured(report))
     load = report["measures"] == "throughput"
     per_second = "items/s" if report["batch"] > 1 else "runs/s"
-    table = make_table("", "p50 ms", "p90 ms", "p99 ms", per_second, "quartiles", "outputs", "Parallax is")
+    energy = report["energy"]
+    columns = ["", "p50 ms", "p90 ms", "p99 ms", per_second, "quartiles", "outputs", "Parallax is"]
+    table = make_table(*columns, *(() if energy is None else (energy_heading(energy),)))
     for row in report["timings"]:
         low, high = (milliseconds(ms * 1e6) for ms in row["quartiles_ms"])
         against = row.get("ours_over_this")
@@ -239,6 +247,7 @@ def render_bench(report: Mapping[str, Any], console: Console) -> None:
             f"{low} - {high}",
             _outputs_cell(row.get("outputs")),
             "" if against is None else speed(against["median"]),
+            *(() if energy is None else (energy_cell(row.get("energy")),)),
         )
     print_table(console, table, optional=("quartiles", "p99 ms", "p90 ms", "p50 ms" if load else per_second, "outputs"))
     _render_outputs([row["outputs"] for row in report["timings"] if not is_ours(row["label"])], console)
@@ -301,6 +310,9 @@ def _render_notes(report: Mapping[str, Any], console: Console) -> None:
     for label, plan in report["policies"].items():
         print_line(console, f"plan of {label}: {plan['summary']}")
     print_line(console, f"memory: {summarise_memory(report['memory'])}")
+    if report["energy"] is not None:
+        for line in energy_notes(report):
+            print_line(console, line)
 
 
 def _ms(value: float | None) -> str:

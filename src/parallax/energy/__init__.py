@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING
 from parallax import _lazy
 
 if TYPE_CHECKING:
-    from parallax.energy._model import Band, ModelledEnergy, PowerModel, model_energy
+    from parallax.energy._host import unknown_host
+    from parallax.energy._model import Band, ModelledEnergy, PowerModel, model_busy_energy, model_energy
 else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
-            "_model": "Band ModelledEnergy PowerModel model_energy",
+            "_host": "unknown_host",
+            "_model": "Band ModelledEnergy PowerModel model_busy_energy model_energy",
         },
     )
 
@@ -18,5 +20,7 @@ __all__ = [
     "Band",
     "ModelledEnergy",
     "PowerModel",
+    "model_busy_energy",
     "model_energy",
+    "unknown_host",
 ]

@@ -95,14 +95,38 @@ def model_energy(
 
     Raises: ConfigError for a device whose power is not known.
     """
-    core_s, device_s = 0.0, dict[str, float]()
+    core_ns, device_ns = 0, dict[str, int]()
     busy_ns = [segment.cost_ns for segment in plan.segments] if cost_ns is None else cost_ns
     for segment, ns in zip(plan.segments, busy_ns, strict=True):
         if segment.backend == CPU_BACKEND:
-            core_s += ns / 1e9 * max(1, segment.width)
+            core_ns += ns * max(1, segment.width)
         else:
-            device_s[segment.backend] = device_s.get(segment.backend, 0.0) + ns / 1e9
-    unknown = sorted(set(device_s) - set(power.device_w))
+            device_ns[segment.backend] = device_ns.get(segment.backend, 0) + ns
+    return model_busy_energy(
+        power, makespan_ns=makespan_ns, core_ns=core_ns, device_ns=device_ns, touched_bytes=touched_bytes
+    )
+
+
+def model_busy_energy(
+    power: PowerModel,
+    *,
+    makespan_ns: int,
+    core_ns: int,
+    device_ns: Mapping[str, int] = MappingProxyType({}),
+    touched_bytes: int = 0,
+) -> ModelledEnergy:
+    """The energy of a run of which it is known what was busy for how long.
+
+    Args:
+        power: of the machine.
+        makespan_ns: how long the run takes.
+        core_ns: busy time of the CPU's cores, added up.
+        device_ns: backend -> how long it computes.
+        touched_bytes: what the run's operators read and write.
+
+    Raises: ConfigError for a device whose power is not known.
+    """
+    unknown = sorted(set(device_ns) - set(power.device_w))
     if unknown:
         raise ConfigError(
             f"the power of {unknown[0]} is not known",
@@ -110,7 +134,7 @@ def model_energy(
         )
     return ModelledEnergy(
         static=power.static_w.times(makespan_ns / 1e9),
-        cores=power.core_w.times(core_s),
-        devices=sum((power.device_w[backend].times(seconds) for backend, seconds in device_s.items()), NOTHING),
+        cores=power.core_w.times(core_ns / 1e9),
+        devices=sum((power.device_w[backend].times(ns / 1e9) for backend, ns in device_ns.items()), NOTHING),
         memory=power.joules_per_byte.times(touched_bytes),
     )

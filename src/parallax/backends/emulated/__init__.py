@@ -7,19 +7,24 @@ from parallax import _lazy
 if TYPE_CHECKING:
     from parallax.backends.emulated._backend import PREFIX
     from parallax.backends.emulated._opening import open_emulated
-    from parallax.backends.emulated._profiles import profile_names
+    from parallax.backends.emulated._power import FigureBand
+    from parallax.backends.emulated._profiles import DeviceProfile, load_profile, profile_names
 else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
             "_backend": "PREFIX",
             "_opening": "open_emulated",
-            "_profiles": "profile_names",
+            "_power": "FigureBand",
+            "_profiles": "DeviceProfile load_profile profile_names",
         },
     )
 
 __all__ = [
     "PREFIX",
+    "DeviceProfile",
+    "FigureBand",
+    "load_profile",
     "open_emulated",
     "profile_names",
 ]

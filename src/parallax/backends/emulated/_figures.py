@@ -114,12 +114,16 @@ class Fields:
         """A number with basis and source; above 0 if ``positive``, else at least 0, and at most ``most``."""
         inner = self.inner(key)
         value = inner.number("value", most=most, positive=positive)
-        basis = inner.text("basis")
-        if basis not in {member.value for member in Basis}:
-            raise inner.error("basis", f"found {basis!r}", ", ".join(member.value for member in Basis))
-        figure = Figure(value=value, basis=Basis(basis), source=inner.text("source"))
+        basis, source = inner.origin()
         inner.finish()
-        return figure
+        return Figure(value=value, basis=basis, source=source)
+
+    def origin(self) -> tuple[Basis, str]:
+        """Basis and source of what stands in this object."""
+        basis = self.text("basis")
+        if basis not in {member.value for member in Basis}:
+            raise self.error("basis", f"found {basis!r}", ", ".join(member.value for member in Basis))
+        return Basis(basis), self.text("source")
 
     def number(self, key: str, *, most: float = math.inf, positive: bool = True) -> float:
         """A number above 0 if ``positive``, else at least 0, and at most ``most``."""

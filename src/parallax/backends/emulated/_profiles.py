@@ -18,6 +18,7 @@ from typing import Final
 
 from parallax.backends.emulated._coverage import TYPE_NAMES, Coverage, read_coverage
 from parallax.backends.emulated._figures import Fields, Figure, read_fields
+from parallax.backends.emulated._power import DevicePower, read_power
 from parallax.errors import ConfigError
 
 FORMAT_VERSION: Final = 1
@@ -99,6 +100,8 @@ class DeviceProfile:
     unified_memory: bool
     """Whether processor and accelerator share one memory; a delegate may still copy, to change the layout."""
     memory_bytes: Figure
+    power: DevicePower | None = None
+    """What it draws; None where the profile does not say, and then no energy can be modelled."""
 
     @property
     def cpu_peak_flops(self) -> float:
@@ -232,6 +235,7 @@ def _read_profile(fields: Fields, folder: Traversable | Path) -> DeviceProfile:
         transfer_ns=fields.figure("transfer_ns", positive=False),
         unified_memory=fields.flag("unified_memory"),
         memory_bytes=fields.figure("memory_bytes"),
+        power=read_power(fields.inner("power"), clusters=len(clusters)) if "power" in fields else None,
     )
     fields.finish()
     return profile

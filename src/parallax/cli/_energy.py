@@ -1,0 +1,353 @@
+"""Joules per run for ``bench --energy``: measured by each meter that can be read here, else modelled with a band.
+
+An emulated device is on no machine that a meter could be read on: its phone or board is modelled by the power block of
+its profile, whatever meters there are here. Modelled joules are never mixed with measured ones, and always marked.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from parallax.backends import open_backend
+from parallax.backends.emulated import PREFIX, DeviceProfile, FigureBand, load_profile
+from parallax.cli._open import Subject, open_shapes
+from parallax.cli._providers import parse_provider
+from parallax.cli._timing import Round, wait_until_quiet, wake
+from parallax.cli._units import significant
+from parallax.energy import Band, ModelledEnergy, PowerModel, model_busy_energy, model_energy, unknown_host
+from parallax.errors import ConfigError
+from parallax.graph import node_work
+from parallax.machine import EnergyMeter, EnergyRecorder, FoundMeter, MeteredEnergy, find_meters
+from parallax.model import load_model
+from parallax.options import make_device
+from parallax.schedule import Plan, simulate_plan
+
+MEASURED, MODELLED = "measured", "modelled"
+
+ENERGY_SHARE: Final = 0.25
+"""Of the time for measuring that goes to meters, which are read while one after the other runs without a pause."""
+
+STRETCH_S: Final = 2.0
+"""So long each runs for its meters, at most; meters that show power are read 50 times a second."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnergySource:
+    """Where joules come from here."""
+
+    meters: tuple[EnergyMeter, ...] = ()
+    """Those that are read; none where a model tells."""
+    power: PowerModel | None = None
+    """The model; None where meters tell."""
+    time_factor: float = 1.0
+    """How many times as long as here a run takes on the machine that is modelled."""
+    what: str
+    """What the joules are those of, for people."""
+    found: tuple[FoundMeter, ...] = ()
+    """All meters of this machine, also those that cannot be read."""
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether meters tell."""
+        return bool(self.meters)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowEnergy:
+    """The energy of one of those that are compared."""
+
+    metered: tuple[MeteredEnergy, ...] = ()
+    runs: int = 0
+    """That were made meanwhile."""
+    modelled: ModelledEnergy | None = None
+    obstacle: str = ""
+    """Why there is no figure; "" where there is one."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For the document."""
+        if self.obstacle:
+            return {"source": None, "obstacle": self.obstacle}
+        if self.modelled is not None:
+            parts = {name: getattr(self.modelled, name) for name in ("static", "cores", "devices", "memory")}
+            return {
+                "source": MODELLED,
+                "joules_per_run": _band_json(self.modelled.total),
+                "parts": {name: _band_json(band) for name, band in parts.items()},
+            }
+        return {
+            "source": MEASURED,
+            "runs": self.runs,
+            "meters": [
+                {
+                    "meter": entry.meter,
+                    "covers": entry.covers,
+                    "joules_per_run": entry.joules / self.runs,
+                    "mean_watts": entry.mean_watts,
+                    "seconds": entry.seconds,
+                    "samples": entry.samples,
+                    "failure": entry.failure,
+                }
+                for entry in self.metered
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchEnergy:
+    """What `bench --energy` found."""
+
+    source: EnergySource
+    rows: Mapping[str, RowEnergy] = field(default_factory=dict)
+    """By label; those that no time was left for are missing."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What is said of all rows together."""
+        return {
+            "source": MEASURED if self.source.is_measured else MODELLED,
+            "what": self.source.what,
+            "meters": [
+                {
+                    "meter": entry.info.name,
+                    "covers": entry.info.covers,
+                    "obstacle": entry.obstacle,
+                    "remedy": entry.remedy,
+                }
+                for entry in self.source.found
+            ],
+        }
+
+
+def _band_json(band: Band) -> dict[str, float]:
+    return {"low": band.low, "typical": band.typical, "high": band.high}
+
+
+# Where joules come from -------------------------------------------------------------------------------
+
+
+def find_source(providers: Sequence[str], *, cores: int) -> EnergySource:
+    """Meters where some can be read and no device is emulated, else the model.
+
+    Args:
+        providers: devices as ``--provider`` takes them.
+        cores: that the sessions may use.
+
+    Raises: ConfigError for an emulated device whose profile has no power block, or whose speed was set by hand.
+    """
+    found = find_meters()
+    devices = [make_device(*parse_provider(text)) for text in providers]
+    emulated = [device for device in devices if device.name.partition(":")[0] == PREFIX]
+    if emulated:
+        names = [device.name for device in emulated]
+        profiles = {f"{PREFIX}:{profile.name}": profile for profile in map(_profile_of, names)}
+        first = next(iter(profiles.values()))
+        if any(device.options.get("speed", "host") != "host" for device in emulated):
+            raise ConfigError(
+                "an emulated device whose speed is set by hand does not tell how long its phone would take",
+                fix="leave speed out, or --energy",
+            )
+        host_flops = open_backend(emulated[0].name, emulated[0].options).host_flops
+        return EnergySource(
+            power=power_of(first, cores=cores, others=tuple(profiles.values())[1:]),
+            time_factor=1.0 if host_flops is None else host_flops / first.cpu_gemm_flops,
+            what=f"a {first.title}, by the power block of its profile; its processor is emulated by this one",
+            found=found,
+        )
+    meters = tuple(entry.meter for entry in found if entry.meter is not None)
+    if meters:
+        covered = ", ".join(f"{meter.info.name}, {meter.info.covers}" for meter in meters)
+        return EnergySource(meters=meters, what=f"this machine, by its meters: {covered}", found=found)
+    return EnergySource(
+        power=unknown_host(cores),
+        what=f"some machine of which {cores} cores are used, as nothing is known of this one's power",
+        found=found,
+    )
+
+
+def _profile_of(name: str) -> DeviceProfile:
+    profile = load_profile(name.partition(":")[2].partition("?")[0])
+    if profile.power is None:
+        raise ConfigError(
+            f"the profile {profile.name!r} does not say what its device draws",
+            fix="add a block 'power' to it, as the profiles of Parallax have one; or leave --energy out",
+        )
+    return profile
+
+
+def power_of(profile: DeviceProfile, *, cores: int, others: Sequence[DeviceProfile] = ()) -> PowerModel:
+    """The power of a profile's device, whose processor is stood for by so many equal cores that are together as fast.
+
+    Together they draw what all of the profile's cores draw.
+
+    Args:
+        others: further accelerators beside the same processor.
+
+    Raises: ConfigError where a profile has no power block.
+    """
+    if profile.power is None or any(other.power is None for other in others):
+        raise ConfigError("a profile without a power block", fix="see the profiles of Parallax")
+    together = Band.exactly(0.0)
+    for cluster, band in zip(profile.cpu, profile.power.core_w, strict=True):
+        together = together + _band(band).times(cluster.count)
+    device_w = {
+        f"{PREFIX}:{entry.name}": _band(entry.power.device_w) for entry in (profile, *others) if entry.power is not None
+    }
+    return PowerModel(
+        static_w=_band(profile.power.static_w),
+        core_w=together.times(1 / cores),
+        device_w=device_w,
+        joules_per_byte=_band(profile.power.joules_per_byte),
+    )
+
+
+def _band(figure: FigureBand) -> Band:
+    return Band(low=figure.low, typical=figure.typical, high=figure.high)
+
+
+# Measured ---------------------------------------------------------------------------------------------
+
+
+def measure_rows(
+    calls: Mapping[str, Callable[[], object]],
+    meters: Sequence[EnergyMeter],
+    *,
+    remaining_s: Callable[[], float],
+    rows: dict[str, RowEnergy],
+) -> None:
+    """Read meters while each runs without a pause, one after the other, and note the joules in ``rows``.
+
+    Each has an equal share of the time that is left, and `STRETCH_S` at most; one run at least.
+
+    Args:
+        remaining_s: how much time is left; asked before each of them.
+        rows: filled by label, so that what is known is there when the user stops it.
+    """
+    for left, (label, call) in zip(range(len(calls), 0, -1), calls.items(), strict=True):
+        seconds = min(STRETCH_S, remaining_s() / left)
+        wait_until_quiet()
+        wake(call)
+        runs = 0
+        with EnergyRecorder(meters) as recorder:
+            end = time.perf_counter() + seconds
+            while not runs or time.perf_counter() < end:
+                call()
+                runs += 1
+        rows[label] = RowEnergy(metered=recorder.energy(), runs=runs)
+
+
+# Modelled ---------------------------------------------------------------------------------------------
+
+
+def model_plan(source: EnergySource, plan: Plan, *, run_ns: float, touched_bytes: int) -> RowEnergy:
+    """The joules of a run of a plan of ours that was measured to take ``run_ns``.
+
+    For as long as a segment is predicted to compute, in proportion to how long the run is predicted to take.
+    """
+    power, makespan_ns = source.power, round(run_ns * source.time_factor)
+    assert power is not None
+    if len(plan.segments) == 1:
+        cost_ns = [makespan_ns]
+    else:
+        ratio = makespan_ns / max(1, simulate_plan(plan).makespan_ns)
+        cost_ns = [round(segment.cost_ns * ratio) for segment in plan.segments]
+    try:
+        energy = model_energy(plan, power, makespan_ns=makespan_ns, cost_ns=cost_ns, touched_bytes=touched_bytes)
+    except ConfigError as error:
+        return RowEnergy(obstacle=error.what)
+    return RowEnergy(modelled=energy)
+
+
+def model_threads(source: EnergySource, threads: int, *, run_ns: float, touched_bytes: int) -> RowEnergy:
+    """The joules of a run of ONNX Runtime, which keeps its threads busy as long as it lasts."""
+    assert source.power is not None
+    makespan_ns = round(run_ns * source.time_factor)
+    energy = model_busy_energy(
+        source.power, makespan_ns=makespan_ns, core_ns=makespan_ns * threads, touched_bytes=touched_bytes
+    )
+    return RowEnergy(modelled=energy)
+
+
+def energy_of(
+    source: EnergySource,
+    metered: Mapping[str, RowEnergy],
+    subject: Subject,
+    rounds: Sequence[Round],
+    *,
+    plans: Mapping[str, Plan],
+    threads: Mapping[str, int],
+) -> BenchEnergy:
+    """What meters told; else the model's joules for all that were timed.
+
+    Args:
+        metered: by label; empty where a model tells.
+        rounds: that count.
+        plans: of our sessions, by label.
+        threads: of ONNX Runtime's, by label.
+    """
+    if source.is_measured:
+        return BenchEnergy(source=source, rows=metered)
+    moved = touched_bytes(subject)
+    rows = {}
+    for label in rounds[0].turns:
+        run_ns = statistics.median(measured.turns[label].sample_ns for measured in rounds)
+        if label in plans:
+            rows[label] = model_plan(source, plans[label], run_ns=run_ns, touched_bytes=moved)
+        else:
+            rows[label] = model_threads(source, threads[label], run_ns=run_ns, touched_bytes=moved)
+    return BenchEnergy(source=source, rows=rows)
+
+
+def touched_bytes(subject: Subject) -> int:
+    """What the operators of a model read and write in a run; 0 for a bundle, which does not say."""
+    if subject.source.is_bundle:
+        return 0
+    graph = load_model(subject.source.path, shapes=open_shapes(subject)).inferred()
+    return sum(node_work(graph, node).bytes or 0 for node in graph.nodes)
+
+
+# For people -------------------------------------------------------------------------------------------
+
+
+def energy_heading(energy: Mapping[str, Any]) -> str:
+    """Of the table's column, in millijoules."""
+    return "mJ/run" if energy["source"] == MEASURED else "mJ/run, modelled"
+
+
+def energy_cell(row: Mapping[str, Any] | None) -> str:
+    """The figure of a row: that of the first meter, or the model's with its band."""
+    if row is None or row["source"] is None:
+        return "-"
+    if row["source"] == MEASURED:
+        return _millijoules(row["meters"][0]["joules_per_run"])
+    band = row["joules_per_run"]
+    low, typical, high = (_millijoules(band[name]) for name in ("low", "typical", "high"))
+    return f"{typical} ({low} - {high})"
+
+
+def _millijoules(joules: float) -> str:
+    return significant(1e3 * joules)
+
+
+def energy_notes(report: Mapping[str, Any]) -> list[str]:
+    """Lines that say what the column is, what other meters told, and which meters could not be read."""
+    energy = report["energy"]
+    lines = [f"energy, {energy['source']}: {energy['what']}"]
+    for row in report["timings"]:
+        told = row.get("energy")
+        if told is None:
+            continue
+        if told["source"] is None:
+            lines.append(f"energy of {row['label']} is not known: {told['obstacle']}")
+        for meter in told.get("meters", ())[1:]:
+            lines.append(f"{row['label']}: {_millijoules(meter['joules_per_run'])} mJ/run by {meter['meter']}")
+        lines += [
+            f"{row['label']}: {meter['failure']}" for meter in told.get("meters", ()) if meter["failure"] is not None
+        ]
+    for meter in energy["meters"]:
+        if meter["obstacle"] is not None:
+            remedy = "" if meter["remedy"] is None else f" ({meter['remedy']})"
+            lines.append(f"the meter {meter['meter']} was not read: {meter['obstacle']}{remedy}")
+    return lines
