@@ -1,4 +1,4 @@
-"""Modelled joules of simulated runs: what was busy for how long, and how two runs compare whatever the constants are."""
+"""Modelled joules of simulated runs: what was busy for how long, and how two runs compare, whatever the constants."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 
 from parallax.energy import Band, ModelledEnergy, PowerModel, model_busy_energy
-from parallax.schedule import SimulatedRun
+from parallax.schedule._simulate import SimulatedRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -75,15 +76,16 @@ class Shape:
         return f"{self.nodes}/{self.layers}/{self.parallel_layers}/{self.branches}"
 
 
-def phone_costs(graph: OpGraph, profile: DeviceProfile) -> CostModel:
-    """The tables' durations, at the speed of the phone's processor."""
-    table = estimate_costs(graph, cores=CORES)
-    factor = TABLE_GEMM_FLOPS / profile.cpu_gemm_flops
+def phone_costs(graph: OpGraph, profile: DeviceProfile, *, cores: int = CORES) -> CostModel:
+    """The tables' durations, at the speed of the profile's processor. ``cores``: equal ones that stand for its own."""
+    table = estimate_costs(graph, cores=cores)
+    factor = _table_gemm_flops(cores) / profile.cpu_gemm_flops
     rows = tuple(tuple(round(ns * factor) for ns in row) for row in table.durations_ns)
     return dataclasses.replace(table, durations_ns=rows)
 
 
-def _table_gemm_flops() -> float:
+@functools.cache
+def _table_gemm_flops(cores: int) -> float:
     """What the tables take a large matrix product to run at on that many cores, by asking them."""
     from onnx import helper
 
@@ -95,11 +97,8 @@ def _table_gemm_flops() -> float:
         [helper.make_tensor_value_info("c", 1, [size, size])],
     )
     model = load_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
-    (duration,) = estimate_costs(model.inferred(), cores=CORES).node_ns(CORES)
+    (duration,) = estimate_costs(model.inferred(), cores=cores).node_ns(cores)
     return 2 * size**3 / duration * 1e9
-
-
-TABLE_GEMM_FLOPS = _table_gemm_flops()
 
 
 def shape_of(units: UnitGraph, plan: RegionPlan | None) -> Shape:

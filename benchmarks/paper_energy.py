@@ -92,7 +92,7 @@ def as_json(band: Band) -> dict[str, float]:
 def model_row(name: str, phone: str, model: Model) -> Row:
     """Every policy's run, simulated. Deterministic."""
     profile = load_profile(phone)
-    study = Study.of(model, costs_of(model.inferred(), profile), EmulatedBackend(profile, speed=1.0), PHONE)
+    study = Study.of(model, phone_costs(model.inferred(), profile), EmulatedBackend(profile, speed=1.0), PHONE)
     touched = touched_bytes(study.graph)
     cpu_only = study.regions(RegionRule.GREEDY).cpu_only_ns
     runs = {
@@ -104,10 +104,6 @@ def model_row(name: str, phone: str, model: Model) -> Row:
     }
     runs[OURS] = ours_run(study, profile, runs[CPU])
     return Row(model=name, phone=phone, power=power_of(profile, cores=CORES), runs=runs)
-
-
-def costs_of(graph: OpGraph, profile: DeviceProfile) -> CostModel:
-    return phone_costs(graph, profile)
 
 
 def touched_bytes(graph: OpGraph) -> int:
@@ -148,7 +144,7 @@ def ours_run(study: Study, profile: DeviceProfile, cpu: Busy) -> Busy:
     """Regions beside the CPU, on a model whose rows are shared where that is predicted to be quicker."""
 
     def split_costs(made: RowSplit) -> CostModel:
-        return costs_of(made.model.inferred(), profile)
+        return phone_costs(made.model.inferred(), profile)
 
     found = [(study, study.coexecution(flips=0).best)]
     split = best_split(study, split_costs, flips=0, shares=SHARES)
@@ -174,7 +170,7 @@ def figures_of(rows: Sequence[Row]) -> list[Figure]:
             math.exp(sum(math.log(getattr(share, end)) for share in shares) / len(shares))
             for end in ("low", "typical", "high")
         )
-        key = "_of_".join(name.replace(", ", "_").replace("'s", "").replace(" ", "_").lower() for name in (policy, other))
+        key = f"{key_of(policy)}_of_{key_of(other)}"
         made.append(
             Figure(
                 name=f"paper_energy.{key}",
@@ -187,6 +183,10 @@ def figures_of(rows: Sequence[Row]) -> list[Figure]:
             )
         )
     return made
+
+
+def key_of(policy: str) -> str:
+    return policy.replace("'s policy", "").replace(", ", "_").replace(" ", "_").lower()
 
 
 def section(rows: Sequence[Row]) -> Section:

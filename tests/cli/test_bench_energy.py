@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import json
 import threading
 from collections.abc import Iterator
@@ -210,11 +211,9 @@ def test_what_does_not_go_with_energy_is_refused(arguments: tuple[object, ...], 
 
 
 def test_a_profile_without_power_cannot_be_modelled(tmp_path: Path) -> None:
-    content = json.loads((Path(_energy.__file__).parents[1] / "backends/emulated/profiles/pixel-6-gpu.json").read_text())
+    profiles = importlib.resources.files("parallax.backends.emulated") / "profiles"
+    content = json.loads((profiles / "pixel-6-gpu.json").read_text())
     del content["power"]
-    content["delegate"] = json.loads(
-        (Path(_energy.__file__).parents[1] / "backends/emulated/profiles/delegates/tflite-gpu.json").read_text()
-    )
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match="does not say what its device draws"):

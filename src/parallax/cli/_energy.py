@@ -153,7 +153,7 @@ def find_source(providers: Sequence[str], *, cores: int) -> EnergySource:
         return EnergySource(
             power=power_of(first, cores=cores, others=tuple(profiles.values())[1:]),
             time_factor=1.0 if host_flops is None else host_flops / first.cpu_gemm_flops,
-            what=f"a {first.title}, by the power block of its profile; its processor is emulated by this one",
+            what=f"{first.title}, by the power block of its profile, in the time that a run would take there",
             found=found,
         )
     meters = tuple(entry.meter for entry in found if entry.meter is not None)
