@@ -220,3 +220,13 @@ def test_a_profile_without_power_cannot_be_modelled(tmp_path: Path) -> None:
         find_source([f"emulated:{path}"], cores=2)
     with pytest.raises(ConfigError, match="without a power block"):
         power_of(load_profile(path), cores=2)
+
+
+def test_a_bundle_does_not_say_what_operators_touch_and_the_figures_say_that(tmp_path: Path, on: Any) -> None:
+    on(tmp_path / "empty")
+    path = affine(tmp_path / "m.onnx")
+    assert invoke("compile", path, "-o", tmp_path / "m.plx", "--threads", 1).exit_code == 0
+    result = invoke(
+        *("bench", tmp_path / "m.plx", "--threads", 1, "--runs", 1, "--max-time", 20, "-i", "x=2", "--energy")
+    )
+    assert "without that of memory" in " ".join(result.stdout.split())

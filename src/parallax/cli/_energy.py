@@ -103,12 +103,15 @@ class BenchEnergy:
     source: EnergySource
     rows: Mapping[str, RowEnergy] = field(default_factory=dict)
     """By label; those that no time was left for are missing."""
+    remark: str = ""
+    """What is left out of them; "" for nothing."""
 
     def to_json(self) -> dict[str, Any]:
         """What is said of all rows together."""
         return {
             "source": MEASURED if self.source.is_measured else MODELLED,
             "what": self.source.what,
+            "remark": self.remark,
             "meters": [
                 {
                     "meter": entry.info.name,
@@ -289,7 +292,9 @@ def energy_of(
     """
     if source.is_measured:
         return BenchEnergy(source=source, rows=metered)
-    moved = touched_bytes(subject)
+    moved, remark = touched_bytes(subject), ""
+    if subject.source.is_bundle:
+        remark = "without that of memory: a bundle does not say what operators read and write"
     rows = {}
     for label in rounds[0].turns:
         run_ns = statistics.median(measured.turns[label].sample_ns for measured in rounds)
@@ -297,7 +302,7 @@ def energy_of(
             rows[label] = model_plan(source, plans[label], run_ns=run_ns, touched_bytes=moved)
         else:
             rows[label] = model_threads(source, threads[label], run_ns=run_ns, touched_bytes=moved)
-    return BenchEnergy(source=source, rows=rows)
+    return BenchEnergy(source=source, rows=rows, remark=remark)
 
 
 def touched_bytes(subject: Subject) -> int:
@@ -317,14 +322,20 @@ def energy_heading(energy: Mapping[str, Any]) -> str:
 
 
 def energy_cell(row: Mapping[str, Any] | None) -> str:
-    """The figure of a row: that of the first meter, or the model's with its band."""
+    """The figure of a row: that of the first meter that was read to the end, or the model's with its band."""
     if row is None or row["source"] is None:
         return "-"
     if row["source"] == MEASURED:
-        return _millijoules(row["meters"][0]["joules_per_run"])
+        told = _whole(row)
+        return _millijoules(told[0]["joules_per_run"]) if told else "-"
     band = row["joules_per_run"]
     low, typical, high = (_millijoules(band[name]) for name in ("low", "typical", "high"))
     return f"{typical} ({low} - {high})"
+
+
+def _whole(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What meters told that were read to the end."""
+    return [meter for meter in row.get("meters", ()) if meter["failure"] is None]
 
 
 def _millijoules(joules: float) -> str:
@@ -334,15 +345,18 @@ def _millijoules(joules: float) -> str:
 def energy_notes(report: Mapping[str, Any]) -> list[str]:
     """Lines that say what the column is, what other meters told, and which meters could not be read."""
     energy = report["energy"]
-    lines = [f"energy, {energy['source']}: {energy['what']}"]
+    remark = f", {energy['remark']}" if energy["remark"] else ""
+    lines = [f"energy, {energy['source']}: {energy['what']}{remark}"]
     for row in report["timings"]:
         told = row.get("energy")
         if told is None:
             continue
         if told["source"] is None:
             lines.append(f"energy of {row['label']} is not known: {told['obstacle']}")
-        for meter in told.get("meters", ())[1:]:
-            lines.append(f"{row['label']}: {_millijoules(meter['joules_per_run'])} mJ/run by {meter['meter']}")
+        lines += [
+            f"{row['label']}: {_millijoules(meter['joules_per_run'])} mJ/run by {meter['meter']}"
+            for meter in _whole(told)[1:]
+        ]
         lines += [
             f"{row['label']}: {meter['failure']}" for meter in told.get("meters", ()) if meter["failure"] is not None
         ]
