@@ -77,7 +77,7 @@ def test_without_meters_the_model_tells_and_says_so_everywhere(tmp_path: Path, o
         assert 0 < band["low"] < band["typical"] < band["high"]
         parts = row["energy"]["parts"].values()
         assert sum(part["typical"] for part in parts) == pytest.approx(band["typical"])
-    shown = bench(path).stdout
+    shown = " ".join(bench(path).stdout.split())
     assert "mJ/run, modelled" in shown
     assert "energy, modelled: some machine" in shown
 
@@ -104,7 +104,7 @@ def test_meters_that_can_be_read_tell_joules_of_each_run(tmp_path: Path, on: Any
 
 def test_a_jetsons_rails_are_told_by_their_labels(tmp_path: Path, on: Any) -> None:
     on(tree(tmp_path / "orin", ORIN))
-    shown = bench(affine(tmp_path / "m.onnx")).stdout
+    shown = " ".join(bench(affine(tmp_path / "m.onnx")).stdout.split())
     assert "mJ/run" in shown
     assert "modelled" not in shown
     assert "energy, measured: this machine, by its meters: ina3221:VDD_IN, the whole board" in shown

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from parallax.backends.emulated._backend import EmulatedBackend
+from parallax.backends.emulated._backend import EmulatedBackend, _folded
 from parallax.backends.emulated._coverage import Coverage, read_coverage
 from parallax.backends.emulated._figures import read_fields
 from parallax.backends.emulated._profiles import _folder, load_profile
@@ -25,8 +25,13 @@ each of three mergings, and at the end."""
 def capability(graph: OpGraph, coverage: Coverage) -> Capability:
     """As an emulated device answers; weights, which `graph_of` leaves out, count as the constants that they are."""
     images = {"pixel_values"}
-    weights = [info.name for info in graph.inputs if info.name not in images]
-    found = {node.index: coverage.uncovered(graph, node, constants=weights) for node in graph.nodes}
+    folded = _folded(graph)
+    constants = {info.name for info in graph.inputs} - images
+    constants |= {name for index in folded for name in graph.nodes[index].outputs}
+    found = {
+        node.index: None if node.index in folded else coverage.uncovered(graph, node, constants=constants)
+        for node in graph.nodes
+    }
     return Capability(
         backend="board",
         taken=tuple(index for index, rejection in found.items() if rejection is None),
