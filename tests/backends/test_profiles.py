@@ -154,7 +154,11 @@ BAD_FILES: Mapping[str, tuple[Sequence[str | int], object, str]] = {
     "misspelt field within": (["launch_ns", "sauce"], "x", "unknown field 'sauce'.*launch_ns"),
     "no float32": (["peak_flops", "float32"], None, "FLOP/s in float32"),
     "unknown type": (["peak_flops", "fp8"], {}, "no element type 'fp8'"),
-    "unknown delegate": (["delegate"], "nppai", "no list of operators 'nppai'.*nnapi, tensorrt, tensorrt-10, tflite-gpu"),
+    "unknown delegate": (
+        ["delegate"],
+        "nppai",
+        "no list of operators 'nppai'.*tensorrt, tensorrt-10, tflite-gpu",
+    ),
     "delegate of a wrong kind": (["delegate"], 7, "found 7"),
     "flag as number": (["unified_memory"], 1, "true or false"),
     "band out of order": (["power", "static_w", "typical"], 5, "found 5.*static_w.*a number from low"),

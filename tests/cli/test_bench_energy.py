@@ -162,9 +162,7 @@ def test_every_profile_says_what_its_device_draws_with_sources_and_bands(name: s
         assert band.source.strip()
     power = power_of(profile, cores=4)
     # Equal cores that stand for all of the profile's draw together what those draw.
-    total = sum(
-        cluster.count * band.typical for cluster, band in zip(profile.cpu, profile.power.core_w, strict=True)
-    )
+    total = sum(cluster.count * band.typical for cluster, band in zip(profile.cpu, profile.power.core_w, strict=True))
     assert 4 * power.core_w.typical == pytest.approx(total)
     assert set(power.device_w) == {f"emulated:{name}"}
 

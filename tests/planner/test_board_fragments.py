@@ -21,6 +21,9 @@ NORMS = {"vit-b16": 25, "swin-t": 29}
 """Normalisations: two per block and one at the end (ViT-B/16, 12 blocks); in Swin-T's 12 blocks, after the patches, at
 each of three mergings, and at the end."""
 
+FRAGMENTS = {"vit-b16": 26, "swin-t": 29}
+"""That TensorRT 8.4 breaks them into. Swin-T's first two normalisations follow each other."""
+
 
 def capability(graph: OpGraph, coverage: Coverage) -> Capability:
     """As an emulated device answers; weights, which `graph_of` leaves out, count as the constants that they are."""
@@ -63,7 +66,7 @@ def test_a_transformer_is_not_broken_at_its_normalisations(name: str, board: str
     assert len(norms) == NORMS[name]
     assert {entry.reason for entry in norms} == {Verdict.UNSUPPORTED_OPERATOR}
     assert not {entry.node for entry in norms} & {entry.node for entry in after.refused}
-    assert fragments(graph, before, board) - fragments(graph, after, board) == NORMS[name]
+    assert (fragments(graph, before, board), fragments(graph, after, board)) == (FRAGMENTS[name], 1)
 
 
 @pytest.mark.parametrize("board", BOARDS)
@@ -71,5 +74,4 @@ def test_a_list_without_normalisation_would_break_it_there(board: str) -> None:
     coverage = load_profile(board).coverage
     rules = {name: rule for name, rule in coverage.operators.items() if name != "LayerNormalization"}
     graph = graph_of("vit-b16")
-    made = fragments(graph, capability(graph, replace(coverage, operators=rules)), board)
-    assert made - fragments(graph, capability(graph, coverage), board) == NORMS["vit-b16"]
+    assert fragments(graph, capability(graph, replace(coverage, operators=rules)), board) == FRAGMENTS["vit-b16"]

@@ -43,9 +43,7 @@ within = st.tuples(*[st.floats(0, 1)] * 4)
 def test_no_choice_of_constants_leaves_the_band(run: Busy, other: Busy, where: tuple[float, ...]) -> None:
     bands = (POWER.static_w, POWER.core_w, POWER.device_w["gpu"], POWER.joules_per_byte)
     chosen = [Band.exactly(band.low + at * (band.high - band.low)) for band, at in zip(bands, where, strict=True)]
-    power = PowerModel(
-        static_w=chosen[0], core_w=chosen[1], device_w={"gpu": chosen[2]}, joules_per_byte=chosen[3]
-    )
+    power = PowerModel(static_w=chosen[0], core_w=chosen[1], device_w={"gpu": chosen[2]}, joules_per_byte=chosen[3])
     share = run.energy(power).total.typical / other.energy(power).total.typical
     band = share_of(run, other, POWER)
     assert band.low * (1 - 1e-9) <= share <= band.high * (1 + 1e-9)

@@ -21,6 +21,4 @@ touch, which is the low end."""
 
 def unknown_host(cores: int) -> PowerModel:
     """The power of a machine of which ``cores`` cores are used and nothing else is known. Constants: this module's."""
-    return PowerModel(
-        static_w=STATIC_W_PER_CORE.times(cores), core_w=CORE_W, joules_per_byte=JOULES_PER_BYTE
-    )
+    return PowerModel(static_w=STATIC_W_PER_CORE.times(cores), core_w=CORE_W, joules_per_byte=JOULES_PER_BYTE)

@@ -73,8 +73,11 @@ def _matmul(shapes: Shapes, node: Node) -> int:
 
 def _matmul_packed(shapes: Shapes, node: Node) -> int:
     """Weights in blocks of 4 or so bits, unpacked on the way: a multiply and an add for each."""
-    inner = _int_attribute(node, "K") or shapes.input(node, 0)[-1]
-    columns = _int_attribute(node, "N") or shapes.output(node)[-1]
+    left, written = shapes.input(node, 0), shapes.output(node)
+    if not left or not written:
+        raise UnknownShape(node.name)
+    inner = _int_attribute(node, "K") or left[-1]
+    columns = _int_attribute(node, "N") or written[-1]
     return 2 * shapes.out_size(node) * inner + 2 * inner * columns
 
 

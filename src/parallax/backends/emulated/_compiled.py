@@ -313,4 +313,3 @@ def _is_equal(one: Bytes, other: Bytes) -> bool:
     return np.array_equal(one[:words].view(np.int64), other[:words].view(np.int64)) and np.array_equal(
         one[words:], other[words:]
     )
-
