@@ -60,6 +60,12 @@ class Places:
         remember_plan(plan_request(model, options, session_options), forced_plan(model, cores=2))
 
 
+@pytest.fixture(autouse=True)
+def default_severity() -> None:
+    """The runtime's own, which the command line raises for the whole process, and with it runs' messages."""
+    onnxruntime.set_default_logger_severity(2)
+
+
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
     return Places(tmp_path_factory.mktemp("options"))
