@@ -81,6 +81,11 @@ def test_answers_are_those_of_the_full_run(mode: str) -> None:
     assert "padding is trimmed" in " ".join(session.explain().split())
 
 
+def test_answers_would_be_others_if_padding_were_read() -> None:
+    unmasked = FEEDS | {"mask": np.ones_like(FEEDS["mask"])}
+    assert np.abs(expected(MODEL, unmasked) - WANT).max() > 0.01
+
+
 def test_a_tuned_session_trims(tmp_path: Path) -> None:
     session = parallax.InferenceSession(
         MODEL, padding="trim", tune=True, calibration=FEEDS, threads=2, cache_dir=tmp_path, backends=()

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from parallax.graph import NUMPY_TYPES, Node
-from parallax.partition.padding._entries import Entry, Kind, combined
+from parallax.partition.padding._entries import Entry, Kind, combined, tamed
 from parallax.partition.padding._lengths import ONE, ZERO, Length, product
 from parallax.partition.padding._seen import (
     MOST_ITEMS,
@@ -245,7 +245,7 @@ def like_first(view: View, node: Node) -> Sequence[Seen]:
         raise NotProven("its parameters depend on the sequence")
     if first.depends_on(view.symbol):
         raise NotProven("it computes with the length of the sequence")
-    return [Seen(axes=first.axes, entry=Kind.ORDINARY)]
+    return [Seen(axes=first.axes, entry=tamed(first.entry))]
 
 
 ELEMENTWISE: Final = (

@@ -23,6 +23,8 @@ class Kind(Enum):
     """Such as features, scores and flags are: finite, and far from what masks are made of."""
     BLOCKING = "blocking"
     """So negative that a Softmax along with ordinary numbers makes exactly 0 of it."""
+    STORED = "stored"
+    """A weight of the model: ordinary where it is multiplied or looked up, but it could be a mask, and so be low."""
     LOW = "low"
     """Ordinary or blocking."""
     ANY = "any"
@@ -78,6 +80,16 @@ def is_ordinary(entry: Entry) -> bool:
     return not _is_float(entry) or abs(float(entry)) < -BLOCKING_BELOW
 
 
+def is_tame(entry: Entry) -> bool:
+    """Whether sums of products of it, with others like it, are ordinary numbers."""
+    return entry is Kind.STORED or is_ordinary(entry)
+
+
+def tamed(*entries: Entry) -> Kind:
+    """What is known of sums of products of such numbers."""
+    return Kind.ORDINARY if all(map(is_tame, entries)) else Kind.ANY
+
+
 def is_zero(entry: Entry) -> bool:
     """Whether it is known to be 0, or False."""
     return not isinstance(entry, Kind) and bool(entry == 0)
@@ -90,6 +102,8 @@ def joined(entries: Sequence[Entry]) -> Entry:
         return first
     if all(map(is_ordinary, entries)):
         return Kind.ORDINARY
+    if all(map(is_tame, entries)):
+        return Kind.STORED
     if all(map(is_blocking, entries)):
         return Kind.BLOCKING
     return Kind.LOW if all(map(_is_low, entries)) else Kind.ANY
@@ -117,8 +131,10 @@ def combined(node: Node, entries: Sequence[Entry]) -> Entry:
     absorbed = _absorbed(node.op_type, entries)
     if absorbed is not None:
         return absorbed
-    if node.op_type in _BOOLEAN or (all(map(is_ordinary, entries)) and not _may_become_large(node.op_type, entries)):
+    if node.op_type in _BOOLEAN:
         return Kind.ORDINARY
+    if node.op_type != "Exp" and all(map(is_tame, entries)):
+        return Kind.ORDINARY if all(map(is_ordinary, entries)) else Kind.STORED
     if node.op_type in _PASSING:
         return _passed_on(node.op_type, entries)
     return Kind.ANY
@@ -174,13 +190,8 @@ def _absorbed(kind: str, entries: Sequence[Entry]) -> Entry | None:
     return None
 
 
-def _may_become_large(kind: str, entries: Sequence[Entry]) -> bool:
-    """Whether ordinary numbers can leave the range of ordinary ones: by a factor of more than a few."""
-    return kind in ("Pow", "Exp", "Reciprocal") or (kind == "Div" and isinstance(entries[1], Kind))
-
-
 def _passed_on(kind: str, entries: Sequence[Entry]) -> Entry:
-    """Of operands of which one at least is not ordinary."""
+    """Of operands of which one at least is neither ordinary nor a weight."""
     if kind in ("Identity", "Cast"):
         return entries[0]
     if kind in ("Add", "Sum"):
@@ -200,7 +211,7 @@ def _passed_on(kind: str, entries: Sequence[Entry]) -> Entry:
 
 
 def _is_low(entry: Entry) -> bool:
-    return entry is Kind.LOW or is_ordinary(entry) or is_blocking(entry)
+    return entry is Kind.LOW or is_tame(entry) or is_blocking(entry)
 
 
 def _is_same(one: np.generic, other: Entry) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from parallax.graph import Node
-from parallax.partition.padding._entries import Entry, Kind, is_blocking, is_ordinary, is_zero
+from parallax.partition.padding._entries import Kind, is_blocking, is_ordinary, is_zero, joined, tamed
 from parallax.partition.padding._lengths import Length, product
 from parallax.partition.padding._seen import (
     Atoms,
@@ -22,7 +23,27 @@ from parallax.partition.padding._seen import (
 )
 from parallax.partition.padding._view import Rule, View, axes_of, given, int_of, numbers
 
-_ZERO_EDGE: Final = Edge(first=Kind.ORDINARY, padded=np.float32(0))
+_ZERO: Final = np.float32(0)
+
+
+def _mixed(seen: Seen, axes: Sequence[Atoms], marks: Mapping[Mark, Mark], *, keeps_zeros: bool) -> Seen:
+    """A tensor of sums over places other than those of the sequence, or over those that were checked.
+
+    Args:
+        axes: of the result.
+        marks: mark of the result -> the one of ``seen`` that it comes from.
+        keeps_zeros: whether such a sum of zeros is 0.
+    """
+    edges = {}
+    for mark, own in marks.items():
+        edge = seen.edge(own)
+        is_kept = keeps_zeros and is_zero(edge.padded)
+        edges[mark] = Edge(first=tamed(edge.first), padded=_ZERO if is_kept else tamed(edge.padded))
+    return Seen(axes=tuple(axes), entry=tamed(seen.entry), edges=edges)
+
+
+def _same(view: View, seen: Seen) -> dict[Mark, Mark]:
+    return {mark: mark for mark in marks_of(seen.axes, view.sequence)}
 
 
 def product_of(view: View, node: Node) -> Sequence[Seen]:
@@ -45,7 +66,8 @@ def gemm(view: View, node: Node) -> Sequence[Seen]:
         broadcast([made.axes, view.seen(node.inputs[2]).axes])
         _must_not_count(view, [view.seen(node.inputs[2])])
         # What is added is not 0 where rows are.
-        return [Seen(axes=made.axes, is_masked=made.is_masked)]
+        entry = joined([made.entry, view.seen(node.inputs[2]).entry])
+        return [Seen(axes=made.axes, entry=entry, is_masked=made.is_masked)]
     return [made]
 
 
@@ -73,9 +95,15 @@ def _multiplied(view: View, left: Seen, right: Seen) -> Seen:
     edges = {}
     for mark in marks_of(axes, view.sequence):
         own = _product_marks(mark, left.axes, right.axes, len(axes))
-        if any(at is not None and is_zero(seen.edge(at).padded) for seen, at in zip((left, right), own, strict=True)):
-            edges[mark] = _ZERO_EDGE
-    return Seen(axes=axes, edges=edges, is_masked=is_masked)
+        one, other = (
+            Edge(first=seen.entry, padded=seen.entry) if at is None else seen.edge(at)
+            for seen, at in zip((left, right), own, strict=True)
+        )
+        is_kept = is_zero(one.padded) or is_zero(other.padded)
+        edges[mark] = Edge(
+            first=tamed(one.first, other.first), padded=_ZERO if is_kept else tamed(one.padded, other.padded)
+        )
+    return Seen(axes=axes, entry=tamed(left.entry, right.entry), edges=edges, is_masked=is_masked)
 
 
 def _product_marks(
@@ -117,7 +145,8 @@ def softmax(view: View, node: Node) -> Sequence[Seen]:
         raise NotProven("it weighs padded places like others: no mask hides them from it")
     if not is_ordinary(edge.first):
         raise NotProven("it is not known to see a place that is not padded, whatever the mask")
-    return [Seen(axes=seen.axes, edges={marks[0]: _ZERO_EDGE}, is_masked=True)]
+    edges = {marks[0]: Edge(first=Kind.ORDINARY, padded=_ZERO)}
+    return [Seen(axes=seen.axes, edges=edges, is_masked=True)]
 
 
 _KEEP_ZERO: Final = frozenset({"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"})
@@ -146,13 +175,13 @@ def reduction(view: View, node: Node) -> Sequence[Seen]:
             is_masked = True
     keeps = bool(int_of(node, "keepdims", 1))
     axes = tuple(() if axis in gone else atoms for axis, atoms in enumerate(seen.axes) if keeps or axis not in gone)
-    edges = {}
+    marks = {}
     for mark in marks_of(seen.axes, view.sequence):
-        if mark[0] not in gone and node.op_type in _KEEP_ZERO and is_zero(seen.edge(mark).padded):
+        if mark[0] not in gone:
             axis = mark[0] if keeps else mark[0] - sum(entry < mark[0] for entry in gone)
-            edges[axis, mark[1]] = _ZERO_EDGE
-    entry: Entry = Kind.ORDINARY if is_ordinary(seen.entry) else Kind.ANY
-    return [Seen(axes=axes, entry=entry, edges=edges, is_masked=is_masked)]
+            marks[axis, mark[1]] = mark
+    made = _mixed(seen, axes, marks, keeps_zeros=node.op_type in _KEEP_ZERO)
+    return [replace(made, is_masked=is_masked)]
 
 
 def _check_reduced(node: Node, edge: Edge) -> None:
@@ -189,7 +218,7 @@ def normalisation(view: View, node: Node) -> Sequence[Seen]:
     _must_not_mix(view, seen, range(first, len(seen.axes)))
     if any(marks_of(other.axes, view.sequence) for other in others):
         raise NotProven("its parameters depend on the sequence")
-    return [Seen(axes=seen.axes)]
+    return [_mixed(seen, seen.axes, _same(view, seen), keeps_zeros=False)]
 
 
 def skip_normalisation(view: View, node: Node) -> Sequence[Seen]:
@@ -200,7 +229,7 @@ def skip_normalisation(view: View, node: Node) -> Sequence[Seen]:
     _must_not_mix(view, Seen(axes=axes), (len(axes) - 1,))
     if any(marks_of(entry.axes, view.sequence) for entry in parameters):
         raise NotProven("its parameters depend on the sequence")
-    return [Seen(axes=axes)]
+    return [Seen(axes=axes, entry=tamed(seen.entry, other.entry))]
 
 
 def along(default: int) -> Rule:
@@ -214,7 +243,7 @@ def along(default: int) -> Rule:
         if node.op_type in ("ArgMax", "ArgMin"):
             kept: tuple[Atoms, ...] = ((),) if int_of(node, "keepdims", 1) else ()
             return [Seen(axes=(*seen.axes[:axis], *kept, *seen.axes[axis + 1 :]))]
-        return [Seen(axes=seen.axes)]
+        return [_mixed(seen, seen.axes, _same(view, seen), keeps_zeros=False)]
 
     return rule
 
@@ -238,7 +267,8 @@ def running_sum(view: View, node: Node) -> Sequence[Seen]:
             is_masked |= mark[0] == axis
     if len(seen.axes[axis]) > 1:
         raise NotProven("it adds up along an axis that is the sequence and more")
-    return [Seen(axes=seen.axes, is_masked=is_masked)]
+    made = _mixed(seen, seen.axes, _same(view, seen), keeps_zeros=False)
+    return [replace(made, is_masked=is_masked)]
 
 
 def dropout(view: View, node: Node) -> Sequence[Seen]:

@@ -105,7 +105,7 @@ def gather(view: View, node: Node) -> Sequence[Seen]:
     if view.symbol not in product(seen.axes[axis]).symbols:
         if by.depends_on(view.symbol):
             raise NotProven("it picks by numbers that are computed from the length of the sequence")
-        is_table = by.items is None and not seen.is_cut and isinstance(seen.entry, Kind)
+        is_table = by.items is None and seen.entry is Kind.STORED
         entry: Entry = Kind.ORDINARY if is_table else seen.entry
         return [Seen(axes=axes, entry=entry, edges={} if is_table else edges)]
     if by.items and all((item.number if item.number is not None else -1) >= 0 for item in by.items):

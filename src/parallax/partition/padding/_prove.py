@@ -116,6 +116,9 @@ class _Proof:
             is_masked |= seen.is_cut and seen.is_masked
             if marks_of(seen.axes, self.sequence):
                 padded.append(self._padded(info.name, seen))
+        if self._faults:
+            # What no output needs is run all the same, and may fail.
+            raise NotTrimmable(next(iter(self._faults.values())))
         if not is_masked:
             raise NotTrimmable(
                 f"no output is computed from what input {self._mask.name!r} leaves of an input along {self.symbol!r}"
@@ -209,7 +212,7 @@ class _Proof:
         if info is None or sizes is None or len(known) < len(sizes):
             raise NotProven(f"the shape of {name!r} is not known")
         dtype = NUMPY_TYPES.get(info.dtype)
-        entry: Entry = Kind.ORDINARY if dtype is not None and dtype.kind in "iub" else Kind.ANY
+        entry: Entry = Kind.ORDINARY if dtype is not None and dtype.kind in "iub" else Kind.STORED
         return Seen(axes=tuple(axis_of(Length.of(size)) for size in known if size is not None), entry=entry)
 
     def _output(self, name: str) -> Seen:
