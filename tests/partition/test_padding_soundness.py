@@ -1,4 +1,4 @@
-"""Random graphs: where padding is proven to be without effect, it is; and enough is proven for that to say something."""
+"""Random graphs: where padding is proven to have no effect, it has none; and enough is proven to say something."""
 
 from __future__ import annotations
 
