@@ -1,5 +1,7 @@
 """Time to open a session, Parallax against ONNX Runtime, without anything cached by us.
 
+Beside that, a bundle with regions on an emulated device against the same bundle without.
+
 In one process, in turn, in alternating order; files come from the page cache for both. The order
 alternates because whoever opens second finds memory that the allocator already holds.
 """
@@ -10,6 +12,7 @@ import gc
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,11 @@ from parallax import zoo
 from parallax.cli import Timing, ratio, wait_until_quiet
 
 RATIO_LIMIT = 1.3
-"""What the project promises: at most this times ONNX Runtime's time."""
+"""What the project promises: at most this times ONNX Runtime's time; and of a bundle with a device, at most this times
+the time of the same bundle without."""
+
+DEVICE = "emulated:pixel-6-gpu"
+BUNDLE, WITH_DEVICE = "bundle", f"bundle with {DEVICE}"
 
 
 def open_in_turn(name: str, *, rounds: int) -> tuple[dict[str, Timing], dict[str, Any]]:
@@ -51,23 +58,50 @@ def open_in_turn(name: str, *, rounds: int) -> tuple[dict[str, Timing], dict[str
         }
         if shapes is None:
             del openers["Parallax, shapes given"]
-        samples: dict[str, list[float]] = {label: [] for label in openers}
-        plan: dict[str, Any] = {}
-        for number in range(rounds + 1):
-            labels = list(openers)
-            shift = number % len(labels)
-            for label in (*labels[shift:], *labels[:shift]):
-                gc.collect()
-                wait_until_quiet()
-                begin = time.perf_counter_ns()
-                session = openers[label]()
-                elapsed = time.perf_counter_ns() - begin
-                if number:  # round 0 reads the file from disk
-                    samples[label].append(elapsed)
-                if label == "Parallax":
-                    plan = {"uncut": session.plan.is_uncut, "reason": session.plan.provenance.reason}
-                del session
-    return {label: Timing(label=label, samples_ns=tuple(values)) for label, values in samples.items()}, plan
+        timings, plans = time_openers(openers, rounds=rounds)
+    return timings, plans["Parallax"]
+
+
+def open_bundles_in_turn(name: str, *, rounds: int) -> tuple[dict[str, Timing], dict[str, Any]]:
+    """Timings of a bundle of a model without a device and with one, and what plan the latter opened with."""
+    path = Path(zoo.load(name))
+    shapes = open_inputs(path, zoo.example_inputs(name))
+    with tempfile.TemporaryDirectory() as folder:
+        bundles = {
+            label: parallax.compile(path, Path(folder) / f"{number}.plx", shapes=shapes, providers=providers)
+            for number, (label, providers) in enumerate(
+                ((BUNDLE, None), (WITH_DEVICE, [DEVICE, "CPUExecutionProvider"]))
+            )
+        }
+        openers = {label: partial(parallax.InferenceSession, bundle) for label, bundle in bundles.items()}
+        timings, plans = time_openers(openers, rounds=rounds)
+    return timings, plans[WITH_DEVICE]
+
+
+def time_openers(
+    openers: Mapping[str, Callable[[], Any]], *, rounds: int
+) -> tuple[dict[str, Timing], dict[str, dict[str, Any]]]:
+    """Timings by label, in turn, in an order that rotates; and the plan that each of ours opened with."""
+    samples: dict[str, list[float]] = {label: [] for label in openers}
+    plans: dict[str, dict[str, Any]] = {}
+    for number in range(rounds + 1):
+        labels = list(openers)
+        shift = number % len(labels)
+        for label in (*labels[shift:], *labels[:shift]):
+            gc.collect()
+            wait_until_quiet()
+            begin = time.perf_counter_ns()
+            session = openers[label]()
+            elapsed = time.perf_counter_ns() - begin
+            if number:  # round 0 reads the files from disk
+                samples[label].append(elapsed)
+            if isinstance(session, parallax.InferenceSession):
+                plan = session.plan
+                regions = sum(segment.backend == DEVICE for segment in plan.segments)
+                plans[label] = {"uncut": plan.is_uncut, "reason": plan.provenance.reason, "regions": regions}
+            del session
+    timings = {label: Timing(label=label, samples_ns=tuple(values)) for label, values in samples.items()}
+    return timings, plans
 
 
 def make_figures(results: Sequence[Mapping[str, Any]]) -> list[Figure]:
@@ -99,13 +133,42 @@ def make_figures(results: Sequence[Mapping[str, Any]]) -> list[Figure]:
     ]
 
 
+def make_device_figures(results: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """A ratio per model of a bundle with regions on a device, and how many keep the bound; none without any."""
+    rows: dict[str, Figure] = {}
+    for result in results:
+        if not result["plan"]["regions"]:
+            continue
+        ours, theirs = (result["timings"][label]["samples_ns"] for label in (WITH_DEVICE, BUNDLE))
+        rows[result["model"]] = figure_of_medians(
+            f"opening.device.{result['model']}",
+            f"opening a bundle of {result['model']} with {DEVICE}: share of the time without",
+            [[paired(ours, theirs)]],
+            bound=RATIO_LIMIT,
+            headline=False,
+        )
+    if not rows:
+        return []
+    values = [figure.value for figure in rows.values()]
+    return [
+        *rows.values(),
+        rows_that_keep(
+            "opening.device",
+            f"of {len(rows)} bundles with regions on {DEVICE}, those that open in at most {RATIO_LIMIT} of the time of "
+            "the same bundle without",
+            rows,
+            note=f"from {min(values):.2f} to {max(values):.2f} of it",
+        ),
+    ]
+
+
 def main() -> None:
     parser = make_parser(__doc__, "opening")
     parser.add_argument("--models", nargs="+", default=["paper"], metavar="NAME")
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
     machine = describe_machine()
-    rows, results = [], []
+    rows, results, with_devices = [], [], []
     for name in pick_models(arguments.models):
         say(name)
         timings, plan = open_in_turn(name, rounds=arguments.rounds)
@@ -117,17 +180,25 @@ def main() -> None:
             rows.append([name, label, spread(timing), spread(theirs), show_ratio(against), plan["reason"]])
             results.append({"model": name, "label": label, "ratio": against.median, "plan": plan})
         results[-1]["timings"] = {label: dump_timing(timing) for label, timing in timings.items()}
+        timings, plan = open_bundles_in_turn(name, rounds=arguments.rounds)
+        ours, theirs = timings[WITH_DEVICE], timings[BUNDLE]
+        against = ratio(ours, theirs)
+        note = f"{plan['regions']} regions, beside a bundle without: {plan['reason']}"
+        rows.append([name, WITH_DEVICE, spread(ours), spread(theirs), show_ratio(against), note])
+        dumped = {label: dump_timing(timing) for label, timing in timings.items()}
+        with_devices.append({"model": name, "ratio": against.median, "plan": plan, "timings": dumped})
     publish(
         Report(
             title="Opening a session",
             method=(
-                f"Milliseconds, median (quartiles) of {arguments.rounds} interleaved openings; ratio per round. "
+                f"Milliseconds, median (quartiles) of {arguments.rounds} interleaved openings; ratio per round, to "
+                f"ONNX Runtime on the model, or of a bundle with {DEVICE} to the same bundle without. "
                 f"The bound is {RATIO_LIMIT}."
             ),
-            columns=["model", "", "time", "ONNX Runtime", "ratio", "plan"],
+            columns=["model", "", "time", "compared with", "ratio", "plan"],
             rows=rows,
-            data={"rounds": arguments.rounds, "results": results},
-            figures=make_figures(results),
+            data={"rounds": arguments.rounds, "results": results, "devices": with_devices},
+            figures=[*make_figures(results), *make_device_figures(with_devices)],
         ),
         arguments.output,
         machine,

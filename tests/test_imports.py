@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,11 +79,13 @@ def ours(modules: Iterable[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With a model, its inputs, and bundles of it: whole and split."""
+    """With a model, its inputs, and bundles of it: whole, split, and with an emulated device."""
     path = tmp_path_factory.mktemp("imports")
     model = branching(path / "model.onnx", width=WIDE)
     parallax.compile(model, path / "whole.plx")
     parallax.compile(model, path / "split.plx", min_gain=0, threads=2)
+    devices: dict[str, Any] = {"providers": ["emulated:pixel-6-gpu"], "shapes": {"x": (3, WIDE)}}
+    parallax.compile(model, path / "device.plx", min_gain=0, threads=2, **devices)
     np.save(path / "x.npy", feeds(width=WIDE)["x"])
     return path
 
@@ -116,6 +119,13 @@ def test_a_bundle_of_a_split_model_loads_no_planner(folder: Path) -> None:
     modules = run_of(folder, "split.plx")
     assert not within(modules, [*NEVER_UNASKED, *set(PLANNING) - {"parallax.memory", "parallax.partition"}])
     assert len(ours(modules)) <= 108, ours(modules)
+
+
+def test_a_bundle_with_an_emulated_device_loads_neither_planner_nor_onnx(folder: Path) -> None:
+    modules = run_of(folder, "device.plx")
+    emulated = {"parallax.memory", "parallax.partition", "parallax.backends.emulated", "parallax.backends._registry"}
+    assert not within(modules, ["onnx", "google.protobuf", "ml_dtypes", "openvino", *set(PLANNING) - emulated])
+    assert within(modules, ["parallax.backends.emulated"])
 
 
 def test_a_model_that_stays_whole_at_sight_is_opened_without_onnx(folder: Path) -> None:

@@ -90,6 +90,7 @@ def make_subjects(folder: Path) -> None:
         ("mapped", odd_sizes, tables, {}),
         ("mapped_split", odd_sizes, tables, split),
         ("bodies", choosing, chosen, {}),
+        ("device", branching, rows, {**split, "shapes": {"x": (3, 64)}, "providers": ["emulated:pixel-6-gpu"]}),
     ):
         place = folder / name
         place.mkdir(parents=True)

@@ -129,9 +129,19 @@ def test_an_unknown_provider_is_an_error_that_names_the_known_ones(tmp_path: Pat
     assert "pixel-6-gpu" in result.stderr
 
 
-def test_a_bundle_cannot_be_written_for_a_provider(tmp_path: Path) -> None:
-    path = affine(tmp_path / "m.onnx")
-    result = invoke("compile", path, "-o", tmp_path / "m.plx", "--provider", "emulated:pixel-6-gpu")
+def test_a_bundle_is_written_for_a_provider_and_opened_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(two_branches(batch=512, fallbacks=30))
+    device, bundle = "emulated:jetson-agx-orin", tmp_path / "m.plx"
+    result = invoke("compile", path, "-o", bundle, "--provider", device, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert device in {segment["backend"] for segment in json.loads(result.stdout)["plan"]["segments"]}
+    for providers in ((), ("--provider", device)):
+        result = invoke("run", bundle, *providers, "--json")
+        assert result.exit_code == 0, result.stderr
+        assert device in {segment["backend"] for segment in json.loads(result.stdout)["plan"]["segments"]}
+    result = invoke("run", bundle, "--provider", "emulated:pixel-6-gpu")
     assert result.exit_code == 2
-    assert "compiled for the CPU" in result.stderr
-    assert not (tmp_path / "m.plx").exists()
+    assert "compiled for emulated:jetson-agx-orin, not for emulated:pixel-6-gpu" in " ".join(result.stderr.split())
+    result = invoke("bundle", "info", bundle)
+    assert f"parts of it run on {device}" in " ".join(result.stdout.split())

@@ -149,7 +149,7 @@ def test_work_that_is_not_known_counts_nothing() -> None:
 def test_only_what_its_own_device_reads_may_stay_there() -> None:
     made = graph()
     plan = plan_of(made, [(NPU, [0, 1]), (NPU, [2]), (CPU_BACKEND, [3, 4]), (NPU, [5])])
-    assert kept_outputs(plan, made, frozenset()) == [
+    assert kept_outputs(plan, made.output_names, frozenset()) == [
         frozenset({"b"}),  # the processor reads a
         frozenset(),  # and c
         frozenset(),
@@ -160,7 +160,7 @@ def test_only_what_its_own_device_reads_may_stay_there() -> None:
 def test_in_the_processors_memory_all_may_stay_but_what_is_returned() -> None:
     made = graph()
     plan = plan_of(made, [(NPU, [0, 1]), (NPU, [2]), (CPU_BACKEND, [3, 4]), (NPU, [5])])
-    assert kept_outputs(plan, made, frozenset({NPU})) == [
+    assert kept_outputs(plan, made.output_names, frozenset({NPU})) == [
         frozenset({"a", "b"}),
         frozenset({"c"}),
         frozenset(),

@@ -59,7 +59,9 @@ def test_a_record_refuses_a_misspelt_option_and_names_the_right_one(name: str) -
     _check(caught.value, name)
 
 
-@pytest.mark.parametrize("name", [*COMPILE_OPTIONS, "portable", "memory_limit", "options"])
+@pytest.mark.parametrize(
+    "name", [*COMPILE_OPTIONS, "portable", "memory_limit", "options", "providers", "provider_options"]
+)
 def test_compiling_refuses_a_misspelt_option_and_writes_nothing(name: str, tmp_path: Path) -> None:
     with pytest.raises(parallax.ConfigError) as caught:
         parallax.compile(MODEL, tmp_path / "m.plx", **{misspelt(name): 1})

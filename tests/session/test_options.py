@@ -56,7 +56,8 @@ def test_the_signature_shows_each_option_with_its_default_after_those_of_onnx_ru
 
 def test_compile_shows_those_it_takes() -> None:
     parameters = inspect.signature(parallax.compile).parameters
-    assert list(parameters) == ["model", "target", "options", "portable", "memory_limit", *COMPILE_OPTIONS]
+    own = ["model", "target", "options", "providers", "provider_options", "portable", "memory_limit"]
+    assert list(parameters) == [*own, *COMPILE_OPTIONS]
 
 
 @pytest.mark.parametrize("name", FIELDS)

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
@@ -25,7 +25,9 @@ from parallax.backends._protocol import (
 )
 from parallax.backends.ort import empty_host_value, host_bytes, is_on_host
 from parallax.errors import BackendError, RunCancelled
-from parallax.model import SegmentModel
+
+if TYPE_CHECKING:
+    from parallax.model import SegmentModel
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +61,8 @@ def compile_guarded(
 ) -> CompiledModel:
     """Compile a part for ``backend``, to be run by ``spare`` wherever that fails.
 
-    ``spare`` compiles it when it is first needed. If ``backend`` refuses the part, that is now, after one warning.
+    ``spare`` compiles it when it is first needed, unless ``options.answers`` computes it already. If ``backend``
+    refuses the part, that is now, after one warning.
 
     Args:
         complaints: shared by the parts that are to warn of a delegate once between them; by default each warns once.
@@ -70,6 +73,8 @@ def compile_guarded(
     complaints = Complaints() if complaints is None else complaints
 
     def compile_spare() -> CompiledModel:
+        if options.answers is not None:
+            return options.answers
         own = CompileOptions(session_options=options.session_options, work=options.work)
         return spare.compile(segment, width=max(1, width), options=own)
 

@@ -58,6 +58,8 @@ class BackendInfo:
     """Whether a model of a device stands in for it: the processor computes the answers, a profile says the time."""
     leaves_rest_to_cpu: bool = False
     """Whether a part of which it takes only some nodes may be compiled, and the processor computes the others."""
+    opening_options: tuple[tuple[str, str], ...] = ()
+    """Options that open it again as it is without measuring, beside those that it was opened with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +121,8 @@ class CompileOptions:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Shapes of inputs that ``work`` is for, where the part itself leaves them open. Devices that need shapes when the
     part is loaded are asked to run it in these only; others may prepare for these, and take all."""
+    answers: CompiledModel | None = None
+    """What computes the answers of an emulated device, where that is open already. Others have no use for it."""
 
 
 DEFAULT_OPTIONS: Final = CompileOptions()

@@ -21,7 +21,6 @@ import onnxruntime
 from parallax.backends._protocol import Backend, BackendInfo
 from parallax.backends.emulated import PREFIX as EMULATED
 from parallax.backends.emulated import open_emulated, profile_names
-from parallax.backends.openvino import PACKAGE, OpenVinoBackend
 from parallax.backends.ort import CPU_PROVIDER, PLUGINS, WEBGPU, OnnxRuntimeBackend, Plugin, load_plugin, plugin_devices
 from parallax.errors import BackendError, ConfigError, MissingExtraError, ParallaxError
 
@@ -55,7 +54,8 @@ def is_backend_name(name: str) -> bool:
 
     Execution providers' own names are not: those are ONNX Runtime's.
     """
-    return name.partition(":")[0] in _factories()
+    family = name.partition(":")[0]
+    return family in _BUILT_IN or family in _factories()
 
 
 def open_backend(name: str, options: Mapping[str, Any] | None = None) -> Backend:
@@ -71,7 +71,8 @@ def open_backend(name: str, options: Mapping[str, Any] | None = None) -> Backend
         BackendError: it is installed, but broken.
     """
     family, _, device = name.partition(":")
-    factory = _factories().get(family)
+    # Ours are found without a look at what is installed.
+    factory = _BUILT_IN.get(family) or _factories().get(family)
     if factory is not None:
         return factory(device, options or {})
     if family.endswith("ExecutionProvider") and not device:
@@ -213,6 +214,8 @@ def _plugin(plugin: Plugin, device: str, options: Mapping[str, Any]) -> Backend:
 
 
 def _openvino(device: str, options: Mapping[str, Any]) -> Backend:
+    from parallax.backends.openvino import OpenVinoBackend  # it loads `onnx`
+
     return OpenVinoBackend(device or "CPU", options=options)
 
 
@@ -238,7 +241,7 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-_PACKAGES: Final[Mapping[str, str]] = {"openvino": PACKAGE, "webgpu": WEBGPU.module}
+_PACKAGES: Final[Mapping[str, str]] = {"openvino": "openvino", "webgpu": WEBGPU.module}
 """Family -> the module of an extra that it needs."""
 
 

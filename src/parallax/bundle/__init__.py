@@ -11,16 +11,26 @@ from parallax import _lazy
 
 if TYPE_CHECKING:
     from parallax.bundle._cache import cache_folder, cached_bundle, note_use, prune_cache, rebuilt_bundle
+    from parallax.bundle._device_checks import is_placing_policy, is_safe_to_open
+    from parallax.bundle._device_parts import DeviceParts, describe_parts, device_differences
     from parallax.bundle._digest import CheckedFiles, settled, signature
     from parallax.bundle._folder import BUNDLE_SUFFIX, MANIFEST_NAME, Verify, looks_like_bundle
     from parallax.bundle._identity import (
         describe_mismatch,
         mismatch_error,
         parallax_version,
+        provider_word,
         rebuild_command,
         runtime_build,
     )
-    from parallax.bundle._manifest import BUNDLE_FORMAT_VERSION, CompileOptions, Manifest, SourceFile, SourceRecord
+    from parallax.bundle._manifest import (
+        BUNDLE_FORMAT_VERSION,
+        AskedDevice,
+        CompileOptions,
+        Manifest,
+        SourceFile,
+        SourceRecord,
+    )
     from parallax.bundle._names import ModelNames
     from parallax.bundle._open import (
         LARGE_WEIGHT_BYTES,
@@ -40,10 +50,14 @@ else:
         __name__,
         {
             "_cache": "cache_folder cached_bundle note_use prune_cache rebuilt_bundle",
+            "_device_checks": "is_placing_policy is_safe_to_open",
+            "_device_parts": "DeviceParts describe_parts device_differences",
             "_digest": "CheckedFiles settled signature",
             "_folder": "BUNDLE_SUFFIX MANIFEST_NAME Verify looks_like_bundle",
-            "_identity": "describe_mismatch mismatch_error parallax_version rebuild_command runtime_build",
-            "_manifest": "BUNDLE_FORMAT_VERSION CompileOptions Manifest SourceFile SourceRecord",
+            "_identity": (
+                "describe_mismatch mismatch_error parallax_version provider_word rebuild_command runtime_build"
+            ),
+            "_manifest": "BUNDLE_FORMAT_VERSION AskedDevice CompileOptions Manifest SourceFile SourceRecord",
             "_names": "ModelNames",
             "_open": "LARGE_WEIGHT_BYTES Bundle mapped_defaults mapped_options read_bundle use_bundle",
             "_publish": "prune_folder prune_leftovers remove_tree resolve_target",
@@ -59,9 +73,11 @@ __all__ = [
     "BUNDLE_SUFFIX",
     "LARGE_WEIGHT_BYTES",
     "MANIFEST_NAME",
+    "AskedDevice",
     "Bundle",
     "CheckedFiles",
     "CompileOptions",
+    "DeviceParts",
     "Manifest",
     "ModelNames",
     "SourceFile",
@@ -71,8 +87,12 @@ __all__ = [
     "cached_bundle",
     "counted_bundle",
     "describe_mismatch",
+    "describe_parts",
     "describe_source",
+    "device_differences",
     "estimate_bundle",
+    "is_placing_policy",
+    "is_safe_to_open",
     "looks_like_bundle",
     "mapped_defaults",
     "mapped_options",
@@ -80,6 +100,7 @@ __all__ = [
     "note_use",
     "open_executor",
     "parallax_version",
+    "provider_word",
     "prune_cache",
     "prune_folder",
     "prune_leftovers",

@@ -52,6 +52,7 @@ def rebuilt_bundle(
     compile_model: Compiler,
     *,
     recorded: CompileOptions,
+    differ: Callable[[Bundle], tuple[str, ...]] | None = None,
     verify: Verify,
     cache_dir: Path | None,
 ) -> Path:
@@ -60,6 +61,7 @@ def rebuilt_bundle(
     Args:
         differences: in which ways ``bundle`` was not made for here.
         recorded: what a bundle remembers of the options to compile with.
+        differ: tells in which ways the devices of a bundle are others by now; None where it has none.
     """
     portable = bundle.portable_path
     assert portable is not None
@@ -69,7 +71,7 @@ def rebuilt_bundle(
     target = _place(source, recorded, cache_dir)
     try:
         _make_cache(target.parent)
-        is_there = _is_usable(target, source, recorded, verify=verify, cache_dir=cache_dir)
+        is_there = _is_usable(target, source, recorded, verify=verify, cache_dir=cache_dir, differ=differ)
     except OSError as error:
         raise ConfigError(
             f"the bundle was not made for here, and cannot be made anew: {error.strerror or error}",
@@ -109,7 +111,13 @@ def _make_cache(folder: Path) -> None:
 
 
 def _is_usable(
-    target: Path, source: SourceRecord, recorded: CompileOptions, *, verify: Verify, cache_dir: Path | None
+    target: Path,
+    source: SourceRecord,
+    recorded: CompileOptions,
+    *,
+    verify: Verify,
+    cache_dir: Path | None,
+    differ: Callable[[Bundle], tuple[str, ...]] | None = None,
 ) -> bool:
     """Whether the bundle in the cache is whole, this user's own, and made of that model, with those options, for here.
 
@@ -128,7 +136,10 @@ def _is_usable(
             return "it was compiled with other options"
         if recorded.tune and not bundle.plan.provenance.is_conclusive:
             return "the machine was too busy to tune it when it was compiled"
-        return "; ".join(describe_mismatch(manifest, cores=None)) or None
+        differences = describe_mismatch(manifest, cores=None)
+        if differ is not None:
+            differences = (*differences, *differ(bundle))
+        return "; ".join(differences) or None
 
     complaint = _why_planted(target)
     if complaint is not None:
@@ -159,6 +170,7 @@ def cached_bundle(
     compile_model: Compiler,
     *,
     record: Callable[[int | None], CompileOptions],
+    differ: Callable[[Bundle], tuple[str, ...]],
     verify: Verify,
     cache_dir: Path | None,
 ) -> Path | None:
@@ -170,6 +182,7 @@ def cached_bundle(
     Args:
         record: what a bundle remembers of the options to compile with, given the memory limit that binds it, if one
             does.
+        differ: tells in which ways the devices of a bundle are others by now.
     """
     try:
         folder = cache_folder(cache_dir)
@@ -183,7 +196,7 @@ def cached_bundle(
         limit = binding_limit(sum(file.size for file in source.files), None)
         recorded = record(limit)
         target = _place(source, recorded, cache_dir)
-        if not _is_usable(target, source, recorded, verify=verify, cache_dir=cache_dir):
+        if not _is_usable(target, source, recorded, verify=verify, cache_dir=cache_dir, differ=differ):
             made = load_model(path) if model is None else model
             compile_model(made, target, source, limit)
             prune_cache(folder, keep=target)

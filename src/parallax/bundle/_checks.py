@@ -87,6 +87,21 @@ def _complaints(manifest: Manifest) -> Iterator[str]:
         yield "it is not said how padding is run, or that it was asked for"
     for segment in manifest.segments:
         yield from _weight_complaints(segment)
+    if says_of_devices(manifest):
+        from parallax.bundle._device_checks import device_complaints  # few bundles have any
+
+        yield from device_complaints(manifest, MAX_BYTES)
+
+
+def says_of_devices(manifest: Manifest) -> bool:
+    """Whether a manifest says anything of devices."""
+    options = manifest.options
+    return bool(
+        manifest.devices
+        or options.devices
+        or options.split != "auto"
+        or any(segment.region is not None for segment in manifest.segments)
+    )
 
 
 def _file_complaints(manifest: Manifest) -> Iterator[str]:
@@ -143,7 +158,7 @@ def _can_be_encoded(path: str) -> bool:
 def _option_complaints(options: CompileOptions) -> Iterator[str]:
     if options.threads is not None and not 1 <= options.threads <= Plan.MOST_CORES:
         yield f"it was compiled for {options.threads} threads, which is not possible"
-    if options.policy.partition(",")[0] not in _POLICIES or len(options.policy) > MAX_PATH:
+    if not _is_policy(options) or len(options.policy) > MAX_PATH:
         yield f"it was compiled by an unknown policy {options.policy[:80]!r}"
     if options.min_gain is not None and not _is_fraction(options.min_gain):
         yield f"it was compiled with min_gain={options.min_gain[:80]!r}, which is no fraction from 0 to below 1"
@@ -155,6 +170,16 @@ def _option_complaints(options: CompileOptions) -> Iterator[str]:
         yield "it was compiled for two shapes of one input"
     if any(dim < 0 for _, shape in options.shapes for dim in shape):
         yield "it was compiled for a shape with a negative size"
+
+
+def _is_policy(options: CompileOptions) -> bool:
+    if options.policy.partition(",")[0] in _POLICIES:
+        return True
+    if not options.devices:
+        return False
+    from parallax.bundle._device_checks import is_placing_policy
+
+    return is_placing_policy(options.policy)
 
 
 def _is_fraction(text: str) -> bool:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from parallax.bundle._checks import data_path, declaration_path
+from parallax.bundle._checks import data_path, declaration_path, says_of_devices
 from parallax.bundle._manifest import Manifest
 from parallax.errors import BundleError, ModelFileError, PlanError
 from parallax.model import read_stored_graph
@@ -90,11 +90,20 @@ def _read_plan(folder: str, manifest: Manifest) -> Plan:
         manifest.segments
     ) != len(plan.segments):
         raise BundleError("plan and manifest are not of the same bundle", where=path, fix=_COMPILE_AGAIN)
-    if plan.rows_permille is not None or any(
+    for complaint in _device_complaints(manifest, plan):
+        raise BundleError(complaint, where=path, fix=_COMPILE_AGAIN)
+    return plan
+
+
+def _device_complaints(manifest: Manifest, plan: Plan) -> Iterator[str]:
+    if says_of_devices(manifest):
+        from parallax.bundle._device_checks import plan_complaints  # few bundles have any
+
+        yield from plan_complaints(manifest, plan)
+    elif plan.rows_permille is not None or any(
         segment.backend != CPU_BACKEND or segment.width < 1 for segment in plan.segments
     ):
-        raise BundleError("the plan is for devices, and no bundle is", where=path, fix=_COMPILE_AGAIN)
-    return plan
+        yield "the plan is for devices, and the bundle is not"
 
 
 def _whole_complaints(manifest: Manifest, graphs: Iterable[StoredGraph]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnxruntime
 
-from parallax.bundle._manifest import CompileOptions, Manifest
+from parallax.bundle._manifest import AskedDevice, CompileOptions, Manifest
 from parallax.errors import BundleMismatchError
 from parallax.profile import hardware_fingerprint
 
@@ -71,6 +71,8 @@ def compile_command(options: CompileOptions, source: str, target: str, *, portab
         words += ["--threads", str(options.threads)]
     if options.policy != "adaptive":
         words += ["--policy", options.policy]
+    if options.split != "auto":
+        words += ["--split", options.split]
     if options.min_gain is not None:
         words += ["--min-gain", options.min_gain]
     if options.tune:
@@ -79,6 +81,16 @@ def compile_command(options: CompileOptions, source: str, target: str, *, portab
         words += ["--memory-limit", str(options.memory_limit)]
     if options.padding is not None:
         words += ["--padding", options.padding]
+    for device in options.devices:
+        words += ["--provider", provider_word(device)]
     if portable:
         words.append("--portable")
     return shlex.join(words)
+
+
+def provider_word(device: AskedDevice) -> str:
+    """A device as ``--provider`` takes it."""
+    options = [f"{key}={value}" for key, value in device.options]
+    if device.memory_bytes is not None:
+        options.append(f"memory_budget={device.memory_bytes}")
+    return ",".join([device.name, *options])

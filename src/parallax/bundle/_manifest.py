@@ -14,7 +14,7 @@ from parallax._json_records import write_record
 from parallax._record import dataclass
 from parallax.model import StoredWeight
 
-BUNDLE_FORMAT_VERSION: Final = 4
+BUNDLE_FORMAT_VERSION: Final = 5
 """Raised whenever a bundle written before must not be read any more."""
 
 
@@ -55,6 +55,17 @@ class SourceRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AskedDevice:
+    """A device that a model was compiled for, as ``providers=`` named it."""
+
+    name: str
+    options: tuple[tuple[str, str], ...] = ()
+    """By key; values as text."""
+    memory_bytes: int | None = None
+    """What it may hold; None: as much as it likes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompileOptions:
     """What the caller asked for; enough to do the same again."""
 
@@ -68,6 +79,10 @@ class CompileOptions:
     """Bytes into which the weights do not fit beside the rest, so that the model was cut by weight."""
     padding: str | None = None
     """How padding is run: "trim", or as it is."""
+    split: str = "auto"
+    """As it was asked for, where devices were: on the CPU alone, the others say the same."""
+    devices: tuple[AskedDevice, ...] = ()
+    """In order of preference."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +97,39 @@ class InterfaceRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceRecord:
+    """A device that runs a part of the plan, as it was found when the bundle was compiled."""
+
+    name: str
+    """As ``providers=`` names it."""
+    backend: str
+    """As it names itself."""
+    version: str
+    """Of the library that computes."""
+    hardware: str
+    """What it runs on, as its library calls it; "" of an emulated one."""
+    opening_options: tuple[tuple[str, str], ...]
+    """As its `parallax.backends.BackendInfo` had them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionRecord:
+    """What a segment that runs on a device is compiled with when the bundle is opened."""
+
+    device: int
+    """Index among the devices of the manifest."""
+    is_emulated: bool
+    """The processor computes its answers: its graph is optimised, and its weights packed, as those of the processor's
+    own segments. Else it is the part as it was cut, which the device compiles when the bundle is opened."""
+    operators: tuple[tuple[str, int, int, str], ...]
+    """Of its work: type, FLOPs, bytes read and written, element type that it computes in."""
+    moved_bytes: tuple[int, ...]
+    """Of each tensor that goes to the device's memory or comes from there."""
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    """Of its inputs, as far as they were known when it was planned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentRecord:
     """One segment's optimised graph."""
 
@@ -90,6 +138,8 @@ class SegmentRecord:
     """Names of the model's nodes in it, for messages; empty in an uncut bundle."""
     weights: tuple[StoredWeight, ...]
     """What of the file of its data is used as it lies there, so that the session can be lent it."""
+    region: RegionRecord | None = None
+    """None on the CPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +167,20 @@ class Manifest:
     portable: str | None
     """The model as it came, if it was kept."""
     files: tuple[FileRecord, ...]
+    devices: tuple[DeviceRecord, ...] = ()
+    """Those that the plan's segments run on."""
+
+    @property
+    def held_weight_bytes(self) -> int:
+        """Of weights that devices take a form of their own from when the bundle is opened; an upper bound."""
+        if not self.devices:
+            return 0
+        taken = {
+            segment.graph.removesuffix(".onnx") + ".data"
+            for segment in self.segments
+            if segment.region is not None and not segment.region.is_emulated
+        }
+        return sum(record.size for record in self.files if record.path in taken)
 
 
 def render_manifest(manifest: Manifest) -> bytes:

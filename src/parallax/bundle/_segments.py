@@ -5,8 +5,8 @@ What the model takes and gives is what its segments know of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from parallax._record import dataclass
 from parallax.backends.ort import FOREIGN_EXCEPTIONS, RuntimeOptions, make_mapped_session
@@ -16,11 +16,24 @@ from parallax.errors import BundleError
 from parallax.graph import ELEMENT_TYPES, NUMPY_TYPES, TensorInfo
 from parallax.machine import trim_heap
 
+if TYPE_CHECKING:
+    from parallax.backends import Backend, FaultPolicy
 
-def open_executor(bundle: Bundle, options: RuntimeOptions) -> Executor:
+
+def open_executor(
+    bundle: Bundle,
+    options: RuntimeOptions,
+    *,
+    backends: Mapping[str, Backend] | None = None,
+    faults: FaultPolicy | None = None,
+) -> Executor:
     """Map every segment of a bundle's split plan and return an executor on this process's lanes.
 
     Weights of a plan that was split for their size are read ahead of the runs, if they do not fit into memory.
+
+    Args:
+        backends: the devices of its manifest, opened, by the names that they are given there.
+        faults: what is done about those that fail; None: the default.
 
     Raises: BundleError if the runtime refuses a graph, or a graph is not what the plan says.
     """
@@ -35,7 +48,12 @@ def open_executor(bundle: Bundle, options: RuntimeOptions) -> Executor:
         paths = [Path(bundle.data_path(segment.index)) for segment in bundle.plan.segments]
         segments, advisor = open_streamed(paths, lambda: _open_segments(bundle, options, lean=True))
     else:
-        segments = _open_segments(bundle, options)
+        open_region = None
+        if bundle.manifest.devices:
+            from parallax.bundle._regions import RegionOpener  # few bundles have any
+
+            open_region = RegionOpener(bundle, options, backends or {}, faults)
+        segments = _open_segments(bundle, options, open_region=open_region)
     return Executor(
         bundle.plan,
         segments,
@@ -46,11 +64,25 @@ def open_executor(bundle: Bundle, options: RuntimeOptions) -> Executor:
     )
 
 
-def _open_segments(bundle: Bundle, options: RuntimeOptions, *, lean: bool = False) -> list[CompiledSegment]:
-    """``lean``: at no time with more memory than the largest segment needs to open, and so that all mappings are
-    the runtime's, one for each weight."""
+def _open_segments(
+    bundle: Bundle,
+    options: RuntimeOptions,
+    *,
+    lean: bool = False,
+    open_region: Callable[[int], CompiledSegment] | None = None,
+) -> list[CompiledSegment]:
+    """The segments of a split plan.
+
+    Args:
+        lean: at no time with more memory than the largest segment needs to open, and so that all mappings are the
+            runtime's, one for each weight.
+        open_region: opens a segment that runs on a device.
+    """
     segments = []
     for segment, record in zip(bundle.plan.segments, bundle.manifest.segments, strict=True):
+        if record.region is not None and open_region is not None:
+            segments.append(open_region(segment.index))
+            continue
         path = bundle.graph_path(segment.index)
         try:
             weights = None if lean else bundle.map_weights(segment.index)

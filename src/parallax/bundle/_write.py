@@ -14,6 +14,7 @@ import onnxruntime
 from parallax.backends.ort import FOREIGN_EXCEPTIONS, RuntimeOptions, both, save_optimised
 from parallax.bundle._checks import declaration_path, graph_path, names_path, plan_path, portable_path
 from parallax.bundle._declaration import describe_outputs
+from parallax.bundle._device_parts import DeviceParts
 from parallax.bundle._digest import (
     SMALL_BYTES,
     CheckedFiles,
@@ -37,7 +38,7 @@ from parallax.bundle._names import store_names
 from parallax.bundle._publish import Workspace
 from parallax.engine import store_declaration
 from parallax.errors import BackendError, ConfigError, UnsupportedModelError
-from parallax.model import Model, OpenFile, StoredWeight, save_arranged, save_segment
+from parallax.model import Model, OpenFile, StoredWeight, keep_part, save_arranged, save_segment
 from parallax.profile import hardware_fingerprint
 from parallax.schedule import Plan, Segment
 
@@ -57,6 +58,8 @@ def write_bundle(
     target: str | os.PathLike[str],
     *,
     options: CompileOptions,
+    parts: Model | None = None,
+    devices: DeviceParts | None = None,
     source: SourceRecord | None = None,
     portable: bool = False,
     trimming: str | None = None,
@@ -70,9 +73,11 @@ def write_bundle(
     times the weights while it works, and twice (packed and as they were) after.
 
     Args:
-        model: without ``shapes``, for an uncut plan: it is kept for all shapes.
+        model: without ``shapes``: it is kept for all shapes.
         plan: for this model.
         options: recorded, so that the bundle can be made again.
+        parts: the model whose nodes the plan speaks of, where that is not ``model`` but that split by rows.
+        devices: what the plan runs on devices; None where that is nothing.
         source: of the model, if it is known; computed otherwise, by reading its files.
         portable: keep the model itself in the bundle too, so that it can be rebuilt on other machines.
         trimming: how runs leave out padding, as JSON; kept as it is.
@@ -85,6 +90,7 @@ def write_bundle(
         BackendError: the runtime refuses the model or a part of it.
     """
     report = progress or _silent
+    cut = model if parts is None else parts
     with Workspace(Path(target)) as workspace:
         folder, generation = workspace.folder, workspace.generation
         (folder / "segments").mkdir()
@@ -93,9 +99,11 @@ def write_bundle(
         report("compile", 0, len(plan.segments))
         for number, segment in enumerate(plan.segments):
             name = graph_path(generation, number)
-            weights, told = _compile_segment(model, plan, segment, workspace.scratch, folder.parent / name)
-            nodes = () if plan.is_uncut else tuple(model.graph.nodes[index].name for index in segment.nodes)
-            segments.append(SegmentRecord(graph=name, nodes=nodes, weights=weights))
+            region = None if devices is None else devices.regions.get(number)
+            compiled = _compile_segment if region is None or region.is_emulated else _keep_segment
+            weights, told = compiled(cut, plan, segment, workspace.scratch, folder.parent / name)
+            nodes = () if plan.is_uncut else tuple(cut.graph.nodes[index].name for index in segment.nodes)
+            segments.append(SegmentRecord(graph=name, nodes=nodes, weights=weights, region=region))
             report("compile", number + 1, len(plan.segments))
         outputs = told if plan.is_uncut and not model.is_inlined else describe_outputs(model, plan)
         (folder.parent / declaration_path(generation)).write_bytes(outputs)
@@ -137,6 +145,7 @@ def write_bundle(
             plan=plan_path(generation),
             segments=tuple(segments),
             portable=portable_path(generation) if portable else None,
+            devices=() if devices is None else devices.devices,
             files=tuple(records),
         )
         workspace.publish(render_manifest(manifest))
@@ -167,6 +176,9 @@ def _compile_segment(
 ) -> tuple[tuple[StoredWeight, ...], bytes]:
     """Through files, so that the runtime maps the weights it packs instead of holding them twice.
 
+    Args:
+        model: whose nodes the plan speaks of.
+
     Returns: the weights that are stored as they were, and what the runtime says of the outputs.
     """
     optimised = scratch / "optimised.onnx"
@@ -188,6 +200,14 @@ def _compile_segment(
     for left in scratch.iterdir():
         left.unlink()
     return weights, told
+
+
+def _keep_segment(
+    model: Model, plan: Plan, segment: Segment, scratch: Path, target: Path
+) -> tuple[tuple[StoredWeight, ...], bytes]:
+    """Likewise, as it is, for a device that compiles it when the bundle is opened; without what the runtime says."""
+    part = model.extract(segment.nodes, segment.inputs, segment.outputs, name=segment.name)
+    return keep_part(part, scratch, target), b""
 
 
 def _stage(model: Model, plan: Plan, segment: Segment, scratch: Path) -> Path:

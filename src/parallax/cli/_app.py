@@ -371,7 +371,7 @@ def compile_command(
     cache_dir: CacheOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a bundle of a model: the plan, optimised graphs and packed weights, for this machine's CPU.
+    """Make a bundle of a model: the plan, optimised graphs and packed weights, for this machine and the devices named.
 
     `InferenceSession("model.plx")` opens it in milliseconds. Nothing is measured, unless with --tune; then it exits
     with 3 where other programs used the cores meanwhile, so that nothing was concluded (the bundle is whole, and

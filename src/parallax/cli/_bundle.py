@@ -12,6 +12,7 @@ from parallax.bundle import (
     Manifest,
     describe_mismatch,
     looks_like_bundle,
+    provider_word,
     read_bundle,
     rebuild_command,
 )
@@ -103,7 +104,12 @@ def describe_bundle(bundle: Bundle, *, cores: int | None = None) -> dict[str, An
             "min_gain": manifest.options.min_gain,
             "tune": manifest.options.tune,
             "memory_limit": manifest.options.memory_limit,
+            "split": manifest.options.split,
+            "devices": [provider_word(device) for device in manifest.options.devices],
         },
+        "devices": [
+            {"name": device.name, "version": device.version, "hardware": device.hardware} for device in manifest.devices
+        ],
         "portable": manifest.portable is not None,
         "weight_bytes": manifest.weight_bytes,
         "files": [{"path": record.path, "bytes": record.size, "sha256": record.sha256} for record in manifest.files],
@@ -124,6 +130,9 @@ def render_manifest(manifest: Manifest, console: Console) -> None:
     print_line(console, f"compiled from {source.path or 'bytes'}, sha256 {source.files[0].sha256}")
     print_line(console, f"with Parallax {manifest.parallax_version}, ONNX Runtime {manifest.runtime_version}")
     print_line(console, f"for {manifest.machine}, {manifest.cores} cores")
+    for device in manifest.devices:
+        on = f", {device.hardware}" if device.hardware else ""
+        print_line(console, f"parts of it run on {device.name} ({device.version}{on})")
     print_line(console, f"portable: {'the model is kept' if manifest.portable is not None else 'no'}")
     table = make_table("file", "size")
     for record in sorted(manifest.files, key=lambda record: -record.size)[:_LISTED_FILES]:

@@ -13,6 +13,7 @@ from parallax.bundle import read_bundle, resolve_target
 from parallax.cli._console import Screen, print_line
 from parallax.cli._open import open_shapes, prepare, runtime_errors_at
 from parallax.cli._plan_view import describe_plan
+from parallax.cli._providers import parse_providers
 from parallax.cli._tune import concluded, end_unless_concluded, render_tuned, tune_model
 from parallax.cli._units import size
 from parallax.errors import ConfigError
@@ -35,7 +36,7 @@ def compile_model(
     wait_s: float,
     screen: Screen,
 ) -> None:
-    """Compile ``model`` into a bundle at ``output``, tuned only if the options say so.
+    """Compile ``model`` into a bundle at ``output``, tuned only if the options say so, for devices if some are named.
 
     Without ``output`` it is tuned, which this command meant in version 0.1, with a note that says so.
     """
@@ -61,7 +62,9 @@ def compile_model(
             screen=screen,
         )
         return
-    _check(options, providers, wait_s)
+    if wait_s and not options.tune:
+        raise ConfigError("--wait is for what is measured, and nothing is", fix="add --tune, or leave --wait out")
+    devices = parse_providers(providers)
     resolve_target(output)
     subject = prepare(model, inputs=inputs, shapes=shapes, seed=seed, cache_dir=options.cache_dir, screen=screen)
     with (
@@ -73,7 +76,14 @@ def compile_model(
         asked = replace(options, shapes=chosen, calibration=subject.feeds if options.tune else None, progress=progress)
 
         def compiled() -> Plan:
-            compile_bundle(subject.source.path, output, options=asked, portable=portable, memory_limit=memory_limit)
+            compile_bundle(
+                subject.source.path,
+                output,
+                options=asked,
+                providers=devices,
+                portable=portable,
+                memory_limit=memory_limit,
+            )
             return read_bundle(output, verify="never").plan
 
         plan = concluded(compiled, cores=options.threads, wait_s=wait_s, screen=screen, progress=progress)
@@ -93,14 +103,3 @@ def compile_model(
 
     screen.show(report, render)
     end_unless_concluded(plan)
-
-
-def _check(options: Options, providers: Sequence[str], wait_s: float) -> None:
-    """Raises: ConfigError for options of sessions, and for those that change nothing here."""
-    if providers:
-        raise ConfigError(
-            f"a bundle is compiled for the CPU, not for {providers[0]}",
-            fix="leave --provider out; `parallax tune MODEL --provider NAME` remembers a plan with a device",
-        )
-    if wait_s and not options.tune:
-        raise ConfigError("--wait is for what is measured, and nothing is", fix="add --tune, or leave --wait out")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from parallax.engine._background import run_in_background
     from parallax.engine._compile import compile_plan
     from parallax.engine._declared import Declaration, declare_outputs, declared_outputs, store_declaration
-    from parallax.engine._delegate import refused_segments
+    from parallax.engine._delegate import DelegatedSession, refused_segments
     from parallax.engine._durations import RunDurations
     from parallax.engine._executor import Executor
     from parallax.engine._feeds import FeedBinder, FeedSpec, is_feedable
@@ -34,8 +34,10 @@ if TYPE_CHECKING:
         trace_durations,
         write_chrome_trace,
     )
+    from parallax.engine._transfers import find_transfers
     from parallax.engine._trimmed import trim_feeds, trimmed_runner
     from parallax.engine._watch import RunLastsError, run_watched
+    from parallax.engine._work import kept_outputs, segment_works, static_shapes
 else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
@@ -43,7 +45,7 @@ else:
             "_background": "run_in_background",
             "_compile": "compile_plan",
             "_declared": "Declaration declare_outputs declared_outputs store_declaration",
-            "_delegate": "refused_segments",
+            "_delegate": "DelegatedSession refused_segments",
             "_durations": "RunDurations",
             "_executor": "Executor",
             "_feeds": "FeedBinder FeedSpec is_feedable",
@@ -59,8 +61,10 @@ else:
             "_sketch": "proven_type sketch_outline stated_type",
             "_split_runner": "ModelInterface SplitRunner",
             "_trace": "SegmentSpan SpanObserver TraceRecorder TraceSink trace_durations write_chrome_trace",
+            "_transfers": "find_transfers",
             "_trimmed": "trim_feeds trimmed_runner",
             "_watch": "RunLastsError run_watched",
+            "_work": "kept_outputs segment_works static_shapes",
         },
     )
 
@@ -68,6 +72,7 @@ __all__ = [
     "FORKS",
     "CompiledSegment",
     "Declaration",
+    "DelegatedSession",
     "Estimator",
     "EventRecorder",
     "EventStream",
@@ -92,7 +97,9 @@ __all__ = [
     "compile_plan",
     "declare_outputs",
     "declared_outputs",
+    "find_transfers",
     "is_feedable",
+    "kept_outputs",
     "lane_pool",
     "nothing_open",
     "proven_type",
@@ -101,8 +108,10 @@ __all__ = [
     "run_interruptibly",
     "run_watched",
     "run_whole",
+    "segment_works",
     "sketch_outline",
     "stated_type",
+    "static_shapes",
     "store_declaration",
     "trace_durations",
     "trim_feeds",

@@ -126,7 +126,7 @@ def _delegations(
     graph = model.inferred() if planned is None else planned
     works = segment_works(plan, graph, [segment.index for segment in delegated])
     on_host = {segment.backend for segment in delegated if backends[segment.backend].info.memory.is_host}
-    kept = kept_outputs(plan, graph, on_host)
+    kept = kept_outputs(plan, graph.output_names, on_host)
     complaints = Complaints()
     return {
         segment.index: Delegation(

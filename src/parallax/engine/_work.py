@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 
 from parallax.engine._transfers import find_transfers, read_outside
 from parallax.graph import OpGraph, Work, operator_work, tensor_bytes
@@ -28,14 +28,15 @@ def segment_works(plan: Plan, graph: OpGraph, indices: Sequence[int]) -> Mapping
     return found
 
 
-def kept_outputs(plan: Plan, graph: OpGraph, on_host: Set[str]) -> Sequence[frozenset[str]]:
+def kept_outputs(plan: Plan, outputs: Collection[str], on_host: Set[str]) -> Sequence[frozenset[str]]:
     """Per segment the outputs that may stay in its backend's memory: only its own segments read them, or the memory is
     the processor's to read and they are not returned.
 
     Args:
+        outputs: of the model.
         on_host: backends whose memory the processor reads.
     """
-    outside, returned = read_outside(plan, graph.output_names), frozenset(graph.output_names)
+    outside, returned = read_outside(plan, outputs), frozenset(outputs)
     return [
         frozenset(segment.outputs) - (returned if segment.backend in on_host else outside) for segment in plan.segments
     ]

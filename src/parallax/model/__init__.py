@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from parallax.model._batch_axis import BatchAxis, NoBatchAxis, find_batch_axis
     from parallax.model._bodies import Body, scan_axes
     from parallax.model._declaring import declaring_model
-    from parallax.model._extract import SegmentModel
     from parallax.model._files import HeldFiles, OpenFile, hold_files
     from parallax.model._glimpse import Glimpse, glimpse
     from parallax.model._handover import SegmentInterface, proto_with_weights, segment_interface
+    from parallax.model._kept_part import keep_part, read_part
     from parallax.model._model import Model, load_model, read_model
     from parallax.model._names import tensor_names
     from parallax.model._open_batch import open_batch_axis
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from parallax.model._rows import RowSplit, split_rows
     from parallax.model._save import save_segment
     from parallax.model._segment_graph import segment_graph
+    from parallax.model._segment_model import SegmentModel
     from parallax.model._source import ModelSource
     from parallax.model._stored import StoredGraph, read_stored_graph
     from parallax.model._stored_parts import StoredWeight
@@ -37,10 +38,10 @@ else:
             "_batch_axis": "BatchAxis NoBatchAxis find_batch_axis",
             "_bodies": "Body scan_axes",
             "_declaring": "declaring_model",
-            "_extract": "SegmentModel",
             "_files": "HeldFiles OpenFile hold_files",
             "_glimpse": "Glimpse glimpse",
             "_handover": "SegmentInterface proto_with_weights segment_interface",
+            "_kept_part": "keep_part read_part",
             "_model": "Model load_model read_model",
             "_names": "tensor_names",
             "_open_batch": "open_batch_axis",
@@ -49,6 +50,7 @@ else:
             "_rows": "RowSplit split_rows",
             "_save": "save_segment",
             "_segment_graph": "segment_graph",
+            "_segment_model": "SegmentModel",
             "_source": "ModelSource",
             "_stored": "StoredGraph read_stored_graph",
             "_stored_parts": "StoredWeight",
@@ -77,12 +79,14 @@ __all__ = [
     "find_batch_axis",
     "glimpse",
     "hold_files",
+    "keep_part",
     "load_model",
     "open_batch_axis",
     "probe_model",
     "proto_with_weights",
     "read_model",
     "read_outline",
+    "read_part",
     "read_stored_graph",
     "save_arranged",
     "save_segment",

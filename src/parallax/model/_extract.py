@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -13,27 +12,8 @@ from parallax.errors import InternalError
 from parallax.model._build import Built
 from parallax.model._inference import TypesOnDemand
 from parallax.model._nested import restore, restore_nested
-from parallax.model._weights import HANDED_OVER, Weight
-
-_MARK = onnx.StringStringEntryProto(key="location", value="*")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentModel:
-    """A model of its own, cut out of a larger one.
-
-    ``proto`` is a serialised ModelProto in which the tensors of ``weights`` are marked external
-    without a usable location: hand them to ``SessionOptions.add_external_initializers``.
-    """
-
-    name: str
-    proto: bytes = field(repr=False)
-    weights: Mapping[str, npt.NDArray[np.generic]] = field(repr=False)
-    """Read-only views on the model's file or bytes, possibly unaligned; they keep it alive."""
-    weight_types: Mapping[str, int] = field(repr=False)
-    """onnx.TensorProto.DataType of each weight, which numpy's dtype alone does not tell (bfloat16, float8)."""
-    sources: Mapping[str, Weight] = field(default_factory=dict, repr=False)
-    """Where each weight's bytes lie, for `save_segment`."""
+from parallax.model._segment_model import SegmentModel
+from parallax.model._weights import HANDED_OVER, Weight, mark_lent
 
 
 class Extractor:
@@ -159,8 +139,7 @@ class Extractor:
         # Built anew: the original may carry a location, or payload fields that the mark would contradict.
         copy = graph.initializer.add(name=name, data_type=weight.dtype, dims=weight.dims)
         if weight.nbytes and weight.dtype in HANDED_OVER:
-            copy.data_location = onnx.TensorProto.EXTERNAL
-            copy.external_data.append(_MARK)
+            mark_lent(copy)
             weights[name] = weight.view()
             types[name] = weight.dtype
         else:

@@ -9,8 +9,8 @@ import onnx
 
 from parallax.errors import InternalError
 from parallax.graph import TensorInfo
-from parallax.model._extract import SegmentModel
 from parallax.model._raw_tensors import store_raw
+from parallax.model._segment_model import SegmentModel
 from parallax.model._types import tensor_info
 
 

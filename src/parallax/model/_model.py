@@ -19,13 +19,14 @@ from parallax.model._bodies import Body, BodyParts, Extracted, make_bodies, why_
 from parallax.model._build import Built, build_bodies, build_graph
 from parallax.model._digests import skeleton_digest, structure_digest
 from parallax.model._embedding import embed
-from parallax.model._extract import Extractor, SegmentModel
+from parallax.model._extract import Extractor
 from parallax.model._files import HeldFiles
 from parallax.model._handover import proto_with_weights
 from parallax.model._inference import InferredTypes, TypesOnDemand
 from parallax.model._lazy import LazyMapping
 from parallax.model._nested import restore, restore_nested
 from parallax.model._read import Parts, read_parts
+from parallax.model._segment_model import SegmentModel
 from parallax.model._shapes import Shapes, apply_shapes, open_leading_axes
 from parallax.model._source import ModelSource, open_source
 from parallax.model._survey import Survey, survey_graph

@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from parallax.model._extract import SegmentModel
+from parallax.model._segment_model import SegmentModel
 
 
 class Probe(enum.Enum):

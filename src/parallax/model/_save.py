@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from parallax.model._extract import SegmentModel
+from parallax.model._segment_model import SegmentModel
 from parallax.model._weights import Weight
 
 _CHUNK_BYTES = 8 << 20

@@ -6,7 +6,7 @@ import onnx
 
 from parallax.graph import OpGraph
 from parallax.model._build import build_graph
-from parallax.model._extract import SegmentModel
+from parallax.model._segment_model import SegmentModel
 
 
 def segment_graph(segment: SegmentModel) -> OpGraph:

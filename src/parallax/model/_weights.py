@@ -58,6 +58,13 @@ class Weight:
         return self.buffer[self.offset : self.offset + self.nbytes]
 
 
+def mark_lent(tensor: onnx.TensorProto) -> None:
+    """Have a tensor say that its bytes are given beside the model."""
+    del tensor.external_data[:]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="*")
+
+
 def byte_size(name: str, dtype: int, dims: Sequence[int]) -> int | None:
     """Bytes of a tensor of this type and shape; None when its elements have no fixed size (strings).
 

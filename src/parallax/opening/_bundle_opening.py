@@ -12,7 +12,7 @@ from parallax.backends import ort
 from parallax.bundle import looks_like_bundle
 from parallax.errors import BundleError, ConfigError
 from parallax.opening._source import OpenedBundle
-from parallax.opening._state import Opened, SessionState, split_attributes
+from parallax.opening._state import BundleDevices, Opened, SessionState, split_attributes
 from parallax.opening._whole_model import OpeningRequest, native_class, open_whole
 from parallax.options import (
     PlanningOptions,
@@ -26,6 +26,7 @@ from parallax.options import (
 
 if TYPE_CHECKING:
     from parallax.bundle import Bundle
+    from parallax.options import Device
 
 logger = _lazy.logger(__name__)
 
@@ -58,11 +59,19 @@ class BundleOpening:
         """
         request = self._request
         path = request.source.path
-        if self.opened_bundle is not None:
+        if self.opened_bundle is not None and not self._is_for_other_devices(self.opened_bundle):
             return self._open_again(self.opened_bundle)
         if path is not None and looks_like_bundle(path):
             return self._open_at(path, request.options)
         return self._open_cached() if request.options.cache else None
+
+    def _is_for_other_devices(self, opened: OpenedBundle) -> bool:
+        """Whether it is from the cache, and other devices are named by now: then it is another bundle's turn."""
+        request = self._request
+        if opened.path == request.source.path or opened.devices == tuple(one.name for one in request.devices):
+            return False
+        self.opened_bundle = None
+        return True
 
     def _open_again(self, opened: OpenedBundle) -> Opened | None:
         try:
@@ -85,8 +94,6 @@ class BundleOpening:
         )
         if path is None:
             why = "the model was given as bytes"
-        elif request.devices:
-            why = f"bundles are compiled for the CPU, not for {request.devices[0].name}"
         elif request.arguments.disabled_optimizers:
             why = "single optimisers were disabled"
         elif not is_onnx_source(path, None, None):
@@ -97,19 +104,22 @@ class BundleOpening:
         from parallax.bundle import cached_bundle
         from parallax.opening._compile import compiler_for, recorded_options
 
+        # What tuning may compute a whole model with beside, a bundle does not keep.
+        asked = replace(options, devices=request.devices, backends=())
         bundle = cached_bundle(
             path,
-            compiler_for(options),
-            record=lambda limit: recorded_options(options, memory_limit=limit),
+            compiler_for(asked),
+            record=lambda limit: recorded_options(asked, memory_limit=limit),
+            differ=self._changed_devices,
             verify=options.verify,
             cache_dir=options.cache_dir,
         )
         if bundle is None:
             return None
         # What was decided when it was compiled is not asked of it again.
-        asked = PlanningOptions(cache_dir=options.cache_dir, verify=options.verify, threads=options.threads)
+        left = PlanningOptions(cache_dir=options.cache_dir, verify=options.verify, threads=options.threads)
         try:
-            return self._open_at(str(bundle), asked)
+            return self._open_at(str(bundle), left)
         except BundleError as error:
             logger.warning("the cached bundle of %s cannot be used: %s", path, error)
             request.forget_stock()
@@ -122,21 +132,33 @@ class BundleOpening:
         # The base class warns of what is not installed, and leaves it out.
         installed = [entry for entry in request.arguments.providers or () if _provider_name(entry) in available]
         obstacle = why_not_compiled(request.session_options, installed)
-        if request.devices:
-            obstacle = f"it is compiled for the CPU, not for {request.devices[0].name}"
         if request.arguments.disabled_optimizers:
             obstacle = "single optimisers were disabled"
         if obstacle is not None:
             raise _not_with_a_bundle(obstacle, path)
         from parallax.opening._bundles import open_for_here
 
-        opened = open_for_here(path, self._use, options, request.session_options)
+        opened = open_for_here(path, self._use, options, request.session_options, self._given_devices)
         if self.opened_bundle is None:
             assert opened.bundle is not None
-            self.opened_bundle = OpenedBundle.of(opened.bundle, path, options)
+            self.opened_bundle = OpenedBundle.of(opened.bundle, path, options, opened.devices or ())
         return opened
 
-    def _use(self, bundle: Bundle) -> Opened:
+    @property
+    def _given_devices(self) -> tuple[Device, ...] | None:
+        """Devices that the caller named; None where nothing was said of providers."""
+        request = self._request
+        return request.devices if request.arguments.providers else None
+
+    def _changed_devices(self, bundle: Bundle) -> tuple[str, ...]:
+        """In which ways the devices of a bundle are others by now."""
+        if not bundle.manifest.devices:
+            return ()
+        from parallax.opening._bundle_devices import changed_devices
+
+        return changed_devices(bundle, self._request.devices)
+
+    def _use(self, bundle: Bundle, devices: BundleDevices) -> Opened:
         """Open what a bundle holds; called once more where it was replaced meanwhile."""
         request = self._request
         request.forget_stock()
@@ -145,10 +167,11 @@ class BundleOpening:
         else:
             self.opened_bundle.check_same(bundle)
         self._check_options(bundle)
-        opened = self._open_whole(bundle) if bundle.plan.is_uncut else self._open_split(bundle)
+        opened = self._open_whole(bundle) if bundle.plan.is_uncut else self._open_split(bundle, devices)
         opened = replace(
             opened,
             bundle=bundle,
+            devices=devices.shown,
             stored_declaration=bundle.declaration(),
             is_unbounded=bundle.manifest.interface.unbounded,
         )
@@ -174,7 +197,7 @@ class BundleOpening:
         if obstacle is not None:
             raise _not_with_a_bundle(obstacle, bundle.folder)
 
-    def _open_split(self, bundle: Bundle) -> Opened:
+    def _open_split(self, bundle: Bundle, devices: BundleDevices) -> Opened:
         request = self._request
         check_providers(request.arguments.providers, request.arguments.provider_options)
         from parallax.bundle import open_executor, read_interface
@@ -182,11 +205,16 @@ class BundleOpening:
 
         inherited = compiled_options(request.session_options)
         if request.options.budget_bytes is None:
-            executor = open_executor(bundle, inherited)
+            executor = open_executor(bundle, inherited, backends=devices.backends, faults=request.options.faults)
         else:
             from parallax.bundle import counted_bundle
 
-            executor = open_executor(counted_bundle(bundle), lean_options(inherited))
+            executor = open_executor(
+                counted_bundle(bundle),
+                lean_options(inherited),
+                backends=devices.backends,
+                faults=request.options.faults,
+            )
         interface = read_interface(bundle, executor)
         runner = SplitRunner.of(executor, executor.plan, interface, request.events)
         opened = Opened(
@@ -236,14 +264,18 @@ class BundleOpening:
         return opened
 
     def _fitted(self, opened: Opened, bundle: Bundle, sessions: list[Any]) -> Opened:
-        """With its budget. Its weights are mapped. Raises: BudgetError for a bundle that does not fit it."""
+        """With its budget. Its weights are mapped, but for what devices make of theirs.
+
+        Raises: BudgetError for a bundle that does not fit it.
+        """
         budget_bytes = self._request.options.budget_bytes
         if budget_bytes is None:
             return opened
         from parallax.bundle import estimate_bundle
         from parallax.memory import Budget
 
-        budget = Budget.of(budget_bytes, weight_bytes=0, segments=len(sessions), margin=self._request.options.margin)
+        held = bundle.manifest.held_weight_bytes
+        budget = Budget.of(budget_bytes, weight_bytes=held, segments=len(sessions), margin=self._request.options.margin)
         estimator = estimate_bundle(bundle, sessions)
         budget.check(estimator.requirement({}))
         return opened.within(budget, estimator)

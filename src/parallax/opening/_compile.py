@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from parallax.backends.ort import load_failure
-from parallax.bundle import CompileOptions, SourceRecord, resolve_target, write_bundle
+from parallax.bundle import (
+    AskedDevice,
+    CompileOptions,
+    DeviceParts,
+    SourceRecord,
+    describe_parts,
+    is_placing_policy,
+    resolve_target,
+    write_bundle,
+)
 from parallax.errors import ConfigError
 from parallax.machine import memory_limit_bytes
 from parallax.memory import parse_bytes
@@ -19,16 +28,35 @@ from parallax.opening._trimming import store_trimming, trimming_of
 from parallax.opening._what_runs import with_reason
 from parallax.options import (
     COMPILE_OPTIONS,
+    CPU_PROVIDERS,
     CompileKeywords,
+    Device,
     Options,
     PlanningOptions,
     check_calibration_names,
     check_folder,
+    check_providers,
     check_switch,
     gather_compile_options,
+    open_devices,
     shows_options,
+    split_providers,
 )
-from parallax.planner import binding_limit, fit_plan, is_yardstick, plan_model_within, with_noted_peaks
+from parallax.planner import (
+    PlanRequest,
+    binding_limit,
+    feed_shapes,
+    fit_plan,
+    graph_for_backends,
+    is_yardstick,
+    plan_model_within,
+    planned_model,
+    with_noted_peaks,
+)
+from parallax.schedule import CPU_BACKEND, Plan
+
+if TYPE_CHECKING:
+    from parallax.backends.ort._types import Provider
 
 
 @shows_options(COMPILE_OPTIONS, takes_others=False)
@@ -37,6 +65,8 @@ def compile(
     target: str | os.PathLike[str],
     *,
     options: Options | None = None,
+    providers: Sequence[Provider] | None = None,
+    provider_options: Sequence[Mapping[Any, Any]] | None = None,
     portable: bool = False,
     memory_limit: int | str | float | None = None,
     **keywords: Unpack[CompileKeywords],
@@ -45,7 +75,8 @@ def compile(
 
     The bundle holds the plan, the graphs as ONNX Runtime optimised them and the weights packed for this CPU, which are
     mapped when it is opened. It is tied to the CPU's features, the versions of Parallax and ONNX Runtime and the
-    number of cores: elsewhere it is refused, or made anew where ``portable`` kept the model itself.
+    number of cores, and to the devices that it uses and their versions: elsewhere it is refused, or made anew where
+    ``portable`` kept the model itself.
 
     Written whole or not at all; a bundle that is there is replaced. Without ``tune``, compiling needs memory for the
     packed weights once; ``tune`` opens and times the model as it would run. Disk: about twice the weights.
@@ -57,6 +88,10 @@ def compile(
         model: path, bytes or ``onnx.ModelProto``.
         target: where to write it, by convention ``NAME.plx``.
         options: a record of options; those that are a session's alone must be at their defaults.
+        providers, provider_options: as in ``InferenceSession``: devices that the plan may use. What gains there is kept
+            as the device compiles it when the bundle is opened; the session opens with these devices, and needs no
+            ``providers``, unless one of them is described by a file or has options beside numbers. ONNX Runtime's own
+            providers need ``tune``.
         portable: keep a copy of the model in the bundle.
         memory_limit: all the memory that processes on this bundle will have, mapped weights included: bytes, a size
             ("150MiB") or a share of what this process has; default what it has (container limits count). Where the
@@ -78,6 +113,7 @@ def compile(
         session = parallax.InferenceSession("model.plx")
     """
     gathered = gather_compile_options(options, keywords)
+    gathered = replace(gathered, devices=_devices_of(providers, provider_options, tunes=gathered.tune))
     portable = check_switch("portable", portable)
     limit = None
     if memory_limit is not None:
@@ -107,12 +143,21 @@ def compile_loaded(
     shaped = model if options.shapes is None else model.with_shapes(options.shapes)
     check_calibration_names(options.calibration, shaped)
     trimming = None if options.padding is None else trimming_of(model)
-    # Bodies of control flow are left as they are: a bundle holds no segments of theirs.
-    request = replace(plan_request(shaped, options, None), plans_bodies=False)
+    request = replace(
+        plan_request(shaped, options, None),
+        # Bodies of control flow are left as they are: a bundle holds no segments of theirs.
+        plans_bodies=False,
+        # Rows are shared in one shape. A session opens the whole model beside for others, which a bundle has not.
+        shares_rows=all(info.is_static for info in model.graph.inputs),
+    )
+    recorded = recorded_options(options, memory_limit=binding_limit(model.weight_bytes, memory_limit))
     plan = plan_model_within(request, memory_limit).plan
     if options.budget_bytes is not None:
         plan, _, _ = fit_plan(model, plan, options.budget_bytes, options.shapes, weight_bytes=0, margin=options.margin)
-    plan = with_noted_peaks(shaped, plan)
+    parts = None if plan.rows_permille is None else planned_model(shaped, plan)
+    plan = with_noted_peaks(parts or shaped, plan)
+    if options.devices and plan.provenance.source == "memory":
+        note = "; ".join(filter(None, (note, "devices are left out of a model whose weights are read while it runs")))
     if note:
         plan = with_reason(plan, f"{plan.provenance.reason}; {note}")
     return write_bundle(
@@ -120,13 +165,45 @@ def compile_loaded(
         model,
         plan,
         target,
-        options=recorded_options(options, memory_limit=binding_limit(model.weight_bytes, memory_limit)),
+        options=recorded,
+        parts=parts,
+        devices=_device_parts(parts or model, plan, request, options),
         source=source,
         portable=portable,
         trimming=store_trimming(trimming),
         cache_dir=options.cache_dir,
         progress=options.progress,
     )
+
+
+def _devices_of(
+    providers: Sequence[Any] | None, provider_options: Sequence[Mapping[Any, Any]] | None, *, tunes: bool
+) -> tuple[Device, ...]:
+    """The devices of a ``providers=`` list, all of which must be there for parts of a model.
+
+    Raises: ConfigError for others; ValueError as ONNX Runtime, for what is no list of providers.
+    """
+    devices, left, left_options = split_providers(providers, provider_options, tunes=tunes)
+    if left is None:
+        return devices
+    for entry in left:
+        name = entry[0] if isinstance(entry, tuple) and entry else entry
+        if name not in (*CPU_PROVIDERS, CPU_BACKEND):
+            raise ConfigError(
+                f"a bundle holds no model that is given to {name!r} as a whole",
+                where="providers",
+                fix="leave it out" if tunes else "add tune=True, which measures what parts of the model gain there",
+            )
+    check_providers([name for name in left if name != CPU_BACKEND], left_options)
+    open_devices(devices)
+    return devices
+
+
+def _device_parts(parts: Model, plan: Plan, request: PlanRequest, options: PlanningOptions) -> DeviceParts | None:
+    """What a plan runs on devices. ``parts``: the model whose nodes it speaks of, without the shapes of the options."""
+    expected = {**feed_shapes(options.calibration or {}), **(options.shapes or {})}
+    graph = graph_for_backends(parts, plan, expected if plan.rows_permille is None else {})
+    return None if graph is None else describe_parts(plan, graph, request.open_backends)
 
 
 def compiler_for(options: PlanningOptions) -> Callable[[Model, Path, SourceRecord, int | None], Path]:
@@ -142,8 +219,9 @@ def recorded_options(options: PlanningOptions, *, memory_limit: int | None) -> C
     """What of the options a bundle remembers. ``memory_limit``: if it binds.
 
     On the CPU alone, ``split="never"`` and ``policy="sequential"`` are the same, and so are ``split="always"`` and
-    ``min_gain=0``: the latter are what is remembered. Placers share work with devices, which a bundle has none of; a
-    yardstick plans for the CPU alone, too.
+    ``min_gain=0``: the latter are what is remembered. Without devices, of placers the yardsticks alone plan anything.
+
+    Raises: ConfigError if a model was placed on devices by what has no name that would do it again.
     """
     min_gain = 0.0 if options.is_split_forced else options.min_gain
     return CompileOptions(
@@ -154,10 +232,29 @@ def recorded_options(options: PlanningOptions, *, memory_limit: int | None) -> C
         tune=options.tune,
         memory_limit=memory_limit,
         padding=options.padding,
+        split="never" if options.devices and options.split == "never" else "auto",
+        devices=tuple([asked_device(device) for device in options.devices]),
     )
 
 
+def asked_device(device: Device) -> AskedDevice:
+    """A device as a bundle records it."""
+    options = tuple(sorted((key, str(value)) for key, value in device.options.items()))
+    return AskedDevice(name=device.name, options=options, memory_bytes=device.memory_bytes)
+
+
 def _recorded_policy(options: PlanningOptions) -> str:
+    if options.devices and not is_yardstick(options.policy):
+        from parallax.planner import policy_name
+
+        name = policy_name(options.policy)
+        if not is_placing_policy(name):
+            raise ConfigError(
+                f"a bundle says by which policy it was planned, and {name!r:.80} is no name that would do it again",
+                where="policy",
+                fix="choose a policy by name, one without files; or open the model itself with this one",
+            )
+        return name
     if is_yardstick(options.policy):
         from parallax.planner import policy_name  # loads the placers
 
@@ -166,7 +263,7 @@ def _recorded_policy(options: PlanningOptions) -> str:
 
 
 def replayed_options(recorded: CompileOptions, *, cache_dir: Path | None) -> PlanningOptions:
-    """The options that a bundle was compiled with.
+    """The options that a bundle was compiled with, but for its devices.
 
     Raises: ConfigError if they are none that `compile` would have taken.
     """
@@ -177,6 +274,7 @@ def replayed_options(recorded: CompileOptions, *, cache_dir: Path | None) -> Pla
         tune=recorded.tune,
         min_gain=None if recorded.min_gain is None else float(recorded.min_gain),
         padding="trim" if recorded.padding is not None else None,
+        split=cast("Any", recorded.split),
         cache_dir=cache_dir,
         backends=(),
     )

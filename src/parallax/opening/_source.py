@@ -21,7 +21,7 @@ from parallax.errors import BundleError, ConfigError, ModelFileError
 if TYPE_CHECKING:
     from parallax.bundle import Bundle
     from parallax.model import Glimpse, HeldFiles, Model
-    from parallax.options import PlanningOptions
+    from parallax.options import Device, PlanningOptions
 
 T = TypeVar("T")
 
@@ -39,10 +39,17 @@ class OpenedBundle:
     """Of the model that it was compiled from."""
     options: PlanningOptions
     """What it was opened with."""
+    devices: tuple[str, ...] = ()
+    """Names of those that the session had then."""
 
     @classmethod
-    def of(cls, bundle: Bundle, path: str, options: PlanningOptions) -> OpenedBundle:
-        return cls(path=os.path.abspath(path), model_digest=bundle.manifest.source.digest, options=options)
+    def of(cls, bundle: Bundle, path: str, options: PlanningOptions, devices: Sequence[Device] = ()) -> OpenedBundle:
+        return cls(
+            path=os.path.abspath(path),
+            model_digest=bundle.manifest.source.digest,
+            options=options,
+            devices=tuple([device.name for device in devices]),
+        )
 
     def check_same(self, bundle: Bundle) -> None:
         """Raises: BundleError if ``bundle``, which lies there now, is of another model."""
@@ -73,6 +80,11 @@ class SessionSource:
         if self.path is None:
             return len(self._data or b"")
         return os.path.getsize(self.path) if os.path.isfile(self.path) else 0
+
+    @property
+    def is_bundle(self) -> bool:
+        """Whether what was given is a bundle."""
+        return self.path is not None and looks_like_bundle(self.path)
 
     def hold_of_bundle(self, bundle: Bundle) -> None:
         """Keep the files of the model that a bundle was made of: given with it, or kept in it. None may be there."""

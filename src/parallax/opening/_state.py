@@ -11,12 +11,27 @@ from parallax._record import dataclass
 from parallax.errors import InternalError
 
 if TYPE_CHECKING:
+    from parallax.backends import Backend
     from parallax.bundle import Bundle
     from parallax.engine import Estimator, Executor, ModelInterface, Runner, SplitRunner
     from parallax.memory import Budget
     from parallax.model import Glimpse, Model
+    from parallax.options import Device
     from parallax.partition.padding import Trimming
     from parallax.schedule import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleDevices:
+    """Devices of a bundle, opened."""
+
+    shown: tuple[Device, ...]
+    """Those that the session has: the ones that its caller named, or that its plan uses."""
+    backends: Mapping[str, Backend]
+    """Of those that its plan uses, by the names in its manifest."""
+
+
+NO_DEVICES: Final = BundleDevices(shown=(), backends={})
 
 
 class SessionState(Enum):
@@ -54,6 +69,8 @@ class Opened:
     runner: Runner | None = None
     """None in the states OPENING and CLOSED, and only there."""
     bundle: Bundle | None = None
+    devices: tuple[Device, ...] | None = None
+    """Of a bundle, those of which its session tells; None elsewhere."""
     stored_declaration: bytes | None = None
     """A bundle's description of the model's outputs."""
     budget: Budget | None = None

@@ -114,7 +114,7 @@ def describe_usage(
 
 def _private_bytes(opened: Opened, model: Model | None, copies: int) -> int | None:
     if opened.bundle is not None:
-        return 0
+        return opened.bundle.manifest.held_weight_bytes
     return None if model is None else copies * model.weight_bytes
 
 

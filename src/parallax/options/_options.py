@@ -173,8 +173,9 @@ class Options:
             were last found right; the default), "full" (of all) or "never". Not for ``compile``.
         cache: whether to open a model given by path from a bundle in ``cache_dir``, which is compiled the first time
             (this takes longer than opening, and about twice the weights on disk). Bundles that were not used for
-            longest are removed beyond 4 GiB. Of no effect where ``sess_options`` are given, since what those hold
-            cannot all be seen, or with other providers than the CPU's. Default: False. Not for ``compile``.
+            longest are removed beyond 4 GiB. Devices of ``providers=`` have bundles of their own. Of no effect where
+            ``sess_options`` are given, since what those hold cannot all be seen, or where a provider of ONNX Runtime's
+            gets the whole model. Default: False. Not for ``compile``.
         idle_trim_s: seconds above 0 without a run after which the session gives back, as ``trim`` does, what it keeps
             for the next one; ``float("inf")`` is never. Default: 30 with a budget, else never. Not for ``compile``.
         backends: names of what may compute beside ONNX Runtime's CPU kernels (see ``parallax.backends.open_backend``),
@@ -381,6 +382,18 @@ def _is_same(one: Any, other: Any) -> bool:
         return False
 
 
+_COMPILE_PARAMETERS: Final = (
+    "model",
+    "target",
+    "options",
+    "providers",
+    "provider_options",
+    "portable",
+    "memory_limit",
+)
+"""Of ``compile``, beside options."""
+
+
 def gather_compile_options(options: Any, keywords: Mapping[str, Any]) -> PlanningOptions:
     """Likewise, for ``compile``.
 
@@ -394,7 +407,7 @@ def gather_compile_options(options: Any, keywords: Mapping[str, Any]) -> Plannin
             raise unknown_keyword(
                 "compile",
                 name,
-                () if is_of_sessions else (*COMPILE_OPTIONS, "model", "target", "options", "portable", "memory_limit"),
+                () if is_of_sessions else (*COMPILE_OPTIONS, *_COMPILE_PARAMETERS),
                 otherwise="it is an option of sessions: give it to the InferenceSession that opens the bundle"
                 if is_of_sessions
                 else "help(parallax.compile) lists its options",
@@ -407,7 +420,7 @@ def gather_compile_options(options: Any, keywords: Mapping[str, Any]) -> Plannin
                 where="options",
                 fix="leave it out here, and give it to the InferenceSession that opens the bundle",
             )
-    # A bundle is compiled for the CPU's kernels in ONNX Runtime: those of other backends are not kept.
+    # Beside ONNX Runtime's CPU kernels, a bundle runs on the devices that it names, and on no others.
     return replace(PlanningOptions.of(gathered), backends=())
 
 

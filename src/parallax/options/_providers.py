@@ -49,6 +49,12 @@ class Device:
         options = sorted((key, str(value)) for key, value in self.options.items())
         return f"{self.name} {options}" + ("" if self.memory_bytes is None else f" {self.memory_bytes} bytes")
 
+    @property
+    def entry(self) -> tuple[str, dict[str, Any]]:
+        """As ``providers=`` takes it."""
+        limit = {} if self.memory_bytes is None else {MEMORY_OPTION: self.memory_bytes}
+        return self.name, {**self.options, **limit}
+
 
 def leave_out_missing(
     providers: Sequence[Any] | None, provider_options: Sequence[Mapping[Any, Any]] | None

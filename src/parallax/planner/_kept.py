@@ -32,6 +32,7 @@ def plan_key(request: PlanRequest) -> str:
         (
             *placed,
             *(("bodies as they are",) if without_bodies else ()),
+            *(() if request.shares_rows or not request.devices else ("rows as they are",)),
             f"plan-{PLAN_FORMAT_VERSION}",
             request.model.structure_digest,
             machine_fingerprint(),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from parallax.errors import ConfigError, ParallaxError
+from parallax.options import CPU_PROVIDER
 
 if TYPE_CHECKING:
     from parallax.model import Model
@@ -39,6 +40,10 @@ class Companions:
         except ParallaxError as error:
             self.why_no_model = self.why_none = f"no further session can be opened on its model: {error}"
             return
+        if self.is_bundle and not self._state["providers"]:
+            # Sessions on the model itself are to have the devices that the bundle came with.
+            devices = [device.entry for device in session._opened.devices or ()]
+            self._state = {**self._state, "providers": [*devices, CPU_PROVIDER] if devices else None}
         if self._state["options"].memory_budget is not None:
             self.why_none = "the session has a memory budget, which further sessions would not keep"
         elif session._observers.events.attached:

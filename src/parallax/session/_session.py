@@ -155,7 +155,7 @@ class InferenceSession(ClosableSession):
         providers, provider_options, missing = leave_out_missing(providers, provider_options)
         self._asked_providers.note(given, providers, missing, is_fallback=is_fallback)
         self._devices, providers, provider_options = split_providers(
-            providers, provider_options, tunes=self._parallax_options.tune
+            providers, provider_options, tunes=self._parallax_options.tune or self._source.is_bundle
         )
         self._whole_arguments = WholeArguments(providers, provider_options, disabled_optimizers)
         request = self._opening_request(self._open_stock)
@@ -224,6 +224,8 @@ class InferenceSession(ClosableSession):
 
     def _adopt(self, opened: Opened) -> None:
         """Make what was opened this session's."""
+        if opened.devices is not None:
+            self._devices = opened.devices
         self._show(opened)
         self._enter(opened)
         if opened.split is not None:

@@ -8,7 +8,7 @@ begins with "emulated:".
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import onnxruntime
 
@@ -30,7 +30,9 @@ from parallax.backends.ort import CPU_PROVIDER, OnnxRuntimeBackend, compile_erro
 from parallax.errors import ConfigError
 from parallax.graph import Capability, OperatorWork, OpGraph, Price, RefusedNode, Work
 from parallax.machine import available_cores
-from parallax.model import Model, SegmentModel, segment_graph
+
+if TYPE_CHECKING:
+    from parallax.model import Model, SegmentModel
 
 PREFIX: Final = "emulated"
 
@@ -90,6 +92,7 @@ class EmulatedBackend:
             # Its tensors are the processor's in truth, so that anybody can read them; moving them is priced.
             memory=MemoryDomain(name=name, is_host=True),
             is_emulated=True,
+            opening_options=(("speed", repr(self.speed)),),
         )
         flops_per_s = self._rates.flops_per_s["float16" if float16 else "float32"]
         self._device = EmulatedDevice(
@@ -167,12 +170,14 @@ class EmulatedBackend:
         """Compile a part for the processor, to be run in the time that ``options.work`` is priced at.
 
         Where the work is not said, that is launch and transfers, and for computing the processor's own time
-        times the ratio of their speeds.
+        times the ratio of their speeds. What ``options.answers`` computes already is not compiled once more.
 
         Raises: BackendError with the segment's name; also where the delegate does not cover all of it and
             ``options.exclusive`` asks for that.
         """
         if options.exclusive:
+            from parallax.model import segment_graph  # to ask costs loading `onnx`
+
             graph = segment_graph(segment)
             folded = _folded(graph)
             constants = {name for node in folded for name in graph.nodes[node].outputs}
@@ -183,8 +188,10 @@ class EmulatedBackend:
                 if found is not None:
                     cause = ValueError(f"{node.name} ({node.op_type}): {found.detail}")
                     raise compile_error(cause, backend=self._info.name, segment=segment.name) from cause
-        # The processor computes an answer once; all its cores may help with what takes none of them afterwards.
-        inner = self._processor.compile(segment, width=width or available_cores(), options=options)
+        inner = options.answers
+        if inner is None:
+            # The processor computes an answer once; all its cores may help with what takes none of them afterwards.
+            inner = self._processor.compile(segment, width=width or available_cores(), options=options)
         shapes = {} if self.profile.coverage.dynamic_shapes else options.shapes
         work = options.work
         return EmulatedModel(

@@ -11,7 +11,6 @@ import numpy as np
 
 from parallax.backends.ort import CPU_PROVIDER, OnnxRuntimeBackend, empty_host_value, host_bytes
 from parallax.machine import DISTURBED_SHARE, LoadMeter, available_cores
-from parallax.model import Probe, probe_model
 
 _SIZE: Final = 768
 _SETTLE_S: Final = 0.06
@@ -29,6 +28,8 @@ def host_gemm_flops() -> float:
     The quickest of many through numpy, with pauses. Where others use the cores meanwhile, that says nothing: then what
     one thread of ONNX Runtime does in its time on a core counts for each core.
     """
+    from parallax.model import Probe, probe_model  # where the speed is stated, nobody asks
+
     time.sleep(_SETTLE_S)
     cores = available_cores()
     meter = LoadMeter()

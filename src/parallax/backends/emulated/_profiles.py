@@ -7,6 +7,7 @@ plan and compare with, not measurements: a figure that was measured on a device 
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 import math
 import os
@@ -186,9 +187,15 @@ def load_profile(source: str | os.PathLike[str]) -> DeviceProfile:
                 f"there is no device profile {text!r}",
                 fix=f"choose one of: {', '.join(profile_names())}; or give the path of a file that ends in .json",
             )
-        return _read_profile(read_fields(_folder() / f"{text}.json"), _folder())
+        return _packaged_profile(text)
     path = Path(text)
     return _read_profile(read_fields(path), path.parent)
+
+
+@functools.cache
+def _packaged_profile(name: str) -> DeviceProfile:
+    """One that comes with Parallax, and so stays as it is."""
+    return _read_profile(read_fields(_folder() / f"{name}.json"), _folder())
 
 
 def _folder() -> Traversable:

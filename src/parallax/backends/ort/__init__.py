@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from parallax import _lazy
 
 if TYPE_CHECKING:
-    from parallax.backends.ort._backend import OnnxRuntimeBackend, cpu_backend
+    from parallax.backends.ort._backend import OnnxRuntimeBackend, OnnxRuntimeModel, cpu_backend
     from parallax.backends.ort._failures import (
         FOREIGN_EXCEPTIONS,
         OPENING_EXCEPTIONS,
@@ -42,7 +42,7 @@ else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
-            "_backend": "OnnxRuntimeBackend cpu_backend",
+            "_backend": "OnnxRuntimeBackend OnnxRuntimeModel cpu_backend",
             "_failures": (
                 "FOREIGN_EXCEPTIONS OPENING_EXCEPTIONS RUNTIME_EXCEPTIONS TERMINATED both compile_error "
                 "is_termination load_failure open_failure run_failure"
@@ -78,6 +78,7 @@ __all__ = [
     "Bytes",
     "MappedWeights",
     "OnnxRuntimeBackend",
+    "OnnxRuntimeModel",
     "PinnedSession",
     "Plugin",
     "RuntimeOptions",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,9 @@ from parallax.backends.ort._sessions import CPU_PROVIDER, RuntimeOptions, lend_w
 from parallax.backends.ort._shared_allocator import AllocatorUser
 from parallax.errors import BackendError, InputError
 from parallax.graph import Capability, Price, Work
-from parallax.model import Model, SegmentModel
+
+if TYPE_CHECKING:
+    from parallax.model import Model, SegmentModel
 
 _HOST_DEVICE: Final = C.OrtDevice(C.OrtDevice.cpu(), C.OrtDevice.default_memory(), 0)
 

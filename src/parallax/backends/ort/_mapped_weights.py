@@ -42,6 +42,11 @@ class MappedWeights:
             array: np.ndarray[Any, Any] = np.ndarray(weight.shape, weight.dtype, mapping, weight.offset)
             self._values.append((array, make_value(array)))
 
+    @property
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Those weights, by name; they stay mapped as long as one of the arrays lives."""
+        return {name: array for name, (array, _) in zip(self._names, self._values, strict=True)}
+
     def lend(self, session_options: Any) -> None:
         """Have the session that is made with these options use them in place of what the model says.
 
