@@ -57,7 +57,7 @@ def test_a_fixed_share_splits_the_rows_of_the_model(share: float | None) -> None
     made = proto.SerializeToString()
     policy = "fixed-share" if share is None else f"fixed-share,share={share}"
     session = parallax.InferenceSession(
-        made, providers=[(PHONE, {"speed": 3}), CPU], policy=policy, threads=2, min_gain=0.01
+        made, providers=[(PHONE, {"speed": 3, "host_flops": 100e9}), CPU], policy=policy, threads=2, min_gain=0.01
     )
     plan = session.plan
     assert plan.rows_permille is not None
