@@ -20,21 +20,25 @@ from tests.cli._models import affine, choosing, invoke
 
 FLAGS = {
     *("--json", "--tune", "--no-tune", "--portable", "--force", "--version", "--help"),
-    *("--install-completion", "--show-completion"),
+    *("--install-completion", "--show-completion", "--sparsity", "--measure"),
 }
 
 WRONG: dict[str, tuple[str, ...]] = {
     "--batch": ("many", "0", "-1", "1.5"),
     "--cache-dir": ("{file}",),
+    "--calibration": ("{folder}/gone.npz", "{folder}", "{file}"),
     "--callers": ("many", "0", "-3", "1025"),
     "--duration": ("long", "0", "-1", "inf", "nan"),
     "--input": ("no-input", "z=1", "x=words", "x={folder}/gone.npy", "{folder}/gone.npz"),
     "--max-time": ("long", "0", "-5", "inf", "nan"),
+    "--max-zeros": ("many", "-0.1", "1.1", "nan"),
     "--memory-budget": ("much", "0", "-1MiB", "150%", "5 XB"),
     "--memory-limit": ("much", "0", "-1MiB", "5 XB"),
+    "--min-flops": ("many", "-1", "inf", "nan"),
     "--min-gain": ("much", "-0.1", "1", "nan"),
     "--output": ("{folder}/gone/file",),
     "--padding": ("cut",),
+    "--plot": ("{folder}/gone/file", "{folder}"),
     "--policy": ("parallel",),
     "--provider": (
         "emulated:pixel-7-gpu",
@@ -47,6 +51,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     ),
     "--rule": ("price",),
     "--runs": ("many", "0", "-1", "1.5"),
+    "--samples": ("many", "0", "-1", "1.5"),
     "--save": ("{folder}/gone/file", "{folder}"),
     "--seed": ("x", "-1", "1.5"),
     "--shape": ("2,3", "z=2,3", "x=2", "x=2,4", "x=two,3", "x=2,-3"),
@@ -56,6 +61,8 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--wait": ("long", "-1", "inf", "nan"),
 }
 """Values that are refused, on a model whose only input is x, float32 [2, 3]."""
+
+ABOUT_ZEROS = {"--calibration", "--samples", "--min-flops", "--max-zeros", "--plot"}
 
 
 def commands(group: Any = None, before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -141,6 +148,8 @@ def test_a_wrong_value_is_refused_before_anything_is_done(
         given.append("--tune")
     if option == "--policy" and words == ("inspect",):
         given += ["--provider", "emulated:pixel-6-gpu"]
+    if words == ("inspect",) and option in ABOUT_ZEROS:
+        given.append("--sparsity")
     before = listing(tmp_path)
     result = invoke(*words, *given, option, value.format(folder=tmp_path, file=tmp_path / "file"))
     assert result.exit_code == 2, result.output

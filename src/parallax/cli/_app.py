@@ -9,26 +9,38 @@ import typer
 
 import parallax
 from parallax.cli._arguments import (
+    BatchOption,
     BudgetOption,
     BundleArgument,
     CacheOption,
+    CalibrationOption,
+    DurationOption,
     InputOption,
     JsonOption,
+    MaxTimeOption,
+    MaxZerosOption,
+    MeasureOption,
+    MinFlopsOption,
     ModelArgument,
     PaddingWay,
+    PlotOption,
     ProvidersOption,
+    RoundsOption,
     Rule,
     RunnableArgument,
+    SamplesOption,
     SeedOption,
     ShapeOption,
+    SparsityOption,
     Splitting,
+    StudiedPolicyOption,
+    StudiedProvidersOption,
     ThreadsOption,
     WaitOption,
     ZooNameArgument,
-    finite,
 )
 from parallax.cli._exits import guarded
-from parallax.cli._usage import OneLineErrors
+from parallax.cli._usage import OneLineErrors, refuse_options
 
 if TYPE_CHECKING:
     from parallax.cli._console import Screen
@@ -89,29 +101,15 @@ def inspect_command(
     shape: ShapeOption = None,
     threads: ThreadsOption = None,
     rule: Annotated[Rule, typer.Option("--rule", help="Which layers to call worth running in parallel.")] = Rule.COST,
-    provider: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--provider",
-            "-p",
-            metavar="NAME[,KEY=VALUE...]",
-            help=(
-                "A device: what it would take, what falls back and why, at what cost; with memory_budget=64MiB, of so "
-                "much of its memory. Several: also the plan of a session with all of them. See `parallax devices`."
-            ),
-        ),
-    ] = None,
-    policy: Annotated[
-        str | None,
-        typer.Option(
-            "--policy",
-            metavar="NAME[,KEY=VALUE...]",
-            help=(
-                "With --provider: also the plan of a session with this policy: adaptive, sequential or a placer. "
-                "Without one, too: parallax-paper, with the paper's thresholds or others (margin=0.3)."
-            ),
-        ),
-    ] = None,
+    provider: StudiedProvidersOption = None,
+    policy: StudiedPolicyOption = None,
+    sparsity: SparsityOption = False,
+    calibration: CalibrationOption = None,
+    samples: SamplesOption = None,
+    min_flops: MinFlopsOption = None,
+    max_zeros: MaxZerosOption = None,
+    plot: PlotOption = None,
+    measure: MeasureOption = False,
     cache_dir: CacheOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -119,6 +117,8 @@ def inspect_command(
 
     The first lines answer; below them are operators with their FLOPs and bytes, node classes, branches, layers, open
     sizes, control flow, and what the cost tables predict. Runs nothing. Of a bundle: what is in it.
+
+    With --sparsity, instead: the zeros that each operator reads, for which the model is run on examples.
 
     With --provider, also what a device would take of it, which operators fall back and why, with what that costs and
     what to change to gain most. A device without figures of its own is measured by a few probes.
@@ -128,7 +128,32 @@ def inspect_command(
     Example: `parallax inspect zoo:yolov8n --provider emulated:pixel-6-gpu`
 
     Example: `parallax inspect zoo:yolov8n --policy parallax-paper,max_imbalance=2`
+
+    Example: `parallax inspect zoo:yolov8n --sparsity --plot zeros.svg`
     """
+    zeros: dict[str, Any] = {
+        "calibration": calibration,
+        "samples": samples,
+        "min_flops": min_flops,
+        "max_zeros": max_zeros,
+        "plot": plot,
+        "measure": measure,
+    }
+    if sparsity:
+        from parallax.cli._sparsity import SparsityQuestion, inspect_sparsity
+
+        refuse_options({"rule": rule is Rule.PAPER, "policy": policy}, "is not for --sparsity", fix="leave it out")
+        inspect_sparsity(
+            model,
+            SparsityQuestion(**zeros),
+            shapes=shape or (),
+            threads=threads,
+            providers=provider or (),
+            cache_dir=cache_dir,
+            screen=_screen(as_json),
+        )
+        return
+    refuse_options(zeros, "is about zeros, and nobody asks for them", fix="add --sparsity")
     from parallax.cli._inspect import inspect_model
 
     inspect_model(
@@ -195,42 +220,16 @@ def bench_command(
     model: RunnableArgument,
     inputs: InputOption = None,
     shape: ShapeOption = None,
-    batch: Annotated[
-        int | None,
-        typer.Option("--batch", "-b", metavar="N", min=1, help="Size of the batch, where the model leaves it open."),
-    ] = None,
-    runs: Annotated[
-        int | None,
-        typer.Option(
-            "--runs", "-n", metavar="N", min=1, help="Rounds at most, each of which times everybody once. Default: 30."
-        ),
-    ] = None,
-    max_time: Annotated[
-        float | None,
-        typer.Option(
-            "--max-time",
-            metavar="SECONDS",
-            min=1,
-            callback=finite,
-            help="End by then with what is known. Default: 30, or as long as --duration needs.",
-        ),
-    ] = None,
+    batch: BatchOption = None,
+    runs: RoundsOption = None,
+    max_time: MaxTimeOption = None,
     callers: Annotated[
         int,
         typer.Option(
             "--callers", "-c", metavar="N", min=1, max=1024, help="Threads that call at once, without a pause."
         ),
     ] = 1,
-    duration: Annotated[
-        float | None,
-        typer.Option(
-            "--duration",
-            metavar="SECONDS",
-            min=0.1,
-            callback=finite,
-            help="Measure throughput: call each for so long, in ten turns.",
-        ),
-    ] = None,
+    duration: DurationOption = None,
     threads: ThreadsOption = None,
     tune: Annotated[
         bool | None,

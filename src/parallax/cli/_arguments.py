@@ -39,8 +39,17 @@ MOST_THREADS = 4096
 
 def finite(value: float | None) -> float | None:
     """A number of seconds that an end can be computed from. Raises: typer.BadParameter for "inf" and "nan"."""
+    return _finite(value, "number of seconds")
+
+
+def finite_threshold(value: float | None) -> float | None:
+    """A number to compare others with. Raises: typer.BadParameter for "inf" and "nan"."""
+    return _finite(value, "threshold")
+
+
+def _finite(value: float | None, what: str) -> float | None:
     if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is no number of seconds.")
+        raise typer.BadParameter(f"{value} is no {what}.")
     return value
 
 
@@ -100,6 +109,59 @@ ProvidersOption = Annotated[
         ),
     ),
 ]
+StudiedProvidersOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--provider",
+        "-p",
+        metavar="NAME[,KEY=VALUE...]",
+        help=(
+            "A device: what it would take, what falls back and why, at what cost; with memory_budget=64MiB, of so "
+            "much of its memory. Several: also the plan of a session with all of them. See `parallax devices`."
+        ),
+    ),
+]
+StudiedPolicyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--policy",
+        metavar="NAME[,KEY=VALUE...]",
+        help=(
+            "With --provider: also the plan of a session with this policy: adaptive, sequential or a placer. "
+            "Without one, too: parallax-paper, with the paper's thresholds or others (margin=0.3)."
+        ),
+    ),
+]
+BatchOption = Annotated[
+    int | None,
+    typer.Option("--batch", "-b", metavar="N", min=1, help="Size of the batch, where the model leaves it open."),
+]
+RoundsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--runs", "-n", metavar="N", min=1, help="Rounds at most, each of which times everybody once. Default: 30."
+    ),
+]
+MaxTimeOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-time",
+        metavar="SECONDS",
+        min=1,
+        callback=finite,
+        help="End by then with what is known. Default: 30, or as long as --duration needs.",
+    ),
+]
+DurationOption = Annotated[
+    float | None,
+    typer.Option(
+        "--duration",
+        metavar="SECONDS",
+        min=0.1,
+        callback=finite,
+        help="Measure throughput: call each for so long, in ten turns.",
+    ),
+]
 ThreadsOption = Annotated[
     int | None,
     typer.Option(
@@ -135,5 +197,64 @@ WaitOption = Annotated[
         min=0,
         callback=finite,
         help="While other programs use the cores: wait for them, and measure again, for so long.",
+    ),
+]
+SparsityOption = Annotated[
+    bool,
+    typer.Option(
+        "--sparsity", help="Which zeros it computes with, per operator; runs it on a few examples, random by default."
+    ),
+]
+CalibrationOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration",
+        metavar="FILE.npz",
+        help=(
+            "With --sparsity: real examples, arrays by the names of the inputs; arrays of one dimension more than "
+            "their inputs hold several examples."
+        ),
+    ),
+]
+SamplesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--samples",
+        metavar="N",
+        min=1,
+        max=10_000,
+        help="With --sparsity: so many random examples (3), or of the file at most (all).",
+    ),
+]
+MinFlopsOption = Annotated[
+    float | None,
+    typer.Option(
+        "--min-flops",
+        metavar="FLOPS",
+        min=0,
+        callback=finite_threshold,
+        help="With --sparsity: work from which on an operator counts as heavy. Default: in the middle.",
+    ),
+]
+MaxZerosOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-zeros",
+        metavar="SHARE",
+        min=0,
+        max=1,
+        callback=finite_threshold,
+        help="With --sparsity: share of zeros, 0 to 1, above which it counts as sparse. Default: in the middle.",
+    ),
+]
+PlotOption = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="FILE.svg", help="With --sparsity: write work against zeros as a picture here."),
+]
+MeasureOption = Annotated[
+    bool,
+    typer.Option(
+        "--measure",
+        help="With --sparsity: measure what the CPU, and --provider, make of zeros, and keep it for this machine.",
     ),
 ]

@@ -90,7 +90,7 @@ def make_feeds(
                 raise InputError(f"the model has no input {name!r}", fix=_which_inputs(name, known))
             if name in feeds:
                 raise ConfigError(f"--input gives {name!r} twice", fix="give each input once")
-            _check_array(known[name], value)
+            check_array(known[name], value)
             feeds[name] = value
     missing = [entry.name for entry in inputs if entry.name not in feeds]
     if missing and zoo_name is not None:
@@ -120,7 +120,7 @@ def _read_specification(
     name, separator, source = text.partition("=")
     if not separator or (name not in known and Path(text).is_file()):
         if text.lower().endswith(".npz"):
-            return list(_load_npz(Path(text)).items())
+            return list(load_npz(Path(text)).items())
         if len(known) != 1:
             raise ConfigError(
                 f"--input {text!r} names no input",
@@ -139,7 +139,7 @@ def _read_value(
         return _fill(entry, source, shapes=shapes, seed=seed, notices=notices)
     suffix = Path(source).suffix.lower()
     if suffix == ".npz":
-        arrays = _load_npz(Path(source))
+        arrays = load_npz(Path(source))
         if entry.name in arrays:
             return arrays[entry.name]
         if len(arrays) == 1:
@@ -165,7 +165,8 @@ def _load_npy(path: Path) -> Array:
         return np.array(mapped)
 
 
-def _load_npz(path: Path) -> dict[str, Array]:
+def load_npz(path: Path) -> dict[str, Array]:
+    """All arrays of an archive, by name. Raises: InputError if it is not there, or not whole."""
     with _reading(path), path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
@@ -345,7 +346,8 @@ def _affordable(entry: TensorInfo, shape: tuple[int, ...], dtype: np.dtype[Any])
     return shape
 
 
-def _check_array(entry: TensorInfo, value: Array) -> None:
+def check_array(entry: TensorInfo, value: Array) -> None:
+    """Raises: InputError unless an input takes an array of this type and shape."""
     expected = element_dtype(entry)
     if expected.kind == "O":
         if value.dtype.kind not in "OSU":

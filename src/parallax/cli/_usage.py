@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import typer
 from typer.core import TyperGroup
 
 from parallax.cli._exits import INTERRUPTED_EXIT, say
+from parallax.errors import ConfigError
 
 _USAGE_ERROR: Final[type[Exception]] = typer.BadParameter.__mro__[1]
 _ANY_ERROR: Final[type[Exception]] = _USAGE_ERROR.__mro__[1]
@@ -118,3 +119,11 @@ def _without_prefix(prefix: str) -> Iterator[None]:
     finally:
         for line in printed.getvalue().splitlines():
             typer.echo(line.removeprefix(prefix))
+
+
+def refuse_options(given: Mapping[str, object], why: str, *, fix: str) -> None:
+    """Raises: ConfigError for the first of these options that is given: neither None nor False. ``given``: by the names
+    of their parameters; ``why``: what is wrong with any of them."""
+    for name, value in given.items():
+        if value is not None and value is not False:
+            raise ConfigError(f"--{name.replace('_', '-')} {why}", fix=fix)

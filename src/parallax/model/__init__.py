@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from parallax.model._stored import StoredGraph, read_stored_graph
     from parallax.model._stored_parts import StoredWeight
     from parallax.model._survey import Survey
+    from parallax.model._weighted_probe import weighted_probe
 else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
@@ -55,6 +56,7 @@ else:
             "_stored": "StoredGraph read_stored_graph",
             "_stored_parts": "StoredWeight",
             "_survey": "Survey",
+            "_weighted_probe": "weighted_probe",
         },
     )
 
@@ -95,4 +97,5 @@ __all__ = [
     "segment_interface",
     "split_rows",
     "tensor_names",
+    "weighted_probe",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ import onnx
 
 from parallax.errors import InternalError, ModelError, ModelFileError, UnsupportedModelError
 from parallax.graph import OpGraph, TensorInfo
-from parallax.model._attributes import repeated_value
+from parallax.model._attributes import repeated_value, tensor_value
 from parallax.model._bodies import Body, BodyParts, Extracted, make_bodies, why_no_bodies
 from parallax.model._build import Built, build_bodies, build_graph
 from parallax.model._digests import skeleton_digest, structure_digest
@@ -241,6 +242,15 @@ class Model:
         """The values of a large initializer, mapped and read-only; None for any other, see `constant_value`."""
         weight = self._parts.weights.get(name)
         return None if weight is None else weight.view()
+
+    def initializer(self, name: str) -> View | None:
+        """The values of an initializer of any size, read-only: mapped, or decoded anew by each call where the file's
+        message holds them (those of bodies below 1 MiB, small ones). None for strings, and where there is none."""
+        weight = self.weight(name)
+        if weight is not None:
+            return weight
+        held = next((tensor for tensor in self._parts.skeleton.graph.initializer if tensor.name == name), None)
+        return None if held is None else tensor_value(held, most_bytes=sys.maxsize)
 
     def extract(
         self, nodes: Sequence[int], inputs: Sequence[str], outputs: Sequence[str], *, name: str

@@ -13,6 +13,7 @@ from parallax.graph import CostModel, OpGraph, node_flops, tensor_bytes
 from parallax.model import Model
 from parallax.partition import CostRule, PaperRule, RefinementRule, UnitGraph, contract, find_branches
 from parallax.partition.candidates import Partition, UnitCosts, by_lanes, by_layers, find_boundaries
+from parallax.planner._zeros import WeightZeros
 from parallax.profile import estimate_costs
 from parallax.schedule import (
     CPU_BACKEND,
@@ -30,6 +31,7 @@ from parallax.schedule import (
     simulate_plan,
 )
 from parallax.schedule.placement import Machine
+from parallax.sparsity import ZeroWorth, priced_costs
 
 # Measured by benchmarks/overhead.py on 2 cores; upper ends, since a plan that relies on less would be fragile.
 SEGMENT_OVERHEAD_NS = 8_000
@@ -79,11 +81,15 @@ class PlanningContext:
         cores: int,
         costs: CostModel | None = None,
         survivors: frozenset[str] | None = None,
+        zero_worths: Mapping[str, ZeroWorth] | None = None,
     ) -> None:
-        """``costs``: default from tables. ``survivors``: default those of the costs; None allows every cut."""
+        """``costs``: default from tables. ``survivors``: default those of the costs; None allows every cut.
+        ``zero_worths``: what backends were measured to make of zeros, by name; they change prices, but no costs that
+        are given: measured ones are those of the model's own weights."""
         self.model = model
         self._survivors = survivors
         self.cores = cores
+        self.zero_worths = zero_worths or {}
         self._measured = costs
         self._unit_ns: dict[int, tuple[int, ...]] = {}
         self._crossing: dict[str, int] = {}
@@ -95,7 +101,19 @@ class PlanningContext:
 
     @cached_property
     def costs(self) -> CostModel:
-        return self._measured or estimate_costs(self.graph, cores=self.cores)
+        if self._measured is not None:
+            return self._measured
+        return priced_costs(estimate_costs(self.graph, cores=self.cores), self.zero_factors(CPU_BACKEND))
+
+    @cached_property
+    def weight_zeros(self) -> WeightZeros:
+        """Share of exact zeros per weight, counted when it is asked for."""
+        return WeightZeros(self.model)
+
+    def zero_factors(self, backend: str) -> tuple[float, ...] | None:
+        """What a backend's price of each node is multiplied by for the zeros of its weights; None: nothing."""
+        worth = self.zero_worths.get(backend)
+        return None if worth is None else worth.node_factors(self.graph, self.weight_zeros)
 
     @cached_property
     def units(self) -> UnitGraph:

@@ -229,6 +229,10 @@ class DeviceStudy:
     def _offer(self, pricing: Pricing) -> Offer | None:
         graph, costs = self.context.graph, self.costs.node_ns(self._cores)
         offer = make_offer(graph, self.capability, pricing, cpu_ns=costs)
+        factors = self.context.zero_factors(self.name)
+        if offer is not None and factors is not None:
+            priced = tuple(round(ns * factor) for ns, factor in zip(offer.device_ns, factors, strict=True))
+            offer = replace(offer, device_ns=priced)
         if offer is None or self.room_bytes is None:
             return offer
         return fit_offer(graph, self.context.units, offer, self.room_bytes)

@@ -16,9 +16,10 @@ from parallax.planner._rows import can_share_rows
 from parallax.planner._shared import plan_shared
 from parallax.planner._tables import DEFAULT_MIN_GAIN, forced_body_plan, forced_plan
 from parallax.planner._whole import make_provenance, uncut_plan
-from parallax.profile import surviving_tensors
-from parallax.schedule import Plan
+from parallax.profile import Cache, surviving_tensors
+from parallax.schedule import CPU_BACKEND, Plan
 from parallax.schedule.placement import Placer
+from parallax.sparsity import kept_worths
 
 
 def plan_on_devices(request: PlanRequest) -> Plan:
@@ -91,7 +92,9 @@ def _placed(request: PlanRequest) -> tuple[Plan, str | None]:
         survivors = surviving_tensors(model)
     except BackendError as error:
         return uncut_plan(model, f"the runtime refuses the model: {error}", cores=cores), None
-    context = PlanningContext(model, cores=cores, survivors=survivors)
+    backends = {device.backend.info.name: device.backend for device in request.devices.values()}
+    worths = kept_worths(Cache(request.cache_dir), {CPU_BACKEND: open_backend(CPU_BACKEND), **backends})
+    context = PlanningContext(model, cores=cores, survivors=survivors, zero_worths=worths)
     if request.placer is not None and request.split == "auto" and not is_split_forced(request):
         return _placed_by(request.placer, request, context)
     reasons = []

@@ -11,9 +11,8 @@ from parallax.model import Model, RowSplit, split_rows
 from parallax.planner._candidates import PlanningContext, host_machine
 from parallax.planner._devices import DeviceStudy, plan_of_regions, scaled_costs
 from parallax.planner._request import PlanDevice
-from parallax.planner._zeros import WeightZeros
 from parallax.profile import surviving_tensors
-from parallax.schedule import Plan
+from parallax.schedule import CPU_BACKEND, Plan
 from parallax.schedule.placement import Coexecution, PlacementProblem, Placer, find_placement, row_parts
 
 
@@ -75,9 +74,11 @@ def plan_shared(
         made = split.split.model
         costs = None if cost is None else cost(made)
         survivors = surviving_tensors(made) if cost is None else None
-        context = PlanningContext(made, cores=context.cores, costs=costs, survivors=survivors)
+        worths = context.zero_worths
+        context = PlanningContext(made, cores=context.cores, costs=costs, survivors=survivors, zero_worths=worths)
         studies = device_studies(context, devices, common_costs(context, backends), split=split.split)
     offers = {asked: study.offer for asked, study in studies.items() if study.offer is not None}
+    here = context.zero_worths.get(CPU_BACKEND)
     problem = PlacementProblem(
         graph=context.graph,
         groups=context.units,
@@ -85,7 +86,8 @@ def plan_shared(
         costs=next(iter(studies.values())).costs,
         machine=host_machine(context.cores),
         row_parts={} if split is None else row_parts(context.graph, context.units, split.split.parts),
-        zeros=WeightZeros(context.model),
+        zeros=context.weight_zeros,
+        zero_worth={} if here is None else here.saved_shares(node.op_type for node in context.graph.nodes),
     )
     found = find_placement(problem, (placer,))
     best = found.best

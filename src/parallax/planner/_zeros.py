@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import numpy as np
-
 from parallax.graph import constant_value
 from parallax.model import Model
+from parallax.sparsity import zero_share
 
 
 class WeightZeros(Mapping[str, float]):
@@ -32,8 +31,7 @@ class WeightZeros(Mapping[str, float]):
 
     def _share(self, name: str) -> float:
         values = constant_value(self._model.graph, name)
-        if values is None:
-            values = self._model.weight(name)
-        if values is None or values.dtype.kind not in "fiub" or not values.size:
+        share = zero_share(self._model.weight(name) if values is None else values)
+        if share is None:
             raise KeyError(name)
-        return 1 - int(np.count_nonzero(values)) / int(values.size)
+        return share

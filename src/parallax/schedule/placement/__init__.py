@@ -33,6 +33,8 @@ if TYPE_CHECKING:
         Placer,
         row_parts,
     )
+    from parallax.schedule.placement._thresholds import middle_thresholds
+    from parallax.schedule.placement._zeros import weight_zeros
 else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
@@ -47,6 +49,8 @@ else:
             "_names": "PLACERS",
             "_paper": "PaperPolicy",
             "_problem": "GroupFeatures Machine Placement PlacementProblem Placer row_parts",
+            "_thresholds": "middle_thresholds",
+            "_zeros": "weight_zeros",
         },
     )
 
@@ -70,8 +74,10 @@ __all__ = [
     "default_placers",
     "descend",
     "find_placement",
+    "middle_thresholds",
     "row_parts",
     "run_by_layers",
     "scaled_work",
     "unscaled_work",
+    "weight_zeros",
 ]

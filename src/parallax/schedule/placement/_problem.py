@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from parallax.partition import UnitGraph
 from parallax.partition.regions import Offer, RegionPlacer, RegionPlan
 from parallax.schedule._crossings import Crossings
 from parallax.schedule.placement._flows import Flow, find_flows
+from parallax.schedule.placement._zeros import weight_zeros
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,20 +195,7 @@ class PlacementProblem:
 
         Not among the `features`: to find it may take reading all weights.
         """
-        graph = self.graph
-        shares = []
-        for nodes in self.groups.units:
-            zeros = elements = 0.0
-            for name in dict.fromkeys(name for node in nodes for name in graph.nodes[node].inputs):
-                info = graph.initializers.get(name)
-                share = None if info is None else self.zeros.get(name)
-                if info is None or share is None or not info.is_static:
-                    continue
-                size = math.prod(dim for dim in info.shape or () if isinstance(dim, int))
-                elements += size
-                zeros += share * size
-            shares.append(zeros / elements if elements else 0.0)
-        return tuple(shares)
+        return tuple(weight_zeros(self.graph, nodes, self.zeros) for nodes in self.groups.units)
 
     @cached_property
     def crossings(self) -> Crossings:

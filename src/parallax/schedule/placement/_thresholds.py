@@ -2,8 +2,8 @@
 
 Work is an absolute count of FLOPs, as in SparOA (arXiv 2511.19457) by what independent readers tell of it; its own
 text is not at hand, so that no fidelity is claimed. The rules per quadrant and the grids of thresholds are ours. Zeros
-are those of weights, as long as nobody measures activations (`PlacementProblem.zeros`). No kernel here is quicker for
-zeros: a rule that believes in them may lose.
+are those of weights (`PlacementProblem.zeros`): activations are not known before a model runs. Where no kernel is
+quicker for zeros, a rule that believes in them may lose.
 """
 
 from __future__ import annotations
@@ -150,6 +150,24 @@ class ClosedForm:
             bound = launch_ns / (cpu_ns_per_flop - device_ns_per_flop)
             chosen = [group for group, flops, _, _ in taken if flops >= bound]
             yield Placement.on_device(problem, f"at least {bound:.3g} FLOPs, in closed form", chosen, device=device)
+
+
+def middle_thresholds(flops: Sequence[int], zeros: Sequence[float]) -> tuple[float, float]:
+    """The least work and the most zeros that divide these in the middle: of the thresholds that `Quadrants` tries where
+    none is given, the middle one of either kind.
+
+    Args:
+        flops: work, of one operator or fusion group each.
+        zeros: shares of zeros, likewise.
+
+    Returns: (min_flops, max_zeros); 0 where there is nothing to divide.
+    """
+    work = _quantiles(sorted(set(flops)), _WORK_BOUNDS)
+    shares = _quantiles(sorted(set(zeros)), _ZERO_BOUNDS)
+    return (
+        float(work[len(work) // 2]) if work else 0.0,
+        shares[(len(shares) - 1) // 2] if shares else 0.0,
+    )
 
 
 def _main_producers(problem: PlacementProblem) -> list[int | None]:
