@@ -106,9 +106,8 @@ def test_the_document_holds_every_operator_with_its_zeros(tmp_path: Path) -> Non
 
 
 def test_people_get_the_summary_first(tmp_path: Path) -> None:
-    lines = invoke(
-        "inspect", pruned(tmp_path / "m.onnx"), "--sparsity", "--cache-dir", tmp_path / "cache"
-    ).stdout.splitlines()
+    arguments = ("inspect", pruned(tmp_path / "m.onnx"), "--sparsity", "--cache-dir", tmp_path / "cache")
+    lines = shown(*arguments, columns=160).splitlines()
     assert "of the multiplications are on exact zeros" in lines[0]
     assert "--measure" in lines[0]
     assert lines[1].startswith("whole channels that are zero: 2 of 13 output, 1 of 11 input channels")

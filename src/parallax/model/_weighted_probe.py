@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from parallax.model._extract import SegmentModel
+from parallax.model._segment_model import SegmentModel
 
 
 def weighted_probe(
