@@ -32,6 +32,8 @@ class Choices:
     mask_type: int = INT64
     layers: int = 1
     is_causal: bool = False
+    is_decomposed: bool = False
+    """Whether LayerNormalization is written as the operators that it was before version 17."""
     vocabulary: int = VOCABULARY
     """Rows of the table of embeddings, of which the first `VOCABULARY` are used."""
 
@@ -63,7 +65,7 @@ def encoder(choices: Choices | None = None, **changes: Any) -> onnx.ModelProto:
     """A model of (ids, mask[, types]) of shape (batch, sequence), which returns "y"."""
     chosen = replace(choices or Choices(), **changes)
     make = _Builder()
-    hidden = _normalised(make, _embedded(make, chosen))
+    hidden = _normalised(make, chosen, _embedded(make, chosen))
     bias = _bias(make, chosen)
     for _ in range(chosen.layers):
         hidden = _layer(make, chosen, hidden, bias)
@@ -180,14 +182,20 @@ def _layer(make: _Builder, chosen: Choices, hidden: str, bias: str) -> str:
     weights = make("Softmax", scores, axis=-1, name=name)
     mixed = make("MatMul", weights, make("Transpose", value, perm=[0, 2, 1, 3]))
     mixed = make("Reshape", make("Transpose", mixed, perm=[0, 2, 1, 3]), joined)
-    hidden = _normalised(make, make("Add", hidden, make("MatMul", mixed, make.weight(WIDTH, WIDTH))))
+    hidden = _normalised(make, chosen, make("Add", hidden, make("MatMul", mixed, make.weight(WIDTH, WIDTH))))
     wide = make("MatMul", hidden, make.weight(WIDTH, 2 * WIDTH))
     wide = make("Mul", wide, make("Add", make("Erf", wide), make.constant(1, np.float32)))
-    return _normalised(make, make("Add", hidden, make("MatMul", wide, make.weight(2 * WIDTH, WIDTH))))
+    return _normalised(make, chosen, make("Add", hidden, make("MatMul", wide, make.weight(2 * WIDTH, WIDTH))))
 
 
-def _normalised(make: _Builder, hidden: str) -> str:
-    return make("LayerNormalization", hidden, make.weight(WIDTH), make.weight(WIDTH), axis=-1)
+def _normalised(make: _Builder, chosen: Choices, hidden: str) -> str:
+    if not chosen.is_decomposed:
+        return make("LayerNormalization", hidden, make.weight(WIDTH), make.weight(WIDTH), axis=-1)
+    apart = make("Sub", hidden, make("ReduceMean", hidden, axes=[-1]))
+    square = make("Pow", apart, make.constant(2, np.float32))
+    variance = make("Add", make("ReduceMean", square, axes=[-1]), make.constant(1e-5, np.float32))
+    scaled = make("Mul", make("Div", apart, make("Sqrt", variance)), make.weight(WIDTH))
+    return make("Add", scaled, make.weight(WIDTH))
 
 
 def _headed(make: _Builder, chosen: Choices, hidden: str) -> str:

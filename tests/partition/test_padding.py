@@ -32,6 +32,8 @@ GOOD = [
     Choices(mask_type=TensorProto.BOOL, head="largest"),
     Choices(mask_type=TensorProto.FLOAT, positions="none", head="mean"),
     Choices(head="hidden_zeroed"),
+    Choices(mask="expanded", hidden=LEAST, head="mean", layers=2, is_decomposed=True),
+    Choices(mask="flattened", hidden=LEAST, layers=2, is_decomposed=True),
 ]
 BAD = [
     (Choices(head="plain_mean"), "'the_head' (ReduceMean)"),

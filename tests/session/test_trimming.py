@@ -103,6 +103,7 @@ ENCODERS = st.builds(
     types=st.booleans(),
     layers=st.integers(1, 2),
     is_causal=st.booleans(),
+    is_decomposed=st.booleans(),
 )
 
 
@@ -342,6 +343,13 @@ def test_copies_and_other_plans_go_on_trimming() -> None:
     session.set_providers(["CPUExecutionProvider"])
     assert cut_to(session, FEEDS) == max(LENGTHS)
     check(session.run(None, FEEDS)[0])
+
+
+def test_what_else_has_no_effect_is_said_beside_it() -> None:
+    session = parallax.InferenceSession(MODEL, padding="trim", adapt=True, threads=2)
+    reason = session.plan.provenance.reason
+    assert "padding is trimmed" in reason
+    assert "adapt=True is of no effect" in reason
 
 
 def test_without_it_nothing_is_different() -> None:
