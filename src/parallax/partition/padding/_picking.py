@@ -119,6 +119,19 @@ def gather(view: View, node: Node) -> Sequence[Seen]:
     return [Seen(axes=axes, entry=seen.entry, edges=edges)]
 
 
+def gather_elements(view: View, node: Node) -> Sequence[Seen]:
+    """GatherElements: for each place its own number along one axis, which must not be the sequence."""
+    seen, by = view.seen(node.inputs[0]), view.seen(node.inputs[1])
+    axis = int_of(node, "axis", 0) % len(seen.axes)
+    if seen.depends_on(view.symbol) or by.depends_on(view.symbol):
+        raise NotProven("it computes with the length of the sequence")
+    if view.symbol in product(seen.axes[axis]).symbols:
+        raise NotProven("it picks places of the sequence by numbers that are computed")
+    if any(own != other for place, (own, other) in enumerate(zip(seen.axes, by.axes, strict=True)) if place != axis):
+        raise NotProven("the shapes of its inputs are not known to fit for every length")
+    return [Seen(axes=by.axes, entry=Kind.ORDINARY if seen.entry is Kind.STORED else seen.entry)]
+
+
 def _picked_items(items: Sequence[Length], by: Seen) -> Seen:
     places = [item.number for item in by.items or ()]
     if by.items is None or len(by.axes) > 1 or any(place is None or place >= len(items) for place in places):

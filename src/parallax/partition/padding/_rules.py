@@ -33,6 +33,7 @@ _OWN: Final[Mapping[str, Rule]] = {
     "Expand": reshaping.expand,
     "Flatten": reshaping.flatten,
     "Gather": picking.gather,
+    "GatherElements": picking.gather_elements,
     "Gemm": mixing.gemm,
     "LpNormalization": mixing.along(-1),
     "MatMul": mixing.product_of,
