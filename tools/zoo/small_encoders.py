@@ -2,8 +2,8 @@
 
     python tools/zoo/small_encoders.py    # writes tests/partition/exported/*.onnx.gz
 
-Made with torch 2.14.1 and transformers 5.24.0. Sizes are the least that the classes take: what tests need is the graph, as the
-exporter writes it.
+Made with torch 2.14.1 and transformers 5.24.0. Sizes are the least that the classes take: what tests need is the
+graph, as the exporter writes it.
 """
 
 from __future__ import annotations
