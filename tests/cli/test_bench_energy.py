@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import parallax
 from parallax.backends.emulated import load_profile, profile_names
 from parallax.cli import _energy
 from parallax.cli._energy import EnergySource, RowEnergy, find_source, measure_rows, model_plan, model_threads, power_of
@@ -21,6 +22,7 @@ from parallax.machine import find_meters
 from tests.cli._models import affine, invoke
 from tests.energy.test_model import plan_of
 from tests.machine.test_energy import LAPTOP, ORIN, tree
+from tests.session.test_devices import CPU, two_branches
 
 MS = 1_000_000
 COUNTER = "sys/class/powercap/intel-rapl:0/energy_uj"
@@ -228,3 +230,23 @@ def test_a_bundle_does_not_say_what_operators_touch_and_the_figures_say_that(tmp
         *("bench", tmp_path / "m.plx", "--threads", 1, "--runs", 1, "--max-time", 20, "-i", "x=2", "--energy")
     )
     assert "without that of memory" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(("options", "is_told"), [({}, True), ({"float16": 1}, True), ({"speed": 1000}, False)])
+def test_a_bundle_for_an_emulated_phone_is_modelled_as_that_phone(
+    options: dict[str, Any], is_told: bool, tmp_path: Path, on: Any
+) -> None:
+    on(tree(tmp_path / "laptop", LAPTOP))
+    bundle = parallax.compile(
+        two_branches(), tmp_path / "m.plx", providers=[("emulated:pixel-6-gpu", options), CPU], min_gain=0, threads=2
+    )
+    result = invoke("bench", bundle, "--runs", 1, "--threads", 2, "--max-time", 20, "--energy", "--json")
+    if not is_told:
+        assert result.exit_code == 2
+        assert "speed is set by hand" in result.stderr
+        return
+    report = json.loads(result.stdout)
+    assert "Google Pixel 6" in report["energy"]["what"]
+    ours = report["timings"][0]["energy"]
+    assert ours["source"] == "modelled"
+    assert ours["parts"]["devices"]["typical"] > 0

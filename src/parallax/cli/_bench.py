@@ -17,7 +17,15 @@ from parallax.bundle import read_bundle
 from parallax.cli._bench_report import OURS, TOLERANCE, Bench, End, describe_bench, is_ours, render_bench
 from parallax.cli._callers import CallerRounds
 from parallax.cli._console import ProgressCallback, Screen
-from parallax.cli._energy import ENERGY_SHARE, EnergySource, RowEnergy, energy_of, find_source, measure_rows
+from parallax.cli._energy import (
+    ENERGY_SHARE,
+    EnergySource,
+    RowEnergy,
+    devices_of,
+    energy_of,
+    find_source,
+    measure_rows,
+)
 from parallax.cli._exits import INTERRUPTED_EXIT, say
 from parallax.cli._open import Subject, check_writable, prepare
 from parallax.cli._original import find_original
@@ -131,6 +139,8 @@ def bench_model(
     )
     if subject.source.is_bundle and how.tunes:
         raise ConfigError(f"{model!r} is compiled: its plan is fixed", fix="tune when it is made: `parallax compile`")
+    if source is not None and subject.source.is_bundle:
+        source = find_source(devices_of(read_bundle(subject.source.path, verify="never")) or providers, cores=cores)
     with screen.progress() as progress:
         wait_s = min(WAIT_LIMIT_S, WAIT_SHARE * deadline.remaining_s)
         await_idle_cores(screen, progress, cores=cores, limit_s=wait_s)

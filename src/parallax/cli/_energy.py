@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from parallax.backends import open_backend
 from parallax.backends.emulated import PREFIX, DeviceProfile, FigureBand, load_profile
+from parallax.bundle import Bundle
 from parallax.cli._open import Subject, open_shapes
 from parallax.cli._providers import parse_provider
 from parallax.cli._timing import Round, wait_until_quiet, wake
@@ -168,6 +169,15 @@ def find_source(providers: Sequence[str], *, cores: int) -> EnergySource:
         what=f"some machine of which {cores} cores are used, as nothing is known of this one's power",
         found=found,
     )
+
+
+def devices_of(bundle: Bundle) -> list[str]:
+    """The emulated devices that a bundle was compiled for, as ``--provider`` takes them."""
+    return [
+        ",".join([device.name, *(f"{key}={value}" for key, value in device.options)])
+        for device in bundle.manifest.options.devices
+        if device.name.partition(":")[0] == PREFIX
+    ]
 
 
 def _profile_of(name: str) -> DeviceProfile:
