@@ -92,7 +92,10 @@ def test_the_regions_take_the_time_that_the_device_takes(tmp_path: Path) -> None
     for event in on_phone:
         region = manifest.segments[event.segment].region
         assert region is not None
-        least = sum(backend.rates.operator_ns(flops, size) for _, flops, size, _ in region.operators)
+        least = sum(
+            backend.rates.operator_ns(flops, size)
+            for flops, size in zip(region.flops, region.touched_bytes, strict=True)
+        )
         assert event.end_ns - event.begin_ns >= least
 
 
@@ -373,10 +376,11 @@ EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "a region more": lambda manifest: manifest["segments"][_first(manifest, on_cpu=True)].update(
         region=_region(manifest)
     ),
-    "negative work": region(operators=[["MatMul", -1, 1, "float32"]]),
-    "work beyond any": region(operators=[["MatMul", 1 << 60, 1, "float32"]]),
-    "an operator of a long name": region(operators=[["M" * 5000, 1, 1, "float32"]]),
-    "an element type of no name": region(operators=[["MatMul", 1, 1, ""]]),
+    "negative work": lambda manifest: _region(manifest)["flops"].__setitem__(0, -1),
+    "work beyond any": lambda manifest: _region(manifest)["touched_bytes"].__setitem__(0, 1 << 60),
+    "an operator of a long name": lambda manifest: _region(manifest)["operators"].__setitem__(0, "M" * 5000),
+    "an operator without work": lambda manifest: _region(manifest)["flops"].pop(),
+    "an operator more": lambda manifest: _region(manifest)["operators"].append("MatMul"),
     "nothing moves": region(moved_bytes=[]),
     "less than nothing moves": lambda manifest: _region(manifest).update(
         moved_bytes=[-1] * len(_region(manifest)["moved_bytes"])

@@ -102,11 +102,13 @@ def _text_complaints(options: tuple[tuple[str, str], ...]) -> Iterator[str]:
 
 
 def _region_complaints(region: RegionRecord, graph: str, most_bytes: int) -> Iterator[str]:
-    numbers = (*region.moved_bytes, *(number for _, flops, size, _ in region.operators for number in (flops, size)))
-    if any(not 0 <= number <= most_bytes for number in numbers):
+    numbers = (*region.moved_bytes, *region.flops, *region.touched_bytes)
+    if numbers and not 0 <= min(numbers) <= max(numbers) <= most_bytes:
         yield f"{graph!r} does an impossible amount of work"
-    if any(len(kind) > _MOST_CHARACTERS or not element.isidentifier() for kind, _, _, element in region.operators):
-        yield f"{graph!r} has an operator of an impossible name or type"
+    if len({len(region.operators), len(region.element_types), len(region.flops), len(region.touched_bytes)}) > 1:
+        yield f"{graph!r} does not say of each operator how much work it is"
+    if any(len(name) > _MOST_CHARACTERS for name in {*region.operators, *region.element_types}):
+        yield f"{graph!r} has an operator or a type of an impossible name"
     if _has_twice(name for name, _ in region.shapes):
         yield f"{graph!r} has two shapes of one input"
     if any(not 0 <= size <= most_bytes for _, shape in region.shapes for size in shape):

@@ -44,7 +44,10 @@ def describe_parts(plan: Plan, graph: OpGraph, backends: Mapping[str, Backend]) 
         regions[segment.index] = RegionRecord(
             device=used.index(device),
             is_emulated=backends[device].info.is_emulated,
-            operators=tuple([(one.op_type, one.flops, one.touched_bytes, one.element_type) for one in work.operators]),
+            operators=tuple([one.op_type for one in work.operators]),
+            element_types=tuple([one.element_type for one in work.operators]),
+            flops=tuple([one.flops for one in work.operators]),
+            touched_bytes=tuple([one.touched_bytes for one in work.operators]),
             moved_bytes=work.moved_bytes,
             shapes=tuple(static_shapes(graph, segment.inputs).items()),
         )

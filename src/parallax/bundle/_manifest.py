@@ -14,7 +14,7 @@ from parallax._json_records import write_record
 from parallax._record import dataclass
 from parallax.model import StoredWeight
 
-BUNDLE_FORMAT_VERSION: Final = 5
+BUNDLE_FORMAT_VERSION: Final = 6
 """Raised whenever a bundle written before must not be read any more."""
 
 
@@ -121,8 +121,13 @@ class RegionRecord:
     is_emulated: bool
     """The processor computes its answers: its graph is optimised, and its weights packed, as those of the processor's
     own segments. Else it is the part as it was cut, which the device compiles when the bundle is opened."""
-    operators: tuple[tuple[str, int, int, str], ...]
-    """Of its work: type, FLOPs, bytes read and written, element type that it computes in."""
+    operators: tuple[str, ...]
+    """Types of those that it runs. Of each, in the same order, what follows: lists of plain values are read fastest."""
+    element_types: tuple[str, ...]
+    """It computes in."""
+    flops: tuple[int, ...]
+    touched_bytes: tuple[int, ...]
+    """Read and written."""
     moved_bytes: tuple[int, ...]
     """Of each tensor that goes to the device's memory or comes from there."""
     shapes: tuple[tuple[str, tuple[int, ...]], ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from parallax.backends import DEFAULT_POLICY, Backend, CompileOptions, Complaints, FaultPolicy, compile_guarded
@@ -24,7 +25,19 @@ from parallax.model import SegmentModel
 from parallax.schedule import Segment
 
 _COMPILE_AGAIN = "compile the model again"
+_SPINNING: Final = "session.intra_op.allow_spinning"
 _REFUSALS: Final[tuple[type[Exception], ...]] = (BackendError, *FOREIGN_EXCEPTIONS)
+
+
+def _without_spinning(options: RuntimeOptions) -> RuntimeOptions:
+    """Those of sessions whose pools wait asleep.
+
+    A pool that was just made spins for a while, and takes the cores from what is opened next. What computes an answer
+    once can do without.
+    """
+    if any(key == _SPINNING for key, _ in options.config):
+        return options
+    return replace(options, config=(*options.config, (_SPINNING, "0")))
 
 
 class RegionOpener:
@@ -87,7 +100,9 @@ class RegionOpener:
             if not backend.info.is_emulated:
                 raise BackendError(f"{backend.info.name} is no emulated device, and the graph is for one")
             width = segment.width or available_cores()
-            described = make_mapped_session(path, width=width, options=self._options, weights=weights)
+            described = make_mapped_session(
+                path, width=width, options=_without_spinning(self._options), weights=weights
+            )
             answers = OnnxRuntimeModel(described, backend=cpu_backend().info)
             part = SegmentModel(name=segment.name, proto=b"", weights={}, weight_types={})
         else:
@@ -98,7 +113,9 @@ class RegionOpener:
             described = load_session(part.proto)
         operators = [
             OperatorWork(op_type=name, flops=flops, touched_bytes=size, element_type=element)
-            for name, flops, size, element in region.operators
+            for name, flops, size, element in zip(
+                region.operators, region.flops, region.touched_bytes, region.element_types, strict=True
+            )
         ]
         compiled = compile_guarded(
             backend,
