@@ -21,6 +21,8 @@ from _figures import commit_hash
 
 HERE = Path(__file__).parent
 PATIENCE = 1.5
+SERVED = ("mobilenetv3-s", "resnet18", "distilbert", "yolov8n")
+"""Models of the zoo that several callers are served with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,7 @@ STEPS: tuple[Step, ...] = (
     Step(script="paper_parallax.py", arguments=("--minutes", "30"), minutes=31),
     Step(script="sparsity.py", arguments=("--rounds", "9"), minutes=4),
     Step(script="batcher.py", arguments=("--seconds", "12", "--rounds", "6"), minutes=22),
+    Step(script="peers.py", arguments=("--models", *SERVED, "--seconds", "0.8", "--lead", "0.7"), minutes=27),
     Step(script="adapt.py", minutes=19),
     Step(script="memory.py", minutes=12, needs_quiet=False),
     Step(script="soak.py", arguments=("--minutes", "4"), minutes=4.2, needs_quiet=False),

@@ -22,7 +22,7 @@ from parallax.engine import Observer, SegmentSpan, TraceSink
 from parallax.events import Event
 from parallax.model import ModelSource
 from parallax.options._keywords import Progress
-from parallax.options._options import Split
+from parallax.options._options import Objective, Split
 from parallax.schedule import Candidate, Provenance, Segment
 from parallax.schedule.placement import Placer
 
@@ -34,6 +34,7 @@ __all__ = [
     "MemorySize",
     "ModelDescription",
     "ModelSource",
+    "Objective",
     "Observer",
     "OutputNames",
     "Placer",

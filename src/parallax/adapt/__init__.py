@@ -1,10 +1,11 @@
-"""Plans that follow the machine: its state estimated from runs, plans kept ready for other states, when to switch."""
+"""Plans that follow the machine and its callers: the state estimated from runs, plans kept ready, when to switch."""
 
 from typing import TYPE_CHECKING
 
 from parallax import _lazy
 
 if TYPE_CHECKING:
+    from parallax.adapt._callers import CALLER_RULES, CallerForm, CallerPolicy, CallerRules, CallerStep
     from parallax.adapt._controller import Controller, ReadyPlan, Switch
     from parallax.adapt._decision import Dwell, ProbePlan, better_plan
     from parallax.adapt._meter import MeteredRun, RunMeter
@@ -34,6 +35,7 @@ else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
+            "_callers": "CALLER_RULES CallerForm CallerPolicy CallerRules CallerStep",
             "_controller": "Controller ReadyPlan Switch",
             "_decision": "Dwell ProbePlan better_plan",
             "_meter": "MeteredRun RunMeter",
@@ -48,12 +50,17 @@ else:
     )
 
 __all__ = [
+    "CALLER_RULES",
     "CALM",
     "CPU_NARROW",
     "CPU_WIDE",
     "DEVICE_FACTORS",
     "MOST_PLANS",
     "Adaptation",
+    "CallerForm",
+    "CallerPolicy",
+    "CallerRules",
+    "CallerStep",
     "Controller",
     "Dwell",
     "HardwareState",

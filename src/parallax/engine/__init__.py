@@ -10,6 +10,7 @@ from parallax import _lazy
 if TYPE_CHECKING:
     from parallax.engine._background import run_in_background
     from parallax.engine._compile import compile_plan
+    from parallax.engine._counted_runs import CallCount, CountedRunner
     from parallax.engine._declared import Declaration, declare_outputs, declared_outputs, store_declaration
     from parallax.engine._delegate import DelegatedSession, refused_segments
     from parallax.engine._durations import RunDurations
@@ -44,6 +45,7 @@ else:
         {
             "_background": "run_in_background",
             "_compile": "compile_plan",
+            "_counted_runs": "CallCount CountedRunner",
             "_declared": "Declaration declare_outputs declared_outputs store_declaration",
             "_delegate": "DelegatedSession refused_segments",
             "_durations": "RunDurations",
@@ -70,7 +72,9 @@ else:
 
 __all__ = [
     "FORKS",
+    "CallCount",
     "CompiledSegment",
+    "CountedRunner",
     "Declaration",
     "DelegatedSession",
     "Estimator",

@@ -305,10 +305,24 @@ class RunnerHandle:
             PlanError: its inputs or outputs are not those of the one before; then nothing is changed.
             ConfigError: there is none before.
         """
+        before = self._swap(runner, reason, None)
+        if before is None:
+            raise nothing_open()
+        return before
+
+    def swap_if(self, before: Runner, runner: Runner, *, reason: str = "") -> bool:
+        """Do as `swap` does if ``before`` is in force at that moment; returns whether it was.
+
+        Raises: PlanError: as `swap`.
+        """
+        return self._swap(runner, reason, before) is not None
+
+    def _swap(self, runner: Runner, reason: str, expected: Runner | None) -> Runner | None:
+        """The one before; None where there is none, or another than is expected, and nothing was changed."""
         with self._lock:
             before = self.current
-            if before is None:
-                raise nothing_open()
+            if before is None or (expected is not None and before is not expected):
+                return None
             if (before.input_names, *before.output_names) != (runner.input_names, *runner.output_names):
                 raise PlanError(
                     f"a runner with the inputs {list(runner.input_names)} and the outputs {list(runner.output_names)} "

@@ -7,6 +7,7 @@ from parallax import _lazy
 if TYPE_CHECKING:
     from parallax.opening._compile import compile
     from parallax.opening._explain import explain, open_inputs
+    from parallax.opening._narrow import narrow_weight_bytes, open_narrow, why_not_narrow
     from parallax.opening._opening import Opening
     from parallax.opening._plan_opening import open_prepared, prepare_plan
     from parallax.opening._source import OpenedBundle, SessionSource, check_arrived, needs_no_threads, travelling
@@ -28,6 +29,7 @@ else:
         {
             "_compile": "compile",
             "_explain": "explain open_inputs",
+            "_narrow": "narrow_weight_bytes open_narrow why_not_narrow",
             "_opening": "Opening",
             "_plan_opening": "open_prepared prepare_plan",
             "_source": "OpenedBundle SessionSource check_arrived needs_no_threads travelling",
@@ -60,9 +62,11 @@ __all__ = [
     "estimate_opened",
     "explain",
     "is_for_whole",
+    "narrow_weight_bytes",
     "needs_no_threads",
     "open_beside",
     "open_inputs",
+    "open_narrow",
     "open_prepared",
     "plan_that_runs",
     "planning_request",
@@ -72,4 +76,5 @@ __all__ = [
     "travelling",
     "watch_memory",
     "why_not_following",
+    "why_not_narrow",
 ]

@@ -62,6 +62,11 @@ def check_split(split: Any) -> str:
     return check_choice("split", split, ("auto", "never", "always"))
 
 
+def check_objective(objective: Any) -> str:
+    """Raises: ConfigError unless it is one of the three answers."""
+    return check_choice("objective", objective, ("auto", "latency", "throughput"))
+
+
 def check_verify(verify: Any) -> Verify:
     """Raises: ConfigError unless it is a way to verify a bundle."""
     return cast(Verify, check_choice("verify", verify, get_args(Verify)))

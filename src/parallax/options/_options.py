@@ -31,6 +31,7 @@ from parallax.options._keywords import (
     check_margin,
     check_memory_budget,
     check_min_gain,
+    check_objective,
     check_observers,
     check_padding,
     check_policy,
@@ -59,6 +60,9 @@ Split = Literal["auto", "never", "always"]
 
 Padding = Literal["trim"]
 """How padded places of inputs are run; see `Options`."""
+
+Objective = Literal["auto", "latency", "throughput"]
+"""What a session is to be quick at; see `Options`."""
 
 
 class CompileKeywords(TypedDict, total=False):
@@ -89,6 +93,7 @@ class OptionKeywords(CompileKeywords, total=False):
     backends: Sequence[str] | None
     faults: FaultPolicy | None
     adapt: bool
+    objective: Objective
 
 
 class SessionKeywords(OptionKeywords, total=False):
@@ -191,6 +196,11 @@ class Options:
             background and hold weights of their own, and goes over to one where a device, or the cores, have become
             slower or quicker. What it knows and did is ``InferenceSession.adaptation``; where it cannot be done, the
             plan says so. Default: False. Not for a session on a bundle, nor for ``compile``.
+        objective: what the session is to be quick at: "latency" (the default) gives each run all threads; "throughput"
+            serves callers that keep coming side by side, each on one thread, where that is measured to serve more runs
+            a second, and a caller that is alone with all threads; "auto" does so too, for a gain of at least 5%, and
+            only where it hardly takes memory: for bundles, whose weights are shared, and small models. Of whole models
+            on the CPU; where it cannot be done, the plan says so. Not for ``compile``.
 
     Raises:
         ConfigError: the value of a field is of no use, or two fields exclude each other. It names them and says what
@@ -229,6 +239,7 @@ class Options:
     backends: Sequence[str] | None = field(default=None, metadata=_rule(check_backends))
     faults: FaultPolicy | None = field(default=None, metadata=_rule(check_faults))
     adapt: bool = field(default=False, metadata=_rule(functools.partial(check_switch, "adapt"), is_decided=True))
+    objective: Objective = field(default="latency", metadata=_rule(check_objective))
 
     def __post_init__(self) -> None:
         for name, rule in OPTION_RULES.items():

@@ -14,8 +14,8 @@ from parallax.session._base import SessionBase
 
 if TYPE_CHECKING:
     from parallax.adapt import Adaptation
-    from parallax.adapting import Follower
-    from parallax.engine import RunnerHandle
+    from parallax.adapting import CallerFollower, Follower
+    from parallax.engine import CallCount, CountedRunner, Runner, RunnerHandle
     from parallax.opening import OpenedBundle
     from parallax.options import AskedProviders, Device, PlanningOptions
     from parallax.planner import PlanRequest
@@ -32,6 +32,12 @@ class PlannedSession(SessionBase):
     _plan: Plan | None
     """As it came true; None until somebody asks."""
     _not_following: str | None
+    _callers: CallerFollower | None = None
+    """What follows the callers, where that was asked for and can be done."""
+    _not_serving: str | None = None
+    """Why ``objective=`` is of no effect; None where it has one, or is "latency"."""
+    _shown: tuple[bool, str, Plan] | None = None
+    """While callers are followed: whether the wide form was shown last, what was said of callers, and the plan."""
     _asked_providers: AskedProviders
     _devices: tuple[Device, ...]
     _parallax_options: PlanningOptions
@@ -41,10 +47,20 @@ class PlannedSession(SessionBase):
     @property
     def plan(self) -> Plan:
         """What runs where, on how many threads, and why; one segment means that the model is not split."""
-        plan = self._plan
+        callers, plan = self._callers, self._plan
+        if callers is not None:
+            return self._plan_of_callers(callers)
         if plan is None:
             plan = self._plan = self._plan_that_runs()
         return plan
+
+    def _plan_of_callers(self, callers: CallerFollower) -> Plan:
+        """Which form is in force changes, in a thread that waits for nobody here: so what was shown is compared."""
+        narrow, note = callers.narrow, callers.note
+        shown = self._shown
+        if shown is None or shown[:2] != (narrow is None, note):
+            shown = self._shown = (narrow is None, note, self._plan_that_runs(narrow, note))
+        return shown[2]
 
     def explain(self) -> str:
         """What ``print(session.plan)`` shows, and what to try next, for people: lines of at most 80 characters.
@@ -66,26 +82,31 @@ class PlannedSession(SessionBase):
             fallen_back=self._asked_providers.missing(self._providers),
         )
 
-    def _plan_that_runs(self) -> Plan:
+    def _plan_that_runs(self, narrow: Runner | None = None, served: str = "") -> Plan:
+        """``narrow``: what is in force in place of what was opened. ``served``: what there is to say of callers."""
         from parallax.opening import plan_that_runs, threads_of
 
         opened = self._opened
-        assert opened.plan is not None
-        assert opened.runner is not None
+        runner = narrow or opened.runner
+        assert runner is not None
         refused: frozenset[int] = frozenset()
         if opened.split is not None:
             from parallax.engine import refused_segments
 
             refused = refused_segments(opened.split.sessions)
-        notes = [] if opened.trimming is None else [opened.trimming.describe()]
+        notes = [served] if served else []
+        if opened.trimming is not None:
+            notes.append(opened.trimming.describe())
         if self._not_following is not None:
             notes.append(f"adapt=True is of no effect: {self._not_following}")
+        if self._not_serving is not None:
+            notes.append(f'objective="{self._parallax_options.objective}" is of no effect: {self._not_serving}')
         return plan_that_runs(
-            opened.plan,
+            runner.plan,
             self._asked_providers,
             devices=[device.name for device in self._devices],
             providers=self._providers[len(self._devices) :],
-            threads=None if opened.split is not None else threads_of(opened.runner.sessions[0]),
+            threads=None if opened.split is not None else threads_of(runner.sessions[0]),
             refused=refused,
             note="; ".join(notes),
         )
@@ -185,6 +206,8 @@ class SwappingSession(PlannedSession):
             if opened.runner not in self._prepared:
                 raise _opened_anew()
             if opened is not before:
+                if self._callers is not None:
+                    self._stop_following("another plan was put in force by hand")
                 self._exchange(before, opened, reason)
                 if opened.plan is not None and (self._follower is None or self._follower.is_stopped):
                     self._swapped = (opened.plan, reason)
@@ -200,6 +223,7 @@ class SwappingSession(PlannedSession):
         prepared = prepare_plan(request, before, self._model, plan)
         if ends_following:
             self._stop_following("another plan was swapped in by hand")
+            self._use_wide("another plan is being compiled")
         held = 0
         if memory is not None and prepared.budget is not None:
             held = prepared.budget.weight_bytes
@@ -228,6 +252,73 @@ class SwappingSession(PlannedSession):
             if opened.split is not None and before.split is None:
                 del self._sess  # as in a session that was opened split
         self._runners.swap(opened.runner, reason=reason)
+
+    # -- following the callers --------------------------------------------------------------------------
+
+    def open_narrow(self, calls: CallCount, most_growth: float | None) -> CountedRunner:
+        """Open the model once more, on one thread, for callers side by side: see `parallax.adapting.CallerFollower`.
+
+        It holds weights of its own unless a bundle is open, which a memory budget counts until nobody holds it.
+
+        Raises:
+            BudgetError: there is no room for it.
+            ConfigError: the session was closed or opened anew meanwhile.
+        """
+        from parallax.engine import CountedRunner
+        from parallax.opening import narrow_weight_bytes, open_narrow
+
+        with self._swap_lock:
+            before, memory = self._opened, self._memory
+            if before.runner is None:
+                raise _opened_anew()
+            request = self._opening_request(self._open_separately)
+            bundle = None if before.bundle is None else self._opened_bundle
+            held = narrow_weight_bytes(before, self._look or self._loaded, request, most_growth=most_growth)
+            if memory is not None:
+                memory.hold(held, self._expected_requirement())
+            try:
+                opened = open_narrow(request, before, opened_bundle=bundle, model=self._loaded)
+            except BaseException:
+                if memory is not None:
+                    memory.let_go(held)
+                raise
+            runner = CountedRunner.of(opened, calls, is_alone=True)
+            if memory is not None:
+                weakref.finalize(runner, memory.let_go, held).atexit = False
+            with self._lazy_lock:
+                if self._opened is not before:
+                    raise _opened_anew()
+                self._prepared.add(runner)
+        return runner
+
+    def use_runner(self, before: Runner, after: Runner, reason: str) -> bool:
+        """Put one in force if the other is; returns whether it was. Runs in flight end on the one before."""
+        return self._runners.swap_if(before, after, reason=reason)
+
+    def _follow_callers(self) -> None:
+        from parallax.opening import why_not_narrow
+
+        opened, options = self._opened, self._parallax_options
+        self._not_serving = why_not_narrow(
+            opened, self._opening_request(self._open_separately), self._providers[len(self._devices) :]
+        )
+        if self._not_serving is not None:
+            return
+        from parallax.adapting import CallerFollower
+        from parallax.engine import CallCount, CountedRunner, WholeRunner
+        from parallax.options import session_cores
+
+        assert isinstance(opened.runner, WholeRunner)
+        wide = CountedRunner.of(opened.runner, CallCount())
+        self._opened = replace(opened, runner=wide)
+        self._runners.put(wide)
+        self._callers = CallerFollower(self, wide, objective=options.objective, cores=session_cores(options, None))
+
+    def _use_wide(self, reason: str) -> None:
+        """Put what is open in force again, if a narrow form of it is."""
+        wide, current = self._opened.runner, self._runners.current
+        if wide is not None and current is not None and current is not wide:
+            self._runners.swap_if(current, wide, reason=reason)
 
     # -- following the machine --------------------------------------------------------------------------
 
@@ -262,7 +353,9 @@ class SwappingSession(PlannedSession):
         return planning_request(self._opening_request(self._open_separately), self._model)
 
     def _follow(self) -> None:
-        """Begin to follow the machine, if that was asked for and can be done."""
+        """Begin to follow the machine, or the callers, if that was asked for and can be done."""
+        if self._parallax_options.objective != "latency":
+            self._follow_callers()
         if not self._parallax_options.adapt:
             return
         from parallax.opening import why_not_following
@@ -292,6 +385,9 @@ class SwappingSession(PlannedSession):
     def _stop_following(self, why: str) -> None:
         """What is prepared is let go of."""
         with self._lazy_lock:
+            if self._callers is not None:
+                self._callers.stop(why)
+                self._callers, self._not_serving = None, why
             if self._follower is not None:
                 self._follower.stop(why)
                 self._prepared.clear()
@@ -302,6 +398,9 @@ class SwappingSession(PlannedSession):
 
         self._observers.events.renew()
         follower, self._follower = self._follower, None
+        callers, self._callers = self._callers, None
+        if callers is not None:
+            FORKS.keep(callers, *self._prepared)
         if follower is not None:
             self._observers.events.remove(follower.observer)
             FORKS.keep(follower, *self._prepared)

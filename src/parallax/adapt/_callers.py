@@ -1,0 +1,387 @@
+"""Whether a session serves its callers with all threads for each run, or with runs side by side on one thread each.
+
+Decided from samples of how many runs are in flight and how many have ended. Which of the two forms serves more runs a
+second is not assumed: both are tried in turn while the callers go on. Here is neither clock nor thread; the caller of
+`CallerPolicy` gives the time, and does what it says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from enum import Enum
+from typing import Final
+
+from parallax._record import dataclass
+
+WINDOW_S: Final = 0.25
+"""How far back samples are looked at."""
+
+LEAST_SAMPLES: Final = 4
+"""Fewer samples in a window say nothing: the sampling thread was held up."""
+
+CROWDED_SHARE: Final = 0.9
+"""Callers keep coming where this share of samples, or more, shows at least two runs in flight ..."""
+
+ALONE_SHARE: Final = 0.1
+"""... and a caller is alone where it is at most this one. In between, the form in force stays so."""
+
+TRIAL_S: Final = 0.1
+"""A form is tried for at least so long at a time, ..."""
+
+TRIAL_RUNS: Final = 3
+"""... and for so many runs of each caller, ..."""
+
+TRIAL_MOST_S: Final = 5.0
+"""... but for no longer than this, however few runs have ended."""
+
+LEAST_STAY_S: Final = 2.0
+"""Where the narrow form was in force for less, callers must keep coming for twice as long before it is again."""
+
+MOST_CROWDED_S: Final = 4.0
+"""That time is at most this."""
+
+FIRST_PAUSE_S: Final = 30.0
+"""After a trial that the narrow form lost, or a replica that could not be made, the next attempt comes no sooner ..."""
+
+MOST_PAUSE_S: Final = 1800.0
+"""... and after each further one the pause doubles, up to this."""
+
+VERDICT_S: Final = 600.0
+"""What a trial found is believed for so long: the machine may have changed since."""
+
+
+class CallerForm(Enum):
+    """How a session runs its model."""
+
+    WIDE = "wide"
+    """The plan that it was opened with: each run has all threads, which several callers share."""
+    NARROW = "narrow"
+    """Each run has one thread, that of its caller; the runs of several callers go on side by side."""
+
+
+class CallerStep(Enum):
+    """What is to be done now."""
+
+    WAIT = "wait"
+    """Nothing, until the next sample."""
+    MAKE = "make"
+    """Make the replica, which the narrow form runs."""
+    USE_WIDE = "use wide"
+    """Put the wide form in force."""
+    USE_NARROW = "use narrow"
+    """Put the narrow form in force."""
+    DROP = "drop"
+    """Let go of the replica."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallerRules:
+    """What an objective asks for."""
+
+    crowded_s: float
+    """Callers must keep coming for so many seconds before anything is done for them."""
+    least_gain: float
+    """The part by which the narrow form must serve more runs a second."""
+    idle_s: float
+    """A replica that was not in force for so many seconds goes."""
+    most_growth: float | None
+    """The replica must not make the process's private memory larger than by this factor; None: it may take a part of
+    what is free."""
+
+
+CALLER_RULES: Final[Mapping[str, CallerRules]] = {
+    "auto": CallerRules(crowded_s=WINDOW_S, least_gain=0.05, idle_s=10.0, most_growth=1.15),
+    "throughput": CallerRules(crowded_s=WINDOW_S, least_gain=0.02, idle_s=30.0, most_growth=None),
+}
+"""By ``objective=``. "latency" has none: its plan stays as it is."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Leg:
+    """A form that is tried without a break."""
+
+    form: CallerForm
+    weight: int
+    """How many times the least time and number of runs."""
+    settled_at: int = 0
+    """Runs that have ended when those in flight at its beginning have."""
+    begin_s: float | None = None
+    begin_ended: int = 0
+    runs: int = 0
+    seconds: float = 0.0
+
+
+class _Trial:
+    """Both forms in turn, A once, B twice, A twice, B twice, A once: so a drift of the machine hits both alike."""
+
+    def __init__(self, level: int, callers: int, first: CallerForm) -> None:
+        other = CallerForm.NARROW if first is CallerForm.WIDE else CallerForm.WIDE
+        self.level, self.callers = level, callers
+        order = ((first, 1), (other, 2), (first, 2), (other, 2), (first, 1))
+        self.legs = [_Leg(form=form, weight=weight) for form, weight in order]
+        self.place = 0
+
+    @property
+    def leg(self) -> _Leg | None:
+        """The one under way; None when all are done."""
+        return self.legs[self.place] if self.place < len(self.legs) else None
+
+    def sample(self, now_s: float, ended: int) -> bool:
+        """Take a sample of the leg under way; returns whether it is done."""
+        leg = self.leg
+        assert leg is not None
+        if leg.begin_s is None:
+            if ended >= leg.settled_at:
+                leg.begin_s, leg.begin_ended = now_s, ended
+            return False
+        leg.runs, leg.seconds = ended - leg.begin_ended, now_s - leg.begin_s
+        is_enough = leg.seconds >= leg.weight * TRIAL_S and leg.runs >= leg.weight * TRIAL_RUNS * self.callers
+        return is_enough or leg.seconds >= TRIAL_MOST_S
+
+    def gain(self) -> float:
+        """The part by which the narrow form served more runs a second; negative where it served fewer.
+
+        Where both halves of the trial do not agree that it is better, there is no gain.
+        """
+        halves = [self._gain_of(self.legs[:3]), self._gain_of(self.legs[2:])]
+        total = self._gain_of(self.legs)
+        return min(total, 0.0) if min(halves) <= 0 else total
+
+    @staticmethod
+    def _gain_of(legs: list[_Leg]) -> float:
+        rates = {}
+        for form in CallerForm:
+            seconds = sum(leg.seconds for leg in legs if leg.form is form)
+            rates[form] = sum(leg.runs for leg in legs if leg.form is form) / seconds if seconds else 0.0
+        wide = rates[CallerForm.WIDE]
+        return rates[CallerForm.NARROW] / wide - 1 if wide else 0.0
+
+
+class CallerPolicy:
+    """Decides for one session, from samples. Not thread-safe. Times are seconds on one clock.
+
+    Args:
+        rules: of the session's objective.
+        cores: that the session uses; more callers than those are served like as many.
+
+    Attributes:
+        form: the one in force, as `switched` was told last.
+        has_replica: whether the narrow form could run at once.
+        refusal: why there is no replica, where one was wanted; else "".
+        reason: of the step that was asked for last, in words.
+    """
+
+    def __init__(self, rules: CallerRules, *, cores: int) -> None:
+        self.form = CallerForm.WIDE
+        self.has_replica = False
+        self.refusal = self.reason = ""
+        self._rules = rules
+        self._cores = cores
+        self._samples: deque[tuple[float, int]] = deque()
+        self._busy = 0  # samples of these with at least two runs
+        self._crowded_since: float | None = None
+        self._needed_s = rules.crowded_s
+        self._narrow_since = self._used_s = -math.inf
+        self._trial: _Trial | None = None
+        self._gains: dict[int, float] = {}
+        self._judged_s: dict[int, float] = {}
+        self._not_before_s = -math.inf
+        self._pause_s = FIRST_PAUSE_S
+
+    # -- what is seen -----------------------------------------------------------------------------------
+
+    def observe(self, now_s: float, in_flight: int, ended: int) -> CallerStep:
+        """Take a sample, and return what to do.
+
+        Args:
+            now_s: the moment of the sample.
+            in_flight: runs in flight.
+            ended: runs that ended since the session was opened.
+        """
+        self._note(now_s, in_flight)
+        if self._trial is not None:
+            return self._try_further(self._trial, now_s, in_flight, ended)
+        if self.form is CallerForm.NARROW:
+            return self._while_narrow(now_s, in_flight, ended)
+        return self._while_wide(now_s, in_flight, ended)
+
+    def _note(self, now_s: float, in_flight: int) -> None:
+        samples = self._samples
+        samples.append((now_s, in_flight))
+        self._busy += in_flight > 1
+        while samples[0][0] < now_s - WINDOW_S:
+            self._busy -= samples.popleft()[1] > 1
+        if self._share < CROWDED_SHARE:
+            self._crowded_since = None
+        elif self._crowded_since is None:
+            self._crowded_since = samples[0][0]
+
+    @property
+    def _share(self) -> float:
+        """Of samples that show at least two runs in flight."""
+        return self._busy / len(self._samples)
+
+    @property
+    def _mean(self) -> float:
+        """Runs in flight."""
+        return sum(count for _, count in self._samples) / len(self._samples)
+
+    @property
+    def _level(self) -> int:
+        """How many callers there are, as a power of two, and not above the number of cores."""
+        most = max(1, int(math.log2(max(2, self._cores))))
+        level: int = 2 ** min(most, max(1, round(math.log2(max(2.0, self._mean)))))
+        return level
+
+    def _is_crowded(self, now_s: float) -> bool:
+        since = self._crowded_since
+        return since is not None and len(self._samples) >= LEAST_SAMPLES and now_s - since >= 0.9 * self._needed_s
+
+    def _is_alone(self, now_s: float) -> bool:
+        """Whether a whole window shows at most one caller."""
+        samples = self._samples
+        has_window = len(samples) >= LEAST_SAMPLES and now_s - samples[0][0] >= 0.9 * WINDOW_S
+        return has_window and self._share <= ALONE_SHARE
+
+    # -- what follows -----------------------------------------------------------------------------------
+
+    def _while_wide(self, now_s: float, in_flight: int, ended: int) -> CallerStep:
+        if not self._is_crowded(now_s):
+            is_idle = self.has_replica and now_s - self._used_s >= self._rules.idle_s
+            return CallerStep.DROP if is_idle else CallerStep.WAIT
+        level = self._level
+        gain = self._gains.get(level)
+        if gain is not None and gain < self._rules.least_gain:
+            if now_s < self._not_before_s:
+                is_of_use = any(other >= self._rules.least_gain for other in self._gains.values())
+                return CallerStep.DROP if self.has_replica and not is_of_use else CallerStep.WAIT
+            del self._gains[level]  # it is time to try once more
+            gain = None
+        if not self.has_replica:
+            return CallerStep.WAIT if now_s < self._not_before_s else CallerStep.MAKE
+        if gain is not None:
+            return self._use(CallerForm.NARROW, f"{self._mean:.0f} callers keep coming; {self._told(level)}")
+        self._begin_trial(level, in_flight, ended)
+        return CallerStep.WAIT
+
+    def _while_narrow(self, now_s: float, in_flight: int, ended: int) -> CallerStep:
+        self._used_s = now_s
+        if self._is_alone(now_s):
+            return self._use(CallerForm.WIDE, "at most one caller is left")
+        level = self._level
+        if self._crowded_since is None or now_s - self._crowded_since < self._rules.crowded_s:
+            return CallerStep.WAIT
+        gain = self._gains.get(level)
+        if gain is None or now_s - self._judged_s[level] >= VERDICT_S:
+            self._begin_trial(level, in_flight, ended)
+        elif gain < self._rules.least_gain:
+            return self._use(CallerForm.WIDE, self._told(level))
+        return CallerStep.WAIT
+
+    def _begin_trial(self, level: int, in_flight: int, ended: int) -> None:
+        self._trial = _Trial(level, max(level, round(self._mean)), self.form)
+        self._begin_leg(ended, in_flight)
+
+    def _begin_leg(self, ended: int, in_flight: int) -> None:
+        leg = None if self._trial is None else self._trial.leg
+        if leg is not None:
+            leg.settled_at = ended + in_flight
+
+    def _try_further(self, trial: _Trial, now_s: float, in_flight: int, ended: int) -> CallerStep:
+        self._used_s = now_s
+        if self._share <= 0.5:
+            self._trial = None  # the callers have gone: nothing was learned
+            return self._use(CallerForm.WIDE, "the callers have gone")
+        if not trial.sample(now_s, ended):
+            return CallerStep.WAIT
+        trial.place += 1
+        leg = trial.leg
+        if leg is None:
+            return self._judge(trial, now_s)
+        return self._use(leg.form, "it is measured which form serves more runs a second")
+
+    def _judge(self, trial: _Trial, now_s: float) -> CallerStep:
+        gain = trial.gain()
+        self._trial = None
+        self._gains[trial.level], self._judged_s[trial.level] = gain, now_s
+        if gain >= self._rules.least_gain:
+            self._pause_s = FIRST_PAUSE_S
+            return self._use(CallerForm.NARROW, self._told(trial.level))
+        self._postpone(now_s)
+        return self._use(CallerForm.WIDE, self._told(trial.level))
+
+    def _use(self, form: CallerForm, reason: str) -> CallerStep:
+        """The step that has a form in force."""
+        if form is self.form:
+            return CallerStep.WAIT
+        self.reason = reason
+        return CallerStep.USE_NARROW if form is CallerForm.NARROW else CallerStep.USE_WIDE
+
+    def _told(self, level: int) -> str:
+        return f"side by side, {level} callers had {1 + self._gains[level]:.2f} times the runs a second, measured"
+
+    def _postpone(self, now_s: float) -> None:
+        self._not_before_s = now_s + self._pause_s
+        self._pause_s = min(MOST_PAUSE_S, 2 * self._pause_s)
+
+    # -- what was done ----------------------------------------------------------------------------------
+
+    def made(self, now_s: float) -> None:
+        """The replica is there."""
+        self.has_replica, self.refusal, self._used_s = True, "", now_s
+
+    def refused(self, reason: str, now_s: float) -> None:
+        """The replica cannot be made now."""
+        self.refusal = reason
+        self._postpone(now_s)
+
+    def dropped(self) -> None:
+        """The replica is gone."""
+        self.has_replica = False
+
+    def switched(self, form: CallerForm, now_s: float, in_flight: int, ended: int) -> None:
+        """Another form is in force from now on; the runs in flight end in the one before."""
+        if form is CallerForm.NARROW:
+            self._narrow_since = now_s
+        elif self._trial is None:
+            was_short = now_s - self._narrow_since < LEAST_STAY_S
+            self._needed_s = min(MOST_CROWDED_S, 2 * self._needed_s) if was_short else self._rules.crowded_s
+        self.form = form
+        self._begin_leg(ended, in_flight)
+
+    # -- what is told -----------------------------------------------------------------------------------
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait for the next sample."""
+        if self._trial is not None:
+            return 0.002
+        is_settled = self.form is CallerForm.WIDE and (bool(self.refusal) or bool(self._gains))
+        return 0.04 if is_settled else 0.01
+
+    def may_sleep(self, now_s: float) -> bool:
+        """Whether no samples are needed until two runs are in flight at once again."""
+        is_still = self.form is CallerForm.WIDE and not self.has_replica and self._trial is None
+        return is_still and not self._busy and bool(self._samples) and now_s - self._samples[0][0] >= 0.9 * WINDOW_S
+
+    def woken(self) -> None:
+        """Samples come again after a time without."""
+        self._samples.clear()
+        self._busy, self._crowded_since = 0, None
+
+    @property
+    def is_trying(self) -> bool:
+        """Whether the forms are being compared."""
+        return self._trial is not None
+
+    def describe(self) -> str:
+        """What is known and done, in words for people; "" while several callers were not seen yet."""
+        if self.refusal:
+            return f"callers share all threads: {self.refusal}"
+        told = [f"{level} callers had {1 + gain:.2f} times" for level, gain in sorted(self._gains.items())]
+        if not told:
+            return "runs side by side are being tried" if self._trial is not None else ""
+        form = "run side by side, on one thread each," if self.form is CallerForm.NARROW else "share all threads"
+        return f"callers {form} now; {', '.join(told)} the runs a second side by side, measured"

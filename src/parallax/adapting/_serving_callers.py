@@ -1,0 +1,201 @@
+"""A session that follows its callers: a replica made for several, put in force and let go again between runs.
+
+What is decided is decided by `parallax.adapt.CallerPolicy`. Here is what that needs of the world: a clock, and a thread
+that samples how many runs are in flight while there are several, and sleeps otherwise. No run waits for it; but while
+ONNX Runtime reads a model from its file, it holds Python's lock, so that runs begin and end later by as much, once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Protocol
+
+from parallax import _lazy
+from parallax.adapt import CALLER_RULES, CallerForm, CallerPolicy, CallerStep
+from parallax.adapting._background import WORK
+from parallax.engine import CallCount, CountedRunner
+
+if TYPE_CHECKING:
+    from parallax.engine import Runner
+
+logger = _lazy.logger(__name__)
+
+_LOOK_S: Final = 1.0
+"""While it sleeps, the thread looks so often whether the session is still there."""
+
+
+class ServingSession(Protocol):
+    """The part of a session that can serve its callers side by side."""
+
+    def open_narrow(self, calls: CallCount, most_growth: float | None) -> CountedRunner:
+        """Open the model once more, on one thread, in the memory that there is for it.
+
+        Raises: ParallaxError: it cannot be opened, or there is no room for it.
+        """
+        ...
+
+    def use_runner(self, before: Runner, after: Runner, reason: str) -> bool:
+        """Put one in force if the other is; returns whether it was."""
+        ...
+
+
+class CallerFollower:
+    """Follows the callers of one session, until it is stopped or the session is dropped.
+
+    Args:
+        session: is not kept alive by this.
+        wide: what the session has open, whose runs are counted.
+        objective: of the session: "auto" or "throughput".
+        cores: that the session uses.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        session: ServingSession,
+        wide: CountedRunner,
+        *,
+        objective: str,
+        cores: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.calls = wide.calls
+        self._session = weakref.ref(session)
+        # Not held: it is the session's, and its end is what this waits for.
+        self._wide = weakref.ref(wide)
+        self._rules = CALLER_RULES[objective]
+        self._policy = CallerPolicy(self._rules, cores=cores)
+        self._clock = clock
+        self._narrow: CountedRunner | None = None
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None  # (lock)
+        self._has_callers = threading.Event()
+        self._is_stopped = threading.Event()
+        self.calls.wake = self._wake
+        self.calls.is_watched = False
+        WORK.add(self)
+
+    # -- callers of runs, and the session ---------------------------------------------------------------
+
+    def _wake(self) -> None:
+        """Called by runs that find another one in flight while nobody looks."""
+        self.calls.is_watched = True
+        self._has_callers.set()
+        if self._thread is not None:
+            return
+        with self._lock:
+            if self._thread is not None or self._is_stopped.is_set():
+                return
+            thread = threading.Thread(target=self._follow, name="parallax-callers", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # a later run tries again
+                self.calls.is_watched = False
+                logger.debug("nobody follows the callers of a session, as no thread can be started: %s", error)
+            else:
+                self._thread = thread
+
+    def stop(self, why: str) -> None:
+        """Have it end; the form in force stays so, until the session has something else in force."""
+        if not self._is_stopped.is_set():
+            logger.debug("the callers of a session are followed no more: %s", why)
+        self._is_stopped.set()
+        self.calls.is_watched = True  # nobody is to be woken any more
+        self._has_callers.set()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until its thread has ended."""
+        thread = self._thread
+        if thread is not None and threading.current_thread() is not thread:
+            thread.join(timeout_s)
+
+    @property
+    def narrow(self) -> CountedRunner | None:
+        """What runs in the narrow form, while that is in force; else None."""
+        return self._narrow if self._policy.form is CallerForm.NARROW else None
+
+    @property
+    def note(self) -> str:
+        """What is known and done, in words for the reason of a plan."""
+        return self._policy.describe()
+
+    # -- the thread -------------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        try:
+            while self._is_needed() and self._do(self._observe()):
+                self._is_stopped.wait(self._policy.pause_s)
+        except Exception:
+            # A session that does not follow its callers is a session all the same.
+            logger.exception("a session does not follow its callers any more; it goes on as it was opened")
+            self._go_wide("following the callers failed")
+        finally:
+            self.stop("its thread ended")
+            self._narrow = None
+
+    def _observe(self) -> CallerStep:
+        calls = self.calls
+        return self._policy.observe(self._clock(), len(calls.in_flight), calls.ended)
+
+    def _is_needed(self) -> bool:
+        """Sleep while there are not several callers; returns False where the thread is to end."""
+        if self._policy.may_sleep(self._clock()):
+            self._has_callers.clear()
+            self.calls.is_watched = False
+            # A run that found others while somebody still watched is seen here; a later one wakes this thread.
+            while len(self.calls.in_flight) < 2 and not self._is_stopped.is_set():
+                if self._has_callers.wait(_LOOK_S):
+                    break
+                if self._session() is None:
+                    return False
+            self.calls.is_watched = True
+            self._policy.woken()
+        return self._session() is not None and not self._is_stopped.is_set()
+
+    def _do(self, step: CallerStep) -> bool:
+        """Returns whether to go on."""
+        session = None if step is CallerStep.WAIT else self._session()
+        if session is None:
+            return step is CallerStep.WAIT
+        if step is CallerStep.MAKE:
+            self._make(session)
+        elif step is CallerStep.DROP:
+            self._narrow = None
+            self._policy.dropped()
+        else:
+            return self._use(session, CallerForm.NARROW if step is CallerStep.USE_NARROW else CallerForm.WIDE)
+        return True
+
+    def _use(self, session: ServingSession, form: CallerForm) -> bool:
+        wide, narrow, reason = self._wide(), self._narrow, self._policy.reason
+        if wide is None or narrow is None:
+            return False
+        before, after = (wide, narrow) if form is CallerForm.NARROW else (narrow, wide)
+        if not session.use_runner(before, after, reason):
+            return False  # the session has something else in force
+        if self._is_stopped.is_set():
+            self._go_wide("the callers are followed no more")
+            return False
+        self._policy.switched(form, self._clock(), len(self.calls.in_flight), self.calls.ended)
+        logger.info("callers are served in the %s form now: %s", form.value, reason)
+        if not self._policy.is_trying:
+            before.trim()  # its arena has room for the runs of all callers
+        return True
+
+    def _make(self, session: ServingSession) -> None:
+        try:
+            with WORK.turn:  # a fork waits for it
+                self._narrow = session.open_narrow(self.calls, self._rules.most_growth)
+        except Exception as error:  # whatever opening a session ends with
+            logger.info("callers are not served side by side: %s", error)
+            self._policy.refused(str(error), self._clock())
+            return
+        self._policy.made(self._clock())
+
+    def _go_wide(self, reason: str) -> None:
+        session, wide, narrow = self._session(), self._wide(), self._narrow
+        if session is not None and wide is not None and narrow is not None:
+            session.use_runner(narrow, wide, reason)
