@@ -384,8 +384,9 @@ def test_one_caller_starts_no_thread_and_a_session_for_latency_counts_nothing(
     assert type(parallax.InferenceSession(MODEL, threads=2).runners.current) is WholeRunner
 
 
-def followers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "parallax-callers"]
+def has_thread(callers: Any) -> bool:
+    """Whether what follows the callers of a session has a thread."""
+    return callers._thread is not None and callers._thread.is_alive()
 
 
 @pytest.mark.parametrize("objective", ["auto", "throughput"])
@@ -395,13 +396,13 @@ def test_a_session_that_is_closed_during_a_change_holds_nothing_any_more(
 ) -> None:
     decided(narrow=True)
     session = parallax.InferenceSession(MODEL, threads=2, objective=objective)
-    wide = weakref.ref(session.runners.current)
+    wide, follower = weakref.ref(session.runners.current), session._callers
     with calling(session, wanted, 4) as callers:
         time.sleep(when_s)
         session.close()
-        wait_until(lambda: callers.closed == 4)
+        wait_until(lambda: callers.closed + len(callers.wrong) == 4)
     assert session.plan.segments
-    wait_until(lambda: not followers())
+    wait_until(lambda: not has_thread(follower))
     gc.collect()
     assert wide() is None
     assert not session._prepared
@@ -413,9 +414,11 @@ def test_a_session_that_is_dropped_ends_its_thread(wanted: list[Any], decided: C
     with calling(held[0], wanted, 3):
         wait_until(lambda: is_narrow(held[0]))
         runners = [weakref.ref(runner) for runner in (held[0]._opened.runner, held[0].runners.current)]
-    assert followers()
+    follower = held[0]._callers
+    assert has_thread(follower)
     held.clear()
-    wait_until(lambda: not followers())
+    gc.collect()
+    wait_until(lambda: not has_thread(follower))
     gc.collect()
     assert [runner() for runner in runners] == [None, None]
 

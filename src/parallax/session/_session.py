@@ -328,6 +328,7 @@ class InferenceSession(ClosableSession):
         result: list[Any]
         try:
             if runner is None:
+                self._check_open()  # it may have been closed a moment ago
                 raise nothing_open()
             call = runner.run if run_options is None else self._way_to_run(runner, run_options)
             if self._durations.may_be_long:
@@ -404,6 +405,7 @@ class InferenceSession(ClosableSession):
         """The runner in force, for one run. Raises: ConfigError if there is none."""
         runner = self._runners.current
         if runner is None:
+            self._check_open()  # it may have been closed a moment ago
             raise nothing_open()
         return runner
 
