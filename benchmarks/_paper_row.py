@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from parallax.graph import Work, operator_work
 from parallax.model import Model, load_model
 from parallax.partition.regions import RegionPlan, RegionRule
 from parallax.partition.regions._hosted import hosted_tensors
-from parallax.planner import PlanningContext
+from parallax.planner import PlanningContext, planned_model
 from parallax.planner._candidates import host_machine
 from parallax.planner._devices import DeviceStudy
 from parallax.planner._measuring import KEEP_RATIO
@@ -55,8 +56,10 @@ def measure_row(name: str, phone: str, *, rounds: int, cores: int, cache: Path) 
         file = Path(folder) / "converted.onnx"
         onnx.save(converted(path, open_inputs(path, feeds)), file)
         model = load_model(file)
+        shapes = open_inputs(path, feeds)
         session = parallax.InferenceSession(
-            file,
+            path,
+            shapes=shapes,
             threads=cores,
             tune=True,
             calibration=feeds,
@@ -70,7 +73,8 @@ def measure_row(name: str, phone: str, *, rounds: int, cores: int, cache: Path) 
         calls: dict[str, Call] = {CPU: cpu, OURS: partial(session.run, outputs, feeds)}
         calls |= delegations(model, backend, feeds, outputs, cores=cores)
         kept = candidate_without_rows(session.plan)
-        calls[WITHOUT] = call_without_rows(session.plan, kept, model, backend, feeds, calls, cores=cores, cache=cache)
+        own = load_model(path, shapes=shapes)
+        calls[WITHOUT] = call_without_rows(session.plan, kept, own, backend, feeds, calls, cores=cores, cache=cache)
         for label, call in calls.items():
             check(label, outputs, call(), reference)
         distinct = {label: call for label, call in calls.items() if not is_repeated(label, calls)}
@@ -160,10 +164,13 @@ def call_without_rows(
 ) -> Call:
     """That candidate, made again from the costs that tuning measured; the session itself where it shares no rows.
 
+    ``model``: in the shapes that the plan is for.
+
     Splits of the CPU's part alone are taken as the CPU alone: tuning has never kept one for these models.
     """
     if plan.rows_permille is None:
         return calls[OURS]
+    model = planned_model(model, replace(plan, rows_permille=None, rows_shapes=(), rows_rounds=1))
     widths = sorted({1, *(2**k for k in range(1, cores.bit_length()) if 2**k < cores), cores})
     costs = measure_costs(model, widths=widths, feeds=dict(feeds), cache=Cache(cache))
     study = DeviceStudy(PlanningContext(model, cores=cores, costs=costs), backend)

@@ -8,7 +8,8 @@ both sides, which is beyond the paper, and without: then the best candidate of t
 Each run of a row is a process and a tuning of its own, with an empty cache (but for the costs of the model, which the
 phones of a run share). The CPU's segments run on this machine's cores, the accelerator's take the time that the profile
 gives them, scaled by how much faster this machine's processor is than the phone's; copies that a core makes on the
-phone take a core here. Models are taken as a delegate's converter leaves them: shapes fixed, constants computed.
+phone take a core here. Delegation gets models as a delegate's converter leaves them: shapes fixed, constants computed.
+The session and ONNX Runtime are given them as they are, the session with ``shapes=``.
 
 Rows are measured run by run, until ``--minutes`` are over; ``--resume`` goes on with an earlier result of the same
 commit.

@@ -47,6 +47,7 @@ from parallax.errors import ConfigError
 from parallax.model import Model, load_model
 from parallax.planner import PlanDevice, PlanningContext, PlanRequest, plan_model, with_known_peaks
 from parallax.planner._candidates import NO_PROVENANCE
+from parallax.planner._device_model import model_for_devices
 from parallax.planner._devices import DeviceStudy
 from parallax.profile import estimate_costs, product_flops, surviving_tensors
 from parallax.schedule import CPU_BACKEND, Plan, Segment
@@ -164,6 +165,8 @@ def describe_plan(plan: Plan) -> Document:
     }
     if plan.rows_permille is not None:
         found["rows_permille"] = plan.rows_permille
+    if plan.constants_shapes is not None:
+        found["constants_shapes"] = plan.constants_shapes
     return {**found, "segments": [_describe_segment(segment) for segment in plan.segments]}
 
 
@@ -207,7 +210,13 @@ def _describe_candidates(model: Model, *, device: str, cores: int) -> Document:
             for proposal in context.candidates()
         ]
     else:
-        study = DeviceStudy(context, emulated(device, cores))
+        backend = emulated(device, cores)
+        request = PlanRequest(model=model, cores=cores, devices={device: PlanDevice(backend=backend)})
+        computed = model_for_devices(request)
+        if computed is not None:
+            made_for = computed.model
+            context = PlanningContext(made_for, cores=cores, survivors=surviving_tensors(made_for))
+        study = DeviceStudy(context, backend)
         made = [study.greedy, study.best, study.in_sequence]
         found = [(entry.label, entry.plan, entry.simulated_ns) for entry in made if entry is not None]
     rows = []
@@ -316,7 +325,9 @@ def differences(recorded: Document, made: Document, node_names: Sequence[str]) -
             if case not in before or case not in now:
                 lines.append(f"{case}: {'not recorded' if case not in before else 'recorded, and not made any more'}")
             else:
-                found = list(_entry_differences(before[case], now[case], node_names))
+                # Where constants are computed, indices are not those of the model's nodes.
+                names = () if "constants_shapes" in now[case] else node_names
+                found = list(_entry_differences(before[case], now[case], names))
                 lines += [f"{case}: {line}" for line in found[:_MOST_LINES]]
                 if len(found) > _MOST_LINES:
                     lines.append(f"{case}: ... and {len(found) - _MOST_LINES} more differences")

@@ -398,6 +398,7 @@ PLAN_EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "no plan at all": lambda plan: plan.clear(),
     "a device": lambda plan: plan["segments"][0].update(backend="openvino"),
     "rows of its own": lambda plan: plan.update(rows_permille=500),
+    "constants of its own": lambda plan: plan.update(constants_shapes=[]),
     "a device's queue": lambda plan: plan["segments"][0].update(width=0, lane=1),
     "an output that is fed": lambda plan: plan["segments"][0].update(outputs=["x"]),
 }

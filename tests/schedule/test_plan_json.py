@@ -268,6 +268,26 @@ def test_judge_refuses_a_share_that_is_none(permille: int) -> None:
         verify_plan(replace(PLAN, rows_permille=permille))
 
 
+@pytest.mark.parametrize("shapes", [None, (), (("x", (2, 0)), ("y", ()))])
+def test_shapes_that_constants_were_computed_in_come_back(
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] | None,
+) -> None:
+    plan = replace(PLAN, constants_shapes=shapes, rows_permille=300, rows_shapes=(("z", (8,)),))
+    read = Plan.from_json(json.loads(json.dumps(plan.to_json())))
+    assert read == plan
+    assert read.is_rewritten
+    assert read.own_shapes == {**dict(shapes or ()), "z": (8,)}
+    assert replace(plan, rows_permille=None, rows_shapes=()).is_rewritten is (shapes is not None)
+
+
+def test_judge_refuses_sizes_below_nought_and_bodies_with_computed_constants() -> None:
+    with pytest.raises(PlanError, match="to compute constants in are none"):
+        verify_plan(replace(PLAN, constants_shapes=(("x", (2, -1)),)))
+    body = BodyPlan(attribute="body", plan=replace(make_plan((make_segment(0),), cores=1), constants_shapes=()))
+    with pytest.raises(PlanError, match="which whole models have"):
+        verify_plan(make_plan((make_segment(0, bodies=(body,)),)))
+
+
 def test_judge_refuses_a_body_that_is_split_by_rows() -> None:
     body = BodyPlan(attribute="body", plan=replace(make_plan((make_segment(0),), cores=1), rows_permille=500))
     with pytest.raises(PlanError, match="only whole models"):

@@ -100,9 +100,7 @@ def _device_complaints(manifest: Manifest, plan: Plan) -> Iterator[str]:
         from parallax.bundle._device_checks import plan_complaints  # few bundles have any
 
         yield from plan_complaints(manifest, plan)
-    elif plan.rows_permille is not None or any(
-        segment.backend != CPU_BACKEND or segment.width < 1 for segment in plan.segments
-    ):
+    elif plan.is_rewritten or any(segment.backend != CPU_BACKEND or segment.width < 1 for segment in plan.segments):
         yield "the plan is for devices, and the bundle is not"
 
 

@@ -118,10 +118,10 @@ def _region_complaints(region: RegionRecord, graph: str, most_bytes: int) -> Ite
 def plan_complaints(manifest: Manifest, plan: Plan) -> Iterator[str]:
     """Where a plan and its manifest do not agree on what runs on devices."""
     has_regions = any(record.region is not None for record in manifest.segments)
-    if plan.rows_permille is not None and not has_regions:
-        yield "the plan shares rows with a device, and has none"
-    if plan.rows_shapes or plan.rows_rounds != 1:
-        yield "the plan shares rows as no bundle's does"
+    if plan.is_rewritten and not has_regions:
+        yield "the plan is of a model that was rewritten for a device, and has none"
+    if plan.own_shapes or plan.rows_rounds != 1:
+        yield "the plan is of a model that was rewritten as no bundle's is"
     if has_regions and plan.provenance.source == "memory":
         yield "the plan reads its weights while it runs, and has a device"
     moved = find_transfers(plan, manifest.interface.outputs)

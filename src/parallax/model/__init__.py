@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from parallax.model._arrange import save_arranged
     from parallax.model._batch_axis import BatchAxis, NoBatchAxis, find_batch_axis
     from parallax.model._bodies import Body, scan_axes
+    from parallax.model._computed import ComputedModel, compute_constants
     from parallax.model._declaring import declaring_model
     from parallax.model._files import HeldFiles, OpenFile, hold_files
     from parallax.model._glimpse import Glimpse, glimpse
@@ -38,6 +39,7 @@ else:
             "_arrange": "save_arranged",
             "_batch_axis": "BatchAxis NoBatchAxis find_batch_axis",
             "_bodies": "Body scan_axes",
+            "_computed": "ComputedModel compute_constants",
             "_declaring": "declaring_model",
             "_files": "HeldFiles OpenFile hold_files",
             "_glimpse": "Glimpse glimpse",
@@ -63,6 +65,7 @@ else:
 __all__ = [
     "BatchAxis",
     "Body",
+    "ComputedModel",
     "Glimpse",
     "HeldFiles",
     "Model",
@@ -77,6 +80,7 @@ __all__ = [
     "StoredGraph",
     "StoredWeight",
     "Survey",
+    "compute_constants",
     "declaring_model",
     "find_batch_axis",
     "glimpse",

@@ -253,7 +253,7 @@ class _Sweep:
             return None
         if node.input[0] in self._awaited:
             self._infer_waiting()
-        return _shape_value(node, self._type(node.input[0]))
+        return shape_value(node, self._type(node.input[0]))
 
     def _may_be_small(self, name: str) -> bool:
         count = _elements(self._types.get(name))
@@ -264,7 +264,7 @@ def _type_of(value: Value) -> onnx.TypeProto:
     return onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
 
 
-def _shape_value(node: onnx.NodeProto, kind: onnx.TypeProto | None) -> Value | None:
+def shape_value(node: onnx.NodeProto, kind: onnx.TypeProto | None) -> Value | None:
     """What Shape or Size returns for an input of this type."""
     if kind is None or kind.WhichOneof("value") != "tensor_type" or not kind.tensor_type.HasField("shape"):
         return None

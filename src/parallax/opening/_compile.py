@@ -143,18 +143,20 @@ def compile_loaded(
     shaped = model if options.shapes is None else model.with_shapes(options.shapes)
     check_calibration_names(options.calibration, shaped)
     trimming = None if options.padding is None else trimming_of(model)
+    is_static = all(info.is_static for info in model.graph.inputs)
     request = replace(
         plan_request(shaped, options, None),
         # Bodies of control flow are left as they are: a bundle holds no segments of theirs.
         plans_bodies=False,
-        # Rows are shared in one shape. A session opens the whole model beside for others, which a bundle has not.
-        shares_rows=all(info.is_static for info in model.graph.inputs),
+        # A model is rewritten for one shape. A session opens the whole one beside for others, which a bundle has not.
+        shares_rows=is_static,
+        computes_constants=is_static,
     )
     recorded = recorded_options(options, memory_limit=binding_limit(model.weight_bytes, memory_limit))
     plan = plan_model_within(request, memory_limit).plan
     if options.budget_bytes is not None:
         plan, _, _ = fit_plan(model, plan, options.budget_bytes, options.shapes, weight_bytes=0, margin=options.margin)
-    parts = None if plan.rows_permille is None else planned_model(shaped, plan)
+    parts = planned_model(shaped, plan) if plan.is_rewritten else None
     plan = with_noted_peaks(parts or shaped, plan)
     if options.devices and plan.provenance.source == "memory":
         note = "; ".join(filter(None, (note, "devices are left out of a model whose weights are read while it runs")))
@@ -202,7 +204,7 @@ def _devices_of(
 def _device_parts(parts: Model, plan: Plan, request: PlanRequest, options: PlanningOptions) -> DeviceParts | None:
     """What a plan runs on devices. ``parts``: the model whose nodes it speaks of, without the shapes of the options."""
     expected = {**feed_shapes(options.calibration or {}), **(options.shapes or {})}
-    graph = graph_for_backends(parts, plan, expected if plan.rows_permille is None else {})
+    graph = graph_for_backends(parts, plan, {} if plan.is_rewritten else expected)
     return None if graph is None else describe_parts(plan, graph, request.open_backends)
 
 

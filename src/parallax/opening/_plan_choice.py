@@ -24,7 +24,7 @@ from parallax.planner import (
     PlannedModel,
     PlanRequest,
     feed_shapes,
-    forms_of_rows,
+    forms_of_shapes,
     graph_for_backends,
     is_yardstick,
     may_be_remembered,
@@ -69,6 +69,9 @@ def plan_request(model: Model, options: PlanningOptions, session_options: Any) -
         runtime=runtime_options(session_options),
         has_runtime_options=session_options is not None,
         faults=options.faults,
+        # A session that follows the machine goes by durations, which are those of one plan, in all shapes; and one that
+        # leaves out padding brings other shapes with each run.
+        computes_constants=options.padding is None and not (options.adapt and model.shapes),
     )
 
 
@@ -107,12 +110,17 @@ def choose_plan(model: Model, options: PlanningOptions, session_options: Any, fi
     fitted = fit(planned.model, planned.plan, may_slice=may_slice)
     if fitted.is_uncut:
         return fitted, None
-    is_of_other_rows = (fitted.rows_permille, fitted.rows_rounds) != (
-        planned.plan.rows_permille,
-        planned.plan.rows_rounds,
+    planned = PlannedModel(
+        plan=fitted,
+        model=planned.model if _is_of_same_model(fitted, planned.plan) else planned_model(shaped, fitted),
     )
-    planned = PlannedModel(plan=fitted, model=planned_model(shaped, fitted) if is_of_other_rows else planned.model)
     return compile_planned(model, planned, request, options)
+
+
+def _is_of_same_model(one: Plan, other: Plan) -> bool:
+    """Whether two plans of a model speak of the same nodes."""
+    rewrites = [(plan.rows_permille, plan.rows_rounds, plan.constants_shapes) for plan in (one, other)]
+    return rewrites[0] == rewrites[1]
 
 
 def compile_planned(
@@ -126,7 +134,7 @@ def compile_planned(
     Raises: BackendError if ONNX Runtime refuses the CPU's part.
     """
     plan = planned.plan
-    parts = in_memory_if_small(model if plan.rows_permille is None else planned.model)
+    parts = in_memory_if_small(planned.model if plan.is_rewritten else model)
     inherited = request.runtime
     expected = {**feed_shapes(options.calibration or {}), **(options.shapes or {})}
     if options.budget_bytes is not None:
@@ -135,8 +143,8 @@ def compile_planned(
         # A memory pattern is one block for all that a segment makes in a run of these shapes, which no other shapes'
         # block fits into: the allocator would come to hold one for each of the larger shapes.
         inherited = replace(inherited, enable_mem_pattern=False)
-    # What is split by rows is split in the shapes that it is for.
-    prepared = graph_for_backends(parts, plan, expected if plan.rows_permille is None else {})
+    # What is rewritten is so in the shapes that it is for.
+    prepared = graph_for_backends(parts, plan, {} if plan.is_rewritten else expected)
     try:
         executor = compile_plan(
             parts,
@@ -146,8 +154,8 @@ def compile_planned(
             planned=prepared,
             faults=options.faults,
         )
-        if plan.rows_permille is not None:
-            executor.forms = forms_of_rows(
+        if plan.is_rewritten:
+            executor.forms = forms_of_shapes(
                 model,
                 planned,
                 request,

@@ -55,6 +55,8 @@ def why_not_following(opened: Opened, model: Model | None, request: OpeningReque
         return "the model's control flow is planned"
     if plan.rows_permille is not None:
         return "the model's layers are split by rows"
+    if plan.constants_shapes is not None and any(not info.is_static for info in model.graph.inputs):
+        return "the model's constants were computed for one shape of its inputs"
     if not request.devices and session_cores(options, request.session_options) < 2:
         return "there is one core, and no device"
     unknown = [

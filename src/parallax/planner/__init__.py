@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from parallax.planner._default_policy import why_whole_at_sight
     from parallax.planner._devices import DeviceStudy
     from parallax.planner._fitting import check_fit, fit_plan, with_counted_peaks, with_known_peaks, with_noted_peaks
-    from parallax.planner._forms import forms_of_rows
+    from parallax.planner._forms import forms_of_shapes
     from parallax.planner._kept import remembered_plan
     from parallax.planner._lifting import LIFT_NS
     from parallax.planner._placers import open_placer, placer_names, policy_name
@@ -35,7 +35,7 @@ else:
             "_default_policy": "why_whole_at_sight",
             "_devices": "DeviceStudy",
             "_fitting": "check_fit fit_plan with_counted_peaks with_known_peaks with_noted_peaks",
-            "_forms": "forms_of_rows",
+            "_forms": "forms_of_shapes",
             "_kept": "remembered_plan",
             "_lifting": "LIFT_NS",
             "_placers": "open_placer placer_names policy_name",
@@ -66,7 +66,7 @@ __all__ = [
     "expected_input_bytes",
     "feed_shapes",
     "fit_plan",
-    "forms_of_rows",
+    "forms_of_shapes",
     "graph_for_backends",
     "host_machine",
     "is_kept_whole",

@@ -1,4 +1,4 @@
-"""Plans of a model that is split by rows, for further shapes of its inputs."""
+"""Plans of a model that is rewritten for one shape (split by rows, or with its constants computed), for others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from parallax.engine import ShapeForm, ShapeForms, compile_plan
 from parallax.memory import Budget
 from parallax.model import Model, split_rows
 from parallax.planner._candidates import PlanningContext
+from parallax.planner._constants import with_constants
 from parallax.planner._devices import DevicePlan, DeviceStudy, with_price
 from parallax.planner._request import PlannedModel, PlanRequest
 from parallax.planner._requirement import estimate_model
@@ -21,16 +22,16 @@ from parallax.profile import surviving_tensors
 from parallax.schedule import Plan
 
 
-def rows_form(
+def form_in_shapes(
     model: Model, plan: Plan, request: PlanRequest, shapes: Mapping[str, tuple[int, ...]]
 ) -> PlannedModel | None:
-    """The plan of a model split by rows, for other shapes than ``plan`` is for, at the same share of the rows.
+    """The plan of a model rewritten for other shapes than ``plan`` is for, at the same share of the rows, if any.
 
     Its costs are those of tables, so that it must be predicted to gain what any unmeasured plan must.
 
     Args:
         model: with its open dimensions.
-        plan: in force, of the model split by rows.
+        plan: in force, of the model rewritten.
         request: that it answers.
         shapes: of all inputs that the model leaves open.
 
@@ -38,12 +39,17 @@ def rows_form(
 
     Raises: BackendError, ConfigError, ModelError where the model or a device does not take these shapes.
     """
-    assert plan.rows_permille is not None
-    shaped = in_rows_shapes(model, shapes)
-    split = split_rows(shaped, plan.rows_permille / 1000)
-    if split is None:
-        return None
-    context = PlanningContext(split.model, cores=request.cores, survivors=surviving_tensors(split.model))
+    made, stated = in_rows_shapes(model, shapes), tuple((name, tuple(shape)) for name, shape in shapes.items())
+    computed = None if plan.constants_shapes is None else with_constants(made)
+    if computed is not None:
+        made = computed.model
+    split = None
+    if plan.rows_permille is not None:
+        split = split_rows(made, plan.rows_permille / 1000)
+        if split is None:
+            return None
+        made = split.model
+    context = PlanningContext(made, cores=request.cores, survivors=surviving_tensors(made))
     best: tuple[DevicePlan, DeviceStudy] | None = None
     least = DEFAULT_MIN_GAIN if request.min_gain is None else request.min_gain
     for device in request.devices.values():
@@ -56,17 +62,18 @@ def rows_form(
     if best is None:
         return None
     found, study = best
-    made = replace(
+    answer = replace(
         found.plan,
         structure_digest=model.structure_digest,
         rows_permille=plan.rows_permille,
-        rows_shapes=tuple((name, tuple(shape)) for name, shape in shapes.items()),
+        rows_shapes=() if split is None or computed is not None else stated,
+        constants_shapes=None if computed is None else stated,
         provenance=make_provenance("tables", study.reason, uncut_ns=study.cpu_ns, chosen_ns=found.simulated_ns),
     )
-    return PlannedModel(plan=made, model=split.model)
+    return PlannedModel(plan=answer, model=made)
 
 
-def forms_of_rows(
+def forms_of_shapes(
     model: Model,
     planned: PlannedModel,
     request: PlanRequest,
@@ -75,7 +82,7 @@ def forms_of_rows(
     has_budget: bool,
     in_memory: Callable[[Model], Model],
 ) -> ShapeForms | None:
-    """What serves the shapes that a plan by rows is not for; None where the model takes no others.
+    """What serves the shapes that a plan of a rewritten model is not for; None where the model takes no others.
 
     Further forms hold weights of their own, on devices too. So there are none under a budget of memory, or on a device
     that may hold but so much: then other shapes run whole.
@@ -88,7 +95,7 @@ def forms_of_rows(
         has_budget: whether runs of the session keep to a budget.
         in_memory: reads small weights, as segments are to be made of.
     """
-    if planned.plan.rows_permille is None or not open_inputs(model):
+    if not planned.plan.is_rewritten or not open_inputs(model):
         return None
     static = {info.name: info.shape for info in planned.model.graph.inputs}
     own: dict[str, tuple[int, ...]] = {}
@@ -101,12 +108,12 @@ def forms_of_rows(
     compiled = partial(compile_plan, backends=request.open_backends, faults=request.faults)
 
     def make_whole() -> ShapeForm:
-        whole = uncut_plan(model, "shapes that no rows are shared for", cores=request.cores)
+        whole = uncut_plan(model, "shapes that the plan is not for", cores=request.cores)
         estimator = estimate_model(model, whole) if has_budget else None
         return ShapeForm(plan=whole, executor=compiled(in_memory(model), whole, runtime), estimator=estimator)
 
     def make_form(shapes: Mapping[str, tuple[int, ...]]) -> ShapeForm | None:
-        form = rows_form(model, planned.plan, request, shapes)
+        form = form_in_shapes(model, planned.plan, request, shapes)
         if form is None:
             return None
         return ShapeForm(plan=form.plan, executor=compiled(in_memory(form.model), form.plan, runtime))

@@ -33,6 +33,7 @@ def plan_key(request: PlanRequest) -> str:
             *placed,
             *(("bodies as they are",) if without_bodies else ()),
             *(() if request.shares_rows or not request.devices else ("rows as they are",)),
+            *(() if request.computes_constants or not request.devices else ("constants as they are",)),
             f"plan-{PLAN_FORMAT_VERSION}",
             request.model.structure_digest,
             machine_fingerprint(),
@@ -63,6 +64,8 @@ def remembered_plan(request: PlanRequest) -> Plan | None:
     try:
         plan = Plan.from_json(stored)
         if plan.rows_permille is not None and not request.shares_rows:
+            return None
+        if plan.constants_shapes is not None and not request.computes_constants:
             return None
         verify_plan(plan, len(planned_model(model, plan).graph.nodes))
     except PlanError as error:

@@ -6,10 +6,13 @@ partition and schedule: both do the work.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from parallax.graph import OpGraph
 from parallax.model import Model
 from parallax.planner._choices import is_kept_whole, is_split_forced, is_unasked, is_yardstick
 from parallax.planner._default_policy import ONE_CORE
+from parallax.planner._device_model import DeviceModel, model_for_devices, uses_devices
 from parallax.planner._kept import remembered_plan
 from parallax.planner._lifting import lift_bodies
 from parallax.planner._placing import plan_on_devices
@@ -87,7 +90,24 @@ def _plan_with_devices(request: PlanRequest) -> Plan:
         kept = remembered_plan(request)
         if kept is not None:
             return kept
-    return plan_on_devices(request)
+    computed = model_for_devices(request)
+    return plan_on_devices(request) if computed is None else _plan_computed(request, computed)
+
+
+def _plan_computed(request: PlanRequest, computed: DeviceModel) -> Plan:
+    """The plan for the model with its constants computed, where a device has a part of it; else one for it as it is."""
+    plan = plan_on_devices(replace(request, model=computed.model))
+    if plan.is_uncut:
+        provenance = plan.provenance
+        return uncut_plan(request.model, provenance.reason, cores=request.cores, provenance=provenance)
+    if not uses_devices(plan):
+        return plan_on_devices(request)
+    if len(plan.segments) == 1 and not any(device.backend.info.is_emulated for device in request.devices.values()):
+        # A real device that takes the model whole computes its constants itself, for all shapes that it takes.
+        whole = plan_on_devices(request)
+        if len(whole.segments) == 1:
+            return whole
+    return computed.plan(plan)
 
 
 def _plan_unasked(model: Model, *, cores: int) -> Plan:

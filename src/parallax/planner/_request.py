@@ -61,6 +61,8 @@ class PlanRequest:
     faults: FaultPolicy = field(default_factory=FaultPolicy)
     shares_rows: bool = True
     """Whether plans for the model split by rows are of use."""
+    computes_constants: bool = True
+    """Whether plans for the model with its constants computed are of use."""
     plans_bodies: bool = True
     """Whether bodies of control flow may get plans of their own."""
 
@@ -76,7 +78,8 @@ class PlannedModel:
 
     plan: Plan
     model: Model
-    """The model whose nodes the plan speaks of: the one that was asked for, or that with its layers split by rows."""
+    """The model whose nodes the plan speaks of: the one that was asked for, or that with its constants computed or its
+    layers split by rows."""
 
     @property
     def provenance(self) -> Provenance:

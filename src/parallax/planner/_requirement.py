@@ -76,11 +76,11 @@ def estimate_model(model: Model, plan: Plan, *, planned: Shapes | None = None) -
     """Return an estimator for a plan whose model is at hand.
 
     Args:
-        model: without ``planned`` shapes, and not split by rows.
+        model: without ``planned`` shapes, and not rewritten.
         planned: shapes to take where a run's are not known (before the first run).
     """
     graph = model.graph
-    rows = {**dict(plan.rows_shapes), **(planned or {})}
+    own = {**plan.own_shapes, **(planned or {})}
 
     def estimate(shapes: Shapes) -> MemoryRequirement:
         chosen = {**(planned or {}), **shapes}
@@ -91,10 +91,10 @@ def estimate_model(model: Model, plan: Plan, *, planned: Shapes | None = None) -
             shaped = model.with_shapes(fixed) if fixed else model
         except (ConfigError, ModelError):
             return MemoryRequirement.UNKNOWN  # shapes that the model does not take: the run says so in its own words
-        if plan.rows_permille is not None and any(
-            tuple(shapes[name]) != tuple(rows.get(name, ())) for name in open_names & shapes.keys()
+        if plan.is_rewritten and any(
+            tuple(shapes[name]) != tuple(own.get(name, ())) for name in open_names & shapes.keys()
         ):
-            # What is split by rows is split for one shape; others run whole, or in a form of their own.
+            # What is rewritten is made for one shape; others run whole, or in a form of their own.
             return estimate_graph(shaped.inferred(), uncut_plan(shaped, "other shapes", cores=plan.cores))
         return estimate_graph(planned_model(shaped, plan).inferred(), plan)
 

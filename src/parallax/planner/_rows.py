@@ -16,14 +16,25 @@ _AGAIN: Final = "make the plan again"
 
 
 def planned_model(model: Model, plan: Plan) -> Model:
-    """The model whose nodes a plan speaks of: split by rows, where it says so, in the shapes that it was split in.
+    """The model whose nodes a plan speaks of: with its constants computed and split by rows, where it says so, in the
+    shapes that this was done in.
 
-    Raises: PlanError if it cannot be split so.
+    Raises: PlanError if it cannot be made so.
     """
-    if plan.rows_permille is None:
+    if not plan.is_rewritten:
         return model
     try:
-        made = in_rows_shapes(model, dict(plan.rows_shapes))
+        _check_shapes(model, dict(plan.constants_shapes or ()))
+        made = in_rows_shapes(model, plan.own_shapes)
+        if plan.constants_shapes is not None:
+            from parallax.planner._constants import with_constants  # plans for devices alone need it
+
+            computed = with_constants(made)
+            if computed is None:
+                raise PlanError("the plan is for a model whose constants were computed, and it has none", fix=_AGAIN)
+            made = computed.model
+        if plan.rows_permille is None:
+            return made
         for _ in range(plan.rows_rounds):
             split = split_rows(made, plan.rows_permille / 1000)
             if split is None:
@@ -35,6 +46,17 @@ def planned_model(model: Model, plan: Plan) -> Model:
     except ConfigError as error:
         raise PlanError(f"the plan is for shapes that the model does not take: {error}", fix=_AGAIN) from error
     return made
+
+
+def _check_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises: PlanError if inputs have other shapes than a plan is for."""
+    for info in model.graph.inputs:
+        if info.is_static and info.name in shapes and info.shape != tuple(shapes[info.name]):
+            raise PlanError(
+                f"the plan is for {info.name!r} of shape {list(shapes[info.name])}, where {list(info.shape or ())} is "
+                "planned for",
+                fix=_AGAIN,
+            )
 
 
 def in_rows_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:

@@ -10,6 +10,7 @@ from parallax.adapt import CPU_NARROW, CPU_WIDE, HardwareState, ReadyPlan, calm_
 from parallax.graph import CostModel, tensor_bytes
 from parallax.model import Model
 from parallax.planner._candidates import PlanningContext, host_machine
+from parallax.planner._device_model import model_for_devices
 from parallax.planner._devices import plan_of_regions
 from parallax.planner._request import PlanRequest
 from parallax.planner._shared import common_costs, device_studies
@@ -57,6 +58,11 @@ def plans_for_states(request: PlanRequest, first: Plan, states: Sequence[Hardwar
     if split is not None:
         ns = tuple(segment.cost_ns for segment in split.segments)
         yield from once(ReadyPlan(label="branches side by side on the CPU", plan=split, cost_ns=ns))
+    computed = model_for_devices(request)
+    if computed is not None:
+        made = computed.model
+        context = PlanningContext(made, cores=cores, survivors=surviving_tensors(made))
+        costs = common_costs(context, [device.backend for device in request.devices.values()])
     studies = device_studies(context, request.devices, costs).values()
     offers = tuple(study.offer for study in studies if study.offer is not None)
     if not offers:
@@ -77,6 +83,7 @@ def plans_for_states(request: PlanRequest, first: Plan, states: Sequence[Hardwar
         label = f"best where {describe(state)}"
         reason = f"kept ready: {best.plan.counted} on {' and '.join(dict.fromkeys(names))}, {label}"
         plan = replace(plan, provenance=make_provenance("tables", reason, chosen_ns=best.makespan_ns))
+        plan = plan if computed is None else computed.plan(plan)
         yield from once(ReadyPlan(label=label, plan=plan, cost_ns=calm_costs_ns(plan, state)))
 
 
@@ -135,4 +142,5 @@ def _key(plan: Plan) -> object:
     """Tells plans apart by what they run where, whatever costs and reasons they give."""
     if plan.is_uncut:
         return tuple(segment.width for segment in plan.segments)
-    return tuple((segment.nodes, segment.backend, segment.width, segment.lane) for segment in plan.segments)
+    segments = tuple((segment.nodes, segment.backend, segment.width, segment.lane) for segment in plan.segments)
+    return plan.constants_shapes, segments

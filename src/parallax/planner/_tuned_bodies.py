@@ -12,6 +12,7 @@ from parallax.model import Model
 from parallax.planner._devices import DeviceBodyPlanner, held_bytes, with_price
 from parallax.planner._lifting import BodyPlanner, lift_bodies
 from parallax.planner._request import PlanRequest
+from parallax.planner._rows import planned_model
 from parallax.planner._tables import least_share, plan_from_tables, why_model_stays_whole
 from parallax.planner._whole import uncut_plan
 from parallax.schedule import Plan
@@ -54,7 +55,7 @@ def plans_with_bodies(request: PlanRequest, bases: Sequence[BasePlan]) -> Iterat
 
 def _with_bodies(request: PlanRequest, base: BasePlan) -> Plan:
     """The plan with its bodies planned. Raises: BackendError if the runtime or a device refuses one."""
-    model, plan = request.model, base.plan
+    model, plan = planned_model(request.model, base.plan), base.plan
     gain = LEAST_GAIN if request.min_gain is None else request.min_gain
 
     def on_cores(body: Model, *, cores: int) -> Plan:

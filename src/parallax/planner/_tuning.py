@@ -5,19 +5,17 @@ from __future__ import annotations
 import functools
 import logging
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from parallax.backends.ort import StockSession
 from parallax.engine import FeedBinder, FeedSpec, compile_plan, trace_durations
 from parallax.errors import BackendError, ConfigError, ParallaxError
-from parallax.graph import CostModel
 from parallax.machine import DISTURBED_SHARE
-from parallax.model import Model, split_rows
+from parallax.model import Model
 from parallax.planner._backends import wanted_backends
 from parallax.planner._candidates import PlanningContext, Proposal
-from parallax.planner._devices import DevicePlan, DeviceStudy, with_price
 from parallax.planner._kept import remember_plan, remembered_plan
 from parallax.planner._measuring import (
     ROUNDS,
@@ -27,22 +25,14 @@ from parallax.planner._measuring import (
     pick_winner,
     promising,
 )
-from parallax.planner._placing import plan_whole_on, plan_whole_within
-from parallax.planner._request import PlanDevice, PlanRequest, Progress
-from parallax.planner._rows import (
-    can_share_rows,
-    feed_shapes,
-    graph_for_backends,
-    in_rows_shapes,
-    open_shapes,
-    planned_model,
-)
-from parallax.planner._shared import plan_shared
+from parallax.planner._placing import plan_whole_on
+from parallax.planner._request import PlanRequest
+from parallax.planner._rows import feed_shapes, graph_for_backends, planned_model
 from parallax.planner._tuned_bodies import BasePlan, plans_with_bodies
+from parallax.planner._tuned_devices import all_device_plans
 from parallax.planner._whole import make_provenance, uncut_plan
 from parallax.profile import Cache, measure_costs, random_feeds
 from parallax.schedule import CPU_BACKEND, Candidate, Plan
-from parallax.schedule.placement import Placer
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +44,6 @@ MEASURED_SLACK = 1.25
 
 CONFIRMING_ROUNDS = 2
 """So many times the rounds decide about the whole model on another backend, against the default alone."""
-
-SHARES = (0.75, 1.0, 1.25)
-"""Shares of the rows that a device is tried with, times the one at which both sides alone would end together ..."""
-LEAST_SHARE = 0.1
-"""... within this of none and of all."""
 
 
 def tune(request: PlanRequest) -> Plan:
@@ -160,7 +145,7 @@ def tune(request: PlanRequest) -> Plan:
         candidates.append(
             Candidate(label=label, segments=1, lanes=1, simulated_ns=simulated_ns, measured_ns=None, note=note)
         )
-    for name, made, note in _all_device_plans(request, context, measure, progress, feed_shapes(feeds)):
+    for name, made, note in all_device_plans(request, context, measure, progress, feed_shapes(feeds)):
         peer = None
         if made is not None:
             peer, note = _try_peer(
@@ -248,145 +233,6 @@ def _devices_of(plan: Plan, request: PlanRequest) -> list[str]:
     """Names that the devices were asked for by, of those that a plan uses."""
     used = {segment.backend for segment in plan.segments}
     return [name for name, device in request.devices.items() if used & {name, device.backend.info.name}]
-
-
-def _all_device_plans(
-    request: PlanRequest,
-    context: PlanningContext,
-    measure: Callable[..., CostModel],
-    progress: Progress,
-    shapes: Mapping[str, tuple[int, ...]],
-) -> Iterator[tuple[str, DevicePlan | None, str]]:
-    """What to measure of each device, and of all together where a placer is to share the model: (name, plan or None,
-    why there is none). ``shapes``: of what is fed."""
-    shared = request.shares_rows and can_share_rows(request.model, shapes)
-    for name, device in request.devices.items():
-        progress(f"compile for {name}", 0, 1)
-        for made, note in _device_plans(name, device, context):
-            yield name, made, note
-        if shared:
-            tell = functools.partial(progress, f"share rows with {name}")
-            by_rows = _shared_rows(name, device, context, shapes, cost=measure, progress=tell)
-            if by_rows is not None:
-                yield name, by_rows, ""
-    if request.placer is not None and request.devices:
-        yield request.policy, *_placed_plan(request.placer, request, context, measure, shapes if shared else None)
-
-
-def _placed_plan(
-    placer: Placer,
-    request: PlanRequest,
-    context: PlanningContext,
-    measure: Callable[[Model], CostModel],
-    shapes: Mapping[str, tuple[int, ...]] | None,
-) -> tuple[DevicePlan | None, str]:
-    """What a placer makes of all devices together; or None, and why not. ``shapes``: of what is fed, where it may split
-    the model by rows."""
-    stated = {} if shapes is None else open_shapes(context.model, shapes)
-    try:
-        devices = {
-            name: replace(device, backend=with_price(device.backend, width=context.cores))
-            for name, device in request.devices.items()
-        }
-        shared = plan_shared(
-            _context_in(context, stated),
-            devices,
-            placer,
-            name=request.policy,
-            shares_rows=shapes is not None,
-            cost=measure,
-        )
-    except BackendError as error:
-        logger.warning("%s places nothing: %s", request.policy, error)
-        return None, str(error)
-    if shared.plan is None:
-        return None, shared.reason
-    plan = replace(shared.plan, structure_digest=context.model.structure_digest)
-    if plan.rows_permille is not None:
-        plan = replace(plan, rows_shapes=tuple(stated.items()))
-    return DevicePlan(label=f"placed by {request.policy}", plan=plan, simulated_ns=shared.chosen_ns), ""
-
-
-def _device_plans(name: str, device: PlanDevice, context: PlanningContext) -> list[tuple[DevicePlan | None, str]]:
-    """What to measure of one device: its own greedy placement, and regions by cost; or None, and why there is none."""
-    found: list[tuple[DevicePlan | None, str]] = []
-    try:
-        study = DeviceStudy(context, with_price(device.backend, width=context.cores), room_bytes=device.room_bytes)
-        if device.backend.info.is_emulated:
-            # It computes with the processor's kernels, so that what it does not take cannot be left to itself.
-            greedy = study.greedy
-        else:
-            plan, why = plan_whole_within(study, name, context.model, cores=context.cores)
-            greedy = None if plan is None else DevicePlan(label=f"whole model, {name}", plan=plan, simulated_ns=0)
-            if greedy is None:
-                found.append((None, why))
-        plans = [greedy, study.best, study.in_sequence]
-        for made in plans:
-            if made is not None and all(other is None or other.plan != made.plan for other, _ in found):
-                found.append((made, ""))
-        if study.best is None:
-            found.append((None, study.reason))
-    except ParallaxError as error:
-        logger.warning("%s is left out: %s", name, error)
-        found.append((None, str(error)))
-    return found
-
-
-def _shared_rows(
-    name: str,
-    device: PlanDevice,
-    context: PlanningContext,
-    shapes: Mapping[str, tuple[int, ...]],
-    *,
-    cost: Callable[[Model], CostModel],
-    progress: Callable[[int, int], None],
-) -> DevicePlan | None:
-    """The best plan in which rows of single operators are shared by device and processor; None where none is to be had.
-
-    So even what follows one another in the model runs side by side (see `parallax.model.split_rows`). A few shares
-    around the one that balances both sides are costed and simulated.
-
-    Args:
-        shapes: of what is fed, to split the model in.
-        cost: measures a model.
-    """
-    model = context.model
-    stated = open_shapes(model, shapes)
-    best: DevicePlan | None = None
-    try:
-        priced = with_price(device.backend, width=context.cores)
-        whole = _context_in(context, stated)
-        offer = DeviceStudy(whole, priced).offer
-        if offer is None:
-            return None
-        for number, factor in enumerate(SHARES):
-            progress(number, len(SHARES))
-            permille = round(1000 * min(max(offer.balanced_share * factor, LEAST_SHARE), 1 - LEAST_SHARE))
-            split = split_rows(whole.model, permille / 1000)
-            if split is None:
-                return None
-            own = PlanningContext(split.model, cores=context.cores, costs=cost(split.model))
-            found = DeviceStudy(own, priced, split=split, room_bytes=device.room_bytes).best
-            if found is not None and (best is None or found.simulated_ns < best.simulated_ns):
-                # It is a plan for the model as it is, which is split when the plan is compiled.
-                plan = replace(
-                    found.plan,
-                    structure_digest=model.structure_digest,
-                    rows_permille=permille,
-                    rows_shapes=tuple(stated.items()),
-                )
-                label = f"rows shared with {name}, {permille / 10:g}% of them there"
-                best = replace(found, label=label, plan=plan)
-    except ParallaxError as error:
-        logger.warning("rows are not shared with %s: %s", name, error)
-    return best
-
-
-def _context_in(context: PlanningContext, shapes: Mapping[str, tuple[int, ...]]) -> PlanningContext:
-    """The same question about the model with these shapes of inputs that it leaves open; costs are those measured."""
-    if not shapes:
-        return context
-    return PlanningContext(in_rows_shapes(context.model, shapes), cores=context.cores, costs=context.costs)
 
 
 def _label(proposal: Proposal) -> str:

@@ -18,7 +18,7 @@ from parallax.errors import PlanError
 if TYPE_CHECKING:
     from parallax.schedule._show import Table
 
-PLAN_FORMAT_VERSION: Final = 5
+PLAN_FORMAT_VERSION: Final = 6
 """Of ``Plan.to_json``: raised whenever a plan written before must not be read any more."""
 
 MAX_ROWS_ROUNDS: Final = 8
@@ -131,6 +131,20 @@ class Plan:
     """In which shapes of its inputs the model was split by rows, as far as it leaves them open: (input, shape)."""
     rows_rounds: int = 1
     """How often it was split by rows: each time, what came out was split again."""
+    constants_shapes: tuple[tuple[str, tuple[int, ...]], ...] | None = None
+    """Nodes are those of the model with its constants computed (`parallax.model.compute_constants`), before it was
+    split by rows, in these shapes of the inputs that it leaves open: (input, shape). None: they stay in the graph."""
+
+    @property
+    def is_rewritten(self) -> bool:
+        """Whether nodes are those of another model than the one that was given, which is made for one shape of each
+        input: split by rows, or with its constants computed."""
+        return self.rows_permille is not None or self.constants_shapes is not None
+
+    @property
+    def own_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of inputs that the model leaves open, the shapes that it was rewritten in."""
+        return {**dict(self.constants_shapes or ()), **dict(self.rows_shapes)}
 
     @property
     def is_uncut(self) -> bool:
@@ -195,6 +209,9 @@ class Plan:
                 f"of the model with layers split by rows, {self.rows_permille} thousandths in the first part{rounds}"
                 + (f", for {shapes}" if shapes else "")
             )
+        if self.constants_shapes is not None:
+            shapes = ", ".join(f"{name} {list(shape)}" for name, shape in self.constants_shapes)
+            notes.append("of the model with its constants computed" + (f", for {shapes}" if shapes else ""))
         if not provenance.is_conclusive:
             notes.append("nothing was concluded: tuning measures again when a session is opened with tune=True")
         return Table(
@@ -353,6 +370,8 @@ def verify_plan(plan: Plan, n_nodes: int | None = None) -> None:
         raise refuse(f"rows that are split {plan.rows_rounds} times")
     if any(size < 1 for _, shape in plan.rows_shapes for size in shape):
         raise refuse(f"shapes {plan.rows_shapes[:8]} for a split by rows are none")
+    if any(size < 0 for _, shape in plan.constants_shapes or () for size in shape):
+        raise refuse(f"shapes {(plan.constants_shapes or ())[:8]} to compute constants in are none")
     producer: dict[str, int] = {}
     for position, segment in enumerate(plan.segments):
         if segment.index != position:
@@ -400,6 +419,8 @@ def _verify_bodies(segment: Segment, refuse: Callable[[str, Segment], PlanError]
             raise refuse(f"body {body.attribute!r}: {error.what}, {error.where}", segment) from error
         if body.plan.rows_permille is not None:
             raise refuse(f"body {body.attribute!r} is split by rows, which only whole models are", segment)
+        if body.plan.constants_shapes is not None:
+            raise refuse(f"body {body.attribute!r} is for computed constants, which whole models have", segment)
         if body.plan.cores > max(1, segment.width):
             raise refuse(
                 f"body {body.attribute!r} uses {body.plan.cores} cores in a segment of width {segment.width}", segment
