@@ -41,6 +41,7 @@ def test_compile_takes_the_options_of_a_bundle(model: Path, tmp_path: Path) -> N
         "min_gain": "0.0",
         "tune": False,
         "memory_limit": None,
+        "slim": False,
         "split": "auto",
         "devices": [],
     }

@@ -9,6 +9,7 @@ from _graphs import serial_chains
 from onnx import TensorProto, helper
 
 from tests.cli._models import branching, choosing, invoke, save, two_inputs, value
+from tests.model._pruned import losing
 
 
 def inspect(*arguments: object) -> dict[str, Any]:
@@ -183,3 +184,29 @@ def test_a_bundle_for_elsewhere_is_not_worth_it_and_says_how_to_make_it_anew(tmp
     worth = json.loads(invoke("inspect", bundle, "--threads", 3, "--json").stdout)["answers"]["worth_it"]
     assert worth["answer"] == "no"
     assert worth["next"].startswith("compile ")
+
+
+def test_what_zeros_make_superfluous_is_listed_with_reasons(tmp_path: Path) -> None:
+    made, _ = losing()
+    onnx.save(made, tmp_path / "m.onnx")
+    report = inspect(tmp_path / "m.onnx", "--slim")
+    slimming = report["slimming"]
+    assert slimming["summary"].startswith("slimmed: ")
+    assert slimming["channels"] == sum(row["count"] for row in slimming["removals"]) > 0
+    assert all(row["why"] for row in (*slimming["removals"], *slimming["refusals"]))
+    assert report["flops"] < inspect(tmp_path / "m.onnx")["flops"]
+    assert "slimming" not in inspect(tmp_path / "m.onnx")
+    shown = invoke("inspect", tmp_path / "m.onnx", "--slim").stdout
+    assert slimming["summary"] in shown
+    assert slimming["removals"][0]["node"] in shown
+
+
+def test_a_bundle_is_slim_or_not_already(tmp_path: Path) -> None:
+    made, _ = losing()
+    onnx.save(made, tmp_path / "m.onnx")
+    bundle = tmp_path / "m.plx"
+    assert invoke("compile", tmp_path / "m.onnx", "--output", bundle, "--slim").exit_code == 0
+    assert json.loads(invoke("bundle", "info", bundle, "--json").stdout)["options"]["slim"] is True
+    refused = invoke("inspect", bundle, "--slim")
+    assert refused.exit_code != 0
+    assert "--slim does not apply to it" in refused.output

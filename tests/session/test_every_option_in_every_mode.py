@@ -1,7 +1,8 @@
 """Every option has its effect in every mode, or keeps the model whole with a reason that names it.
 
 Modes are how a session comes to its plan: by default, with its callers followed, split on demand, from a plan that
-tuning kept, inside a memory budget, beside a device, from a bundle, from the cache of bundles.
+tuning kept, inside a memory budget, beside a device, without what zeros make superfluous, from a bundle, from the cache
+of bundles.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ from tests.session._option_rows import (
 
 DEVICE = "emulated:pixel-6-gpu"
 SHAPES = {"x": (2, 4), "rows": (1,)}
-SPLIT_MODES = ("split", "kept plan", "budget", "device", "cached split")
-MODES = ("default", "throughput", *SPLIT_MODES, "cached", "bundle", "split bundle")
+SPLIT_MODES = ("split", "kept plan", "budget", "device", "cached split", "slim split")
+MODES = ("default", "throughput", "slim", *SPLIT_MODES, "cached", "bundle", "split bundle")
 TUNED = pytest.param("tuned", marks=pytest.mark.slow)
 
 
@@ -130,6 +131,10 @@ def _opener(mode: str, row: Row, places: Places, tmp_path: Path, sessions: list[
         own = {"min_gain": 0, "threads": 2, "providers": [DEVICE, "CPUExecutionProvider"], "shapes": SHAPES}
     elif mode == "throughput":
         own = {"objective": "throughput"}
+    elif mode == "slim":
+        own = {"slim": True}
+    elif mode == "slim split":
+        own = {"slim": True, "min_gain": 0, "threads": 2}
     elif mode == "tuned":
         own = {"tune": True, "threads": 2, "cache_dir": places.folder / "tuned", "backends": ()}
     elif mode == "cached split":

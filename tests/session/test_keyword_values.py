@@ -69,6 +69,8 @@ WRONG: list[tuple[str, Any]] = [
     ("padding", "cut"),
     ("padding", True),
     ("padding", ["trim"]),
+    ("slim", "yes"),
+    ("slim", 1),
 ]
 ONLY_SESSIONS: list[tuple[str, Any]] = [
     ("trace", object()),

@@ -134,6 +134,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         {"backends": ("openvino",)},
         {"adapt": True},
         {"padding": "trim"},
+        {"slim": True},
     ],
     ids=str,
 )

@@ -274,6 +274,7 @@ def test_what_the_planner_goes_by_is_what_was_given(name: str, tmp_path: Path) -
         "memory_budget": "1GiB", "trace": TraceRecorder(), "verify": "full", "cache": True, "idle_trim_s": 3.0,
         "backends": ("openvino",), "faults": FaultPolicy(tolerated=5), "observers": (print,), "adapt": True,
         "margin": 0.2, "padding": "trim", "objective": "throughput",
+        "slim": True,
     }  # fmt: skip
     assert set(given) == set(OPTION_RULES), "give the new option a value here that is not its default"
     options = PlanningOptions.of(parallax.Options(**{name: given[name]}))

@@ -77,6 +77,8 @@ def compile_command(options: CompileOptions, source: str, target: str, *, portab
         words += ["--min-gain", options.min_gain]
     if options.tune:
         words.append("--tune")
+    if options.slim:
+        words.append("--slim")
     if options.memory_limit is not None:
         words += ["--memory-limit", str(options.memory_limit)]
     if options.padding is not None:

@@ -14,7 +14,7 @@ from parallax._json_records import write_record
 from parallax._record import dataclass
 from parallax.model import StoredWeight
 
-BUNDLE_FORMAT_VERSION: Final = 6
+BUNDLE_FORMAT_VERSION: Final = 7
 """Raised whenever a bundle written before must not be read any more."""
 
 
@@ -83,6 +83,8 @@ class CompileOptions:
     """As it was asked for, where devices were: on the CPU alone, the others say the same."""
     devices: tuple[AskedDevice, ...] = ()
     """In order of preference."""
+    slim: bool = False
+    """Whether the plan and the graphs are of what `parallax.model.slim_model` left of the model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

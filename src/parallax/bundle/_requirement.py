@@ -10,7 +10,7 @@ from parallax.bundle._open import Bundle
 from parallax.engine import proven_type, sketch_outline, stated_type
 from parallax.graph import TensorInfo, bind_dims, size_expression
 from parallax.memory import Effort, MemoryRequirement
-from parallax.model import load_model
+from parallax.model import load_model, slim_model
 from parallax.planner import RequirementEstimator, estimate_model, split_requirement, with_counted_peaks
 
 
@@ -30,7 +30,10 @@ def estimate_bundle(bundle: Bundle, sessions: Sequence[Any]) -> RequirementEstim
     """
     planned = dict(bundle.manifest.options.shapes)
     if bundle.portable_path is not None:
-        return estimate_model(load_model(bundle.portable_path), bundle.plan, planned=planned)
+        model = load_model(bundle.portable_path)
+        if bundle.manifest.options.slim:
+            model = slim_model(model)
+        return estimate_model(model, bundle.plan, planned=planned)
     plan, interface = bundle.plan, bundle.manifest.interface
     known: dict[str, TensorInfo] = {}
     produced: dict[str, TensorInfo] = {}

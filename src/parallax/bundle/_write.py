@@ -157,7 +157,7 @@ def describe_source(model: Model) -> SourceRecord:
     """Digests of the files a model was read from, as they were then; of its bytes, where there are none."""
     files = model.files
     if files.model is None:
-        whole = model.whole()
+        whole = model.as_given.whole()
         assert isinstance(whole, bytes)
         first = SourceFile(location="", size=len(whole), sha256=sha256(whole).hexdigest())
     else:
@@ -240,7 +240,7 @@ def _keep_portable(model: Model, folder: Path) -> None:
     if files.model is not None:
         _copy(files.model, target)
     else:
-        whole = model.whole()
+        whole = model.as_given.whole()
         assert isinstance(whole, bytes)
         target.write_bytes(whole)
     for location, file in files.external.items():

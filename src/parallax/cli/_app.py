@@ -14,6 +14,7 @@ from parallax.cli._arguments import (
     BundleArgument,
     CacheOption,
     CalibrationOption,
+    CallersOption,
     DurationOption,
     InputOption,
     JsonOption,
@@ -25,17 +26,20 @@ from parallax.cli._arguments import (
     PaddingWay,
     PlotOption,
     ProvidersOption,
+    RivalPoliciesOption,
     RoundsOption,
     Rule,
     RunnableArgument,
     SamplesOption,
     SeedOption,
     ShapeOption,
+    SlimOption,
     SparsityOption,
     Splitting,
     StudiedPolicyOption,
     StudiedProvidersOption,
     ThreadsOption,
+    TriedTuneOption,
     WaitOption,
     ZooNameArgument,
 )
@@ -110,13 +114,15 @@ def inspect_command(
     max_zeros: MaxZerosOption = None,
     plot: PlotOption = None,
     measure: MeasureOption = False,
+    slim: SlimOption = False,
     cache_dir: CacheOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say whether Parallax is worth it for a model here, what it would do, and what the model is made of.
 
     The first lines answer; below them are operators with their FLOPs and bytes, node classes, branches, layers, open
-    sizes, control flow, and what the cost tables predict. Runs nothing. Of a bundle: what is in it.
+    sizes, control flow, and what the cost tables predict. Runs nothing. Of a bundle: what is in it. With --slim, all
+    of it is of what is left of the model once its zeros are removed; first what went, and what not.
 
     With --sparsity, instead: the zeros that each operator reads, for which the model is run on examples.
 
@@ -142,7 +148,9 @@ def inspect_command(
     if sparsity:
         from parallax.cli._sparsity import SparsityQuestion, inspect_sparsity
 
-        refuse_options({"rule": rule is Rule.PAPER, "policy": policy}, "is not for --sparsity", fix="leave it out")
+        refuse_options(
+            {"rule": rule is Rule.PAPER, "policy": policy, "slim": slim}, "is not for --sparsity", fix="leave it out"
+        )
         inspect_sparsity(
             model,
             SparsityQuestion(**zeros),
@@ -163,6 +171,7 @@ def inspect_command(
         rule=rule.value,
         providers=provider or (),
         policy=policy,
+        slim=slim,
         cache_dir=cache_dir,
         screen=_screen(as_json),
     )
@@ -177,6 +186,7 @@ def run_command(
     runs: Annotated[int, typer.Option("--runs", "-n", metavar="N", min=1, help="Timed runs, after one untimed.")] = 1,
     threads: ThreadsOption = None,
     tune: Annotated[bool, typer.Option("--tune", help="Search and measure for the best plan first.")] = False,
+    slim: SlimOption = False,
     seed: SeedOption = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write each output as a .npy file here.")
@@ -204,7 +214,9 @@ def run_command(
         inputs=inputs or (),
         shapes=shape or (),
         runs=runs,
-        options=parallax.Options(threads=threads, tune=tune, memory_budget=memory_budget, cache_dir=cache_dir),
+        options=parallax.Options(
+            threads=threads, tune=tune, slim=slim, memory_budget=memory_budget, cache_dir=cache_dir
+        ),
         seed=seed,
         output_folder=output,
         output_archive=save,
@@ -223,35 +235,18 @@ def bench_command(
     batch: BatchOption = None,
     runs: RoundsOption = None,
     max_time: MaxTimeOption = None,
-    callers: Annotated[
-        int,
-        typer.Option(
-            "--callers", "-c", metavar="N", min=1, max=1024, help="Threads that call at once, without a pause."
-        ),
-    ] = 1,
+    callers: CallersOption = 1,
     duration: DurationOption = None,
     threads: ThreadsOption = None,
-    tune: Annotated[
-        bool | None,
-        typer.Option(
-            "--tune/--no-tune",
-            help="Search for the best plan first, in half of the time at most; by default for models, not for bundles.",
-        ),
-    ] = None,
+    tune: TriedTuneOption = None,
+    slim: SlimOption = False,
     seed: SeedOption = 0,
     save: Annotated[
         Path | None, typer.Option("--save", metavar="FILE.json", help="Write the report as JSON here as well.")
     ] = None,
     memory_budget: BudgetOption = None,
     provider: ProvidersOption = None,
-    policy: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--policy",
-            metavar="NAME[,KEY=VALUE...]",
-            help="Another policy to time as well, such as parallax-paper or heft. Repeat for several.",
-        ),
-    ] = None,
+    policy: RivalPoliciesOption = None,
     energy: Annotated[
         bool, typer.Option("--energy", help="Also joules per run: by meters that can be read here, else modelled.")
     ] = False,
@@ -275,7 +270,7 @@ def bench_command(
         model,
         inputs=inputs or (),
         shapes=shape or (),
-        options=parallax.Options(threads=threads, memory_budget=memory_budget, cache_dir=cache_dir),
+        options=parallax.Options(threads=threads, slim=slim, memory_budget=memory_budget, cache_dir=cache_dir),
         how=BenchPlan(
             rounds=runs,
             max_time_s=max_time,
@@ -300,6 +295,7 @@ def tune_command(
     inputs: InputOption = None,
     shape: ShapeOption = None,
     threads: ThreadsOption = None,
+    slim: SlimOption = False,
     wait: WaitOption = 0.0,
     seed: SeedOption = 0,
     memory_budget: BudgetOption = None,
@@ -320,7 +316,9 @@ def tune_command(
         model,
         inputs=inputs or (),
         shapes=shape or (),
-        options=parallax.Options(threads=threads, tune=True, memory_budget=memory_budget, cache_dir=cache_dir),
+        options=parallax.Options(
+            threads=threads, tune=True, slim=slim, memory_budget=memory_budget, cache_dir=cache_dir
+        ),
         seed=seed,
         wait_s=wait,
         providers=provider or (),
@@ -340,6 +338,7 @@ def compile_command(
         Path | None, typer.Option("--output", "-o", metavar="NAME.plx", help="Write the bundle here.")
     ] = None,
     tune: Annotated[bool, typer.Option("--tune", help="Search and measure for the best plan first.")] = False,
+    slim: SlimOption = False,
     wait: WaitOption = 0.0,
     portable: Annotated[
         bool, typer.Option("--portable", help="Keep the model in the bundle, to make it anew elsewhere.")
@@ -390,6 +389,7 @@ def compile_command(
             split=split.value,
             min_gain=min_gain,
             tune=tune,
+            slim=slim,
             memory_budget=memory_budget,
             padding=None if padding is None else "trim",
             cache_dir=cache_dir,

@@ -175,6 +175,9 @@ ThreadsOption = Annotated[
         help="Cores to use. Default: all that this process may use.",
     ),
 ]
+SlimOption = Annotated[
+    bool, typer.Option("--slim", help="Remove the channels, neurons and heads that zeros in weights make superfluous.")
+]
 SeedOption = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of random inputs.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of tables.")]
 CacheOption = Annotated[
@@ -256,5 +259,24 @@ MeasureOption = Annotated[
     typer.Option(
         "--measure",
         help="With --sparsity: measure what the CPU, and --provider, make of zeros, and keep it for this machine.",
+    ),
+]
+CallersOption = Annotated[
+    int,
+    typer.Option("--callers", "-c", metavar="N", min=1, max=1024, help="Threads that call at once, without a pause."),
+]
+TriedTuneOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--tune/--no-tune",
+        help="Search for the best plan first, in half of the time at most; by default for models, not for bundles.",
+    ),
+]
+RivalPoliciesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--policy",
+        metavar="NAME[,KEY=VALUE...]",
+        help="Another policy to time as well, such as parallax-paper or heft. Repeat for several.",
     ),
 ]

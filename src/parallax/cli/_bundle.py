@@ -106,6 +106,7 @@ def describe_bundle(bundle: Bundle, *, cores: int | None = None) -> dict[str, An
             "memory_limit": manifest.options.memory_limit,
             "split": manifest.options.split,
             "devices": [provider_word(device) for device in manifest.options.devices],
+            "slim": manifest.options.slim,
         },
         "devices": [
             {"name": device.name, "version": device.version, "hardware": device.hardware} for device in manifest.devices

@@ -20,12 +20,13 @@ from parallax.cli._models import ModelSource, find_model
 from parallax.cli._offload import describe_offload
 from parallax.cli._providers import parse_providers
 from parallax.cli._session_plan import describe_session_plan
+from parallax.cli._slimming import describe_slimming
 from parallax.cli._types import show_shape, type_name
 from parallax.errors import BackendError, ConfigError
 from parallax.graph import CostModel, Dag, OpGraph, TensorInfo, node_work
 from parallax.machine import available_cores
 from parallax.memory import Budget
-from parallax.model import Model, load_model
+from parallax.model import Model, load_model, slim_model
 from parallax.partition import (
     BranchGraph,
     CostRule,
@@ -50,12 +51,14 @@ def inspect_model(
     rule: str,
     providers: Sequence[str],
     policy: str | None,
+    slim: bool = False,
     cache_dir: Path | None,
     screen: Screen,
 ) -> None:
     """Show ``model`` without running it.
 
     Args:
+        slim: whether to show what `parallax.model.slim_model` leaves of it.
         providers: devices; of the first it is shown what it would take of the model. Of several, or with a ``policy``,
             also what plan a session with all of them makes. A yardstick among policies plans for the CPU alone, too.
     """
@@ -65,7 +68,9 @@ def inspect_model(
     given: dict[str, tuple[int, ...]] = parse_shapes(shapes)
     source = find_model(model, screen, bundles=True, cache_dir=cache_dir)
     if source.is_bundle:
-        _refuse_for_bundle(model, {"--shape": given, "--provider": providers, "--rule paper": rule != "cost"})
+        _refuse_for_bundle(
+            model, {"--shape": given, "--provider": providers, "--rule paper": rule != "cost", "--slim": slim}
+        )
         inspect_bundle(source.path, cores=threads, screen=screen)
         return
     with screen.progress() as progress:
@@ -75,6 +80,8 @@ def inspect_model(
         concrete = _with_typical_shapes(source, loaded, given, screen)
         if concrete:
             loaded = loaded.with_shapes(concrete)
+        if slim:
+            loaded = slim_model(loaded)
         progress("inferring shapes", 1, 3)
         graph = loaded.inferred()
         progress("planning", 2, 3)
@@ -86,6 +93,7 @@ def inspect_model(
             costs = costs.times(device.cpu_factor)
         context = PlanningContext(loaded, cores=cores, costs=costs)
         report = {
+            **describe_slimming(loaded),
             **_describe_file(source, loaded, graph),
             **_describe_operators(graph),
             "memory": _describe_memory(loaded),

@@ -12,6 +12,7 @@ from parallax.cli._answers import render_answers
 from parallax.cli._console import make_table, print_line, print_table
 from parallax.cli._offload_tables import render_offload
 from parallax.cli._session_plan import render_session_plan
+from parallax.cli._slimming import render_slimming
 from parallax.cli._types import show_shape
 from parallax.cli._units import count, milliseconds, significant, size
 from parallax.partition import NodeClass
@@ -24,6 +25,8 @@ _LISTED_CANDIDATES = 8
 def render_inspection(report: Mapping[str, Any], console: Console) -> None:
     """All of it."""
     render_answers(report["answers"], console)
+    if "slimming" in report:
+        render_slimming(report["slimming"], console)
     _render_file(report, console)
     _render_operators(report, console)
     _render_memory(report["memory"], console)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from parallax.model._save import save_segment
     from parallax.model._segment_graph import segment_graph
     from parallax.model._segment_model import SegmentModel
+    from parallax.model._slim import slim_model
     from parallax.model._source import ModelSource
     from parallax.model._stored import StoredGraph, read_stored_graph
     from parallax.model._stored_parts import StoredWeight
@@ -54,6 +55,7 @@ else:
             "_save": "save_segment",
             "_segment_graph": "segment_graph",
             "_segment_model": "SegmentModel",
+            "_slim": "slim_model",
             "_source": "ModelSource",
             "_stored": "StoredGraph read_stored_graph",
             "_stored_parts": "StoredWeight",
@@ -99,6 +101,7 @@ __all__ = [
     "scan_axes",
     "segment_graph",
     "segment_interface",
+    "slim_model",
     "split_rows",
     "tensor_names",
     "weighted_probe",

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -34,6 +35,9 @@ from parallax.model._survey import Survey, survey_graph
 from parallax.model._types import text, type_info
 from parallax.model._versions import opsets
 from parallax.model._weights import View, Weight
+
+if TYPE_CHECKING:
+    from parallax.graph.slimming import Slimming
 
 
 class Model:
@@ -134,6 +138,17 @@ class Model:
         """What is defined more than once, where it could not be told which definition the runtime takes; or None."""
         return self._built.ambiguous
 
+    @property
+    def slimming(self) -> Slimming | None:
+        """What `slim_model` found; None where it was not asked."""
+        return self._parts.slimming
+
+    @property
+    def as_given(self) -> Model:
+        """The model that was read, where this one is what `slim_model` left of it; else this one."""
+        given = self._parts.given
+        return self if given is None else Model(given, self.shapes)
+
     def as_defined(self) -> SegmentModel:
         """All of a model of which no part may be taken out, with its functions; for `save_segment`."""
         parts = self._parts
@@ -155,8 +170,8 @@ class Model:
     def whole(self) -> str | bytes:
         """What an uncut ONNX Runtime session opens: the path, or the bytes where there is none.
 
-        As given, so ``shapes`` are not written into it; extract all nodes for a model that has them. Where the path
-        leads to other files than those that this model was read from, bytes of what was read.
+        As given, or as slimmed, so ``shapes`` are not written into it; extract all nodes for a model that has them.
+        Where the path leads to other files than those that this model was read from, bytes of what was read.
 
         Raises:
             UnsupportedModelError: over 2 GiB there are no bytes; extract all nodes instead.
@@ -164,7 +179,7 @@ class Model:
         """
         source, files = self._parts.source, self.files
         files.check_intact()
-        if source is None or not files.are_at_path():
+        if source is None or self._parts.given is not None or not files.are_at_path():
             return self.embedded()
         return source.content() if source.path is None else str(source.path)
 
@@ -172,7 +187,7 @@ class Model:
         """`whole` as bytes that need no file: external data are in them. Raises: as `whole`."""
         source = self._parts.source
         self.files.check_intact()
-        if source is None:
+        if source is None or self._parts.given is not None:
             return proto_with_weights(self.extract_whole(), as_inputs=())
         return embed(source, self.files) if self.files.external else source.content()
 
@@ -379,6 +394,21 @@ class Model:
             open_leading_axes(graph, batch)
         digest = skeleton_digest(skeleton.SerializeToString(deterministic=True))
         return _assemble(replace(self._parts, skeleton=skeleton, digest=digest), self.shapes)
+
+    @property
+    def parts(self) -> Parts:
+        """For rewrites in this package, which change none of them."""
+        return self._parts
+
+    def with_parts(self, parts: Parts) -> Model:
+        """A model of other parts, in the shapes of this one. Raises: ModelError if its graph makes no sense."""
+        return _assemble(parts, self.shapes)
+
+    def noting(self, slimming: Slimming) -> Model:
+        """This model, with what was found when it was to be slimmed."""
+        made = Model(replace(self._parts, slimming=slimming), self.shapes)
+        made._graph_parts, made._types, made._inferred = self._built, self._types, self._inferred
+        return made
 
     @functools.cached_property
     def _extractor(self) -> Extractor:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
@@ -22,6 +23,9 @@ from parallax.model._types import text
 from parallax.model._versions import check_versions
 from parallax.model._weights import ExternalFiles, Weight, check_inline, lifted_weight
 from parallax.model._wire import Stripped
+
+if TYPE_CHECKING:
+    from parallax.graph.slimming import Slimming
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,10 @@ class Parts:
     """Why ``skeleton`` may not compute what the file says, if that is so."""
     is_inlined: bool = False
     """Whether the file has functions, which ``skeleton`` does not."""
+    slimming: Slimming | None = None
+    """What was found when the model was to be slimmed; None where nobody asked."""
+    given: Parts | None = None
+    """What was read, where ``skeleton`` is what is left of it."""
 
 
 _MODEL_TEXTS = ("producer_name", "producer_version", "domain", "doc_string")

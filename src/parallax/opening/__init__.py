@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from parallax.opening._narrow import narrow_weight_bytes, open_narrow, why_not_narrow
     from parallax.opening._opening import Opening
     from parallax.opening._plan_opening import open_prepared, prepare_plan
+    from parallax.opening._slimming import slimming_note
     from parallax.opening._source import OpenedBundle, SessionSource, check_arrived, needs_no_threads, travelling
     from parallax.opening._state import CLOSED, NOT_OPEN, Opened, SessionState, check_transition
     from parallax.opening._usage import MemoryUsage, describe_usage, estimate_opened, watch_memory
@@ -32,6 +33,7 @@ else:
             "_narrow": "narrow_weight_bytes open_narrow why_not_narrow",
             "_opening": "Opening",
             "_plan_opening": "open_prepared prepare_plan",
+            "_slimming": "slimming_note",
             "_source": "OpenedBundle SessionSource check_arrived needs_no_threads travelling",
             "_state": "CLOSED NOT_OPEN Opened SessionState check_transition",
             "_usage": "MemoryUsage describe_usage estimate_opened watch_memory",
@@ -71,6 +73,7 @@ __all__ = [
     "plan_that_runs",
     "planning_request",
     "prepare_plan",
+    "slimming_note",
     "stock_attributes",
     "threads_of",
     "travelling",

@@ -24,6 +24,7 @@ from parallax.machine import memory_limit_bytes
 from parallax.memory import parse_bytes
 from parallax.model import Model, ModelSource, load_model
 from parallax.opening._plan_choice import plan_request
+from parallax.opening._slimming import slimmed, slimming_note
 from parallax.opening._trimming import store_trimming, trimming_of
 from parallax.opening._what_runs import with_reason
 from parallax.options import (
@@ -140,6 +141,9 @@ def compile_loaded(
     note: str = "",
 ) -> Path:
     """Likewise, of a model that was loaded without shapes. ``note``: to be told with the reason of the plan."""
+    if options.slim:
+        model = slimmed(model, None)
+        note = "; ".join(part for part in (note, slimming_note(model)) if part)
     shaped = model if options.shapes is None else model.with_shapes(options.shapes)
     check_calibration_names(options.calibration, shaped)
     trimming = None if options.padding is None else trimming_of(model)
@@ -152,7 +156,7 @@ def compile_loaded(
         shares_rows=is_static,
         computes_constants=is_static,
     )
-    recorded = recorded_options(options, memory_limit=binding_limit(model.weight_bytes, memory_limit))
+    recorded = recorded_options(options, memory_limit=binding_limit(model.as_given.weight_bytes, memory_limit))
     plan = plan_model_within(request, memory_limit).plan
     if options.budget_bytes is not None:
         plan, _, _ = fit_plan(model, plan, options.budget_bytes, options.shapes, weight_bytes=0, margin=options.margin)
@@ -236,6 +240,7 @@ def recorded_options(options: PlanningOptions, *, memory_limit: int | None) -> C
         padding=options.padding,
         split="never" if options.devices and options.split == "never" else "auto",
         devices=tuple([asked_device(device) for device in options.devices]),
+        slim=options.slim,
     )
 
 
@@ -279,5 +284,6 @@ def replayed_options(recorded: CompileOptions, *, cache_dir: Path | None) -> Pla
         split=cast("Any", recorded.split),
         cache_dir=cache_dir,
         backends=(),
+        slim=recorded.slim,
     )
     return PlanningOptions.of(options)

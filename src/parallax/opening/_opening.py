@@ -126,6 +126,7 @@ class Opening:
         if (
             not self._is_by_default
             or request.options.calibration is not None
+            or request.options.slim
             or request.session_options is not None
             or request.devices
             or request.reads_config
@@ -160,10 +161,15 @@ class Opening:
 
         Raises: ModelError if the analysis refuses it.
         """
+        request = self._request
         if self.model is None:
-            self.model = self._request.source.read()
+            self.model = request.source.read()
+        if request.options.slim:
+            from parallax.opening._slimming import slimmed
+
+            self.model = slimmed(self.model, request.session_options)
         model = self.model
-        if model.survey.with_bodies or self._request.devices or not self._is_by_default:
+        if model.survey.with_bodies or request.devices or not self._is_by_default:
             # Bodies are checked before the runtime sees them; a loop in one may run for as long as it likes.
             self._is_unbounded = any(node.op_type in _UNBOUNDED for _, node in model.graph.walk())
         return model

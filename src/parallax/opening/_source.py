@@ -211,6 +211,8 @@ def travelling(
 
     Raises: ConfigError if the session options hold content for the model, which cannot be read from them.
     """
+    if model is not None:
+        model = model.as_given  # who slims it here slims it there
     if session_options is not None and model is not None:
         from parallax.options import why_content_matters
 

@@ -37,6 +37,8 @@ def plan_that_runs(
     reason = plan.provenance.reason
     if reason in [given_to(name) for name in asked.missing(running)]:
         reason = ""
+    if note and note in reason:  # of a plan that another such session showed
+        note = ""
     if fallback or note:
         reason = "; ".join(part for part in (fallback, reason, note) if part)
     if reason != plan.provenance.reason:

@@ -311,3 +311,13 @@ class HarmlessProgress:
         except Exception:
             self._progress = None
             logger.exception("the progress callback failed and is called no more; the work goes on")
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two values of an option say the same."""
+    if one is other:
+        return True
+    try:
+        return type(one) is type(other) and bool(one == other)
+    except ValueError:  # arrays of several elements, which are not the same objects
+        return False

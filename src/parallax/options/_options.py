@@ -42,6 +42,7 @@ from parallax.options._keywords import (
     check_threads,
     check_trace,
     check_verify,
+    is_same,
 )
 from parallax.options._unknown_keywords import refuses_unknown, unknown_keyword
 from parallax.schedule import PAPER_POLICY, SPAROA_POLICY
@@ -80,6 +81,7 @@ class CompileKeywords(TypedDict, total=False):
     memory_budget: int | str | float | None
     margin: float
     padding: Padding | None
+    slim: bool
 
 
 class OptionKeywords(CompileKeywords, total=False):
@@ -170,6 +172,10 @@ class Options:
             another order); otherwise it is refused, with the node that stands in the way. Runs whose mask is other than
             ones and then zeros in each row, by values or by IO binding are not cut. See ``docs/sparsity.md``. Default:
             all places are run. Not for a session on a bundle, which is compiled with it.
+        slim: whether channels, neurons and attention heads that zeros in weights make superfluous are removed before
+            anything is planned, where that is proven to change nothing but rounding (inputs and weights are taken to
+            be finite). The plan says how much went, or what stood in the way. Default: False. Not for a session on a
+            bundle.
         trace: receives a span per segment and run, by its method ``record``. Default: none. Not for ``compile``.
         observers: callables that are given every event of runs, as records of `parallax.events` (``RunAdmitted``,
             ``SegmentStarted``, ``SegmentEnded``, ...), from any thread. One that raises is detached, and the error
@@ -231,6 +237,7 @@ class Options:
     memory_budget: int | str | float | None = field(default=None, metadata=_rule(check_memory_budget))
     margin: float = field(default=0.1, metadata=_rule(check_margin))
     padding: Padding | None = field(default=None, metadata=_rule(check_padding, is_decided=True))
+    slim: bool = field(default=False, metadata=_rule(functools.partial(check_switch, "slim"), is_decided=True))
     trace: TraceSink | None = field(default=None, metadata=_rule(check_trace, is_carried=False))
     observers: Sequence[Observer] = field(default=(), metadata=_rule(check_observers, is_carried=False))
     verify: Verify = field(default="once", metadata=_rule(check_verify))
@@ -376,21 +383,12 @@ def gather_options(options: Any, keywords: Mapping[str, Any]) -> Options:
         )
     for name, value in keywords.items():
         stated, given = getattr(options, name), OPTION_RULES[name].check(value)
-        if not (_is_same(stated, given) or _is_same(stated, _KEPT_DEFAULTS[name])):
+        if not (is_same(stated, given) or is_same(stated, _KEPT_DEFAULTS[name])):
             raise ConfigError(
                 f"{name}={value!r:.80} contradicts options.{name}={stated!r:.80}",
                 fix=f"leave one of them out, or write options=dataclasses.replace(options, {name}=...)",
             )
     return replace(options, **keywords) if keywords else options
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    if one is other:
-        return True
-    try:
-        return type(one) is type(other) and bool(one == other)
-    except ValueError:  # arrays of several elements, which are not the same objects
-        return False
 
 
 _COMPILE_PARAMETERS: Final = (
@@ -425,7 +423,7 @@ def gather_compile_options(options: Any, keywords: Mapping[str, Any]) -> Plannin
             )
     gathered = gather_options(options, keywords)
     for name in OPTION_RULES:
-        if name not in COMPILE_OPTIONS and not _is_same(getattr(gathered, name), _KEPT_DEFAULTS[name]):
+        if name not in COMPILE_OPTIONS and not is_same(getattr(gathered, name), _KEPT_DEFAULTS[name]):
             raise ConfigError(
                 f"{name}= is an option of sessions, not of what is compiled",
                 where="options",

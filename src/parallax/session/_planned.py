@@ -84,7 +84,7 @@ class PlannedSession(SessionBase):
 
     def _plan_that_runs(self, narrow: Runner | None = None, served: str = "") -> Plan:
         """``narrow``: what is in force in place of what was opened. ``served``: what there is to say of callers."""
-        from parallax.opening import plan_that_runs, threads_of
+        from parallax.opening import plan_that_runs, slimming_note, threads_of
 
         opened = self._opened
         runner = narrow or opened.runner
@@ -101,6 +101,8 @@ class PlannedSession(SessionBase):
             notes.append(f"adapt=True is of no effect: {self._not_following}")
         if self._not_serving is not None:
             notes.append(f'objective="{self._parallax_options.objective}" is of no effect: {self._not_serving}')
+        if self._parallax_options.slim and self._opened_bundle is None:
+            notes.append(slimming_note(self._loaded))
         return plan_that_runs(
             runner.plan,
             self._asked_providers,
