@@ -131,9 +131,10 @@ def fetch_tensors(
                 values = run_interruptibly(functools.partial(session.run, list(fetch.tensors), dict(feeds)))
             for name, value in zip(fetch.tensors, values, strict=True):
                 visit(name, value)
-            del values, value  # before the next run makes its own
+            del values, value  # before the next run makes its own ...
             if progress is not None:
                 progress(number * len(examples) + count + 1, len(fetches) * len(examples))
+        del session, segment  # ... and before the next session holds the weights, too
     return fetches
 
 
