@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 import parallax
 from parallax.backends import FaultPolicy, open_backend
 from parallax.backends.emulated._backend import EmulatedBackend
+from parallax.backends.ort import read_entry
 from parallax.bundle import AskedDevice, cache_folder, is_safe_to_open, read_bundle, read_manifest
 from parallax.cli import app
 from parallax.events import Event, SegmentEnded
@@ -107,6 +108,22 @@ def test_what_is_in_the_manifest_is_what_the_bundle_needs(bundle: Path) -> None:
     result = CliRunner().invoke(app, ["bundle", "info", str(bundle), "--json"], catch_exceptions=False)
     assert json.loads(result.stdout)["devices"][0]["name"] == PHONE
     assert "--provider emulated:pixel-6-gpu" in json.loads(result.stdout)["rebuild"]
+
+
+def test_pools_of_an_emulated_devices_regions_wait_asleep(bundle: Path) -> None:
+    """Else they would take the cores from what is opened next."""
+    session = parallax.InferenceSession(bundle)
+    split = session._opened.split
+    assert split is not None
+    regions = [
+        opened
+        for segment, opened in zip(session.plan.segments, split.sessions, strict=True)
+        if segment.backend == PHONE
+    ]
+    assert regions
+    for opened in regions:
+        answers = opened.model._make_spare()
+        assert read_entry(answers.session.session_options, "session.intra_op.allow_spinning") == "0"
 
 
 def test_eight_threads_copies_and_forks_share_it(bundle: Path) -> None:
