@@ -28,6 +28,7 @@ from parallax.engine import CountedRunner, EventRecorder, WholeRunner
 from parallax.errors import SessionClosedError
 from parallax.events import PlanSwapped, RunAdmitted
 from tests.engine._replay import verify_events
+from tests.partition._encoders import Choices, encoder
 from tests.session._dropin import branches_model, model_of
 
 CPU = "CPUExecutionProvider"
@@ -459,16 +460,12 @@ def test_a_child_that_is_forked_during_a_change_answers_and_follows_its_own_call
 # -- where it cannot be done ----------------------------------------------------------------------------------------
 
 
-def _with_options() -> Any:
-    return {"sess_options": onnxruntime.SessionOptions()}
-
-
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
         (lambda: {"adapt": True}, "adapt=True"),
         (lambda: {"split": "always"}, "the model is split"),
-        (_with_options, "session options were given"),
+        (lambda: {"sess_options": onnxruntime.SessionOptions()}, "session options were given"),
         (lambda: {"threads": 1}, "one core"),
         (lambda: {"disabled_optimizers": ["ConstantFolding"]}, "settings that are for the session itself"),
         (lambda: {"providers": ["emulated:pixel-6-gpu", CPU]}, "alone"),
@@ -490,3 +487,11 @@ def test_where_it_cannot_be_done_the_plan_says_so(given: Callable[[], Any], reas
 def test_what_is_compiled_has_no_objective(tmp_path: Path) -> None:
     with pytest.raises(parallax.ConfigError, match="objective="):
         parallax.compile(MODEL, tmp_path / "m.plx", options=parallax.Options(objective="throughput"))
+
+
+def test_runs_that_leave_out_padding_are_not_served_side_by_side() -> None:
+    model = encoder(Choices()).SerializeToString()
+    session = parallax.InferenceSession(model, threads=2, padding="trim", objective="throughput")
+    assert 'objective="throughput" is of no effect' in session.plan.provenance.reason
+    assert "padded places" in session.plan.provenance.reason
+    assert not isinstance(session.runners.current, CountedRunner)

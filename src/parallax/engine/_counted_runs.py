@@ -1,6 +1,6 @@
 """Runs that are counted while they are in flight, for a session that changes its plan with the number of its callers.
 
-Counting costs a run some hundred nanoseconds and no lock. Sessions that do not need it have runners that do not count.
+Counting costs a run a fifth of a microsecond and no lock. Sessions that do not need it have runners that do not count.
 """
 
 from __future__ import annotations
@@ -64,7 +64,10 @@ class CountedRunner(WholeRunner):
 
     def run(self, output_names: Any, input_feed: Any, run_options: Any = None, memory: Any = None) -> Any:
         calls = self.calls
-        in_flight = calls.begin()
+        in_flight = calls.in_flight
+        in_flight.append(None)  # as `CallCount.begin` does, which would cost as much as all of this
+        if len(in_flight) > 1 and not calls.is_watched:
+            calls.wake()
         try:
             return WholeRunner.run(self, output_names, input_feed, run_options, memory)
         finally:
