@@ -160,6 +160,15 @@ def test_a_machine_that_changes_during_the_trial_is_not_taken_for_a_gain() -> No
     assert served.policy.form is WIDE
 
 
+def test_a_trial_that_other_work_spoiled_is_made_again_soon() -> None:
+    served = world(lambda now: 4)
+    # Until the fifth second something else takes nine tenths of the cores, now and then.
+    served.rate = lambda form, callers: (
+        (400.0 if served.now < 5 and served.now % 0.7 < 0.35 else 4000.0) * (1.4 if form is NARROW else 1.0)
+    )
+    assert served.until(12).policy.form is NARROW
+
+
 def test_a_replica_that_cannot_be_made_is_asked_for_ever_more_rarely() -> None:
     refused = world(lambda now: 4)
     refused.makes = False

@@ -22,7 +22,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import parallax
-from parallax.adapt import CALLER_RULES
+from parallax.adapt import CALLER_RULES, _callers
 from parallax.adapting import _serving_callers
 from parallax.engine import CountedRunner, EventRecorder, WholeRunner
 from parallax.errors import SessionClosedError
@@ -79,6 +79,7 @@ def decided(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         least = -1.0 if narrow else 100.0
         changed = {name: replace(rule, least_gain=least, **rules) for name, rule in CALLER_RULES.items()}
         monkeypatch.setattr(_serving_callers, "CALLER_RULES", changed)
+        monkeypatch.setattr(_callers._Trial, "agrees", lambda trial: True)
 
     return decide
 

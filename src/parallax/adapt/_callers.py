@@ -48,6 +48,9 @@ FIRST_PAUSE_S: Final = 30.0
 MOST_PAUSE_S: Final = 1800.0
 """... and after each further one the pause doubles, up to this."""
 
+AGAIN_S: Final = 3.0
+"""After a trial that did not tell which form is better, since other work took cores, the next one comes no sooner."""
+
 VERDICT_S: Final = 600.0
 """What a trial found is believed for so long: the machine may have changed since."""
 
@@ -141,13 +144,12 @@ class _Trial:
         return is_enough or leg.seconds >= TRIAL_MOST_S
 
     def gain(self) -> float:
-        """The part by which the narrow form served more runs a second; negative where it served fewer.
+        """The part by which the narrow form served more runs a second; negative where it served fewer."""
+        return self._gain_of(self.legs)
 
-        Where both halves of the trial do not agree that it is better, there is no gain.
-        """
-        halves = [self._gain_of(self.legs[:3]), self._gain_of(self.legs[2:])]
-        total = self._gain_of(self.legs)
-        return min(total, 0.0) if min(halves) <= 0 else total
+    def agrees(self) -> bool:
+        """Whether the narrow form was better in both halves of the trial."""
+        return min(self._gain_of(self.legs[:3]), self._gain_of(self.legs[2:])) > 0
 
     @staticmethod
     def _gain_of(legs: list[_Leg]) -> float:
@@ -187,7 +189,7 @@ class CallerPolicy:
         self._trial: _Trial | None = None
         self._gains: dict[int, float] = {}
         self._judged_s: dict[int, float] = {}
-        self._not_before_s = -math.inf
+        self._not_before_s = self._again_s = -math.inf
         self._pause_s = FIRST_PAUSE_S
 
     # -- what is seen -----------------------------------------------------------------------------------
@@ -263,7 +265,7 @@ class CallerPolicy:
             return CallerStep.WAIT if now_s < self._not_before_s else CallerStep.MAKE
         if gain is not None:
             return self._use(CallerForm.NARROW, f"{self._mean:.0f} callers keep coming; {self._told(level)}")
-        self._begin_trial(level, in_flight, ended)
+        self._begin_trial(level, now_s, in_flight, ended)
         return CallerStep.WAIT
 
     def _while_narrow(self, now_s: float, in_flight: int, ended: int) -> CallerStep:
@@ -275,12 +277,14 @@ class CallerPolicy:
             return CallerStep.WAIT
         gain = self._gains.get(level)
         if gain is None or now_s - self._judged_s[level] >= VERDICT_S:
-            self._begin_trial(level, in_flight, ended)
+            self._begin_trial(level, now_s, in_flight, ended)
         elif gain < self._rules.least_gain:
             return self._use(CallerForm.WIDE, self._told(level))
         return CallerStep.WAIT
 
-    def _begin_trial(self, level: int, in_flight: int, ended: int) -> None:
+    def _begin_trial(self, level: int, now_s: float, in_flight: int, ended: int) -> None:
+        if now_s < self._again_s:
+            return
         self._trial = _Trial(level, max(level, round(self._mean)), self.form)
         self._begin_leg(ended, in_flight)
 
@@ -305,6 +309,9 @@ class CallerPolicy:
     def _judge(self, trial: _Trial, now_s: float) -> CallerStep:
         gain = trial.gain()
         self._trial = None
+        if gain >= self._rules.least_gain and not trial.agrees():
+            self._again_s = now_s + AGAIN_S
+            return self._use(CallerForm.WIDE, "it was not told which form serves more runs a second")
         self._gains[trial.level], self._judged_s[trial.level] = gain, now_s
         if gain >= self._rules.least_gain:
             self._pause_s = FIRST_PAUSE_S
