@@ -16,9 +16,11 @@ import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import parallax
 from parallax.bundle import read_bundle, read_manifest
+from parallax.cli import app
 from parallax.engine import EventRecorder, trim_feeds
 from parallax.events import RunAdmitted
 from parallax.model import BatchAxis
@@ -260,6 +262,28 @@ def test_a_bundle_trims(options: dict[str, Any], tmp_path: Path) -> None:
     check(parallax.InferenceSession(bundle, padding="trim").run(None, FEEDS)[0])
     copy = pickle.loads(pickle.dumps(session))
     assert cut_to(copy, FEEDS) == max(LENGTHS)
+
+
+def test_a_bundle_with_a_device_trims(tmp_path: Path) -> None:
+    mode = MODES["device"]
+    bundle = parallax.compile(MODEL, tmp_path / "m.plx", padding="trim", **mode)
+    session = parallax.InferenceSession(bundle, providers=mode["providers"])
+    assert any(segment.backend == DEVICE for segment in session.plan.segments)
+    assert cut_to(session, FEEDS) == max(LENGTHS)
+    for _ in range(3):
+        check(session.run(None, FEEDS)[0])
+    full = feeds([SIZE, 3, 5], SIZE)
+    check(session.run(None, full)[0], expected(MODEL, full))
+
+
+def test_the_command_line_compiles_with_it(tmp_path: Path) -> None:
+    path, bundle = tmp_path / "model.onnx", tmp_path / "m.plx"
+    path.write_bytes(MODEL)
+    done = CliRunner().invoke(app, ["compile", str(path), "--output", str(bundle), "--padding", "trim"])
+    assert done.exit_code == 0, done.output
+    assert cut_to(parallax.InferenceSession(bundle), FEEDS) == max(LENGTHS)
+    told = CliRunner().invoke(app, ["bundle", "info", str(bundle), "--json"])
+    assert json.loads(told.stdout)["options"]["padding"] == "trim"
 
 
 def test_a_bundle_without_it_refuses_it(tmp_path: Path) -> None:
