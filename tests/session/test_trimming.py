@@ -50,6 +50,7 @@ MODES: dict[str, dict[str, Any]] = {
         "threads": 2,
     },
     "watched": {"idle_trim_s": 60.0},
+    "slimmed": {"slim": True},
 }
 
 
