@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
-from _common import dump_timing, open_inputs, samples_of, say
+from _common import dump_timing, ms, open_inputs, samples_of, say
 from _figures import Figure
-from _intervals import figure_of_medians, paired
+from _intervals import figure_of_medians, median_of, paired
 from onnx import numpy_helper
 
 import parallax
@@ -201,3 +201,14 @@ def slimmed_figures(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
             )
         )
     return figures
+
+
+def slimmed_cells(row: Mapping[str, Any]) -> list[str]:
+    """A row of `measure_slimmed` as a table has it: what, ONNX Runtime's time, ours, ratio, difference."""
+    ours, runtime = samples_of(row, OURS), samples_of(row, RUNTIME)
+    return [
+        CASES[row["model"]].what + ", slim=True",
+        *(ms(median_of([samples])) for samples in (runtime, ours)),
+        f"{median_of([paired(ours, runtime)]):.3f}",
+        row["output_detail"] or f"{row['relative_difference']:.1e} of scale",
+    ]

@@ -1,7 +1,8 @@
-"""Zeros that are worth something: inputs with padding, run without it, against ONNX Runtime on all of it.
+"""Zeros that are worth something, against ONNX Runtime on all of them: padding left out, pruned weights removed.
 
-Each runtime has a process of its own, in turn, in alternating order; a process opens the model, runs once, and then a
-few times. Ratios are of the medians of one round's processes. Outputs are compared number by number.
+For padding, each runtime has a process of its own, in turn, in alternating order; a process opens the model, runs once,
+and then a few times. Ratios are of the medians of one round's processes. Outputs are compared number by number. Pruned
+models run in one process in turn, run by run (`_slimmed.py`).
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from _common import Report, describe_machine, make_parser, ms, publish, say
 from _figures import Figure
 from _fresh import DEFAULT, OURS, Order, run_fresh, save_feeds
 from _intervals import figure_of_medians, median_of, paired
+from _slimmed import CASES as PRUNED
+from _slimmed import measure_slimmed, slimmed_cells, slimmed_figures
 
 from parallax import zoo
+from parallax.machine import available_cores
 
 PADDED = 128
 CLOSE = 1e-5
@@ -114,6 +118,8 @@ def make_figures(results: Sequence[Mapping[str, Any]]) -> list[Figure]:
         )
         for result in results
     ]
+    if not results:
+        return figures
     apart = max(result["difference"] for result in results)
     figures.append(
         Figure(
@@ -134,7 +140,9 @@ def ratios_of(result: Mapping[str, Any]) -> list[float]:
     return paired(samples[OURS], samples[DEFAULT])
 
 
-def make_report(results: Sequence[Mapping[str, Any]], *, rounds: int) -> Report:
+def make_report(
+    results: Sequence[Mapping[str, Any]], pruned: Sequence[Mapping[str, Any]], *, rounds: int, runs: int
+) -> Report:
     """The table."""
     cases = {case.name: case for case in CASES}
     rows = [
@@ -146,27 +154,37 @@ def make_report(results: Sequence[Mapping[str, Any]], *, rounds: int) -> Report:
         ]
         for result in results
     ]
+    rows += [slimmed_cells(row) for row in pruned]
     return Report(
         title="Zeros that are worth something",
         method=(
             f"Milliseconds per run: the median of {rounds} processes, each the median of its runs. ONNX Runtime has "
-            'its defaults and all the padding; Parallax is opened with padding="trim".'
+            'its defaults and all the padding; Parallax is opened with padding="trim". Pruned models: the median of '
+            f"{runs} runs of each in one process, in turn; Parallax is opened with slim=True."
         ),
         columns=["inputs", DEFAULT, OURS, "ratio", "difference"],
         rows=rows,
-        data={"rounds": rounds, "results": list(results)},
-        figures=make_figures(results),
+        data={"rounds": rounds, "runs": runs, "results": list(results), "pruned": list(pruned)},
+        figures=[*make_figures(results), *slimmed_figures(pruned)],
     )
 
 
 def main() -> None:
     parser = make_parser(__doc__, "sparsity")
     parser.add_argument("--rounds", type=int, default=9, help="processes of each runtime, per case")
-    parser.add_argument("--cases", nargs="+", default=[case.name for case in CASES], metavar="NAME")
+    parser.add_argument("--runs", type=int, default=30, help="runs of each, per pruned model")
+    names = [*(case.name for case in CASES), *PRUNED]
+    parser.add_argument("--cases", nargs="+", default=names, choices=names, metavar="NAME", help=", ".join(names))
     arguments = parser.parse_args()
     machine = describe_machine()
     results = [measure(case, rounds=arguments.rounds) for case in CASES if case.name in arguments.cases]
-    publish(make_report(results, rounds=arguments.rounds), arguments.output, machine)
+    pruned = []
+    for name in PRUNED:
+        if name in arguments.cases:
+            with tempfile.TemporaryDirectory() as made:
+                pruned.append(measure_slimmed(name, runs=arguments.runs, threads=available_cores(), folder=Path(made)))
+    report = make_report(results, pruned, rounds=arguments.rounds, runs=arguments.runs)
+    publish(report, arguments.output, machine)
 
 
 if __name__ == "__main__":
