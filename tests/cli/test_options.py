@@ -224,7 +224,6 @@ def test_options_that_say_two_things_are_refused(tmp_path: Path) -> None:
     model = affine(tmp_path / "m.onnx")
     for arguments, says in [
         (["bench", model, "--callers", 2, "--runs", 5], "--runs"),
-        (["compile", model, "-o", tmp_path / "m.plx", "--provider", "emulated:pixel-6-gpu"], "parallax tune"),
         (["compile", model, "-o", tmp_path / "m.plx", "--wait", 5], "--tune"),
         (["bundle", "prune", tmp_path, "--cache-dir", tmp_path], "--cache-dir"),
         (["bench", model, "--batch", 4], "fixes the size of its batch"),

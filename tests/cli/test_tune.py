@@ -102,14 +102,6 @@ def test_compile_without_a_target_tunes_and_says_what_it_is_called_now(tmp_path:
     assert json.loads(result.stdout)["plan"]["source"] == "measured"
 
 
-def test_compile_with_a_provider_is_refused_with_what_does_that(tmp_path: Path) -> None:
-    path = affine(tmp_path / "m.onnx")
-    result = invoke("compile", path, "-o", tmp_path / "m.plx", "--provider", "emulated:pixel-6-gpu")
-    assert result.exit_code == 2
-    assert "parallax tune MODEL --provider NAME" in result.stderr
-    assert not (tmp_path / "m.plx").exists()
-
-
 def plans(path: Path, script: Sequence[bool]) -> tuple[Callable[[], Plan], list[Plan]]:
     """What returns one plan after the other, which others disturbed where the script says so."""
     plan = parallax.InferenceSession(path).plan

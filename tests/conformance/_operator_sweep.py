@@ -230,8 +230,14 @@ def _summary(judged: Sequence[Judged]) -> Swept:
     )
 
 
-def render(swept: Mapping[Key, Swept], backend_version: str) -> str:
-    """The table as the text of its file: one line per row, sorted, so that a change shows as a small difference."""
+def render(swept: Mapping[Key, Swept], backend_version: str, *, known: str = "") -> str:
+    """The table as the text of its file: one line per row, sorted, so that a change shows as a small difference.
+
+    Args:
+        known: the text of the table so far, made of the same release, perhaps on another processor. What a row loses
+            depends on the processor's instructions, so that what was found on one holds for all.
+    """
+    found = json.loads(known)["operators"] if known else {}
     newest: dict[str, int] = {}
     for (domain, _), history in HISTORIES.items():
         newest[domain] = max(newest.get(domain, 1), *history)
@@ -242,6 +248,12 @@ def render(swept: Mapping[Key, Swept], backend_version: str) -> str:
                 {**row, "takes": {name: " ".join(values) for name, values in row["takes"].items()}}
                 for row in swept[key].rows
             ]
+            for row in rows:
+                before = found.get(":".join(key), {"rows": ()})["rows"]
+                alike = [other for other in before if other["takes"] == row["takes"]]
+                lost = set().union(*(entry.get("loses", ()) for entry in (row, *alike)))
+                if lost:
+                    row["loses"] = sorted(lost)
             operators[":".join(key)] = (list(versions(*key)), rows)
     newest = {domain: version for domain, version in sorted(newest.items()) if any(key[0] == domain for key in swept)}
     lines = [

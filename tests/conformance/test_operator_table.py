@@ -10,6 +10,7 @@ from parallax.backends.openvino._table import Row, operator_table, parse_table
 from parallax.model import load_model
 from tests.backends._backends import obstacle
 from tests.conformance._operator_seeds import own_seeds
+from tests.conformance._operator_sweep import Swept, render
 from tests.conformance._operator_table import REFUSED, Expected, expect, judge_trials, trial_key
 from tests.conformance._operator_trials import as_exported
 
@@ -80,3 +81,15 @@ def test_versions_are_told_by_their_minor_release() -> None:
         False,
         False,
     ]
+
+
+def test_what_was_found_lost_on_another_processor_stays() -> None:
+    takes = {"in0": ["double", "float"]}
+    found = {
+        ("", "Greater"): Swept(rows=[{"takes": takes, "loses": ["inf"]}], trials=1, equal=1, failures={}),
+        ("", "Less"): Swept(rows=[{"takes": takes}], trials=1, equal=1, failures={}),
+    }
+    elsewhere = {("", "Greater"): Swept(rows=[{"takes": takes, "loses": ["nan"]}], trials=1, equal=1, failures={})}
+    table = parse_table(render(found, "2026.4.0", known=render(elsewhere, "2026.4.0")))
+    assert [row.loses for row in table.rows["", "Greater"]] == [{"inf", "nan"}]
+    assert [row.loses for row in table.rows["", "Less"]] == [frozenset()]

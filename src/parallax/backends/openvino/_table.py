@@ -16,7 +16,8 @@ fed holds a NaN or an infinity, or is empty (see `OpenVinoModel`). What remains 
 makes of others within a part on OpenVINO, by 0/0 for example, and then loses there.
 
 The table holds for one minor release of OpenVINO, whose version it states: with another one, everything is refused.
-It was made on the processor. For OpenVINO's other devices it is a condition that is necessary, not one that suffices.
+It was made on processors of AMD and of Intel, and states what is lost on either: kernels for other instructions lose
+other numbers. For OpenVINO's other devices it is a condition that is necessary, not one that suffices.
 """
 
 from __future__ import annotations
