@@ -46,7 +46,7 @@ bench: $(VENV)/.core ## measure the reference models against plain ONNX Runtime
 	mkdir -p benchmarks/results
 	$(BIN)/python benchmarks/latency.py --models paper --output benchmarks/results/latency.md
 
-bench-all: $(VENV)/.backends ## every benchmark in turn, then the README's figures from their results; three hours at most
+bench-all: $(VENV)/.backends ## every benchmark in turn, then the README's figures from their results; up to three hours and a half
 	$(BIN)/python benchmarks/all.py
 	$(BIN)/python tools/readme_figures.py
 
