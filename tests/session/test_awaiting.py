@@ -54,7 +54,7 @@ def test_other_tasks_go_on_meanwhile(session_class: SessionType) -> None:
 
     async def main() -> int:
         ticks = 0
-        run = asyncio.create_task(session.arun(["last"], {"trips": np.array(5_000, np.int64), "x": ramp(4)}))
+        run = asyncio.create_task(session.arun(["last"], {"trips": np.array(40_000, np.int64), "x": ramp(4)}))
         while not run.done():
             await asyncio.sleep(0.001)
             ticks += 1
