@@ -285,6 +285,7 @@ def test_the_command_line_compiles_with_it(tmp_path: Path) -> None:
     assert cut_to(parallax.InferenceSession(bundle), FEEDS) == max(LENGTHS)
     told = CliRunner().invoke(app, ["bundle", "info", str(bundle), "--json"])
     assert json.loads(told.stdout)["options"]["padding"] == "trim"
+    assert "--padding trim" in CliRunner().invoke(app, ["bundle", "info", str(bundle)], env={"COLUMNS": "200"}).stdout
 
 
 def test_a_bundle_without_it_refuses_it(tmp_path: Path) -> None:

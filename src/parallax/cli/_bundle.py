@@ -135,6 +135,8 @@ def render_manifest(manifest: Manifest, console: Console) -> None:
     for device in manifest.devices:
         on = f", {device.hardware}" if device.hardware else ""
         print_line(console, f"parts of it run on {device.name} ({device.version}{on})")
+    if manifest.options.padding is not None:
+        print_line(console, "runs leave out the places that the mask hides in every row (--padding trim)")
     print_line(console, f"portable: {'the model is kept' if manifest.portable is not None else 'no'}")
     table = make_table("file", "size")
     for record in sorted(manifest.files, key=lambda record: -record.size)[:_LISTED_FILES]:
