@@ -214,6 +214,109 @@ def test_places_that_are_read_by_number_are_kept() -> None:
     assert proven(model).shortest == 7
 
 
+def test_a_diagonal_of_axes_that_were_joined_is_refused() -> None:
+    # Which column a place is in depends on how long the rows before it are.
+    nodes = [
+        helper.make_node("Reshape", ["x", "joined"], ["flat"]),
+        helper.make_node("Trilu", ["flat", "five"], ["kept"], name="the_trilu"),
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Reshape", ["kept", "shape"], ["apart"]),
+        helper.make_node("Mul", ["apart", "mask"], ["zeroed"]),
+        helper.make_node("ReduceSum", ["zeroed", "one"], ["y"], keepdims=0),
+    ]
+    kind = (TensorProto.FLOAT, ["batch", "sequence"])
+    weights = {"joined": np.array([1, -1]), "five": np.int64(5), "one": np.array([1])}
+    with pytest.raises(NotTrimmable, match=r"'the_trilu' \(Trilu\): where its diagonal runs depends"):
+        proven(built(*nodes, inputs={"x": kind, "mask": kind}, weights=weights))
+
+
+def test_many_numbers_that_are_computed_from_the_length_are_refused() -> None:
+    nodes = [
+        *ZEROED,
+        helper.make_node("ReduceSum", ["zeroed", "one"], ["total"], keepdims=0),
+        helper.make_node("Shape", ["x"], ["length"], start=1, end=2),
+        helper.make_node("Concat", ["length"] * 70, ["lengths"], axis=0, name="the_lengths"),
+        helper.make_node("Cast", ["lengths"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["numbers"], ["number"], keepdims=0),
+        helper.make_node("Add", ["total", "number"], ["y"]),
+    ]
+    with pytest.raises(NotTrimmable, match=r"'the_lengths' \(Concat\): it computes with the length"):
+        proven(built(*nodes, inputs=MASKED, weights=TWO))
+
+
+def test_the_square_of_a_single_number_is_not_the_number() -> None:
+    # Nine places are picked, not three.
+    nodes = [
+        helper.make_node("Shape", ["three"], ["length"]),
+        helper.make_node("Squeeze", ["length", "zero"], ["number"]),
+        helper.make_node("ReduceSumSquare", ["number"], ["square"], keepdims=0),
+        helper.make_node("Unsqueeze", ["square", "zero"], ["end"]),
+        helper.make_node("Slice", ["x", "zero", "end", "one"], ["begin"], name="the_slice"),
+        *ZEROED,
+        helper.make_node("ReduceSum", ["zeroed", "one"], ["total"]),
+        helper.make_node("ReduceSum", ["begin", "one"], ["other"]),
+        helper.make_node("Add", ["total", "other"], ["y"]),
+    ]
+    weights = TWO | {"three": np.ones(3, np.float32), "zero": np.array([0])}
+    with pytest.raises(NotTrimmable, match=r"'the_slice' \(Slice\): the bounds 'end' are not known"):
+        proven(built(*nodes, inputs=MASKED, weights=weights))
+
+
+def test_a_mask_that_was_computed_in_whole_numbers_hides_as_much() -> None:
+    # Padded queries see nothing but hidden places, and so weigh those that are padded in every row, too.
+    def hiding(kind: int) -> onnx.ModelProto:
+        nodes = [
+            helper.make_node("Cast", ["mask"], ["flags"], to=kind),
+            helper.make_node("Unsqueeze", ["flags", "one"], ["keys"]),
+            helper.make_node("Unsqueeze", ["flags", "two"], ["queries"]),
+            helper.make_node("Mul", ["keys", "queries"], ["pairs"]),
+            helper.make_node("Sub", ["full", "pairs"], ["hidden"]),
+            helper.make_node("Mul", ["hidden", "least"], ["bias"]),
+            helper.make_node("Cast", ["bias"], ["numbers"], to=TensorProto.FLOAT),
+            helper.make_node("Transpose", ["x"], ["turned"], perm=[0, 2, 1]),
+            helper.make_node("MatMul", ["x", "turned"], ["scores"]),
+            helper.make_node("Add", ["scores", "numbers"], ["masked"]),
+            helper.make_node("Softmax", ["masked"], ["weights"], axis=2, name="the_softmax"),
+            helper.make_node("MatMul", ["weights", "x"], ["made"]),
+            helper.make_node("Gather", ["made", "two"], ["y"], axis=1),
+        ]
+        dtype = helper.tensor_dtype_to_np_dtype(kind)
+        numbers = {"full": np.array(1, dtype), "least": np.array(-1000000, dtype)}
+        return built(*nodes, inputs=MASKED, weights=TWO | numbers)
+
+    for kind in (TensorProto.FLOAT, TensorProto.INT64):
+        with pytest.raises(NotTrimmable, match=r"'the_softmax' \(Softmax\): it is not known to see a place"):
+            proven(hiding(kind))
+
+
+def test_an_infinity_is_told_by_its_sign() -> None:
+    nodes = [
+        helper.make_node("Cast", ["mask"], ["flags"], to=TensorProto.BOOL),
+        helper.make_node("Where", ["flags", "full", "least"], ["bias"]),
+        helper.make_node("IsInf", ["bias"], ["is_hidden"], detect_negative=0),
+        helper.make_node("Where", ["is_hidden", "least", "x"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["weights"], axis=1, name="the_softmax"),
+        helper.make_node("Gather", ["weights", "zero"], ["y"], axis=1),
+    ]
+    kind = (TensorProto.FLOAT, ["batch", "sequence"])
+    weights = {"full": np.float32(1), "least": np.float32(-np.inf), "zero": np.int64(0)}
+    with pytest.raises(NotTrimmable, match=r"'the_softmax' \(Softmax\): it weighs padded places like others"):
+        proven(built(*nodes, inputs={"x": kind, "mask": kind}, weights=weights))
+
+
+def test_whole_numbers_that_no_float_holds_are_not_filled_in() -> None:
+    nodes = [
+        helper.make_node("Cast", ["mask"], ["flags"], to=TensorProto.BOOL),
+        helper.make_node("Cast", ["x"], ["numbers"], to=TensorProto.INT64),
+        helper.make_node("Where", ["flags", "numbers", "most"], ["y"]),
+    ]
+    kind = (TensorProto.FLOAT, ["batch", "sequence"])
+    model = built(*nodes, inputs={"x": kind, "mask": kind}, weights={"most": np.int64(2**63 - 1)})
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    with pytest.raises(NotTrimmable, match="is 9223372036854775807 at padded places"):
+        proven(model)
+
+
 # -- what it rests on -------------------------------------------------------------------------------------------------
 
 

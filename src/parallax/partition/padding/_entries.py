@@ -77,7 +77,7 @@ def is_ordinary(entry: Entry) -> bool:
     """Whether it is an ordinary number, known or not."""
     if isinstance(entry, Kind):
         return entry is Kind.ORDINARY
-    return not _is_float(entry) or abs(float(entry)) < -BLOCKING_BELOW
+    return abs(float(entry)) < -BLOCKING_BELOW
 
 
 def is_tame(entry: Entry) -> bool:
@@ -115,9 +115,7 @@ def entry_of(array: np.ndarray[Any, Any]) -> Entry:
     if flat.dtype.kind in "biuf" and bool((flat == flat[0]).all()):
         value: np.generic = flat[0]
         return value
-    if flat.dtype.kind in "biu":
-        return Kind.ORDINARY
-    if flat.dtype.kind != "f" or not bool((flat < -BLOCKING_BELOW).all()):
+    if flat.dtype.kind not in "biuf" or not bool((flat < -BLOCKING_BELOW).all()):
         return Kind.ANY
     return Kind.ORDINARY if bool((flat > BLOCKING_BELOW).all()) else Kind.LOW
 
@@ -146,7 +144,7 @@ def _computed(node: Node, entries: Sequence[Any]) -> np.generic | None:
     with np.errstate(all="ignore"):
         if kind == "Cast":
             return _cast(node, entries[0])
-        if kind == "Div" and not entries[1]:
+        if (kind == "Div" and not entries[1]) or (kind == "IsInf" and node.attributes):
             return None
         if kind == "Div":
             value = entries[0] / entries[1] if _is_float(entries[0]) else np.trunc(entries[0] / entries[1])

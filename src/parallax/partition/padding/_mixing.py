@@ -150,6 +150,8 @@ def softmax(view: View, node: Node) -> Sequence[Seen]:
 
 
 _KEEP_ZERO: Final = frozenset({"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"})
+_KEEP_ONE: Final = frozenset({"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"})
+"""Reductions that leave a single number as it is."""
 _ADDING: Final = frozenset({"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"})
 """Reductions to which zeros add nothing."""
 
@@ -158,15 +160,13 @@ def reduction(view: View, node: Node) -> Sequence[Seen]:
     """Sums need zeros at padded places, maxima what no ordinary number is below."""
     seen = view.seen(node.inputs[0])
     rank = len(seen.axes)
-    if not rank:
-        return [seen]
-    gone = axes_of(view, node, 1, rank)
-    if not gone:
-        if int_of(node, "noop_with_empty_axes", 0):
-            return [seen]
+    gone = axes_of(view, node, 1, rank) or ()
+    if not gone and not int_of(node, "noop_with_empty_axes", 0):
         gone = tuple(range(rank))
+    if not gone and node.op_type in _KEEP_ONE:
+        return [seen]
     if seen.items is not None:
-        return [_reduced_items(node, seen)]
+        return [_reduced_items(node, seen, gone)]
     _must_not_count(view, [seen])
     is_masked = False
     for mark in marks_of(seen.axes, view.sequence):
@@ -197,8 +197,10 @@ def _check_reduced(node: Node, edge: Edge) -> None:
         raise NotProven("it mixes places of the sequence, padded ones among them")
 
 
-def _reduced_items(node: Node, seen: Seen) -> Seen:
+def _reduced_items(node: Node, seen: Seen, gone: Sequence[int]) -> Seen:
     assert seen.items is not None
+    if not gone:
+        raise NotProven("it computes with sizes in a way that is not followed")
     axes: tuple[Atoms, ...] = ((),) if int_of(node, "keepdims", 1) and seen.axes else ()
     if node.op_type == "ReduceProd":
         return Seen(axes=axes, items=(product(seen.items),))

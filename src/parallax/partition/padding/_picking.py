@@ -25,7 +25,8 @@ def cut_out(view: View, node: Node) -> Sequence[Seen]:
     places = tuple(range(len(starts))) if touched is None else touched
     bounds = [(start.number, end.number) for start, end in zip(starts, ends, strict=True)]
     if seen.items is not None and len(bounds) == 1 and None not in bounds[0]:
-        return [_cut_items(seen.items, starts, ends, steps)]
+        picked = seen.items[slice(*bounds[0], 1 if steps is None else steps[0])]
+        return [Seen(axes=(axis_of(Length.of(len(picked))),), items=picked)]
     axes = list(seen.axes)
     kept = list(range(len(axes)))
     for number, place in enumerate(places):
@@ -51,16 +52,6 @@ def _bounds(view: View, node: Node, place: int, attribute: str) -> tuple[Length,
     if items is None:
         raise NotProven(f"the bounds {name!r} are not known")
     return items
-
-
-def _cut_items(
-    items: Sequence[Length], starts: Sequence[Length], ends: Sequence[Length], steps: Sequence[int] | None
-) -> Seen:
-    start, end = starts[0].number, ends[0].number
-    if start is None or end is None:
-        raise NotProven("its bounds are not known")
-    picked = tuple(items[start : None if end >= _TO_THE_END else end : 1 if steps is None else steps[0]])
-    return Seen(axes=(axis_of(Length.of(len(picked))),), items=picked)
 
 
 def _cut_axis(view: View, atoms: Atoms, start: Length, end: Length, step: int) -> Atoms:

@@ -241,6 +241,9 @@ class _Proof:
                 "known only by running it"
             )
         number = float(first)
-        if math.isnan(number):
-            raise NotTrimmable(f"output {name!r} keeps the axis {self.symbol!r}, and is no number at padded places")
+        if math.isnan(number) or (first.dtype.kind in "iu" and int(number) != int(first)):
+            raise NotTrimmable(
+                f"output {name!r} keeps the axis {self.symbol!r}, and is {first} at padded places, which cannot be "
+                "filled in"
+            )
         return PaddedOutput(name=name, axes=tuple(axis for axis, _ in marks), value=repr(number))

@@ -36,7 +36,7 @@ def shape(view: View, node: Node) -> Sequence[Seen]:
 
 
 def _vector(items: Sequence[Length]) -> Seen:
-    return Seen(axes=(axis_of(Length.of(len(items))),), items=tuple(items) if len(items) <= MOST_ITEMS else None)
+    return Seen(axes=(axis_of(Length.of(len(items))),), items=tuple(items))
 
 
 def counting(view: View, node: Node) -> Sequence[Seen]:
@@ -202,7 +202,9 @@ def concat(view: View, node: Node) -> Sequence[Seen]:
         return parts
     axis = int_of(node, "axis", 0) % len(parts[0].axes)
     if all(part.items is not None and len(part.axes) == 1 for part in parts):
-        return [_vector([item for part in parts for item in part.items or ()])]
+        items = [item for part in parts for item in part.items or ()]
+        if len(items) <= MOST_ITEMS:
+            return [_vector(items)]
     if any(part.depends_on(view.symbol) for part in parts):
         raise NotProven("it computes with the length of the sequence")
     sizes = [part.shape[axis] for part in parts]
@@ -249,6 +251,8 @@ def triangle(view: View, node: Node) -> Sequence[Seen]:
     offsets = numbers(view, node, 1) if name else (0,)
     if seen.depends_on(view.symbol) or offsets is None or len(offsets) != 1:
         raise NotProven("which diagonal it takes is not known")
+    if any(atoms not in ((), (view.sequence,)) and marks_of([atoms], view.sequence) for atoms in seen.axes[-2:]):
+        raise NotProven("where its diagonal runs depends on the length of the sequence")
     upper, offset = int_of(node, "upper", 1), offsets[0]
     edges = {}
     for mark, edge in ((mark, seen.edge(mark)) for mark in marks_of(seen.axes, view.sequence)):
