@@ -413,6 +413,23 @@ def test_a_model_in_the_runtime_s_own_format_is_refused(tmp_path: Path) -> None:
         parallax.InferenceSession(tmp_path / "model.ort", padding="trim")
 
 
+def test_session_options_that_change_the_model_are_refused(tmp_path: Path) -> None:
+    least = next(entry for entry in onnx.load_from_string(MODEL).graph.initializer if entry.data_type == 1)
+    held = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros_like(onnx.numpy_helper.to_array(least)))
+    given, fixed, plain = (onnxruntime.SessionOptions() for _ in range(3))
+    given.add_initializer(least.name, held)
+    fixed.add_free_dimension_override_by_name("sequence", SIZE)
+    plain.intra_op_num_threads = 1
+    bundle = parallax.compile(MODEL, tmp_path / "m.plx", padding="trim")
+    for options, named in ((given, "add_initializer"), (fixed, "fix free dimensions")):
+        with pytest.raises(parallax.ConfigError, match=f'padding="trim" is not for this model: .*{named}'):
+            parallax.InferenceSession(MODEL, options, padding="trim")
+        with pytest.raises(parallax.ConfigError, match=f"this bundle cannot be run so: .*{named}"):
+            parallax.InferenceSession(bundle, options)
+    check(parallax.InferenceSession(MODEL, plain, padding="trim").run(None, FEEDS)[0])
+    check(parallax.InferenceSession(bundle, plain).run(None, FEEDS)[0])
+
+
 def test_wrong_feeds_are_refused_as_ever() -> None:
     session = parallax.InferenceSession(MODEL, padding="trim")
     with pytest.raises(ValueError, match="missing"):

@@ -191,7 +191,9 @@ class BundleOpening:
         names = bundle.names()
         obstacle = None if bundle.plan.is_uncut else why_not_cut(given, None)
         if obstacle is None:
-            obstacle = why_not_with_bundle(given, names, (file.location for file in bundle.manifest.source.files))
+            manifest = bundle.manifest
+            locations = [file.location for file in manifest.source.files]
+            obstacle = why_not_with_bundle(given, names, locations, is_trimmed=manifest.trimming is not None)
         if obstacle is None and not bundle.plan.is_uncut:
             obstacle = why_not_with_split_bundle(given, names)
         if obstacle is not None:

@@ -146,7 +146,7 @@ def compile_loaded(
         note = "; ".join(part for part in (note, slimming_note(model)) if part)
     shaped = model if options.shapes is None else model.with_shapes(options.shapes)
     check_calibration_names(options.calibration, shaped)
-    trimming = None if options.padding is None else trimming_of(model)
+    trimming = None if options.padding is None else trimming_of(model, None)
     is_static = all(info.is_static for info in model.graph.inputs)
     request = replace(
         plan_request(shaped, options, None),

@@ -104,7 +104,7 @@ class Opening:
         if request.options.padding is not None:
             from parallax.opening._trimming import trimming_of
 
-            self._trimming = trimming_of(model)
+            self._trimming = trimming_of(model, request.session_options)
         obstacle = why_kept_whole(request, model)
         if obstacle is not None:
             return self._open_whole(obstacle)

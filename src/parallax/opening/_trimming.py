@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from parallax._json_records import parse_json, read_record, write_record
 from parallax.errors import BundleError, ConfigError, ParallaxError, PlanError
+from parallax.options import why_content_matters
 from parallax.partition.padding import LEAST_WEIGHT_BYTES, NotTrimmable, Trimming, prove_trimming
 
 if TYPE_CHECKING:
@@ -20,14 +21,19 @@ _PROBED = 8
 """Length of the sequences with which rows are proven to be independent."""
 
 
-def trimming_of(model: Model) -> Trimming:
+def trimming_of(model: Model, session_options: Any) -> Trimming:
     """How runs of a model may leave out padding.
 
     Args:
         model: as it came, without shapes that a session plans for.
+        session_options: the caller's, or None. Constants and sizes that they give are others than those of the model,
+            on which the proof rests.
 
     Raises: ConfigError if it is not proven that answers stay the same; names the node that stands in the way.
     """
+    held = None if session_options is None else why_content_matters(session_options, model)
+    if held is not None:
+        raise not_trimmed(held)
     opset = max(model.opset_imports.get(domain, 0) for domain in _ONNX)
     graph = model.inferred()
     try:

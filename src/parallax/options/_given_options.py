@@ -62,12 +62,15 @@ def why_content_matters(session_options: Any, model: Model) -> str | None:
     return why_hidden_content_matters(session_options, tensor_names(model), model.files.external, shows)
 
 
-def why_not_with_bundle(session_options: Any, names: ModelNames | None, locations: Iterable[str]) -> str | None:
+def why_not_with_bundle(
+    session_options: Any, names: ModelNames | None, locations: Iterable[str], *, is_trimmed: bool
+) -> str | None:
     """Why a compiled model would not compute what the model with these options does, or None.
 
     Args:
         names: of the model; None where the bundle does not have them.
         locations: names of its files of external data.
+        is_trimmed: whether its runs leave out padding, so that its inputs must be free to be shorter.
     """
     level = session_options.graph_optimization_level
     if level != onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL:
@@ -77,7 +80,8 @@ def why_not_with_bundle(session_options: Any, names: ModelNames | None, location
         return f"the session option {entry[0]}={entry[1]!r} is decided when a bundle is compiled"
     if names is None:
         return "it does not say which initializers session options could give; compile it again"
-    return why_hidden_content_matters(session_options, names.tensors, locations)
+    shows = functools.partial(_why_inputs_differ, names.interface) if is_trimmed else None
+    return why_hidden_content_matters(session_options, names.tensors, locations, shows)
 
 
 def why_not_with_split_bundle(session_options: Any, names: ModelNames | None) -> str | None:
