@@ -108,14 +108,14 @@ def _filled(entry: PaddedOutput, output: _Array, length: int) -> _Array:
 # -- rows of unlike lengths in groups ---------------------------------------------------------------------------------
 
 
-def group_rows(trimming: Trimming, names: Sequence[str], feeds: Any) -> list[list[int]]:
+def _group_rows(trimming: Trimming, names: Sequence[str], feeds: Mapping[str, Any], counts: _Array) -> list[list[int]]:
     """The rows of feeds in groups that had better be run apart; [] where all had better be run together.
 
     Args:
         names: of all the model's inputs.
+        counts: the tokens of each row.
     """
-    counts = None if trimming.rows is None else _row_lengths(trimming, feeds)
-    if counts is None or feeds.keys() != set(names):
+    if trimming.rows is None or feeds.keys() != set(names):
         return []
     if any(not isinstance(array, np.ndarray) or array.shape[:1] != counts.shape for array in feeds.values()):
         return []
@@ -144,6 +144,9 @@ def _run(
     Args:
         rest: what else it is called with.
     """
+    counts = _row_lengths(trimming, feeds)
+    if counts is None:
+        return call(output_names, feeds, *rest)
     names = output_names or runner.output_names
 
     def run_cut(trimmed: Trimmed | None) -> Any:
@@ -152,9 +155,8 @@ def _run(
         made = call(output_names, trimmed.feeds, *rest)
         return fill_outputs(trimming, names, made, trimmed.length) if trimming.outputs else made
 
-    groups = group_rows(trimming, runner.input_names, feeds)
+    groups = _group_rows(trimming, runner.input_names, feeds, counts)
     if groups:
-        counts = np.count_nonzero(feeds[trimming.mask], axis=-1)
         parts = [_cut(trimming, feeds, int(counts[group].max()), rows=group) for group in groups]
         if None not in parts:
             made = [run_cut(part) for part in parts]
@@ -163,7 +165,7 @@ def _run(
                 _joined(groups, outputs, axes[name])
                 for name, outputs in zip(names, zip(*made, strict=True), strict=True)
             ]
-    return run_cut(trim_feeds(trimming, feeds))
+    return run_cut(_cut(trimming, feeds, int(counts.max())))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
