@@ -162,17 +162,10 @@ _ON_ITEMS: Final[Mapping[str, Callable[..., Length | None]]] = {
 # -- numbers that follow from where they stand ------------------------------------------------------------------------
 
 
-def _aligned(operand: Seen, rank: int) -> Affine | None:
-    found = operand.as_affine()
-    if found is None:
-        return None
-    return Affine(start=found.start, slopes=(*[ZERO] * (rank - len(found.slopes)), *found.slopes))
-
-
 def _affine(node: Node, operands: Sequence[Seen], rank: int) -> Affine | None:
     if node.op_type not in _ON_PLACES or _target_kind(node) != "i":
         return None
-    found = [_aligned(operand, rank) for operand in operands]
+    found = [operand.aligned_affine(rank) for operand in operands]
     known = [entry for entry in found if entry is not None]
     if len(known) < len(found):
         return None
@@ -199,7 +192,7 @@ def _added(left: Affine, right: Affine) -> Affine:
 
 def _compared(node: Node, operands: Sequence[Seen], made: Seen) -> Seen:
     """With what follows from the numbers' places: at all of them, or at the first place of the sequence."""
-    left, right = (_aligned(operand, len(made.axes)) for operand in operands)
+    left, right = (operand.aligned_affine(len(made.axes)) for operand in operands)
     if left is None or right is None:
         return made
     if node.op_type in ("Less", "LessOrEqual"):

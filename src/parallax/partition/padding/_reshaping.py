@@ -172,11 +172,8 @@ def repeated(view: View, seen: Seen, sizes: Sequence[Length]) -> Seen:
         if atoms and size not in (ONE, product(atoms)):
             raise NotProven("the sizes that it repeats to are not known to fit for every length")
     axes = tuple(atoms or axis_of(size) for atoms, size in zip(own, wanted, strict=True))
-    found = seen.as_affine()
-    affine = None
-    if found is not None:
-        affine = Affine(start=found.start, slopes=(*[ZERO] * (rank - len(found.slopes)), *found.slopes))
-    elif seen.depends_on(view.symbol):
+    affine = seen.aligned_affine(rank)
+    if affine is None and seen.depends_on(view.symbol):
         raise NotProven("it computes with the length of the sequence")
     edges = {}
     for mark in marks_of(axes, view.sequence):

@@ -84,6 +84,13 @@ class Seen:
             return Affine(start=self.items[0], slopes=(ZERO,) * len(self.axes))
         return self.affine
 
+    def aligned_affine(self, rank: int) -> Affine | None:
+        """Likewise, after it was broadcast to so many axes."""
+        found = self.as_affine()
+        if found is None:
+            return None
+        return Affine(start=found.start, slopes=(*[ZERO] * (rank - len(found.slopes)), *found.slopes))
+
 
 def axis_of(size: Length) -> Atoms:
     """An axis of this size, of which no more is known."""
