@@ -83,7 +83,7 @@ def run_load(new_call: Callable[[], Call], phases: Sequence[tuple[int, float]]) 
     """Have so many callers for so many seconds, phase by phase; each begins its next run when the last has ended.
 
     Returns: for each run that ended, the second of its end (from the beginning of the load) and the seconds it took, in
-    two lists; and how many runs failed.
+    two lists; what runs failed with; and the process's private memory and threads after the load.
     """
     ends: list[list[float]] = []
     taken: list[list[float]] = []

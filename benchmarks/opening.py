@@ -141,17 +141,17 @@ def make_figures(results: Sequence[Mapping[str, Any]]) -> list[Figure]:
             headline=False,
         )
     rows = dict(reversed(rows.items()))
+    what = (
+        f"of {len(rows)} openings of the reference models, those that take at most {RATIO_LIMIT} of ONNX Runtime's time"
+    )
+    return with_count("opening.models", what, rows)
+
+
+def with_count(name: str, what: str, rows: Mapping[str, Figure]) -> list[Figure]:
+    """Ratios, and how many of them keep the bound."""
     values = [figure.value for figure in rows.values()]
-    return [
-        *rows.values(),
-        rows_that_keep(
-            "opening.models",
-            f"of {len(rows)} openings of the reference models, those that take at most {RATIO_LIMIT} of ONNX Runtime's "
-            "time",
-            rows,
-            note=f"from {min(values):.2f} to {max(values):.2f} of it",
-        ),
-    ]
+    note = f"from {min(values):.2f} to {max(values):.2f} of it"
+    return [*rows.values(), rows_that_keep(name, what, rows, note=note)]
 
 
 def make_device_figures(results: Sequence[Mapping[str, Any]]) -> list[Figure]:
@@ -170,17 +170,11 @@ def make_device_figures(results: Sequence[Mapping[str, Any]]) -> list[Figure]:
         )
     if not rows:
         return []
-    values = [figure.value for figure in rows.values()]
-    return [
-        *rows.values(),
-        rows_that_keep(
-            "opening.device",
-            f"of {len(rows)} bundles with regions on {DEVICE}, those that open in at most {RATIO_LIMIT} of the time of "
-            "the same segments on the CPU",
-            rows,
-            note=f"from {min(values):.2f} to {max(values):.2f} of it",
-        ),
-    ]
+    what = (
+        f"of {len(rows)} bundles with regions on {DEVICE}, those that open in at most {RATIO_LIMIT} of the time of the "
+        "same segments on the CPU"
+    )
+    return with_count("opening.device", what, rows)
 
 
 def main() -> None:

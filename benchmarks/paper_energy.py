@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ from _sections import Section, publish_sections
 
 from parallax.backends.emulated import DeviceProfile, load_profile
 from parallax.backends.emulated._backend import EmulatedBackend
-from parallax.cli._energy import power_of
+from parallax.cli._energy import power_of, touched_bytes
 from parallax.energy import Band, PowerModel
-from parallax.graph import CostModel, OpGraph, node_work
+from parallax.graph import CostModel
 from parallax.model import Model, RowSplit
 from parallax.partition.regions import RegionPlacer, RegionPlan, RegionRule
 from parallax.schedule.placement import PaperPolicy, PlacementProblem, run_by_layers
@@ -77,16 +77,12 @@ class Row:
                     "core_milliseconds": run.core_ns / 1e6,
                     "device_milliseconds": run.device_ns / 1e6,
                     "touched_bytes": run.touched_bytes,
-                    "joules": as_json(self.joules(policy)),
-                    "share_of_cpu_alone": as_json(self.share(policy, CPU)),
+                    "joules": asdict(self.joules(policy)),
+                    "share_of_cpu_alone": asdict(self.share(policy, CPU)),
                 }
                 for policy, run in self.runs.items()
             },
         }
-
-
-def as_json(band: Band) -> dict[str, float]:
-    return {"low": band.low, "typical": band.typical, "high": band.high}
 
 
 def model_row(name: str, phone: str, model: Model) -> Row:
@@ -104,11 +100,6 @@ def model_row(name: str, phone: str, model: Model) -> Row:
     }
     runs[OURS] = ours_run(study, profile, runs[CPU])
     return Row(model=name, phone=phone, power=power_of(profile, cores=CORES), runs=runs)
-
-
-def touched_bytes(graph: OpGraph) -> int:
-    """What operators read and write in a run."""
-    return sum(node_work(graph, node).bytes or 0 for node in graph.nodes)
 
 
 def greedy_run(study: Study, touched: int) -> Busy:
