@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 import parallax
@@ -19,9 +20,11 @@ from parallax.cli._energy import EnergySource, RowEnergy, find_source, measure_r
 from parallax.energy import Band, PowerModel
 from parallax.errors import ConfigError
 from parallax.machine import find_meters
+from parallax.options import make_device
 from tests.cli._models import affine, invoke
 from tests.energy.test_model import plan_of
 from tests.machine.test_energy import LAPTOP, ORIN, tree
+from tests.model._pruned import losing
 from tests.session.test_devices import CPU, two_branches
 
 MS = 1_000_000
@@ -170,8 +173,10 @@ def test_every_profile_says_what_its_device_draws_with_sources_and_bands(name: s
 
 
 def test_a_phone_that_is_slower_than_this_processor_takes_longer_and_so_more_joules() -> None:
-    slow = find_source([f"emulated:pixel-6-gpu,host_flops={2 * load_profile('pixel-6-gpu').cpu_gemm_flops}"], cores=2)
-    same = find_source([f"emulated:pixel-6-gpu,host_flops={load_profile('pixel-6-gpu').cpu_gemm_flops}"], cores=2)
+    own = load_profile("pixel-6-gpu").cpu_gemm_flops
+    slow, same = (
+        find_source([make_device("emulated:pixel-6-gpu", {"host_flops": flops})], cores=2) for flops in (2 * own, own)
+    )
     assert slow.time_factor == pytest.approx(2 * same.time_factor)
     one, two = (model_threads(source, 2, run_ns=MS, touched_bytes=0).modelled for source in (same, slow))
     assert one is not None
@@ -217,7 +222,7 @@ def test_a_profile_without_power_cannot_be_modelled(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match="does not say what its device draws"):
-        find_source([f"emulated:{path}"], cores=2)
+        find_source([make_device(f"emulated:{path}", {})], cores=2)
     with pytest.raises(ConfigError, match="without a power block"):
         power_of(load_profile(path), cores=2)
 
@@ -250,3 +255,32 @@ def test_a_bundle_for_an_emulated_phone_is_modelled_as_that_phone(
     ours = report["timings"][0]["energy"]
     assert ours["source"] == "modelled"
     assert ours["parts"]["devices"]["typical"] > 0
+
+
+@pytest.mark.parametrize("provider", ["emulated:mine.json", "emulated:pixel-6-gpu?float16=1"])
+def test_a_device_that_a_bundle_may_not_lead_to_is_modelled_where_it_is_named(
+    provider: str, tmp_path: Path, on: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(tmp_path / "empty")
+    monkeypatch.chdir(tmp_path)
+    profiles = importlib.resources.files("parallax.backends.emulated") / "profiles"
+    Path("mine.json").write_text((profiles / "pixel-6-gpu.json").read_text())
+    for number, model in enumerate((two_branches(), affine(tmp_path / "m.onnx"))):  # the second has nothing for it
+        name = f"{number}.plx"
+        bundle = parallax.compile(model, name, providers=[provider, CPU], min_gain=0, threads=2)
+        assert invoke("run", bundle, "--provider", provider, "--threads", 2).exit_code == 0
+        arguments = ("bench", bundle, "--runs", 1, "--threads", 2, "--max-time", 20, "--energy", "--json")
+        refused = invoke(*arguments)
+        assert refused.exit_code == 2
+        assert "word is not enough" in " ".join(refused.stderr.split())
+        report = json.loads(invoke(*arguments, "--provider", provider).stdout)
+        assert "Google Pixel 6" in report["energy"]["what"]
+
+
+def test_a_slimmed_model_reads_and_writes_less_than_what_onnx_runtime_runs(tmp_path: Path, on: Any) -> None:
+    on(tmp_path / "empty")
+    made, _ = losing()
+    onnx.save(made, tmp_path / "m.onnx")
+    report = json.loads(bench(tmp_path / "m.onnx", "--slim", "--json").stdout)
+    ours, *theirs = (row["energy"]["parts"]["memory"]["typical"] for row in report["timings"])
+    assert 0 < ours < min(theirs)

@@ -21,10 +21,9 @@ from parallax.cli._energy import (
     ENERGY_SHARE,
     EnergySource,
     RowEnergy,
-    devices_of,
     energy_of,
-    find_source,
     measure_rows,
+    source_for,
 )
 from parallax.cli._exits import INTERRUPTED_EXIT, say
 from parallax.cli._open import Subject, check_writable, prepare
@@ -125,7 +124,6 @@ def bench_model(
         open_placer(policy)  # what is wrong with one is said now, not after a minute of measuring
     cores = options.threads or available_cores()
     rivals = runtime_rivals(cores)
-    source = find_source(providers, cores=cores) if how.energy else None
     deadline = Deadline(how.limit_s(len(rivals) + 1 + len(policies)))
     subject = prepare(
         model,
@@ -136,11 +134,11 @@ def bench_model(
         batch=how.batch,
         screen=screen,
         bundles=True,
+        providers=providers,
     )
     if subject.source.is_bundle and how.tunes:
         raise ConfigError(f"{model!r} is compiled: its plan is fixed", fix="tune when it is made: `parallax compile`")
-    if source is not None and subject.source.is_bundle:
-        source = find_source(devices_of(read_bundle(subject.source.path, verify="never")) or providers, cores=cores)
+    source = source_for(subject, providers, cores=cores) if how.energy else None
     with screen.progress() as progress:
         wait_s = min(WAIT_LIMIT_S, WAIT_SHARE * deadline.remaining_s)
         await_idle_cores(screen, progress, cores=cores, limit_s=wait_s)
@@ -201,6 +199,7 @@ def bench_model(
             measured.rounds,
             plans={OURS: session.plan, **{label: other.session.plan for label, other in others.items()}},
             threads={rival.label: rival.threads for rival in rivals},
+            slim=options.slim,
         ),
     )
     report = describe_bench(bench)

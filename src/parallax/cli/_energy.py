@@ -9,22 +9,22 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from parallax.backends import open_backend
 from parallax.backends.emulated import PREFIX, DeviceProfile, FigureBand, load_profile
-from parallax.bundle import Bundle
+from parallax.bundle import Bundle, is_safe_to_open, read_bundle
 from parallax.cli._open import Subject, open_shapes
-from parallax.cli._providers import parse_provider
+from parallax.cli._providers import parse_providers
 from parallax.cli._timing import Round, wait_until_quiet, wake
 from parallax.cli._units import significant
 from parallax.energy import Band, ModelledEnergy, PowerModel, model_busy_energy, model_energy, unknown_host
 from parallax.errors import ConfigError
-from parallax.graph import node_work
+from parallax.graph import OpGraph, node_work
 from parallax.machine import EnergyMeter, EnergyRecorder, FoundMeter, MeteredEnergy, find_meters
-from parallax.model import load_model
-from parallax.options import make_device
+from parallax.model import load_model, slim_model
+from parallax.options import Device, make_device
 from parallax.schedule import Plan, simulate_plan
 
 MEASURED, MODELLED = "measured", "modelled"
@@ -73,11 +73,10 @@ class RowEnergy:
         if self.obstacle:
             return {"source": None, "obstacle": self.obstacle}
         if self.modelled is not None:
-            parts = {name: getattr(self.modelled, name) for name in ("static", "cores", "devices", "memory")}
             return {
                 "source": MODELLED,
-                "joules_per_run": _band_json(self.modelled.total),
-                "parts": {name: _band_json(band) for name, band in parts.items()},
+                "joules_per_run": asdict(self.modelled.total),
+                "parts": asdict(self.modelled),
             }
         return {
             "source": MEASURED,
@@ -125,29 +124,38 @@ class BenchEnergy:
         }
 
 
-def _band_json(band: Band) -> dict[str, float]:
-    return {"low": band.low, "typical": band.typical, "high": band.high}
-
-
 # Where joules come from -------------------------------------------------------------------------------
 
 
-def find_source(providers: Sequence[str], *, cores: int) -> EnergySource:
-    """Meters where some can be read and no device is emulated, else the model.
+def source_for(subject: Subject, providers: Sequence[str], *, cores: int) -> EnergySource:
+    """Where the joules of a subject's runs come from: of a bundle, by the devices that it was compiled for.
 
     Args:
         providers: devices as ``--provider`` takes them.
         cores: that the sessions may use.
 
+    Raises: as `find_source`; ConfigError for a bundle's device that is read from a file and not among ``providers``.
+    """
+    devices = [make_device(*given) for given in parse_providers(providers) or ()]
+    if subject.source.is_bundle:
+        devices = _devices_of(read_bundle(subject.source.path, verify="never"), devices) or devices
+    return find_source(devices, cores=cores)
+
+
+def find_source(devices: Sequence[Device], *, cores: int) -> EnergySource:
+    """Meters where some can be read and no device is emulated, else the model.
+
+    Args:
+        devices: that runs are planned for.
+        cores: that the sessions may use.
+
     Raises: ConfigError for an emulated device whose profile has no power block, or whose speed was set by hand.
     """
     found = find_meters()
-    devices = [make_device(*parse_provider(text)) for text in providers]
-    emulated = [device for device in devices if device.name.partition(":")[0] == PREFIX]
+    emulated = [device for device in devices if _is_emulated(device.name)]
     if emulated:
-        names = [device.name for device in emulated]
-        profiles = {f"{PREFIX}:{profile.name}": profile for profile in map(_profile_of, names)}
-        first = next(iter(profiles.values()))
+        profiles = {f"{PREFIX}:{profile.name}": profile for profile in map(_profile_of, emulated)}
+        first, *others = profiles.values()
         if any(device.options.get("speed", "host") != "host" for device in emulated):
             raise ConfigError(
                 "an emulated device whose speed is set by hand does not tell how long its phone would take",
@@ -155,7 +163,7 @@ def find_source(providers: Sequence[str], *, cores: int) -> EnergySource:
             )
         host_flops = open_backend(emulated[0].name, emulated[0].options).host_flops
         return EnergySource(
-            power=power_of(first, cores=cores, others=tuple(profiles.values())[1:]),
+            power=power_of(first, cores=cores, others=others),
             time_factor=1.0 if host_flops is None else host_flops / first.cpu_gemm_flops,
             what=f"{first.title}, by the power block of its profile, in the time that a run would take there",
             found=found,
@@ -171,17 +179,32 @@ def find_source(providers: Sequence[str], *, cores: int) -> EnergySource:
     )
 
 
-def devices_of(bundle: Bundle) -> list[str]:
-    """The emulated devices that a bundle was compiled for, as ``--provider`` takes them."""
-    return [
-        ",".join([device.name, *(f"{key}={value}" for key, value in device.options)])
-        for device in bundle.manifest.options.devices
-        if device.name.partition(":")[0] == PREFIX
-    ]
+def _devices_of(bundle: Bundle, given: Sequence[Device]) -> list[Device]:
+    """The emulated devices that a bundle was compiled for; those that lead to a file as the caller names them."""
+    named = {device.name: device for device in given}
+    found = []
+    for asked in bundle.manifest.options.devices:
+        if not _is_emulated(asked.name):
+            continue
+        if is_safe_to_open(asked):
+            found.append(Device(name=asked.name, options=dict(asked.options)))
+        elif asked.name in named:
+            found.append(named[asked.name])
+        else:
+            raise ConfigError(
+                f"this bundle was compiled for {asked.name}, and a bundle's word is not enough to read a file by",
+                where=bundle.folder,
+                fix="name it with its options yourself: --provider NAME,KEY=VALUE; or leave --energy out",
+            )
+    return found
 
 
-def _profile_of(name: str) -> DeviceProfile:
-    profile = load_profile(name.partition(":")[2].partition("?")[0])
+def _is_emulated(name: str) -> bool:
+    return name.partition(":")[0] == PREFIX
+
+
+def _profile_of(device: Device) -> DeviceProfile:
+    profile = load_profile(device.name.partition(":")[2].partition("?")[0])
     if profile.power is None:
         raise ConfigError(
             f"the profile {profile.name!r} does not say what its device draws",
@@ -291,6 +314,7 @@ def energy_of(
     *,
     plans: Mapping[str, Plan],
     threads: Mapping[str, int],
+    slim: bool,
 ) -> BenchEnergy:
     """What meters told; else the model's joules for all that were timed.
 
@@ -299,27 +323,30 @@ def energy_of(
         rounds: that count.
         plans: of our sessions, by label.
         threads: of ONNX Runtime's, by label.
+        slim: whether our sessions run the model without what its zeros make superfluous.
     """
     if source.is_measured:
         return BenchEnergy(source=source, rows=metered)
-    moved, remark = touched_bytes(subject), ""
+    remark, theirs, ours = "", 0, 0
     if subject.source.is_bundle:
         remark = "without that of memory: a bundle does not say what operators read and write"
+    else:
+        model = load_model(subject.source.path, shapes=open_shapes(subject))
+        theirs = ours = touched_bytes(model.inferred())
+        if slim:
+            ours = touched_bytes(slim_model(model).inferred())
     rows = {}
     for label in rounds[0].turns:
         run_ns = statistics.median(measured.turns[label].sample_ns for measured in rounds)
         if label in plans:
-            rows[label] = model_plan(source, plans[label], run_ns=run_ns, touched_bytes=moved)
+            rows[label] = model_plan(source, plans[label], run_ns=run_ns, touched_bytes=ours)
         else:
-            rows[label] = model_threads(source, threads[label], run_ns=run_ns, touched_bytes=moved)
+            rows[label] = model_threads(source, threads[label], run_ns=run_ns, touched_bytes=theirs)
     return BenchEnergy(source=source, rows=rows, remark=remark)
 
 
-def touched_bytes(subject: Subject) -> int:
-    """What the operators of a model read and write in a run; 0 for a bundle, which does not say."""
-    if subject.source.is_bundle:
-        return 0
-    graph = load_model(subject.source.path, shapes=open_shapes(subject)).inferred()
+def touched_bytes(graph: OpGraph) -> int:
+    """What the operators of a model read and write in a run, as if no cache held them."""
     return sum(node_work(graph, node).bytes or 0 for node in graph.nodes)
 
 

@@ -95,16 +95,18 @@ def prepare(
     cache_dir: str | os.PathLike[str] | None = None,
     batch: int | None = None,
     bundles: bool = False,
+    providers: Sequence[str] = (),
 ) -> Subject:
     """Find and load the model, and read or make up its feeds, with a notice for each one made up.
 
     Args:
         batch: size of the batch, for inputs that leave it open and are given no shape.
         bundles: whether the command can do with a compiled model.
+        providers: devices, with which a compiled model is opened to see its inputs.
     """
     concrete: Mapping[str, tuple[int, ...]] = parse_shapes(shapes)
     source = find_model(model, screen, bundles=bundles, cache_dir=None if cache_dir is None else Path(cache_dir))
-    required, optional = _declared_inputs(source)
+    required, optional = _declared_inputs(source, providers)
     batched: dict[str, tuple[int, ...]] = {}
     if batch is not None:
         batched = batch_shapes(required, batch, given=concrete, zoo_name=source.zoo_name)
@@ -119,10 +121,12 @@ def prepare(
     return Subject(source=source, inputs=required, feeds=feeds)
 
 
-def _declared_inputs(source: ModelSource) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+def _declared_inputs(
+    source: ModelSource, providers: Sequence[str]
+) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
     """The inputs that a run must feed, and those that it may."""
     if source.is_bundle:
-        session = InferenceSession(source.path)
+        session = InferenceSession(source.path, providers=parse_providers(providers))
         required, optional = session.get_inputs(), session.get_overridable_initializers()
         return tuple(map(declared_by, required)), tuple(map(declared_by, optional))
     graph = load_model(source.path).graph

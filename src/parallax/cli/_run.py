@@ -52,6 +52,7 @@ def run_model(
         cache_dir=options.cache_dir,
         screen=screen,
         bundles=True,
+        providers=providers,
     )
     if options.tune and subject.source.is_bundle:
         raise ConfigError(f"{model!r} is compiled: its plan is fixed", fix="tune when it is made: `parallax compile`")
