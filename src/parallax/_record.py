@@ -3,9 +3,9 @@
 Python's own writes the methods of each class as text and compiles them, six for a frozen record: on the way to a
 bundle's first answer that takes more than all else that importing this package takes. Here ``__init__`` alone is
 compiled, when it is first asked for, since most processes make records of few classes; what else a record has needs
-but the names of its fields. Fields, slots and what `dataclasses` offers for
-records (``fields``, ``replace``, ``asdict``, ``is_dataclass``) are its own, and type checkers see nothing else. A test
-compares records with what `dataclasses` makes of the same classes.
+but the names of its fields. Fields, slots and what `dataclasses` offers for records (``fields``, ``replace``,
+``asdict``, ``is_dataclass``) are its own, and type checkers see nothing else. A test compares records with what
+`dataclasses` makes of the same classes.
 
 Why not a library: ``attrs`` writes and compiles as well; ``msgspec.Struct`` is made quickly, but `dataclasses` takes
 none for a record, and users call ``dataclasses.replace`` and ``asdict`` on options and plans.

@@ -122,7 +122,7 @@ def inspect_command(
 
     The first lines answer; below them are operators with their FLOPs and bytes, node classes, branches, layers, open
     sizes, control flow, and what the cost tables predict. Runs nothing. Of a bundle: what is in it. With --slim, all
-    of it is of what is left of the model once its zeros are removed; first what went, and what not.
+    this is said of the slimmed model, after a list of the channels that were removed and of what kept others.
 
     With --sparsity, instead: the zeros that each operator reads, for which the model is run on examples.
 

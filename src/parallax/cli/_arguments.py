@@ -226,7 +226,7 @@ SamplesOption = Annotated[
         metavar="N",
         min=1,
         max=10_000,
-        help="With --sparsity: so many random examples (3), or of the file at most (all).",
+        help="With --sparsity: examples to run: random ones (default 3), or at most of the file (default all).",
     ),
 ]
 MinFlopsOption = Annotated[
@@ -236,7 +236,7 @@ MinFlopsOption = Annotated[
         metavar="FLOPS",
         min=0,
         callback=finite_threshold,
-        help="With --sparsity: work from which on an operator counts as heavy. Default: in the middle.",
+        help="With --sparsity: work from which on an operator counts as heavy. Default: that of the middle operator.",
     ),
 ]
 MaxZerosOption = Annotated[
@@ -247,7 +247,7 @@ MaxZerosOption = Annotated[
         min=0,
         max=1,
         callback=finite_threshold,
-        help="With --sparsity: share of zeros, 0 to 1, above which it counts as sparse. Default: in the middle.",
+        help="With --sparsity: share of zeros, 0 to 1, above which it is sparse. Default: the middle operator's.",
     ),
 ]
 PlotOption = Annotated[
