@@ -53,10 +53,9 @@ def measure_row(name: str, phone: str, *, rounds: int, cores: int, cache: Path) 
     """Timings by label, what the trial found better, and what tuning kept."""
     path, feeds = Path(zoo.load(name)), zoo.example_inputs(name)
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "converted.onnx"
-        onnx.save(converted(path, open_inputs(path, feeds)), file)
+        file, shapes = Path(folder) / "converted.onnx", open_inputs(path, feeds)
+        onnx.save(converted(path, shapes), file)
         model = load_model(file)
-        shapes = open_inputs(path, feeds)
         session = parallax.InferenceSession(
             path,
             shapes=shapes,
