@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from parallax.graph._elements import NUMPY_TYPES
 from parallax.graph._op_graph import Node, OpGraph, constant_value
-from parallax.graph._tensor_info import Dim
+from parallax.graph._tensor_info import Dim, TensorInfo
 from parallax.graph.slimming._finite import find_unbounded
 from parallax.graph.slimming._records import Indices, Refusal, Values
 
@@ -174,7 +175,11 @@ class Channels:
         return self.tracks[name][axis]
 
     def give(self, name: str, axis: int, ids: Indices, values: Values) -> None:
-        """Number the channels of an output."""
+        """Number the channels of an output.
+
+        Their values are rounded to its element type. Of what is no floating-point number only zeros are taken to be
+        known: whole numbers are divided, and run over, in another way.
+        """
         if not name:
             return
         shape = self.shape(name)
@@ -182,7 +187,7 @@ class Channels:
         if shape is not None and size != len(ids) and isinstance(size, int):
             self.pin(ids, f"the shape stated of {name!r} contradicts the operators")
             return
-        self.tracks.setdefault(name, {})[axis] = Track(ids, values)
+        self.tracks.setdefault(name, {})[axis] = Track(ids, _rounded(values, self.graph.tensors.get(name)))
 
     def new(self, count: int) -> Indices:
         """Numbers for channels that are made here."""
@@ -247,6 +252,15 @@ def label(node: Node) -> str:
 def unknown(count: int) -> Values:
     """Values of channels of which nothing is known."""
     return np.full(count, np.nan)
+
+
+def _rounded(values: Values, info: TensorInfo | None) -> Values:
+    dtype = None if info is None else NUMPY_TYPES.get(info.dtype)
+    if dtype is None or dtype.kind != "f":
+        return zeros_only(values)
+    with np.errstate(over="ignore"):
+        rounded = values.astype(dtype).astype(np.float64)
+    return np.where(np.isfinite(rounded), rounded, np.nan)
 
 
 def zeros_only(values: Values) -> Values:

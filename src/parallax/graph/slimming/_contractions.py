@@ -168,6 +168,8 @@ def multiply(channels: Channels, node: Node) -> None:
 def _multiply_computed(channels: Channels, node: Node) -> None:
     """Two computed tensors, as in attention: leading axes go along, the inner one is summed over."""
     left, right = node.inputs
+    if left == right:  # an axis of it is summed over on one side, and kept on the other
+        return
     rank_left, rank_right = channels.rank(left) or 0, channels.rank(right) or 0
     if min(rank_left, rank_right) < 2:
         return

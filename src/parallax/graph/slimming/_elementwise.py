@@ -17,13 +17,12 @@ from parallax.graph.slimming._channels import (
     number,
     unknown,
     value_of,
+    zeros_only,
 )
 from parallax.graph.slimming._joining import join
 from parallax.graph.slimming._records import Values
 
 Function = Callable[[Values], Values]
-_FLOATS: Final = frozenset({1, 10, 11, 16})
-"""Element types to which a value is cast without a change but for rounding."""
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
@@ -66,32 +65,20 @@ def _leaky(node: Node) -> Function:
     return lambda x: np.where(x >= 0, x, alpha * x)
 
 
-def _threshold(node: Node) -> Function:
-    alpha = number(node, "alpha", 1.0)
-    return lambda x: np.where(x > alpha, x, 0.0)
-
-
-def _cast(node: Node) -> Function:
-    """To other types than floating-point numbers, only 0 is sure to stay what it is."""
-    if integer(node, "to", 0) in _FLOATS:
-        return lambda x: x
-    return lambda x: np.where(x == 0, 0.0, np.nan)
-
-
 def _same(function: Function) -> Callable[[Node], Function]:
     return lambda node: function
 
 
 UNARY: Final[Mapping[str, Callable[[Node], Function]]] = {
     "Abs": _same(np.abs),
-    "Cast": _cast,
-    "Ceil": _same(np.ceil),
+    "Cast": _same(lambda x: x),
+    "Ceil": _same(zeros_only),
     "Celu": _celu,
     "Cos": _same(np.cos),
     "Elu": _elu,
     "Erf": _same(_erf),
     "Exp": _same(np.exp),
-    "Floor": _same(np.floor),
+    "Floor": _same(zeros_only),
     "Gelu": _gelu,
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _same(lambda x: x * np.clip(x / 6 + 0.5, 0, 1)),
@@ -102,18 +89,19 @@ UNARY: Final[Mapping[str, Callable[[Node], Function]]] = {
     "Neg": _same(np.negative),
     "Reciprocal": _same(lambda x: 1 / x),
     "Relu": _same(lambda x: np.maximum(x, 0)),
-    "Round": _same(np.round),
+    "Round": _same(zeros_only),
     "Selu": _selu,
     "Sigmoid": _same(_sigmoid),
-    "Sign": _same(np.sign),
+    "Sign": _same(zeros_only),
     "Sin": _same(np.sin),
     "Softplus": _same(_softplus),
     "Softsign": _same(lambda x: x / (1 + np.abs(x))),
     "Sqrt": _same(np.sqrt),
     "Tanh": _same(np.tanh),
-    "ThresholdedRelu": _threshold,
+    "ThresholdedRelu": _same(zeros_only),
 }
-"""Operator -> what makes its function of one number."""
+"""Operator -> what makes its function of one number. Of functions with steps only what they make of 0 is stated: the
+runtime's own arithmetic, of less precision than this one, may give it a number on the other side of a step."""
 
 JOINS: Final[Mapping[str, Callable[[list[Values]], Values]]] = {
     "Add": lambda operands: operands[0] + operands[1],
@@ -139,10 +127,9 @@ def _fold(function: Any, operands: list[Values]) -> Values:
 
 
 def _known(function: Callable[[], Values], count: int) -> Values:
-    """What a function gives, NaN where that is no finite number."""
+    """What a function gives, one value per channel."""
     with np.errstate(all="ignore"):
-        values = np.broadcast_to(np.asarray(function(), np.float64), count)
-    return np.where(np.isfinite(values), values, np.nan)
+        return np.broadcast_to(np.asarray(function(), np.float64), count)
 
 
 def map_each(channels: Channels, node: Node) -> None:
@@ -235,7 +222,7 @@ def normalise_batch(channels: Channels, node: Node) -> None:
         values = np.where(scale == 0, shift, values)
     for position in range(1, 5):
         channels.claim(position, 0, track.ids)
-    channels.give(node.outputs[0], 1, track.ids, np.where(np.isfinite(values), values, np.nan))
+    channels.give(node.outputs[0], 1, track.ids, values)
 
 
 def normalise_instances(channels: Channels, node: Node) -> None:
