@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from parallax.cli._timing import time_interleaved
 from parallax.errors import BundleError, ConfigError
 from parallax.machine import DISTURBED_SHARE, LoadMeter, available_cores
 from parallax.model import Model, load_model
-from parallax.options import Options, make_device
+from parallax.options import make_device
 from parallax.profile import Cache
 from parallax.schedule import CPU_BACKEND
 from parallax.sparsity import (
@@ -228,7 +228,6 @@ def _describe_worth(worths: Mapping[str, ZeroWorth], others: float) -> dict[str,
 
 def _describe(found: SparsityReport, model: Model, *, is_random: bool) -> dict[str, Any]:
     zero_rows, rows, zero_columns, columns = found.channels()
-    offered = {field.name for field in fields(Options)}
     has_mask = any("mask" in info.name for info in model.graph.inputs)
     return {
         "examples": {
@@ -243,8 +242,8 @@ def _describe(found: SparsityReport, model: Model, *, is_random: bool) -> dict[s
             "output_channels": rows,
             "zero_input_channels": zero_columns,
             "input_channels": columns,
-            "removed_by": "slim=True" if "slim" in offered else None,
-            "padding_removed_by": 'padding="trim"' if has_mask and "padding" in offered else None,
+            "removed_by": "slim=True",
+            "padding_removed_by": 'padding="trim"' if has_mask else None,
             "operators_seen": sum(operator.seen is not None for operator in found.operators),
         },
         "thresholds": {"min_flops": found.min_flops, "max_zeros": found.max_zeros},

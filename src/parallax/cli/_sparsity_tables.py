@@ -30,11 +30,11 @@ def _render_summary(report: Mapping[str, Any], console: Console) -> None:
     summary, examples = report["summary"], report["examples"]
     zeros = summary["zero_multiplications"]
     print_line(console, f"{zeros:.1%} of the multiplications are on exact zeros; {_use(report['worth'])}")
-    remedy = "" if summary["removed_by"] is None else f" ({summary['removed_by']} removes them)"
     print_line(
         console,
         f"whole channels that are zero: {summary['zero_output_channels']} of {summary['output_channels']} output, "
-        f"{summary['zero_input_channels']} of {summary['input_channels']} input channels{remedy}",
+        f"{summary['zero_input_channels']} of {summary['input_channels']} input channels "
+        f"({summary['removed_by']} removes them)",
     )
     if summary["padding_removed_by"] is not None:
         print_line(

@@ -78,7 +78,7 @@ def _refused(why: str) -> Slimming:
 
 
 def _numbers(model: Model, graph: OpGraph, name: str) -> Array | None:
-    """The values of a constant of floating-point numbers, or of a small one of others; None for what is neither."""
+    """The values of an initializer of floating-point numbers; None for any other, and for what is none."""
     info = graph.initializers.get(name)
     if info is None or info.dtype not in _FLOATS:
         return None
