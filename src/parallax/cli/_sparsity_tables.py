@@ -34,7 +34,7 @@ def _render_summary(report: Mapping[str, Any], console: Console) -> None:
         console,
         f"whole channels that are zero: {summary['zero_output_channels']} of {summary['output_channels']} output, "
         f"{summary['zero_input_channels']} of {summary['input_channels']} input channels "
-        f"({summary['removed_by']} removes them)",
+        f"({summary['removed_by']} removes those that no answer depends on)",
     )
     if summary["padding_removed_by"] is not None:
         print_line(
@@ -60,11 +60,11 @@ def _use(worth: Mapping[str, Any]) -> str:
     """What the backends were measured to make of zeros, in a clause."""
     backends = worth["backends"]
     if not backends:
-        return "whether any kernel here uses that was not measured (--measure does, once per machine)"
+        return "it was not measured yet whether a kernel here is quicker for them (--measure does, once per machine)"
     using = [name for name, entry in backends.items() if entry["changes_prices"]]
     if not using:
         return "no kernel here uses that (measured)"
-    return f"some kernels of {', '.join(using)} use that (measured; see below)"
+    return f"some kernels of {', '.join(using)} are quicker for them (measured; see below)"
 
 
 def _render_operators(report: Mapping[str, Any], console: Console) -> None:
@@ -115,7 +115,7 @@ def _channels(weights: Mapping[str, Any] | None, side: str) -> str:
 
 def _render_worth(worth: Mapping[str, Any], console: Console) -> None:
     for name, entry in worth["backends"].items():
-        print_line(console, f"\ntime with zeros on {name}, of that without (measured on this machine, once)")
+        print_line(console, f"\ntime with zeros on {name}, as a share of that without (measured on this machine, once)")
         forms = list(dict.fromkeys(row["form"] for row in entry["timings"]))
         kinds = list(dict.fromkeys(row["operator"] for row in entry["timings"]))
         ratios = {(row["form"], row["operator"]): row for row in entry["timings"]}
@@ -124,4 +124,8 @@ def _render_worth(worth: Mapping[str, Any], console: Console) -> None:
             table.add_row(form, *(f"{ratios[form, kind]['time_ratio']:.2f}" for kind in kinds))
         print_table(console, table)
     if worth["backends"]:
-        print_line(console, f"Prices follow what takes less than {WORTHWHILE:g} of the time; other zeros have price 0.")
+        print_line(
+            console,
+            f"Plans take an operator to be quicker for zeros that make it take less than {WORTHWHILE:g} of its time; "
+            "other zeros change nothing.",
+        )

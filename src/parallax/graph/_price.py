@@ -24,7 +24,7 @@ class OperatorWork:
 def operator_work(graph: OpGraph, node: Node) -> OperatorWork:
     """The work of one operator. It computes in the element type of its first result, where that is known.
 
-    Figures that are not known count as 0: what cannot be known promises nothing.
+    Figures that are not known count as 0.
 
     Args:
         graph: with types, as `Model.inferred` gives it.

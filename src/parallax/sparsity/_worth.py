@@ -1,6 +1,6 @@
 """What zeros are worth: how much quicker a backend is for them, as measured on this machine, and prices with it.
 
-Sparsity that no kernel uses has price 0: a price changes only where a measurement says so. Pure, but for the cache.
+A price changes only where a kernel was measured to be quicker for zeros. Pure, but for the cache.
 """
 
 from __future__ import annotations
