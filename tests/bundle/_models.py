@@ -98,6 +98,15 @@ def forge(bundle: Path, edit: Callable[[dict[str, Any]], None], *, rehash: bool 
     sign(path, manifest)
 
 
+def forge_plan(bundle: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Change the plan likewise."""
+    path = generation(bundle) / "plan.json"
+    plan = json.loads(path.read_text())
+    edit(plan)
+    path.write_text(json.dumps(plan))
+    forge(bundle, lambda manifest: None)
+
+
 def sign(path: Path, manifest: Any) -> None:
     """Write a manifest of any content with its digest, in the form that is read."""
     body = json.dumps(manifest, indent=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import multiprocessing
@@ -25,10 +24,10 @@ from parallax.backends.ort import read_entry
 from parallax.bundle import AskedDevice, cache_folder, is_safe_to_open, read_bundle, read_manifest
 from parallax.cli import app
 from parallax.events import Event, SegmentEnded
-from parallax.planner._measuring import measure_undisturbed
 from parallax.schedule import CPU_BACKEND
 from tests._threads import in_threads
-from tests.bundle._models import copied, forge, generation
+from tests._tuning import let_the_last_win
+from tests.bundle._models import copied, forge, forge_plan
 from tests.engine._faulty import installed
 from tests.session.test_devices import CPU, PHONE, SIZE, chain, expected, feeds, two_branches
 
@@ -444,11 +443,7 @@ def test_a_plan_and_a_manifest_that_do_not_agree_on_devices_are_refused(
     edit: Callable[[dict[str, Any]], object], bundle: Path, tmp_path: Path
 ) -> None:
     made = copied(bundle, tmp_path / "m.plx")
-    path = generation(made) / "plan.json"
-    plan = json.loads(path.read_text())
-    edit(plan)
-    path.write_text(json.dumps(plan))
-    forge(made, lambda manifest: None)
+    forge_plan(made, edit)
     with pytest.raises(parallax.BundleError):
         parallax.InferenceSession(made)
 
@@ -579,13 +574,7 @@ def test_a_cached_bundle_of_another_version_of_the_device_is_made_anew(
 @pytest.fixture
 def rows_win(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last of what is measured is kept, whatever else the machine is doing: plans with rows shared come last."""
-    monkeypatch.setattr("parallax.planner._measuring.PATIENCE_S", 0.1)
-    measure = functools.partial(measure_undisturbed, rounds=2)
-    monkeypatch.setattr(
-        "parallax.planner._tuning.measure_undisturbed", lambda peers, *, rounds=0, **how: measure(peers, **how)
-    )
-    monkeypatch.setattr("parallax.planner._tuning.pick_winner", lambda times, whole=(): len(times) - 1)
-    monkeypatch.setattr("parallax.planner._tuning.DISTURBED_SHARE", 1e9)
+    let_the_last_win(monkeypatch)
 
 
 @pytest.mark.usefixtures("rows_win")

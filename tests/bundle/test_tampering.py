@@ -27,6 +27,7 @@ from tests.bundle._models import (
     expected,
     feeds,
     forge,
+    forge_plan,
     generation,
     sign,
 )
@@ -409,11 +410,7 @@ def test_a_plan_that_cannot_be_run_is_refused_though_its_digest_agrees(
     edit: Callable[[dict[str, Any]], object], whole: Path, tmp_path: Path
 ) -> None:
     bundle = copied(whole, tmp_path / "m.plx")
-    path = generation(bundle) / "plan.json"
-    plan = json.loads(path.read_text())
-    edit(plan)
-    path.write_text(json.dumps(plan))
-    forge(bundle, lambda manifest: None)
+    forge_plan(bundle, edit)
     with pytest.raises(parallax.BundleError):
         parallax.InferenceSession(bundle)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import pickle
 from pathlib import Path
@@ -14,9 +13,9 @@ import pytest
 
 import parallax
 from parallax.errors import BudgetError, PlanError
-from parallax.planner._measuring import measure_undisturbed
 from parallax.schedule import CPU_BACKEND, Plan
 from tests._threads import in_threads
+from tests._tuning import let_the_last_win
 from tests.session.test_devices import CPU, PHONE, SIZE, chain, expected, feeds
 
 ON_PHONE: dict[str, Any] = {"providers": [(PHONE, {"speed": 1000})], "threads": 2}
@@ -25,13 +24,7 @@ ON_PHONE: dict[str, Any] = {"providers": [(PHONE, {"speed": 1000})], "threads": 
 @pytest.fixture(autouse=True)
 def rows_win(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last of what is measured is kept, whatever else the machine is doing: plans with rows shared come last."""
-    monkeypatch.setattr("parallax.planner._measuring.PATIENCE_S", 0.1)
-    measure = functools.partial(measure_undisturbed, rounds=2)
-    monkeypatch.setattr(
-        "parallax.planner._tuning.measure_undisturbed", lambda peers, *, rounds=0, **how: measure(peers, **how)
-    )
-    monkeypatch.setattr("parallax.planner._tuning.pick_winner", lambda times, whole=(): len(times) - 1)
-    monkeypatch.setattr("parallax.planner._tuning.DISTURBED_SHARE", 1e9)
+    let_the_last_win(monkeypatch)
 
 
 def check_answers(session: parallax.InferenceSession, model: bytes, rows: int, seeds: int = 2) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ import pytest
 from onnx import helper
 
 import parallax
-from parallax.planner._measuring import measure_undisturbed
 from tests._threads import in_threads
+from tests._tuning import let_the_last_win
 from tests.engine._flow_models import BOOL, FLOAT, INT64, body, constant, info, model
 
 PHONE = "emulated:pixel-6-gpu"
@@ -87,13 +86,7 @@ def busy_feeds(seed: int = 0, count: int = 3) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def bodies_win(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last of what is measured is kept, whatever else the machine is doing: plans with bodies come last."""
-    monkeypatch.setattr("parallax.planner._measuring.PATIENCE_S", 0.1)
-    measure = functools.partial(measure_undisturbed, rounds=2)
-    monkeypatch.setattr(
-        "parallax.planner._tuning.measure_undisturbed", lambda peers, *, rounds=0, **how: measure(peers, **how)
-    )
-    monkeypatch.setattr("parallax.planner._tuning.pick_winner", lambda times, whole=(): len(times) - 1)
-    monkeypatch.setattr("parallax.planner._tuning.DISTURBED_SHARE", 1e9)
+    let_the_last_win(monkeypatch)
 
 
 def check(session: parallax.InferenceSession, proto: bytes, feeds: list[dict[str, Any]]) -> None:

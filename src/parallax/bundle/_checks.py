@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
-from parallax.bundle._folder import GENERATION
+from parallax.bundle._folder import GENERATION, data_path
 from parallax.bundle._manifest import (
     BUNDLE_FORMAT_VERSION,
+    MAX_BYTES,
     CompileOptions,
     InterfaceRecord,
     Manifest,
     SegmentRecord,
     SourceRecord,
+    has_twice,
 )
 from parallax.errors import BundleError
 from parallax.schedule import PAPER_POLICY, Plan
-
-MAX_BYTES: Final = 1 << 56
-"""More than any disk or address space holds."""
 
 MAX_PATH: Final = 4096
 """Characters; more is refused by any system."""
@@ -48,11 +47,6 @@ def plan_path(generation: str) -> str:
 def graph_path(generation: str, index: int) -> str:
     """Where the graph of its segment with that index lies; its data have the suffix ``.data``."""
     return f"{generation}/segments/{index:04}.onnx"
-
-
-def data_path(graph: str) -> str:
-    """Where the data of a graph lie, if it has any beside it."""
-    return graph.removesuffix(".onnx") + ".data"
 
 
 def portable_path(generation: str) -> str:
@@ -90,7 +84,7 @@ def _complaints(manifest: Manifest) -> Iterator[str]:
     if says_of_devices(manifest):
         from parallax.bundle._device_checks import device_complaints  # few bundles have any
 
-        yield from device_complaints(manifest, MAX_BYTES)
+        yield from device_complaints(manifest)
 
 
 def says_of_devices(manifest: Manifest) -> bool:
@@ -166,7 +160,7 @@ def _option_complaints(options: CompileOptions) -> Iterator[str]:
         yield f"it was compiled for {options.memory_limit} bytes of memory, which is not possible"
     if options.padding not in (None, "trim"):
         yield f"it was compiled with an unknown way to run padding {options.padding[:80]!r}"
-    if _has_twice(name for name, _ in options.shapes):
+    if has_twice(name for name, _ in options.shapes):
         yield "it was compiled for two shapes of one input"
     if any(dim < 0 for _, shape in options.shapes for dim in shape):
         yield "it was compiled for a shape with a negative size"
@@ -195,18 +189,13 @@ def _source_complaints(source: SourceRecord) -> Iterator[str]:
 
 
 def _interface_complaints(interface: InterfaceRecord) -> Iterator[str]:
-    if _has_twice([*interface.inputs, *interface.overridable]):
+    if has_twice([*interface.inputs, *interface.overridable]):
         yield "the manifest names an input twice"
 
 
 def _weight_complaints(segment: SegmentRecord) -> Iterator[str]:
-    if _has_twice(weight.name for weight in segment.weights):
+    if has_twice(weight.name for weight in segment.weights):
         yield f"a weight of {segment.graph!r} is named twice"
     for weight in segment.weights:
         if not 0 <= weight.offset <= MAX_BYTES or any(not 0 <= dim <= MAX_BYTES for dim in weight.shape):
             yield f"weight {weight.name[:80]!r} has an impossible place or shape"
-
-
-def _has_twice(names: Iterable[str]) -> bool:
-    listed = list(names)
-    return len(set(listed)) != len(listed)

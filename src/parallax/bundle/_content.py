@@ -10,7 +10,8 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from parallax.bundle._checks import data_path, declaration_path, says_of_devices
+from parallax.bundle._checks import declaration_path, says_of_devices
+from parallax.bundle._folder import data_path
 from parallax.bundle._manifest import Manifest
 from parallax.errors import BundleError, ModelFileError, PlanError
 from parallax.model import read_stored_graph

@@ -9,10 +9,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
-from parallax.bundle._manifest import AskedDevice, CompileOptions, DeviceRecord, Manifest, RegionRecord
+from parallax.bundle._manifest import (
+    MAX_BYTES,
+    AskedDevice,
+    CompileOptions,
+    DeviceRecord,
+    Manifest,
+    RegionRecord,
+    has_twice,
+)
 from parallax.engine import find_transfers
 from parallax.schedule import CPU_BACKEND, Plan
 
@@ -47,13 +55,13 @@ def is_placing_policy(policy: str) -> bool:
     return _POLICY.fullmatch(policy) is not None and policy.partition(",")[0] != _FROM_FILES
 
 
-def device_complaints(manifest: Manifest, most_bytes: int) -> Iterator[str]:
+def device_complaints(manifest: Manifest) -> Iterator[str]:
     """What is wrong with all that a manifest says of devices, but for what other files say."""
-    yield from _option_complaints(manifest.options, most_bytes)
+    yield from _option_complaints(manifest.options)
     asked = {device.name for device in manifest.options.devices}
-    if len(manifest.devices) > _MOST_DEVICES or _has_twice(device.name for device in manifest.devices):
+    if len(manifest.devices) > _MOST_DEVICES or has_twice(device.name for device in manifest.devices):
         yield "the manifest names too many devices, or one of them twice"
-    if _has_twice(device.backend for device in manifest.devices):
+    if has_twice(device.backend for device in manifest.devices):
         yield "the manifest has two devices of one name"
     for device in manifest.devices:
         yield from _record_complaints(device)
@@ -64,18 +72,18 @@ def device_complaints(manifest: Manifest, most_bytes: int) -> Iterator[str]:
         yield "the segments do not run on the devices that the manifest names"
     for segment in manifest.segments:
         if segment.region is not None:
-            yield from _region_complaints(segment.region, segment.graph, most_bytes)
+            yield from _region_complaints(segment.region, segment.graph)
 
 
-def _option_complaints(options: CompileOptions, most_bytes: int) -> Iterator[str]:
+def _option_complaints(options: CompileOptions) -> Iterator[str]:
     if options.split not in _SPLITS or (options.split != "auto" and not options.devices):
         yield f"it was compiled with split={options.split[:80]!r}, which is not possible"
-    if len(options.devices) > _MOST_DEVICES or _has_twice(device.name for device in options.devices):
+    if len(options.devices) > _MOST_DEVICES or has_twice(device.name for device in options.devices):
         yield "it was compiled for too many devices, or for one of them twice"
     for device in options.devices:
         if _TEXT.fullmatch(device.name) is None or device.name == CPU_BACKEND:
             yield "it was compiled for a device of an impossible name"
-        if device.memory_bytes is not None and not 1 <= device.memory_bytes <= most_bytes:
+        if device.memory_bytes is not None and not 1 <= device.memory_bytes <= MAX_BYTES:
             yield f"it was compiled for {device.memory_bytes} bytes of a device's memory, which is not possible"
         yield from _text_complaints(device.options)
 
@@ -94,24 +102,24 @@ def _record_complaints(device: DeviceRecord) -> Iterator[str]:
 
 
 def _text_complaints(options: tuple[tuple[str, str], ...]) -> Iterator[str]:
-    if len(options) > _MOST_OPTIONS or _has_twice(key for key, _ in options):
+    if len(options) > _MOST_OPTIONS or has_twice(key for key, _ in options):
         yield "a device has too many options, or one of them twice"
     for key, value in options:
         if _KEY.fullmatch(key) is None or (value and _TEXT.fullmatch(value) is None):
             yield f"a device has an impossible option {key[:80]!r}"
 
 
-def _region_complaints(region: RegionRecord, graph: str, most_bytes: int) -> Iterator[str]:
+def _region_complaints(region: RegionRecord, graph: str) -> Iterator[str]:
     numbers = (*region.moved_bytes, *region.flops, *region.touched_bytes)
-    if numbers and not 0 <= min(numbers) <= max(numbers) <= most_bytes:
+    if numbers and not 0 <= min(numbers) <= max(numbers) <= MAX_BYTES:
         yield f"{graph!r} does an impossible amount of work"
     if len({len(region.operators), len(region.element_types), len(region.flops), len(region.touched_bytes)}) > 1:
         yield f"{graph!r} does not say of each operator how much work it is"
     if any(len(name) > _MOST_CHARACTERS for name in {*region.operators, *region.element_types}):
         yield f"{graph!r} has an operator or a type of an impossible name"
-    if _has_twice(name for name, _ in region.shapes):
+    if has_twice(name for name, _ in region.shapes):
         yield f"{graph!r} has two shapes of one input"
-    if any(not 0 <= size <= most_bytes for _, shape in region.shapes for size in shape):
+    if any(not 0 <= size <= MAX_BYTES for _, shape in region.shapes for size in shape):
         yield f"{graph!r} has an impossible shape of an input"
 
 
@@ -138,8 +146,3 @@ def plan_complaints(manifest: Manifest, plan: Plan) -> Iterator[str]:
             yield f"segment {segment.name!r} of the plan moves other tensors than its graph does"
         if not {name for name, _ in region.shapes} <= set(segment.inputs):
             yield f"segment {segment.name!r} of the plan has shapes of what it does not read"
-
-
-def _has_twice(names: Iterable[str]) -> bool:
-    listed = list(names)
-    return len(set(listed)) != len(listed)

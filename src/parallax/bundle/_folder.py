@@ -26,6 +26,11 @@ def looks_like_bundle(path: str | os.PathLike[str]) -> bool:
     )
 
 
+def data_path(graph: str) -> str:
+    """Where the data of a graph lie, if it has any beside it."""
+    return graph.removesuffix(".onnx") + ".data"
+
+
 def is_dropping(name: str) -> bool:
     """Whether a file of this name was left by a file manager or network file system, not by people."""
     return name in (".DS_Store", "Thumbs.db", "desktop.ini") or name.startswith((".nfs", "._"))

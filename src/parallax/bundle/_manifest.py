@@ -7,15 +7,20 @@ noticed. It names every other file with its size and digest.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Final
 
 from parallax._hashing import sha256_hex
 from parallax._json_records import write_record
 from parallax._record import dataclass
+from parallax.bundle._folder import data_path
 from parallax.model import StoredWeight
 
 BUNDLE_FORMAT_VERSION: Final = 7
 """Raised whenever a bundle written before must not be read any more."""
+
+MAX_BYTES: Final = 1 << 56
+"""More than any disk or address space holds, and so than any number in a manifest may say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,11 +188,17 @@ class Manifest:
         if not self.devices:
             return 0
         taken = {
-            segment.graph.removesuffix(".onnx") + ".data"
+            data_path(segment.graph)
             for segment in self.segments
             if segment.region is not None and not segment.region.is_emulated
         }
         return sum(record.size for record in self.files if record.path in taken)
+
+
+def has_twice(names: Iterable[str]) -> bool:
+    """Whether one of these names is there twice, which no list in a manifest may have."""
+    listed = list(names)
+    return len(set(listed)) != len(listed)
 
 
 def render_manifest(manifest: Manifest) -> bytes:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from parallax._record import dataclass
 from parallax.backends.ort import MappedWeights
-from parallax.bundle._checks import data_path, declaration_path, names_path
+from parallax.bundle._checks import declaration_path, names_path
 from parallax.bundle._content import read_content, read_declaration
 from parallax.bundle._digest import SMALL_BYTES, CheckedFiles, Signature, file_digest, settled, signature
-from parallax.bundle._folder import Verify, is_dropping
+from parallax.bundle._folder import Verify, data_path, is_dropping
 from parallax.bundle._manifest import FileRecord, Manifest
 from parallax.bundle._read import read_manifest
 from parallax.errors import BundleError, ConfigError

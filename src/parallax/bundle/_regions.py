@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from parallax.backends import DEFAULT_POLICY, Backend, CompileOptions, Complaints, FaultPolicy, compile_guarded
 from parallax.backends.ort import (
-    FOREIGN_EXCEPTIONS,
     OnnxRuntimeModel,
     RuntimeOptions,
     cpu_backend,
@@ -17,16 +16,14 @@ from parallax.backends.ort import (
 )
 from parallax.bundle._manifest import RegionRecord
 from parallax.bundle._open import Bundle
-from parallax.engine import CompiledSegment, DelegatedSession, kept_outputs
-from parallax.errors import BackendError, BundleError
+from parallax.engine import DelegatedSession, kept_outputs
+from parallax.errors import BackendError
 from parallax.graph import OperatorWork, Work
 from parallax.machine import available_cores
 from parallax.model import SegmentModel
 from parallax.schedule import Segment
 
-_COMPILE_AGAIN = "compile the model again"
 _SPINNING: Final = "session.intra_op.allow_spinning"
-_REFUSALS: Final[tuple[type[Exception], ...]] = (BackendError, *FOREIGN_EXCEPTIONS)
 
 
 def _without_spinning(options: RuntimeOptions) -> RuntimeOptions:
@@ -68,30 +65,11 @@ class RegionOpener:
         on_host = {name for name, device in regions.items() if hosts[device]}
         self._kept = kept_outputs(plan, bundle.manifest.interface.outputs, on_host)
 
-    def __call__(self, index: int) -> CompiledSegment:
-        """The segment of that index. Raises: BundleError if the runtime refuses its graph."""
-        segment, record = self._bundle.plan.segments[index], self._bundle.manifest.segments[index]
-        assert record.region is not None
-        try:
-            session, weights = self._open(segment, record.region)
-        except _REFUSALS as error:
-            raise BundleError(
-                f"the runtime refuses a graph of the bundle: {error}",
-                where=self._bundle.graph_path(index),
-                fix=_COMPILE_AGAIN,
-            ) from error
-        return CompiledSegment(
-            name=segment.name,
-            node_names=record.nodes,
-            width=segment.width,
-            session=session,
-            inputs=segment.inputs,
-            outputs=segment.outputs,
-            weights=weights,
-        )
+    def __call__(self, segment: Segment, region: RegionRecord) -> tuple[DelegatedSession, Mapping[str, Any]]:
+        """What runs a segment, and the memory that it reads weights from.
 
-    def _open(self, segment: Segment, region: RegionRecord) -> tuple[DelegatedSession, Mapping[str, Any]]:
-        """What runs a segment, and the memory that it reads weights from."""
+        Raises: BackendError if its graph is not for such a device; whatever the runtime raises for one that it refuses.
+        """
         bundle, backend = self._bundle, self._backends[region.device]
         path = bundle.graph_path(segment.index)
         weights = bundle.map_weights(segment.index)

@@ -6,18 +6,25 @@ What the model takes and gives is what its segments know of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from parallax._record import dataclass
 from parallax.backends.ort import FOREIGN_EXCEPTIONS, RuntimeOptions, make_mapped_session
 from parallax.bundle._open import Bundle
 from parallax.engine import CompiledSegment, Executor, lane_pool
-from parallax.errors import BundleError
+from parallax.errors import BackendError, BundleError
 from parallax.graph import ELEMENT_TYPES, NUMPY_TYPES, TensorInfo
 from parallax.machine import trim_heap
 
 if TYPE_CHECKING:
     from parallax.backends import Backend, FaultPolicy
+    from parallax.bundle._manifest import RegionRecord
+    from parallax.schedule import Segment
+
+    OpenRegion = Callable[[Segment, RegionRecord], tuple[Any, Mapping[str, Any]]]
+    """Returns what runs a segment on a device, and the memory that it reads weights from."""
+
+_REFUSALS: Final[tuple[type[Exception], ...]] = (BackendError, *FOREIGN_EXCEPTIONS)
 
 
 def open_executor(
@@ -69,7 +76,7 @@ def _open_segments(
     options: RuntimeOptions,
     *,
     lean: bool = False,
-    open_region: Callable[[int], CompiledSegment] | None = None,
+    open_region: OpenRegion | None = None,
 ) -> list[CompiledSegment]:
     """The segments of a split plan.
 
@@ -80,14 +87,16 @@ def _open_segments(
     """
     segments = []
     for segment, record in zip(bundle.plan.segments, bundle.manifest.segments, strict=True):
-        if record.region is not None and open_region is not None:
-            segments.append(open_region(segment.index))
-            continue
         path = bundle.graph_path(segment.index)
+        held: Mapping[str, Any] = {}
         try:
-            weights = None if lean else bundle.map_weights(segment.index)
-            session = make_mapped_session(path, width=segment.width, options=options, weights=weights)
-        except FOREIGN_EXCEPTIONS as error:
+            if record.region is not None and open_region is not None:
+                session, held = open_region(segment, record.region)
+            else:
+                # Held by the session, by the runtime or for it.
+                weights = None if lean else bundle.map_weights(segment.index)
+                session = make_mapped_session(path, width=segment.width, options=options, weights=weights)
+        except _REFUSALS as error:
             raise BundleError(
                 f"the runtime refuses a graph of the bundle: {error}", where=path, fix="compile the model again"
             ) from error
@@ -99,7 +108,7 @@ def _open_segments(
                 session=session,
                 inputs=segment.inputs,
                 outputs=segment.outputs,
-                weights={},  # mapped for the session, by the runtime or for it
+                weights=held,
             )
         )
         if lean:

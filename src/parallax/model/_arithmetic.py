@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from parallax.graph import NUMPY_TYPES
+
 _log = logging.getLogger(__name__)
 
 Value = npt.NDArray[Any]
@@ -25,22 +27,7 @@ Value = npt.NDArray[Any]
 LARGEST = 4096
 """Elements of the largest tensor that is read or computed here."""
 
-_TYPES: dict[int, np.dtype[Any]] = {
-    dtype: onnx.helper.tensor_dtype_to_np_dtype(dtype)
-    for dtype in (
-        onnx.TensorProto.BOOL,
-        onnx.TensorProto.INT8,
-        onnx.TensorProto.INT16,
-        onnx.TensorProto.INT32,
-        onnx.TensorProto.INT64,
-        onnx.TensorProto.UINT8,
-        onnx.TensorProto.UINT16,
-        onnx.TensorProto.UINT32,
-        onnx.TensorProto.UINT64,
-        onnx.TensorProto.FLOAT,
-        onnx.TensorProto.DOUBLE,
-    )
-}
+_TYPES = {code: dtype for code, dtype in NUMPY_TYPES.items() if code != onnx.TensorProto.FLOAT16}
 _KNOWN = frozenset(_TYPES.values())
 
 

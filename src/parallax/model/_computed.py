@@ -17,11 +17,10 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 from onnx import numpy_helper
 
 from parallax.errors import BackendError
-from parallax.graph import Node, TensorInfo
+from parallax.graph import NUMPY_TYPES, Node, tensor_bytes
 from parallax.model._model import Model
 from parallax.model._propagation import shape_value
 from parallax.model._segment_model import SegmentModel
@@ -45,25 +44,6 @@ _RANDOM: Final = ("Random", "Bernoulli", "Multinomial", "Dropout")
 """How the names of operators begin that draw numbers."""
 _QUANTISING: Final = ("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear")
 """Left as they are: a dequantised weight takes four times the memory, and kernels of integers need it as it was."""
-
-_BYTES: Final[Mapping[int, int]] = {
-    int(kind): onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
-    for kind in (
-        onnx.TensorProto.BOOL,
-        onnx.TensorProto.INT8,
-        onnx.TensorProto.INT16,
-        onnx.TensorProto.INT32,
-        onnx.TensorProto.INT64,
-        onnx.TensorProto.UINT8,
-        onnx.TensorProto.UINT16,
-        onnx.TensorProto.UINT32,
-        onnx.TensorProto.UINT64,
-        onnx.TensorProto.FLOAT16,
-        onnx.TensorProto.FLOAT,
-        onnx.TensorProto.DOUBLE,
-    )
-}
-"""Of an element, of the types that numpy has as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,10 +161,10 @@ class _Constants:
         return True
 
     def _bytes(self, name: str) -> float:
-        info: TensorInfo | None = self._graph.tensors.get(name)
-        if info is None or info.kind != "tensor" or info.dtype not in _BYTES or info.shape is None:
+        info = self._graph.tensors.get(name)
+        if info is None or info.kind != "tensor" or info.dtype not in NUMPY_TYPES or not info.is_static:
             return math.inf
-        return math.prod(size if isinstance(size, int) else math.inf for size in info.shape) * _BYTES[info.dtype]
+        return tensor_bytes(self._graph, name)
 
     def _read_outputs(self, index: int) -> list[str]:
         """Outputs of a computed node that others read."""

@@ -205,18 +205,12 @@ class BundleOpening:
         from parallax.bundle import open_executor, read_interface
         from parallax.engine import SplitRunner
 
-        inherited = compiled_options(request.session_options)
-        if request.options.budget_bytes is None:
-            executor = open_executor(bundle, inherited, backends=devices.backends, faults=request.options.faults)
-        else:
+        run, inherited = bundle, compiled_options(request.session_options)
+        if request.options.budget_bytes is not None:
             from parallax.bundle import counted_bundle
 
-            executor = open_executor(
-                counted_bundle(bundle),
-                lean_options(inherited),
-                backends=devices.backends,
-                faults=request.options.faults,
-            )
+            run, inherited = counted_bundle(bundle), lean_options(inherited)
+        executor = open_executor(run, inherited, backends=devices.backends, faults=request.options.faults)
         interface = read_interface(bundle, executor)
         runner = SplitRunner.of(executor, executor.plan, interface, request.events)
         opened = Opened(

@@ -144,7 +144,7 @@ def _refuse_decided(options: PlanningOptions, bundle: Bundle) -> None:
     given = [name for name, rule in OPTION_RULES.items() if rule.is_decided and _is_given(getattr(options, name))]
     if options.min_gain == 0 and not is_whole:
         given.remove("min_gain")  # it asks for what the bundle is
-    if options.padding is not None and options.padding == bundle.manifest.options.padding:
+    if options.padding is not None and options.padding == planned_as.padding:
         given.remove("padding")  # likewise
     if options.split == ("always" if is_whole else "never"):
         given.append("split")
