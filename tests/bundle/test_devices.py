@@ -346,6 +346,15 @@ def test_a_condition_is_followed_where_the_caller_names_it(place: str, tmp_path:
     check_answers(session, two_branches())
 
 
+def test_a_switch_of_a_device_is_a_number_to_a_bundle(tmp_path: Path) -> None:
+    model = written(tmp_path, two_branches())
+    made = parallax.compile(model, tmp_path / "m.plx", providers=[(PHONE, {"float16": True}), CPU], **FORCED)
+    assert read_manifest(made)[0].options.devices == (AskedDevice(name=PHONE, options=(("float16", "1"),)),)
+    lists: list[list[Any] | None] = [None, [(PHONE, {"float16": True}), CPU], [(PHONE, {"float16": 1}), CPU]]
+    for providers in lists:
+        assert backends(parallax.InferenceSession(made, providers=providers)) == {PHONE, CPU_BACKEND}
+
+
 def device(**values: Any) -> Callable[[dict[str, Any]], object]:
     return lambda manifest: manifest["devices"][0].update(values)
 

@@ -7,16 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 from parallax import _lazy
 from parallax.backends import open_backend
-from parallax.bundle import device_differences, is_safe_to_open
+from parallax.bundle import AskedDevice, device_differences, is_safe_to_open
 from parallax.errors import ConfigError, ParallaxError
 from parallax.opening._state import BundleDevices
 from parallax.options import Device
 
 if TYPE_CHECKING:
     from parallax.backends import Backend
-    from parallax.bundle import AskedDevice, Bundle
+    from parallax.bundle import Bundle
 
 logger = _lazy.logger(__name__)
+
+
+def asked_device(device: Device) -> AskedDevice:
+    """A device as a bundle records it: switches are numbers, as ``--provider`` takes them."""
+    options = tuple(sorted((key, _text(value)) for key, value in device.options.items()))
+    return AskedDevice(name=device.name, options=options, memory_bytes=device.memory_bytes)
+
+
+def _text(value: Any) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)
 
 
 def open_devices_of(bundle: Bundle, given: tuple[Device, ...] | None) -> tuple[BundleDevices, tuple[str, ...]]:
@@ -92,10 +102,7 @@ def _check_given(bundle: Bundle, given: tuple[Device, ...] | None) -> None:
                 where=bundle.folder,
                 fix=f"leave {device.name} out, or compile a bundle with providers=[{device.name!r}]",
             )
-        if _is_stated(device) and (device.memory_bytes, _text(device.options)) != (
-            recorded.memory_bytes,
-            dict(recorded.options),
-        ):
+        if _is_stated(device) and asked_device(device) != recorded:
             raise ConfigError(
                 f"the options of {device.name} are decided when a bundle is compiled: {_shown(recorded)}",
                 where=bundle.folder,
@@ -114,9 +121,9 @@ def _check_given(bundle: Bundle, given: tuple[Device, ...] | None) -> None:
 def _device(bundle: Bundle, asked: AskedDevice, stated: Mapping[str, Device]) -> Device:
     """A device as it is to be opened. Raises: ConfigError where only the caller may say so."""
     own = stated.get(asked.name)
-    if own is not None and (_is_stated(own) or not asked.options):
-        return own if _is_stated(own) else Device(name=own.name, options={}, memory_bytes=asked.memory_bytes)
-    if not is_safe_to_open(asked):
+    if own is not None and _is_stated(own):
+        return own
+    if (own is None or asked.options) and not is_safe_to_open(asked):
         raise ConfigError(
             f"this bundle needs {asked.name} with {_shown(asked)}, and a bundle's word is not enough to read a file by",
             where=bundle.folder,
@@ -128,10 +135,6 @@ def _device(bundle: Bundle, asked: AskedDevice, stated: Mapping[str, Device]) ->
 def _is_stated(device: Device) -> bool:
     """Whether a caller gave options with a device. Without, it is meant as the bundle has it."""
     return bool(device.options) or device.memory_bytes is not None
-
-
-def _text(options: Mapping[str, Any]) -> dict[str, str]:
-    return {key: str(value) for key, value in options.items()}
 
 
 def _shown(device: AskedDevice) -> str:

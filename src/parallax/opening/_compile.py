@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from parallax.backends.ort import load_failure
 from parallax.bundle import (
-    AskedDevice,
     CompileOptions,
     DeviceParts,
     SourceRecord,
@@ -23,6 +22,7 @@ from parallax.errors import ConfigError
 from parallax.machine import memory_limit_bytes
 from parallax.memory import parse_bytes
 from parallax.model import Model, ModelSource, load_model
+from parallax.opening._bundle_devices import asked_device
 from parallax.opening._plan_choice import plan_request
 from parallax.opening._slimming import slimmed, slimming_note
 from parallax.opening._trimming import store_trimming, trimming_of
@@ -244,28 +244,19 @@ def recorded_options(options: PlanningOptions, *, memory_limit: int | None) -> C
     )
 
 
-def asked_device(device: Device) -> AskedDevice:
-    """A device as a bundle records it."""
-    options = tuple(sorted((key, str(value)) for key, value in device.options.items()))
-    return AskedDevice(name=device.name, options=options, memory_bytes=device.memory_bytes)
-
-
 def _recorded_policy(options: PlanningOptions) -> str:
-    if options.devices and not is_yardstick(options.policy):
-        from parallax.planner import policy_name
+    is_planned = is_yardstick(options.policy)
+    if is_planned or options.devices:
+        from parallax.planner import policy_name  # loads the placers
 
         name = policy_name(options.policy)
-        if not is_placing_policy(name):
+        if not is_planned and not is_placing_policy(name):
             raise ConfigError(
                 f"a bundle says by which policy it was planned, and {name!r:.80} is no name that would do it again",
                 where="policy",
                 fix="choose a policy by name, one without files; or open the model itself with this one",
             )
         return name
-    if is_yardstick(options.policy):
-        from parallax.planner import policy_name  # loads the placers
-
-        return policy_name(options.policy)
     return "sequential" if options.is_kept_whole else "adaptive"
 
 
