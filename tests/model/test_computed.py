@@ -87,6 +87,24 @@ def test_open_shapes_are_left_to_be_computed() -> None:
     assert compute_constants(half, compute) is not None
 
 
+def test_a_number_stays_a_number() -> None:
+    """Gather by a scalar drops an axis, by a list of one it does not."""
+    proto = model(
+        [
+            node("Shape", "x", "shape"),
+            node("Gather", "shape one", "width", axis=0),
+            node("Sub", "width two", "place"),
+            node("Gather", "x place", "y", axis=0),
+        ],
+        [value("x", (4, 3))],
+        [value("y", (3,))],
+        {"one": np.array(1, np.int64), "two": np.array(2, np.int64)},
+    )
+    made = compute_and_compare(load_model(proto), {"x": weight((4, 3))})
+    assert operators(made.model) == ["Gather"]
+    assert made.model.graph.constants["place"].shape == ()
+
+
 def causal_mask(length: int) -> onnx.ModelProto:
     """``x`` (1, length, length) without what lies above its diagonal, by a mask made of two ranges."""
     return model(

@@ -76,7 +76,7 @@ def compute_constants(model: Model, compute: Compute) -> ComputedModel | None:
     values = found.compute(compute)
     if values is None:
         return None
-    constants = [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in values.items()]
+    constants = [numpy_helper.from_array(np.asarray(value, order="C"), name) for name, value in values.items()]
     kept = _read_by_outputs(model, {index for index in found.nodes if found.is_computed(index)})
     nodes = [model.protos[index] for index in kept]
     return ComputedModel(model=model.rewritten(nodes, constants), by_shapes=found.by_shapes)
