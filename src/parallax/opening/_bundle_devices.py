@@ -125,8 +125,8 @@ def _device(bundle: Bundle, asked: AskedDevice, stated: Mapping[str, Device]) ->
         return own
     if (own is None or asked.options) and not is_safe_to_open(asked):
         raise ConfigError(
-            f"this bundle needs {asked.name} with {_shown(asked)}, which may lead to a file or a library, and a bundle's "
-            "word is not enough to open one",
+            f"this bundle needs {asked.name} with {_shown(asked)}; that may lead to a file or a library, and a "
+            "bundle's word is not enough to open one",
             where=bundle.folder,
             fix=f"name it yourself: providers=[({asked.name!r}, {dict(asked.options)}), 'CPUExecutionProvider']",
         )
