@@ -235,6 +235,8 @@ IMPOSSIBLE: list[tuple[str, Any, str]] = [
     ("segments.1.nodes", [-2, 2], "not ascending"),
     ("segments.1.nodes", [], "no nodes"),
     ("segments.1.outputs", ["t0"], "'t0' is produced by segment 0 as well"),
+    ("segments.1.outputs", ["t1", "t1"], "name a tensor twice"),
+    ("segments.1.inputs", ["t0", "t0"], "name a tensor twice"),
     ("segments.2.inputs", ["t0", "t2"], "reads 't2' of segment 2"),
     ("segments.0.inputs", ["t1"], "reads 't1' of segment 1, which is not among its predecessors"),
 ]

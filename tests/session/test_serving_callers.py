@@ -35,6 +35,8 @@ CPU = "CPUExecutionProvider"
 SIZE = 256
 LIMIT_S = 120
 """Nothing is timed by this: it ends a test that would never end."""
+MANY = 8
+"""So many callers have several runs in flight even on a busy machine, where each also waits for Python's lock."""
 
 
 def dense_chain(depth: int = 6) -> bytes:
@@ -87,7 +89,7 @@ def decided(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 class Callers:
     """Threads that run a session until they are told to stop, and check each answer."""
 
-    def __init__(self, session: Any, wanted: list[Any], count: int = 8, *, least: int = 0) -> None:
+    def __init__(self, session: Any, wanted: list[Any], count: int = MANY, *, least: int = 0) -> None:
         self.over = threading.Event()
         self.wrong: list[str] = []
         self.closed = 0
@@ -124,7 +126,7 @@ class Callers:
 
 
 @contextmanager
-def calling(session: Any, wanted: list[Any], count: int = 8, *, least: int = 0) -> Iterator[Callers]:
+def calling(session: Any, wanted: list[Any], count: int = MANY, *, least: int = 0) -> Iterator[Callers]:
     callers = Callers(session, wanted, count, least=least)
     try:
         yield callers
@@ -195,7 +197,7 @@ def test_the_second_time_nothing_is_tried_any_more(
     session = opened(tmp_path, "model", objective="throughput", observers=[recorder])
     for _ in range(2):
         recorder.take()
-        with calling(session, wanted, 3):
+        with calling(session, wanted, MANY):
             wait_until(lambda: is_narrow(session) and not session._callers._policy.is_trying)
         run_alone_until(session, wanted, lambda: not is_narrow(session))
     assert len([event for event in recorder.take() if isinstance(event, PlanSwapped)]) == 2
@@ -256,7 +258,7 @@ def test_what_a_replica_holds_is_counted_and_no_more_when_it_is_gone(
     session = opened(tmp_path, "budget", objective="throughput")
     session.run(None, {"x": INPUTS[0]})
     before = session.memory()
-    with calling(session, wanted, 3):
+    with calling(session, wanted, MANY):
         wait_until(lambda: is_narrow(session))
         during = session.memory()
     weights = before.weights_private_bytes
@@ -324,7 +326,7 @@ def test_every_way_to_run_goes_on_side_by_side(tmp_path: Path, wanted: list[Any]
     ways = [in_background, bound, old_binding, values, with_options]
     for way in ways:
         assert is_right(way(), wanted[1])
-    with calling(session, wanted, 3):
+    with calling(session, wanted, MANY):
         wait_until(lambda: is_narrow(session) and not session._callers._policy.is_trying)
         for way in ways:
             assert is_right(way(), wanted[1])
@@ -345,7 +347,7 @@ def test_a_plan_that_is_swapped_in_by_hand_is_the_callers_from_then_on(
     recorder = EventRecorder()
     session = parallax.InferenceSession(MODEL, threads=2, objective="throughput", observers=[recorder])
     split = parallax.InferenceSession(MODEL, threads=2, split="always").plan
-    with calling(session, wanted, 3):
+    with calling(session, wanted, MANY):
         wait_until(lambda: is_narrow(session))
         session.swap_plan(split, reason="to see it")
         assert len(session.plan.segments) == len(split.segments)
@@ -361,7 +363,7 @@ def test_a_plan_that_is_swapped_in_by_hand_is_the_callers_from_then_on(
 def test_other_providers_and_copies_begin_anew(tmp_path: Path, wanted: list[Any], decided: Callable[..., None]) -> None:
     decided(narrow=True)
     session = opened(tmp_path, "model", objective="throughput")
-    with calling(session, wanted, 3):
+    with calling(session, wanted, MANY):
         wait_until(lambda: is_narrow(session))
         copy = pickle.loads(pickle.dumps(session))
         assert copy._given_options.objective == "throughput"
@@ -370,7 +372,7 @@ def test_other_providers_and_copies_begin_anew(tmp_path: Path, wanted: list[Any]
     session.set_providers([CPU])
     assert not is_narrow(session)
     assert is_right(session.run(None, {"x": INPUTS[2]})[0], wanted[2])
-    with calling(session, wanted, 3):
+    with calling(session, wanted, MANY):
         wait_until(lambda: is_narrow(session))
 
 
@@ -413,7 +415,7 @@ def test_a_session_that_is_closed_during_a_change_holds_nothing_any_more(
 def test_a_session_that_is_dropped_ends_its_thread(wanted: list[Any], decided: Callable[..., None]) -> None:
     decided(narrow=True)
     held: list[Any] = [parallax.InferenceSession(MODEL, threads=2, objective="throughput")]
-    with calling(held[0], wanted, 3):
+    with calling(held[0], wanted, MANY):
         wait_until(lambda: is_narrow(held[0]))
         runners = [weakref.ref(runner) for runner in (held[0]._opened.runner, held[0].runners.current)]
     follower = held[0]._callers
@@ -433,7 +435,7 @@ def test_a_child_that_is_forked_during_a_change_answers_and_follows_its_own_call
 ) -> None:
     decided(narrow=True)
     session = opened(tmp_path, "model", objective="throughput")
-    with calling(session, wanted, 3) as callers:
+    with calling(session, wanted, MANY) as callers:
         time.sleep(when_s)
         child = os.fork()
         if child == 0:

@@ -343,8 +343,9 @@ def verify_plan(plan: Plan, n_nodes: int | None = None) -> None:
     It must be of this format version. Each segment's index is its position, its predecessors are distinct
     lower indices, its width is 1 to ``cores`` (0 on a fixed lane: a device's queue), its fixed lane one of
     ``lanes``, its nodes ascend (a node may be in several segments: constants are replicated; or in none: dead
-    nodes are left out). A tensor is produced by one segment, and whatever reads it has that segment among its
-    predecessors. Plans of bodies are judged likewise; they use no more cores than their segment is wide.
+    nodes are left out). A segment of a cut plan names no input and no output twice. A tensor is produced by one
+    segment, and whatever reads it has that segment among its predecessors. Plans of bodies are judged likewise;
+    they use no more cores than their segment is wide.
 
     Args:
         plan: the plan.
@@ -401,6 +402,9 @@ def verify_plan(plan: Plan, n_nodes: int | None = None) -> None:
     # An uncut model may hand an input out as an output.
     for segment in () if plan.is_uncut else plan.segments:
         known = set(segment.predecessors)
+        for what, names in (("inputs", segment.inputs), ("outputs", segment.outputs)):
+            if len(set(names)) != len(names):
+                raise refuse(f"its {what} {names[:20]} name a tensor twice", segment)
         for tensor in segment.inputs:
             source = producer.get(tensor)
             if source is not None and source not in known:
