@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 from parallax import zoo
 from parallax.errors import ModelError, ModelFileError
-from parallax.model import load_model, read_model
+from parallax.model import glimpse, load_model, read_model
 
 HEADER = '<ir_version: 10, opset_import: ["" : 21]>'
 IMPORTS = [helper.make_opsetid("", 21)]
@@ -45,6 +45,27 @@ def test_the_largest_tensor_is_looked_for_wherever_the_file_states_one() -> None
             [] if constant else [weight],
         )
         assert read_model(helper.make_model(graph, ir_version=10, opset_imports=IMPORTS)).survey.largest_elements == 42
+
+
+def test_gathers_that_pick_rows_of_weights_are_told_apart() -> None:
+    def picked(node: str, data: str = "w", *, indices: str = "int64[2,3] i") -> tuple[int, dict[int, int]]:
+        text = f"g (float[7,5,4] x, {indices}) => (float[N] y) <float[7,5,4] w, int64[2] k> {{ y = Gather{node} }}"
+        model = parser.parse_model(HEADER + text.replace("DATA", data))
+        weights = {"w": np.zeros((7, 5, 4), np.float32), "k": np.zeros(2, np.int64)}
+        model.graph.initializer.extend([numpy_helper.from_array(array, name) for name, array in weights.items()])
+        del model.graph.value_info[:]
+        read = read_model(model).survey
+        looked = glimpse(model.SerializeToString())
+        assert looked is not None
+        assert looked.survey == read
+        return read.row_pickers, dict(read.picked_rows)
+
+    assert picked("(DATA, i)") == picked("<axis=0>(DATA, i)") == (1, {20: 120})
+    assert picked("(DATA, i)", indices="int64[N,3] i") == (1, {20: 60})  # an open size counts as 1
+    assert picked("(DATA, k)") == (1, {20: 40})
+    for other in ("<axis=1>(DATA, i)", "<axis=-3>(DATA, i)"):
+        assert picked(other) == (0, {})
+    assert picked("(DATA, i)", "x") == (0, {})  # no weight
 
 
 def test_bodies_are_noticed_in_any_domain_that_may_have_them() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import parser
+from onnx import TensorProto, helper, numpy_helper, parser
 
 from parallax.errors import ConfigError
 from parallax.graph import CostModel
@@ -172,3 +173,20 @@ def test_work_at_sight_bounds_the_work_of_every_operator_from_above() -> None:
         )
         work_ns = sum(estimate_costs(model.inferred(), cores=1).node_ns(1)) - NODE_OVERHEAD_NS
         assert work_ns <= most_work_ns(model.survey), text
+
+
+@pytest.mark.parametrize("row", [1, 7, 8, 300])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_work_at_sight_bounds_rows_picked_from_weights_from_above(row: int, axis: int) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["w", "picks"], ["y"], axis=axis)],
+        "g",
+        [helper.make_tensor_value_info("picks", TensorProto.INT64, [5000])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [5000, row] if axis == 0 else [400, 5000])],
+        [numpy_helper.from_array(np.zeros((400, row), np.float32), "w")],
+    )
+    model = load_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
+    work_ns = sum(estimate_costs(model.inferred(), cores=1).node_ns(1)) - NODE_OVERHEAD_NS
+    assert work_ns <= most_work_ns(model.survey)
+    if axis == 0 and row >= 8:  # several times less than if each node took the largest tensor at the slowest rate
+        assert most_work_ns(model.survey) < 10 * work_ns

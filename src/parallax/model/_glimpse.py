@@ -20,7 +20,7 @@ from parallax.graph import ELEMENT_TYPES, NUMPY_TYPES, packed_bytes
 from parallax.model._body_operators import BODY_OPERATORS, may_have_bodies
 from parallax.model._digests import skeleton_digest, structure_digest
 from parallax.model._files import HeldFiles, open_file
-from parallax.model._survey import Survey
+from parallax.model._survey import RowsPicked, Survey, is_row_picker
 from parallax.model._versions import are_known
 from parallax.model._wire import Payload, strip_weights
 from parallax.model._wire_fields import (
@@ -72,6 +72,7 @@ _ATTRIBUTE_FIELDS: Final = {
     0x40: True,
     0x4A: True,  # lists of integers and of texts
 }
+_ATTRIBUTE_NAME, _ATTRIBUTE_INT = 0x0A, 0x18
 _VERSION_DOMAIN, _VERSION = 0x0A, 0x10
 _OPSET: Final = {_VERSION_DOMAIN: False, _VERSION: False}
 _FLOAT_BYTES: Final = {FLOAT_DATA: (1, 4), DOUBLE_DATA: (11, 8)}
@@ -180,6 +181,9 @@ class _Look:
         self._inputs: list[str] = []
         self._outputs: list[str] = []
         self._elements: dict[str, int] = {}  # of initializers
+        self._shapes: dict[str, Sequence[int]] = {}  # of these
+        self._stated: dict[str, int] = {}  # elements of inputs
+        self._pickers: list[tuple[str, str]] = []
         self._reads: list[tuple[str, list[str]]] = []
         self._writes: list[list[str]] = []
         self._names: set[str] = set()  # of nodes
@@ -199,15 +203,21 @@ class _Look:
             elif tag in (INPUT, OUTPUT, VALUE_INFO):
                 info = value_info(data, begin, end)
                 # A size that is left open counts as 1, as it does where costs are estimated.
-                self._note_size([dim if isinstance(dim, int) else 1 for dim in info.shape or ()])
+                elements = self._note_size([dim if isinstance(dim, int) else 1 for dim in info.shape or ()])
                 if tag != VALUE_INFO:
                     if info.dtype not in NUMPY_TYPES:
                         raise OtherFormError
                     (self._inputs if tag == INPUT else self._outputs).append(info.name)
+                    if tag == INPUT:
+                        self._stated[info.name] = elements
         self._check_definitions()
         self._sum_weights()
 
     def survey(self) -> Survey:
+        picked = RowsPicked()
+        stated = {**self._stated, **self._elements}
+        for table, indices in self._pickers:
+            picked.note(self._shapes.get(table), stated.get(indices))
         return Survey(
             node_count=len(self._reads),
             operators=dict(self.operators),
@@ -215,6 +225,8 @@ class _Look:
             inputs=tuple([name for name in self._inputs if name not in self._elements]),
             outputs=tuple(self._outputs),
             largest_elements=self._largest,
+            picked_rows=dict(picked.rows),
+            row_pickers=picked.nodes,
         )
 
     def _note_size(self, dims: Sequence[int]) -> int:
@@ -255,20 +267,29 @@ class _Look:
                 for tag, begin, end in fields(data, *place, _ATTRIBUTE_FIELDS):
                     if tag == _ATTRIBUTE_TENSOR:
                         self._tensor(begin, end, None)
+        elif is_row_picker(op_type, domain, len(reads)) and all(self._is_axis_0(*place) for place in attributes):
+            self._pickers.append((reads[0], reads[1]))
         self.operators[op_type] += 1
         self.domains.add(domain)
         self._reads.append((op_type, reads))
         self._writes.append(writes)
 
+    def _is_axis_0(self, start: int, stop: int) -> bool:
+        """Whether an attribute is the axis, and that is the first one."""
+        found = {tag: (begin, end) for tag, begin, end in fields(self.data, start, stop, _ATTRIBUTE_FIELDS)}
+        begin, end = found.get(_ATTRIBUTE_NAME, (0, 0))
+        return self.data[begin:end] == b"axis" and not found.get(_ATTRIBUTE_INT, (0, 0))[0]
+
     def _initializer(self, start: int, stop: int, payload: Payload | None) -> None:
-        name, elements, size_bytes = self._tensor(start, stop, payload)
+        name, dims, size_bytes = self._tensor(start, stop, payload)
         if not name or name in self._elements:
             raise OtherFormError
-        self._elements[name] = elements
+        self._shapes[name] = dims
+        self._elements[name] = math.prod(dims)
         self.weight_bytes += size_bytes
 
-    def _tensor(self, start: int, stop: int, payload: Payload | None) -> tuple[str, int, int]:
-        """Name, elements and bytes of a tensor that holds what its type and shape say."""
+    def _tensor(self, start: int, stop: int, payload: Payload | None) -> tuple[str, list[int], int]:
+        """Name, shape and bytes of a tensor that holds what its type and shape say."""
         data = self.data
         name = ""
         data_type = 0
@@ -302,7 +323,7 @@ class _Look:
             is_right = not elements
         if not is_right:
             raise OtherFormError
-        return name, elements, size_bytes
+        return name, dims, size_bytes
 
     def _holds(self, tag: int, begin: int, end: int, data_type: int, elements: int, size_bytes: int) -> bool:
         """Whether a field of a tensor holds so many elements of that type."""

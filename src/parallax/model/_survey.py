@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from parallax._record import dataclass
@@ -33,6 +33,31 @@ class Survey:
     largest_elements: int
     """Elements of the largest tensor whose shape the file states (inputs, outputs, initializers, constants, stated
     intermediates). A size that it leaves open counts as 1, as it does where costs are estimated."""
+    picked_rows: Mapping[int, int]
+    """Of Gather nodes that pick rows of a weight by indices whose number is stated, as embeddings are looked up:
+    elements of a row -> elements that such nodes write together. Others are not among them."""
+    row_pickers: int
+    """How many nodes these are."""
+
+
+class RowsPicked:
+    """Counts Gather nodes that pick whole rows of weights, one `note` each."""
+
+    def __init__(self) -> None:
+        self.rows: Counter[int] = Counter()
+        self.nodes = 0
+
+    def note(self, table: Sequence[int] | None, indices: int | None) -> None:
+        """Count a node with axis 0.
+
+        Args:
+            table: the shape of the weight that it reads; None where it reads something else.
+            indices: how many there are; None where the file does not state it.
+        """
+        if table and indices is not None:
+            row = math.prod(table[1:])
+            self.rows[row] += indices * row
+            self.nodes += 1
 
 
 def survey_graph(graph: onnx.GraphProto) -> Survey:
@@ -49,6 +74,7 @@ def survey_graph(graph: onnx.GraphProto) -> Survey:
     inputs = tuple(value.name for value in graph.input if value.name not in defined)
     outputs = tuple(value.name for value in graph.output)
     check_text((*set(types), *inputs, *outputs))
+    picked = _picked_rows(graph)
     return Survey(
         node_count=len(types),
         operators=dict(Counter(types)),
@@ -59,7 +85,34 @@ def survey_graph(graph: onnx.GraphProto) -> Survey:
         inputs=inputs,
         outputs=outputs,
         largest_elements=max(_stated_elements(graph, types), default=0),
+        picked_rows=dict(picked.rows),
+        row_pickers=picked.nodes,
     )
+
+
+def _picked_rows(graph: onnx.GraphProto) -> RowsPicked:
+    picked = RowsPicked()
+    pickers = [node for node in graph.node if is_row_picker(node.op_type, node.domain, len(node.input))]
+    if not pickers:
+        return picked
+    weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    stated = {name: math.prod(dims) for name, dims in weights.items()}
+    for value in graph.input:
+        if value.type.HasField("tensor_type") and value.name not in stated:
+            stated[value.name] = _elements(value)
+    for node in pickers:
+        if all(attribute.name == "axis" and not attribute.i for attribute in node.attribute):
+            picked.note(weights.get(node.input[0]), stated.get(node.input[1]))
+    return picked
+
+
+def is_row_picker(op_type: str, domain: str, inputs: int) -> bool:
+    """Whether a node with these may pick rows."""
+    return op_type == "Gather" and domain in ("", "ai.onnx") and inputs == 2
+
+
+def _elements(value: onnx.ValueInfoProto) -> int:
+    return math.prod(dim.dim_value if dim.HasField("dim_value") else 1 for dim in value.type.tensor_type.shape.dim)
 
 
 def _has_body(node: onnx.NodeProto) -> bool:
@@ -69,9 +122,7 @@ def _has_body(node: onnx.NodeProto) -> bool:
 def _stated_elements(graph: onnx.GraphProto, types: Iterable[str]) -> Iterable[int]:
     for value in (*graph.input, *graph.output, *graph.value_info):
         if value.type.HasField("tensor_type"):
-            yield math.prod(
-                dim.dim_value if dim.HasField("dim_value") else 1 for dim in value.type.tensor_type.shape.dim
-            )
+            yield _elements(value)
     for tensor in graph.initializer:
         yield math.prod(tensor.dims)
     for sparse in graph.sparse_initializer:

@@ -204,11 +204,17 @@ def most_work_ns(survey: Survey) -> int:
     """What the nodes of a model could take on one core at most, their overhead apart, by what the file states.
 
     Each node is taken to handle the largest tensor that is stated, at the slowest rate of its class. So this is an
-    upper bound where no operator makes larger tensors than are stated, and without inferring a single type.
+    upper bound where no operator makes larger tensors than are stated, and without inferring a single type. What a
+    Gather writes that picks rows of a weight is known, which most tensors of recommenders are.
     """
-    return round(
-        sum(count * _most_ns(op_type) for op_type, count in survey.operators.items()) * survey.largest_elements
-    )
+    largest = survey.largest_elements
+    most_ns = sum(count * _most_ns(op_type) for op_type, count in survey.operators.items()) * largest
+    if survey.row_pickers:
+        most_ns -= survey.row_pickers * _most_ns("Gather") * largest
+        for row, elements in survey.picked_rows.items():
+            rates = _COPY if row >= _FINE_ELEMENTS else _GATHER_FINE
+            most_ns += elements * _PICKED_BYTES / rates.gbytes
+    return round(most_ns)
 
 
 @functools.cache
