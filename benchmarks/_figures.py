@@ -149,7 +149,9 @@ def _git(*arguments: str) -> str:
 
 # Rendering, from a results file's own list ---------------------------------------------------------------------
 
-COLUMNS = ("what", "figure (95% interval)", "bound", "", "command", "made")
+COLUMNS = ("what", "figure (95% interval)", "bound", "")
+ORIGIN_COLUMNS = ("command", "made")
+PAGE_COLUMNS = ("page",)
 
 
 def read_figures(paths: Iterable[Path]) -> list[dict[str, Any]]:
@@ -172,11 +174,28 @@ def read_figures(paths: Iterable[Path]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def table_lines(figures: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A Markdown table; what goes against us comes first, otherwise in the order given."""
+def table_lines(figures: Sequence[Mapping[str, Any]], *, pages: str | None = None) -> list[str]:
+    """A Markdown table; what goes against us comes first, otherwise in the order given.
+
+    Args:
+        figures: as results files have them.
+        pages: where the results' pages lie, ending with "/"; each row then links to its own instead of giving command
+            and commit.
+    """
     ordered = sorted(figures, key=lambda figure: ORDER[Verdict(figure["verdict"])])
-    rows = [COLUMNS, ("---",) * len(COLUMNS), *map(_cells, ordered)]
+    columns = COLUMNS + (ORIGIN_COLUMNS if pages is None else PAGE_COLUMNS)
+    rows = [columns, ("---",) * len(columns)]
+    rows += [_cells(figure) + (_origin(figure) if pages is None else _page(figure, pages)) for figure in ordered]
     return ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
+
+
+def _origin(figure: Mapping[str, Any]) -> tuple[str, str]:
+    return f"`{figure['command']}`", f"{figure['date'].split()[0]}, {figure['commit']}"
+
+
+def _page(figure: Mapping[str, Any], pages: str) -> tuple[str]:
+    name = Path(figure["file"]).stem
+    return (f"[{name}]({pages}{name}.md)",)
 
 
 def _cells(figure: Mapping[str, Any]) -> tuple[str, ...]:
@@ -195,8 +214,6 @@ def _cells(figure: Mapping[str, Any]) -> tuple[str, ...]:
         value,
         "" if bound is None else f"{bound['kind']} {show(bound['limit'], unit)}",
         "" if verdict is Verdict.NO_BOUND else f"{verdict}" if verdict is Verdict.MET else f"**{verdict}**",
-        f"`{figure['command']}`",
-        f"{figure['date'].split()[0]}, {figure['commit']}",
     )
 
 

@@ -10,7 +10,8 @@ from _common import describe_machine, make_parser, say
 
 COMMAND = ("inspect", "zoo:yolov8n", "--provider", "emulated:pixel-6-gpu")
 FIRST, LAST = "It supports", "Fragments:"
-"""The lines that are shown begin so; those before and after are the model's structure and a long table."""
+"""The lines that are shown after the first paragraph, which answers a newcomer's questions, are those from one that begins
+so to one that begins so; between are the model's structure, and after them a long table."""
 
 
 def main() -> None:
@@ -27,9 +28,10 @@ def main() -> None:
     lines = [line.rstrip() for line in done.stdout.splitlines()]
     (first,) = [number for number, line in enumerate(lines) if line.startswith(FIRST)]
     (last,) = [number for number, line in enumerate(lines) if line.startswith(LAST)]
+    answers = lines[: lines.index("")]
     path = arguments.output.with_suffix(".txt")
     head = f"$ parallax {' '.join(COMMAND)}    # {machine['date'].split()[0]}, {machine['commit']}, in part"
-    path.write_text("\n".join([head, *lines[first : last + 1]]) + "\n", encoding="utf-8")
+    path.write_text("\n".join([head, *answers, "...", *lines[first : last + 1]]) + "\n", encoding="utf-8")
     say(f"wrote {path}")
 
 

@@ -3,8 +3,9 @@
     python tools/readme_figures.py            # write the tables between the markers
     python tools/readme_figures.py --check    # fail where a text and its results files differ (CI runs this)
 
-Every ``benchmarks/results/*.json`` has a list of figures (`benchmarks/_figures.py`). README.md gets the headlines,
-``benchmarks/results/README.md`` all of them, both sorted by verdict: what goes against us comes first. A measured
+Every ``benchmarks/results/*.json`` has a list of figures (`benchmarks/_figures.py`). README.md gets the headlines that have a
+bound, each with a link to its page, which names command, commit and machine; ``benchmarks/results/README.md`` gets all
+figures. Both are sorted by verdict: what goes against us comes first. A measured
 figure outside of the markers, there or in ``docs/*.md``, has no results file to be compared with, so that ``--check``
 complains about it too. (Decision records say what was measured when it was decided, and stay as they are.)
 """
@@ -15,6 +16,7 @@ import argparse
 import difflib
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from _figures import read_figures, table_lines  # noqa: E402
+from _figures import Verdict, read_figures, table_lines  # noqa: E402
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 SAMPLE_BEGIN, SAMPLE_END = "<!-- sample: begin -->", "<!-- sample: end -->"
@@ -35,15 +37,29 @@ MEASURED = re.compile(
 """What a measured figure looks like: a duration, or a share of somebody's time."""
 
 
+def render_headlines(figures: Sequence[Mapping[str, Any]]) -> str:
+    """How many headlines keep their bounds, and a table of them."""
+    judged = [figure for figure in figures if figure["headline"] and figure["bound"] is not None]
+    counts = Counter(figure["verdict"] for figure in judged)
+    first = (
+        f"Of {len(judged)} figures with a bound, {counts[Verdict.MISSED]} miss it, {counts[Verdict.NOT_SHOWN]} are not "
+        f"shown to keep it, and {counts[Verdict.MET]} keep it."
+    )
+    return "\n".join([first, "", *_with_notes(table_lines(judged, pages="benchmarks/results/"), judged)])
+
+
 def render(figures: Sequence[Mapping[str, Any]]) -> str:
-    """The table, and what is true of all of it."""
-    lines = table_lines(figures)
+    """A table of all figures, and what is true of all of it."""
+    return "\n".join(_with_notes(table_lines(figures), figures))
+
+
+def _with_notes(lines: list[str], figures: Sequence[Mapping[str, Any]]) -> list[str]:
     machines = sorted({figure["machine"] for figure in figures})
     lines += ["", "Made on " + "; ".join(machines) + ". The interval is that of 95%; of what is counted there is none."]
     lines[-1] += " *Not shown*: the interval crosses the bound, or is not known."
     if all(_cores(machine) <= 2 for machine in machines):
         lines[-1] += " No machine with more than two cores was at hand: what more cores give is not known."
-    return "\n".join(lines)
+    return lines
 
 
 def _cores(machine: str) -> int:
@@ -65,7 +81,7 @@ def expected(root: Path) -> dict[Path, str]:
     results = root / "benchmarks" / "results"
     figures = read_figures(sorted(results.glob("*.json")))
     readme, notes = root / "README.md", results / "README.md"
-    text = replaced(readme.read_text(encoding="utf-8"), BEGIN, END, render([f for f in figures if f["headline"]]))
+    text = replaced(readme.read_text(encoding="utf-8"), BEGIN, END, render_headlines(figures))
     sample = results / SAMPLE
     if sample.exists():
         content = f"```\n{sample.read_text(encoding='utf-8').rstrip()}\n```"
