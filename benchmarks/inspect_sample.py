@@ -10,8 +10,8 @@ from _common import describe_machine, make_parser, say
 
 COMMAND = ("inspect", "zoo:yolov8n", "--provider", "emulated:pixel-6-gpu")
 FIRST, LAST = "It supports", "Fragments:"
-"""The lines that are shown after the first paragraph, which answers a newcomer's questions, are those from one that begins
-so to one that begins so; between are the model's structure, and after them a long table."""
+"""Shown are the first paragraph, which answers a newcomer's questions, and the lines from the first of these to the last.
+Between them is the model's structure, and after them a long table."""
 
 
 def main() -> None:

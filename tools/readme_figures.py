@@ -3,9 +3,9 @@
     python tools/readme_figures.py            # write the tables between the markers
     python tools/readme_figures.py --check    # fail where a text and its results files differ (CI runs this)
 
-Every ``benchmarks/results/*.json`` has a list of figures (`benchmarks/_figures.py`). README.md gets the headlines that have a
-bound, each with a link to its page, which names command, commit and machine; ``benchmarks/results/README.md`` gets all
-figures. Both are sorted by verdict: what goes against us comes first. A measured
+Every ``benchmarks/results/*.json`` has a list of figures (`benchmarks/_figures.py`). README.md gets the headlines that
+have a bound, each with a link to its page, which names command, commit and machine. ``benchmarks/results/README.md``
+gets all figures. Both are sorted by verdict: what goes against us comes first. A measured
 figure outside of the markers, there or in ``docs/*.md``, has no results file to be compared with, so that ``--check``
 complains about it too. (Decision records say what was measured when it was decided, and stay as they are.)
 """

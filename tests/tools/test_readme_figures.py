@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -91,6 +92,23 @@ def test_what_goes_against_us_comes_first(project: Path) -> None:
     text = expected(project)[project / "README.md"]
     places = [text.index(f"| {what} |") for what in ("zz bad", "zz open", "zz good")]
     assert places == sorted(places)
+
+
+def test_the_readme_links_each_figure_with_a_bound_to_a_page_that_is_there(project: Path) -> None:
+    figures = [Figure(name="z", what="zz unbounded", value=1.0, unit="ratio", interval=(1.0, 1.0)).to_json(ORIGIN)]
+    _write(project / "benchmarks" / "results" / "z.json", figures)
+    text = expected(project)[project / "README.md"]
+    assert "zz unbounded" not in text
+    table = text[text.index("figures: begin") : text.index("figures: end")]
+    linked = set(re.findall(r"\]\((benchmarks/results/[^)]*)\) \|", table))
+    assert len(linked) > 10
+    assert [page for page in linked if not (ROOT / page).exists()] == []
+    verdicts = re.search(
+        r"Of (\d+) figures with a bound, (\d+) miss it, (\d+) are not shown to keep it, and (\d+) keep", text
+    )
+    assert verdicts is not None
+    all_of_them, *each = map(int, verdicts.groups())
+    assert all_of_them == sum(each) == len(re.findall(r"^\| .*\.md\) \|$", table, re.M))
 
 
 def _results(project: Path) -> list[Path]:
