@@ -10,7 +10,7 @@ from _common import describe_machine, make_parser, say
 
 COMMAND = ("inspect", "zoo:yolov8n", "--provider", "emulated:pixel-6-gpu")
 FIRST, LAST = "It supports", "Fragments:"
-"""Shown are the first paragraph, which answers a newcomer's questions, and the lines from the first of these to the last.
+"""Shown are the first paragraph, which answers a newcomer's questions, and the lines from one of these to the other.
 Between them is the model's structure, and after them a long table."""
 
 
