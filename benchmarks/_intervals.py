@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,31 @@ def interval_of(rows: Sequence[Runs], statistic: Statistic, *, seed: int = 0) ->
     medians = np.stack([_drawn_medians(runs, generator) for runs in rows], axis=1)
     low, high = np.quantile(statistic(medians), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def mean_over_rows(
+    values: Sequence[float], families: Sequence[Hashable], *, seed: int = 0
+) -> tuple[float, tuple[float, float] | None]:
+    """The geometric mean of one value per row, and its 95% interval by a bootstrap that draws the rows anew.
+
+    Rows of one family (the states of one model on one device, say) are alike, and drawn together. The interval is None
+    with fewer than `LEAST_SAMPLES` families.
+
+    Args:
+        values: above 0.
+        families: of each row, what it belongs to.
+    """
+    logs = np.log(np.array(values))
+    number = {family: index for index, family in enumerate(dict.fromkeys(families))}
+    members = np.array([number[family] for family in families])
+    value = float(np.exp(logs.mean()))
+    if len(number) < LEAST_SAMPLES:
+        return value, None
+    sums, sizes = np.bincount(members, weights=logs), np.bincount(members)
+    drawn = np.random.default_rng(seed).integers(len(number), size=(DRAWS, len(number)))
+    means = np.exp(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return value, (float(low), float(high))
 
 
 def _drawn_medians(runs: Runs, generator: np.random.Generator) -> np.ndarray:

@@ -51,10 +51,12 @@ STEPS: tuple[Step, ...] = (
     Step(script="batcher.py", arguments=("--seconds", "12", "--rounds", "6"), minutes=22),
     Step(script="peers.py", arguments=("--models", *SERVED, "--seconds", "0.8", "--lead", "0.7"), minutes=27),
     Step(script="adapt.py", minutes=19),
+    Step(script="decision_time.py", minutes=25),
     Step(script="memory.py", minutes=12, needs_quiet=False),
     Step(script="soak.py", arguments=("--minutes", "4"), minutes=4.2, needs_quiet=False),
     Step(script="paper_parallax_simulated.py", minutes=8, needs_quiet=False),
     Step(script="paper_energy.py", minutes=5, needs_quiet=False),
+    Step(script="paper_sparoa.py", minutes=25, needs_quiet=False),
     Step(script="right_answers.py", minutes=15, needs_quiet=False),
     Step(script="inspect_sample.py", minutes=0.3, needs_quiet=False),
 )

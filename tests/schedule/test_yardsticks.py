@@ -163,8 +163,11 @@ def test_the_closed_form_is_the_launch_over_the_difference_of_the_rates() -> Non
     found = [next(iter(ClosedForm().propose(problem_of(graph, offer, zeros=zeros)))) for offer in offers]
     assert [placement.devices for placement in found] == [(0,) * 4, (None,) * 4]
     assert f"{flops}" in found[0].label
+    bounds = [ClosedForm().bound(problem_of(graph, offer, zeros=zeros), 0) for offer in offers]
+    assert bounds == [pytest.approx(80 * flops / 80), pytest.approx(81 * flops / 80)]
     slower = offer_of([False] * 4, [200] * 4, [100] * 4)
     assert list(ClosedForm().propose(problem_of(graph, slower))) == []
+    assert ClosedForm().bound(problem_of(graph, slower), 0) is None
 
 
 def test_earliest_finish_uses_both_sides_at_once() -> None:

@@ -133,23 +133,27 @@ class ClosedForm:
 
     def propose(self, problem: PlacementProblem) -> Iterator[Placement]:
         """One placement per device."""
-        for device, offer in enumerate(problem.devices):
-            pairs = [
-                (group, features.flops, features.cpu_ns, features.device_ns[device])
-                for group, features in enumerate(problem.features)
-            ]
-            taken = [(group, flops, here, there) for group, flops, here, there in pairs if there is not None]
-            work = sum(flops for _, flops, _, _ in taken)
-            if not work:
+        for device, takes in enumerate(problem.takes):
+            bound = self.bound(problem, device)
+            if bound is None:
                 continue
-            cpu_ns_per_flop = sum(here for _, _, here, _ in taken) / work
-            device_ns_per_flop = sum(there for _, _, _, there in taken) / work
-            if device_ns_per_flop >= cpu_ns_per_flop:
-                continue
-            launch_ns = offer.launch_ns if self.launch_ns is None else self.launch_ns
-            bound = launch_ns / (cpu_ns_per_flop - device_ns_per_flop)
-            chosen = [group for group, flops, _, _ in taken if flops >= bound]
+            features = problem.features
+            chosen = [group for group, taken in enumerate(takes) if taken and features[group].flops >= bound]
             yield Placement.on_device(problem, f"at least {bound:.3g} FLOPs, in closed form", chosen, device=device)
+
+    def bound(self, problem: PlacementProblem, device: int) -> float | None:
+        """tau_I of one device, in FLOPs; None where it is no quicker, or takes nothing that has work."""
+        pairs = [(features.flops, features.cpu_ns, features.device_ns[device]) for features in problem.features]
+        taken = [(flops, here, there) for flops, here, there in pairs if there is not None]
+        work = sum(flops for flops, _, _ in taken)
+        if not work:
+            return None
+        cpu_ns_per_flop = sum(here for _, here, _ in taken) / work
+        device_ns_per_flop = sum(there for _, _, there in taken) / work
+        if device_ns_per_flop >= cpu_ns_per_flop:
+            return None
+        launch_ns = problem.devices[device].launch_ns if self.launch_ns is None else self.launch_ns
+        return launch_ns / (cpu_ns_per_flop - device_ns_per_flop)
 
 
 def middle_thresholds(flops: Sequence[int], zeros: Sequence[float]) -> tuple[float, float]:
