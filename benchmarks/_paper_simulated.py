@@ -21,9 +21,6 @@ from parallax.profile import estimate_costs
 from parallax.schedule.placement import Machine
 from parallax.schedule.placement._judge import JudgedPlacement
 
-SHARES = (1.0,)
-"""Shares of the rows for the device, times the one that balances both sides; tuned sessions try more."""
-
 CORES = 4
 """Equal cores that stand for the phone's eight unequal ones; together they are as fast."""
 
@@ -125,10 +122,10 @@ def simulate_row(name: str, phone: str, model: Model, assumption: Assumption, *,
     def costs_of(made: RowSplit) -> CostModel:
         return phone_costs(made.model.inferred(), profile)
 
-    split = best_split(study, costs_of, flips=flips, shares=SHARES)
     greedy = study.regions(RegionRule.GREEDY)
     partitions = DEFAULT_PARTITIONS[profile.coverage.name]
     found = study.coexecution(flips=flips)
+    split = best_split(study, costs_of, found)
     _, _, heft_ns = study.heft(greedy)
     sequential = find_regions(study.graph, study.units, study.offer, join_siblings=True)
     return {
@@ -159,6 +156,8 @@ def ours(study: Study, regions: JudgedPlacement, split: Split | None) -> dict[st
         "regions_ns": regions.makespan_ns,
         "rows_ns": None if rows is None else rows.makespan_ns,
         "rows_share": None if split is None else split.share,
+        "rows_whole": None if split is None else split.whole,
+        "rows_everywhere_ns": None if split is None else split.everywhere_ns,
         "ours_ns": best.makespan_ns,
         "ours_regions": len(best.plan.regions),
     }

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from _common import ORIGIN
 
 from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.graph import CostModel, Dag, OpGraph, Verdict, tensor_bytes
-from parallax.model import Model, RowSplit, split_rows
+from parallax.model import Model, RowSplit
 from parallax.partition import UnitGraph, contract
 from parallax.partition.candidates import Cause, DraftSegment, Partition, find_boundaries
 from parallax.partition.regions import Offer, RegionPlacer, RegionPlan, RegionRule, find_regions, make_offer
 from parallax.partition.regions._hosted import hosted_tensors
 from parallax.partition.regions._verify import verify_regions
+from parallax.planner._row_search import search_rows
 from parallax.schedule import (
     CPU_BACKEND,
     PLAN_FORMAT_VERSION,
@@ -34,14 +35,15 @@ from parallax.schedule.placement import (
     Coexecution,
     Machine,
     PlacementProblem,
+    Placer,
+    RowsAndRegions,
+    ShardRows,
     default_placers,
     find_placement,
     row_parts,
+    rows_elsewhere,
 )
 from parallax.schedule.placement._judge import LocalSearch
-
-SHARES = (0.6, 0.75, 0.9, 1.0, 1.1, 1.25, 1.4)
-"""Shares of the rows that the device is tried with, times the one at which both sides alone would end together."""
 
 DEFAULT_PARTITIONS = {"tflite-gpu": 1, "nnapi": 3}
 """Fragments that TensorFlow Lite delegates unless told otherwise, the largest first: ``max_delegated_partitions`` in
@@ -104,18 +106,28 @@ class Study:
         """Nodes that are computed when the model is loaded."""
         return frozenset(verdict.node for verdict in plan.verdicts if verdict.verdict is Verdict.FOLDED)
 
-    def coexecution(self, *, flips: int, split: RowSplit | None = None) -> Coexecution:
+    def coexecution(
+        self, *, flips: int, split: RowSplit | None = None, sides: Mapping[str, int] | None = None
+    ) -> Coexecution:
+        """What the default placers find. ``sides``: of a model that was split, see `rows_elsewhere`."""
+        found = self.placed((*default_placers(len(self.units))[:-1], LocalSearch(flips)), split, sides)
+        verify_regions(self.graph, self.units, self.offer, found.best.plan)
+        return found
+
+    def placed(
+        self, placers: Sequence[Placer], split: RowSplit | None = None, sides: Mapping[str, int] | None = None
+    ) -> Coexecution:
+        graph, units = self.graph, self.units
         problem = PlacementProblem(
-            graph=self.graph,
-            groups=self.units,
+            graph=graph,
+            groups=units,
             devices=(self.offer,),
             costs=self.costs,
             machine=self.machine,
-            row_parts={} if split is None else row_parts(self.graph, self.units, split.parts),
+            row_parts={} if split is None else row_parts(graph, units, split.parts),
+            rows_elsewhere=None if split is None or sides is None else rows_elsewhere(graph, units, split.parts, sides),
         )
-        found = find_placement(problem, (*default_placers(len(self.units))[:-1], LocalSearch(flips)))
-        verify_regions(self.graph, self.units, self.offer, found.best.plan)
-        return found
+        return find_placement(problem, placers)
 
     def sequential(self, plan: RegionPlan) -> tuple[RegionTasks, Schedule]:
         """One thing after the other, on all cores or on the device."""
@@ -229,29 +241,48 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """The best split by rows that was found."""
+    """The best way to share rows that was found: within chains, with regions elsewhere."""
 
     share: float
-    split: RowSplit
+    whole: int
+    """Layers that stay whole."""
     study: Study
     found: Coexecution
+    everywhere_ns: int
+    """Where all is split that can be, at the best of the shares, and no region elsewhere is proposed."""
 
 
-def best_split(
-    study: Study, costs_of: Callable[[RowSplit], CostModel], *, flips: int, shares: Sequence[float] = SHARES
-) -> Split | None:
-    """Try some shares of rows for the device, and search the best of them well."""
-    best: Split | None = None
-    for factor in shares:
-        share = round(min(max(study.offer.balanced_share * factor, 0.1), 0.9), 3)
-        split = split_rows(study.model, share)
-        if split is None:
-            return None
-        own = Study.of(split.model, costs_of(split), study.backend, study.machine)
-        found = own.coexecution(flips=0, split=split)
-        if best is None or found.best.makespan_ns < best.found.best.makespan_ns:
-            best = Split(share=share, split=split, study=own, found=found)
-    if best is None or not flips:
-        return best
-    found = best.study.coexecution(flips=flips, split=best.split)
-    return dataclasses.replace(best, found=found)
+def best_split(study: Study, costs_of: Callable[[RowSplit], CostModel], alone: Coexecution) -> Split | None:
+    """What ``policy="rows-and-regions"`` finds. ``alone``: the best placement of the model as it is."""
+    placed = alone.best.regions.placed(len(study.units))
+    sides = {
+        name: device
+        for node in study.graph.nodes
+        for name in node.outputs
+        if (device := placed[study.units.unit_of[node.index]]) is not None
+    }
+
+    def of(split: RowSplit) -> Study:
+        return Study.of(split.model, costs_of(split), study.backend, study.machine)
+
+    def judge(split: RowSplit) -> int:
+        return of(split).placed((ShardRows(),), split, sides).best.makespan_ns
+
+    searched = search_rows(
+        study.model,
+        balanced=study.offer.balanced_share,
+        cpu_ns=study.offer.cpu_ns,
+        judge=judge,
+        evaluations=RowsAndRegions().evaluations,
+    )
+    if searched is None:
+        return None
+    best, everywhere = searched.best, searched.everywhere
+    own = of(best.split)
+    return Split(
+        share=best.permille / 1000,
+        whole=len(best.whole),
+        study=own,
+        found=own.coexecution(flips=0, split=best.split, sides=sides),
+        everywhere_ns=of(everywhere.split).coexecution(flips=0, split=everywhere.split).best.makespan_ns,
+    )

@@ -20,7 +20,7 @@ from _common import describe_machine, make_parser, say
 from _figures import Figure
 from _joules import Busy, share_of
 from _paper import GREEDY_NOTE, MODELS, PHONES, load_converted
-from _paper_simulated import CORES, PHONE, SHARES, phone_costs
+from _paper_simulated import CORES, PHONE, phone_costs
 from _phones import Study, best_split
 from _sections import Section, publish_sections
 
@@ -137,8 +137,9 @@ def ours_run(study: Study, profile: DeviceProfile, cpu: Busy) -> Busy:
     def split_costs(made: RowSplit) -> CostModel:
         return phone_costs(made.model.inferred(), profile)
 
-    found = [(study, study.coexecution(flips=0).best)]
-    split = best_split(study, split_costs, flips=0, shares=SHARES)
+    alone = study.coexecution(flips=0)
+    found = [(study, alone.best)]
+    split = best_split(study, split_costs, alone)
     if split is not None:
         found.append((split.study, split.found.best))
     of, best = min(found, key=lambda entry: entry[1].makespan_ns)

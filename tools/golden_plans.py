@@ -165,6 +165,8 @@ def describe_plan(plan: Plan) -> Document:
     }
     if plan.rows_permille is not None:
         found["rows_permille"] = plan.rows_permille
+    if plan.rows_whole:
+        found["rows_whole"] = plan.rows_whole
     if plan.constants_shapes is not None:
         found["constants_shapes"] = plan.constants_shapes
     return {**found, "segments": [_describe_segment(segment) for segment in plan.segments]}

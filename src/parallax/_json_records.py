@@ -1,7 +1,8 @@
 """Frozen records to and from values of JSON types, checked against their annotations.
 
 For records made of int, str, bool, ``T | None``, ``tuple[T, ...]``, ``tuple[A, B]`` and other such records. What
-was written anywhere else is not trusted: a field that is missing, unknown or of another type is refused.
+was written anywhere else is not trusted: a field that is missing, unknown or of another type is refused. Only those
+that a record names in ``LATER_FIELDS`` may be missing: they have their defaults then.
 """
 
 from __future__ import annotations
@@ -122,20 +123,21 @@ _COMMON_HINTS: dict[Any, Any] = {
 def _record_reader(kind: type) -> _Reader:
     # Made when first used: a record may hold others of its own kind.
     readers: dict[str, _Reader] = {}
+    later: frozenset[str] = getattr(kind, "LATER_FIELDS", frozenset())
 
     def read(value: object) -> Any:
         if not readers:
             readers.update(_field_readers(kind))
         if not isinstance(value, Mapping):
             raise _misfit(value, "an object")
-        if value.keys() != readers.keys():
+        if value.keys() != readers.keys() and not readers.keys() - later <= value.keys() <= readers.keys():
             names = ", ".join(sorted(repr(name) for name in value.keys() ^ readers.keys()))
             raise _Misfit(f"fields missing or unknown: {names[:200]}")
         made = {}
         name = ""
         try:
-            for name, read_field in readers.items():
-                made[name] = read_field(value[name])
+            for name in value:
+                made[name] = readers[name](value[name])
         except _Misfit as misfit:
             misfit.steps.append(f".{name}")
             raise

@@ -437,6 +437,7 @@ PLAN_EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "the processor": lambda plan: _planned(plan).update(backend="cpu"),
     "a device for the processor's": lambda plan: _planned(plan, CPU_BACKEND).update(backend=PHONE),
     "rows in a shape": lambda plan: plan.update(rows_permille=500, rows_shapes=[["x", [1]]]),
+    "layers left whole, and no rows": lambda plan: plan.update(rows_whole=["x"]),
     "rows in rounds": lambda plan: plan.update(rows_permille=500, rows_rounds=2),
     "weights that are read while it runs": lambda plan: plan["provenance"].update(source="memory"),
 }

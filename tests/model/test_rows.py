@@ -413,6 +413,31 @@ def test_nothing_to_split() -> None:
     assert split_rows(loaded.with_shapes({"x": (1, 128, 256)}), 0.5) is not None
 
 
+def test_what_makes_a_tensor_that_stays_whole_is_one_piece() -> None:
+    nodes = [node("Erf", "h", "e"), node("MatMul", "e w", "m"), node("Neg", "m", "n"), node("MatMul", "n w", "y")]
+    proto = rows_model(nodes, {}, (1, 128, 256))
+    loaded = load_model(proto)
+
+    def made(whole: Sequence[str]) -> RowSplit:
+        split = split_rows(loaded, 0.6, whole=whole)
+        assert split is not None
+        for expected, found in zip(run(proto, X), run(split.model.extract_whole(), X), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * float(np.abs(expected).max()))
+        return split
+
+    split = made(["m"])
+    assert operators(split, 0) == operators(split, 1)[: len(operators(split, 0))]
+    assert operators(split, 0)[:2] == ["MatMul", "Erf"]
+    assert "Neg" not in operators(split, 0), "it is not carried along what is whole"
+    whole = [entry for entry in split.model.graph.nodes if "m" in entry.outputs]
+    assert [entry.op_type for entry in whole] == ["MatMul"]
+    # What is whole can be cut again behind it.
+    assert [entry.outputs[0] for entry in split.model.graph.nodes if entry.op_type == "MatMul"].count("m") == 1
+    assert operators(split, 0).count("MatMul") == 2
+    assert made(["no such tensor"]).model.structure_digest == made([]).model.structure_digest
+    assert split_rows(loaded, 0.6, whole=["h", "m", "y"]) is None
+
+
 @pytest.mark.parametrize("share", [0, 1, -0.5, float("nan")])
 def test_a_share_is_within_bounds(share: float) -> None:
     with pytest.raises(ConfigError, match="share"):
@@ -451,3 +476,33 @@ def test_cuts_follow_any_reshape_or_end_there(shapes: tuple[list[int], list[list
     np.testing.assert_allclose(
         run(split_and.model.extract_whole(), feeds)[0], run(proto, feeds)[0], rtol=2e-6, atol=1e-6
     )
+
+
+@st.composite
+def random_products(draw: st.DrawFn) -> tuple[onnx.ModelProto, set[str]]:
+    """Products, sums, softmaxes and elementwise operators over a random graph, and some of its tensors."""
+    nodes, made = [], ["x"]
+    for number in range(draw(st.integers(2, 9))):
+        first, second = (draw(st.sampled_from(made)) for _ in range(2))
+        kind = draw(st.sampled_from(["MatMul", "MatMul", "Add", "Tanh", "Softmax"]))
+        inputs = {"MatMul": f"{first} w", "Add": f"{first} {second}"}.get(kind, first)
+        nodes.append(node(kind, inputs, f"t{number}"))
+        made.append(f"t{number}")
+    nodes.append(node("Sum", " ".join(made[-3:]), "y"))
+    tensors = {"w": weight((256, 256), 1) / 16}
+    proto = model(nodes, [value("x", (1, 128, 256))], [value("y", (1, 128, 256))], tensors)
+    return proto, draw(st.sets(st.sampled_from(made)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(random_products(), st.floats(0.1, 0.9))
+def test_any_layers_can_stay_whole(drawn: tuple[onnx.ModelProto, set[str]], share: float) -> None:
+    proto, whole = drawn
+    loaded = load_model(proto)
+    split = split_rows(loaded, share, whole=whole)
+    if split is None:
+        return
+    cut = {loaded.graph.nodes[index].outputs[0] for index in split.origins.values()}
+    assert not cut & whole
+    for expected, found in zip(run(proto, X), run(split.model.extract_whole(), X), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * float(np.abs(expected).max()))

@@ -270,6 +270,30 @@ def test_judge_refuses_a_share_that_is_none(permille: int) -> None:
         verify_plan(replace(PLAN, rows_permille=permille))
 
 
+def test_judge_refuses_tensors_that_stay_whole_where_no_rows_are_split_once() -> None:
+    plan = replace(PLAN, rows_permille=300, rows_whole=("a", "b"))
+    verify_plan(plan)
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    for changes in ({"rows_permille": None}, {"rows_rounds": 2}):
+        with pytest.raises(PlanError, match="no rows that are split once"):
+            verify_plan(replace(plan, **changes))
+    for names in (("a", "a"), ("a", "")):
+        with pytest.raises(PlanError, match="named twice, or not at all"):
+            verify_plan(replace(plan, rows_whole=names))
+
+
+def test_a_plan_that_was_written_before_layers_could_stay_whole_is_read() -> None:
+    body = BodyPlan(attribute="body", plan=make_plan((make_segment(0),), cores=1))
+    plan = make_plan((make_segment(0, bodies=(body,)),))
+    written: Any = json.loads(json.dumps(plan.to_json()))
+    del written["rows_whole"]
+    del written["segments"][0]["bodies"][0]["plan"]["rows_whole"]
+    assert Plan.from_json(written) == plan
+    del written["rows_rounds"]
+    with pytest.raises(PlanError, match="'rows_rounds'"):
+        Plan.from_json(written)
+
+
 @pytest.mark.parametrize("shapes", [None, (), (("x", (2, 0)), ("y", ()))])
 def test_shapes_that_constants_were_computed_in_come_back(
     shapes: tuple[tuple[str, tuple[int, ...]], ...] | None,

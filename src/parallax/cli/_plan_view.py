@@ -26,6 +26,7 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
         "cores": plan.cores,
         "lanes": plan.lanes,
         "rows_permille": plan.rows_permille,
+        "rows_whole": list(plan.rows_whole),
         "constants_computed": plan.constants_shapes is not None,
         "segments": [
             {

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from parallax.model._open_batch import open_batch_axis
     from parallax.model._outline import Outline, read_outline
     from parallax.model._probes import Probe, probe_model
-    from parallax.model._rows import RowSplit, split_rows
+    from parallax.model._rows import RowSplit, begins_rows, split_rows
     from parallax.model._save import save_segment
     from parallax.model._segment_graph import segment_graph
     from parallax.model._segment_model import SegmentModel
@@ -51,7 +51,7 @@ else:
             "_open_batch": "open_batch_axis",
             "_outline": "Outline read_outline",
             "_probes": "Probe probe_model",
-            "_rows": "RowSplit split_rows",
+            "_rows": "RowSplit begins_rows split_rows",
             "_save": "save_segment",
             "_segment_graph": "segment_graph",
             "_segment_model": "SegmentModel",
@@ -82,6 +82,7 @@ __all__ = [
     "StoredGraph",
     "StoredWeight",
     "Survey",
+    "begins_rows",
     "compute_constants",
     "declaring_model",
     "find_batch_axis",

@@ -13,7 +13,7 @@ up to the kernels that a runtime chooses for other shapes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -44,7 +44,7 @@ class RowSplit:
     """Node of a part -> index of the model's node that it does a part of; what cuts and joins has none."""
 
 
-def split_rows(model: Model, share: float) -> RowSplit | None:
+def split_rows(model: Model, share: float, *, whole: Collection[str] = ()) -> RowSplit | None:
     """Split what can be split: ``share`` of the rows in the first part, the others in the second.
 
     Operators with enough work are cut (convolutions by lines, matrix products by rows or by batch), and the cut is
@@ -52,6 +52,7 @@ def split_rows(model: Model, share: float) -> RowSplit | None:
 
     Args:
         share: above 0 and below 1.
+        whole: names of tensors that stay whole: what makes one is not cut. Names that the model has not say nothing.
 
     Returns: None where nothing can be split. Linear in the graph.
 
@@ -62,7 +63,7 @@ def split_rows(model: Model, share: float) -> RowSplit | None:
     opset = max(model.opset_imports.get(domain, 0) for domain in ("", "ai.onnx"))
     if opset < _LEAST_OPSET:
         return None
-    writer = _Writer(model.inferred(), model.protos, share, opset)
+    writer = _Writer(model.inferred(), model.protos, share, opset, frozenset(whole))
     for node in writer.graph.nodes:
         writer.write(node)
     if not writer.cuts:
@@ -76,6 +77,11 @@ def split_rows(model: Model, share: float) -> RowSplit | None:
     )
 
 
+def begins_rows(node: Node) -> bool:
+    """Whether an operator is of a kind that is cut by itself where it has enough work; others are carried along."""
+    return not node.domain and node.op_type in STARTS
+
+
 @dataclass(slots=True)
 class _Writer:
     """The new graph, as far as it is written; tensors of the old one are whole or cut."""
@@ -84,6 +90,7 @@ class _Writer:
     protos: Sequence[onnx.NodeProto]
     share: float
     opset: int
+    stays: frozenset[str] = frozenset()
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[tuple[int, ...], onnx.TensorProto] = field(default_factory=dict)
     cuts: dict[str, Cut] = field(default_factory=dict)
@@ -228,6 +235,8 @@ class _Writer:
     # Rules -----------------------------------------------------------------------------------------------
 
     def _recipe(self, node: Node) -> Recipe | None:
+        if not self.stays.isdisjoint(node.outputs):
+            return None
         if node.domain or node.bodies or not all(self.is_known(name) for name in node.outputs if name):
             return None
         if not all(self.is_known(name) for name in node.inputs if name):

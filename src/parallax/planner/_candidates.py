@@ -115,10 +115,14 @@ class PlanningContext:
         worth = self.zero_worths.get(backend)
         return None if worth is None else worth.node_factors(self.graph, self.weight_zeros)
 
+    @property
+    def known_survivors(self) -> frozenset[str] | None:
+        """Tensors at which the model may be cut without undoing a fusion; None where nobody asked."""
+        return self.costs.survivors if self._survivors is None else self._survivors
+
     @cached_property
     def units(self) -> UnitGraph:
-        survivors = self.costs.survivors if self._survivors is None else self._survivors
-        return contract(self.graph, survivors=survivors, cuttable=self.model.can_cut)
+        return contract(self.graph, survivors=self.known_survivors, cuttable=self.model.can_cut)
 
     @cached_property
     def unit_costs(self) -> UnitCosts:

@@ -7,7 +7,7 @@ What a device takes becomes regions by cost (`parallax.partition.find_regions`) 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -31,6 +31,7 @@ from parallax.planner._candidates import (
 from parallax.planner._lifting import BodyPlanner
 from parallax.profile import product_flops, surviving_tensors
 from parallax.schedule import (
+    CPU_BACKEND,
     AdaptivePolicy,
     Assignment,
     Crossings,
@@ -42,7 +43,15 @@ from parallax.schedule import (
     region_tasks,
     simulate,
 )
-from parallax.schedule.placement import Coexecution, PlacementProblem, default_placers, find_placement, row_parts
+from parallax.schedule.placement import (
+    Coexecution,
+    PlacementProblem,
+    Placer,
+    default_placers,
+    find_placement,
+    row_parts,
+    rows_elsewhere,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +73,48 @@ def scaled_costs(context: PlanningContext, backend: Backend) -> CostModel:
     return costs if host_flops is None else costs.times(product_flops(context.cores) / host_flops)
 
 
+def placement_problem(
+    context: PlanningContext,
+    offers: Sequence[Offer],
+    costs: CostModel,
+    *,
+    split: RowSplit | None = None,
+    sides: Mapping[str, int] | None = None,
+) -> PlacementProblem:
+    """The question that placers are asked about a context's model.
+
+    Args:
+        offers: of the devices.
+        costs: of the processor.
+        split: how the context's model was split by rows, if it was.
+        sides: of such a model, tensor -> device that would make it if nothing was split; others are the processor's.
+    """
+    graph, units = context.graph, context.units
+    here = context.zero_worths.get(CPU_BACKEND)
+    return PlacementProblem(
+        graph=graph,
+        groups=units,
+        devices=tuple(offers),
+        costs=costs,
+        machine=host_machine(context.cores),
+        row_parts={} if split is None else row_parts(graph, units, split.parts),
+        rows_elsewhere=None if split is None or sides is None else rows_elsewhere(graph, units, split.parts, sides),
+        zeros=context.weight_zeros,
+        zero_worth={} if here is None else here.saved_shares(node.op_type for node in graph.nodes),
+    )
+
+
+def sides_of(context: PlanningContext, found: Coexecution) -> dict[str, int]:
+    """Tensors that a placement of a context's model has devices make, each with its device."""
+    placed = found.best.regions.placed(len(context.units))
+    sides: dict[str, int] = {}
+    for node in context.graph.nodes:
+        device = placed[context.units.unit_of[node.index]]
+        if device is not None:
+            sides.update(dict.fromkeys(filter(None, node.outputs), device))
+    return sides
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DevicePlan:
     """A plan with regions on a device, and what it was predicted to take."""
@@ -81,6 +132,7 @@ class DeviceStudy:
         backend: the device.
         costs: of the processor; by default the context's.
         split: how the context's model was split by rows, if it was.
+        sides: of such a model, the tensors that the device would make if nothing was split.
         room_bytes: what the device may hold of the model; None: as much as it likes.
     """
 
@@ -91,11 +143,13 @@ class DeviceStudy:
         costs: CostModel | None = None,
         *,
         split: RowSplit | None = None,
+        sides: Mapping[str, int] | None = None,
         room_bytes: int | None = None,
     ) -> None:
         self.context = context
         self.room_bytes = room_bytes
         self._split = split
+        self._sides = sides
         self.backend = backend
         self.name = backend.info.name
         self.costs = scaled_costs(context, backend) if costs is None else costs
@@ -132,16 +186,14 @@ class DeviceStudy:
         """The best placement found beside the processor; None where the device has no prices."""
         if self.offer is None:
             return None
-        context, split = self.context, self._split
-        problem = PlacementProblem(
-            graph=context.graph,
-            groups=context.units,
-            devices=(self.offer,),
-            costs=self.costs,
-            machine=self._machine,
-            row_parts={} if split is None else row_parts(context.graph, context.units, split.parts),
-        )
-        return find_placement(problem, default_placers(len(context.units)))
+        return self.placed(default_placers(len(self.context.units)))
+
+    def placed(self, placers: Sequence[Placer]) -> Coexecution | None:
+        """The best of what these placers propose; None where the device has no prices."""
+        if self.offer is None:
+            return None
+        problem = placement_problem(self.context, (self.offer,), self.costs, split=self._split, sides=self._sides)
+        return find_placement(problem, placers)
 
     @property
     def runs_beside(self) -> bool:

@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 from parallax.backends import Backend
 from parallax.graph import CostModel
 from parallax.model import Model, RowSplit, split_rows
-from parallax.planner._candidates import PlanningContext, host_machine
-from parallax.planner._devices import DeviceStudy, plan_of_regions, scaled_costs
+from parallax.partition.regions import Offer
+from parallax.planner._candidates import PlanningContext
+from parallax.planner._devices import DeviceStudy, placement_problem, plan_of_regions, scaled_costs, sides_of
 from parallax.planner._request import PlanDevice
+from parallax.planner._row_costs import context_of_rows
+from parallax.planner._row_search import FoundRows, TriedRows, search_rows
 from parallax.profile import surviving_tensors
-from parallax.schedule import CPU_BACKEND, Plan
-from parallax.schedule.placement import Coexecution, PlacementProblem, Placer, find_placement, row_parts
+from parallax.schedule import Plan
+from parallax.schedule.placement import Coexecution, PlacementProblem, Placer, ShardRows, find_placement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +49,9 @@ def plan_shared(
     """The best of what a placer proposes for all devices together, and of the CPU alone.
 
     A placer with a method ``rows_share(balanced)`` is asked about the model split by rows: so much of them in the first
-    part, given the share with which the first device and the CPU would end together.
+    part, given the share with which the first device and the CPU would end together. For one with ``rows_evaluations``,
+    so many splits are tried: shares, and layers that stay whole; then it is asked about the best of them, and about the
+    model as it is.
 
     Args:
         context: of the model, in its planned shapes.
@@ -69,27 +74,31 @@ def plan_shared(
     ]
     if len(unpriced) == len(studies):
         return SharedPlan(plan=None, devices=(), cpu_ns=cpu_ns, chosen_ns=cpu_ns, reason="; ".join(unpriced))
-    split = _split_for(placer, context, studies) if shares_rows else None
-    if split is not None:
-        made = split.split.model
+    alone: Coexecution | None = None
+    rows: _Rows | None = None
+    evaluations = getattr(placer, "rows_evaluations", None) if shares_rows else None
+    if evaluations is not None:
+        alone = find_placement(_problem(context, studies), (placer,))
+        searched = search_shared_rows(context, devices, alone, evaluations=evaluations)
+        rows = None if searched is None else _Rows.of(searched.best, sides_of(context, alone))
+    elif shares_rows:
+        rows = _rows_for(placer, context, studies)
+    whole, found = context, alone
+    if rows is not None:
+        made = rows.split.model
         costs = None if cost is None else cost(made)
         survivors = surviving_tensors(made) if cost is None else None
         worths = context.zero_worths
         context = PlanningContext(made, cores=context.cores, costs=costs, survivors=survivors, zero_worths=worths)
-        studies = device_studies(context, devices, common_costs(context, backends), split=split.split)
-    offers = {asked: study.offer for asked, study in studies.items() if study.offer is not None}
-    here = context.zero_worths.get(CPU_BACKEND)
-    problem = PlacementProblem(
-        graph=context.graph,
-        groups=context.units,
-        devices=tuple(offers.values()),
-        costs=next(iter(studies.values())).costs,
-        machine=host_machine(context.cores),
-        row_parts={} if split is None else row_parts(context.graph, context.units, split.split.parts),
-        zeros=context.weight_zeros,
-        zero_worth={} if here is None else here.saved_shares(node.op_type for node in context.graph.nodes),
-    )
-    found = find_placement(problem, (placer,))
+        of_rows = device_studies(context, devices, common_costs(context, backends), split=rows.split)
+        found = find_placement(_problem(context, of_rows, rows.split, rows.sides), (placer,))
+        if alone is not None and alone.best.makespan_ns <= found.best.makespan_ns:
+            context, found, rows = whole, alone, None
+        else:
+            studies = of_rows
+    elif found is None:
+        found = find_placement(_problem(context, studies), (placer,))
+    offers = [asked for asked, study in studies.items() if study.offer is not None]
     best = found.best
     figures = f"{cpu_ns / 1e6:.3f} ms on the CPU alone"
     if best.plan.is_cpu_only:
@@ -102,12 +111,17 @@ def plan_shared(
             reason="; ".join((reason, *unpriced)),
             found=found,
         )
-    of_region = [list(offers)[device] for device in best.regions.device_of]
+    of_region = [offers[device] for device in best.regions.device_of]
     names = [studies[asked].name for asked in of_region]
     plan = plan_of_regions(context, best.plan, names, best.tasks, best.schedule)
-    if split is not None:
+    if rows is not None:
         # It is a plan for the model as it is, which is split when the plan is compiled.
-        plan = replace(plan, structure_digest=split.structure_digest, rows_permille=split.permille)
+        plan = replace(
+            plan,
+            structure_digest=whole.model.structure_digest,
+            rows_permille=rows.permille,
+            rows_whole=rows.whole,
+        )
     used = tuple(dict.fromkeys(of_region))
     reason = (
         f"{best.plan.counted} on {' and '.join(used)} beside the CPU, as {name} places them: "
@@ -124,25 +138,67 @@ def plan_shared(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Split:
-    """A model split by rows, and of which one."""
+class _Rows:
+    """A model split by rows."""
 
     split: RowSplit
     permille: int
-    structure_digest: str
+    whole: tuple[str, ...] = ()
+    sides: Mapping[str, int] | None = None
+
+    @classmethod
+    def of(cls, tried: TriedRows, sides: Mapping[str, int]) -> _Rows:
+        return cls(split=tried.split, permille=tried.permille, whole=tried.whole, sides=sides)
 
 
-def _split_for(placer: Placer, context: PlanningContext, studies: Mapping[str, DeviceStudy]) -> _Split | None:
+def _rows_for(placer: Placer, context: PlanningContext, studies: Mapping[str, DeviceStudy]) -> _Rows | None:
     """The model split as a placer asks for; None where it does not, or there are no rows to split."""
     rows_share = getattr(placer, "rows_share", None)
     if not callable(rows_share):
         return None
-    offer = next(study.offer for study in studies.values() if study.offer is not None)
-    permille = min(max(round(1000 * rows_share(offer.balanced_share)), 1), 999)
+    permille = min(max(round(1000 * rows_share(_first_offer(studies).balanced_share)), 1), 999)
     split = split_rows(context.model, permille / 1000)
-    if split is None:
-        return None
-    return _Split(split=split, permille=permille, structure_digest=context.model.structure_digest)
+    return None if split is None else _Rows(split=split, permille=permille)
+
+
+def search_shared_rows(
+    context: PlanningContext, devices: Mapping[str, PlanDevice], alone: Coexecution, *, evaluations: int
+) -> FoundRows | None:
+    """Which rows of which layers the first device with prices and the CPU should share; None where there are none.
+
+    Costs of models that are split follow from those of the context, and each is placed in a few ways: what is best
+    deserves a closer look.
+
+    Args:
+        alone: the best placement of the context's model, where what stays whole would run.
+        evaluations: splits that are tried, at most.
+    """
+    backends = [device.backend for device in devices.values()]
+    sides = sides_of(context, alone)
+    offer = _first_offer(device_studies(context, devices, common_costs(context, backends)))
+
+    def judge(split: RowSplit) -> int:
+        own = context_of_rows(context, split)
+        studies = device_studies(own, devices, common_costs(own, backends), split=split)
+        return find_placement(_problem(own, studies, split, sides), (ShardRows(),)).best.makespan_ns
+
+    return search_rows(
+        context.model, balanced=offer.balanced_share, cpu_ns=offer.cpu_ns, judge=judge, evaluations=evaluations
+    )
+
+
+def _problem(
+    context: PlanningContext,
+    studies: Mapping[str, DeviceStudy],
+    split: RowSplit | None = None,
+    sides: Mapping[str, int] | None = None,
+) -> PlacementProblem:
+    offers = [study.offer for study in studies.values() if study.offer is not None]
+    return placement_problem(context, offers, next(iter(studies.values())).costs, split=split, sides=sides)
+
+
+def _first_offer(studies: Mapping[str, DeviceStudy]) -> Offer:
+    return next(study.offer for study in studies.values() if study.offer is not None)
 
 
 def device_studies(

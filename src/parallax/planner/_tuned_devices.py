@@ -9,22 +9,17 @@ from dataclasses import replace
 
 from parallax.errors import BackendError, ParallaxError
 from parallax.graph import CostModel
-from parallax.model import Model, split_rows
+from parallax.model import Model
 from parallax.planner._candidates import PlanningContext
 from parallax.planner._device_model import DeviceModel, model_for_devices
-from parallax.planner._devices import DevicePlan, DeviceStudy, with_price
+from parallax.planner._devices import DevicePlan, DeviceStudy, sides_of, with_price
 from parallax.planner._placing import plan_whole_within
 from parallax.planner._request import PlanDevice, PlanRequest, Progress
 from parallax.planner._rows import can_share_rows, in_rows_shapes, open_shapes
-from parallax.planner._shared import plan_shared
-from parallax.schedule.placement import Placer
+from parallax.planner._shared import plan_shared, search_shared_rows
+from parallax.schedule.placement import Placer, RowsAndRegions
 
 logger = logging.getLogger(__name__)
-
-SHARES = (0.75, 1.0, 1.25)
-"""Shares of the rows that a device is tried with, times the one at which both sides alone would end together ..."""
-LEAST_SHARE = 0.1
-"""... within this of none and of all."""
 
 
 def all_device_plans(
@@ -141,8 +136,9 @@ def _shared_rows(
 ) -> DevicePlan | None:
     """The best plan in which rows of single operators are shared by device and processor; None where none is to be had.
 
-    So even what follows one another in the model runs side by side (see `parallax.model.split_rows`). A few shares
-    around the one that balances both sides are costed and simulated.
+    So even what follows one another in the model runs side by side (see `parallax.model.split_rows`), and branches that
+    gain more as they are stay whole (see `parallax.planner._row_search`). The best few of what is searched at divided
+    costs are costed and simulated.
 
     Args:
         shapes: of what is fed, to split the model in.
@@ -154,27 +150,31 @@ def _shared_rows(
     try:
         priced = with_price(device.backend, width=context.cores)
         whole = _context_in(context, stated)
-        offer = DeviceStudy(whole, priced).offer
-        if offer is None:
+        placer = RowsAndRegions()
+        alone = DeviceStudy(whole, priced, room_bytes=device.room_bytes).placed((placer,))
+        if alone is None:
             return None
-        for number, factor in enumerate(SHARES):
-            progress(number, len(SHARES))
-            permille = round(1000 * min(max(offer.balanced_share * factor, LEAST_SHARE), 1 - LEAST_SHARE))
-            split = split_rows(whole.model, permille / 1000)
-            if split is None:
-                return None
-            own = PlanningContext(split.model, cores=context.cores, costs=cost(split.model))
-            found = DeviceStudy(own, priced, split=split, room_bytes=device.room_bytes).best
-            if found is not None and (best is None or found.simulated_ns < best.simulated_ns):
+        sides = sides_of(whole, alone)
+        devices = {name: replace(device, backend=priced)}
+        found = search_shared_rows(whole, devices, alone, evaluations=placer.evaluations)
+        tried = () if found is None else found.candidates
+        for number, rows in enumerate(tried):
+            progress(number, len(tried))
+            made = rows.split.model
+            own = PlanningContext(made, cores=context.cores, costs=cost(made))
+            placed = DeviceStudy(own, priced, split=rows.split, sides=sides, room_bytes=device.room_bytes).best
+            if placed is not None and (best is None or placed.simulated_ns < best.simulated_ns):
                 # It is a plan for the model as it is, which is split when the plan is compiled.
                 plan = replace(
-                    found.plan,
+                    placed.plan,
                     structure_digest=model.structure_digest,
-                    rows_permille=permille,
+                    rows_permille=rows.permille,
+                    rows_whole=rows.whole,
                     rows_shapes=tuple(stated.items()),
                 )
-                label = f"rows shared with {name}, {permille / 10:g}% of them there"
-                best = replace(found, label=label, plan=plan)
+                label = f"rows shared with {name}, {rows.permille / 10:g}% of them there"
+                label += f", {len(rows.whole)} layers left whole" if rows.whole else ""
+                best = replace(placed, label=label, plan=plan)
     except ParallaxError as error:
         logger.warning("rows are not shared with %s: %s", name, error)
     return best

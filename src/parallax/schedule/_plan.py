@@ -113,6 +113,8 @@ class Provenance:
 class Plan:
     """What runs where. ``segments`` in a topological order."""
 
+    LATER_FIELDS: ClassVar[frozenset[str]] = frozenset({"rows_whole"})
+    """What plans of this format version may lack, since some were written before it was there."""
     MOST_CORES: ClassVar[int] = 4096
     """More cores or lanes than this come from no machine, but from a damaged file."""
 
@@ -131,6 +133,8 @@ class Plan:
     """In which shapes of its inputs the model was split by rows, as far as it leaves them open: (input, shape)."""
     rows_rounds: int = 1
     """How often it was split by rows: each time, what came out was split again."""
+    rows_whole: tuple[str, ...] = ()
+    """Tensors that stayed whole when it was split by rows: what makes them runs in one piece."""
     constants_shapes: tuple[tuple[str, tuple[int, ...]], ...] | None = None
     """Nodes are those of the model with its constants computed (`parallax.model.compute_constants`), before it was
     split by rows, in these shapes of the inputs that it leaves open: (input, shape). None: they stay in the graph."""
@@ -205,9 +209,10 @@ class Plan:
         if self.rows_permille is not None:
             shapes = ", ".join(f"{name} {list(shape)}" for name, shape in self.rows_shapes)
             rounds = "" if self.rows_rounds == 1 else f", {self.rows_rounds} times over"
+            whole = f", {_count(len(self.rows_whole), 'layer')} left whole" if self.rows_whole else ""
             notes.append(
-                f"of the model with layers split by rows, {self.rows_permille} thousandths in the first part{rounds}"
-                + (f", for {shapes}" if shapes else "")
+                f"of the model with layers split by rows, {self.rows_permille} thousandths in the first part"
+                f"{rounds}{whole}" + (f", for {shapes}" if shapes else "")
             )
         if self.constants_shapes is not None:
             shapes = ", ".join(f"{name} {list(shape)}" for name, shape in self.constants_shapes)
@@ -369,6 +374,10 @@ def verify_plan(plan: Plan, n_nodes: int | None = None) -> None:
         raise refuse("shapes for a split by rows, and no rows that are split")
     if not 1 <= plan.rows_rounds <= MAX_ROWS_ROUNDS or (plan.rows_rounds > 1 and plan.rows_permille is None):
         raise refuse(f"rows that are split {plan.rows_rounds} times")
+    if plan.rows_whole and (plan.rows_permille is None or plan.rows_rounds > 1):
+        raise refuse("tensors that stay whole, and no rows that are split once")
+    if len(set(plan.rows_whole)) != len(plan.rows_whole) or not all(plan.rows_whole):
+        raise refuse(f"tensors {plan.rows_whole[:8]} that stay whole are named twice, or not at all")
     if any(size < 1 for _, shape in plan.rows_shapes for size in shape):
         raise refuse(f"shapes {plan.rows_shapes[:8]} for a split by rows are none")
     if any(size < 0 for _, shape in plan.constants_shapes or () for size in shape):

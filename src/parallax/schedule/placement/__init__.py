@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from parallax.schedule.placement._layers import LayeredRun, run_by_layers
     from parallax.schedule.placement._names import PLACERS
     from parallax.schedule.placement._paper import PaperPolicy
+    from parallax.schedule.placement._placers import ShardRows
     from parallax.schedule.placement._problem import (
         GroupFeatures,
         Machine,
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
         PlacementProblem,
         Placer,
         row_parts,
+        rows_elsewhere,
     )
+    from parallax.schedule.placement._rows_and_regions import RowsAndRegions
     from parallax.schedule.placement._thresholds import middle_thresholds
     from parallax.schedule.placement._zeros import weight_zeros
 else:
@@ -48,7 +51,9 @@ else:
             "_layers": "LayeredRun run_by_layers",
             "_names": "PLACERS",
             "_paper": "PaperPolicy",
-            "_problem": "GroupFeatures Machine Placement PlacementProblem Placer row_parts",
+            "_placers": "ShardRows",
+            "_problem": "GroupFeatures Machine Placement PlacementProblem Placer row_parts rows_elsewhere",
+            "_rows_and_regions": "RowsAndRegions",
             "_thresholds": "middle_thresholds",
             "_zeros": "weight_zeros",
         },
@@ -71,11 +76,14 @@ __all__ = [
     "Placement",
     "PlacementProblem",
     "Placer",
+    "RowsAndRegions",
+    "ShardRows",
     "default_placers",
     "descend",
     "find_placement",
     "middle_thresholds",
     "row_parts",
+    "rows_elsewhere",
     "run_by_layers",
     "scaled_work",
     "unscaled_work",

@@ -22,6 +22,7 @@ from parallax.schedule.placement._placers import (
     ShardRows,
 )
 from parallax.schedule.placement._problem import Placer
+from parallax.schedule.placement._rows_and_regions import RowsAndRegions
 from parallax.schedule.placement._stages import Stages
 from parallax.schedule.placement._thresholds import ClosedForm, Intensity, Quadrants, Sparsity
 
@@ -43,6 +44,7 @@ PLACERS: Final[Mapping[str, Callable[..., Placer]]] = {
     "thresholds": Quadrants,
     "closed-form": ClosedForm,
     "shard-rows": ShardRows,
+    "rows-and-regions": RowsAndRegions,
     "fixed-share": FixedShare,
     "local-search": QuickSearch,
     "descent": Descent,

@@ -19,7 +19,7 @@ from parallax.partition import find_branches
 from parallax.partition.regions import RegionRule, find_regions
 from parallax.schedule._heft import HeftPolicy
 from parallax.schedule._tasks import Task
-from parallax.schedule.placement._problem import Placement, PlacementProblem
+from parallax.schedule.placement._problem import FIRST_ROWS, Placement, PlacementProblem
 
 CPU_COST_FACTORS: Final = (1.0, 1.5, 2.5)
 """How dear the CPU's time is taken to be, against the device's."""
@@ -129,7 +129,8 @@ class Heft:
 
 
 class ShardRows:
-    """Either part of a model whose layers are split by rows; nothing for another model."""
+    """Either part of a model whose layers are split by rows, with what is in neither on the CPU, on the device, or
+    where it would run if nothing was split; nothing for another model."""
 
     def rows_share(self, balanced: float) -> float:
         """The share of the rows in the first part: that with which device and CPU end together."""
@@ -141,6 +142,13 @@ class ShardRows:
             for label, groups in problem.row_parts.items():
                 yield Placement.on_device(problem, label, groups, device=device)
                 yield Placement.on_device(problem, f"{label}, cut early", groups, device=device, ends_early=True)
+            elsewhere = problem.rows_elsewhere
+            if elsewhere is None:
+                continue
+            first, label = problem.row_parts[FIRST_ROWS], f"{FIRST_ROWS}, regions elsewhere"
+            devices = tuple(device if group in first else side for group, side in enumerate(elsewhere))
+            yield Placement(label=label, devices=devices)
+            yield Placement(label=f"{label}, cut early", devices=devices, ends_early=True)
 
 
 def branches_of(problem: PlacementProblem, takes: Callable[[int], object]) -> list[tuple[int, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Final, Protocol
 
 from parallax.errors import ConfigError
 from parallax.graph import CostModel, OpGraph, Verdict, bottom_levels, node_work, tensor_bytes, top_levels
@@ -120,6 +120,9 @@ class PlacementProblem:
     machine: Machine
     row_parts: Mapping[str, frozenset[int]] = field(default_factory=dict)
     """Of a model split by rows: fusion groups to be tried together on a device, by label."""
+    rows_elsewhere: tuple[int | None, ...] | None = None
+    """Of such a model, per fusion group that is in neither part, the device where it would run if nothing was split, as
+    an index into ``devices``; None: the CPU, or not known. None in place of them all: nobody asked."""
     zeros: Mapping[str, float] = field(default_factory=dict)
     """Share of exact zeros in weights, by name, of those of which it is known. It may be found when it is asked for."""
     zero_worth: Mapping[str, float] = field(default_factory=dict)
@@ -231,16 +234,45 @@ class Placer(Protocol):
         ...
 
 
+FIRST_ROWS: Final = "first rows"
+"""Label of the first part of a model split by rows, among `PlacementProblem.row_parts`."""
+
+
 def row_parts(graph: OpGraph, groups: UnitGraph, parts: tuple[Set[str], Set[str]]) -> dict[str, frozenset[int]]:
     """What a model split by rows is made for, by label: either part alone on the device, as fusion groups.
 
     Args:
         parts: names of the nodes of either part.
     """
+    first, others = _groups_of_parts(graph, groups, parts)
+    return {FIRST_ROWS: first, "all but the last rows": frozenset(range(len(groups))) - others}
+
+
+def rows_elsewhere(
+    graph: OpGraph, groups: UnitGraph, parts: tuple[Set[str], Set[str]], sides: Mapping[str, int]
+) -> tuple[int | None, ...]:
+    """`PlacementProblem.rows_elsewhere` of a model split by rows.
+
+    Args:
+        parts: names of the nodes of either part.
+        sides: tensor -> device that makes it where nothing is split; others are the CPU's.
+    """
+    first, others = _groups_of_parts(graph, groups, parts)
+    inside = first | others
+    found: list[int | None] = []
+    for group, nodes in enumerate(groups.units):
+        made = (sides[name] for node in nodes for name in graph.nodes[node].outputs if name in sides)
+        found.append(None if group in inside else next(made, None))
+    return tuple(found)
+
+
+def _groups_of_parts(
+    graph: OpGraph, groups: UnitGraph, parts: tuple[Set[str], Set[str]]
+) -> tuple[frozenset[int], frozenset[int]]:
     first, others = (
         frozenset(
             group for group, nodes in enumerate(groups.units) if any(graph.nodes[node].name in part for node in nodes)
         )
         for part in parts
     )
-    return {"first rows": first, "all but the last rows": frozenset(range(len(groups))) - others}
+    return first, others
