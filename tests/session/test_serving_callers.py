@@ -81,7 +81,7 @@ def decided(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         least = -1.0 if narrow else 100.0
         changed = {name: replace(rule, least_gain=least, **rules) for name, rule in CALLER_RULES.items()}
         monkeypatch.setattr(_serving_callers, "CALLER_RULES", changed)
-        monkeypatch.setattr(_callers._Trial, "agrees", lambda trial: True)
+        monkeypatch.setattr(_callers._Trial, "halves", lambda trial: (trial.gain(), trial.gain()))
 
     return decide
 

@@ -8,6 +8,7 @@ second is not assumed: both are tried in turn while the callers go on. Here is n
 from __future__ import annotations
 
 import math
+import statistics
 from collections import deque
 from collections.abc import Mapping
 from enum import Enum
@@ -19,40 +20,55 @@ WINDOW_S: Final = 0.25
 """How far back samples are looked at."""
 
 LEAST_SAMPLES: Final = 4
-"""Fewer samples in a window say nothing: the sampling thread was held up."""
+"""But never at fewer samples than these: the window reaches further back where the sampling thread was held up."""
 
-CROWDED_SHARE: Final = 0.9
-"""Callers keep coming where this share of samples, or more, shows at least two runs in flight ..."""
+CROWDED_MEAN: Final = 1.4
+"""Callers keep coming from when on so many runs, or more, are in flight on average ..."""
 
-ALONE_SHARE: Final = 0.1
-"""... and a caller is alone where it is at most this one. In between, the form in force stays so."""
+ALONE_MEAN: Final = 1.1
+"""... until it is at most this number. More than two in flight count as two, so that a short crowd is not much.
+
+A mean is compared, not how often runs overlap: callers that also do other work between their runs are better served in
+the form in which more of their runs end, whatever part of their time they spend in runs."""
 
 TRIAL_S: Final = 0.1
 """A form is tried for at least so long at a time, ..."""
 
-TRIAL_RUNS: Final = 3
-"""... and for so many runs of each caller, ..."""
+TRIAL_RUNS: Final = 6
+"""... and for so many runs, or one of each caller where those are more, ..."""
 
 TRIAL_MOST_S: Final = 5.0
 """... but for no longer than this, however few runs have ended."""
 
-LEAST_STAY_S: Final = 2.0
+LEAST_STAY_S: Final = 1.0
 """Where the narrow form was in force for less, callers must keep coming for twice as long before it is again."""
 
-MOST_CROWDED_S: Final = 4.0
-"""That time is at most this."""
+MOST_CROWDED_S: Final = 1.0
+"""That time is at most this: a load that comes to stay is followed within two seconds, whatever was before."""
 
 FIRST_PAUSE_S: Final = 30.0
 """After a trial that the narrow form lost, or a replica that could not be made, the next attempt comes no sooner ..."""
 
-MOST_PAUSE_S: Final = 1800.0
-"""... and after each further one the pause doubles, up to this."""
-
-AGAIN_S: Final = 3.0
-"""After a trial that did not tell which form is better, since other work took cores, the next one comes no sooner."""
+LEFT_S: Final = 60.0
+"""A trial whose callers went before it ended goes on if they come again within this time: else callers that come for
+short times would be tried each time, and nothing ever be known."""
 
 VERDICT_S: Final = 600.0
 """What a trial found is believed for so long: the machine may have changed since."""
+
+MOST_PAUSE_S: Final = VERDICT_S
+"""... and after each further one the pause doubles, up to this."""
+
+AGAIN_S: Final = 3.0
+"""After a trial whose halves do not agree which form is better, since other work took cores, the next one comes no
+sooner."""
+
+MOST_TRIALS: Final = 3
+"""After so many such trials, the median of their halves decides."""
+
+
+TRYING: Final = "it is measured which form serves more runs a second"
+"""The reason of changes during a trial."""
 
 
 class CallerForm(Enum):
@@ -115,6 +131,10 @@ class _Leg:
     runs: int = 0
     seconds: float = 0.0
 
+    def begin(self, settled_at: int) -> None:
+        """Begin, perhaps once more."""
+        self.settled_at, self.begin_s, self.runs, self.seconds = settled_at, None, 0, 0.0
+
 
 class _Trial:
     """Both forms in turn, A once, B twice, A twice, B twice, A once: so a drift of the machine hits both alike."""
@@ -125,6 +145,8 @@ class _Trial:
         order = ((first, 1), (other, 2), (first, 2), (other, 2), (first, 1))
         self.legs = [_Leg(form=form, weight=weight) for form, weight in order]
         self.place = 0
+        self.left_s = -math.inf
+        """When its callers had gone before it ended, if they had."""
 
     @property
     def leg(self) -> _Leg | None:
@@ -140,16 +162,17 @@ class _Trial:
                 leg.begin_s, leg.begin_ended = now_s, ended
             return False
         leg.runs, leg.seconds = ended - leg.begin_ended, now_s - leg.begin_s
-        is_enough = leg.seconds >= leg.weight * TRIAL_S and leg.runs >= leg.weight * TRIAL_RUNS * self.callers
+        wanted = leg.weight * max(TRIAL_RUNS, self.callers)
+        is_enough = leg.seconds >= leg.weight * TRIAL_S and leg.runs >= wanted
         return is_enough or leg.seconds >= TRIAL_MOST_S
 
     def gain(self) -> float:
         """The part by which the narrow form served more runs a second; negative where it served fewer."""
         return self._gain_of(self.legs)
 
-    def agrees(self) -> bool:
-        """Whether the narrow form was better in both halves of the trial."""
-        return min(self._gain_of(self.legs[:3]), self._gain_of(self.legs[2:])) > 0
+    def halves(self) -> tuple[float, float]:
+        """The gain in the first half of the trial, and in the second; both have a part of the leg in the middle."""
+        return self._gain_of(self.legs[:3]), self._gain_of(self.legs[2:])
 
     @staticmethod
     def _gain_of(legs: list[_Leg]) -> float:
@@ -182,13 +205,15 @@ class CallerPolicy:
         self._rules = rules
         self._cores = cores
         self._samples: deque[tuple[float, int]] = deque()
-        self._busy = 0  # samples of these with at least two runs
+        self._in_flight = self._overlap = 0  # sums of these, as they are and with 2 for more than that
         self._crowded_since: float | None = None
         self._needed_s = rules.crowded_s
         self._narrow_since = self._used_s = -math.inf
         self._trial: _Trial | None = None
+        self._left: _Trial | None = None  # one whose callers went before it ended
         self._gains: dict[int, float] = {}
         self._judged_s: dict[int, float] = {}
+        self._untold: dict[int, list[float]] = {}  # gains in halves of trials that did not agree
         self._not_before_s = self._again_s = -math.inf
         self._pause_s = FIRST_PAUSE_S
 
@@ -212,23 +237,27 @@ class CallerPolicy:
     def _note(self, now_s: float, in_flight: int) -> None:
         samples = self._samples
         samples.append((now_s, in_flight))
-        self._busy += in_flight > 1
-        while samples[0][0] < now_s - WINDOW_S:
-            self._busy -= samples.popleft()[1] > 1
-        if self._share < CROWDED_SHARE:
+        self._in_flight += in_flight
+        self._overlap += min(in_flight, 2)
+        while len(samples) > LEAST_SAMPLES and samples[0][0] < now_s - WINDOW_S:
+            left = samples.popleft()[1]
+            self._in_flight -= left
+            self._overlap -= min(left, 2)
+        overlap = self._overlap / len(samples)
+        if overlap <= ALONE_MEAN:
             self._crowded_since = None
-        elif self._crowded_since is None:
-            self._crowded_since = samples[0][0]
+        elif overlap >= CROWDED_MEAN and self._crowded_since is None and self._has_window(now_s):
+            self._crowded_since = now_s
 
-    @property
-    def _share(self) -> float:
-        """Of samples that show at least two runs in flight."""
-        return self._busy / len(self._samples)
+    def _has_window(self, now_s: float) -> bool:
+        """Whether the samples are enough to say anything."""
+        samples = self._samples
+        return len(samples) >= LEAST_SAMPLES and now_s - samples[0][0] >= 0.9 * WINDOW_S
 
     @property
     def _mean(self) -> float:
         """Runs in flight."""
-        return sum(count for _, count in self._samples) / len(self._samples)
+        return self._in_flight / len(self._samples)
 
     @property
     def _level(self) -> int:
@@ -239,13 +268,11 @@ class CallerPolicy:
 
     def _is_crowded(self, now_s: float) -> bool:
         since = self._crowded_since
-        return since is not None and len(self._samples) >= LEAST_SAMPLES and now_s - since >= 0.9 * self._needed_s
+        return since is not None and now_s - since >= 0.9 * self._needed_s
 
     def _is_alone(self, now_s: float) -> bool:
         """Whether a whole window shows at most one caller."""
-        samples = self._samples
-        has_window = len(samples) >= LEAST_SAMPLES and now_s - samples[0][0] >= 0.9 * WINDOW_S
-        return has_window and self._share <= ALONE_SHARE
+        return self._crowded_since is None and self._has_window(now_s)
 
     # -- what follows -----------------------------------------------------------------------------------
 
@@ -265,8 +292,7 @@ class CallerPolicy:
             return CallerStep.WAIT if now_s < self._not_before_s else CallerStep.MAKE
         if gain is not None:
             return self._use(CallerForm.NARROW, f"{self._mean:.0f} callers keep coming; {self._told(level)}")
-        self._begin_trial(level, now_s, in_flight, ended)
-        return CallerStep.WAIT
+        return self._begin_trial(level, now_s, in_flight, ended)
 
     def _while_narrow(self, now_s: float, in_flight: int, ended: int) -> CallerStep:
         self._used_s = now_s
@@ -277,26 +303,31 @@ class CallerPolicy:
             return CallerStep.WAIT
         gain = self._gains.get(level)
         if gain is None or now_s - self._judged_s[level] >= VERDICT_S:
-            self._begin_trial(level, now_s, in_flight, ended)
-        elif gain < self._rules.least_gain:
-            return self._use(CallerForm.WIDE, self._told(level))
-        return CallerStep.WAIT
+            return self._begin_trial(level, now_s, in_flight, ended)
+        return self._use(CallerForm.WIDE, self._told(level)) if gain < self._rules.least_gain else CallerStep.WAIT
 
-    def _begin_trial(self, level: int, now_s: float, in_flight: int, ended: int) -> None:
+    def _begin_trial(self, level: int, now_s: float, in_flight: int, ended: int) -> CallerStep:
+        """Begin one, or go on with the one that was left, from the beginning of its leg."""
         if now_s < self._again_s:
-            return
-        self._trial = _Trial(level, max(level, round(self._mean)), self.form)
+            return CallerStep.WAIT
+        trial, self._left = self._left, None
+        if trial is None or trial.level != level or now_s - trial.left_s >= LEFT_S:
+            trial = _Trial(level, max(level, round(self._mean)), self.form)
+        self._trial = trial
         self._begin_leg(ended, in_flight)
+        assert trial.leg is not None
+        return self._use(trial.leg.form, TRYING)
 
     def _begin_leg(self, ended: int, in_flight: int) -> None:
         leg = None if self._trial is None else self._trial.leg
         if leg is not None:
-            leg.settled_at = ended + in_flight
+            leg.begin(ended + in_flight)
 
     def _try_further(self, trial: _Trial, now_s: float, in_flight: int, ended: int) -> CallerStep:
         self._used_s = now_s
-        if self._share <= 0.5:
-            self._trial = None  # the callers have gone: nothing was learned
+        if self._is_alone(now_s):
+            trial.left_s, self._left, self._trial = now_s, trial, None
+            self._narrow_since = -math.inf  # that stay was short since it was a trial
             return self._use(CallerForm.WIDE, "the callers have gone")
         if not trial.sample(now_s, ended):
             return CallerStep.WAIT
@@ -304,12 +335,12 @@ class CallerPolicy:
         leg = trial.leg
         if leg is None:
             return self._judge(trial, now_s)
-        return self._use(leg.form, "it is measured which form serves more runs a second")
+        return self._use(leg.form, TRYING)
 
     def _judge(self, trial: _Trial, now_s: float) -> CallerStep:
-        gain = trial.gain()
         self._trial = None
-        if gain >= self._rules.least_gain and not trial.agrees():
+        gain = self._told_gain(trial)
+        if gain is None:
             self._again_s = now_s + AGAIN_S
             return self._use(CallerForm.WIDE, "it was not told which form serves more runs a second")
         self._gains[trial.level], self._judged_s[trial.level] = gain, now_s
@@ -318,6 +349,19 @@ class CallerPolicy:
             return self._use(CallerForm.NARROW, self._told(trial.level))
         self._postpone(now_s)
         return self._use(CallerForm.WIDE, self._told(trial.level))
+
+    def _told_gain(self, trial: _Trial) -> float | None:
+        """What a trial says, with those before it that said nothing; None where it says nothing either."""
+        least, halves = self._rules.least_gain, trial.halves()
+        if (halves[0] >= least) is (halves[1] >= least):
+            self._untold.pop(trial.level, None)
+            return trial.gain()
+        untold = self._untold.setdefault(trial.level, [])
+        untold.extend(halves)
+        if len(untold) < 2 * MOST_TRIALS:
+            return None
+        del self._untold[trial.level]
+        return statistics.median(untold)
 
     def _use(self, form: CallerForm, reason: str) -> CallerStep:
         """The step that has a form in force."""
@@ -371,12 +415,14 @@ class CallerPolicy:
     def may_sleep(self, now_s: float) -> bool:
         """Whether no samples are needed until two runs are in flight at once again."""
         is_still = self.form is CallerForm.WIDE and not self.has_replica and self._trial is None
-        return is_still and not self._busy and bool(self._samples) and now_s - self._samples[0][0] >= 0.9 * WINDOW_S
+        is_quiet = all(count < 2 for _, count in self._samples)
+        return is_still and is_quiet and self._has_window(now_s)
 
     def woken(self) -> None:
         """Samples come again after a time without."""
         self._samples.clear()
-        self._busy, self._crowded_since = 0, None
+        self._in_flight = self._overlap = 0
+        self._crowded_since = None
 
     @property
     def is_trying(self) -> bool:
