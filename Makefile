@@ -7,6 +7,7 @@ SHELL := /bin/sh
 
 VENV := .venv
 TABULAR := .venv-tabular
+TRAIN := .venv-train
 BIN := $(VENV)/bin
 INSTALL := bin/python -m pip --disable-pip-version-check --no-input install --quiet --constraint constraints.txt
 PIP := $(VENV)/$(INSTALL)
@@ -15,7 +16,7 @@ SLOW := $(if $(SLOW_MINUTES),-m "slow or not slow" --slow-minutes $(SLOW_MINUTES
 # Two workers pay from two cores on; more of them would fight over cores with the lanes under test.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help demo test test-all mutants bench bench-all tabular check format clean
+.PHONY: help demo test test-all mutants bench bench-all tabular train-test check format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -54,12 +55,15 @@ tabular: $(TABULAR)/.made ## models converted from scikit-learn, LightGBM and XG
 	$(TABULAR)/bin/python -m pytest -m slow --timeout 1800 tests/conformance/test_tabular.py
 	$(TABULAR)/bin/python benchmarks/slowness.py
 
+train-test: $(TRAIN)/.made ## small trainings of networks that place: two minutes, in an environment of its own with torch
+	$(TRAIN)/bin/python -m pytest tests/training
+
 format: $(VENV)/.dev ## put sources in shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## remove the environment, caches and build products
-	rm -rf $(VENV) $(TABULAR) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TABULAR) $(TRAIN) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests tools benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The environment, in steps, each with a stamp, so that an interrupted one is done again: the bare
@@ -106,4 +110,13 @@ $(TABULAR)/.made: pyproject.toml constraints.txt benchmarks/requirements-tabular
 	@$(TABULAR)/$(INSTALL) hatchling editables
 	@$(TABULAR)/$(INSTALL) --no-build-isolation --editable . pytest pytest-timeout pytest-xdist hypothesis
 	@$(TABULAR)/$(INSTALL) --requirement benchmarks/requirements-tabular.txt
+	@touch $@
+
+# torch is larger than everything else together, so that it has an environment of its own. Where its own index can be
+# reached, pip prefers the build for the processor there, which is a tenth of the size of the one for GPUs.
+$(TRAIN)/.made: pyproject.toml constraints.txt
+	@python=$$(sh scripts/find-python.sh) && echo "Making $(TRAIN) with $$python" && "$$python" -m venv --clear $(TRAIN)
+	@$(TRAIN)/$(INSTALL) hatchling editables
+	@$(TRAIN)/$(INSTALL) --extra-index-url https://download.pytorch.org/whl/cpu --no-build-isolation --editable '.[train]' \
+		pytest pytest-timeout pytest-xdist hypothesis
 	@touch $@

@@ -159,13 +159,16 @@ def cli(*words: object) -> set[str]:
     return loaded_by(f"{script}except SystemExit as end: assert not end.code, end.code", *words)
 
 
-@pytest.mark.parametrize("words", [("--help",), ("--version",), ("bench", "--help"), ("bundle", "info", "--help")])
+@pytest.mark.parametrize(
+    "words", [("--help",), ("--version",), ("bench", "--help"), ("bundle", "info", "--help"), ("train", "--help")]
+)
 def test_help_and_version_load_no_runtime(words: tuple[str, ...]) -> None:
     modules = cli(*words)
     assert not within(modules, ["numpy", "onnx", "onnxruntime", "psutil", "openvino", "rich"])
     assert ours(modules) == [
         *("parallax", "parallax._lazy", "parallax.cli", "parallax.cli._app", "parallax.cli._arguments"),
-        *("parallax.cli._completing", "parallax.cli._exits", "parallax.cli._usage", "parallax.errors"),
+        *("parallax.cli._completing", "parallax.cli._exits", "parallax.cli._train_command", "parallax.cli._usage"),
+        "parallax.errors",
     ]
 
 

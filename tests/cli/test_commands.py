@@ -56,7 +56,7 @@ def test_the_version_is_the_packages() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["inspect"], ["run"], ["bench"], ["tune"], ["compile"], ["zoo", "list"], ["zoo", "export"]]
+    "command", [["inspect"], ["run"], ["bench"], ["tune"], ["compile"], ["train"], ["zoo", "list"], ["zoo", "export"]]
 )
 def test_every_command_explains_itself_with_an_example(command: list[str]) -> None:
     result = invoke(*command, "--help")

@@ -44,6 +44,7 @@ from parallax.cli._arguments import (
     ZooNameArgument,
 )
 from parallax.cli._exits import guarded
+from parallax.cli._train_command import train_command
 from parallax.cli._usage import OneLineErrors, refuse_options
 
 if TYPE_CHECKING:
@@ -402,6 +403,9 @@ def compile_command(
         providers=provider or (),
         screen=_screen(as_json),
     )
+
+
+app.command("train")(train_command)
 
 
 @app.command("devices")

@@ -10,11 +10,13 @@ from parallax import _lazy
 if TYPE_CHECKING:
     from parallax.planner._candidates import PlanningContext, host_machine
     from parallax.planner._choices import is_kept_whole, is_split_forced, is_unasked, is_yardstick
+    from parallax.planner._constants import with_constants
     from parallax.planner._default_policy import why_whole_at_sight
     from parallax.planner._devices import DeviceStudy
     from parallax.planner._fitting import check_fit, fit_plan, with_counted_peaks, with_known_peaks, with_noted_peaks
     from parallax.planner._forms import forms_of_shapes
     from parallax.planner._kept import remembered_plan
+    from parallax.planner._learned import KIND_KEY, PROPOSER, SCHEDULER, VERSION_KEY, Learned
     from parallax.planner._lifting import LIFT_NS
     from parallax.planner._placers import open_placer, placer_names, policy_name
     from parallax.planner._planning import plan_model
@@ -32,11 +34,13 @@ else:
         {
             "_candidates": "PlanningContext host_machine",
             "_choices": "is_kept_whole is_split_forced is_unasked is_yardstick",
+            "_constants": "with_constants",
             "_default_policy": "why_whole_at_sight",
             "_devices": "DeviceStudy",
             "_fitting": "check_fit fit_plan with_counted_peaks with_known_peaks with_noted_peaks",
             "_forms": "forms_of_shapes",
             "_kept": "remembered_plan",
+            "_learned": "KIND_KEY PROPOSER SCHEDULER VERSION_KEY Learned",
             "_lifting": "LIFT_NS",
             "_placers": "open_placer placer_names policy_name",
             "_planning": "plan_model",
@@ -53,8 +57,13 @@ else:
 
 __all__ = [
     "DEFAULT_MIN_GAIN",
+    "KIND_KEY",
     "LIFT_NS",
+    "PROPOSER",
+    "SCHEDULER",
+    "VERSION_KEY",
     "DeviceStudy",
+    "Learned",
     "PlanDevice",
     "PlanRequest",
     "PlannedModel",
@@ -85,6 +94,7 @@ __all__ = [
     "split_requirement",
     "uncut_plan",
     "why_whole_at_sight",
+    "with_constants",
     "with_counted_peaks",
     "with_known_peaks",
     "with_noted_peaks",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         row_parts,
         rows_elsewhere,
     )
+    from parallax.schedule.placement._quick import QuickJudge
     from parallax.schedule.placement._rows_and_regions import RowsAndRegions
     from parallax.schedule.placement._thresholds import middle_thresholds
     from parallax.schedule.placement._zeros import weight_zeros
@@ -53,6 +54,7 @@ else:
             "_paper": "PaperPolicy",
             "_placers": "ShardRows",
             "_problem": "GroupFeatures Machine Placement PlacementProblem Placer row_parts rows_elsewhere",
+            "_quick": "QuickJudge",
             "_rows_and_regions": "RowsAndRegions",
             "_thresholds": "middle_thresholds",
             "_zeros": "weight_zeros",
@@ -76,6 +78,7 @@ __all__ = [
     "Placement",
     "PlacementProblem",
     "Placer",
+    "QuickJudge",
     "RowsAndRegions",
     "ShardRows",
     "default_placers",

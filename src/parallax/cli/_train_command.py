@@ -1,0 +1,67 @@
+"""The command ``train`` and its options; what it does is in `parallax.cli._train`, which is loaded when it is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from parallax.cli._arguments import CacheOption, JsonOption
+from parallax.cli._exits import guarded
+
+
+@guarded
+def train_command(
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            "--steps", metavar="N", min=100, help="Of the scheduler; all budgets are in proportion. Default: 40000."
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="S", min=0, help="Of all that is drawn. Default: 0.")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="DIR", help="Go on with the training that was interrupted in this folder."),
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option("--device", metavar="PROFILE", help="An emulated device to place models on. Repeat for several."),
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--models", metavar="MODEL[,MODEL...]", help="Models to learn from beside random ones. Repeat for more."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Write networks and checkpoints here.")
+    ] = None,
+    cache_dir: CacheOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train networks that place models on devices, for policy="learned,network=...,scheduler=...".
+
+    Needs the extra "train". Takes less than half an hour on two cores; --steps 400 shows in a minute how it goes. By
+    default it learns from the zoo on all emulated devices but one, and from random models; some of the zoo is kept
+    apart to judge what came out. The same seed gives the same digest on one machine.
+
+    Example: `parallax train --seed 0 -o networks`
+
+    Example: `parallax train --resume networks`
+    """
+    from parallax.cli._console import Screen
+    from parallax.cli._train import train_networks
+
+    train_networks(
+        steps=steps,
+        seed=seed,
+        resume=resume,
+        devices=device or (),
+        models=models or (),
+        output=output,
+        cache_dir=cache_dir,
+        screen=Screen(as_json=as_json),
+    )
