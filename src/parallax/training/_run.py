@@ -46,7 +46,7 @@ from parallax.training._scheduling import (
     learn,
     make_actor_optimizer,
     make_agent,
-    mean_bound,
+    mean_cost,
     restore_agent,
 )
 from parallax.training._settings import CHECKPOINT_NAME, ProgressCallback, TrainedNetworks, TrainingSettings
@@ -65,8 +65,9 @@ _VALIDATED: Final = 8
 _IMPROVING_SHARE: Final = 4
 """A label is improved by so much less evaluations than it was found by."""
 
-_CORRECTED: Final = 150
-"""Courses on which the scheduler is corrected, per round."""
+_SHOWN: Final = 3_000
+_CORRECTED: Final = 500
+"""Courses that the scheduler is shown at first, and on which it is corrected per round, at most."""
 
 
 def run_training(settings: TrainingSettings, folder: Path, *, progress: ProgressCallback) -> TrainedNetworks:
@@ -172,10 +173,8 @@ class _Training:
     def _teach_scheduler(self, number: int) -> dict[str, Any]:
         """Gradient steps by what was right; from the second round on in the states that the scheduler itself meets."""
         courses = self._courses(self._learned)
-        chosen = list(range(len(courses)))
-        if number:
-            drawn = np.random.default_rng(self._seed("corrected", number)).permutation(len(courses))
-            chosen = sorted(map(int, drawn[:_CORRECTED]))
+        drawn = np.random.default_rng(self._seed("courses", number)).permutation(len(courses))
+        chosen = sorted(map(int, drawn[: _CORRECTED if number else _SHOWN]))
         found = collect_lessons(
             [self._learned[place] for place in chosen],
             [self._labels[place] for place in chosen],
@@ -208,17 +207,18 @@ class _Training:
             self._agent,
             steps=steps,
             seed=self._seed("rewards", number),
+            critic_alone=not number,
             noted=self._note(f"rewards, part {number}", total=steps),
         )
         return {"steps": steps, **self._validate()}
 
     def _validate(self) -> dict[str, Any]:
         """Keep the actor if it is the best so far on problems that were not learned from."""
-        share = mean_bound(self._agent, self._courses(self._validated))
+        share = mean_cost(self._agent, self._validated, self._courses(self._validated))
         is_best = self._best is None or share < self._best[0]
         if is_best:
             self._best = share, copy.deepcopy(self._agent.actor.state_dict())
-        return {"makespan_by_better_side": share, "is_best": is_best}
+        return {"time_by_better_side": share, "is_best": is_best}
 
     # What they share --------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from parallax.training._labels import Example, Label
 BATCH: Final = 256
 _HIDDEN: Final = (256, 256)
 _LEARNING_RATE: Final = 3e-4
-_EVERY: Final = 8
+_EVERY: Final = 4
 """Steps of the environment per gradient step."""
 
 _LARGEST_GRADIENT: Final = 1.0
@@ -58,13 +58,13 @@ def make_agent(courses: Sequence[Course], *, seed: int, steps: int) -> SAC:
         PlacementEnvironment(courses),
         learning_rate=_LEARNING_RATE,
         buffer_size=max(steps, BATCH),
-        learning_starts=min(BATCH, steps // 2),
+        learning_starts=0,  # it begins with what it learned by imitation, not at random
         batch_size=BATCH,
         gamma=1.0,  # an episode ends, and its rewards add up to the makespan
         tau=0.005,
         train_freq=_EVERY,
         gradient_steps=1,
-        ent_coef="auto_0.1",
+        ent_coef="auto_0.01",
         policy_kwargs={"net_arch": list(_HIDDEN)},
         seed=seed,
         device="cpu",
@@ -173,17 +173,29 @@ def place(agent: SAC, course: Course) -> Episode:
     return episode
 
 
-def mean_bound(agent: SAC, courses: Sequence[Course]) -> float:
-    """Geometric mean of makespans by that of the better side alone; the lower, the better."""
-    shares = [place(agent, course).bound_ns / course.begin().reference_ns for course in courses]
+def mean_cost(agent: SAC, examples: Sequence[Example], courses: Sequence[Course]) -> float:
+    """Geometric mean of what the agent's placements take, by what the better side alone takes, both by the quick judge;
+    the lower, the better."""
+    shares = []
+    for example, course in zip(examples, courses, strict=True):
+        judge = example.judge()
+        sides = ([False] * len(example.features.shown), example.features.movable)
+        alone = min(example.cost_ns(judge, side) for side in sides)
+        shares.append(example.cost_ns(judge, place(agent, course).choices()) / max(1, alone))
     return float(np.exp(np.mean(np.log(shares))))
 
 
-def learn(agent: SAC, *, steps: int, seed: int, noted: Callable[[int], None]) -> None:
+def learn(agent: SAC, *, steps: int, seed: int, critic_alone: bool, noted: Callable[[int], None]) -> None:
     """Take so many steps in the environment, with what follows from them seeded anew, so that a run that was
-    interrupted and went on does the same as one that was not."""
+    interrupted and went on does the same as one that was not.
+
+    Args:
+        critic_alone: leave the actor as it is. A critic that knows nothing would at once undo what the actor learned by
+            imitation.
+    """
     agent.set_random_seed(seed)
     agent._last_obs = None  # so that the environment begins anew with this seed, too
+    agent.actor.requires_grad_(not critic_alone)
     agent.learn(steps, callback=_Noting(noted), reset_num_timesteps=False)
 
 

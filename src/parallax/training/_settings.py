@@ -29,7 +29,7 @@ class TrainingSettings:
     Raises: ConfigError for fewer steps than `LEAST_STEPS`, a negative seed, or models without devices.
     """
 
-    steps: int = 40_000
+    steps: int = 100_000
     """Steps of the scheduler in its environment; all other budgets are in proportion to it."""
     seed: int = 0
     models: tuple[TrainingModel, ...] = ()
@@ -51,12 +51,12 @@ class TrainingSettings:
     @property
     def random_problems(self) -> int:
         """Random problems to learn from."""
-        return min(4_000, max(24, self.steps // 10))
+        return min(6_000, max(24, self.steps // 20))
 
     @property
     def states_per_model(self) -> int:
         """States of the machine in which each model is placed on each device."""
-        return min(12, max(1, self.steps // 4_000))
+        return min(12, max(1, self.steps // 8_000))
 
     @property
     def evaluations(self) -> int:
@@ -66,7 +66,7 @@ class TrainingSettings:
     @property
     def imitation_steps(self) -> int:
         """Gradient steps of each network by examples, in all."""
-        return max(30, self.steps // 10)
+        return max(30, self.steps // 6)
 
     @property
     def judged_states(self) -> int:
