@@ -17,7 +17,6 @@ import pytest
 import parallax
 from parallax._record import dataclass
 
-
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 """Whether modules that train networks can be imported; their records are plain `dataclasses`."""
 
