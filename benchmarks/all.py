@@ -51,7 +51,7 @@ STEPS: tuple[Step, ...] = (
     Step(script="batcher.py", arguments=("--seconds", "12", "--rounds", "6"), minutes=22),
     Step(script="peers.py", arguments=("--models", *SERVED, "--seconds", "0.8", "--lead", "0.7"), minutes=27),
     Step(script="adapt.py", minutes=19),
-    Step(script="decision_time.py", minutes=25),
+    Step(script="decision_time.py", arguments=("--minutes", "30"), minutes=31),
     Step(script="memory.py", minutes=12, needs_quiet=False),
     Step(script="soak.py", arguments=("--minutes", "4"), minutes=4.2, needs_quiet=False),
     Step(script="paper_parallax_simulated.py", minutes=8, needs_quiet=False),

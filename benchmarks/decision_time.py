@@ -57,6 +57,7 @@ from parallax.planner._states import describe
 from parallax.planner._zeros import WeightZeros
 from parallax.schedule import PAPER_POLICY
 from parallax.schedule.placement import PLACERS, Placement, PlacementProblem, find_placement, row_parts
+from parallax.schedule.placement._descent import Descent
 from parallax.schedule.placement._thresholds import Quadrants
 
 SIDE = "better side"
@@ -66,8 +67,12 @@ STORED, STORED_OTHERS = "stored plans", "stored plans of other states"
 JUDGED = "simulator"
 FIXED_SHARE = "fixed-share"
 
-ELSEWHERE: Final = frozenset({"shard-rows", FIXED_SHARE, PAPER_POLICY})
-"""Placers of a model that was split by rows before, and one that proposes what ``paper`` does."""
+ELSEWHERE: Final = frozenset({"shard-rows", FIXED_SHARE, PAPER_POLICY, "descent"})
+"""Placers of a model that was split by rows before, one that proposes what ``paper`` does, and one that is asked with
+`STEPS`, and with a time."""
+
+STEPS: Final = 300
+"""Placements that a descent without a time looks at."""
 
 CALM_OF: Final = (ETF, "closed-form", "thresholds", ETF_DESCENT, JUDGED)
 """Whose decisions for the calm state are kept in the others, as an ablation."""
@@ -89,6 +94,7 @@ Row = dict[str, Any]
 def one_decision() -> dict[str, Propose]:
     """Ways that decide once, by name."""
     found: dict[str, Propose] = {name: make().propose for name, make in PLACERS.items() if name not in ELSEWHERE}
+    found[f"descent, {STEPS} steps"] = Descent(seeds=1, evaluations=STEPS).propose
     found[ETF_OR_SIDE] = lambda problem: [*sides_of(problem), *PLACERS[ETF]().propose(problem)]
     found["thresholds, no rho"] = Quadrants(max_zeros=1.0).propose
     found["thresholds, no intensity"] = Quadrants(min_flops=0.0).propose
@@ -309,7 +315,7 @@ def regret_section(rows: Sequence[Row], title: str, places: str, more: Mapping[s
             "to compute what all ways look up, before any is asked, takes "
             f"{ms(statistics.median(row['ready_s'] for row in rows) * 1e9)} ms (median), which is in none of the times",
             f"`{ETF_DESCENT}`, `{SIDES_DESCENT}`: descent goes on until the longest time is over, which is its last "
-            "column too; `descent` and `local-search` are the placers, with their own numbers of steps",
+            "column too; `local-search` is the placer, with its own number of steps",
             f"`{JUDGED}`: the best of {', '.join(OURS)} by the simulator, as sessions plan in the background",
             f"`{STORED}`: at most three plans per graph, chosen for all states; `{STORED_OTHERS}`: none of them was "
             "made for the state that they are asked in, unless that is the calm one",
@@ -483,11 +489,19 @@ def row_json(row: Row) -> Row:
     return {**row, "ready_s": round(row["ready_s"], 6), "answers": dumped}
 
 
+def graphs(models: Sequence[str], devices: Sequence[str]) -> list[tuple[str, str]]:
+    """Every model on every device, in an order that has as many models and devices as can be from the beginning."""
+    turns = range(max(len(models), len(devices)))
+    pairs = [(models[place % len(models)], devices[(place + turn) % len(devices)]) for turn in turns for place in turns]
+    return list(dict.fromkeys(pairs))
+
+
 def main() -> None:
     parser = make_parser(__doc__, "decision_time")
     parser.add_argument("--models", nargs="+", default=list(MODELS), metavar="NAME")
     parser.add_argument("--devices", nargs="+", default=[*BOARDS, *PHONES], metavar="PROFILE")
     parser.add_argument("--quick", action="store_true", help=f"only {QUICK} on the boards, in three states")
+    parser.add_argument("--minutes", type=float, help="begin with no further model on a device after so many")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON there as well")
     parser.add_argument(
         "--network",
@@ -502,16 +516,21 @@ def main() -> None:
         arguments.models, arguments.devices = [QUICK], list(BOARDS)
     trained = read_networks(arguments.network)
     machine = describe_machine()
+    began = time.monotonic()
+    models = {name: load_converted(name) for name in arguments.models}
     rows: list[Row] = []
     cases: list[Case] = []
-    for name in arguments.models:
-        model = load_converted(name)
-        for device in arguments.devices:
-            states = state_grid([f"emulated:{device}"])
-            assert states[0] == CALM
-            found, told = study(Subject.of(name, device, model), states[::5] if arguments.quick else states, trained)
-            rows.extend(found)
-            cases.extend(told)
+    asked = graphs(arguments.models, arguments.devices)
+    for number, (name, device) in enumerate(asked):
+        if arguments.minutes is not None and time.monotonic() - began > 60 * arguments.minutes:
+            say(f"the time is over: {number} of {len(asked)} graphs were asked about")
+            break
+        states = state_grid([f"emulated:{device}"])
+        assert states[0] == CALM
+        subject = Subject.of(name, device, models[name])
+        found, told = study(subject, states[::5] if arguments.quick else states, trained)
+        rows.extend(found)
+        cases.extend(told)
     labels = list(dict.fromkeys(one.label for one in trained))
     more = {"rows": [*map(row_json, rows)]}
     sections = {"all": regret_section(rows, "Regret against decision time, simulated", "all", more)}

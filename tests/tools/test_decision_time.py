@@ -23,6 +23,7 @@ from decision_time import (
     STORED_OTHERS,
     ablation_section,
     against,
+    graphs,
     network_section,
     regret,
     regret_section,
@@ -182,6 +183,16 @@ def test_few_families_have_no_interval() -> None:
     assert mean_over_rows([1.0, 2.0] * 30, ["a", "b"] * 30) == (pytest.approx(math.sqrt(2)), None)
 
 
+@pytest.mark.parametrize(("models", "devices"), [(5, 5), (1, 2), (3, 2), (2, 5)])
+def test_every_model_is_asked_about_on_every_device_and_all_of_them_early(models: int, devices: int) -> None:
+    names, places = [f"m{number}" for number in range(models)], [f"d{number}" for number in range(devices)]
+    order = graphs(names, places)
+    assert sorted(order) == sorted((name, place) for name in names for place in places)
+    first = order[: max(models, devices)]
+    assert {name for name, _ in first} == set(names)
+    assert {place for _, place in first} == set(places)
+
+
 def test_files_that_are_no_networks_are_refused(tmp_path: Path) -> None:
     other = tmp_path / "other.onnx"
     other.write_bytes(b"nothing")
@@ -201,7 +212,7 @@ def test_a_small_model_goes_all_the_way_to_a_results_file(tmp_path: Path, capsys
     assert rows[0]["state"] == "all is as predicted"
     for row in rows:
         names = row["answers"].keys()
-        assert {*PLACERS, ETF_DESCENT, STORED, "one", "one, alone", "one + descent"} - {"shard-rows"} <= {
+        assert {*PLACERS, ETF_DESCENT, STORED, "one", "one, alone", "one + descent"} - {"shard-rows", "descent"} <= {
             *names,
             "fixed-share",
             "parallax-paper",
