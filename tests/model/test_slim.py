@@ -315,7 +315,7 @@ HEADS = (1, 3)
 """Pruned, of four."""
 
 
-@pytest.mark.parametrize("target", ["constant", "computed"])
+@pytest.mark.parametrize("target", ["constant", "computed", "rest"])
 @pytest.mark.parametrize("pruned", ["value", "projection"])
 def test_heads_go(target: str, pruned: str) -> None:
     made, feeds = attention(pruned=pruned, target=target)
@@ -330,8 +330,18 @@ def test_heads_of_which_only_queries_are_0_stay() -> None:
     assert removed(slim(made)) == {}
 
 
+def test_heads_stay_where_two_inputs_have_a_size_of_one_name_that_shapes_are_made_of() -> None:
+    """Whoever feeds two sizes for it gets another number of heads."""
+    made, _ = attention(pruned="value", target="rest")
+    made.graph.input.append(value("other", ("N", 2)))
+    assert removed(slim(made)) == {}
+    made.graph.input[1].type.tensor_type.shape.dim[0].dim_param = "M"
+    assert removed(slim(made)) == {"q": 8, "k": 8, "v": 8}
+
+
 def attention(*, pruned: str, target: str) -> tuple[onnx.ModelProto, dict[str, Array]]:
-    """Four heads of four; the shape that queries are given is a constant, or made of the sizes of the input."""
+    """Four heads of four; the shape that queries are given is a constant, or made of the sizes of the input, with the
+    number of heads or with -1 for it ("rest")."""
     gone = [head * 4 + place for head in HEADS for place in range(4)]
     held: dict[str, Any] = {
         "wq": weights(16, 16, zero=gone if pruned == "query" else (), axis=1, seed=1),
@@ -343,15 +353,17 @@ def attention(*, pruned: str, target: str) -> tuple[onnx.ModelProto, dict[str, A
         "join": np.array([0, 0, 16], np.int64),
         "zero": np.array([0], np.int64),
         "one": np.array([1], np.int64),
-        "four": np.array([4, 4], np.int64),
+        "four": np.array([-1 if target == "rest" else 4, 4], np.int64),
+        "rest": np.array([-1], np.int64),
     }
     nodes = [node("MatMul", f"x w{name}", f"{name}0", name=name) for name in "qkv"]
-    if target == "computed":
+    if target != "constant":
         nodes += [
             node("Shape", "q0", "shape"),
             node("Gather", "shape zero", "batch"),
             node("Gather", "shape one", "tokens"),
             node("Concat", "batch tokens four", "made", axis=0),
+            node("Concat", "batch tokens rest", "joined", axis=0),
         ]
     for name in "qkv":
         nodes.append(node("Reshape", f"{name}0 {'split' if target == 'constant' else 'made'}", f"{name}1"))
@@ -363,7 +375,7 @@ def attention(*, pruned: str, target: str) -> tuple[onnx.ModelProto, dict[str, A
         node("Softmax", "s", "p", axis=-1),
         node("MatMul", "p v2", "c0"),
         node("Transpose", "c0", "c1", perm=[0, 2, 1, 3]),
-        node("Reshape", "c1 join", "c"),
+        node("Reshape", "c1 joined" if target == "rest" else "c1 join", "c"),
         node("MatMul", "c wo", "y", name="o"),
     ]
     made = model(nodes, [value("x", ("N", "S", 16))], [value("y", None)], held, opset=17, ir_version=8)

@@ -109,6 +109,12 @@ class Channels:
         info = self.graph.tensors.get(name) or self.graph.initializers.get(name)
         return None if info is None or info.kind != "tensor" else info.shape
 
+    def names_one_size(self, size: Dim) -> bool:
+        """Whether an open size is the same wherever it stands: its name is given to one axis of one input at most, so
+        that nobody can feed two sizes for it."""
+        stated = [dim for info in self.graph.inputs for dim in info.shape or ()]
+        return isinstance(size, str) and stated.count(size) <= 1
+
     def rank(self, name: str) -> int | None:
         """Of a tensor; None where it is not known."""
         shape = self.shape(name)

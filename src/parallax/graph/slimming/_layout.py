@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -80,14 +81,36 @@ def reshape(channels: Channels, node: Node) -> None:
     target = _target(channels, node)
     if before is None or target is None or (after is not None and len(after) != len(target)):
         return
+    # Of a tensor whose size nobody stated, the channels along an axis have been counted.
+    counted = {axis: len(track.ids) for axis, track in channels.axes(name).items()}
+    before = tuple(counted.get(axis, size) for axis, size in enumerate(before))
     sizes = [size if size is not None and size > 0 else None for size in target]
     known: list[Dim] = list(after) if after is not None else [None] * len(target)
     full = tuple(size if size is not None else old for size, old in zip(sizes, known, strict=True))
     copied = {axis for axis, size in enumerate(target) if size == 0}
+    if -1 in target and not copied:
+        full = _with_rest(channels, before, full, target.index(-1))
     for axis in list(channels.axes(name)):
         found = _block(before, full, axis, copied)
         if found is not None:
             _reshape_axis(channels, node, before, full, target, axis, *found)
+
+
+def _with_rest(channels: Channels, before: Sequence[Dim], after: Sequence[Dim], place: int) -> tuple[Dim, ...]:
+    """The sizes after a Reshape with that of the axis that is told to be the rest (-1), if it is known.
+
+    Sizes that are not known divide out where both sides have them: exporters write (batch, tokens, -1, size of a head).
+    """
+    others = Counter(size for axis, size in enumerate(after) if axis != place)
+    open_before = Counter(size for size in before if not isinstance(size, int))
+    open_after = Counter(size for size in others.elements() if not isinstance(size, int))
+    if open_before != open_after or any(not channels.names_one_size(size) for size in open_before):
+        return tuple(after)
+    whole = math.prod(size for size in before if isinstance(size, int))
+    part = math.prod(size for size in others.elements() if isinstance(size, int))
+    if not part or not whole or whole % part:
+        return tuple(after)
+    return (*after[:place], whole // part, *after[place + 1 :])
 
 
 def _reshape_axis(
