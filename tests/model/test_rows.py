@@ -478,6 +478,30 @@ def test_cuts_follow_any_reshape_or_end_there(shapes: tuple[list[int], list[list
     )
 
 
+def test_what_all_rows_are_needed_of_can_be_joined_once_and_what_nobody_reads_left_out() -> None:
+    nodes = [
+        node("Transpose", "h", "t", perm=[0, 2, 1]),
+        node("MatMul", "h t", "s"),
+        node("Shape", "h", "sizes"),
+        node("Reshape", "s shape", "r"),
+        node("Softmax", "r", "p"),
+        node("MatMul", "p h", "y"),
+    ]
+    proto = rows_model(nodes, {"shape": numbers(128, 128)}, (1, 128, 256))
+    proto.graph.output[0].CopyFrom(value("y", (1, 128, 256)))
+    loaded = load_model(proto)
+    joins, shapes = {}, {}
+    for once in (False, True):
+        split = split_rows(loaded, 0.5, joins_once=once)
+        assert split is not None
+        for expected, found in zip(run(proto, X), run(split.model.extract_whole(), X), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * float(np.abs(expected).max()))
+        made = [entry.op_type for entry in split.model.graph.nodes]
+        joins[once], shapes[once] = made.count("Concat"), made.count("Shape")
+    assert joins[True] < joins[False]
+    assert (shapes[True], shapes[False]) == (0, 1)
+
+
 @st.composite
 def random_products(draw: st.DrawFn) -> tuple[onnx.ModelProto, set[str]]:
     """Products, sums, softmaxes and elementwise operators over a random graph, and some of its tensors."""

@@ -11,9 +11,12 @@ from parallax.errors import BudgetError
 from parallax.model import load_model
 from parallax.planner._candidates import PlanningContext
 from parallax.planner._requirement import estimate_graph
+from parallax.planner._rows import planned_model
 from parallax.planner._slices import depth_first, sliced_plans
+from parallax.planner._whole import uncut_plan
 from parallax.schedule import verify_plan
 from tests.session._dropin import ForcedSplitSession, ramp
+from tests.session.test_computed_constants import attention
 from tests.session.test_memory_budget import wide_model
 from tests.session.test_narrow_budgets import tokens_model
 
@@ -32,6 +35,23 @@ def test_each_plan_in_slices_could_run_and_needs_less_than_the_one_before() -> N
         needs.append(estimate_graph(planned.model.inferred(), planned.plan).least_bytes)
     assert needs == sorted(needs, reverse=True)
     assert needs[2] < needs[0] / 2
+
+
+def test_constants_are_computed_before_and_what_all_rows_are_needed_of_is_joined_once() -> None:
+    """Attention as exporters write it: what asks for shapes would hold tensors, and end cuts."""
+    model = load_model(attention(layers=3, length=1024))
+    whole = estimate_graph(model.inferred(), uncut_plan(model, "for a test", cores=2)).least_bytes
+    found = list(sliced_plans(model, cores=2, reason="for a test"))
+    needs = [estimate_graph(planned.model.inferred(), planned.plan).least_bytes for planned in found]
+    assert min(needs) < 0.4 * whole
+    for planned in found:
+        assert planned.plan.constants_shapes == ()
+        assert planned.plan.rows_joined
+        made = planned_model(model, planned.plan)
+        assert [entry.name for entry in made.graph.nodes] == [entry.name for entry in planned.model.graph.nodes]
+        names = [name for entry in made.graph.nodes if entry.op_type == "Concat" for name in entry.outputs]
+        assert {"l0_k", "l0_v", "l2_k", "l2_v"} <= set(names), "joined under their own names, for all slices"
+        assert not any(entry.op_type == "Shape" for entry in made.graph.nodes)
 
 
 def test_there_are_no_slices_of_open_shapes_or_of_few_rows() -> None:

@@ -277,6 +277,9 @@ def test_judge_refuses_tensors_that_stay_whole_where_no_rows_are_split_once() ->
     for changes in ({"rows_permille": None}, {"rows_rounds": 2}):
         with pytest.raises(PlanError, match="no rows that are split once"):
             verify_plan(replace(plan, **changes))
+    verify_plan(replace(plan, rows_joined=True))
+    with pytest.raises(PlanError, match="none that are split"):
+        verify_plan(replace(PLAN, rows_joined=True))
     for names in (("a", "a"), ("a", "")):
         with pytest.raises(PlanError, match="named twice, or not at all"):
             verify_plan(replace(plan, rows_whole=names))
@@ -287,7 +290,7 @@ def test_a_plan_that_was_written_before_layers_could_stay_whole_is_read() -> Non
     plan = make_plan((make_segment(0, bodies=(body,)),))
     written: Any = json.loads(json.dumps(plan.to_json()))
     del written["rows_whole"]
-    del written["segments"][0]["bodies"][0]["plan"]["rows_whole"]
+    del written["rows_joined"], written["segments"][0]["bodies"][0]["plan"]["rows_whole"]
     assert Plan.from_json(written) == plan
     del written["rows_rounds"]
     with pytest.raises(PlanError, match="'rows_rounds'"):

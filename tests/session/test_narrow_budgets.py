@@ -12,8 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 import parallax
 from parallax.errors import BudgetError
+from parallax.graph import tensor_bytes
+from parallax.memory import Budget
+from parallax.model import load_model
+from parallax.planner._constants import with_constants
 from parallax.schedule import Plan
 from tests._threads import in_threads
+from tests.session.test_computed_constants import ON_PHONE, attention
 
 WIDTH, INNER = 128, 1024
 
@@ -120,3 +125,49 @@ def test_eight_threads_run_slices_within_one_budget() -> None:
     in_threads(8, work)
     usage = session.memory()
     assert usage.admitted_peak_bytes <= usage.limit_bytes
+
+
+@pytest.mark.parametrize("length", [1024, "length"])
+def test_attention_as_exporters_write_it_is_computed_in_slices(length: int | str) -> None:
+    """Sizes and masks are computed from shapes there: without these constants no cut would get past a reshape."""
+    model = attention(layers=3, length=length)
+    options: dict[str, Any] = {"threads": 2, "shapes": {"x": (1, 1024, WIDTH)}}
+    roomy = parallax.InferenceSession(model, memory_budget="1GiB", **options)
+    session = parallax.InferenceSession(model, memory_budget=within(0.6, roomy), **options)
+    plan = session.plan
+    assert plan.rows_joined
+    assert plan.constants_shapes == ()
+    assert Plan.from_json(plan.to_json()) == plan
+    stock = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    answers = {}
+    for rows in (1024,) if length == 1024 else (1024, 40):
+        x = np.random.default_rng(rows).standard_normal((1, rows, WIDTH)).astype(np.float32)
+        answers[rows] = x, stock.run(None, {"x": x})[0]
+
+    def work(_: int) -> None:
+        for x, want in answers.values():
+            np.testing.assert_allclose(session.run(None, {"x": x})[0], want, rtol=1e-4, atol=1e-4)
+
+    in_threads(8, work)
+    usage = session.memory()
+    assert usage.admitted_peak_bytes <= usage.limit_bytes
+    assert pickle.loads(pickle.dumps(session)).plan == plan
+
+
+def test_budgets_count_constants_that_were_computed_beside_the_weights() -> None:
+    model = attention(layers=2, length=256)
+    session = parallax.InferenceSession(model, memory_budget="256MiB", **ON_PHONE)
+    assert session.plan.constants_shapes == ()
+    loaded = load_model(model)
+    computed = with_constants(loaded)
+    assert computed is not None
+    assert computed.value_bytes >= 2 * 256 * 256, "a mask for each layer, of a byte per pair of places"
+    assert computed.value_bytes == sum(
+        tensor_bytes(computed.model.graph, name)
+        for name in computed.model.graph.initializers
+        if name not in loaded.graph.initializers
+    )
+    budget = session._opened.budget
+    assert budget is not None
+    weights = loaded.weight_bytes + computed.value_bytes
+    assert budget == Budget.of(256 << 20, weight_bytes=weights, segments=len(session.plan.segments))

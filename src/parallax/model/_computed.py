@@ -53,6 +53,8 @@ class ComputedModel:
     model: Model
     by_shapes: bool
     """Whether some follow from shapes of tensors. If not, the model is the same for all shapes of its inputs."""
+    value_bytes: int
+    """Of the values that became weights: they are beside those of the model."""
 
 
 def compute_constants(model: Model, compute: Compute) -> ComputedModel | None:
@@ -77,9 +79,13 @@ def compute_constants(model: Model, compute: Compute) -> ComputedModel | None:
     if values is None:
         return None
     constants = [numpy_helper.from_array(np.asarray(value, order="C"), name) for name, value in values.items()]
-    kept = _read_by_outputs(model, {index for index in found.nodes if found.is_computed(index)})
+    kept = read_by_outputs(model, {index for index in found.nodes if found.is_computed(index)})
     nodes = [model.protos[index] for index in kept]
-    return ComputedModel(model=model.rewritten(nodes, constants), by_shapes=found.by_shapes)
+    return ComputedModel(
+        model=model.rewritten(nodes, constants),
+        by_shapes=found.by_shapes,
+        value_bytes=sum(np.asarray(value).nbytes for value in values.values()),
+    )
 
 
 class _Constants:
@@ -185,7 +191,7 @@ class _Constants:
         return max(held, key=lambda index: (held[index], index))
 
 
-def _read_by_outputs(model: Model, gone: set[int]) -> list[int]:
+def read_by_outputs(model: Model, gone: set[int]) -> list[int]:
     """The nodes without those that are gone, and without those that nobody reads then; ascending."""
     graph = model.graph
     wanted = set(graph.output_names)

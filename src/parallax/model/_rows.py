@@ -23,6 +23,7 @@ from onnx import numpy_helper
 
 from parallax.errors import ConfigError
 from parallax.graph import Node, OpGraph
+from parallax.model._computed import read_by_outputs
 from parallax.model._model import Model
 from parallax.model._row_rules import MOVES, RULES, STARTS, Cut, Recipe, Rows
 
@@ -44,7 +45,7 @@ class RowSplit:
     """Node of a part -> index of the model's node that it does a part of; what cuts and joins has none."""
 
 
-def split_rows(model: Model, share: float, *, whole: Collection[str] = ()) -> RowSplit | None:
+def split_rows(model: Model, share: float, *, whole: Collection[str] = (), joins_once: bool = False) -> RowSplit | None:
     """Split what can be split: ``share`` of the rows in the first part, the others in the second.
 
     Operators with enough work are cut (convolutions by lines, matrix products by rows or by batch), and the cut is
@@ -53,6 +54,8 @@ def split_rows(model: Model, share: float, *, whole: Collection[str] = ()) -> Ro
     Args:
         share: above 0 and below 1.
         whole: names of tensors that stay whole: what makes one is not cut. Names that the model has not say nothing.
+        joins_once: whether a tensor that both parts need all rows of is joined once, and what nobody reads any more is
+            left out, which takes less memory; else each part joins its own, beside the other.
 
     Returns: None where nothing can be split. Linear in the graph.
 
@@ -63,15 +66,19 @@ def split_rows(model: Model, share: float, *, whole: Collection[str] = ()) -> Ro
     opset = max(model.opset_imports.get(domain, 0) for domain in ("", "ai.onnx"))
     if opset < _LEAST_OPSET:
         return None
-    writer = _Writer(model.inferred(), model.protos, share, opset, frozenset(whole))
+    writer = _Writer(model.inferred(), model.protos, share, opset, frozenset(whole), joins_once)
     for node in writer.graph.nodes:
         writer.write(node)
     if not writer.cuts:
         return None
     for info in writer.graph.outputs:
         writer.whole(info.name)
+    made = model.rewritten(writer.nodes, writer.constants.values())
+    if joins_once:
+        read = [made.protos[index] for index in read_by_outputs(made, set())]
+        made = model.rewritten(read, writer.constants.values())
     return RowSplit(
-        model=model.rewritten(writer.nodes, writer.constants.values()),
+        model=made,
         parts=(frozenset(writer.parts[0]), frozenset(writer.parts[1])),
         origins=writer.origins,
     )
@@ -91,6 +98,7 @@ class _Writer:
     share: float
     opset: int
     stays: frozenset[str] = frozenset()
+    joins_once: bool = False
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[tuple[int, ...], onnx.TensorProto] = field(default_factory=dict)
     cuts: dict[str, Cut] = field(default_factory=dict)
@@ -183,6 +191,9 @@ class _Writer:
                 everything = self.rows(name, Rows(cut.axis, 0, self.size(name, cut.axis)), part)
                 return self._slice(everything, rows, part)
             rows = Rows(cut.axis, 0, self.size(name, cut.axis))
+        if self.joins_once and (rows.low, rows.high) == (0, self.size(name, cut.axis)):
+            self.whole(name)
+            return name
         pieces = []
         for home, (begin, end) in enumerate(((0, cut.at), (cut.at, self.size(name, cut.axis)))):
             low, high = max(begin, rows.low), min(end, rows.high)

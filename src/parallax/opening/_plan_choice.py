@@ -119,7 +119,10 @@ def choose_plan(model: Model, options: PlanningOptions, session_options: Any, fi
 
 def _is_of_same_model(one: Plan, other: Plan) -> bool:
     """Whether two plans of a model speak of the same nodes."""
-    rewrites = [(plan.rows_permille, plan.rows_rounds, plan.rows_whole, plan.constants_shapes) for plan in (one, other)]
+    rewrites = [
+        (plan.rows_permille, plan.rows_rounds, plan.rows_whole, plan.rows_joined, plan.constants_shapes)
+        for plan in (one, other)
+    ]
     return rewrites[0] == rewrites[1]
 
 

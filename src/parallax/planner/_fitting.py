@@ -9,6 +9,7 @@ from functools import partial
 
 from parallax.memory import DEFAULT_MARGIN, Budget, MemoryRequirement
 from parallax.model import Model
+from parallax.planner._constants import with_constants
 from parallax.planner._requirement import (
     RequirementEstimator,
     estimate_graph,
@@ -16,6 +17,7 @@ from parallax.planner._requirement import (
     segment_peaks,
     with_peaks,
 )
+from parallax.planner._rows import in_rows_shapes
 from parallax.planner._whole import uncut_plan
 from parallax.schedule import CPU_BACKEND, Plan
 
@@ -82,7 +84,8 @@ class _Fitting:
         margin: float,
     ) -> _Fitting:
         estimator = estimate_model(model, plan, planned=shapes)
-        budget = Budget.of(budget_bytes, weight_bytes=weight_bytes, segments=len(plan.segments), margin=margin)
+        held = weight_bytes + _computed_bytes(model, plan, shapes)
+        budget = Budget.of(budget_bytes, weight_bytes=held, segments=len(plan.segments), margin=margin)
         return cls(plan=plan, estimator=estimator, budget=budget, requirement=estimator.requirement({}))
 
     @property
@@ -135,10 +138,20 @@ def check_fit(
 ) -> tuple[Plan, RequirementEstimator, Budget]:
     """This plan and no other, as `fit_plan`. Raises: BudgetError if it does not fit, with the budget that would do."""
     estimator = estimate_model(model, plan, planned=shapes)
-    budget = Budget.of(budget_bytes, weight_bytes=weight_bytes, segments=len(plan.segments), margin=margin)
+    held = weight_bytes + _computed_bytes(model, plan, shapes)
+    budget = Budget.of(budget_bytes, weight_bytes=held, segments=len(plan.segments), margin=margin)
     requirement = estimator.requirement({})
     budget.check(requirement, shapes=shapes)
     return with_counted_peaks(plan, requirement.peaks), estimator, budget
+
+
+def _computed_bytes(model: Model, plan: Plan, shapes: Mapping[str, Sequence[int]] | None) -> int:
+    """What the values of constants take that were computed for a plan, beside the model's weights."""
+    if plan.constants_shapes is None:
+        return 0
+    given = {name: tuple(shape) for name, shape in {**plan.own_shapes, **(shapes or {})}.items()}
+    computed = with_constants(in_rows_shapes(model, given))
+    return 0 if computed is None else computed.value_bytes
 
 
 def with_known_peaks(model: Model, plan: Plan) -> Plan:

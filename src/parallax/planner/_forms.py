@@ -45,7 +45,7 @@ def form_in_shapes(
         made = computed.model
     split = None
     if plan.rows_permille is not None:
-        split = split_rows(made, plan.rows_permille / 1000, whole=plan.rows_whole)
+        split = split_rows(made, plan.rows_permille / 1000, whole=plan.rows_whole, joins_once=plan.rows_joined)
         if split is None:
             return None
         made = split.model
@@ -67,6 +67,7 @@ def form_in_shapes(
         structure_digest=model.structure_digest,
         rows_permille=plan.rows_permille,
         rows_whole=plan.rows_whole,
+        rows_joined=plan.rows_joined,
         rows_shapes=() if split is None or computed is not None else stated,
         constants_shapes=None if computed is None else stated,
         provenance=make_provenance("tables", study.reason, uncut_ns=study.cpu_ns, chosen_ns=found.simulated_ns),

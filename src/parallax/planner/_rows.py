@@ -36,7 +36,7 @@ def planned_model(model: Model, plan: Plan) -> Model:
         if plan.rows_permille is None:
             return made
         for _ in range(plan.rows_rounds):
-            split = split_rows(made, plan.rows_permille / 1000, whole=plan.rows_whole)
+            split = split_rows(made, plan.rows_permille / 1000, whole=plan.rows_whole, joins_once=plan.rows_joined)
             if split is None:
                 raise PlanError(
                     f"the plan is for {plan.rows_permille} thousandths of the rows, and the model has none to split",

@@ -3,6 +3,9 @@
 Where a chain is split by rows (`parallax.model.split_rows`) and one part runs to its end before the other begins, the
 tensors between its operators are held for one part only. Split again, it is a quarter. What is computed is the same.
 At the rims of convolutions each part needs rows of the other, and waits for them: models of convolutions gain little.
+
+Constants are computed before: operators that ask for shapes would hold what they ask, and reshapes to shapes that are
+not known end a cut.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from parallax.model import Model, split_rows
 from parallax.partition import UnitGraph
 from parallax.partition.candidates import Cause, DraftSegment, assemble
 from parallax.planner._candidates import PlanningContext, Proposal
+from parallax.planner._constants import with_constants
 from parallax.planner._request import PlannedModel
 from parallax.planner._rows import can_share_rows
 from parallax.planner._tables import why_model_stays_whole
@@ -49,10 +53,11 @@ def sliced_plans(model: Model, *, cores: int, reason: str) -> Iterator[PlannedMo
     """
     if why_model_stays_whole(model) is not None or not can_share_rows(model):
         return
-    made = model
+    computed = with_constants(model)
+    made = model if computed is None else computed.model
     slices: dict[str, _Slice] = {}
     for rounds in range(1, ROUNDS + 1):
-        split = split_rows(made, HALF / 1000)
+        split = split_rows(made, HALF / 1000, joins_once=True)
         if split is None:
             return
         nodes = made.graph.nodes
@@ -81,6 +86,8 @@ def sliced_plans(model: Model, *, cores: int, reason: str) -> Iterator[PlannedMo
             structure_digest=model.structure_digest,
             rows_permille=HALF,
             rows_rounds=rounds,
+            rows_joined=True,
+            constants_shapes=None if computed is None else (),
         )
         yield PlannedModel(plan=plan, model=made)
 
@@ -115,8 +122,14 @@ def _one_by_one(context: PlanningContext, slices: Mapping[str, _Slice]) -> Propo
 
 
 def _slice_of(graph: OpGraph, units: UnitGraph, unit: int, slices: Mapping[str, _Slice]) -> _Slice:
-    """A fusion group may hold what is computed for all slices beside nodes of one."""
-    found = {slices.get(graph.nodes[node].name, ()) for node in units.units[unit] if node not in units.replicated}
+    """A fusion group may hold what is computed for all slices beside nodes of one. What nobody else reads, such as rows
+    of a constant, is of the slice that reads it."""
+    inside = set(units.units[unit])
+    found = {
+        slices.get(graph.nodes[node].name, ())
+        for node in inside - units.replicated
+        if graph.nodes[node].name in slices or not inside.issuperset(graph.successors[node])
+    }
     return found.pop() if len(found) == 1 else ()
 
 

@@ -113,7 +113,7 @@ class Provenance:
 class Plan:
     """What runs where. ``segments`` in a topological order."""
 
-    LATER_FIELDS: ClassVar[frozenset[str]] = frozenset({"rows_whole"})
+    LATER_FIELDS: ClassVar[frozenset[str]] = frozenset({"rows_joined", "rows_whole"})
     """What plans of this format version may lack, since some were written before it was there."""
     MOST_CORES: ClassVar[int] = 4096
     """More cores or lanes than this come from no machine, but from a damaged file."""
@@ -135,6 +135,8 @@ class Plan:
     """How often it was split by rows: each time, what came out was split again."""
     rows_whole: tuple[str, ...] = ()
     """Tensors that stayed whole when it was split by rows: what makes them runs in one piece."""
+    rows_joined: bool = False
+    """Whether tensors that both parts need all rows of were joined once; else each part joins its own."""
     constants_shapes: tuple[tuple[str, tuple[int, ...]], ...] | None = None
     """Nodes are those of the model with its constants computed (`parallax.model.compute_constants`), before it was
     split by rows, in these shapes of the inputs that it leaves open: (input, shape). None: they stay in the graph."""
@@ -378,6 +380,8 @@ def verify_plan(plan: Plan, n_nodes: int | None = None) -> None:
         raise refuse("tensors that stay whole, and no rows that are split once")
     if len(set(plan.rows_whole)) != len(plan.rows_whole) or not all(plan.rows_whole):
         raise refuse(f"tensors {plan.rows_whole[:8]} that stay whole are named twice, or not at all")
+    if plan.rows_joined and plan.rows_permille is None:
+        raise refuse("rows that are joined once, and none that are split")
     if any(size < 1 for _, shape in plan.rows_shapes for size in shape):
         raise refuse(f"shapes {plan.rows_shapes[:8]} for a split by rows are none")
     if any(size < 0 for _, shape in plan.constants_shapes or () for size in shape):
