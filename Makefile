@@ -8,6 +8,7 @@ SHELL := /bin/sh
 VENV := .venv
 TABULAR := .venv-tabular
 TRAIN := .venv-train
+EXACT := .venv-exact
 BIN := $(VENV)/bin
 INSTALL := bin/python -m pip --disable-pip-version-check --no-input install --quiet --constraint constraints.txt
 PIP := $(VENV)/$(INSTALL)
@@ -16,7 +17,7 @@ SLOW := $(if $(SLOW_MINUTES),-m "slow or not slow" --slow-minutes $(SLOW_MINUTES
 # Two workers pay from two cores on; more of them would fight over cores with the lanes under test.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help demo test test-all mutants bench bench-all tabular train-test check format clean
+.PHONY: help demo test test-all mutants bench bench-all tabular train-test exact check format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -58,12 +59,14 @@ tabular: $(TABULAR)/.made ## models converted from scikit-learn, LightGBM and XG
 train-test: $(TRAIN)/.made ## small trainings of networks that place: two minutes, in an environment of its own with torch
 	$(TRAIN)/bin/python -m pytest tests/training
 
+exact: $(EXACT)/.made ## a solver in an environment of its own, for policy="exact" and benchmarks/optimum.py
+
 format: $(VENV)/.dev ## put sources in shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## remove the environment, caches and build products
-	rm -rf $(VENV) $(TABULAR) $(TRAIN) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TABULAR) $(TRAIN) $(EXACT) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests tools benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The environment, in steps, each with a stamp, so that an interrupted one is done again: the bare
@@ -119,4 +122,10 @@ $(TRAIN)/.made: pyproject.toml constraints.txt
 	@$(TRAIN)/$(INSTALL) hatchling editables
 	@$(TRAIN)/$(INSTALL) --extra-index-url https://download.pytorch.org/whl/cpu --no-build-isolation --editable '.[train]' \
 		pytest pytest-timeout pytest-xdist hypothesis
+	@touch $@
+
+# The solver wants an older protobuf than the rest. It is asked by a process of this environment's Python.
+$(EXACT)/.made: constraints-exact.txt
+	@python=$$(sh scripts/find-python.sh) && echo "Making $(EXACT) with $$python" && "$$python" -m venv --clear $(EXACT)
+	@$(EXACT)/bin/python -m pip --disable-pip-version-check --no-input install --quiet --constraint constraints-exact.txt ortools
 	@touch $@

@@ -18,6 +18,9 @@ one, such as its class."""
 LEARNED: Final = "learned"
 """The placer that runs a network: it needs a runtime and a file, which the pure ones do not."""
 
+EXACT: Final = "exact"
+"""The placer that asks a solver, in a process of its own."""
+
 POLICIES: Final = ("adaptive", "sequential", SPAROA_POLICY)
 """Policies that are no placers: the first is several of them, one after the other, the second none."""
 
@@ -27,7 +30,7 @@ def placer_names() -> tuple[str, ...]:
     from importlib.metadata import entry_points
 
     others = sorted(entry.name for entry in entry_points(group=ENTRY_POINTS))
-    return tuple(dict.fromkeys((*PLACERS, LEARNED, *others)))
+    return tuple(dict.fromkeys((*PLACERS, LEARNED, EXACT, *others)))
 
 
 def open_placer(policy: Any) -> Placer | None:
@@ -44,7 +47,7 @@ def open_placer(policy: Any) -> Placer | None:
     if policy in POLICIES:
         return None
     name, *given = policy.split(",")
-    if name in PLACERS or name == LEARNED:
+    if name in PLACERS or name in (LEARNED, EXACT):
         return _made(name, given)
     from importlib.metadata import entry_points
 
@@ -85,18 +88,22 @@ def policy_name(policy: Any) -> str:
 
 
 def _maker(name: str) -> Callable[..., Placer]:
-    if name != LEARNED:
-        return PLACERS[name]
-    from parallax.planner._learned import Learned
+    if name == LEARNED:
+        from parallax.planner._learned import Learned
 
-    return Learned
+        return Learned
+    if name == EXACT:
+        from parallax.planner._exact import Exact
+
+        return Exact
+    return PLACERS[name]
 
 
 def _makers(policy: Any) -> Mapping[str, Callable[..., Placer]]:
-    """Ours, by name; the one that runs networks only where the policy is of its module, which is not loaded else."""
-    if not type(policy).__module__.endswith("._learned"):
-        return PLACERS
-    return {LEARNED: _maker(LEARNED)}
+    """Ours, by name; those with modules of their own only where the policy is of theirs, which is not loaded else."""
+    module = type(policy).__module__.rpartition(".")[2]
+    name = {"_learned": LEARNED, "_exact": EXACT}.get(module)
+    return PLACERS if name is None else {name: _maker(name)}
 
 
 def _shown(value: object) -> str:
