@@ -16,6 +16,7 @@ from parallax.partition.candidates import Cause, DraftSegment, Partition, find_b
 from parallax.partition.regions import Offer, RegionPlacer, RegionPlan, RegionRule, find_regions, make_offer
 from parallax.partition.regions._hosted import hosted_tensors
 from parallax.partition.regions._verify import verify_regions
+from parallax.planner._devices import on_cores
 from parallax.planner._row_search import search_rows
 from parallax.schedule import (
     CPU_BACKEND,
@@ -36,10 +37,12 @@ from parallax.schedule.placement import (
     Machine,
     PlacementProblem,
     Placer,
+    Rank,
     RowsAndRegions,
     ShardRows,
     default_placers,
     find_placement,
+    quickest,
     row_parts,
     rows_elsewhere,
 )
@@ -107,18 +110,35 @@ class Study:
         return frozenset(verdict.node for verdict in plan.verdicts if verdict.verdict is Verdict.FOLDED)
 
     def coexecution(
-        self, *, flips: int, split: RowSplit | None = None, sides: Mapping[str, int] | None = None
+        self,
+        *,
+        flips: int,
+        split: RowSplit | None = None,
+        sides: Mapping[str, int] | None = None,
+        rank: Rank = quickest,
+        cores: int | None = None,
     ) -> Coexecution:
-        """What the default placers find. ``sides``: of a model that was split, see `rows_elsewhere`."""
-        found = self.placed((*default_placers(len(self.units))[:-1], LocalSearch(flips)), split, sides)
-        verify_regions(self.graph, self.units, self.offer, found.best.plan)
+        """What the default placers find.
+
+        Args:
+            sides: of a model that was split, see `rows_elsewhere`.
+            rank: what makes one placement better than another.
+            cores: of the machine's, that are used; by default all.
+        """
+        placers = (*default_placers(len(self.units))[:-1], LocalSearch(flips))
+        problem = on_cores(self.problem(split, sides), self.machine.cores if cores is None else cores)
+        found = find_placement(problem, placers, rank=rank)
+        verify_regions(self.graph, self.units, problem.devices[0], found.best.plan)
         return found
 
     def placed(
         self, placers: Sequence[Placer], split: RowSplit | None = None, sides: Mapping[str, int] | None = None
     ) -> Coexecution:
+        return find_placement(self.problem(split, sides), placers)
+
+    def problem(self, split: RowSplit | None = None, sides: Mapping[str, int] | None = None) -> PlacementProblem:
         graph, units = self.graph, self.units
-        problem = PlacementProblem(
+        return PlacementProblem(
             graph=graph,
             groups=units,
             devices=(self.offer,),
@@ -127,7 +147,6 @@ class Study:
             row_parts={} if split is None else row_parts(graph, units, split.parts),
             rows_elsewhere=None if split is None or sides is None else rows_elsewhere(graph, units, split.parts, sides),
         )
-        return find_placement(problem, placers)
 
     def sequential(self, plan: RegionPlan) -> tuple[RegionTasks, Schedule]:
         """One thing after the other, on all cores or on the device."""
@@ -246,6 +265,9 @@ class Split:
     share: float
     whole: int
     """Layers that stay whole."""
+    split: RowSplit
+    sides: Mapping[str, int]
+    """Tensors that the device would make if nothing was split."""
     study: Study
     found: Coexecution
     everywhere_ns: int
@@ -282,6 +304,8 @@ def best_split(study: Study, costs_of: Callable[[RowSplit], CostModel], alone: C
     return Split(
         share=best.permille / 1000,
         whole=len(best.whole),
+        split=best.split,
+        sides=sides,
         study=own,
         found=own.coexecution(flips=0, split=best.split, sides=sides),
         everywhere_ns=of(everywhere.split).coexecution(flips=0, split=everywhere.split).best.makespan_ns,

@@ -1,7 +1,8 @@
 """Energy of the Parallax paper's models (arXiv 2512.11532) on its phones, **modelled**: no joule here was measured.
 
 For each of five models and three phones: the CPU alone; greedy delegation; the paper's policy (``parallax-paper``) on
-the CPU alone and with the accelerator; and ours. Runs are simulated as `paper_parallax_simulated.py` does it, and what
+the CPU alone and with the accelerator; and ours, whose plans are made for time, or for joules (``objective="energy"``),
+or for joules x seconds (``"edp"``). Runs are simulated as `paper_parallax_simulated.py` does it, and what
 was busy for how long is turned into joules by the power block of the phone's profile, whose figures are bands. Shares
 are computed with the same constants on both sides, at every corner of these bands. Any machine gives the same figures.
 
@@ -18,7 +19,7 @@ from typing import Any
 
 from _common import describe_machine, make_parser, say
 from _figures import Figure
-from _joules import Busy, share_of
+from _joules import usage_of_run
 from _paper import GREEDY_NOTE, MODELS, PHONES, load_converted
 from _paper_simulated import CORES, PHONE, phone_costs
 from _phones import Study, best_split
@@ -26,18 +27,25 @@ from _sections import Section, publish_sections
 
 from parallax.backends.emulated import DeviceProfile, load_profile
 from parallax.backends.emulated._backend import EmulatedBackend
-from parallax.cli._energy import power_of, touched_bytes
-from parallax.energy import Band, PowerModel
+from parallax.energy import Band, EnergyComparison, PowerModel, Usage
 from parallax.graph import CostModel
 from parallax.model import Model, RowSplit
 from parallax.partition.regions import RegionPlacer, RegionPlan, RegionRule
-from parallax.schedule.placement import PaperPolicy, PlacementProblem, run_by_layers
+from parallax.planner import power_of, touched_bytes
+from parallax.schedule.placement import JudgedPlacement, PaperPolicy, PlacementProblem, run_by_layers
 
 FREE_BYTES = 2 << 30
 """Of a phone's memory that is taken to be free, for the paper's policy; its margin of 40% stays free of that."""
 
 CPU, GREEDY, PAPER_CPU, PAPER, OURS = "CPU alone", "greedy", "paper's policy, CPU", "paper's policy", "ours"
-POLICIES = (CPU, GREEDY, PAPER_CPU, PAPER, OURS)
+ENERGY, EDP = "ours, energy", "ours, edp"
+POLICIES = (CPU, GREEDY, PAPER_CPU, PAPER, OURS, ENERGY, EDP)
+
+YARDSTICKS = (CPU, GREEDY, OURS)
+"""What plans for joules are not to exceed, at any constants within their bands."""
+
+ENERGY_CORES = (CORES, 1)
+"""Of the CPU's, how many a plan for joules may use; the CPU alone is tried on each number of them."""
 
 REPORTED: Mapping[tuple[str, str], str] = {
     ("whisper-tiny-encoder", "pixel-6-gpu"): "-10.0% against ONNX Runtime, -10.7% against ExecuTorch",
@@ -56,15 +64,24 @@ class Row:
     model: str
     phone: str
     power: PowerModel
-    runs: Mapping[str, Busy]
+    runs: Mapping[str, Usage]
     """By policy."""
 
     def joules(self, policy: str) -> Band:
         return self.runs[policy].energy(self.power).total
 
-    def share(self, policy: str, other: str) -> Band:
-        """Of another policy's joules."""
-        return share_of(self.runs[policy], self.runs[other], self.power)
+    def share(self, policy: str, other: str, *, with_delay: bool = False) -> Band:
+        """Of another policy's joules, or joules x seconds."""
+        return self.comparison(with_delay=with_delay).share_of(self.runs[policy], self.runs[other])
+
+    def comparison(self, *, with_delay: bool) -> EnergyComparison:
+        """With the yardsticks."""
+        return comparison_of(self.runs, self.power, with_delay=with_delay)
+
+    def most_above(self, policy: str) -> float:
+        """What a plan for joules (or joules x seconds) costs at the worst constants, in shares of what the least
+        yardstick costs there; at most 1 where it never exceeds one."""
+        return self.comparison(with_delay=policy == EDP).most_share(self.runs[policy])
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -75,14 +92,20 @@ class Row:
                 policy: {
                     "milliseconds": run.makespan_ns / 1e6,
                     "core_milliseconds": run.core_ns / 1e6,
-                    "device_milliseconds": run.device_ns / 1e6,
+                    "device_milliseconds": sum(run.device_ns.values()) / 1e6,
                     "touched_bytes": run.touched_bytes,
                     "joules": asdict(self.joules(policy)),
                     "share_of_cpu_alone": asdict(self.share(policy, CPU)),
+                    "joule_seconds": self.joules(policy).typical * run.makespan_ns / 1e9,
                 }
                 for policy, run in self.runs.items()
             },
+            "most_share_of_the_least_yardstick": {policy: self.most_above(policy) for policy in (ENERGY, EDP)},
         }
+
+
+def comparison_of(runs: Mapping[str, Usage], power: PowerModel, *, with_delay: bool) -> EnergyComparison:
+    return EnergyComparison(power, [runs[policy] for policy in YARDSTICKS], with_delay=with_delay)
 
 
 def model_row(name: str, phone: str, model: Model) -> Row:
@@ -90,19 +113,28 @@ def model_row(name: str, phone: str, model: Model) -> Row:
     profile = load_profile(phone)
     study = Study.of(model, phone_costs(model.inferred(), profile), EmulatedBackend(profile, speed=1.0), PHONE)
     touched = touched_bytes(study.graph)
-    cpu_only = study.regions(RegionRule.GREEDY).cpu_only_ns
+    power = power_of(profile, cores=CORES)
     runs = {
-        # ONNX Runtime and TFLite keep their threads busy from the beginning of a run to its end.
-        CPU: Busy(makespan_ns=cpu_only, core_ns=CORES * cpu_only, touched_bytes=touched),
+        CPU: cpu_run(study, CORES, touched),
         GREEDY: greedy_run(study, touched),
         PAPER_CPU: paper_run(study, touched, with_device=False),
         PAPER: paper_run(study, touched, with_device=True),
     }
-    runs[OURS] = ours_run(study, profile, runs[CPU])
-    return Row(model=name, phone=phone, power=power_of(profile, cores=CORES), runs=runs)
+    ours = OursOf(study, profile)
+    runs[OURS] = ours.quickest_run(runs[CPU])
+    for policy in (ENERGY, EDP):
+        comparison = comparison_of(runs, power, with_delay=policy == EDP)
+        runs[policy] = ours.run_by(comparison, [runs[yardstick] for yardstick in YARDSTICKS])
+    return Row(model=name, phone=phone, power=power, runs=runs)
 
 
-def greedy_run(study: Study, touched: int) -> Busy:
+def cpu_run(study: Study, cores: int, touched: int) -> Usage:
+    """The CPU alone: ONNX Runtime and TFLite keep their threads busy from the beginning of a run to its end."""
+    ns = sum(study.costs.node_ns(cores)) if cores < CORES else study.regions(RegionRule.GREEDY).cpu_only_ns
+    return Usage(makespan_ns=ns, core_ns=cores * ns, touched_bytes=touched)
+
+
+def greedy_run(study: Study, touched: int) -> Usage:
     """One thing after the other, every tensor of a fragment through the host's memory, where a core copies it."""
     plan = study.regions(RegionRule.GREEDY)
     makespan_ns = study.hosted_ns(plan)
@@ -110,12 +142,15 @@ def greedy_run(study: Study, touched: int) -> Busy:
     kept_ns = sum(region.transfer_ns for region in plan.regions)
     moved_ns = makespan_ns - (plan.chosen_ns - kept_ns)
     on_cpu_ns = max(0, makespan_ns - device_ns - moved_ns)
-    return Busy(
-        makespan_ns=makespan_ns, core_ns=CORES * on_cpu_ns + moved_ns, device_ns=device_ns, touched_bytes=touched
+    return Usage(
+        makespan_ns=makespan_ns,
+        core_ns=CORES * on_cpu_ns + moved_ns,
+        device_ns={study.backend.info.name: device_ns},
+        touched_bytes=touched,
     )
 
 
-def paper_run(study: Study, touched: int, *, with_device: bool) -> Busy:
+def paper_run(study: Study, touched: int, *, with_device: bool) -> Usage:
     """As ``policy="parallax-paper"`` would run it."""
     policy = PaperPolicy(free_bytes=FREE_BYTES)
     problem = PlacementProblem(
@@ -123,7 +158,8 @@ def paper_run(study: Study, touched: int, *, with_device: bool) -> Busy:
     )
     regions = policy.regions(problem) if with_device else nothing(study)
     made = run_by_layers(problem, regions, policy, budget_bytes=int(FREE_BYTES * (1 - policy.margin)))
-    return Busy.of_run(made.run, transfer_ns=transfers(regions), touched_bytes=touched)
+    device = study.backend.info.name
+    return usage_of_run(made.run, device, transfer_ns=transfers(regions), touched_bytes=touched)
 
 
 def nothing(study: Study) -> RegionPlan:
@@ -131,21 +167,63 @@ def nothing(study: Study) -> RegionPlan:
     return RegionPlacer(study.graph, study.units, study.offer).place(regions=[])
 
 
-def ours_run(study: Study, profile: DeviceProfile, cpu: Busy) -> Busy:
-    """Regions beside the CPU, on a model whose rows are shared where that is predicted to be quicker."""
+class OursOf:
+    """Regions beside the CPU, on a model whose rows are shared where that is better."""
 
-    def split_costs(made: RowSplit) -> CostModel:
-        return phone_costs(made.model.inferred(), profile)
+    def __init__(self, study: Study, profile: DeviceProfile) -> None:
+        def split_costs(made: RowSplit) -> CostModel:
+            return phone_costs(made.model.inferred(), profile)
 
-    alone = study.coexecution(flips=0)
-    found = [(study, alone.best)]
-    split = best_split(study, split_costs, alone)
-    if split is not None:
-        found.append((split.study, split.found.best))
-    of, best = min(found, key=lambda entry: entry[1].makespan_ns)
-    if best.makespan_ns >= cpu.makespan_ns:
-        return cpu
-    return Busy.of_run(best.run, transfer_ns=transfers(best.plan), touched_bytes=touched_bytes(of.graph))
+        alone = study.coexecution(flips=0)
+        self._quickest = [usage_of(study, alone.best, touched_bytes(study.graph))]
+        self._ways = [Way(study=study, touched_bytes=touched_bytes(study.graph))]
+        split = best_split(study, split_costs, alone)
+        if split is not None:
+            way = Way(
+                study=split.study,
+                touched_bytes=touched_bytes(split.study.graph),
+                split=split.split,
+                sides=split.sides,
+            )
+            self._ways.append(way)
+            self._quickest.append(usage_of(way.study, split.found.best, way.touched_bytes))
+
+    def quickest_run(self, cpu: Usage) -> Usage:
+        """Of the plan that is made for time."""
+        return min((cpu, *self._quickest), key=lambda usage: usage.makespan_ns)
+
+    def run_by(self, comparison: EnergyComparison, yardsticks: Sequence[Usage]) -> Usage:
+        """Of the plan that is made for joules: the best of the yardsticks, the CPU alone and what placers find."""
+        whole, *_ = self._ways
+        found = [*yardsticks, *(cpu_run(whole.study, cores, whole.touched_bytes) for cores in ENERGY_CORES[1:])]
+        for way in self._ways:
+            found += [way.run_by(comparison, cores) for cores in ENERGY_CORES]
+        return min(found, key=comparison.rank)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """A model as it is, or split by rows, to be placed."""
+
+    study: Study
+    touched_bytes: int
+    split: RowSplit | None = None
+    sides: Mapping[str, int] | None = None
+
+    def run_by(self, comparison: EnergyComparison, cores: int) -> Usage:
+        """Of what the default placers find for joules on so many cores."""
+
+        def rank(judged: JudgedPlacement) -> tuple[float, ...]:
+            return comparison.rank(usage_of(self.study, judged, self.touched_bytes))
+
+        found = self.study.coexecution(flips=0, split=self.split, sides=self.sides, rank=rank, cores=cores)
+        return usage_of(self.study, found.best, self.touched_bytes)
+
+
+def usage_of(study: Study, judged: JudgedPlacement, touched: int) -> Usage:
+    """What a placement keeps busy."""
+    device = study.backend.info.name
+    return usage_of_run(judged.run, device, transfer_ns=transfers(judged.plan), touched_bytes=touched)
 
 
 def transfers(plan: RegionPlan) -> int:
@@ -156,8 +234,11 @@ def transfers(plan: RegionPlan) -> int:
 def figures_of(rows: Sequence[Row]) -> list[Figure]:
     """Energy of each policy as a share of the CPU's, geometric means; the interval is that of the constants."""
     made = []
-    for policy, other in ((OURS, CPU), (OURS, GREEDY), (OURS, PAPER), (PAPER_CPU, CPU), (PAPER, CPU), (GREEDY, CPU)):
-        shares = [row.share(policy, other) for row in rows]
+    pairs = [(OURS, CPU), (OURS, GREEDY), (OURS, PAPER), (PAPER_CPU, CPU), (PAPER, CPU), (GREEDY, CPU)]
+    pairs += [(policy, other) for policy in (ENERGY, EDP) for other in YARDSTICKS]
+    for policy, other in pairs:
+        with_delay = policy == EDP
+        shares = [row.share(policy, other, with_delay=with_delay) for row in rows]
         low, typical, high = (
             math.exp(sum(math.log(getattr(share, end)) for share in shares) / len(shares))
             for end in ("low", "typical", "high")
@@ -166,11 +247,24 @@ def figures_of(rows: Sequence[Row]) -> list[Figure]:
         made.append(
             Figure(
                 name=f"paper_energy.{key}",
-                what=f"modelled, energy of {policy}, share of that of {other}, geometric mean of {len(rows)} rows; the "
-                "interval is that of the constants",
+                what=f"modelled, {'energy x delay' if with_delay else 'energy'} of {policy}, share of that of {other}, "
+                f"geometric mean of {len(rows)} rows; the interval is that of the constants",
                 value=typical,
                 unit="ratio",
                 interval=(low, high),
+                headline=False,
+            )
+        )
+    for policy in (ENERGY, EDP):
+        never = sum(row.most_above(policy) <= 1 for row in rows)
+        made.append(
+            Figure(
+                name=f"paper_energy.{key_of(policy)}_never_above",
+                what=f"modelled: of {len(rows)} rows, those where {policy} is above none of {', '.join(YARDSTICKS)} at "
+                "any constants within their bands; in the others nothing that was found is",
+                value=float(never),
+                interval=(float(never), float(never)),
+                unit="count",
                 headline=False,
             )
         )
@@ -191,7 +285,8 @@ def section(rows: Sequence[Row]) -> Section:
                 row.phone,
                 *(shown_joules(row.joules(policy)) for policy in POLICIES),
                 *(shown_change(share) for share in shares),
-                f"{row.runs[OURS].makespan_ns / row.runs[CPU].makespan_ns - 1:+.0%}",
+                *(f"{row.runs[p].makespan_ns / row.runs[CPU].makespan_ns - 1:+.0%}" for p in (OURS, ENERGY, EDP)),
+                *(shown_most(row.most_above(policy)) for policy in (ENERGY, EDP)),
                 REPORTED.get((row.model, row.phone), ""),
             ]
         )
@@ -207,7 +302,9 @@ def section(rows: Sequence[Row]) -> Section:
             "phone",
             *(f"{policy}, mJ, modelled" for policy in POLICIES),
             *(f"{policy} against the CPU alone, modelled" for policy in POLICIES[1:]),
-            "ours: time against the CPU alone, simulated",
+            *(f"{policy}: time against the CPU alone, simulated" for policy in (OURS, ENERGY, EDP)),
+            "ours, energy: most above the least of the yardsticks, at the worst constants",
+            "ours, edp: likewise, joules x seconds",
             "the paper, Parallax on the CPU",
         ],
         rows=cells,
@@ -215,6 +312,8 @@ def section(rows: Sequence[Row]) -> Section:
         figures=figures_of(rows),
         remarks=[
             GREEDY_NOTE,
+            f"yardsticks: {', '.join(YARDSTICKS)}. 'never': at no constants within their bands does the plan take more "
+            "than any of them; else by so much at the worst, and nothing that was found exceeds them by less",
             "shares have the same constants on both sides; their band is that of all corners of the constants' bands",
             "the paper's figures are of its exports of the models, on the CPU of a Pixel 6, by Android Studio's "
             "profiler, which estimates; the columns to put beside them are those of the paper's policy on the CPU",
@@ -230,6 +329,10 @@ def shown_joules(joules: Band) -> str:
 
 def shown_change(share: Band) -> str:
     return f"{share.typical - 1:+.0%} ({share.low - 1:+.0%} to {share.high - 1:+.0%})"
+
+
+def shown_most(most: float) -> str:
+    return "never" if most <= 1 else f"{most - 1:+.0%}"
 
 
 def main() -> None:

@@ -16,11 +16,12 @@ import pytest
 import parallax
 from parallax.backends.emulated import load_profile, profile_names
 from parallax.cli import _energy
-from parallax.cli._energy import EnergySource, RowEnergy, find_source, measure_rows, model_plan, model_threads, power_of
+from parallax.cli._energy import EnergySource, RowEnergy, find_source, measure_rows, model_plan, model_threads
 from parallax.energy import Band, PowerModel
 from parallax.errors import ConfigError
 from parallax.machine import find_meters
 from parallax.options import make_device
+from parallax.planner import power_of
 from tests.cli._models import affine, invoke
 from tests.energy.test_model import plan_of
 from tests.machine.test_energy import LAPTOP, ORIN, tree

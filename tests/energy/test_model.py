@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallax.energy import Band, ModelledEnergy, PowerModel, model_energy
+from parallax.energy import Band, ModelledEnergy, PowerModel, Usage
 from parallax.errors import ConfigError
 from parallax.schedule import Plan, simulate_plan
 from tests.schedule.test_plan_json import make_plan, make_segment
@@ -32,7 +32,8 @@ def plan_of(*, in_turn: bool) -> Plan:
 
 
 def of_run(plan: Plan, touched_bytes: int = 0) -> ModelledEnergy:
-    return model_energy(plan, POWER, makespan_ns=simulate_plan(plan).makespan_ns, touched_bytes=touched_bytes)
+    usage = Usage.of_plan(plan, makespan_ns=simulate_plan(plan).makespan_ns, touched_bytes=touched_bytes)
+    return usage.energy(POWER)
 
 
 def test_it_is_the_sum_of_what_is_drawn() -> None:
@@ -56,7 +57,7 @@ def test_running_side_by_side_saves_static_power_only() -> None:
 def test_a_device_of_unknown_power_is_refused() -> None:
     plan = plan_of(in_turn=False)
     with pytest.raises(ConfigError, match="power of gpu is not known"):
-        model_energy(plan, replace(POWER, device_w={}), makespan_ns=1)
+        Usage.of_plan(plan, makespan_ns=1).energy(replace(POWER, device_w={}))
 
 
 @pytest.mark.parametrize("figures", [(-1, 0, 1), (2, 1, 3), (1, 3, 2)])

@@ -71,6 +71,11 @@ WRONG: list[tuple[str, Any]] = [
     ("padding", ["trim"]),
     ("slim", "yes"),
     ("slim", 1),
+    ("objective", "speed"),
+    ("objective", "Energy"),
+    ("objective", ("energy",)),
+    ("objective", None),
+    ("objective", 1),
 ]
 ONLY_SESSIONS: list[tuple[str, Any]] = [
     ("trace", object()),
@@ -82,9 +87,6 @@ ONLY_SESSIONS: list[tuple[str, Any]] = [
     ("cache", 1),
     ("adapt", "yes"),
     ("adapt", 1),
-    ("objective", "speed"),
-    ("objective", None),
-    ("objective", 1),
     ("idle_trim_s", "30"),
     ("idle_trim_s", 0),
     ("idle_trim_s", float("nan")),

@@ -487,9 +487,11 @@ def test_where_it_cannot_be_done_the_plan_says_so(given: Callable[[], Any], reas
     np.testing.assert_allclose(session.run(None, {"x": x})[0], want, rtol=1e-5, atol=1e-5)
 
 
-def test_what_is_compiled_has_no_objective(tmp_path: Path) -> None:
-    with pytest.raises(parallax.ConfigError, match="objective="):
-        parallax.compile(MODEL, tmp_path / "m.plx", options=parallax.Options(objective="throughput"))
+@pytest.mark.parametrize("objective", ["auto", "throughput"])
+def test_what_is_compiled_serves_no_callers(tmp_path: Path, objective: Any) -> None:
+    for given in ({"options": parallax.Options(objective=objective)}, {"objective": objective}):
+        with pytest.raises(parallax.ConfigError, match="objective= is an option of sessions"):
+            parallax.compile(MODEL, tmp_path / "m.plx", **given)
 
 
 def test_runs_that_leave_out_padding_are_not_served_side_by_side() -> None:

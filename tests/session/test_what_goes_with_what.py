@@ -20,7 +20,7 @@ from tests._threads import in_threads
 
 FEATURES = (
     *("bundle", "cache", "budget", "device", "two devices", "shared rows"),
-    *("open shapes", "control flow", "many callers", "adapt"),
+    *("open shapes", "control flow", "many callers", "energy", "adapt"),
 )
 
 REFUSED = {
@@ -32,6 +32,7 @@ REFUSED = {
 OF_NO_EFFECT = {
     ("cache", "adapt"): "the session runs a bundle, which holds one plan",
     ("shared rows", "adapt"): "the model's layers are split by rows",
+    ("energy", "adapt"): 'the plan is that of objective="energy", and plans for other states are chosen by time',
 }
 """Pairs of which a session does without the second, and what its plan says."""
 
@@ -119,10 +120,16 @@ class Scene:
             devices = {PHONE: 30, OTHER: 60}
             planning["policy"] = "local-search"
         if devices:
-            quick = [(name, {"speed": factor}) for name, factor in devices.items()]
-            planning |= {"providers": [*quick, CPU], "min_gain": 0.01}
+            # Joules are those of the device itself, at its own speed beside a processor of so many FLOP/s.
+            quick: list[tuple[str, dict[str, Any]]] = [(name, {"speed": factor}) for name, factor in devices.items()]
+            if "energy" in features:
+                planning["providers"] = [*((name, {"host_flops": 6e10}) for name in devices), CPU]
+            else:
+                planning |= {"providers": [*quick, CPU], "min_gain": 0.01}
         if "shared rows" in features:
             planning["policy"] = "shard-rows"
+        if "energy" in features:
+            planning["objective"] = "energy"
         running: dict[str, Any] = {}
         if "budget" in features:
             running["memory_budget"] = "256MiB"
@@ -203,6 +210,10 @@ def check_effects(scene: Scene, session: parallax.InferenceSession) -> None:
     if "budget" in features:
         assert usage.budget_bytes == 256 << 20
         assert usage.limit_bytes
+    if "energy" in features:
+        assert plan.provenance.source == "energy"
+        assert 'objective="energy": ' in plan.provenance.reason
+        return  # what joules leave to a device, and whether rows are shared, is theirs to say
     if features & {"device", "two devices", "shared rows"}:
         assert CPU_BACKEND in backends
         assert backends & {PHONE, OTHER}

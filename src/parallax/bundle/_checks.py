@@ -160,6 +160,8 @@ def _option_complaints(options: CompileOptions) -> Iterator[str]:
         yield f"it was compiled for {options.memory_limit} bytes of memory, which is not possible"
     if options.padding not in (None, "trim"):
         yield f"it was compiled with an unknown way to run padding {options.padding[:80]!r}"
+    if options.objective not in ("latency", *Plan.ENERGY_OBJECTIVES):
+        yield f"it was compiled for an unknown objective {options.objective[:80]!r}"
     if has_twice(name for name, _ in options.shapes):
         yield "it was compiled for two shapes of one input"
     if any(dim < 0 for _, shape in options.shapes for dim in shape):

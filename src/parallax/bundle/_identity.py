@@ -79,6 +79,8 @@ def compile_command(options: CompileOptions, source: str, target: str, *, portab
         words.append("--tune")
     if options.slim:
         words.append("--slim")
+    if options.objective != "latency":
+        words += ["--objective", options.objective]
     if options.memory_limit is not None:
         words += ["--memory-limit", str(options.memory_limit)]
     if options.padding is not None:

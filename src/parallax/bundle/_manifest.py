@@ -16,7 +16,7 @@ from parallax._record import dataclass
 from parallax.bundle._folder import data_path
 from parallax.model import StoredWeight
 
-BUNDLE_FORMAT_VERSION: Final = 7
+BUNDLE_FORMAT_VERSION: Final = 8
 """Raised whenever a bundle written before must not be read any more."""
 
 MAX_BYTES: Final = 1 << 56
@@ -90,6 +90,8 @@ class CompileOptions:
     """In order of preference."""
     slim: bool = False
     """Whether the plan and the graphs are of what `parallax.model.slim_model` left of the model."""
+    objective: str = "latency"
+    """What plans were compared by: time, joules ("energy"), or joules x seconds ("edp")."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

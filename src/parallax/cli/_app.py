@@ -9,36 +9,50 @@ import typer
 
 import parallax
 from parallax.cli._arguments import (
+    Aim,
     BatchOption,
     BudgetOption,
     BundleArgument,
+    BundleTargetOption,
     CacheOption,
     CalibrationOption,
     CallersOption,
+    CompiledPolicyOption,
     DurationOption,
+    EnergyOption,
+    ExportedFileOption,
     InputOption,
     JsonOption,
     MaxTimeOption,
     MaxZerosOption,
     MeasureOption,
+    MemoryLimitOption,
     MinFlopsOption,
+    MinGainOption,
     ModelArgument,
-    PaddingWay,
+    ObjectiveOption,
+    OutputFolderOption,
+    PaddingOption,
     PlotOption,
+    PortableOption,
     ProvidersOption,
     RivalPoliciesOption,
     RoundsOption,
     Rule,
     RunnableArgument,
     SamplesOption,
+    SaveOutputsOption,
+    SaveReportOption,
     SeedOption,
     ShapeOption,
     SlimOption,
     SparsityOption,
+    SplitOption,
     Splitting,
     StudiedPolicyOption,
     StudiedProvidersOption,
     ThreadsOption,
+    TraceFileOption,
     TriedTuneOption,
     WaitOption,
     ZooNameArgument,
@@ -108,6 +122,7 @@ def inspect_command(
     rule: Annotated[Rule, typer.Option("--rule", help="Which layers to call worth running in parallel.")] = Rule.COST,
     provider: StudiedProvidersOption = None,
     policy: StudiedPolicyOption = None,
+    objective: ObjectiveOption = Aim.LATENCY,
     sparsity: SparsityOption = False,
     calibration: CalibrationOption = None,
     samples: SamplesOption = None,
@@ -149,9 +164,8 @@ def inspect_command(
     if sparsity:
         from parallax.cli._sparsity import SparsityQuestion, inspect_sparsity
 
-        refuse_options(
-            {"rule": rule is Rule.PAPER, "policy": policy, "slim": slim}, "is not for --sparsity", fix="leave it out"
-        )
+        plain = {"rule": rule is Rule.PAPER, "policy": policy, "objective": objective is not Aim.LATENCY, "slim": slim}
+        refuse_options(plain, "is not for --sparsity", fix="leave it out")
         inspect_sparsity(
             model,
             SparsityQuestion(**zeros),
@@ -172,6 +186,7 @@ def inspect_command(
         rule=rule.value,
         providers=provider or (),
         policy=policy,
+        objective=objective.value,
         slim=slim,
         cache_dir=cache_dir,
         screen=_screen(as_json),
@@ -187,18 +202,12 @@ def run_command(
     runs: Annotated[int, typer.Option("--runs", "-n", metavar="N", min=1, help="Timed runs, after one untimed.")] = 1,
     threads: ThreadsOption = None,
     tune: Annotated[bool, typer.Option("--tune", help="Search and measure for the best plan first.")] = False,
+    objective: ObjectiveOption = Aim.LATENCY,
     slim: SlimOption = False,
     seed: SeedOption = 0,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write each output as a .npy file here.")
-    ] = None,
-    save: Annotated[
-        Path | None, typer.Option("--save", metavar="FILE.npz", help="Write all outputs to one .npz file.")
-    ] = None,
-    trace: Annotated[
-        Path | None,
-        typer.Option("--trace", metavar="FILE.json", help="Write a trace for Perfetto or chrome://tracing."),
-    ] = None,
+    output: OutputFolderOption = None,
+    save: SaveOutputsOption = None,
+    trace: TraceFileOption = None,
     memory_budget: BudgetOption = None,
     provider: ProvidersOption = None,
     cache_dir: CacheOption = None,
@@ -216,7 +225,12 @@ def run_command(
         shapes=shape or (),
         runs=runs,
         options=parallax.Options(
-            threads=threads, tune=tune, slim=slim, memory_budget=memory_budget, cache_dir=cache_dir
+            threads=threads,
+            tune=tune,
+            objective=objective.value,
+            slim=slim,
+            memory_budget=memory_budget,
+            cache_dir=cache_dir,
         ),
         seed=seed,
         output_folder=output,
@@ -240,17 +254,14 @@ def bench_command(
     duration: DurationOption = None,
     threads: ThreadsOption = None,
     tune: TriedTuneOption = None,
+    objective: ObjectiveOption = Aim.LATENCY,
     slim: SlimOption = False,
     seed: SeedOption = 0,
-    save: Annotated[
-        Path | None, typer.Option("--save", metavar="FILE.json", help="Write the report as JSON here as well.")
-    ] = None,
+    save: SaveReportOption = None,
     memory_budget: BudgetOption = None,
     provider: ProvidersOption = None,
     policy: RivalPoliciesOption = None,
-    energy: Annotated[
-        bool, typer.Option("--energy", help="Also joules per run: by meters that can be read here, else modelled.")
-    ] = False,
+    energy: EnergyOption = False,
     cache_dir: CacheOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -271,7 +282,9 @@ def bench_command(
         model,
         inputs=inputs or (),
         shapes=shape or (),
-        options=parallax.Options(threads=threads, slim=slim, memory_budget=memory_budget, cache_dir=cache_dir),
+        options=parallax.Options(
+            threads=threads, objective=objective.value, slim=slim, memory_budget=memory_budget, cache_dir=cache_dir
+        ),
         how=BenchPlan(
             rounds=runs,
             max_time_s=max_time,
@@ -296,6 +309,7 @@ def tune_command(
     inputs: InputOption = None,
     shape: ShapeOption = None,
     threads: ThreadsOption = None,
+    objective: ObjectiveOption = Aim.LATENCY,
     slim: SlimOption = False,
     wait: WaitOption = 0.0,
     seed: SeedOption = 0,
@@ -318,7 +332,12 @@ def tune_command(
         inputs=inputs or (),
         shapes=shape or (),
         options=parallax.Options(
-            threads=threads, tune=True, slim=slim, memory_budget=memory_budget, cache_dir=cache_dir
+            threads=threads,
+            tune=True,
+            objective=objective.value,
+            slim=slim,
+            memory_budget=memory_budget,
+            cache_dir=cache_dir,
         ),
         seed=seed,
         wait_s=wait,
@@ -335,36 +354,17 @@ def compile_command(
     shape: ShapeOption = None,
     threads: ThreadsOption = None,
     seed: SeedOption = 0,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="NAME.plx", help="Write the bundle here.")
-    ] = None,
+    output: BundleTargetOption = None,
     tune: Annotated[bool, typer.Option("--tune", help="Search and measure for the best plan first.")] = False,
     slim: SlimOption = False,
     wait: WaitOption = 0.0,
-    portable: Annotated[
-        bool, typer.Option("--portable", help="Keep the model in the bundle, to make it anew elsewhere.")
-    ] = False,
-    memory_limit: Annotated[
-        str | None,
-        typer.Option("--memory-limit", help="All the memory it will have, such as 150MiB.", metavar="SIZE"),
-    ] = None,
-    policy: Annotated[
-        str,
-        typer.Option(
-            "--policy",
-            metavar="NAME",
-            help="Work side by side (adaptive), in sequence (sequential), or as parallax-paper.",
-        ),
-    ] = "adaptive",
-    split: Annotated[
-        Splitting, typer.Option("--split", help="Split the model where it gains (auto), never, or wherever possible.")
-    ] = Splitting.AUTO,
-    min_gain: Annotated[
-        float | None, typer.Option("--min-gain", help="Least predicted gain for which the model is split.")
-    ] = None,
-    padding: Annotated[
-        PaddingWay | None, typer.Option("--padding", help="Run without padding (trim), if that is proven to be right.")
-    ] = None,
+    portable: PortableOption = False,
+    memory_limit: MemoryLimitOption = None,
+    policy: CompiledPolicyOption = "adaptive",
+    objective: ObjectiveOption = Aim.LATENCY,
+    split: SplitOption = Splitting.AUTO,
+    min_gain: MinGainOption = None,
+    padding: PaddingOption = None,
     memory_budget: BudgetOption = None,
     provider: ProvidersOption = None,
     cache_dir: CacheOption = None,
@@ -393,6 +393,7 @@ def compile_command(
             slim=slim,
             memory_budget=memory_budget,
             padding=None if padding is None else "trim",
+            objective=objective.value,
             cache_dir=cache_dir,
         ),
         seed=seed,
@@ -481,10 +482,7 @@ def zoo_list_command(as_json: JsonOption = False) -> None:
 @guarded
 def zoo_export_command(
     name: ZooNameArgument,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE.onnx", help="Where to write it. Default: NAME.onnx here."),
-    ] = None,
+    output: ExportedFileOption = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace a file that is there.")] = False,
     cache_dir: CacheOption = None,
     as_json: JsonOption = False,

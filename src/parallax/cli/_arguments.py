@@ -33,6 +33,14 @@ class PaddingWay(StrEnum):
     TRIM = "trim"
 
 
+class Aim(StrEnum):
+    """What plans are compared by, by their names on the command line."""
+
+    LATENCY = "latency"
+    ENERGY = "energy"
+    EDP = "edp"
+
+
 MOST_THREADS = 4096
 """As many cores as a plan may have (`parallax.schedule.Plan.MOST_CORES`, which help need not load)."""
 
@@ -177,6 +185,60 @@ ThreadsOption = Annotated[
 ]
 SlimOption = Annotated[
     bool, typer.Option("--slim", help="Remove the channels, neurons and heads that zeros in weights make superfluous.")
+]
+ObjectiveOption = Annotated[
+    Aim,
+    typer.Option(
+        "--objective",
+        help="What the plan is to be good at: time (latency), modelled joules (energy), or joules x seconds (edp).",
+    ),
+]
+CompiledPolicyOption = Annotated[
+    str,
+    typer.Option(
+        "--policy",
+        metavar="NAME",
+        help="Work side by side (adaptive), in sequence (sequential), or as parallax-paper.",
+    ),
+]
+MemoryLimitOption = Annotated[
+    str | None,
+    typer.Option("--memory-limit", help="All the memory it will have, such as 150MiB.", metavar="SIZE"),
+]
+OutputFolderOption = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write each output as a .npy file here.")
+]
+SaveOutputsOption = Annotated[
+    Path | None, typer.Option("--save", metavar="FILE.npz", help="Write all outputs to one .npz file.")
+]
+TraceFileOption = Annotated[
+    Path | None,
+    typer.Option("--trace", metavar="FILE.json", help="Write a trace for Perfetto or chrome://tracing."),
+]
+SaveReportOption = Annotated[
+    Path | None, typer.Option("--save", metavar="FILE.json", help="Write the report as JSON here as well.")
+]
+EnergyOption = Annotated[
+    bool, typer.Option("--energy", help="Also joules per run: by meters that can be read here, else modelled.")
+]
+BundleTargetOption = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="NAME.plx", help="Write the bundle here.")
+]
+PortableOption = Annotated[
+    bool, typer.Option("--portable", help="Keep the model in the bundle, to make it anew elsewhere.")
+]
+SplitOption = Annotated[
+    Splitting, typer.Option("--split", help="Split the model where it gains (auto), never, or wherever possible.")
+]
+MinGainOption = Annotated[
+    float | None, typer.Option("--min-gain", help="Least predicted gain for which the model is split.")
+]
+PaddingOption = Annotated[
+    PaddingWay | None, typer.Option("--padding", help="Run without padding (trim), if that is proven to be right.")
+]
+ExportedFileOption = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE.onnx", help="Where to write it. Default: NAME.onnx here."),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of random inputs.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of tables.")]

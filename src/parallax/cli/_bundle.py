@@ -108,6 +108,7 @@ def describe_bundle(bundle: Bundle, *, cores: int | None = None) -> dict[str, An
             "split": manifest.options.split,
             "devices": [provider_word(device) for device in manifest.options.devices],
             "slim": manifest.options.slim,
+            "objective": manifest.options.objective,
         },
         "devices": [
             {"name": device.name, "version": device.version, "hardware": device.hardware} for device in manifest.devices

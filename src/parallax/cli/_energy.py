@@ -13,18 +13,18 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from parallax.backends import open_backend
-from parallax.backends.emulated import PREFIX, DeviceProfile, FigureBand, load_profile
+from parallax.backends.emulated import PREFIX, DeviceProfile, load_profile
 from parallax.bundle import Bundle, is_safe_to_open, read_bundle
 from parallax.cli._open import Subject, open_shapes
 from parallax.cli._providers import parse_providers
 from parallax.cli._timing import Round, wait_until_quiet, wake
 from parallax.cli._units import significant
-from parallax.energy import Band, ModelledEnergy, PowerModel, model_busy_energy, model_energy, unknown_host
+from parallax.energy import ModelledEnergy, PowerModel, Usage, unknown_host
 from parallax.errors import ConfigError
-from parallax.graph import OpGraph, node_work
 from parallax.machine import EnergyMeter, EnergyRecorder, FoundMeter, MeteredEnergy, find_meters
 from parallax.model import load_model, slim_model
 from parallax.options import Device, make_device
+from parallax.planner import power_of, touched_bytes
 from parallax.schedule import Plan, simulate_plan
 
 MEASURED, MODELLED = "measured", "modelled"
@@ -213,36 +213,6 @@ def _profile_of(device: Device) -> DeviceProfile:
     return profile
 
 
-def power_of(profile: DeviceProfile, *, cores: int, others: Sequence[DeviceProfile] = ()) -> PowerModel:
-    """The power of a profile's device, whose processor is stood for by so many equal cores that are together as fast.
-
-    Together they draw what all of the profile's cores draw.
-
-    Args:
-        others: further accelerators beside the same processor.
-
-    Raises: ConfigError where a profile has no power block.
-    """
-    if profile.power is None or any(other.power is None for other in others):
-        raise ConfigError("a profile without a power block", fix="see the profiles of Parallax")
-    together = Band.exactly(0.0)
-    for cluster, band in zip(profile.cpu, profile.power.core_w, strict=True):
-        together = together + _band(band).times(cluster.count)
-    device_w = {
-        f"{PREFIX}:{entry.name}": _band(entry.power.device_w) for entry in (profile, *others) if entry.power is not None
-    }
-    return PowerModel(
-        static_w=_band(profile.power.static_w),
-        core_w=together.times(1 / cores),
-        device_w=device_w,
-        joules_per_byte=_band(profile.power.joules_per_byte),
-    )
-
-
-def _band(figure: FigureBand) -> Band:
-    return Band(low=figure.low, typical=figure.typical, high=figure.high)
-
-
 # Measured ---------------------------------------------------------------------------------------------
 
 
@@ -289,21 +259,19 @@ def model_plan(source: EnergySource, plan: Plan, *, run_ns: float, touched_bytes
     else:
         ratio = makespan_ns / max(1, simulate_plan(plan).makespan_ns)
         cost_ns = [round(segment.cost_ns * ratio) for segment in plan.segments]
+    usage = Usage.of_plan(plan, makespan_ns=makespan_ns, cost_ns=cost_ns, touched_bytes=touched_bytes)
     try:
-        energy = model_energy(plan, power, makespan_ns=makespan_ns, cost_ns=cost_ns, touched_bytes=touched_bytes)
+        return RowEnergy(modelled=usage.energy(power))
     except ConfigError as error:
         return RowEnergy(obstacle=error.what)
-    return RowEnergy(modelled=energy)
 
 
 def model_threads(source: EnergySource, threads: int, *, run_ns: float, touched_bytes: int) -> RowEnergy:
     """The joules of a run of ONNX Runtime, which keeps its threads busy as long as it lasts."""
     assert source.power is not None
     makespan_ns = round(run_ns * source.time_factor)
-    energy = model_busy_energy(
-        source.power, makespan_ns=makespan_ns, core_ns=makespan_ns * threads, touched_bytes=touched_bytes
-    )
-    return RowEnergy(modelled=energy)
+    usage = Usage(makespan_ns=makespan_ns, core_ns=makespan_ns * threads, touched_bytes=touched_bytes)
+    return RowEnergy(modelled=usage.energy(source.power))
 
 
 def energy_of(
@@ -343,11 +311,6 @@ def energy_of(
         else:
             rows[label] = model_threads(source, threads[label], run_ns=run_ns, touched_bytes=theirs)
     return BenchEnergy(source=source, rows=rows, remark=remark)
-
-
-def touched_bytes(graph: OpGraph) -> int:
-    """What the operators of a model read and write in a run, as if no cache held them."""
-    return sum(node_work(graph, node).bytes or 0 for node in graph.nodes)
 
 
 # For people -------------------------------------------------------------------------------------------

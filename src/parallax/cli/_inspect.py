@@ -51,6 +51,7 @@ def inspect_model(
     rule: str,
     providers: Sequence[str],
     policy: str | None,
+    objective: str = "latency",
     slim: bool = False,
     cache_dir: Path | None,
     screen: Screen,
@@ -61,6 +62,7 @@ def inspect_model(
         slim: whether to show what `parallax.model.slim_model` leaves of it.
         providers: devices; of the first it is shown what it would take of the model. Of several, or with a ``policy``,
             also what plan a session with all of them makes. A yardstick among policies plans for the CPU alone, too.
+        objective: of that plan; one beside "latency" has it shown in any case.
     """
     if policy is not None and not providers and not is_yardstick(policy):
         raise ConfigError("--policy shares a model with devices, and none is named", fix="add --provider NAME")
@@ -69,7 +71,14 @@ def inspect_model(
     source = find_model(model, screen, bundles=True, cache_dir=cache_dir)
     if source.is_bundle:
         _refuse_for_bundle(
-            model, {"--shape": given, "--provider": providers, "--rule paper": rule != "cost", "--slim": slim}
+            model,
+            {
+                "--shape": given,
+                "--provider": providers,
+                "--rule paper": rule != "cost",
+                "--slim": slim,
+                "--objective": objective != "latency",
+            },
         )
         inspect_bundle(source.path, cores=threads, screen=screen)
         return
@@ -104,8 +113,10 @@ def inspect_model(
         if device is not None:
             offload = describe_offload(context, device, progress=progress)
             report["provider"] = {**offload, "asked": providers[0]}
-        if policy is not None or len(devices) > 1:
-            report["session"] = describe_session_plan(loaded, devices, policy or "adaptive", cores=cores)
+        if policy is not None or len(devices) > 1 or objective != "latency":
+            report["session"] = describe_session_plan(
+                loaded, devices, policy or "adaptive", objective=objective, cores=cores
+            )
         progress("planning", 3, 3)
         answers = describe_answers(
             shlex.join([source.label, *(f"--shape={text}" for text in shapes)]),

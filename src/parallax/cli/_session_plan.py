@@ -1,4 +1,4 @@
-"""The plan that a session makes with some devices and a policy: ``inspect --provider ... --policy ...``."""
+"""The plan that a session makes: ``inspect --provider ... --policy ... --objective ...``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from parallax.model import Model
 from parallax.planner import PlanDevice, PlanRequest, open_placer, plan_model
 
 
-def describe_session_plan(model: Model, devices: Sequence[Device], policy: str, *, cores: int) -> dict[str, Any]:
+def describe_session_plan(
+    model: Model, devices: Sequence[Device], policy: str, *, objective: str, cores: int
+) -> dict[str, Any]:
     """What the planner answers for a session that is not tuned.
 
     Args:
@@ -29,16 +31,22 @@ def describe_session_plan(model: Model, devices: Sequence[Device], policy: str, 
         cores=cores,
         policy=policy,
         placer=open_placer(policy),
+        objective=objective,
         devices={device.name: PlanDevice(backend=device.opened, room_bytes=device.room_bytes) for device in devices},
     )
     plan = plan_model(request).plan
     provenance = plan.provenance
     return {
         "policy": policy,
+        "objective": objective,
         "devices": [device.name for device in devices],
         "reason": provenance.reason,
         "cpu_ms": None if provenance.uncut_ns is None else provenance.uncut_ns / 1e6,
         "predicted_ms": None if provenance.chosen_ns is None else provenance.chosen_ns / 1e6,
+        "compared": [
+            {"plan": entry.label, "segments": entry.segments, "ms": entry.simulated_ns / 1e6, "note": entry.note}
+            for entry in provenance.candidates
+        ],
         "segments": [
             {
                 "segment": segment.name,
@@ -57,10 +65,16 @@ def describe_session_plan(model: Model, devices: Sequence[Device], policy: str, 
 def render_session_plan(report: Mapping[str, Any], console: Console) -> None:
     """The same for people."""
     where = " and ".join(report["devices"]) or "the CPU alone"
-    print_line(console, f"\nthe plan of a session on {where}, policy {report['policy']!r}")
+    aim = "" if report["objective"] == "latency" else f", objective {report['objective']!r}"
+    print_line(console, f"\nthe plan of a session on {where}, policy {report['policy']!r}{aim}")
     print_line(console, f"{report['reason']}.")
     table = make_table("segment", "operators", "runs on", "threads", "predicted ms", left=1)
     for row in report["segments"]:
         threads = str(row["width"]) if row["width"] else "-"
         table.add_row(row["segment"], str(row["operators"]), row["backend"], threads, milliseconds(row["ms"] * 1e6))
     print_table(console, table, optional=("threads", "operators"))
+    if report["compared"]:
+        compared = make_table("compared", "segments", "predicted ms", "modelled", left=1)
+        for row in report["compared"]:
+            compared.add_row(row["plan"], str(row["segments"]), milliseconds(row["ms"] * 1e6), row["note"])
+        print_table(console, compared, optional=("segments",))

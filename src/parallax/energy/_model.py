@@ -7,13 +7,12 @@ Modelled joules are no measurement: they are to be shown with their band, and ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
 from parallax.errors import ConfigError
-from parallax.schedule import CPU_BACKEND, Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,37 +73,6 @@ class ModelledEnergy:
     def total(self) -> Band:
         """All of it."""
         return self.static + self.cores + self.devices + self.memory
-
-
-def model_energy(
-    plan: Plan,
-    power: PowerModel,
-    *,
-    makespan_ns: int,
-    cost_ns: Sequence[int] | None = None,
-    touched_bytes: int = 0,
-) -> ModelledEnergy:
-    """The energy of one run of a plan.
-
-    Args:
-        plan: its segments' widths and backends.
-        power: of the machine.
-        makespan_ns: how long the run takes: measured, or simulated (`parallax.schedule.simulate_plan`).
-        cost_ns: for how long each segment computes, in place of the plan's own predictions.
-        touched_bytes: what the run's operators read and write.
-
-    Raises: ConfigError for a device whose power is not known.
-    """
-    core_ns, device_ns = 0, dict[str, int]()
-    busy_ns = [segment.cost_ns for segment in plan.segments] if cost_ns is None else cost_ns
-    for segment, ns in zip(plan.segments, busy_ns, strict=True):
-        if segment.backend == CPU_BACKEND:
-            core_ns += ns * max(1, segment.width)
-        else:
-            device_ns[segment.backend] = device_ns.get(segment.backend, 0) + ns
-    return model_busy_energy(
-        power, makespan_ns=makespan_ns, core_ns=core_ns, device_ns=device_ns, touched_bytes=touched_bytes
-    )
 
 
 def model_busy_energy(

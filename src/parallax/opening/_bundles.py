@@ -13,6 +13,7 @@ from parallax.errors import ConfigError
 from parallax.machine import available_cores
 from parallax.opening._state import NO_DEVICES, BundleDevices
 from parallax.options import COMPILE_OPTIONS, OPTION_RULES, PlanningOptions
+from parallax.schedule import Plan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,6 +147,8 @@ def _refuse_decided(options: PlanningOptions, bundle: Bundle) -> None:
         given.remove("min_gain")  # it asks for what the bundle is
     if options.padding is not None and options.padding == planned_as.padding:
         given.remove("padding")  # likewise
+    if options.objective in Plan.ENERGY_OBJECTIVES and options.objective != planned_as.objective:
+        given.append("objective")
     if options.split == ("always" if is_whole else "never"):
         given.append("split")
     # A whole model runs one thing after the other, whatever a policy says of it.

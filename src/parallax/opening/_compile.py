@@ -241,6 +241,7 @@ def recorded_options(options: PlanningOptions, *, memory_limit: int | None) -> C
         split="never" if options.devices and options.split == "never" else "auto",
         devices=tuple([asked_device(device) for device in options.devices]),
         slim=options.slim,
+        objective=options.objective if options.objective in Plan.ENERGY_OBJECTIVES else "latency",
     )
 
 
@@ -276,5 +277,6 @@ def replayed_options(recorded: CompileOptions, *, cache_dir: Path | None) -> Pla
         cache_dir=cache_dir,
         backends=(),
         slim=recorded.slim,
+        objective=cast("Any", recorded.objective),
     )
     return PlanningOptions.of(options)

@@ -60,8 +60,10 @@ def _on_splitting(plan: Plan, options: PlanningOptions, *, is_bundle: bool, has_
         return [f"{tune} again when the machine is idle: other processes kept it busy while plans were measured"]
     if told.source == "measured":
         if plan.is_uncut:
-            return ["nothing about the plan: splits were measured, and ONNX Runtime's own session is the quickest"]
-        return ["nothing about the plan: it was measured to be quicker than the whole model on this machine"]
+            return ["nothing about the plan: splits were measured, and ONNX Runtime's own session is the best"]
+        return ["nothing about the plan: it was measured to be better than the whole model on this machine"]
+    if told.source == "energy":
+        return [f"{tune} compares joules of measured runs; these rest on predicted times"]
     if plan.cores < 2 and plan.is_uncut:
         return [
             "more than one core (threads=, CPU affinity, the container's quota): with one there is nothing to split"

@@ -15,7 +15,7 @@ from parallax.errors import ModelError, ParallaxError, UnsafeModelError
 from parallax.opening._bundle_opening import BundleOpening
 from parallax.opening._source import OpenedBundle, in_memory_if_small
 from parallax.opening._state import Opened, SessionState, split_attributes
-from parallax.opening._whole_model import OpeningRequest, native_class, open_whole
+from parallax.opening._whole_model import OpeningRequest, native_class, open_whole, unjudged
 from parallax.options import check_providers, is_onnx_source, session_cores, why_not_cut
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ class Opening:
             from parallax.planner import uncut_plan
 
             cores = session_cores(request.options, request.session_options)
-            plan = self._fit(self.model, uncut_plan(self.model, reason, cores=cores))
+            plan = self._fit(self.model, uncut_plan(self.model, unjudged(reason, request.options), cores=cores))
         opened = open_whole(request, plan, model=self.model, session_options=request.session_options)
         if request.options.padding is not None and self._trimming is None:
             from parallax.opening._trimming import not_trimmed

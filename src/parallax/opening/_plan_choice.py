@@ -10,6 +10,7 @@ from parallax.engine import Executor, compile_plan
 from parallax.errors import ParallaxError
 from parallax.model import Model
 from parallax.opening._source import in_memory_if_small
+from parallax.opening._whole_model import unjudged
 from parallax.options import (
     PlanningOptions,
     check_calibration_names,
@@ -57,6 +58,8 @@ def plan_request(model: Model, options: PlanningOptions, session_options: Any) -
         placer=open_placer(options.policy),
         split=options.split,
         min_gain=options.min_gain,
+        # What callers are served by is the session's affair: it does not change the plan.
+        objective=options.objective if options.objective in Plan.ENERGY_OBJECTIVES else "latency",
         tune=options.tune,
         calibration=options.calibration,
         cache_dir=options.cache_dir,
@@ -103,7 +106,7 @@ def choose_plan(model: Model, options: PlanningOptions, session_options: Any, fi
     obstacle = _why_options_stay_whole(model, shaped, options, session_options)
     if obstacle is not None:
         cores = session_cores(options, session_options)
-        return fit(shaped, uncut_plan(model, obstacle, cores=cores)), None
+        return fit(shaped, uncut_plan(model, unjudged(obstacle, options), cores=cores)), None
     request = plan_request(shaped, options, session_options)
     planned = plan_model(request)
     may_slice = not (options.is_kept_whole or is_yardstick(options.policy))
@@ -180,7 +183,7 @@ def _why_options_stay_whole(model: Model, shaped: Model, options: PlanningOption
     if session_options is None or (options.is_kept_whole and not options.devices):
         return None
     asked = options.devices or options.tune or options.min_gain is not None or options.split == "always"
-    asked = asked or is_yardstick(options.policy)
+    asked = asked or is_yardstick(options.policy) or options.objective in Plan.ENERGY_OBJECTIVES
     if not asked and not _is_remembered(shaped, options, session_options):
         # What they hold can be found out, but takes longer than opening a small model.
         return (

@@ -13,13 +13,13 @@ from parallax.errors import BundleError, ConfigError
 from parallax.machine import move_to_first_core
 from parallax.opening._state import Opened, SessionState
 from parallax.options import has_pinned_threads, lean_memory, planned_threads
+from parallax.schedule import Plan
 
 if TYPE_CHECKING:
     from parallax.engine import EventStream
     from parallax.model import Model
     from parallax.opening._source import SessionSource
     from parallax.options import Device, PlanningOptions
-    from parallax.schedule import Plan
 
 
 HOLDING_ATTRIBUTES: Final = frozenset(
@@ -128,6 +128,13 @@ def open_whole(
         ),
         attributes={**({} if is_owner else stock_attributes(stock)), "_output_names": output_names},
     )
+
+
+def unjudged(reason: str, options: PlanningOptions) -> str:
+    """The reason of a plan that is the only one there is, which says so where joules were to decide."""
+    if options.objective not in Plan.ENERGY_OBJECTIVES:
+        return reason
+    return f'{reason}; objective="{options.objective}" is of no effect: there is no other plan to compare with'
 
 
 def stock_attributes(stock: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from parallax.opening._opening import planning_options, why_kept_whole
 from parallax.opening._plan_choice import plan_request
 from parallax.options import session_cores
 from parallax.planner import PlanRequest, is_yardstick
+from parallax.schedule import Plan
 
 if TYPE_CHECKING:
     from parallax.model import Model
@@ -51,6 +52,8 @@ def why_not_following(opened: Opened, model: Model | None, request: OpeningReque
         return 'the plan is the one that was asked for (split="always" or min_gain=0)'
     if is_yardstick(options.policy):
         return "the policy is a yardstick, whose plan runs whatever it gains"
+    if options.objective in Plan.ENERGY_OBJECTIVES:
+        return f'the plan is that of objective="{options.objective}", and plans for other states are chosen by time'
     if any(segment.bodies for segment in plan.segments):
         return "the model's control flow is planned"
     if plan.rows_permille is not None:

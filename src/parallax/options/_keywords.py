@@ -17,7 +17,7 @@ from parallax import _lazy
 from parallax.backends import FaultPolicy
 from parallax.bundle import Verify
 from parallax.errors import ConfigError
-from parallax.schedule import CPU_BACKEND
+from parallax.schedule import CPU_BACKEND, Plan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,8 +63,8 @@ def check_split(split: Any) -> str:
 
 
 def check_objective(objective: Any) -> str:
-    """Raises: ConfigError unless it is one of the three answers."""
-    return check_choice("objective", objective, ("auto", "latency", "throughput"))
+    """Raises: ConfigError unless it is one of those that there are."""
+    return check_choice("objective", objective, ("auto", "latency", "throughput", *Plan.ENERGY_OBJECTIVES))
 
 
 def check_verify(verify: Any) -> Verify:

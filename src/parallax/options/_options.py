@@ -62,8 +62,8 @@ Split = Literal["auto", "never", "always"]
 Padding = Literal["trim"]
 """How padded places of inputs are run; see `Options`."""
 
-Objective = Literal["auto", "latency", "throughput"]
-"""What a session is to be quick at; see `Options`."""
+Objective = Literal["auto", "latency", "throughput", "energy", "edp"]
+"""What a session is to be good at; see `Options`."""
 
 
 class CompileKeywords(TypedDict, total=False):
@@ -82,6 +82,7 @@ class CompileKeywords(TypedDict, total=False):
     margin: float
     padding: Padding | None
     slim: bool
+    objective: Objective
 
 
 class OptionKeywords(CompileKeywords, total=False):
@@ -95,7 +96,6 @@ class OptionKeywords(CompileKeywords, total=False):
     backends: Sequence[str] | None
     faults: FaultPolicy | None
     adapt: bool
-    objective: Objective
 
 
 class SessionKeywords(OptionKeywords, total=False):
@@ -202,11 +202,10 @@ class Options:
             background and hold weights of their own, and goes over to one where a device, or the cores, have become
             slower or quicker. What it knows and did is ``InferenceSession.adaptation``; where it cannot be done, the
             plan says so. Default: False. Not for a session on a bundle, nor for ``compile``.
-        objective: what the session is to be quick at: "latency" (the default) gives each run all threads; "throughput"
-            serves callers that keep coming side by side, each on one thread, where that is measured to serve more runs
-            a second, and a caller that is alone with all threads; "auto" does so too, for a gain of at least 5%, and
-            only where it hardly takes memory: for bundles, whose weights are shared, and small models. Of whole models
-            on the CPU; where it cannot be done, the plan says so. Not for ``compile``.
+        objective: "latency" (the default): quick runs, each on all threads. "throughput": callers that keep coming run
+            side by side on one thread each, where that serves more. "auto": likewise, for 5% more that hardly take
+            memory. Both: whole models on the CPU, not for ``compile``. "energy", "edp": the plan of the least modelled
+            joules, or joules x seconds (``docs/energy.md``). The plan says where it cannot be done.
 
     Raises:
         ConfigError: the value of a field is of no use, or two fields exclude each other. It names them and says what
@@ -423,7 +422,10 @@ def gather_compile_options(options: Any, keywords: Mapping[str, Any]) -> Plannin
             )
     gathered = gather_options(options, keywords)
     for name in OPTION_RULES:
-        if name not in COMPILE_OPTIONS and not is_same(getattr(gathered, name), _KEPT_DEFAULTS[name]):
+        is_planned = (
+            gathered.objective not in ("auto", "throughput") if name == "objective" else name in COMPILE_OPTIONS
+        )
+        if not is_planned and not is_same(getattr(gathered, name), _KEPT_DEFAULTS[name]):
             raise ConfigError(
                 f"{name}= is an option of sessions, not of what is compiled",
                 where="options",

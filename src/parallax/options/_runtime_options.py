@@ -92,7 +92,8 @@ def planned_threads(session_options: Any, threads: int | None, plan: Plan | None
 
     Args:
         threads: the ``threads=`` keyword.
-        plan: an uncut plan that tuning found best at another width than the default, or None.
+        plan: an uncut plan that tuning, or what it was modelled to draw, found best at another width than the default,
+            or None.
     """
     if shared_threads() is not None:
         # The caller's object may be used again with the same pool: there is nothing to restore.
@@ -102,7 +103,7 @@ def planned_threads(session_options: Any, threads: int | None, plan: Plan | None
         return
     given = 0 if session_options is None else int(session_options.intra_op_num_threads)
     wanted = threads or 0
-    if plan is not None and plan.provenance.source == "measured":
+    if plan is not None and plan.provenance.source in ("measured", "energy"):
         # Stated even where it is the default: the runtime pins the threads of its default pool to cores, which is
         # not what was measured, and leaves a quick model waiting whenever the caller's thread sits on theirs.
         # A caller who asks for fewer threads gets no more than those: a bundle may have been tuned with others.

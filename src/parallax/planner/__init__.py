@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from parallax.planner._lifting import LIFT_NS
     from parallax.planner._placers import open_placer, placer_names, policy_name
     from parallax.planner._planning import plan_model
+    from parallax.planner._power import power_of, touched_bytes
     from parallax.planner._remembered import may_be_remembered
     from parallax.planner._request import PlanDevice, PlannedModel, PlanRequest
     from parallax.planner._requirement import RequirementEstimator, estimate_model, split_requirement
@@ -44,6 +45,7 @@ else:
             "_lifting": "LIFT_NS",
             "_placers": "open_placer placer_names policy_name",
             "_planning": "plan_model",
+            "_power": "power_of touched_bytes",
             "_remembered": "may_be_remembered",
             "_request": "PlanDevice PlanRequest PlannedModel",
             "_requirement": "RequirementEstimator estimate_model split_requirement",
@@ -90,8 +92,10 @@ __all__ = [
     "planned_model",
     "plans_for_states",
     "policy_name",
+    "power_of",
     "remembered_plan",
     "split_requirement",
+    "touched_bytes",
     "uncut_plan",
     "why_whole_at_sight",
     "with_constants",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from parallax.schedule import PAPER_POLICY
+from parallax.schedule import PAPER_POLICY, Plan
 
 
 class PlanChoices(Protocol):
@@ -30,6 +30,11 @@ class PlanChoices(Protocol):
         """Whether plans are measured."""
         ...
 
+    @property
+    def objective(self) -> str:
+        """Is one of `Plan.ENERGY_OBJECTIVES`, or leaves the choice of plans to time."""
+        ...
+
 
 def is_split_forced(choices: PlanChoices) -> bool:
     """Whether the model is split wherever it can be, whether it gains or not."""
@@ -49,6 +54,7 @@ def is_unasked(choices: PlanChoices) -> bool:
         and not is_yardstick(choices.policy)
         and choices.min_gain is None
         and not choices.tune
+        and choices.objective not in Plan.ENERGY_OBJECTIVES
     )
 
 

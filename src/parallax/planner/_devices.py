@@ -47,8 +47,10 @@ from parallax.schedule.placement import (
     Coexecution,
     PlacementProblem,
     Placer,
+    Rank,
     default_placers,
     find_placement,
+    quickest,
     row_parts,
     rows_elsewhere,
 )
@@ -188,12 +190,32 @@ class DeviceStudy:
             return None
         return self.placed(default_placers(len(self.context.units)))
 
-    def placed(self, placers: Sequence[Placer]) -> Coexecution | None:
-        """The best of what these placers propose; None where the device has no prices."""
+    def placed(
+        self, placers: Sequence[Placer], *, rank: Rank = quickest, cores: int | None = None
+    ) -> Coexecution | None:
+        """The best of what these placers propose; None where the device has no prices.
+
+        Args:
+            rank: what makes one placement better than another.
+            cores: of the CPU's, that are used; None: all.
+        """
         if self.offer is None:
             return None
         problem = placement_problem(self.context, (self.offer,), self.costs, split=self._split, sides=self._sides)
-        return find_placement(problem, placers)
+        return find_placement(on_cores(problem, self._cores if cores is None else cores), placers, rank=rank)
+
+    def placed_by(self, rank: Rank, *, cores: int) -> DevicePlan | None:
+        """The best placement by another rank than time, on so many cores; None where it leaves nothing to the device,
+        or that has no prices."""
+        found = self.placed(default_placers(len(self.context.units)), rank=rank, cores=cores)
+        return None if found is None else self._best_of(found)
+
+    def _best_of(self, found: Coexecution) -> DevicePlan | None:
+        best = found.best
+        if best.plan.is_cpu_only:
+            return None
+        plan = self._plan(best.plan, best.tasks, best.schedule)
+        return DevicePlan(label=f"regions on {self.name}", plan=plan, simulated_ns=best.makespan_ns)
 
     @property
     def runs_beside(self) -> bool:
@@ -225,12 +247,7 @@ class DeviceStudy:
     @cached_property
     def best(self) -> DevicePlan | None:
         """The best placement as a plan; None where the processor alone is best, or nothing can be priced."""
-        found = self.coexecution
-        if found is None or found.best.plan.is_cpu_only:
-            return None
-        best = found.best
-        plan = self._plan(best.plan, best.tasks, best.schedule)
-        return DevicePlan(label=f"regions on {self.name}", plan=plan, simulated_ns=best.makespan_ns)
+        return None if self.coexecution is None else self._best_of(self.coexecution)
 
     @property
     def in_sequence(self) -> DevicePlan | None:
@@ -344,6 +361,18 @@ class DeviceStudy:
     def _plan(self, regions: RegionPlan, tasks: RegionTasks, schedule: Schedule) -> Plan:
         names = [self.name] * len(regions.regions)
         return plan_of_regions(self.context, regions, names, tasks, schedule)
+
+
+def on_cores(problem: PlacementProblem, cores: int) -> PlacementProblem:
+    """The same problem where only so many of the processor's cores are used."""
+    if cores == problem.machine.cores:
+        return problem
+    cpu_ns = problem.costs.node_ns(cores)
+    return replace(
+        problem,
+        machine=replace(problem.machine, cores=cores),
+        devices=tuple(replace(offer, cpu_ns=cpu_ns) for offer in problem.devices),
+    )
 
 
 def plan_of_regions(

@@ -121,6 +121,7 @@ def forms_of_shapes(
         return ShapeForm(plan=form.plan, executor=compiled(in_memory(form.model), form.plan, runtime))
 
     may_have_forms = not has_budget and all(device.room_bytes is None for device in request.devices.values())
+    may_have_forms = may_have_forms and request.objective not in Plan.ENERGY_OBJECTIVES  # forms are planned by time
     return ShapeForms(
         own,
         make_whole=make_whole,

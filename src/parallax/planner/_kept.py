@@ -31,6 +31,7 @@ def plan_key(request: PlanRequest) -> str:
     return "|".join(
         (
             *placed,
+            *((f"objective {request.objective}",) if request.objective in Plan.ENERGY_OBJECTIVES else ()),
             *(("bodies as they are",) if without_bodies else ()),
             *(() if request.shares_rows or not request.devices else ("rows as they are",)),
             *(() if request.computes_constants or not request.devices else ("constants as they are",)),

@@ -6,6 +6,7 @@ partition and schedule: both do the work.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from parallax.graph import OpGraph
@@ -46,14 +47,36 @@ def plan_model(request: PlanRequest) -> PlannedModel:
 
 def find_plan(request: PlanRequest) -> Plan:
     """The plan alone; see `plan_model`."""
+    if request.objective in Plan.ENERGY_OBJECTIVES and not _is_measured(request):
+        from parallax.planner._by_energy import plan_by_energy  # few sessions ask for it
+
+        is_open = request.split == "auto" and request.min_gain is None and not is_kept_whole(request)
+        kept = remembered_plan(request) if is_open else None
+        return kept or plan_by_energy(replace(request, tune=False), _plan_by_time)
+    return _find_by_time(request, remembered_plan)
+
+
+def _is_measured(request: PlanRequest) -> bool:
+    """Whether tuning compares plans of the model, and not just its numbers of threads."""
+    is_whole = not request.devices and is_kept_whole(request)
+    return request.tune and not is_whole and why_model_stays_whole(request.model) is None
+
+
+def _plan_by_time(request: PlanRequest) -> Plan:
+    """What tables and prices say, whatever tuning kept."""
+    return _find_by_time(request, lambda _: None)
+
+
+def _find_by_time(request: PlanRequest, kept: Callable[[PlanRequest], Plan | None]) -> Plan:
+    """The plan by time, or by joules where those are measured. ``kept``: what tuning found earlier, if that counts."""
     model, cores = request.model, request.cores
     if is_yardstick(request.policy):
         return _plan_of_yardstick(request)
     if is_unasked(request) and not request.devices:
-        return remembered_plan(request) or _plan_unasked(model, cores=cores)
+        return kept(request) or _plan_unasked(model, cores=cores)
     obstacle = why_model_stays_whole(model)
     if request.devices and obstacle is None:
-        return _plan_with_devices(request)
+        return _plan_with_devices(request, kept)
     if is_kept_whole(request):
         asked = 'split="never" keeps the model whole'
         obstacle = asked if request.split == "never" else 'policy="sequential" keeps the model whole, as split="never"'
@@ -66,7 +89,7 @@ def find_plan(request: PlanRequest) -> Plan:
         from parallax.planner._tuning import tune  # measuring is a tuned session's cost, importing too
 
         return tune(request)
-    return remembered_plan(request) or _plan_by_gain(request)
+    return kept(request) or _plan_by_gain(request)
 
 
 def _plan_of_yardstick(request: PlanRequest) -> Plan:
@@ -80,16 +103,16 @@ def _plan_of_yardstick(request: PlanRequest) -> Plan:
     return plan_as_the_paper(request, policy)
 
 
-def _plan_with_devices(request: PlanRequest) -> Plan:
-    """The plan for a model that may run on accelerators beside the CPU."""
+def _plan_with_devices(request: PlanRequest, kept: Callable[[PlanRequest], Plan | None]) -> Plan:
+    """The plan for a model that may run on accelerators beside the CPU. ``kept``: as in `_find_by_time`."""
     if request.tune:
         from parallax.planner._tuning import tune
 
         return tune(request)
     if request.min_gain is None and request.split == "auto" and request.policy == "adaptive":
-        kept = remembered_plan(request)
-        if kept is not None:
-            return kept
+        earlier = kept(request)
+        if earlier is not None:
+            return earlier
     computed = model_for_devices(request)
     return plan_on_devices(request) if computed is None else _plan_computed(request, computed)
 

@@ -44,6 +44,8 @@ class PlanRequest:
     """What shares the model between the CPU and devices; None: as the policy "adaptive" or "sequential" does."""
     split: str = "auto"
     min_gain: float | None = None
+    objective: str = "latency"
+    """What plans are compared by: time, or modelled joules ("energy"), or joules x seconds ("edp")."""
     tune: bool = False
     calibration: Mapping[str, Any] | None = None
     """Feeds to tune with; None: random ones."""

@@ -6,17 +6,32 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from parallax.backends import Backend
-from parallax.graph import CostModel
+from parallax.graph import CostModel, OpGraph
 from parallax.model import Model, RowSplit, split_rows
 from parallax.partition.regions import Offer
 from parallax.planner._candidates import PlanningContext
-from parallax.planner._devices import DeviceStudy, placement_problem, plan_of_regions, scaled_costs, sides_of
+from parallax.planner._devices import (
+    DeviceStudy,
+    on_cores,
+    placement_problem,
+    plan_of_regions,
+    scaled_costs,
+    sides_of,
+)
 from parallax.planner._request import PlanDevice
 from parallax.planner._row_costs import context_of_rows
 from parallax.planner._row_search import FoundRows, TriedRows, search_rows
 from parallax.profile import surviving_tensors
 from parallax.schedule import Plan
-from parallax.schedule.placement import Coexecution, PlacementProblem, Placer, ShardRows, find_placement
+from parallax.schedule.placement import (
+    Coexecution,
+    PlacementProblem,
+    Placer,
+    Rank,
+    ShardRows,
+    find_placement,
+    quickest,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +60,8 @@ def plan_shared(
     name: str,
     shares_rows: bool = True,
     cost: Callable[[Model], CostModel] | None = None,
+    rank: Callable[[OpGraph, Sequence[str]], Rank] | None = None,
+    busy_cores: int | None = None,
 ) -> SharedPlan:
     """The best of what a placer proposes for all devices together, and of the CPU alone.
 
@@ -59,6 +76,9 @@ def plan_shared(
         name: of the placer.
         shares_rows: whether the model may be split by rows.
         cost: of the CPU for a model that was split; None: from tables.
+        rank: given the graph that is placed and the devices' backends, what makes one placement better than another;
+            None: time.
+        busy_cores: of the CPU's, how many the plan may keep busy; None: all of the context's.
 
     Raises:
         BackendError: a device cannot tell what it takes.
@@ -74,11 +94,24 @@ def plan_shared(
     ]
     if len(unpriced) == len(studies):
         return SharedPlan(plan=None, devices=(), cpu_ns=cpu_ns, chosen_ns=cpu_ns, reason="; ".join(unpriced))
+
+    def find(
+        of: PlanningContext, on: Mapping[str, DeviceStudy], rows: _Rows | None = None
+    ) -> tuple[Coexecution, tuple[float, ...]]:
+        """The best placement of a context's model, and how it ranks."""
+        problem = _problem(of, on) if rows is None else _problem(of, on, rows.split, rows.sides)
+        names = [study.name for study in on.values() if study.offer is not None]
+        by = quickest if rank is None else rank(of.graph, names)
+        cores = of.cores if busy_cores is None else busy_cores
+        found = find_placement(on_cores(problem, cores), (placer,), rank=by)
+        return found, by(found.best)
+
     alone: Coexecution | None = None
+    whole_standing: tuple[float, ...] = ()
     rows: _Rows | None = None
     evaluations = getattr(placer, "rows_evaluations", None) if shares_rows else None
     if evaluations is not None:
-        alone = find_placement(_problem(context, studies), (placer,))
+        alone, whole_standing = find(context, studies)
         searched = search_shared_rows(context, devices, alone, evaluations=evaluations)
         rows = None if searched is None else _Rows.of(searched.best, sides_of(context, alone))
     elif shares_rows:
@@ -91,13 +124,13 @@ def plan_shared(
         worths = context.zero_worths
         context = PlanningContext(made, cores=context.cores, costs=costs, survivors=survivors, zero_worths=worths)
         of_rows = device_studies(context, devices, common_costs(context, backends), split=rows.split)
-        found = find_placement(_problem(context, of_rows, rows.split, rows.sides), (placer,))
-        if alone is not None and alone.best.makespan_ns <= found.best.makespan_ns:
+        found, standing = find(context, of_rows, rows)
+        if alone is not None and whole_standing <= standing:
             context, found, rows = whole, alone, None
         else:
             studies = of_rows
     elif found is None:
-        found = find_placement(_problem(context, studies), (placer,))
+        found, _ = find(context, studies)
     offers = [asked for asked, study in studies.items() if study.offer is not None]
     best = found.best
     figures = f"{cpu_ns / 1e6:.3f} ms on the CPU alone"

@@ -59,6 +59,10 @@ def plan_model_within(request: PlanRequest, memory_limit: int | None) -> Planned
         logger.warning("%s, and cannot be read segment by segment: %s", shortage, obstacle)
         return plan_model(request)
     plan = streamed_plan(model, cores=request.cores, room_bytes=limit, reason=shortage)
+    if request.objective in Plan.ENERGY_OBJECTIVES:
+        from parallax.planner._by_energy import of_no_effect  # few ask for it
+
+        plan = of_no_effect(request.objective, plan, "there is no other plan for so little memory")
     return PlannedModel(plan=plan, model=model)
 
 

@@ -15,6 +15,7 @@ from parallax.errors import BackendError, ConfigError, ParallaxError
 from parallax.machine import DISTURBED_SHARE
 from parallax.model import Model
 from parallax.planner._backends import wanted_backends
+from parallax.planner._by_energy import of_no_effect
 from parallax.planner._candidates import PlanningContext, Proposal
 from parallax.planner._kept import remember_plan, remembered_plan
 from parallax.planner._measuring import (
@@ -30,6 +31,7 @@ from parallax.planner._request import PlanRequest
 from parallax.planner._rows import feed_shapes, graph_for_backends, planned_model
 from parallax.planner._tuned_bodies import BasePlan, plans_with_bodies
 from parallax.planner._tuned_devices import all_device_plans
+from parallax.planner._tuned_energy import confirms, decide, energy_judge
 from parallax.planner._whole import make_provenance, uncut_plan
 from parallax.profile import Cache, measure_costs, random_feeds
 from parallax.schedule import CPU_BACKEND, Candidate, Plan
@@ -82,6 +84,7 @@ def tune(request: PlanRequest) -> Plan:
             f"the model does not run on the feeds it was to be tuned with: {error}",
             fix="give feeds that it accepts with calibration={name: array, ...}, or shapes={name: (...)}",
         ) from error
+    judge = energy_judge(request, feeds) if request.objective in Plan.ENERGY_OBJECTIVES else None
     context = PlanningContext(model, cores=cores, costs=costs)
     proposals = context.candidates()
     progress("search", 1, 1)
@@ -169,7 +172,9 @@ def tune(request: PlanRequest) -> Plan:
                 note=note,
             )
         )
-    for label, planned in plans_with_bodies(request, _bases(peers, request)):
+    # What plans of bodies would draw is not known of their segments.
+    with_bodies = request if judge is None or isinstance(judge, str) else replace(request, plans_bodies=False)
+    for label, planned in plans_with_bodies(with_bodies, _bases(peers, request)):
         progress("compile bodies", 0, 1)
         peer, note = _try_peer(label, model, planned, request, feeds, reference, spins=bool(request.devices))
         if peer is not None and not note:
@@ -194,14 +199,30 @@ def tune(request: PlanRequest) -> Plan:
         for index, peer in enumerate(peers)
         if len(peer.plan.segments) == 1 and peer.plan.segments[0].backend != CPU_BACKEND
     ]
-    winner = 0 if disturbed else pick_winner(times, whole=whole) or promising(times, whole)
+    decision = None
+    if judge is not None and not isinstance(judge, str):
+        try:
+            decision = decide(judge, peers, times, objective=request.objective, is_disturbed=disturbed)
+        except BackendError as error:
+            judge = error.what
+    if decision is None:
+        winner = 0 if disturbed else pick_winner(times, whole=whole) or promising(times, whole)
+    else:
+        winner, candidates = decision.winner, list(decision.noted(candidates))
     if winner:
         rounds = ROUNDS * (CONFIRMING_ROUNDS if winner in whole else 1)
-        again, others = measure_undisturbed([peers[0], peers[winner]], cores=cores, progress=progress, rounds=rounds)
+        pair = [peers[0], peers[winner]]
+        again, others = measure_undisturbed(pair, cores=cores, progress=progress, rounds=rounds)
         disturbed = others > DISTURBED_SHARE * cores
-        confirmed = pick_winner(again, whole=[1] if winner in whole else [])
+        if judge is None or isinstance(judge, str):
+            confirmed = bool(pick_winner(again, whole=[1] if winner in whole else []))
+        else:
+            confirmed = confirms(judge, pair, again)
         winner = 0 if disturbed or not confirmed else winner
-    plan = _finish(peers[winner], medians, winner, tuple(candidates))
+    reason = None if decision is None else decision.reasons[winner]
+    plan = _finish(peers[winner], medians, winner, tuple(candidates), reason)
+    if isinstance(judge, str):
+        plan = of_no_effect(request.objective, plan, judge)
     if disturbed:
         plan = _undecided(plan, others)
         logger.warning("%s; tune again when the machine is idle", plan.provenance.reason)
@@ -315,22 +336,27 @@ def _cut_peer(
     return Peer(label=label, run=run, plan=replace(plan, segments=segments), spins=spins)
 
 
-def _finish(peer: Peer, medians: Sequence[int], winner: int, candidates: tuple[Candidate, ...]) -> Plan:
+def _finish(
+    peer: Peer, medians: Sequence[int], winner: int, candidates: tuple[Candidate, ...], reason: str | None
+) -> Plan:
+    """The plan that is kept. ``reason``: why it is, where something beside time decided."""
     uncut_ns, chosen_ns = medians[0], medians[winner]
-    if winner == 0:
-        best = min(medians[1:], default=None)
-        reason = (
-            "nothing else was measured"
-            if best is None
-            else f"nothing beat the whole model: the best alternative took {best / uncut_ns:.2f} of its time"
-        )
-    else:
-        reason = f"{peer.label}: took {chosen_ns / uncut_ns:.2f} of the whole model's time"
+    if reason is None:
+        reason = _reason_by_time(peer, medians, winner)
     provenance = make_provenance("measured", reason, uncut_ns=uncut_ns, chosen_ns=chosen_ns, candidates=candidates)
     plan = peer.plan
     if plan.is_uncut:
         plan = replace(plan, segments=(replace(plan.segments[0], cost_ns=chosen_ns, reason=reason),))
     return replace(plan, provenance=provenance)
+
+
+def _reason_by_time(peer: Peer, medians: Sequence[int], winner: int) -> str:
+    if winner:
+        return f"{peer.label}: took {medians[winner] / medians[0]:.2f} of the whole model's time"
+    best = min(medians[1:], default=None)
+    if best is None:
+        return "nothing else was measured"
+    return f"nothing beat the whole model: the best alternative took {best / medians[0]:.2f} of its time"
 
 
 def _silent(stage: str, done: int, total: int) -> None:

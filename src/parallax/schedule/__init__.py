@@ -37,8 +37,8 @@ else:
             "_crossings": "Crossings",
             "_dispatcher": "Dispatcher",
             "_plan": (
-                "CPU_BACKEND PAPER_POLICY PLAN_FORMAT_VERSION SPAROA_POLICY BodyPlan Candidate Plan "
-                "Provenance Segment verify_plan"
+                "CPU_BACKEND PAPER_POLICY PLAN_FORMAT_VERSION SPAROA_POLICY BodyPlan Candidate "
+                "Plan Provenance Segment verify_plan"
             ),
             "_region_tasks": "Grain RegionTasks region_tasks",
             "_serialise": "SerialisedPlan serialise_for_memory simulate_plan",

@@ -88,8 +88,9 @@ class Candidate:
 class Provenance:
     """Where a plan comes from: what was compared, and by how much the winner won.
 
-    ``source`` is "tables" (predicted from cost tables), "measured" (searched and timed), "forced"
-    (the caller asked for it, with ``split="always"`` or a yardstick's name) or "default" (nothing promised a gain).
+    ``source`` is "tables" (predicted from cost tables), "measured" (searched and timed), "energy" (of the least
+    modelled joules), "forced" (the caller asked for it, with ``split="always"`` or a yardstick's name), "memory" (cut
+    to fit) or "default" (nothing promised a gain).
     """
 
     source: str
@@ -117,6 +118,8 @@ class Plan:
     """What plans of this format version may lack, since some were written before it was there."""
     MOST_CORES: ClassVar[int] = 4096
     """More cores or lanes than this come from no machine, but from a damaged file."""
+    ENERGY_OBJECTIVES: ClassVar = ("energy", "edp")
+    """Objectives by which plans are compared in joules, or joules x seconds, instead of time."""
 
     format_version: int
     structure_digest: str

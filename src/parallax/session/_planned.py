@@ -35,7 +35,7 @@ class PlannedSession(SessionBase):
     _callers: CallerFollower | None = None
     """What follows the callers, where that was asked for and can be done."""
     _not_serving: str | None = None
-    """Why ``objective=`` is of no effect; None where it has one, or is "latency"."""
+    """Why callers are not followed as ``objective=`` asks for; None where they are, or it does not."""
     _shown: tuple[bool, str, Plan] | None = None
     """While callers are followed: whether the wide form was shown last, what was said of callers, and the plan."""
     _asked_providers: AskedProviders
@@ -356,7 +356,7 @@ class SwappingSession(PlannedSession):
 
     def _follow(self) -> None:
         """Begin to follow the machine, or the callers, if that was asked for and can be done."""
-        if self._parallax_options.objective != "latency":
+        if self._parallax_options.objective in ("auto", "throughput"):
             self._follow_callers()
         if not self._parallax_options.adapt:
             return

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     )
     from parallax.schedule.placement._descent import descend
     from parallax.schedule.placement._episode import OBSERVATION_SIZE, Episode
-    from parallax.schedule.placement._judge import Coexecution, default_placers, find_placement
+    from parallax.schedule.placement._judge import (
+        Coexecution,
+        JudgedPlacement,
+        Rank,
+        default_placers,
+        find_placement,
+        quickest,
+    )
     from parallax.schedule.placement._layers import LayeredRun, run_by_layers
     from parallax.schedule.placement._names import PLACERS
     from parallax.schedule.placement._paper import PaperPolicy
@@ -48,7 +55,7 @@ else:
             ),
             "_descent": "descend",
             "_episode": "OBSERVATION_SIZE Episode",
-            "_judge": "Coexecution default_placers find_placement",
+            "_judge": "Coexecution JudgedPlacement Rank default_placers find_placement quickest",
             "_layers": "LayeredRun run_by_layers",
             "_names": "PLACERS",
             "_paper": "PaperPolicy",
@@ -72,6 +79,7 @@ __all__ = [
     "Coexecution",
     "Episode",
     "GroupFeatures",
+    "JudgedPlacement",
     "LayeredRun",
     "Machine",
     "PaperPolicy",
@@ -79,12 +87,14 @@ __all__ = [
     "PlacementProblem",
     "Placer",
     "QuickJudge",
+    "Rank",
     "RowsAndRegions",
     "ShardRows",
     "default_placers",
     "descend",
     "find_placement",
     "middle_thresholds",
+    "quickest",
     "row_parts",
     "rows_elsewhere",
     "run_by_layers",

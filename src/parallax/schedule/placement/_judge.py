@@ -1,13 +1,14 @@
 """The judge of placements: it simulates whatever placers propose, and keeps the best.
 
-Everything on the CPU is always among them, so that the answer is never predicted to be slower than that, whoever
-proposed. Placements are simulated by the dispatcher under a virtual clock, each in the granularity that suits it.
+The best is the quickest, unless another rank is given, such as modelled joules. Everything on the CPU is always among
+them, so that the answer never ranks below that, whoever proposed. Placements are simulated by the dispatcher under a
+virtual clock, each in the granularity that suits it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
@@ -58,6 +59,15 @@ class JudgedPlacement:
         return self.run.makespan_ns
 
 
+Rank = Callable[[JudgedPlacement], tuple[float, ...]]
+"""Of two placements the one of the lesser rank is the better."""
+
+
+def quickest(judged: JudgedPlacement) -> tuple[float, ...]:
+    """The rank by predicted time."""
+    return (judged.makespan_ns,)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coexecution:
     """The best placement found, and what it was compared with. Times are simulated."""
@@ -86,13 +96,13 @@ def default_placers(groups: int) -> tuple[Placer, ...]:
     return (ByCost(), Greedy(), Heft(), ShardRows(), LocalSearch(moves))
 
 
-def find_placement(problem: PlacementProblem, placers: Sequence[Placer]) -> Coexecution:
+def find_placement(problem: PlacementProblem, placers: Sequence[Placer], *, rank: Rank = quickest) -> Coexecution:
     """The best of what the placers propose for a problem, and of everything on the CPU.
 
     Raises:
         ConfigError: costs are for another graph, or a placer proposes what is no placement of this problem.
     """
-    judge = Judge(problem)
+    judge = Judge(problem, rank)
     for placer in placers:
         proposed = placer.improve(problem, judge) if isinstance(placer, Improver) else placer.propose(problem)
         for placement in proposed:
@@ -109,13 +119,18 @@ def find_placement(problem: PlacementProblem, placers: Sequence[Placer]) -> Coex
 class Judge:
     """Placements simulated so far, and the best of them; to begin with, everything on the CPU.
 
+    Args:
+        rank: says which of two is the better; by default the quicker one.
+
     Attributes:
+        rank: likewise.
         best: of those that were simulated with a good schedule.
         tried: (label, makespan) of each, in order.
     """
 
-    def __init__(self, problem: PlacementProblem) -> None:
+    def __init__(self, problem: PlacementProblem, rank: Rank = quickest) -> None:
         self._problem = problem
+        self.rank = rank
         self.tried: list[tuple[str, int]] = []
         self._seen: set[frozenset[tuple[int, tuple[int, ...]]]] = set()
         nothing = find_shared_regions(problem, problem.cpu_only)
@@ -129,7 +144,7 @@ class Judge:
         if regions is None:
             return False
         found = self._simulated(placement, regions)
-        if found.makespan_ns >= self.best.makespan_ns:
+        if self.rank(found) >= self.rank(self.best):
             return False
         self.best = found
         return True
@@ -143,27 +158,27 @@ class Judge:
         if regions.key in self._seen:
             return None
         self._seen.add(regions.key)
-        # Where a device alone takes longer than the best, nothing beside it can help.
-        return regions if regions.busiest_ns < self.best.makespan_ns else None
+        # Where a device alone takes longer than the best, nothing beside it can make that up in time.
+        return None if self.rank is quickest and regions.busiest_ns >= self.best.makespan_ns else regions
 
     def keep(self, placement: Placement, regions: SharedRegions) -> None:
         """Simulate a placement with a good schedule, though it was seen, and keep it if it is the best so far."""
         found = self._simulated(placement, regions)
-        if found.makespan_ns < self.best.makespan_ns:
+        if self.rank(found) < self.rank(self.best):
             self.best = found
 
     def _simulated(self, placement: Placement, regions: SharedRegions) -> JudgedPlacement:
         """A placement with a good schedule, in the grain that suits it, and what follows each other joined."""
         found = [self.scheduled(placement, regions, grain, thorough=True) for grain in Grain]
-        best = min(found, key=lambda judged: judged.makespan_ns)
+        best = min(found, key=self.rank)
         for _ in range(_JOINS):
             made, schedule = coarsen(best.tasks, best.schedule, best.run)
             if len(made.tasks) == len(best.tasks.tasks):
                 break
             joined = self._run(placement, regions, best.grain, made, schedule)
             anew = self.scheduled(placement, regions, best.grain, thorough=True, made=made)
-            joined = min(joined, anew, key=lambda judged: judged.makespan_ns)
-            if joined.makespan_ns > best.makespan_ns:
+            joined = min(joined, anew, key=self.rank)
+            if self.rank(joined) > self.rank(best):
                 break
             best = joined
         return best
@@ -279,7 +294,7 @@ class LocalSearch:
                         if regions is None:
                             continue
                         found = judge.scheduled(placement, regions, rough.grain, thorough=False)
-                        if found.makespan_ns < rough.makespan_ns:
+                        if judge.rank(found) < judge.rank(rough):
                             rough, ends_early, improved = found, cuts, True
         judge.keep(Placement(label=label, devices=start.devices, ends_early=ends_early), rough.regions)
         yield from ()
