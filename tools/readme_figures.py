@@ -4,8 +4,9 @@
     python tools/readme_figures.py --check    # fail where a text and its results files differ (CI runs this)
 
 Every ``benchmarks/results/*.json`` has a list of figures (`benchmarks/_figures.py`). README.md gets the headlines that
-have a bound, each with a link to its page, which names command, commit and machine. ``benchmarks/results/README.md``
-gets all figures. Both are sorted by verdict: what goes against us comes first. A measured
+have a bound, and a page of ``docs`` the figures that its markers name (`SOME`), each with a link to its page, which
+names command, commit and machine. ``benchmarks/results/README.md`` gets all figures. All are sorted by verdict: what
+goes against us comes first. A measured
 figure outside of the markers, there or in ``docs/*.md``, has no results file to be compared with, so that ``--check``
 complains about it too. (Decision records say what was measured when it was decided, and stay as they are.)
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import fnmatch
 import re
 import sys
 from collections import Counter
@@ -30,6 +32,9 @@ BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 SAMPLE_BEGIN, SAMPLE_END = "<!-- sample: begin -->", "<!-- sample: end -->"
 SAMPLE = "inspect_sample.txt"
 GENERATED = ((BEGIN, END), (SAMPLE_BEGIN, SAMPLE_END), ("<!-- conformance: begin -->", "<!-- conformance: end -->"))
+
+SOME = re.compile(r"(<!-- figures of ([^:]+): begin -->\n).*?(<!-- figures: end -->)", re.S)
+"""Some of the figures, by patterns of their names: in pages of ``docs``."""
 
 MEASURED = re.compile(
     r"\d ?(ms|µs|us)\b|\d (milliseconds|microseconds)\b|\bof (its|their|ONNX Runtime's) time\b|\d% (less|more)"
@@ -86,7 +91,25 @@ def expected(root: Path) -> dict[Path, str]:
     if sample.exists():
         content = f"```\n{sample.read_text(encoding='utf-8').rstrip()}\n```"
         text = replaced(text, SAMPLE_BEGIN, SAMPLE_END, content)
-    return {readme: text, notes: replaced(notes.read_text(encoding="utf-8"), BEGIN, END, render(figures))}
+    texts = {readme: text, notes: replaced(notes.read_text(encoding="utf-8"), BEGIN, END, render(figures))}
+    for page in sorted((root / "docs").glob("*.md")):
+        texts[page] = with_some(page.read_text(encoding="utf-8"), figures)
+    return texts
+
+
+def with_some(text: str, figures: Sequence[Mapping[str, Any]]) -> str:
+    """A page with the figures that its markers name. Raises: ValueError for a pattern that is no figure's name."""
+
+    def table(found: re.Match[str]) -> str:
+        chosen: dict[str, Mapping[str, Any]] = {}
+        for pattern in found[2].split():
+            own = {f["name"]: f for f in figures if fnmatch.fnmatchcase(f["name"], pattern)}
+            if not own:
+                raise ValueError(f"no figure is called {pattern}")
+            chosen |= own
+        return found[1] + "\n".join(table_lines([*chosen.values()], pages="../benchmarks/results/")) + f"\n{found[3]}"
+
+    return SOME.sub(table, text)
 
 
 def stray_figures(text: str) -> list[str]:
@@ -95,6 +118,7 @@ def stray_figures(text: str) -> list[str]:
         text = re.sub(
             f"{re.escape(begin)}.*?{re.escape(end)}", lambda found: "\n" * found[0].count("\n"), text, flags=re.S
         )
+    text = SOME.sub(lambda found: "\n" * found[0].count("\n"), text)
     text = re.sub(r"```.*?```", lambda found: "\n" * found[0].count("\n"), text, flags=re.S)
     return [
         f"line {number}: {line.strip()[:100]}"
@@ -106,10 +130,7 @@ def stray_figures(text: str) -> list[str]:
 def check(root: Path) -> list[str]:
     """Complaints: where a text differs from the results files, or states a figure that has none."""
     complaints = []
-    texts = expected(root)
-    for path in sorted((root / "docs").glob("*.md")):
-        texts[path] = path.read_text(encoding="utf-8")
-    for path, text in texts.items():
+    for path, text in expected(root).items():
         name = path.relative_to(root).as_posix()
         actual = path.read_text(encoding="utf-8")
         changed = difflib.unified_diff(actual.splitlines(), text.splitlines(), f"{name}", "results", n=0, lineterm="")

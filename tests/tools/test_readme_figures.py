@@ -111,6 +111,24 @@ def test_the_readme_links_each_figure_with_a_bound_to_a_page_that_is_there(proje
     assert all_of_them == sum(each) == len(re.findall(r"^\| .*\.md\) \|$", table, re.M))
 
 
+def test_a_page_states_the_figures_that_it_names_and_no_others(project: Path) -> None:
+    page = project / "docs" / "page.md"
+    page.parent.mkdir()
+    page.write_text(
+        "<!-- figures of sparsity.slim.* sparsity.zeros.*: begin -->\n<!-- figures: end -->\n", encoding="utf-8"
+    )
+    text = expected(project)[page]
+    for figure in read_figures(_results(project)):
+        asked = figure["name"].startswith(("sparsity.slim.", "sparsity.zeros."))
+        assert (f"| {figure['what']} |" in text) == asked
+    assert any("slim=True" in line for line in check(project))
+    page.write_text(text, encoding="utf-8")
+    assert check(project) == []
+    page.write_text(text.replace("sparsity.slim.*", "sparsity.nothing"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"no figure is called sparsity\.nothing"):
+        check(project)
+
+
 def _results(project: Path) -> list[Path]:
     return sorted((project / "benchmarks" / "results").glob("*.json"))
 
