@@ -320,6 +320,11 @@ def test_a_portable_bundle_is_made_anew_without_a_device_that_is_not_here(
         (AskedDevice(name=PHONE, options=(("speed", "0.25"),), memory_bytes=7), True),
         (AskedDevice(name="emulated:/tmp/mine.json"), False),
         (AskedDevice(name="emulated:mine.json"), False),
+        (AskedDevice(name=f"{PHONE}?float16=1"), True),
+        (AskedDevice(name=f"{PHONE}?float16=slow.json"), False),
+        (AskedDevice(name=f"{PHONE}?float16=1&condition=slow.json"), False),
+        (AskedDevice(name="emulated:mine.json?float16=1"), False),
+        (AskedDevice(name="openvino:GPU?float16=1"), False),
         (AskedDevice(name=f"{PHONE}?condition=slow.json"), False),
         (AskedDevice(name=PHONE, options=(("condition", "slow.json"),)), False),
         (AskedDevice(name=PHONE, options=(("speed", "/etc/passwd"),)), False),
@@ -353,6 +358,18 @@ def test_a_switch_of_a_device_is_a_number_to_a_bundle(tmp_path: Path) -> None:
     lists: list[list[Any] | None] = [None, [(PHONE, {"float16": True}), CPU], [(PHONE, {"float16": 1}), CPU]]
     for providers in lists:
         assert backends(parallax.InferenceSession(made, providers=providers)) == {PHONE, CPU_BACKEND}
+
+
+def test_half_precision_in_the_name_of_a_device_need_not_be_named_again(tmp_path: Path) -> None:
+    name = f"{PHONE}?float16=1"
+    model = written(tmp_path, two_branches())
+    made = parallax.compile(model, tmp_path / "m.plx", providers=[name, CPU], **FORCED)
+    lists: list[list[Any] | None] = [None, [name, CPU]]
+    for providers in lists:
+        session = parallax.InferenceSession(made, providers=providers)
+        assert session.get_providers() == [name, CPU]
+        assert backends(session) == {PHONE, CPU_BACKEND}
+        check_answers(session, two_branches())
 
 
 def device(**values: Any) -> Callable[[dict[str, Any]], object]:

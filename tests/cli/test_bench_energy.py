@@ -258,7 +258,7 @@ def test_a_bundle_for_an_emulated_phone_is_modelled_as_that_phone(
     assert ours["parts"]["devices"]["typical"] > 0
 
 
-@pytest.mark.parametrize("provider", ["emulated:mine.json", "emulated:pixel-6-gpu?float16=1"])
+@pytest.mark.parametrize("provider", ["emulated:mine.json", "emulated:pixel-6-gpu?condition=hot.json"])
 def test_a_device_that_a_bundle_may_not_lead_to_is_modelled_where_it_is_named(
     provider: str, tmp_path: Path, on: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +266,7 @@ def test_a_device_that_a_bundle_may_not_lead_to_is_modelled_where_it_is_named(
     monkeypatch.chdir(tmp_path)
     profiles = importlib.resources.files("parallax.backends.emulated") / "profiles"
     Path("mine.json").write_text((profiles / "pixel-6-gpu.json").read_text())
+    Path("hot.json").write_text(json.dumps({"format": 1, "steps": [{"at_s": 0, "device": 2, "launch": 1}]}))
     for number, model in enumerate((two_branches(), affine(tmp_path / "m.onnx"))):  # the second has nothing for it
         name = f"{number}.plx"
         bundle = parallax.compile(model, name, providers=[provider, CPU], min_gain=0, threads=2)

@@ -25,6 +25,7 @@ from parallax.options._options import (
     option_docs,
     with_option_docs,
 )
+from parallax.schedule.placement import PLACERS
 from tests.session._dropin import branches_answer, branches_model, ramp
 
 MODEL = branches_model().SerializeToString()
@@ -210,9 +211,7 @@ def test_always_is_what_a_least_gain_of_zero_is() -> None:
     assert 'split="always"' in always.plan.provenance.reason
 
 
-@pytest.mark.parametrize(
-    "keywords", [{"split": "never"}, {"policy": "sequential"}, {"policy": "sequential", "min_gain": 0}]
-)
+@pytest.mark.parametrize("keywords", [{"split": "never"}, {"policy": "sequential"}])
 def test_never_keeps_the_model_whole_and_says_so(keywords: dict[str, Any]) -> None:
     session = parallax.InferenceSession(MODEL, threads=2, **keywords)
     assert session.plan.is_uncut
@@ -228,6 +227,11 @@ def test_never_keeps_the_model_whole_and_says_so(keywords: dict[str, Any]) -> No
         {"split": "always", "tune": True},
         {"split": "always", "min_gain": 0.1},
         {"split": "always", "policy": "sequential"},
+        {"min_gain": 0, "policy": "sequential"},
+        {"min_gain": 0, "tune": True},
+        {"split": "always", "policy": "heft"},
+        {"split": "never", "policy": "greedy,partitions=3"},
+        {"min_gain": 0, "policy": "heft"},
     ],
 )
 def test_options_that_exclude_each_other_are_refused(keywords: dict[str, Any]) -> None:
@@ -236,6 +240,11 @@ def test_options_that_exclude_each_other_are_refused(keywords: dict[str, Any]) -
     for name in keywords:
         assert name in caught.value.what
     assert "leave one of them out" in (caught.value.fix or "")
+
+
+def test_a_placer_as_an_object_and_a_forced_split_exclude_each_other() -> None:
+    with pytest.raises(parallax.ConfigError, match='split="always" and policy=Heft exclude each other'):
+        parallax.Options(split="always", policy=PLACERS["heft"]())
 
 
 def test_always_and_a_least_gain_of_zero_do_not_exclude_each_other() -> None:

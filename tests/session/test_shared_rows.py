@@ -80,9 +80,7 @@ def test_shapes_that_come_again_get_forms_of_their_own_and_the_latest_are_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = chain(2, rows="n")
-    session = parallax.InferenceSession(
-        model, tune=True, cache_dir=tmp_path, calibration=feeds(512), min_gain=0, **ON_PHONE
-    )
+    session = parallax.InferenceSession(model, tune=True, cache_dir=tmp_path, calibration=feeds(512), **ON_PHONE)
     check_shares(session.plan)
     own = "have a plan of their own"
     with caplog.at_level(logging.INFO, "parallax"):

@@ -152,8 +152,9 @@ def test_bundles_and_plans_are_told_apart(pruned: tuple[Path, Feeds, list[Any]],
     assert manifest.options.slim
     assert manifest.weight_bytes < load_model(path).weight_bytes
     assert manifest.source == read_manifest(parallax.compile(path, tmp_path / "n.plx"))[0].source
+    assert parallax.InferenceSession(bundle, slim=True).plan == parallax.InferenceSession(bundle).plan
     with pytest.raises(parallax.ConfigError, match="slim= is decided when a bundle is compiled"):
-        parallax.InferenceSession(bundle, slim=True)
+        parallax.InferenceSession(tmp_path / "n.plx", slim=True)
     for slim in (False, True):
         parallax.InferenceSession(path, slim=slim, cache=True, cache_dir=tmp_path / "cache")
     assert len(list((tmp_path / "cache").rglob("manifest.json"))) == 2

@@ -40,12 +40,17 @@ _FROM_FILES: Final = "learned"
 _SAFE_OPTIONS: Final = frozenset({"speed", "host_flops", "float16", "device_id"})
 """Numbers. Others name files, folders or libraries, or are passed to what may load some."""
 
+_HAS_PRECISION: Final = re.compile(r"(emulated:[^?]+)\?float16=(?:[01]|true|false)", re.ASCII)
+"""The name of an emulated device with the one option in it that leads to no file."""
+
 _SPLITS: Final = ("auto", "never")
 
 
 def is_safe_to_open(device: AskedDevice) -> bool:
     """Whether a device may be opened because a bundle names it: neither its name nor an option leads to a file."""
-    if _PLAIN_NAME.fullmatch(device.name) is None or device.name.endswith(".json"):
+    found = _HAS_PRECISION.fullmatch(device.name)
+    name = device.name if found is None else found[1]
+    if _PLAIN_NAME.fullmatch(name) is None or name.endswith(".json"):
         return False
     return all(key in _SAFE_OPTIONS and _NUMBER.fullmatch(value) is not None for key, value in device.options)
 

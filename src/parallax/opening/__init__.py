@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from parallax.opening._compile import compile
     from parallax.opening._explain import explain, open_inputs
     from parallax.opening._narrow import narrow_weight_bytes, open_narrow, why_not_narrow
+    from parallax.opening._no_effect import options_of_no_effect
     from parallax.opening._opening import Opening
     from parallax.opening._plan_opening import open_prepared, prepare_plan
     from parallax.opening._slimming import slimming_note
@@ -31,6 +32,7 @@ else:
             "_compile": "compile",
             "_explain": "explain open_inputs",
             "_narrow": "narrow_weight_bytes open_narrow why_not_narrow",
+            "_no_effect": "options_of_no_effect",
             "_opening": "Opening",
             "_plan_opening": "open_prepared prepare_plan",
             "_slimming": "slimming_note",
@@ -70,6 +72,7 @@ __all__ = [
     "open_inputs",
     "open_narrow",
     "open_prepared",
+    "options_of_no_effect",
     "plan_that_runs",
     "planning_request",
     "prepare_plan",

@@ -87,17 +87,7 @@ class BundleOpening:
         """From the cache of bundles; None where that cannot be."""
         request, options = self._request, self._request.options
         path = request.source.path
-        why = (
-            "session options were given"
-            if request.session_options is not None
-            else why_not_cut(None, request.arguments.providers)
-        )
-        if path is None:
-            why = "the model was given as bytes"
-        elif request.arguments.disabled_optimizers:
-            why = "single optimisers were disabled"
-        elif not is_onnx_source(path, None, None):
-            why = "the model is not in ONNX format"
+        why = why_not_cached(request)
         if why is not None or path is None:
             logger.info("cache=True is of no effect: %s", why)
             return None
@@ -275,6 +265,20 @@ class BundleOpening:
         estimator = estimate_bundle(bundle, sessions)
         budget.check(estimator.requirement({}))
         return opened.within(budget, estimator)
+
+
+def why_not_cached(request: OpeningRequest) -> str | None:
+    """Why ``cache=True`` is of no effect with what else a session was given, or None."""
+    path = request.source.path
+    if path is None:
+        return "the model was given as bytes"
+    if request.arguments.disabled_optimizers:
+        return "single optimisers were disabled"
+    if not is_onnx_source(path, None, None):
+        return "the model is not in ONNX format"
+    if request.session_options is not None:
+        return "session options were given"
+    return why_not_cut(None, request.arguments.providers)
 
 
 def _provider_name(entry: Any) -> Any:

@@ -149,6 +149,8 @@ def _refuse_decided(options: PlanningOptions, bundle: Bundle) -> None:
         given.remove("padding")  # likewise
     if options.objective in Plan.ENERGY_OBJECTIVES and options.objective != planned_as.objective:
         given.append("objective")
+    if options.slim and planned_as.slim:
+        given.remove("slim")  # likewise
     if options.split == ("always" if is_whole else "never"):
         given.append("split")
     # A whole model runs one thing after the other, whatever a policy says of it.

@@ -23,6 +23,7 @@ from parallax.machine import memory_limit_bytes
 from parallax.memory import parse_bytes
 from parallax.model import Model, ModelSource, load_model
 from parallax.opening._bundle_devices import asked_device
+from parallax.opening._no_effect import planning_of_no_effect
 from parallax.opening._plan_choice import plan_request
 from parallax.opening._slimming import slimmed, slimming_note
 from parallax.opening._trimming import store_trimming, trimming_of
@@ -124,8 +125,12 @@ def compile(
         raise ConfigError("target=None names no folder", fix="give the path that the bundle is to have")
     resolve_target(path)
     try:
-        note = "adapt=True is of no effect: a bundle holds one plan" if gathered.adapt else ""
-        return compile_loaded(load_model(model), path, gathered, portable=portable, memory_limit=limit, note=note)
+        notes = [*planning_of_no_effect(gathered, has_devices=bool(gathered.devices))]
+        if gathered.adapt:
+            notes.append("adapt=True is of no effect: a bundle holds one plan")
+        return compile_loaded(
+            load_model(model), path, gathered, portable=portable, memory_limit=limit, note="; ".join(notes)
+        )
     except OSError as error:
         raise load_failure(error) from error
 

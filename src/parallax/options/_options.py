@@ -44,8 +44,9 @@ from parallax.options._keywords import (
     check_verify,
     is_same,
 )
+from parallax.options._together import check_together
 from parallax.options._unknown_keywords import refuses_unknown, unknown_keyword
-from parallax.schedule import PAPER_POLICY, SPAROA_POLICY
+from parallax.schedule import SPAROA_POLICY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,8 +146,8 @@ class Options:
         split: whether the model is divided into segments: "auto" (the default) where it gains at least ``min_gain``;
             "never", so that it runs whole, on the CPU or on a device that takes all of it; "always", at every branch
             and with all that a device takes on it, whether that gains or not. "never" excludes ``tune`` and
-            ``min_gain``; "always" excludes ``tune``, ``min_gain`` above 0 and ``policy="sequential"``. The three
-            words mean what they do in GNU tools (``ls --color=auto``).
+            ``min_gain``; "always" excludes ``tune``, ``min_gain`` above 0 and ``policy="sequential"``; both exclude
+            placers. The three words mean what they do in GNU tools (``ls --color=auto``).
         shapes: input name -> concrete shape, for planning models with dynamic dimensions. Other shapes still run.
             Default: none. Not for a session on a bundle.
         calibration: feeds (input name -> array) to measure with under ``tune``. Default: random ones. Not for a
@@ -175,7 +176,7 @@ class Options:
         slim: whether channels, neurons and attention heads that zeros in weights make superfluous are removed before
             anything is planned, where that is proven to change nothing but rounding (inputs and weights are taken to
             be finite). The plan says how much went, or what stood in the way. Default: False. Not for a session on a
-            bundle.
+            bundle, which is compiled with it.
         trace: receives a span per segment and run, by its method ``record``. Default: none. Not for ``compile``.
         observers: callables that are given every event of runs, as records of `parallax.events` (``RunAdmitted``,
             ``SegmentStarted``, ``SegmentEnded``, ...), from any thread. One that raises is detached, and the error
@@ -250,42 +251,7 @@ class Options:
     def __post_init__(self) -> None:
         for name, rule in OPTION_RULES.items():
             object.__setattr__(self, name, rule.check(getattr(self, name)))
-        self._check_together()
-
-    def _check_together(self) -> None:
-        """Raises: ConfigError if two fields exclude each other."""
-        if self.policy not in ("adaptive", "sequential"):
-            from parallax.planner import is_yardstick  # few sessions name another
-
-            if is_yardstick(self.policy):
-                self._check_yardstick()
-        if self.split == "auto":
-            return
-        excluded = {
-            "tune=True": self.tune,
-            f"min_gain={self.min_gain}": self.min_gain is not None and (self.split == "never" or self.min_gain > 0),
-            'policy="sequential"': self.split == "always" and self.policy == "sequential",
-        }
-        for other, is_given in excluded.items():
-            if is_given:
-                raise ConfigError(
-                    f'split="{self.split}" and {other} exclude each other',
-                    fix=f'leave one of them out: {other} says something else about splitting than "{self.split}"',
-                )
-
-    def _check_yardstick(self) -> None:
-        """Raises: ConfigError where something else is said of planning: a yardstick runs as it is."""
-        excluded = {
-            "tune=True": self.tune,
-            f"min_gain={self.min_gain}": self.min_gain is not None,
-            f'split="{self.split}"': self.split != "auto",
-        }
-        for other, is_given in excluded.items():
-            if is_given:
-                raise ConfigError(
-                    f'policy="{PAPER_POLICY}" and {other} exclude each other',
-                    fix="leave one of them out: this policy is a yardstick, whose plan is run whatever it gains",
-                )
+        check_together(self)
 
     def carried(self) -> Options:
         """Those that a pickled session takes along; the others at their defaults."""

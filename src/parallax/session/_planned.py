@@ -84,7 +84,7 @@ class PlannedSession(SessionBase):
 
     def _plan_that_runs(self, narrow: Runner | None = None, served: str = "") -> Plan:
         """``narrow``: what is in force in place of what was opened. ``served``: what there is to say of callers."""
-        from parallax.opening import plan_that_runs, slimming_note, threads_of
+        from parallax.opening import options_of_no_effect, plan_that_runs, slimming_note, threads_of
 
         opened = self._opened
         runner = narrow or opened.runner
@@ -95,6 +95,7 @@ class PlannedSession(SessionBase):
 
             refused = refused_segments(opened.split.sessions)
         notes = [served] if served else []
+        notes += options_of_no_effect(self._opening_request(self._open_separately), opened)
         if opened.trimming is not None:
             notes.append(opened.trimming.describe())
         if self._not_following is not None:
