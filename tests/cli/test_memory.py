@@ -27,6 +27,29 @@ def test_run_shows_what_is_held_and_stays_within_the_budget(tmp_path: Path) -> N
     assert re.search(r"memory: a run holds 54 B at most; .*; budget 16.0 MiB, of which 2.24 MiB would do", shown)
 
 
+@pytest.mark.parametrize("command", [("run",), ("bench", "--no-tune", "--runs", 2)])
+def test_a_margin_says_how_much_of_the_budget_stays_free(command: tuple[object, ...], tmp_path: Path) -> None:
+    path = affine(tmp_path / "m.onnx")
+    limits = []
+    for given in ((), ("--margin", "0.1"), ("--margin", "0"), ("--margin", "0.5")):
+        result = invoke(*command, path, "-i", "x=2", "--memory-budget", "16MiB", *given, "--json")
+        limits.append(json.loads(result.stdout)["memory"]["limit_bytes"])
+    by_default, tenth, none, half = limits
+    assert by_default == tenth
+    assert half < tenth < none
+    assert none - half == 8 * MIB
+
+
+def test_compile_and_tune_go_by_the_margin(tmp_path: Path) -> None:
+    path = affine(tmp_path / "m.onnx")
+    for command in (("compile", "-o", tmp_path / "m.plx"), ("tune", "--cache-dir", tmp_path / "cache")):
+        given = (*command, path, "--memory-budget", "4MiB")
+        assert invoke(*given, "--margin", "0.3").exit_code in (0, 3)  # tuning may be disturbed
+        result = invoke(*given, "--margin", "0.9")
+        assert result.exit_code == 2
+        assert "give at least memory_budget=" in result.stderr
+
+
 def test_without_a_budget_there_is_none_to_show(tmp_path: Path) -> None:
     report = json.loads(invoke("run", affine(tmp_path / "m.onnx"), "-i", "x=2", "--json").stdout)
     assert report["memory"]["budget_bytes"] is None

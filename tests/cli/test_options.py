@@ -20,7 +20,7 @@ from tests.cli._models import affine, choosing, invoke
 
 FLAGS = {
     *("--json", "--tune", "--no-tune", "--portable", "--force", "--version", "--help"),
-    *("--install-completion", "--show-completion", "--sparsity", "--measure"),
+    *("--install-completion", "--show-completion", "--sparsity", "--measure", "--adapt"),
 }
 
 WRONG: dict[str, tuple[str, ...]] = {
@@ -30,6 +30,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--callers": ("many", "0", "-3", "1025"),
     "--duration": ("long", "0", "-1", "inf", "nan"),
     "--input": ("no-input", "z=1", "x=words", "x={folder}/gone.npy", "{folder}/gone.npz"),
+    "--margin": ("much", "-0.1", "1", "nan"),
     "--max-time": ("long", "0", "-5", "inf", "nan"),
     "--max-zeros": ("many", "-0.1", "1.1", "nan"),
     "--memory-budget": ("much", "0", "-1MiB", "150%", "5 XB"),
@@ -144,6 +145,8 @@ def test_a_wrong_value_is_refused_before_anything_is_done(
         value = "{file}"  # a folder that is not there is made
     elif option == "--output":
         given = given[:1]
+    if option == "--margin":
+        given += ["--memory-budget", "1GiB"]
     if option == "--wait" and words == ("compile",):
         given.append("--tune")
     if option == "--policy" and words == ("inspect",):
@@ -228,6 +231,9 @@ def test_options_that_say_two_things_are_refused(tmp_path: Path) -> None:
         (["bundle", "prune", tmp_path, "--cache-dir", tmp_path], "--cache-dir"),
         (["bench", model, "--batch", 4], "fixes the size of its batch"),
         (["inspect", model, "--policy", "sequential"], "--provider"),
+        *((["run", model, "--margin", share], "--memory-budget") for share in (0, 0.2)),
+        (["compile", model, "-o", tmp_path / "m.plx", "--margin", 0.2], "--memory-budget"),
+        (["compile", model, "-o", tmp_path / "m.plx", "--split", "always", "--policy", "heft"], "exclude each other"),
     ]:
         result = invoke(*arguments)
         assert result.exit_code == 2, arguments

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import parallax
 from parallax.cli._arguments import (
+    AdaptOption,
     Aim,
     BatchOption,
     BudgetOption,
     BundleArgument,
+    BundlesArgument,
     BundleTargetOption,
     CacheOption,
     CalibrationOption,
@@ -23,6 +24,7 @@ from parallax.cli._arguments import (
     ExportedFileOption,
     InputOption,
     JsonOption,
+    MarginOption,
     MaxTimeOption,
     MaxZerosOption,
     MeasureOption,
@@ -54,12 +56,13 @@ from parallax.cli._arguments import (
     ThreadsOption,
     TraceFileOption,
     TriedTuneOption,
+    VersionOption,
     WaitOption,
     ZooNameArgument,
 )
 from parallax.cli._exits import guarded
 from parallax.cli._train_command import train_command
-from parallax.cli._usage import OneLineErrors, refuse_options
+from parallax.cli._usage import OneLineErrors, budget_options, refuse_options
 
 if TYPE_CHECKING:
     from parallax.cli._console import Screen
@@ -92,12 +95,6 @@ bundle_app = typer.Typer(help="Compiled models: what is in them, whether they ar
 app.add_typer(bundle_app, name="bundle")
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"parallax {parallax.__version__}")
-        raise typer.Exit
-
-
 def _screen(as_json: bool) -> Screen:
     from parallax.cli._console import Screen
 
@@ -105,11 +102,7 @@ def _screen(as_json: bool) -> Screen:
 
 
 @app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
+def _root(version: VersionOption = False) -> None:
     pass
 
 
@@ -204,11 +197,13 @@ def run_command(
     tune: Annotated[bool, typer.Option("--tune", help="Search and measure for the best plan first.")] = False,
     objective: ObjectiveOption = Aim.LATENCY,
     slim: SlimOption = False,
+    adapt: AdaptOption = False,
     seed: SeedOption = 0,
     output: OutputFolderOption = None,
     save: SaveOutputsOption = None,
     trace: TraceFileOption = None,
     memory_budget: BudgetOption = None,
+    margin: MarginOption = None,
     provider: ProvidersOption = None,
     cache_dir: CacheOption = None,
     as_json: JsonOption = False,
@@ -229,7 +224,8 @@ def run_command(
             tune=tune,
             objective=objective.value,
             slim=slim,
-            memory_budget=memory_budget,
+            adapt=adapt,
+            **budget_options(memory_budget, margin),
             cache_dir=cache_dir,
         ),
         seed=seed,
@@ -256,9 +252,11 @@ def bench_command(
     tune: TriedTuneOption = None,
     objective: ObjectiveOption = Aim.LATENCY,
     slim: SlimOption = False,
+    adapt: AdaptOption = False,
     seed: SeedOption = 0,
     save: SaveReportOption = None,
     memory_budget: BudgetOption = None,
+    margin: MarginOption = None,
     provider: ProvidersOption = None,
     policy: RivalPoliciesOption = None,
     energy: EnergyOption = False,
@@ -283,7 +281,12 @@ def bench_command(
         inputs=inputs or (),
         shapes=shape or (),
         options=parallax.Options(
-            threads=threads, objective=objective.value, slim=slim, memory_budget=memory_budget, cache_dir=cache_dir
+            threads=threads,
+            objective=objective.value,
+            slim=slim,
+            adapt=adapt,
+            cache_dir=cache_dir,
+            **budget_options(memory_budget, margin),
         ),
         how=BenchPlan(
             rounds=runs,
@@ -314,6 +317,7 @@ def tune_command(
     wait: WaitOption = 0.0,
     seed: SeedOption = 0,
     memory_budget: BudgetOption = None,
+    margin: MarginOption = None,
     provider: ProvidersOption = None,
     cache_dir: CacheOption = None,
     as_json: JsonOption = False,
@@ -336,7 +340,7 @@ def tune_command(
             tune=True,
             objective=objective.value,
             slim=slim,
-            memory_budget=memory_budget,
+            **budget_options(memory_budget, margin),
             cache_dir=cache_dir,
         ),
         seed=seed,
@@ -366,6 +370,7 @@ def compile_command(
     min_gain: MinGainOption = None,
     padding: PaddingOption = None,
     memory_budget: BudgetOption = None,
+    margin: MarginOption = None,
     provider: ProvidersOption = None,
     cache_dir: CacheOption = None,
     as_json: JsonOption = False,
@@ -391,7 +396,7 @@ def compile_command(
             min_gain=min_gain,
             tune=tune,
             slim=slim,
-            memory_budget=memory_budget,
+            **budget_options(memory_budget, margin),
             padding=None if padding is None else "trim",
             objective=objective.value,
             cache_dir=cache_dir,
@@ -450,10 +455,7 @@ def bundle_verify_command(path: BundleArgument, as_json: JsonOption = False) -> 
 @bundle_app.command("prune")
 @guarded
 def bundle_prune_command(
-    path: Annotated[
-        Path | None,
-        typer.Argument(metavar="[PATH]", help="A bundle, or a folder of bundles. Default: the cache of bundles."),
-    ] = None,
+    path: BundlesArgument = None,
     cache_dir: CacheOption = None,
     as_json: JsonOption = False,
 ) -> None:

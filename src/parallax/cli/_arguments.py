@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+import parallax
 from parallax.cli._completing import complete_bundle, complete_model, complete_zoo_name
 
 
@@ -64,6 +65,10 @@ def _finite(value: float | None, what: str) -> float | None:
 BundleArgument = Annotated[
     Path,
     typer.Argument(metavar="BUNDLE", help="A folder that `parallax compile -o` wrote.", autocompletion=complete_bundle),
+]
+BundlesArgument = Annotated[
+    Path | None,
+    typer.Argument(metavar="[PATH]", help="A bundle, or a folder of bundles. Default: the cache of bundles."),
 ]
 ModelArgument = Annotated[
     str,
@@ -341,4 +346,28 @@ RivalPoliciesOption = Annotated[
         metavar="NAME[,KEY=VALUE...]",
         help="Another policy to time as well, such as parallax-paper or heft. Repeat for several.",
     ),
+]
+AdaptOption = Annotated[
+    bool,
+    typer.Option("--adapt", help="Follow the machine: go over to another plan where a device or the cores are slow."),
+]
+MarginOption = Annotated[
+    float | None,
+    typer.Option(
+        "--margin",
+        metavar="SHARE",
+        help="With --memory-budget: the share of it that stays free, 0 to below 1. Default: 0.1.",
+    ),
+]
+
+
+def show_version(asked: bool) -> None:
+    """Print it and exit, if that is asked for."""
+    if asked:
+        typer.echo(f"parallax {parallax.__version__}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
 ]

@@ -15,7 +15,7 @@ from rich.console import Console
 from parallax.cli._console import make_table, print_line, print_table
 from parallax.cli._energy import BenchEnergy, energy_cell, energy_heading, energy_notes
 from parallax.cli._open import Subject
-from parallax.cli._plan_view import describe_plan, summarise_memory
+from parallax.cli._plan_view import describe_adaptation, describe_plan, render_adaptation, summarise_memory
 from parallax.cli._rivals import Difference
 from parallax.cli._timing import Round, quartiles
 from parallax.cli._units import milliseconds, significant
@@ -143,6 +143,7 @@ def describe_bench(bench: Bench) -> dict[str, Any]:
         "ratio_to_best": None if best is None else best["ours_over_this"],
         "conclusion": _conclusion(bench, None if best is None else best["label"], verdict),
         "plan": describe_plan(bench.session.plan),
+        "adaptation": describe_adaptation(bench.session.adaptation),
         "policies": {label: describe_plan(plan) for label, plan in bench.policies.items()},
         "memory": bench.session.memory().to_json(),
         "energy": None if bench.energy is None else bench.energy.to_json(),
@@ -307,6 +308,7 @@ def _render_notes(report: Mapping[str, Any], console: Console) -> None:
     for label, reason in report["left_out"].items():
         print_line(console, f"{label} was not timed: {reason}")
     print_line(console, f"plan: {report['plan']['summary']}")
+    render_adaptation(report["adaptation"], console)
     for label, plan in report["policies"].items():
         print_line(console, f"plan of {label}: {plan['summary']}")
     print_line(console, f"memory: {summarise_memory(report['memory'])}")

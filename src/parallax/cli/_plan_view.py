@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from parallax.adapt import Adaptation
 from parallax.cli._console import make_table, print_line, print_table
 from parallax.cli._units import milliseconds, size
 from parallax.schedule import CPU_BACKEND, Plan
@@ -99,6 +100,17 @@ def summarise_memory(usage: Mapping[str, int | None]) -> str:
     if budget is not None:
         parts.append(f"budget {size(budget)}" + ("" if least is None else f", of which {size(least)} would do"))
     return "; ".join(parts)
+
+
+def describe_adaptation(adaptation: Adaptation | None) -> dict[str, Any] | None:
+    """What a session that follows the machine knows and did, for a report; None of one that does not."""
+    return None if adaptation is None else {**adaptation.to_json(), "summary": str(adaptation)}
+
+
+def render_adaptation(report: Mapping[str, Any] | None, console: Console) -> None:
+    """Its lines, if there is any."""
+    for line in () if report is None else report["summary"].splitlines():
+        print_line(console, line)
 
 
 def render_plan(plan: Plan, console: Console) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from parallax.cli._console import Screen, make_table, print_line, print_table
 from parallax.cli._open import check_writable, prepare
-from parallax.cli._plan_view import describe_plan, summarise_memory
+from parallax.cli._plan_view import describe_adaptation, describe_plan, render_adaptation, summarise_memory
 from parallax.cli._providers import parse_providers
 from parallax.cli._types import show_shape
 from parallax.cli._units import milliseconds, significant
@@ -83,6 +83,7 @@ def run_model(
             "max": max(durations_ns) / 1e6,
         },
         "plan": describe_plan(session.plan),
+        "adaptation": describe_adaptation(session.adaptation),
         "memory": session.memory().to_json(),
         "saved": saved,
         "trace": None if trace is None else str(trace),
@@ -109,6 +110,7 @@ def run_model(
             f"{milliseconds(min(durations_ns))} to {milliseconds(max(durations_ns))} ms in {runs} runs",
         )
         print_line(console, f"plan: {report['plan']['summary']}")
+        render_adaptation(report["adaptation"], console)
         print_line(console, f"memory: {summarise_memory(report['memory'])}")
         for path in (*saved, *([] if trace is None else [str(trace)])):
             print_line(console, f"wrote {path}")

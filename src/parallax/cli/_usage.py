@@ -127,3 +127,12 @@ def refuse_options(given: Mapping[str, object], why: str, *, fix: str) -> None:
     for name, value in given.items():
         if value is not None and value is not False:
             raise ConfigError(f"--{name.replace('_', '-')} {why}", fix=fix)
+
+
+def budget_options(memory_budget: str | None, margin: float | None) -> dict[str, Any]:
+    """The options of a memory budget, by name. Raises: ConfigError for a margin where there is no budget."""
+    if memory_budget is None:
+        refuse_options(
+            {"margin": margin}, "is the part of a memory budget that stays free", fix="add --memory-budget SIZE"
+        )
+    return {"memory_budget": memory_budget} | ({} if margin is None else {"margin": margin})
