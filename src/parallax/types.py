@@ -22,7 +22,7 @@ from parallax.engine import Observer, SegmentSpan, TraceSink
 from parallax.events import Event
 from parallax.model import ModelSource
 from parallax.options._keywords import Progress
-from parallax.options._options import Objective, Split
+from parallax.options._options import Objective, Padding, Split
 from parallax.schedule import Candidate, Provenance, Segment
 from parallax.schedule.placement import Placer
 
@@ -37,6 +37,7 @@ __all__ = [
     "Objective",
     "Observer",
     "OutputNames",
+    "Padding",
     "Placer",
     "Progress",
     "Provenance",

@@ -1,13 +1,12 @@
 """An option that is misspelt, of the wrong type or out of range is refused at once, whichever function it is given to.
 
-Values of the options of sessions are tried one by one in `test_keyword_values`; here every public function has its
-turn, and every option is misspelt.
+Values of the options of sessions are tried one by one in `test_keyword_values`, those of all other parameters in
+`test_every_call`; here every option is misspelt.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import onnxruntime
 import pytest
 
 import parallax
-from parallax.backends import FaultPolicy, open_backend
 from parallax.options._options import COMPILE_OPTIONS, OPTION_RULES
 from tests.session._dropin import branches_model, ramp
 
@@ -151,67 +149,3 @@ def test_a_bundle_takes_what_asks_for_what_it_is(bundles: dict[str, Path]) -> No
         parallax.InferenceSession(bundles["never"], threads=2, min_gain=0)
     with pytest.raises(parallax.ConfigError, match="policy= is decided"):
         parallax.InferenceSession(bundles["always"], threads=2, policy="sequential")
-
-
-# -- every public function --------------------------------------------------------------------------------------------
-
-WRONG: list[tuple[str, Callable[[], Any]]] = [
-    ("InferenceSession", lambda: parallax.InferenceSession(5)),
-    ("InferenceSession", lambda: parallax.InferenceSession(MODEL, {"threads": 2})),
-    ("Options", lambda: parallax.Options(*[2])),
-    ("compile", lambda: parallax.compile(5, "never.plx")),
-    ("share_thread_pool", lambda: parallax.share_thread_pool(0)),
-    ("share_thread_pool", lambda: parallax.share_thread_pool("2")),
-    ("share_thread_pool", lambda: parallax.share_thread_pool(1.5)),
-    ("share_thread_pool", lambda: parallax.share_thread_pool(True)),
-    ("share_thread_pool", lambda: parallax.share_thread_pool(**given(thread=2))),
-    ("Plan", lambda: parallax.Plan.from_json(5)),
-    ("Plan", lambda: parallax.Plan.from_json("[]")),
-    ("MemoryUsage", lambda: parallax.MemoryUsage(**given(budget=1))),
-    ("FaultPolicy", lambda: FaultPolicy(tolerated=0)),
-    ("FaultPolicy", lambda: FaultPolicy(tolerated="3")),
-    ("FaultPolicy", lambda: FaultPolicy(retry_s="1")),
-    ("FaultPolicy", lambda: FaultPolicy(retry_s=-1)),
-    ("FaultPolicy", lambda: FaultPolicy(deadline_s="2")),
-    ("FaultPolicy", lambda: FaultPolicy(deadline_s=0)),
-    ("FaultPolicy", lambda: FaultPolicy(checks_nan="yes")),
-    ("FaultPolicy", lambda: FaultPolicy(**given(deadline=2.0))),
-    ("open_backend", lambda: open_backend("emulated:pixel-6-gpu", {"sped": 2})),
-    ("open_backend", lambda: open_backend("emulated:no-such-phone")),
-    ("open_backend", lambda: open_backend("cup")),
-    ("patch", lambda: parallax.patch(**given(module="rapidocr"))),
-    ("unpatch", lambda: parallax.unpatch(**given(module="rapidocr"))),
-    ("set_providers", lambda: _session().set_providers(provider=["CPUExecutionProvider"])),
-    ("run", lambda: _session().run(None, {"x": ramp(2, 4)}, run_option=None)),
-    ("run", lambda: _session().run(None, {"x": ramp(2, 4)}, {"terminate": True})),
-    ("run", lambda: _session().run("y", {"x": ramp(2, 4)})),
-    ("run", lambda: _session().run(["z"], {"x": ramp(2, 4)})),
-    ("run", lambda: _session(split="always").run(None, {"x": ramp(2, 4)}, {"terminate": True})),
-    ("run", lambda: _session(split="always").run("y", {"x": ramp(2, 4)})),
-    ("add_observer", lambda: _session().add_observer(5)),
-]
-"""Calls with a wrong option, by the function that is called."""
-
-
-WITHOUT_OPTIONS = {"Patch", "patch", "unpatch"}
-"""What takes nothing."""
-
-
-@pytest.mark.parametrize(
-    ("name", "call"), WRONG, ids=[f"{position}-{name}" for position, (name, _) in enumerate(WRONG)]
-)
-def test_a_wrong_option_is_an_error_that_says_what_is_wrong(name: str, call: Callable[[], Any]) -> None:
-    with pytest.raises((parallax.ParallaxError, TypeError, ValueError, RuntimeError)) as caught:
-        call()
-    assert str(caught.value)
-    assert not isinstance(caught.value, parallax.InternalError)
-
-
-def test_every_public_function_and_record_has_its_turn() -> None:
-    public = {
-        name
-        for name in parallax.__all__
-        if callable(value := getattr(parallax, name))
-        and not (inspect.isclass(value) and issubclass(value, BaseException))
-    }
-    assert public <= {name for name, _ in WRONG} | WITHOUT_OPTIONS

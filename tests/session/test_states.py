@@ -17,6 +17,7 @@ from tests.session._dropin import branches_answer, branches_model, ramp
 
 MODEL = branches_model().SerializeToString()
 CPU = "CPUExecutionProvider"
+PHONE = "emulated:pixel-6-gpu"
 SPLIT: dict[str, Any] = {"threads": 2, "split": "always"}
 
 
@@ -97,15 +98,40 @@ def test_bundles_have_the_states_of_models(tmp_path: Path) -> None:
     assert Told(split, threads=2).states == [SessionState.OPENING, SessionState.SPLIT]
 
 
-def test_opening_that_fails_may_begin_again() -> None:
-    session = Told(MODEL, **SPLIT)
-    with pytest.raises(ValueError, match="same length"):
-        session.set_providers([CPU], [{}, {}])
-    assert session._opened is NOT_OPEN
+@pytest.mark.parametrize("before", [{}, {"providers": [PHONE, CPU]}], ids=str)
+@pytest.mark.parametrize(
+    ("providers", "options", "error"),
+    [
+        ([CPU], [{}, {}], ValueError),
+        ([CPU], ["a"], ValueError),
+        ([(CPU, 5)], None, ValueError),
+        (5, None, TypeError),
+        (["emulated:no-such-phone"], None, parallax.ConfigError),
+    ],
+    ids=str,
+)
+def test_providers_that_cannot_be_had_leave_the_session_as_it_was(
+    before: dict[str, Any], providers: Any, options: Any, error: type[Exception]
+) -> None:
+    session = Told(MODEL, **SPLIT, **before)
+    plan, shown = session.plan, session.get_providers()
+    x = ramp(2, 4)
+    with pytest.raises(error):
+        session.set_providers(providers, options)
+    assert session._opened.state is SessionState.SPLIT
+    assert (session.plan, session.get_providers()) == (plan, shown)
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], branches_answer(x), rtol=1e-6, atol=1e-6)
     session.set_providers([CPU])
     assert session._opened.state is SessionState.SPLIT
-    x = ramp(2, 4)
     np.testing.assert_allclose(session.run(None, {"x": x})[0], branches_answer(x), rtol=1e-6, atol=1e-6)
+
+
+def test_a_plan_that_was_swapped_in_stays_where_providers_cannot_be_had() -> None:
+    session = Told(MODEL, **SPLIT)
+    session.swap_plan(parallax.InferenceSession(MODEL, split="never", threads=2).plan)
+    with pytest.raises(ValueError, match="same length"):
+        session.set_providers([CPU], [{}, {}])
+    assert session.plan.is_uncut
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can not fork")

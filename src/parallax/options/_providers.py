@@ -94,8 +94,9 @@ def split_providers(
 
     Raises: ConfigError for an entry that is neither a name nor a name with its options, and for lists of two lengths.
     """
-    if not providers or isinstance(providers, str) or not isinstance(providers, Sequence):
-        return (), providers, provider_options  # ONNX Runtime says what is wrong with it
+    _check_list(providers)
+    if not providers or not isinstance(providers, Sequence):
+        return (), providers, provider_options  # ONNX Runtime takes others than sequences, too
     stated = provider_options if isinstance(provider_options, Sequence) else ()
     devices: list[Device] = []
     left: list[Any] = []
@@ -132,6 +133,21 @@ def split_providers(
     if not left:
         left, left_options = [CPU_PROVIDER], [{}]
     return tuple(devices), left, left_options if provider_options else None
+
+
+def _check_list(providers: Any) -> None:
+    """Raises: ConfigError for what ONNX Runtime would fail to take apart, or take for a list of letters."""
+    from parallax.backends.ort import both
+
+    if isinstance(providers, str) and providers:
+        # In the class for which ONNX Runtime's constructor falls back to the CPU.
+        raise both(ConfigError, RuntimeError)(
+            f"providers={providers!r:.80} is no list", fix=f"write providers=[{providers!r:.80}]"
+        )
+    if providers and not hasattr(providers, "__iter__"):
+        raise both(ConfigError, TypeError)(
+            f"providers={providers!r:.80} is no list of providers", fix=f"write providers=[{CPU_PROVIDER!r}]"
+        )
 
 
 def _missing_extra(name: Any) -> MissingExtraError | None:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from parallax import _lazy
+from parallax.backends.ort import both
 from parallax.errors import ConfigError, DeadlineMissed, Overloaded
+from parallax.options import check_switch
 from parallax.serving._requests import Request, RequestReader
 from parallax.serving._runner import Answer, BatchRunner
 from parallax.serving._stats import BatcherStats, ClassStats, SettingStats, percentile_ms
@@ -125,7 +127,7 @@ class Batcher:
         Args:
             drain: answer what waits first; else the futures of what waits are cancelled. What runs is always answered.
         """
-        self._core.begin_close(drain=drain)
+        self._core.begin_close(drain=check_switch("drain", drain))
         self._core.join()
 
     def __enter__(self) -> Batcher:
@@ -205,7 +207,9 @@ class _Core:
         self._check_process()
         limit_s = self._slo_s if deadline_ms is None else check_milliseconds("deadline_ms", deadline_ms) / 1e3
         self._runner.check_open()
-        hash(client)  # raises TypeError here, and not under the lock
+        if not isinstance(client, Hashable):
+            raise both(ConfigError, TypeError)(f"client={client!r:.80} is not hashable", fix="give a name or a number")
+        hash(client)  # a tuple may hold what is not; TypeError is raised here, and not under the lock
         now = time.monotonic()
         request = self._reader.read(feeds)
         future: Future[Answer] = Future()

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parallax.backends.ort import both
 from parallax.engine import FeedBinder, FeedSpec
+from parallax.errors import InputError
 from parallax.graph import RUNTIME_TYPES
 from parallax.serving.policy import ShapeClass
 
@@ -66,10 +68,12 @@ class RequestReader:
         Raises:
             InputError: a name, type, rank or size that the model does not take; also of the class that ONNX Runtime
                 raises for it.
-            TypeError: ``feeds`` is no mapping.
+            InputError (and TypeError): ``feeds`` is no mapping.
         """
         if not isinstance(feeds, Mapping):
-            raise TypeError(f"feeds map the names of inputs to arrays: they cannot be a {type(feeds).__name__}")
+            raise both(InputError, TypeError)(
+                f"feeds={feeds!r:.80} map no names of inputs to arrays", fix='give {"x": array}'
+            )
         if self._binder is None:
             return Request(dict(feeds), ShapeClass(key="unchecked", may_join=False))
         arrays = {name: _own(array, feeds[name]) for name, array in self._binder.arrays(feeds).items()}

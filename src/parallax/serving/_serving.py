@@ -251,8 +251,10 @@ class _Preparation:
         return made
 
     def _given_examples(self, given: Sequence[Arrays]) -> list[Arrays]:
-        if isinstance(given, Mapping) or len(given) < 2:
-            raise ConfigError("examples= holds fewer than two requests", fix="give [{name: array}, {name: array}]")
+        if isinstance(given, str | Mapping) or not isinstance(given, Sequence) or len(given) < 2:
+            raise ConfigError(
+                f"examples={given!r:.80} holds fewer than two requests", fix="give [{name: array}, {name: array}]"
+            )
         reader = RequestReader(self._inputs, self._optional, axis=None)
         read = [reader.read(feeds) for feeds in given[:2]]
         if read[0].shapes.key != read[1].shapes.key:

@@ -166,6 +166,10 @@ class SwappingSession(PlannedSession):
             other = parallax.InferenceSession("model.onnx", split="always")
             session.swap_plan(other.plan, reason="the machine has more cores now")
         """
+        from parallax.session._calls import check_plan, check_reason
+
+        check_plan(plan)
+        check_reason(reason)
         self._reopen_if_forked()
         with self._swap_lock:
             before, memory = self._opened, self._memory
@@ -185,6 +189,9 @@ class SwappingSession(PlannedSession):
 
         Raises: as `swap_plan`.
         """
+        from parallax.session._calls import check_plan
+
+        check_plan(plan)
         self._reopen_if_forked()
         with self._swap_lock:
             before, memory = self._opened, self._memory
@@ -202,8 +209,13 @@ class SwappingSession(PlannedSession):
     def use_prepared(self, opened: Opened, reason: str) -> None:
         """Go over to what `prepare_plan` returned, as `swap_plan` does.
 
-        Raises: ConfigError if the session was closed or opened anew since.
+        Raises: ConfigError if the session was closed or opened anew since, or this is nothing that was prepared.
         """
+        from parallax.session._calls import check_reason
+
+        check_reason(reason)
+        if not isinstance(opened, Opened):
+            raise ConfigError(f"opened={opened!r:.80} was not prepared", fix="give what prepare_plan returned")
         with self._swap_lock:
             before = self._opened
             if opened.runner not in self._prepared:

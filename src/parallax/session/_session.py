@@ -260,9 +260,17 @@ class InferenceSession(ClosableSession):
 
     def _reset_session(self, providers: Any, provider_options: Any) -> None:
         self._check_open()
+        before, disabled, swapped = self._given_providers, self._whole_arguments.disabled_optimizers, self._swapped
         self._swapped = None
         self._enter(NOT_OPEN)
-        super()._reset_session(providers, provider_options)
+        try:
+            super()._reset_session(providers, provider_options)
+        except Exception:
+            # What was asked for cannot be had: the session stays as it was.
+            self._create_inference_session(*before, disabled)
+            if swapped is not None:
+                self.swap_plan(swapped[0], reason=swapped[1])
+            raise
         opened = self._opened
         known = opened.weight_bytes(self._look or self._loaded)
         self._durations.expect(weight_bytes=known, is_unbounded=opened.is_unbounded)
@@ -338,6 +346,10 @@ class InferenceSession(ClosableSession):
         except Exception as error:
             translated = run_failure(error)
             if translated is error:
+                if isinstance(error, TypeError | AttributeError):
+                    from parallax.session._calls import check_arguments
+
+                    check_arguments(output_names, input_feed, run_options)
                 raise
             raise translated from error
         self._durations.note(time.perf_counter_ns() - begin)
@@ -358,11 +370,22 @@ class InferenceSession(ClosableSession):
         """As ``run``, with ``onnxruntime.OrtValue`` on both sides and no copies."""
         self._reopen_if_forked()
         runner = self._taken_runner()
-        if self._is_for_whole(runner, run_options):
-            call = partial(super().run_with_ort_values, output_names, input_dict_ort_values, run_options)
-            made: list[Any] = self._call_beside(call, output_names, input_dict_ort_values, run_options, self._memory)
-        else:
-            made = runner.run_values(output_names, input_dict_ort_values, run_options, self._memory)
+        made: list[Any]
+        try:
+            if self._is_for_whole(runner, run_options):
+                call = partial(super().run_with_ort_values, output_names, input_dict_ort_values, run_options)
+                made = self._call_beside(call, output_names, input_dict_ort_values, run_options, self._memory)
+            else:
+                made = runner.run_values(output_names, input_dict_ort_values, run_options, self._memory)
+        except Exception as error:
+            translated = run_failure(error)
+            if translated is not error:
+                raise translated from error
+            if isinstance(error, TypeError | AttributeError):
+                from parallax.session._calls import check_values
+
+                check_values(output_names, input_dict_ort_values, run_options)
+            raise
         return made
 
     def run_async(
@@ -374,6 +397,10 @@ class InferenceSession(ClosableSession):
         run_options: Any = None,
     ) -> None:
         """As ``run``, returning at once; ``callback(results, user_data, error_text)`` is called from another thread."""
+        from parallax.session._calls import check_arguments, check_callback
+
+        check_arguments(output_names, input_feed, run_options)
+        check_callback(callback)
         self._reopen_if_forked()
         runner, memory = self._taken_runner(), self._memory
         if isinstance(runner, WholeRunner) and memory is None:
@@ -389,6 +416,10 @@ class InferenceSession(ClosableSession):
 
     def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
         """As in ONNX Runtime. A binding belongs to the whole-model session, so that is what runs it."""
+        if not isinstance(iobinding, onnxruntime.IOBinding):
+            from parallax.session._calls import check_binding
+
+            check_binding(iobinding, run_options)
         self._reopen_if_forked()
         runner = self._taken_runner()
         # A binding does not say what shapes are bound.
