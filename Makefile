@@ -9,15 +9,26 @@ VENV := .venv
 TABULAR := .venv-tabular
 TRAIN := .venv-train
 EXACT := .venv-exact
+PROGRAMS := .venv-programs
 BIN := $(VENV)/bin
 INSTALL := bin/python -m pip --disable-pip-version-check --no-input install --quiet --constraint constraints.txt
 PIP := $(VENV)/$(INSTALL)
 # With SLOW_MINUTES=N, `make test` goes on with slow tests, in turn (tests/_rotation.py), and begins none after N minutes.
 SLOW := $(if $(SLOW_MINUTES),-m "slow or not slow" --slow-minutes $(SLOW_MINUTES))
+# What `make test-runtimes` installs in place of the pinned ONNX Runtime: the least that pyproject.toml allows, and the
+# newest of all, releases to come included.
+OLDEST := onnxruntime==1.24.1
+NEWEST := onnxruntime
+RUNTIME_TESTS := -n 2 --dist worksteal --timeout 600 tests/session/test_dropin_*.py tests/session/test_one_import.py \
+	tests/session/test_patch.py tests/session/test_given_options.py tests/session/test_every_call.py \
+	tests/session/test_swapping.py tests/session/test_true_plans.py tests/session/test_memory_budget.py \
+	tests/bundle/test_round_trip.py tests/bundle/test_devices.py tests/programs tests/conformance/test_onnx_suite.py \
+	tests/conformance/test_zoo_equality.py
 # Two workers pay from two cores on; more of them would fight over cores with the lanes under test.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help demo test test-all mutants bench bench-all tabular train-test exact check format clean
+.PHONY: help demo test test-all test-runtimes programs mutants bench bench-all tabular train-test exact check format \
+	clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -33,6 +44,13 @@ test: check $(VENV)/.backends ## lint, formatting, strict types, layers, tests
 
 test-all: check $(VENV)/.backends ## the same, and the slow suites
 	$(PYTEST) -m "slow or not slow" --timeout 1800
+
+test-runtimes: .venv-oldest/.made .venv-newest/.made ## what depends on ONNX Runtime, with the oldest that is allowed and with the newest
+	.venv-oldest/bin/python -m pytest $(RUNTIME_TESTS)
+	.venv-newest/bin/python -m pytest $(RUNTIME_TESTS)
+
+programs: $(PROGRAMS)/.made ## programs and libraries of others (RapidOCR, silero-vad): with one line changed, patched and unchanged
+	$(PROGRAMS)/bin/python -m pytest -m "slow or not slow" --timeout 1800 tests/programs
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -66,7 +84,8 @@ format: $(VENV)/.dev ## put sources in shape
 	$(BIN)/ruff format .
 
 clean: ## remove the environment, caches and build products
-	rm -rf $(VENV) $(TABULAR) $(TRAIN) $(EXACT) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TABULAR) $(TRAIN) $(EXACT) $(PROGRAMS) .venv-oldest .venv-newest build dist .hypothesis \
+		.import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests tools benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The environment, in steps, each with a stamp, so that an interrupted one is done again: the bare
@@ -128,4 +147,23 @@ $(TRAIN)/.made: pyproject.toml constraints.txt
 $(EXACT)/.made: constraints-exact.txt
 	@python=$$(sh scripts/find-python.sh) && echo "Making $(EXACT) with $$python" && "$$python" -m venv --clear $(EXACT)
 	@$(EXACT)/bin/python -m pip --disable-pip-version-check --no-input install --quiet --constraint constraints-exact.txt ortools
+	@touch $@
+
+# Likewise the libraries that open sessions of ONNX Runtime themselves. Their models come with their wheels; silero-vad
+# wants torch.
+$(PROGRAMS)/.made: pyproject.toml constraints.txt tests/programs/requirements.txt
+	@python=$$(sh scripts/find-python.sh) && echo "Making $(PROGRAMS) with $$python" && "$$python" -m venv --clear $(PROGRAMS)
+	@$(PROGRAMS)/$(INSTALL) hatchling editables
+	@$(PROGRAMS)/$(INSTALL) --no-build-isolation --editable . pytest pytest-timeout pytest-xdist hypothesis
+	@$(PROGRAMS)/$(INSTALL) --extra-index-url https://download.pytorch.org/whl/cpu --requirement tests/programs/requirements.txt
+	@touch $@
+
+# Everything pinned but ONNX Runtime.
+.venv-%/.made: pyproject.toml constraints.txt
+	@python=$$(sh scripts/find-python.sh) && echo "Making .venv-$* with $$python" && "$$python" -m venv --clear .venv-$*
+	@grep -v '^onnxruntime==' constraints.txt > .venv-$*/constraints.txt
+	@.venv-$*/$(subst constraints.txt,.venv-$*/constraints.txt,$(INSTALL)) hatchling editables
+	@.venv-$*/$(subst constraints.txt,.venv-$*/constraints.txt,$(INSTALL)) --no-build-isolation --editable . \
+		$(if $(filter oldest,$*),$(OLDEST),--upgrade $(NEWEST)) pytest pytest-timeout pytest-xdist hypothesis
+	@.venv-$*/bin/python -c "import onnxruntime; print('ONNX Runtime', onnxruntime.__version__)"
 	@touch $@

@@ -28,6 +28,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--cache-dir": ("{file}",),
     "--calibration": ("{folder}/gone.npz", "{folder}", "{file}"),
     "--callers": ("many", "0", "-3", "1025"),
+    "--device": ("pixel-7-gpu", "nothing"),
     "--duration": ("long", "0", "-1", "inf", "nan"),
     "--input": ("no-input", "z=1", "x=words", "x={folder}/gone.npy", "{folder}/gone.npz"),
     "--margin": ("much", "-0.1", "1", "nan"),
@@ -37,6 +38,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--memory-limit": ("much", "0", "-1MiB", "5 XB"),
     "--min-flops": ("many", "-1", "inf", "nan"),
     "--min-gain": ("much", "-0.1", "1", "nan"),
+    "--models": ("{folder}/gone.onnx", "zoo:nothing", "{file}"),
     "--output": ("{folder}/gone/file",),
     "--padding": ("cut",),
     "--plot": ("{folder}/gone/file", "{folder}"),
@@ -50,6 +52,7 @@ WRONG: dict[str, tuple[str, ...]] = {
         "emulated:pixel-6-gpu,memory_budget=much",
         "nothing",
     ),
+    "--resume": ("{folder}/gone", "{file}"),
     "--rule": ("price",),
     "--runs": ("many", "0", "-1", "1.5"),
     "--samples": ("many", "0", "-1", "1.5"),
@@ -57,6 +60,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--seed": ("x", "-1", "1.5"),
     "--shape": ("2,3", "z=2,3", "x=2", "x=2,4", "x=two,3", "x=2,-3"),
     "--split": ("sometimes",),
+    "--steps": ("many", "0", "99", "1.5"),
     "--threads": ("many", "0", "-1", "1.5", "1000000000"),
     "--trace": ("{folder}/gone/file", "{folder}"),
     "--wait": ("long", "-1", "inf", "nan"),
@@ -102,6 +106,8 @@ def arguments_of(words: tuple[str, ...], folder: Path) -> list[str]:
         return [str(parallax.compile(model, folder / "there.plx"))]
     if words == ("zoo", "export"):
         return ["lstm-if-loop", "--output", str(folder / "zoo.onnx")]
+    if words == ("train",):
+        return ["--output", str(folder / "networks"), "--steps", "100"]
     return [model] if words[0] in ("inspect", "run", "bench", "tune") else []
 
 
@@ -130,7 +136,7 @@ def test_the_table_names_every_option_that_takes_a_value() -> None:
 
 def test_there_are_the_commands_that_the_readme_names() -> None:
     assert {" ".join(words) for words in COMMANDS} == {
-        *("inspect", "run", "bench", "tune", "compile", "devices"),
+        *("inspect", "run", "bench", "tune", "compile", "devices", "train"),
         *("bundle info", "bundle verify", "bundle prune", "zoo list", "zoo export"),
     }
 
@@ -141,10 +147,12 @@ def test_a_wrong_value_is_refused_before_anything_is_done(
 ) -> None:
     (tmp_path / "file").write_text("kept")
     given = arguments_of(words, tmp_path)
-    if option == "--output" and words == ("run",):
+    if option == "--output" and words in (("run",), ("train",)):
         value = "{file}"  # a folder that is not there is made
     elif option == "--output":
         given = given[:1]
+    if option == "--resume":
+        given = []
     if option == "--margin":
         given += ["--memory-budget", "1GiB"]
     if option == "--wait" and words == ("compile",):
