@@ -18,7 +18,6 @@ from parallax.options import (
     PlanningOptions,
     check_providers,
     compiled_options,
-    is_onnx_source,
     lean_options,
     why_not_compiled,
     why_not_cut,
@@ -86,6 +85,8 @@ class BundleOpening:
     def _open_cached(self) -> Opened | None:
         """From the cache of bundles; None where that cannot be."""
         request, options = self._request, self._request.options
+        from parallax.opening._no_effect import why_not_cached
+
         path = request.source.path
         why = why_not_cached(request)
         if why is not None or path is None:
@@ -265,20 +266,6 @@ class BundleOpening:
         estimator = estimate_bundle(bundle, sessions)
         budget.check(estimator.requirement({}))
         return opened.within(budget, estimator)
-
-
-def why_not_cached(request: OpeningRequest) -> str | None:
-    """Why ``cache=True`` is of no effect with what else a session was given, or None."""
-    path = request.source.path
-    if path is None:
-        return "the model was given as bytes"
-    if request.arguments.disabled_optimizers:
-        return "single optimisers were disabled"
-    if not is_onnx_source(path, None, None):
-        return "the model is not in ONNX format"
-    if request.session_options is not None:
-        return "session options were given"
-    return why_not_cut(None, request.arguments.providers)
 
 
 def _provider_name(entry: Any) -> Any:

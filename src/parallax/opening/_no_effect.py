@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from parallax.opening._bundle_opening import why_not_cached
-from parallax.options import Options
+from parallax.options import Options, is_onnx_source, why_not_cut
 
 if TYPE_CHECKING:
     from parallax.opening._state import Opened
@@ -49,3 +48,17 @@ def options_of_no_effect(request: OpeningRequest, opened: Opened) -> Iterator[st
         yield f'verify="{options.verify}" is of no effect: no bundle is opened'
     if options.backends and not options.tune and plan.provenance.source != "measured":
         yield f"backends={options.backends} is of no effect: what they are worth is measured with tune=True"
+
+
+def why_not_cached(request: OpeningRequest) -> str | None:
+    """Why ``cache=True`` is of no effect with what else a session was given, or None."""
+    path = request.source.path
+    if path is None:
+        return "the model was given as bytes"
+    if request.arguments.disabled_optimizers:
+        return "single optimisers were disabled"
+    if not is_onnx_source(path, None, None):
+        return "the model is not in ONNX format"
+    if request.session_options is not None:
+        return "session options were given"
+    return why_not_cut(None, request.arguments.providers)
