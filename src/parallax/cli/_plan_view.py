@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from parallax.adapt import Adaptation
 from parallax.cli._console import make_table, print_line, print_table
 from parallax.cli._units import milliseconds, size
 from parallax.schedule import CPU_BACKEND, Plan
+
+if TYPE_CHECKING:
+    from parallax.adapt import Adaptation
 
 # Segments listed one by one; a plan of more says how many there are.
 _LISTED_SEGMENTS = 40

@@ -5,6 +5,15 @@ from typing import TYPE_CHECKING
 from parallax import _lazy
 
 if TYPE_CHECKING:
+    from parallax.options._calls import (
+        check_arguments,
+        check_binding,
+        check_callback,
+        check_many,
+        check_plan,
+        check_reason,
+        check_values,
+    )
     from parallax.options._carried_options import CarriedOptions
     from parallax.options._config_keys import MODEL_CONFIG_KEY
     from parallax.options._given_options import (
@@ -57,6 +66,7 @@ else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
+            "_calls": ("check_arguments check_binding check_callback check_many check_plan check_reason check_values"),
             "_carried_options": "CarriedOptions",
             "_config_keys": "MODEL_CONFIG_KEY",
             "_given_options": (
@@ -94,12 +104,19 @@ __all__ = [
     "Options",
     "PlanningOptions",
     "SessionKeywords",
+    "check_arguments",
+    "check_binding",
     "check_calibration_names",
+    "check_callback",
     "check_folder",
+    "check_many",
     "check_observers",
+    "check_plan",
     "check_providers",
+    "check_reason",
     "check_session_keywords",
     "check_switch",
+    "check_values",
     "compiled_options",
     "copied_options",
     "gather_compile_options",

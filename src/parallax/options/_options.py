@@ -40,11 +40,11 @@ from parallax.options._keywords import (
     check_split,
     check_switch,
     check_threads,
+    check_together,
     check_trace,
     check_verify,
     is_same,
 )
-from parallax.options._together import check_together
 from parallax.options._unknown_keywords import refuses_unknown, unknown_keyword
 from parallax.schedule import SPAROA_POLICY
 

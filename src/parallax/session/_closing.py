@@ -155,8 +155,8 @@ class ClosableSession(SwappingSession):
 
             outputs = session.run_many({"x": array} for array in arrays)
         """
+        from parallax.options import check_many
         from parallax.serving import run_many
-        from parallax.session._calls import check_many
 
         check_many(feeds)
         return run_many(self, feeds)

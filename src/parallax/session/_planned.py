@@ -166,7 +166,7 @@ class SwappingSession(PlannedSession):
             other = parallax.InferenceSession("model.onnx", split="always")
             session.swap_plan(other.plan, reason="the machine has more cores now")
         """
-        from parallax.session._calls import check_plan, check_reason
+        from parallax.options import check_plan, check_reason
 
         check_plan(plan)
         check_reason(reason)
@@ -189,7 +189,7 @@ class SwappingSession(PlannedSession):
 
         Raises: as `swap_plan`.
         """
-        from parallax.session._calls import check_plan
+        from parallax.options import check_plan
 
         check_plan(plan)
         self._reopen_if_forked()
@@ -211,7 +211,7 @@ class SwappingSession(PlannedSession):
 
         Raises: ConfigError if the session was closed or opened anew since, or this is nothing that was prepared.
         """
-        from parallax.session._calls import check_reason
+        from parallax.options import check_reason
 
         check_reason(reason)
         if not isinstance(opened, Opened):

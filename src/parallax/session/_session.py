@@ -347,7 +347,7 @@ class InferenceSession(ClosableSession):
             translated = run_failure(error)
             if translated is error:
                 if isinstance(error, TypeError | AttributeError):
-                    from parallax.session._calls import check_arguments
+                    from parallax.options import check_arguments
 
                     check_arguments(output_names, input_feed, run_options)
                 raise
@@ -382,7 +382,7 @@ class InferenceSession(ClosableSession):
             if translated is not error:
                 raise translated from error
             if isinstance(error, TypeError | AttributeError):
-                from parallax.session._calls import check_values
+                from parallax.options import check_values
 
                 check_values(output_names, input_dict_ort_values, run_options)
             raise
@@ -397,7 +397,7 @@ class InferenceSession(ClosableSession):
         run_options: Any = None,
     ) -> None:
         """As ``run``, returning at once; ``callback(results, user_data, error_text)`` is called from another thread."""
-        from parallax.session._calls import check_arguments, check_callback
+        from parallax.options import check_arguments, check_callback
 
         check_arguments(output_names, input_feed, run_options)
         check_callback(callback)
@@ -417,7 +417,7 @@ class InferenceSession(ClosableSession):
     def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
         """As in ONNX Runtime. A binding belongs to the whole-model session, so that is what runs it."""
         if not isinstance(iobinding, onnxruntime.IOBinding):
-            from parallax.session._calls import check_binding
+            from parallax.options import check_binding
 
             check_binding(iobinding, run_options)
         self._reopen_if_forked()
