@@ -39,6 +39,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--min-flops": ("many", "-1", "inf", "nan"),
     "--min-gain": ("much", "-0.1", "1", "nan"),
     "--models": ("{folder}/gone.onnx", "zoo:nothing", "{file}"),
+    "--objective": ("speed", "throughput"),
     "--output": ("{folder}/gone/file",),
     "--padding": ("cut",),
     "--plot": ("{folder}/gone/file", "{folder}"),
