@@ -53,6 +53,7 @@ STEPS: tuple[Step, ...] = (
     Step(script="adapt.py", minutes=19),
     Step(script="decision_time.py", arguments=("--minutes", "30"), minutes=31),
     Step(script="memory.py", minutes=12, needs_quiet=False),
+    Step(script="narrow_budgets.py", minutes=5),
     Step(script="soak.py", arguments=("--minutes", "4"), minutes=4.2, needs_quiet=False),
     Step(script="paper_parallax_simulated.py", minutes=8, needs_quiet=False),
     Step(script="paper_energy.py", minutes=5, needs_quiet=False),
