@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +18,7 @@ from parallax.planner import open_placer
 from parallax.training import CHECKPOINT_NAME, TrainedNetworks, read_settings, train
 from tests.cli._models import invoke
 from tests.planner.test_placers import CPU, PHONE, two_chains
-from tests.training._small import MISSING, needs_extra, small_settings
+from tests.training._small import MISSING, needs_extra, random_examples, small_settings
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +43,8 @@ def test_what_comes_out_is_a_policy_with_a_card(trained: tuple[Path, TrainedNetw
     folder, made = trained
     placer = open_placer(f"learned,network={made.proposer},scheduler={made.scheduler}")
     assert placer.digest == made.digest
+    imitated = open_placer(f"learned,network={made.proposer},scheduler={folder / 'scheduler-imitation.onnx'}")
+    assert len({placement.label for placement in imitated.propose(random_examples(1)[0].features.problem)}) == 5
     card = json.loads((folder / "card.json").read_text())
     assert card["digest"] == made.digest
     assert card["settings"] == read_settings(folder)
@@ -48,7 +55,7 @@ def test_what_comes_out_is_a_policy_with_a_card(trained: tuple[Path, TrainedNetw
         *(f"rewards, part {number}" for number in range(4)),
     ]
     names = {entry.name for entry in made.judged}
-    assert {"etf", "closed-form", "descent", "untrained", "trained", "trained, and etf"} <= names
+    assert {"etf", "closed-form", "descent", "untrained", "trained", "trained, and etf", "trained, no rewards"} <= names
     assert min(entry.mean_regret for entry in made.judged) == 1.0 or len(made.judged) > 1
     by_name = {entry.name: entry.mean_regret for entry in made.judged}
     assert by_name["trained, and etf"] <= by_name["etf"], "what is judged beside it is among its proposals"
@@ -93,6 +100,22 @@ def test_an_interrupted_training_goes_on_to_the_same_networks(
     if stage.startswith("rewards"):
         assert (folder / CHECKPOINT_NAME).exists()
         assert not [at for at in stages if at.startswith(("labels", "proposer", "scheduler", "rewards, part 1"))]
+
+
+@needs_extra
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to another process")
+def test_ctrl_c_ends_the_command_with_130_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    settings, out = small_settings(tmp_path), tmp_path / "out"
+    words = ["--steps", "4000", "--device", "pixel-6-gpu", "--models", str(settings.models[0].path), "-o", str(out)]
+    process = subprocess.Popen([sys.executable, "-m", "parallax", "train", *words], stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (out / CHECKPOINT_NAME).exists():
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert f"`parallax train --resume {out}` goes on" in err
+    assert err.endswith("interrupted\n")
+    assert sorted(path.name for path in out.iterdir()) == [CHECKPOINT_NAME, "settings.json"]
 
 
 @needs_extra

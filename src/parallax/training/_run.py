@@ -53,6 +53,7 @@ from parallax.training._settings import CHECKPOINT_NAME, ProgressCallback, Train
 
 PROPOSER_NAME: Final = "proposer.onnx"
 SCHEDULER_NAME: Final = "scheduler.onnx"
+IMITATION_NAME: Final = "scheduler-imitation.onnx"
 CARD_NAME: Final = "card.json"
 
 _FORMAT: Final = 1
@@ -107,6 +108,7 @@ class _Training:
         self._agent = self._new_agent()
         self._actor_optimizer = make_actor_optimizer(self._agent)
         self._best: tuple[float, dict[str, Any]] | None = None
+        self._imitated: dict[str, Any] | None = None
         self._restore()
 
     def run(self) -> None:
@@ -196,6 +198,8 @@ class _Training:
 
     def _learn_from_rewards(self, number: int) -> dict[str, Any]:
         if not number:
+            assert self._best is not None  # every round validates
+            self._imitated = self._best[1]
             # Its critic was told nothing so far: of the agent that only imitated, the actor alone is taken over.
             actor = copy.deepcopy(self._agent.actor.state_dict())
             self._agent = self._new_agent()
@@ -265,6 +269,7 @@ class _Training:
             "agent": agent_state(self._agent),
             "actor_optimizer": self._actor_optimizer.state_dict(),
             "best": self._best,
+            "imitated": self._imitated,
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -282,7 +287,8 @@ class _Training:
             ) from error
         if state.get("format") != _FORMAT or len(state["labels"]) > len(self._learned):
             raise ConfigError(f"{str(path)!r} is of another version", fix="remove it to begin anew, or train elsewhere")
-        self._done, self._history, self._best = state["done"], state["history"], state["best"]
+        self._done, self._history = state["done"], state["history"]
+        self._best, self._imitated = state["best"], state["imitated"]
         self._labels = [
             Label(chosen=tuple(chosen), cost_ns=cost_ns, thresholds=(thresholds[0], thresholds[1]))
             for chosen, cost_ns, thresholds in state["labels"]
@@ -308,9 +314,12 @@ class _Training:
     def finish(self) -> TrainedNetworks:
         """Export and judge."""
         assert self._best is not None  # every round validates
-        self._agent.actor.load_state_dict(self._best[1])
+        assert self._imitated is not None  # noted before rewards
         proposer, scheduler = self._folder / PROPOSER_NAME, self._folder / SCHEDULER_NAME
         self._write(PROPOSER_NAME, proposer_file(self._network))
+        self._agent.actor.load_state_dict(self._imitated)
+        self._write(IMITATION_NAME, scheduler_file(self._agent))
+        self._agent.actor.load_state_dict(self._best[1])
         self._write(SCHEDULER_NAME, scheduler_file(self._agent))
         placer = Learned(network=str(proposer), scheduler=str(scheduler))
         assert placer.digest is not None  # set when it was made
@@ -338,7 +347,8 @@ class _Training:
                 {
                     "untrained": untrained,
                     "trained": (self._folder / PROPOSER_NAME, self._folder / SCHEDULER_NAME),
-                    "trained proposer": (self._folder / PROPOSER_NAME, None),
+                    "trained, no rewards": (self._folder / PROPOSER_NAME, self._folder / IMITATION_NAME),
+                    "trained, no scheduler": (self._folder / PROPOSER_NAME, None),
                 },
                 noted=self._note("judging", total=len(problems)),
             )
