@@ -42,6 +42,7 @@ def test_compile_takes_the_options_of_a_bundle(model: Path, tmp_path: Path) -> N
         "tune": False,
         "memory_limit": None,
         "slim": False,
+        "objective": "latency",
         "padding": None,
         "split": "auto",
         "devices": [],

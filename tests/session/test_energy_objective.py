@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -101,6 +102,17 @@ def test_with_session_options_the_number_of_threads_is_the_callers() -> None:
     session = parallax.InferenceSession(transposes(), options, objective="energy")
     assert session.plan.provenance.source == "energy"
     assert session.get_session_options().intra_op_num_threads == 2
+
+
+@pytest.mark.parametrize("providers", [None, [PHONE, CPU]], ids=["CPU", "phone"])
+def test_what_the_runtime_refuses_is_refused_in_its_words(providers: Any) -> None:
+    proto = onnx.load_from_string(two_branches())
+    proto.graph.node[0].op_type = "MatMull"
+    refused = proto.SerializeToString()
+    with pytest.raises(Exception, match="MatMull") as theirs:
+        onnxruntime.InferenceSession(refused, providers=[CPU])
+    with pytest.raises(theirs.type, match="MatMull"):
+        parallax.InferenceSession(refused, providers=providers, threads=2, objective="energy")
 
 
 def test_a_memory_budget_has_the_last_word() -> None:
