@@ -90,3 +90,9 @@ def test_a_deadline_counts_down_and_has_parts() -> None:
     assert part.remaining_s == 3.0
     clock.sleep(30.0)
     assert deadline.remaining_s == part.remaining_s == 0.0
+
+
+def test_a_deadline_may_have_begun_before() -> None:
+    clock = Clock()
+    clock.sleep(7.0)
+    assert Deadline(10.0, clock, began_s=3.0).remaining_s == 6.0

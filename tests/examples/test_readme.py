@@ -27,6 +27,8 @@ FENCE = re.compile(
 )
 ANY_FENCE = re.compile(r"^```(\w+)$", re.MULTILINE)
 LONGEST_S = 900
+LARGE = {"sympy", "mpmath", "onnx-ir", "torch"}
+"""What no installation is to bring along."""
 
 
 class Block(NamedTuple):
@@ -127,6 +129,9 @@ def test_from_a_wheel_in_a_fresh_environment_every_block_runs(tmp_path: Path) ->
         [*pip, "--constraint", str(ROOT / "constraints.txt"), str(wheel)], capture_output=True, text=True, check=False
     )
     assert installed.returncode == 0, installed.stderr[-3000:]
+    listed = subprocess.run([*pip[:3], "list", "--format", "freeze"], capture_output=True, text=True, check=True).stdout
+    brought = {line.partition("==")[0].lower() for line in listed.splitlines()}
+    assert not brought & LARGE, "nothing imports them"
     printed = run_blocks(tmp_path, python)
     # What the first screen promises.
     assert "worth it: " in printed

@@ -25,7 +25,7 @@ from parallax.cli._energy import (
     measure_rows,
     source_for,
 )
-from parallax.cli._exits import INTERRUPTED_EXIT, say
+from parallax.cli._exits import BEGAN_S, INTERRUPTED_EXIT, say
 from parallax.cli._open import Subject, check_writable, prepare
 from parallax.cli._original import find_original
 from parallax.cli._providers import parse_providers
@@ -124,7 +124,7 @@ def bench_model(
         open_placer(policy)  # what is wrong with one is said now, not after a minute of measuring
     cores = options.threads or available_cores()
     rivals = runtime_rivals(cores)
-    deadline = Deadline(how.limit_s(len(rivals) + 1 + len(policies)))
+    deadline = Deadline(how.limit_s(len(rivals) + 1 + len(policies)), began_s=BEGAN_S.get())
     subject = prepare(
         model,
         inputs=inputs,

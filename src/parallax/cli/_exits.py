@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Final, ParamSpec, TypeVar
 
 import typer
@@ -15,6 +17,10 @@ INCONCLUSIVE_EXIT: Final = 3
 """Nothing was concluded: other programs used the cores while plans were measured."""
 INTERRUPTED_EXIT: Final = 130
 """What shells report for a process that SIGINT ended: 128 + 2."""
+
+BEGAN_S: Final = ContextVar[float | None]("BEGAN_S", default=None)
+"""When the command that runs now was called, by the monotonic clock: what it does is loaded afterwards, which takes
+seconds on a busy machine."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,6 +35,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        BEGAN_S.set(time.monotonic())
         try:
             return command(*args, **kwargs)
         except ParallaxError as error:

@@ -16,18 +16,21 @@ class Deadline:
     """A point in time by which some work is to end.
 
     Args:
-        seconds: from now.
+        seconds: from now, or from when it began.
         clock: seconds, monotonic.
+        began_s: by the clock; None: now.
     """
 
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, seconds: float, clock: Callable[[], float] = time.monotonic, *, began_s: float | None = None
+    ) -> None:
         self._clock = clock
-        self._began = clock()
+        self._began = clock() if began_s is None else began_s
         self.seconds = seconds
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since it was made."""
+        """Seconds since it began."""
         return self._clock() - self._began
 
     @property
