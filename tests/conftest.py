@@ -8,6 +8,7 @@ import tempfile
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests._older_runtimes import skip_older
 from tests._rotation import Rotation, add_options
 from tests._skips import SkipsAreFailures, read_allowed
 
@@ -18,6 +19,11 @@ settings.register_profile(
 )
 settings.register_profile("explore", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what an older ONNX Runtime does otherwise by itself (`tests._older_runtimes`)."""
+    skip_older(items)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

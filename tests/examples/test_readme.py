@@ -81,18 +81,26 @@ print("--- the end", flush=True)
 """
 
 
-def run_blocks(folder: Path, python: Path) -> str:
-    """Run all blocks in ``folder`` with the commands that are installed beside ``python``; returns what was printed."""
+def run_blocks(folder: Path, python: Path, wheel: Path) -> str:
+    """Run all blocks in ``folder`` with the commands that are installed beside ``python``; returns what was printed.
+
+    What they install from a checkout (".[openvino]") is installed from the wheel that was made of it.
+    """
     import json
 
     (folder / "runner.py").write_text(RUNNER)
-    listed = [(block.line, block.language, block.code) for block in ALL if block.reason is None]
+    listed = [
+        (block.line, block.language, block.code.replace("pip install '.[", f"pip install '{wheel}["))
+        for block in ALL
+        if block.reason is None
+    ]
     (folder / "blocks.json").write_text(json.dumps(listed))
     place = folder / "place"
     place.mkdir()
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     environment["PATH"] = f"{python.parent}{os.pathsep}{environment['PATH']}"
     environment["XDG_CACHE_HOME"] = str(folder / "cache")
+    environment["PIP_CONSTRAINT"] = str(ROOT / "constraints.txt")
     done = subprocess.run(
         [str(python), str(folder / "runner.py"), str(folder / "blocks.json")],
         cwd=place,
@@ -132,7 +140,7 @@ def test_from_a_wheel_in_a_fresh_environment_every_block_runs(tmp_path: Path) ->
     listed = subprocess.run([*pip[:3], "list", "--format", "freeze"], capture_output=True, text=True, check=True).stdout
     brought = {line.partition("==")[0].lower() for line in listed.splitlines()}
     assert not brought & LARGE, "nothing imports them"
-    printed = run_blocks(tmp_path, python)
+    printed = run_blocks(tmp_path, python, wheel)
     # What the first screen promises.
     assert "worth it: " in printed
     assert "outputs: equal to ONNX Runtime's, bit for bit" in printed or "outputs: within" in printed
