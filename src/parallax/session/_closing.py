@@ -57,7 +57,7 @@ class ClosableSession(SwappingSession):
                 # The threads that its end would wait for stayed in the parent.
                 self._leave_follower_to_parent()
                 FORKS.keep(*(self.__dict__.get(name) for name in HOLDING_ATTRIBUTES), opened)
-            elif self._captured_graph_bindings:
+            elif getattr(self, "_captured_graph_bindings", None):  # older runtimes have none
                 self._release_captured_graphs()
             self._stop_following("the session was closed")
             self._prepared.clear()
