@@ -7,7 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from parallax.backends import open_backend
 from parallax.errors import ConfigError
@@ -22,6 +25,7 @@ from parallax.profile import estimate_costs, surviving_tensors
 from parallax.schedule import verify_plan
 from parallax.schedule.placement import RowsAndRegions, ShardRows
 from tests.model._models import model, node, value, weight
+from tests.model.test_rows import random_products
 from tests.session.test_devices import PHONE
 
 ROWS, SIZE = 512, 256
@@ -176,6 +180,22 @@ def test_rows_and_regions_in_one_plan_gain_what_neither_does_alone() -> None:
     found = search_shared_rows(context, devices, _alone(context, devices), evaluations=placer.evaluations)
     assert found is not None
     assert found.best.simulated_ns < found.everywhere.simulated_ns <= found.balanced.simulated_ns
+
+
+@settings(max_examples=15, deadline=None)
+@given(random_products(), st.sampled_from([0.3, 0.6, 1.2]))
+def test_both_in_one_plan_are_never_predicted_to_be_slower_than_either(
+    drawn: tuple[onnx.ModelProto, set[str]], speed: float
+) -> None:
+    context, _ = on_phone(load_model(drawn[0]))
+    devices = {PHONE: PlanDevice(backend=open_backend(PHONE, {**STATED, "speed": speed}))}
+    both = plan_shared(context, devices, RowsAndRegions(evaluations=8), name="both")
+    regions = plan_shared(context, devices, RowsAndRegions(), name="regions", shares_rows=False)
+    assert both.chosen_ns <= regions.chosen_ns
+    rows = plan_shared(context, devices, ShardRows(), name="rows")
+    # The search keeps to shares of a tenth to nine tenths.
+    if rows.plan is None or 100 <= (rows.plan.rows_permille or 0) <= 900:
+        assert both.chosen_ns <= rows.chosen_ns
 
 
 def test_where_regions_alone_are_quickest_no_rows_are_shared() -> None:

@@ -67,8 +67,8 @@ def plan_shared(
 
     A placer with a method ``rows_share(balanced)`` is asked about the model split by rows: so much of them in the first
     part, given the share with which the first device and the CPU would end together. For one with ``rows_evaluations``,
-    so many splits are tried: shares, and layers that stay whole; then it is asked about the best of them, and about the
-    model as it is.
+    so many splits are tried: shares, and layers that stay whole; then it is asked about the best few of them, and about
+    the model as it is.
 
     Args:
         context: of the model, in its planned shapes.
@@ -95,42 +95,40 @@ def plan_shared(
     if len(unpriced) == len(studies):
         return SharedPlan(plan=None, devices=(), cpu_ns=cpu_ns, chosen_ns=cpu_ns, reason="; ".join(unpriced))
 
-    def find(
-        of: PlanningContext, on: Mapping[str, DeviceStudy], rows: _Rows | None = None
-    ) -> tuple[Coexecution, tuple[float, ...]]:
+    def find(of: PlanningContext, on: Mapping[str, DeviceStudy], rows: _Rows | None = None) -> _Placed:
         """The best placement of a context's model, and how it ranks."""
         problem = _problem(of, on) if rows is None else _problem(of, on, rows.split, rows.sides)
         names = [study.name for study in on.values() if study.offer is not None]
         by = quickest if rank is None else rank(of.graph, names)
         cores = of.cores if busy_cores is None else busy_cores
         found = find_placement(on_cores(problem, cores), (placer,), rank=by)
-        return found, by(found.best)
+        return _Placed(standing=by(found.best), context=of, studies=on, found=found, rows=rows)
 
-    alone: Coexecution | None = None
-    whole_standing: tuple[float, ...] = ()
-    rows: _Rows | None = None
+    def find_split(rows: _Rows) -> _Placed:
+        made = rows.split.model
+        of = PlanningContext(
+            made,
+            cores=context.cores,
+            costs=None if cost is None else cost(made),
+            survivors=surviving_tensors(made) if cost is None else None,
+            zero_worths=context.zero_worths,
+        )
+        return find(of, device_studies(of, devices, common_costs(of, backends), split=rows.split), rows)
+
+    placed: list[_Placed] = []
+    splits: list[_Rows] = []
     evaluations = getattr(placer, "rows_evaluations", None) if shares_rows else None
     if evaluations is not None:
-        alone, whole_standing = find(context, studies)
+        placed.append(find(context, studies))
+        alone = placed[0].found
         searched = search_shared_rows(context, devices, alone, evaluations=evaluations)
-        rows = None if searched is None else _Rows.of(searched.best, sides_of(context, alone))
+        if searched is not None:
+            splits = [_Rows.of(tried, sides_of(context, alone)) for tried in searched.candidates]
     elif shares_rows:
-        rows = _rows_for(placer, context, studies)
-    whole, found = context, alone
-    if rows is not None:
-        made = rows.split.model
-        costs = None if cost is None else cost(made)
-        survivors = surviving_tensors(made) if cost is None else None
-        worths = context.zero_worths
-        context = PlanningContext(made, cores=context.cores, costs=costs, survivors=survivors, zero_worths=worths)
-        of_rows = device_studies(context, devices, common_costs(context, backends), split=rows.split)
-        found, standing = find(context, of_rows, rows)
-        if alone is not None and whole_standing <= standing:
-            context, found, rows = whole, alone, None
-        else:
-            studies = of_rows
-    elif found is None:
-        found, _ = find(context, studies)
+        splits = _rows_for(placer, context, studies)
+    placed += [find_split(rows) for rows in splits] or ([] if placed else [find(context, studies)])
+    whole, chosen = context, min(placed, key=lambda each: each.standing)
+    context, studies, found, rows = chosen.context, dict(chosen.studies), chosen.found, chosen.rows
     offers = [asked for asked, study in studies.items() if study.offer is not None]
     best = found.best
     figures = f"{cpu_ns / 1e6:.3f} ms on the CPU alone"
@@ -184,14 +182,26 @@ class _Rows:
         return cls(split=tried.split, permille=tried.permille, whole=tried.whole, sides=sides)
 
 
-def _rows_for(placer: Placer, context: PlanningContext, studies: Mapping[str, DeviceStudy]) -> _Rows | None:
-    """The model split as a placer asks for; None where it does not, or there are no rows to split."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Placed:
+    """The best placement of a model, as it is or split by rows."""
+
+    standing: tuple[float, ...]
+    """How it ranks: less is better."""
+    context: PlanningContext
+    studies: Mapping[str, DeviceStudy]
+    found: Coexecution
+    rows: _Rows | None
+
+
+def _rows_for(placer: Placer, context: PlanningContext, studies: Mapping[str, DeviceStudy]) -> list[_Rows]:
+    """The model split as a placer asks for; none where it does not, or there are no rows to split."""
     rows_share = getattr(placer, "rows_share", None)
     if not callable(rows_share):
-        return None
+        return []
     permille = min(max(round(1000 * rows_share(_first_offer(studies).balanced_share)), 1), 999)
     split = split_rows(context.model, permille / 1000)
-    return None if split is None else _Rows(split=split, permille=permille)
+    return [] if split is None else [_Rows(split=split, permille=permille)]
 
 
 def search_shared_rows(
