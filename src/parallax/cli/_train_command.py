@@ -44,7 +44,7 @@ def train_command(
 ) -> None:
     """Train networks that place models on devices, for policy="learned,network=...,scheduler=...".
 
-    Needs the extra "train". Takes less than half an hour on two cores; --steps 1000 shows in a minute how it goes. By
+    Needs the extra "train". Takes about half an hour on an idle machine; --steps 1000 shows in a minute how it goes. By
     default it learns from the zoo on all emulated devices but one, and from random models; some of the zoo is kept
     apart to judge what came out. The same seed gives the same digest on one machine.
 
