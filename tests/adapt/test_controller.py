@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import re
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ from parallax.schedule.placement import Machine
 from tests.schedule.test_plan_json import make_plan, make_segment
 
 MS = 1_000_000
+PAUSE_NS = 50 * MS
 MACHINE = Machine(cores=2)
 
 
@@ -62,6 +64,10 @@ class World:
             self.controller.add(ready(label, plan))
         self.now_ns = 0
         self.state = CALM
+        self.wrong: dict[str, float] = {}
+        """Plan -> how many times as long as the state explains it takes in truth."""
+        self.spread = 0.0
+        """Standard deviation of the logarithm of what all segments of a run take together."""
         self.events: list[Event] = []
         self._random = random.Random(seed)
         self._noise = noise
@@ -80,8 +86,9 @@ class World:
         plan = self.controller.plans[self.controller.current].plan
         number = next(self._numbers)
         took = []
+        common = self.wrong.get(self.label, 1.0) * math.exp(self._random.gauss(0, self.spread))
         for segment in plan.segments:
-            factor = self.state.slowdown(processor_of(segment)) * max(0.5, self._random.gauss(1, self._noise))
+            factor = common * self.factor(processor_of(segment))
             took.append(round(segment.cost_ns * factor))
         for event in run_events(plan, number, self.now_ns, took):
             self.emit(event)
@@ -96,17 +103,30 @@ class World:
             self.now_ns += round(took_s * 1e9)
             self.controller.probed(due, self.state.slowdown(due), took_s=took_s, now_s=self.now_ns / 1e9)
 
+    def factor(self, processor: str) -> float:
+        """How many times as long as predicted a segment takes there, this time."""
+        return self.state.slowdown(processor) * max(0.5, self._random.gauss(1, self._noise))
+
     def run_for(self, seconds: float) -> int:
-        """Runs in so many seconds; returns how many."""
+        """Runs in so many seconds; returns how many. Two are watched at a time, then none for a twentieth of a second,
+        as sessions do it."""
         end, runs = self.now_ns + seconds * 1e9, 0
         while self.now_ns < end:
+            before_ns = self.now_ns
             self.run()
             runs += 1
+            if runs % 2 == 0 and not self.controller.is_trying:
+                unseen = round(PAUSE_NS / (self.now_ns - before_ns))
+                self.now_ns += unseen * (self.now_ns - before_ns)
+                runs += unseen
         return runs
 
     def best(self) -> str:
         plans = self.controller.plans
-        return min(plans, key=lambda plan: predict_ns(plan.plan, self.state, cost_ns=plan.cost_ns)).label
+        return min(
+            plans,
+            key=lambda plan: predict_ns(plan.plan, self.state, cost_ns=plan.cost_ns) * self.wrong.get(plan.label, 1.0),
+        ).label
 
 
 def run_events(plan: Plan, run: int, begin_ns: int, took: list[int]) -> Iterator[Event]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallax.adapt import choose_portfolio, state_grid
+from parallax.adapt import CPU_NARROW, CPU_WIDE, choose_portfolio, crowded_states, state_grid
 from parallax.errors import ConfigError
 
 
@@ -75,3 +75,12 @@ def test_the_grid_begins_with_the_calm_state_and_holds_each_state_once() -> None
     # Devices are slowed one at a time.
     assert len(state_grid(["gpu", "npu"])) == 3 * (1 + 3 + 3)
     assert len(state_grid([])) == 3
+
+
+def test_crowds_come_with_every_slow_down_of_a_device() -> None:
+    states = crowded_states(["gpu"], device_factors=(1.0, 4.0))
+    assert len(set(map(str, states))) == len(states) == 4
+    assert {state.slowdown("gpu") for state in states} == {1.0, 4.0}
+    assert states[: len(crowded_states())] == crowded_states()
+    for state in states:
+        assert state.slowdown(CPU_WIDE) > state.slowdown(CPU_NARROW) >= 1

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import pytest
 
-from parallax.adapt import CALM, CPU_NARROW, CPU_WIDE, Controller, MeteredRun, ProbePlan, ReadyPlan, crowded_states
+from parallax.adapt import CALM, CPU_NARROW, CPU_WIDE, Controller, MeteredRun, ProbePlan, ReadyPlan
 from parallax.events import Event
 from parallax.schedule import Plan
 from tests.adapt.test_controller import MACHINE, MS, cpu_plan, device_plan, ready, run_events, shared_plan
@@ -111,6 +111,18 @@ def test_no_plan_is_better_than_the_first_in_the_calm_state() -> None:
     assert raised.plan == first.plan
 
 
-def test_in_a_crowd_several_threads_lose_more_than_one() -> None:
-    for state in crowded_states():
-        assert state.slowdown(CPU_WIDE) > state.slowdown(CPU_NARROW) >= 1
+def test_probes_of_all_processors_together_keep_to_their_share_of_the_time() -> None:
+    controller = controller_of(
+        ready("device", device_plan()), ready("wide", cpu_plan()), ready("narrow", narrow_plan())
+    )
+    now, spent, probed = 0.0, 0.0, set[str]()
+    while now < 1000:
+        due = controller.probe_due(now)
+        if due is not None:
+            now += 0.05
+            spent += 0.05
+            probed.add(due)
+            controller.probed(due, 1.0 if int(now) % 20 else 3.0, took_s=0.05, now_s=now)  # it changes now and then
+        now += 0.1
+    assert probed == {CPU_NARROW, CPU_WIDE}
+    assert 0 < spent <= 0.01 * (now + 10) + 0.05

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
-from parallax.adapt._decision import CHANGED, Dwell, ProbePlan, better_plan
+from parallax.adapt._decision import CHANGED, PROBE_SHARE, SAVED_S, Dwell, ProbePlan, better_plan, least_gain
 from parallax.adapt._meter import MeteredRun, RunMeter
-from parallax.adapt._slowdown import SlowdownEstimator
+from parallax.adapt._slowdown import Slowdown, SlowdownEstimator
 from parallax.adapt._state import CALM, CPU_NARROW, CPU_WIDE, HardwareState, predict_ns, processors_of
+from parallax.adapt._trial import Setback, Trial, Verdict
 from parallax.events import Event
 from parallax.schedule import Plan
 from parallax.schedule.placement import Machine
@@ -79,10 +80,16 @@ class Switch:
     after_ns: int
     """What a run takes by either, predicted for the state."""
     state: HardwareState
+    measured_ns: tuple[int, int] | None = None
+    """What a run took by the plan before, and by the one after when that was in force last; None where nothing but
+    predictions led to the switch."""
 
     @property
     def reason(self) -> str:
         """Why, for people."""
+        if self.measured_ns is not None:
+            before_ns, after_ns = self.measured_ns
+            return f"{after_ns / 1e6:.2f} ms measured, {before_ns / 1e6:.2f} ms by {self.before}"
         slow = ", ".join(
             f"{name} at {factor:.2g} times its predicted time"
             for name, factor in sorted(self.state.slowdowns.items())
@@ -97,7 +104,10 @@ class _Known:
     """What is kept of each ready plan."""
 
     ready: ReadyPlan
+    calm_ns: int
+    """What a run takes by it in the calm state."""
     predicted_ns: int = 0
+    """What it takes in the state in which plans were compared last."""
 
 
 @dataclass(slots=True)
@@ -120,9 +130,26 @@ class Controller:
     _estimator: SlowdownEstimator = field(init=False, default_factory=SlowdownEstimator)
     _dwell: Dwell = field(init=False, default_factory=Dwell)
     _probes: dict[str, ProbePlan] = field(init=False, default_factory=dict)
+    _next_probe_s: float = field(init=False, default=-math.inf)
+    """Before, probes of all processors together would take more than their share of the time."""
     _compared: HardwareState | None = field(init=False, default=None)
+    """The state in which plans were compared last."""
+    _compared_s: float = field(init=False, default=-math.inf)
+    """When that was."""
+    _compared_gain: float = field(init=False, default=1.0)
+    """What another plan had to save then."""
     _fresh: int = field(init=False, default=0)
     _warm_ns: int = field(init=False, default=0)
+    _pace: Slowdown = field(init=False, default_factory=Slowdown)
+    """How long whole runs by the plan in force take, against what they take when all is calm."""
+    _paced: int = field(init=False, default=0)
+    """Runs that this is made of."""
+    _trial: Trial | None = field(init=False, default=None)
+    """What the plan in force has to prove."""
+    _setbacks: dict[int, Setback] = field(init=False, default_factory=dict)
+    """Of plans that were measured to be slower than another; also those that are over, since the next one is longer."""
+    _goes_back: bool = field(init=False, default=False)
+    """Whether the plan that was decided on is one to go back to."""
 
     @property
     def plans(self) -> tuple[ReadyPlan, ...]:
@@ -134,9 +161,13 @@ class Controller:
         """The machine's, by all runs and probes so far."""
         return self._estimator.state()
 
+    def least_slowdown(self, processor: str) -> float | None:
+        """See `SlowdownEstimator.least`."""
+        return self._estimator.least(processor)
+
     def add(self, ready: ReadyPlan) -> int:
         """Another plan is ready; returns its index. The first one added is in force."""
-        self._plans.append(_Known(ready))
+        self._plans.append(_Known(ready, calm_ns=max(1, ready.predict_ns(CALM, self.machine))))
         self._compared = None
         return len(self._plans) - 1
 
@@ -145,17 +176,26 @@ class Controller:
         run = self._meter.read(event)
         if run is None:
             return None
+        index = self._index_of(run.plan)
+        if index is None or not self._plans[index].ready.is_expected(run):
+            return None
+        known = self._plans[index]
+        self.runs += 1
+        if index == self.current and self._fresh < _FRESH_RUNS:
+            self._fresh, self._warm_ns = self._fresh + 1, event.time_ns
+        elif event.time_ns - run.duration_ns >= self._warm_ns:
+            if index == self.current:
+                self._pace = self._pace.updated(max(1, run.duration_ns) / run.concurrent / known.calm_ns)
+                self._paced += 1
+            self._count(run.ratios(known.ready.cost_ns), event.time_ns / 1e9)
+        return run
+
+    def _index_of(self, plan: Plan) -> int | None:
+        # All of them by identity first: to compare two plans takes as long as they are alike.
         for index, known in enumerate(self._plans):
-            if known.ready.plan is run.plan or known.ready.plan == run.plan:
-                if not known.ready.is_expected(run):
-                    return None
-                self.runs += 1
-                if index == self.current and self._fresh < _FRESH_RUNS:
-                    self._fresh, self._warm_ns = self._fresh + 1, event.time_ns
-                elif event.time_ns - run.duration_ns >= self._warm_ns:
-                    self._count(run.ratios(known.ready.cost_ns), event.time_ns / 1e9)
-                return run
-        return None
+            if known.ready.plan is plan:
+                return index
+        return next((index for index, known in enumerate(self._plans) if known.ready.plan == plan), None)
 
     def forget_runs(self) -> None:
         """Runs that were in flight are not heard of any more: those who watch were away."""
@@ -179,24 +219,95 @@ class Controller:
 
     def decide(self, now_s: float) -> int | None:
         """The plan to go over to, or None. Whoever goes over calls `switched`."""
-        if len(self._plans) < 2 or self._fresh < _FRESH_RUNS or not self._dwell.may_switch(now_s):
+        if len(self._plans) < 2 or self._fresh < _FRESH_RUNS:
             return None
         state = self.state
-        if self._compared is not None and not _differs(state, self._compared):
+        if self._trial is not None:
+            return self._judge(self._trial, state, now_s)
+        gain = least_gain(self._deviation)
+        if not self._dwell.may_switch(now_s) or not self._is_worth_comparing(state, gain, now_s):
             return None
-        self._compared = state
-        for known in self._plans:
-            known.predicted_ns = known.ready.predict_ns(state, self.machine)
+        self._compared, self._compared_gain, self._compared_s = state, gain, now_s
+        self._predict(state)
+        now_ns = self._plans[self.current].predicted_ns
         chosen = better_plan(
             self.current,
-            [known.predicted_ns for known in self._plans],
+            [
+                now_ns if self._is_held_back(index, now_s) else known.predicted_ns
+                for index, known in enumerate(self._plans)
+            ],
             switch_ns=[known.ready.switch_ns for known in self._plans],
+            gain=gain,
         )
         return None if chosen == self.current else chosen
+
+    @property
+    def _deviation(self) -> float:
+        """Standard deviation of the logarithm of the slow-downs that the plan in force shows."""
+        seen = processors_of(self._plans[self.current].ready.plan)
+        return math.sqrt(max((self._estimator.estimate(name).variance for name in seen), default=0.0))
+
+    def _is_worth_comparing(self, state: HardwareState, gain: float, now_s: float) -> bool:
+        """Whether anything is another than when plans were compared last."""
+        void = [index for index, setback in self._setbacks.items() if setback.is_void(state, self._deviation)]
+        for index in void:
+            del self._setbacks[index]
+        is_over = any(self._compared_s < setback.until_s <= now_s for setback in self._setbacks.values())
+        is_surer = gain < self._compared_gain - _NOTICEABLE
+        return bool(void) or is_over or is_surer or self._compared is None or _differs(state, self._compared)
+
+    def _seen(self, state: HardwareState) -> HardwareState:
+        """Of a state, what runs of the plan in force tell: what others told may be forgotten, or wrong for it."""
+        hidden = self.hidden
+        kept = {name: factor for name, factor in state.slowdowns.items() if name not in hidden}
+        return replace(state, slowdowns=MappingProxyType(kept))
+
+    def _is_held_back(self, index: int, now_s: float) -> bool:
+        setback = self._setbacks.get(index)
+        return setback is not None and not setback.is_over(now_s)
+
+    @property
+    def _pace_ns(self) -> float:
+        """What a run by the plan in force takes, as measured."""
+        return self._pace.value * self._plans[self.current].calm_ns
+
+    def _judge(self, trial: Trial, state: HardwareState, now_s: float) -> int | None:
+        """The plan before, if it was quicker; else the one in force stays, or goes on being tried."""
+        verdict = trial.verdict(self._pace_ns, self._pace, self._paced)
+        if verdict is None:
+            return None
+        if verdict is Verdict.KEPT:
+            self._trial, self._compared = None, None
+            lost = self._setbacks.get(trial.before)
+            if lost is None or lost.state is not None:
+                self._setbacks[trial.before] = Setback.after(lost, now_s)
+            for index, setback in self._setbacks.items():
+                if setback.state is None:
+                    self._setbacks[index] = replace(setback, state=self._seen(state), deviation=self._deviation)
+            return None
+        self._setbacks.pop(trial.before, None)
+        if trial.is_return and not self._dwell.may_switch(now_s):
+            # It was right to try the other one, since when the machine has changed: what is predicted decides again.
+            self._trial, self._compared = None, None
+            return None
+        self._setbacks[self.current] = Setback.after(self._setbacks.get(self.current), now_s)
+        self._goes_back = True
+        self._predict(state)
+        return trial.before
+
+    def _predict(self, state: HardwareState) -> None:
+        for known in self._plans:
+            known.predicted_ns = known.ready.predict_ns(state, self.machine)
+
+    @property
+    def is_trying(self) -> bool:
+        """Whether the plan in force is being compared with the one before, so that its runs are not to be disturbed."""
+        return self._trial is not None
 
     def switched(self, index: int, now_s: float) -> Switch:
         """The plan ``index`` is in force now."""
         before, after = self._plans[self.current], self._plans[index]
+        former, goes_back = self._trial, self._goes_back
         switch = Switch(
             at_s=now_s,
             before=before.ready.label,
@@ -204,14 +315,30 @@ class Controller:
             before_ns=before.predicted_ns,
             after_ns=after.predicted_ns,
             state=self.state,
+            measured_ns=(round(self._pace_ns), round(former.before_ns)) if former and goes_back else None,
         )
         self.switches = [*self.switches, switch][-_LONGEST_HISTORY:]
-        self.current, self._fresh, self._compared = index, 0, None
-        self._dwell = self._dwell.switched(now_s)
+        self._trial = None
+        if self._paced:
+            self._trial = Trial(
+                before=self.current,
+                before_ns=self._pace_ns,
+                before_variance=self._pace.variance,
+                dwell=self._dwell,
+                is_return=goes_back,
+            )
+        if former is not None and goes_back and not former.is_return:
+            self._dwell = former.dwell  # the plan is in force for as long as if it had not been left
+        else:
+            self._dwell = self._dwell.switched(now_s)
+        self.current, self._fresh, self._compared, self._goes_back = index, 0, None, False
+        self._pace, self._paced = Slowdown(noise=self._pace.noise), 0  # runs differ as much by one plan as by the other
         return switch
 
     def probe_due(self, now_s: float) -> str | None:
         """A processor that another plan uses and the one in force does not, and that it is time to look at."""
+        if self.is_trying or now_s < self._next_probe_s:
+            return None
         hidden = self.hidden
         for processor in sorted(hidden):
             planned = self._probes.setdefault(processor, ProbePlan(next_s=now_s))
@@ -243,6 +370,10 @@ class Controller:
             self._estimator.forget(processor)
             self._estimator.update({processor: ratio})
         after = self._estimator.estimate(processor).value
+        for index, setback in self._setbacks.items():
+            if ratio is not None and setback.state is not None and processor not in setback.state.slowdowns:
+                self._setbacks[index] = replace(setback, state=setback.state.slowed(processor, after))
+        self._next_probe_s = max(self._next_probe_s, now_s - SAVED_S) + took_s / PROBE_SHARE
         planned = self._probes.get(processor, ProbePlan(next_s=now_s))
         self._probes[processor] = planned.probed(now_s, took_s=took_s, before=before, after=after)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 LEAST_GAIN: Final = 0.05
-"""The part of the latency that another plan must be predicted to save."""
+"""The part of the latency that another plan must be predicted to save at least."""
 
 HORIZON_S: Final = 1.0
 """A switch must pay for itself in what runs take in this time."""
@@ -22,7 +22,10 @@ CALM_S: Final = 5.0
 """Without a switch for so long after a plan might have been left, the dwelling time is the least again."""
 
 PROBE_SHARE: Final = 0.01
-"""Of the time, at most, goes into probes."""
+"""Of the time, at most, goes into probes of all processors together."""
+
+SAVED_S: Final = 10.0
+"""Of so long a time without probes the share may be spent at once: after a change there is more to look at."""
 
 FIRST_PAUSE_S: Final = 1.0
 MOST_PAUSE_S: Final = 64.0
@@ -31,8 +34,26 @@ CHANGED: Final = 0.25
 """A probe that finds a processor faster or slower by this part has found a change."""
 
 
+DOUBTS: Final = 1.5
+"""And so many standard deviations of the logarithm of what runs are estimated to take."""
+
+
+def least_gain(deviation: float) -> float:
+    """The part of the latency that another plan must be predicted to save.
+
+    Args:
+        deviation: the standard deviation of the logarithm of what runs are estimated to take.
+    """
+    return max(LEAST_GAIN, -math.expm1(-DOUBTS * deviation))
+
+
 def better_plan(
-    current: int, predicted_ns: Sequence[int], *, switch_ns: Sequence[int], horizon_s: float = HORIZON_S
+    current: int,
+    predicted_ns: Sequence[int],
+    *,
+    switch_ns: Sequence[int],
+    gain: float = LEAST_GAIN,
+    horizon_s: float = HORIZON_S,
 ) -> int:
     """The plan to go over to, or ``current``.
 
@@ -40,6 +61,7 @@ def better_plan(
         current: the plan in force.
         predicted_ns: per plan, what a run takes in the machine's state.
         switch_ns: per plan, what going over to it costs, runs that take longer at first included.
+        gain: the part of the latency that it must save.
         horizon_s: runs one after the other for so long must save more than that.
     """
     now_ns = predicted_ns[current]
@@ -47,7 +69,7 @@ def better_plan(
     best, best_saved = current, 0.0
     for index, ns in enumerate(predicted_ns):
         saved = runs * (now_ns - ns) - switch_ns[index]
-        if index != current and ns <= (1 - LEAST_GAIN) * now_ns and saved > best_saved:
+        if index != current and ns <= (1 - gain) * now_ns and saved > best_saved:
             best, best_saved = index, saved
     return best
 

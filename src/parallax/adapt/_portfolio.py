@@ -21,6 +21,9 @@ CPU_FACTORS: Final = (1.0, 2.0, 5.0)
 DEVICE_FACTORS: Final = (1.0, 2.0, 4.0, 8.0)
 """Slow-downs of a device that plans are made for."""
 
+CROWDED: Final = ((1.0, 2.0), (2.0, 5.0))
+"""Slow-downs of one thread, and of several, where something else has half of the cores, or most."""
+
 _MOST_SUBSETS: Final = 20_000
 """Choices of plans that are looked through; beyond, plans are chosen one after the other."""
 
@@ -48,12 +51,17 @@ def state_grid(
     return tuple(states.values())
 
 
-def crowded_states() -> tuple[HardwareState, ...]:
+def crowded_states(
+    devices: Sequence[str] = (), *, device_factors: Sequence[float] = DEVICE_FACTORS
+) -> tuple[HardwareState, ...]:
     """States in which something else has half of the cores, or most: one thread finds a free core, or waits for its
-    turn on one; of several, the slowest decides."""
+    turn on one; of several, the slowest decides. With every slow-down of a device, one at a time, as in `state_grid`.
+    """
+    slowed = [(device, factor) for device in devices for factor in device_factors if factor != 1]
     return tuple(
-        HardwareState(slowdowns=MappingProxyType({CPU_NARROW: narrow, CPU_WIDE: wide}))
-        for narrow, wide in ((1.0, 2.0), (2.0, 5.0))
+        HardwareState(slowdowns=MappingProxyType({CPU_NARROW: narrow, CPU_WIDE: wide, **dict(device)}))
+        for device in ([], *([one] for one in slowed))
+        for narrow, wide in CROWDED
     )
 
 

@@ -77,6 +77,7 @@ class Adaptation:
                     "after": switch.after,
                     "before_ms": switch.before_ns / 1e6,
                     "after_ms": switch.after_ns / 1e6,
+                    "measured_ms": None if switch.measured_ns is None else [ns / 1e6 for ns in switch.measured_ns],
                     "slowdowns": dict(switch.state.slowdowns),
                     "reason": switch.reason,
                 }

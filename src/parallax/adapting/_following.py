@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from parallax.adapt import (
@@ -116,6 +116,7 @@ class Follower:
         self._left_out: list[str] = []  # (lock)
         self._watched = 0  # (lock) runs that ended since one looks
         self._probes: dict[str, ProcessorProbe | None] = {}  # the thread's own
+        self._left: dict[str, float] = {}  # the thread's own: processors -> how slow they were when they were left
         self._has_news = threading.Event()
         self._is_stopped = threading.Event()
         self._is_complete = False
@@ -200,8 +201,9 @@ class Follower:
                 self._await_news()
                 if not self._is_stopped.is_set():
                     self._decide()
-                    self._probe()
-                    self._is_stopped.wait(_PAUSE_S)
+                    if not self._is_trying():
+                        self._probe()
+                        self._is_stopped.wait(_PAUSE_S)
         except Exception as error:
             # A session that does not follow the machine is a session all the same.
             if not self._is_stopped.is_set():
@@ -257,7 +259,7 @@ class Follower:
                 if self._allows_splits or len(plan.plan.segments) == 1
             ),
         ]
-        states = _states(request)
+        states = _states(request, crowded=_names(request))
         chosen = choose_portfolio(
             [[plan.predict_ns(state, machine) for state in states] for plan in candidates],
             sizes_bytes=[request.model.weight_bytes] * len(candidates),
@@ -338,40 +340,48 @@ class Follower:
             opened = self._opened[chosen]
             switch = controller.switched(chosen, now)
             newly_hidden = controller.hidden - hidden
+        for processor in newly_hidden:
+            self._left[processor] = slow.slowdown(processor)
         session = self._session()
         if session is None:
             return
         session.use_prepared(opened, f"{switch.after}: {switch.reason}")
         del session
         logger.info("the plan is %s now: %s", switch.after, switch.reason)
-        # What the plan does not use any more was known until now: probes are told by it.
-        for processor in sorted(newly_hidden):
-            with WORK.turn:
-                probe = self._probe_of(processor)
-                if probe is not None:
-                    probe.calibrate(slow.slowdown(processor))
+
+    def _is_trying(self) -> bool:
+        with self._lock:
+            return self._controller is not None and self._controller.is_trying
 
     def _probe(self) -> None:
-        """Look at a processor that the plan in force does not use, if it is time to."""
+        """Look at a processor that the plan in force does not use, if it is time to.
+
+        What the plan used until it was left was known then: its probe is told by that first.
+        """
         began = self._clock()
         with self._lock:
             controller = self._controller
-            processor = None if controller is None else controller.probe_due(began)
-        if controller is None or processor is None:
-            return
-        known = controller.state.slowdown(processor)
+            if controller is None:
+                return
+            self._left = {name: factor for name, factor in self._left.items() if name in controller.hidden}
+            processor = next(iter(self._left), None) or controller.probe_due(began)
+            if processor is None:
+                return
+            known, least = controller.state.slowdown(processor), controller.least_slowdown(processor)
+        known = self._left.get(processor, known)
         ratio: float | None = None
         try:
             with WORK.turn:
-                began = self._clock()
                 probe = self._probe_of(processor)
-                if probe is not None and not probe.is_calibrated:
-                    probe.calibrate(known)
+                began = self._clock()
+                if probe is not None and (processor in self._left or not probe.is_calibrated):
+                    probe.calibrate(known, least)
                     ratio = known
                 elif probe is not None:
                     ratio = probe.ratio()
         except ParallaxError as error:
             logger.info("%s cannot be probed: %s", processor, error)
+        self._left.pop(processor, None)
         ended = self._clock()
         with self._lock:
             controller.probed(processor, ratio, took_s=ended - began, now_s=ended)
@@ -396,11 +406,20 @@ class Follower:
         return open_backend(processor), 1
 
 
-def _states(request: PlanRequest) -> tuple[HardwareState, ...]:
-    """That plans are kept ready for."""
-    devices = tuple(device.backend.info.name for device in request.devices.values())
-    grid = state_grid(devices, device_factors=(*DEVICE_FACTORS, _AS_GOOD_AS_GONE))
-    return grid + (crowded_states() if request.cores > 1 else ())
+def _states(request: PlanRequest, *, crowded: Sequence[str] = ()) -> tuple[HardwareState, ...]:
+    """That plans are kept ready for.
+
+    Args:
+        crowded: devices that are slowed while others take the cores, too. To look for placements in all these states
+            would take long, and finds nothing else.
+    """
+    factors = (*DEVICE_FACTORS, _AS_GOOD_AS_GONE)
+    grid = state_grid(_names(request), device_factors=factors)
+    return grid + (crowded_states(crowded, device_factors=factors) if request.cores > 1 else ())
+
+
+def _names(request: PlanRequest) -> tuple[str, ...]:
+    return tuple(device.backend.info.name for device in request.devices.values())
 
 
 def _next(plans: Iterator[ReadyPlan]) -> ReadyPlan | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from parallax.backends import Backend, CompiledModel, CompileOptions, DeviceKind
@@ -13,20 +15,68 @@ from parallax.model import Probe, probe_model
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_CPU_SIDE: Final = 384
-"""Of the square matrices whose product is a probe of the CPU: a millisecond or two on one core."""
+_CPU_SIDE: Final = 256
+"""Of the square matrices whose product is a probe of the CPU: some tenths of a millisecond on one core."""
 
 _DEVICE_SIDE: Final = 768
 """Of those for a device: large enough that computing takes most of the time, and not starting to."""
 
 _FLOAT_BYTES: Final = 4
 
-_LONG_NS: Final = 3_000_000
-"""A run that takes so long is not run twice."""
+_PROBE_NS: Final = 10_000_000
+"""A probe computes for so long. A thread that has slept is let run at once, for some milliseconds, however many others
+there are: what it takes then says nothing of what a model would take."""
+
+_LEAST_RUNS: Final = 2
+_MOST_RUNS: Final = 100
+
+_CONTENDED: Final = 1.3
+"""Where runs take so many times as long as the quickest of them on average, others took the processor meanwhile."""
+
+_STEEPEST: Final = 1.5
+"""Power of what a probe takes that a model is taken to feel, at most; and at least one by this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeTimes:
+    """What the runs of one probe took, in ns."""
+
+    mean_ns: float
+    least_ns: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What a probe took while it was known how slow the processor was.
+
+    A model may feel others that take the cores more than a probe does, since its threads wait for each other more
+    often. What it took when nobody did is known too, and so is the quickest run of the probe, which nobody disturbed:
+    between these two points a power of what the probe takes is what the model feels; beyond, as much as the probe.
+    """
+
+    times: ProbeTimes
+    slowdown: float
+    least: float | None = None
+    """The slow-down that the processor has when all is calm; None where it is not known."""
+
+    def slowdown_by(self, times: ProbeTimes) -> float:
+        """How slow the processor is where a probe takes this."""
+        power = 1.0
+        contention = self.times.mean_ns / self.times.least_ns
+        is_between = times.mean_ns < self.times.mean_ns
+        if is_between and self.least is not None and contention > _CONTENDED and self.least < self.slowdown:
+            power = math.log(self.slowdown / self.least) / math.log(contention)
+            power = min(_STEEPEST, max(1 / _STEEPEST, power))
+        least = self.slowdown if self.least is None else min(self.least, self.slowdown)
+        return max(
+            self.slowdown * math.pow(times.mean_ns / self.times.mean_ns, power),
+            # No quicker than undisturbed: what disturbed it when it was calibrated may have been the session's own.
+            least * times.least_ns / self.times.least_ns,
+        )
 
 
 class ProcessorProbe:
-    """A matrix product on one processor, which is timed against what it takes when all is calm.
+    """A matrix product on one processor, which is timed against what it took when it was known how slow that is.
 
     Args:
         backend: of the processor.
@@ -41,31 +91,39 @@ class ProcessorProbe:
             probe_model(Probe.PRODUCT, side=side), width=width, options=CompileOptions(exclusive=True, work=_work(side))
         )
         self._feeds: Mapping[str, Any] = {name: _zeros(side) for name in "ab"}
-        self._unit_ns: float | None = None
+        self._calibration: Calibration | None = None
         self._took_ns()  # programs and buffers are made
+        quickest = min(self._took_ns() for _ in range(3))
+        self._runs = min(_MOST_RUNS, max(_LEAST_RUNS, math.ceil(_PROBE_NS / quickest)))
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether it is known what it takes when all is calm."""
-        return self._unit_ns is not None
+        """Whether it is known what it takes when the processor is how slow."""
+        return self._calibration is not None
 
-    def calibrate(self, slowdown: float) -> None:
-        """Note what it takes now, where the processor is known to be so slow. Raises: BackendError."""
-        self._unit_ns = max(1.0, self._took_ns() / slowdown)
+    def calibrate(self, slowdown: float, least: float | None = None) -> None:
+        """Note what it takes now, where the processor is known to be so slow. Raises: BackendError.
+
+        Args:
+            slowdown: of the processor now.
+            least: that it has when all is calm; None where it is not known.
+        """
+        self._calibration = Calibration(times=self._times(), slowdown=slowdown, least=least)
 
     def ratio(self) -> float:
         """How slow the processor is now; to be called once it is calibrated. Raises: BackendError."""
-        assert self._unit_ns is not None
-        return self._took_ns() / self._unit_ns
+        assert self._calibration is not None
+        return self._calibration.slowdown_by(self._times())
+
+    def _times(self) -> ProbeTimes:
+        """Of runs in a row."""
+        took = [self._took_ns() for _ in range(self._runs)]
+        return ProbeTimes(mean_ns=sum(took) / len(took), least_ns=min(took))
 
     def _took_ns(self) -> int:
-        """The quicker of two runs, if they are short: of these, one may be unlucky."""
-        times: list[int] = []
-        while len(times) < 2 and sum(times) < _LONG_NS:
-            begin = time.perf_counter_ns()
-            self._model.run_with_ort_values(self._feeds, ["y"])
-            times.append(time.perf_counter_ns() - begin)
-        return max(1, min(times))
+        begin = time.perf_counter_ns()
+        self._model.run_with_ort_values(self._feeds, ["y"])
+        return max(1, time.perf_counter_ns() - begin)
 
 
 def _work(side: int) -> Work:
