@@ -10,56 +10,38 @@ import pickle
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 import parallax
-from parallax.adapt import CALLER_RULES, _callers
+from parallax.adapt import CALLER_RULES
 from parallax.adapting import _serving_callers
 from parallax.engine import CountedRunner, EventRecorder, WholeRunner
-from parallax.errors import SessionClosedError
 from parallax.events import PlanSwapped, RunAdmitted
 from tests.engine._replay import verify_events
 from tests.partition._encoders import Choices, encoder
-from tests.session._dropin import branches_model, model_of
-
-CPU = "CPUExecutionProvider"
-SIZE = 256
-LIMIT_S = 120
-"""Nothing is timed by this: it ends a test that would never end."""
-MANY = 8
-"""So many callers have several runs in flight even on a busy machine, where each also waits for Python's lock."""
-
-
-def dense_chain(depth: int = 6) -> bytes:
-    """Matrix products one after the other over x[64, SIZE]: a millisecond or two, nearly all of it in the runtime."""
-    rng = np.random.default_rng(0)
-    weights = [
-        numpy_helper.from_array((rng.standard_normal((SIZE, SIZE)) / 16).astype(np.float32), f"w{step}")
-        for step in range(depth)
-    ]
-    nodes = []
-    for step in range(depth):
-        nodes.append(helper.make_node("MatMul", [f"t{step}" if step else "x", f"w{step}"], [f"p{step}"]))
-        nodes.append(helper.make_node("Tanh", [f"p{step}"], [f"t{step + 1}" if step + 1 < depth else "y"]))
-    return model_of(
-        nodes,
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [64, SIZE])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [64, SIZE])],
-        weights,
-    ).SerializeToString()
-
-
-MODEL = dense_chain()
-INPUTS = [np.random.default_rng(seed).standard_normal((64, SIZE)).astype(np.float32) for seed in range(5)]
+from tests.session._calling import (
+    CPU,
+    INPUTS,
+    LIMIT_S,
+    MANY,
+    MODEL,
+    calling,
+    decide_trials,
+    dense_chain,
+    is_narrow,
+    is_right,
+    run_alone_until,
+    wait_until,
+)
+from tests.session._dropin import branches_model
 
 
 @pytest.fixture(scope="module")
@@ -68,88 +50,10 @@ def wanted() -> list[Any]:
     return [stock.run(None, {"x": x})[0] for x in INPUTS]
 
 
-def is_right(answer: Any, wanted: Any) -> bool:
-    """Whether it is this answer, and not that to another input."""
-    return bool(np.allclose(answer, wanted, rtol=1e-4, atol=1e-5))
-
-
 @pytest.fixture
 def decided(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets what the trial decides, which on a busy machine may be either: side by side, or not."""
-
-    def decide(*, narrow: bool, **rules: Any) -> None:
-        least = -1.0 if narrow else 100.0
-        changed = {name: replace(rule, least_gain=least, **rules) for name, rule in CALLER_RULES.items()}
-        monkeypatch.setattr(_serving_callers, "CALLER_RULES", changed)
-        monkeypatch.setattr(_callers._Trial, "halves", lambda trial: (trial.gain(), trial.gain()))
-
-    return decide
-
-
-class Callers:
-    """Threads that run a session until they are told to stop, and check each answer."""
-
-    def __init__(self, session: Any, wanted: list[Any], count: int = MANY, *, least: int = 0) -> None:
-        self.over = threading.Event()
-        self.wrong: list[str] = []
-        self.closed = 0
-        self.ran = [0] * count
-        self._session, self._wanted, self._least = session, wanted, least
-        self._threads = [threading.Thread(target=self._call, args=(number,)) for number in range(count)]
-        for thread in self._threads:
-            thread.start()
-
-    def _call(self, number: int) -> None:
-        for turn in itertools.count():
-            if self.over.is_set() and turn >= self._least:
-                return
-            which = (number + turn) % len(INPUTS)
-            try:
-                (answer,) = self._session.run(None, {"x": INPUTS[which]})
-            except SessionClosedError:
-                self.closed += 1
-                return
-            except BaseException as error:
-                self.wrong.append(repr(error))
-                return
-            if not is_right(answer, self._wanted[which]):
-                self.wrong.append(f"run {turn} of thread {number}: another answer")
-            self.ran[number] += 1
-
-    def end(self) -> None:
-        self.over.set()
-        for thread in self._threads:
-            thread.join(LIMIT_S)
-            assert not thread.is_alive()
-        self._session = None
-        assert not self.wrong, self.wrong[:5]
-
-
-@contextmanager
-def calling(session: Any, wanted: list[Any], count: int = MANY, *, least: int = 0) -> Iterator[Callers]:
-    callers = Callers(session, wanted, count, least=least)
-    try:
-        yield callers
-    finally:
-        callers.end()
-
-
-def wait_until(what: Callable[[], object]) -> None:
-    end = time.monotonic() + LIMIT_S
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def is_narrow(session: Any) -> bool:
-    return bool(session.plan.segments[0].width == 1)
-
-
-def run_alone_until(session: Any, wanted: list[Any], what: Callable[[], object]) -> None:
-    end = time.monotonic() + LIMIT_S
-    while not what():
-        assert time.monotonic() < end
-        assert is_right(session.run(None, {"x": INPUTS[0]})[0], wanted[0])
+    return partial(decide_trials, monkeypatch)
 
 
 def opened(tmp_path: Path, kind: str, **more: Any) -> Any:

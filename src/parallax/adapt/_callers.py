@@ -105,14 +105,16 @@ class CallerRules:
     """The part by which the narrow form must serve more runs a second."""
     idle_s: float
     """A replica that was not in force for so many seconds goes."""
-    most_growth: float | None
-    """The replica must not make the process's private memory larger than by this factor; None: it may take a part of
-    what is free."""
+    most_growth: float
+    """A replica with weights of its own must not make the process's private memory larger than by this factor; beyond
+    that it is to share the weights of what the session has open ..."""
+    may_copy: bool
+    """... and where it cannot, it may take a part of what is free."""
 
 
 CALLER_RULES: Final[Mapping[str, CallerRules]] = {
-    "auto": CallerRules(crowded_s=WINDOW_S, least_gain=0.05, idle_s=10.0, most_growth=1.15),
-    "throughput": CallerRules(crowded_s=WINDOW_S, least_gain=0.02, idle_s=30.0, most_growth=None),
+    "auto": CallerRules(crowded_s=WINDOW_S, least_gain=0.05, idle_s=10.0, most_growth=1.15, may_copy=False),
+    "throughput": CallerRules(crowded_s=WINDOW_S, least_gain=0.02, idle_s=30.0, most_growth=1.15, may_copy=True),
 }
 """By ``objective=``. "latency" has none: its plan stays as it is."""
 

@@ -17,6 +17,8 @@ from parallax import _lazy
 from parallax.adapt import CALLER_RULES, CallerForm, CallerPolicy, CallerStep
 from parallax.adapting._background import WORK
 from parallax.engine import CallCount, CountedRunner
+from parallax.errors import BudgetError, BundleError, ParallaxError
+from parallax.machine import trim_heap
 
 if TYPE_CHECKING:
     from parallax.engine import Runner
@@ -33,7 +35,17 @@ class ServingSession(Protocol):
     def open_narrow(self, calls: CallCount, most_growth: float | None) -> CountedRunner:
         """Open the model once more, on one thread, in the memory that there is for it.
 
-        Raises: ParallaxError: it cannot be opened, or there is no room for it.
+        Raises:
+            BudgetError: there is no room for it.
+            BundleError: the bundle that it would share weights with is not there any more.
+            ParallaxError: it cannot be opened.
+        """
+        ...
+
+    def share_weights(self, calls: CallCount) -> CountedRunner:
+        """Put in force what shares its weights with what `open_narrow` opens; returns it.
+
+        Raises: ParallaxError: it cannot be done; says why.
         """
         ...
 
@@ -70,6 +82,7 @@ class CallerFollower:
         self._policy = CallerPolicy(self._rules, cores=cores)
         self._clock = clock
         self._narrow: CountedRunner | None = None
+        self._has_shared = False  # since memory was given back last
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None  # (lock)
         self._has_callers = threading.Event()
@@ -183,17 +196,34 @@ class CallerFollower:
         logger.info("callers are served in the %s form now: %s", form.value, reason)
         if not self._policy.is_trying:
             before.trim()  # its arena has room for the runs of all callers
+            if self._has_shared:
+                trim_heap()  # what shared no weights has gone, and so has what the bundle was compiled with
+                self._has_shared = False
         return True
 
     def _make(self, session: ServingSession) -> None:
         try:
             with WORK.turn:  # a fork waits for it
-                self._narrow = session.open_narrow(self.calls, self._rules.most_growth)
+                self._narrow = self._open(session)
         except Exception as error:  # whatever opening a session ends with
             logger.info("callers are not served side by side: %s", error)
             self._policy.refused(str(error), self._clock())
             return
         self._policy.made(self._clock())
+
+    def _open(self, session: ServingSession) -> CountedRunner:
+        """Open the replica. Raises: as ``ServingSession.open_narrow``."""
+        try:
+            return session.open_narrow(self.calls, self._rules.most_growth)
+        except (BudgetError, BundleError) as error:
+            try:
+                self._wide = weakref.ref(session.share_weights(self.calls))
+                self._has_shared = True
+            except ParallaxError as obstacle:
+                if not self._rules.may_copy:
+                    raise type(error)(f"{error.what}; {obstacle.what}", where=error.where, fix=error.fix) from obstacle
+                logger.info("a replica holds weights of its own: %s", obstacle)
+        return session.open_narrow(self.calls, None)
 
     def _go_wide(self, reason: str) -> None:
         session, wide, narrow = self._session(), self._wide(), self._narrow

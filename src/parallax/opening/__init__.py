@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from parallax.opening._no_effect import options_of_no_effect
     from parallax.opening._opening import Opening
     from parallax.opening._plan_opening import open_prepared, prepare_plan
+    from parallax.opening._shared_weights import bundle_to_share, open_shared
     from parallax.opening._slimming import slimming_note
     from parallax.opening._source import OpenedBundle, SessionSource, check_arrived, needs_no_threads, travelling
     from parallax.opening._state import CLOSED, NOT_OPEN, Opened, SessionState, check_transition
@@ -35,6 +36,7 @@ else:
             "_no_effect": "options_of_no_effect",
             "_opening": "Opening",
             "_plan_opening": "open_prepared prepare_plan",
+            "_shared_weights": "bundle_to_share open_shared",
             "_slimming": "slimming_note",
             "_source": "OpenedBundle SessionSource check_arrived needs_no_threads travelling",
             "_state": "CLOSED NOT_OPEN Opened SessionState check_transition",
@@ -59,6 +61,7 @@ __all__ = [
     "SessionSource",
     "SessionState",
     "WholeArguments",
+    "bundle_to_share",
     "check_arrived",
     "check_transition",
     "compile",
@@ -72,6 +75,7 @@ __all__ = [
     "open_inputs",
     "open_narrow",
     "open_prepared",
+    "open_shared",
     "options_of_no_effect",
     "plan_that_runs",
     "planning_request",

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from parallax.engine import WholeRunner
-from parallax.errors import BudgetError, ConfigError
+from parallax.errors import BudgetError, BundleError
 from parallax.opening._bundle_opening import BundleOpening
+from parallax.opening._source import OpenedBundle
 from parallax.opening._whole_model import open_whole
 from parallax.options import CPU_PROVIDER, session_cores
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from parallax.model import Glimpse, Model
-    from parallax.opening._source import OpenedBundle
     from parallax.opening._state import Opened
     from parallax.opening._whole_model import OpeningRequest
 
@@ -76,7 +76,7 @@ def narrow_weight_bytes(
     """
     from parallax.machine import free_memory_bytes, private_bytes
 
-    known = 0 if opened.bundle is not None else opened.weight_bytes(look)
+    known = 0 if opened.mapped_bundle is not None else opened.weight_bytes(look)
     held = request.source.size_bytes if known is None else known
     needed = held + _GRAPH_BYTES
     if most_growth is not None:
@@ -103,7 +103,7 @@ def open_narrow(
     Args:
         request: its ``open_stock`` opens beside what the session has open.
         opened: what that is, a whole model.
-        opened_bundle: where it is a bundle.
+        opened_bundle: where that is a bundle, which the session was given or had from the cache.
         model: what the session loaded, if it did.
 
     Raises: as opening it did.
@@ -113,10 +113,15 @@ def open_narrow(
     narrow = replace(plan, segments=tuple([replace(segment, width=1) for segment in plan.segments]))
     # What the session has open is not to be dropped.
     alone = replace(request, options=replace(request.options, threads=1), forget_stock=_keep)
+    shared = opened.shared_bundle
+    if shared is not None:
+        from parallax.opening._shared_weights import shared_options  # loads the compiler
+
+        opened_bundle = OpenedBundle.of(shared, str(shared.path), shared_options(request))
     if opened_bundle is not None:
         made = BundleOpening(alone, opened_bundle).open()
         if made is None:
-            raise ConfigError("the bundle is not there any more", fix="keep a bundle while sessions on it are open")
+            raise BundleError("the bundle is not there any more", fix="keep a bundle while sessions on it are open")
         made = made.with_plan(narrow)
     else:
         made = open_whole(alone, narrow, model=model, session_options=None, threads=1)

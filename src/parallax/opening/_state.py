@@ -69,6 +69,9 @@ class Opened:
     runner: Runner | None = None
     """None in the states OPENING and CLOSED, and only there."""
     bundle: Bundle | None = None
+    shared_bundle: Bundle | None = None
+    """Of a session that was given a model, the one whose weights it maps, so that what is opened beside it shares them.
+    """
     devices: tuple[Device, ...] | None = None
     """Of a bundle, those of which its session tells; None elsewhere."""
     stored_declaration: bytes | None = None
@@ -101,6 +104,11 @@ class Opened:
     def split(self) -> SplitRunner | None:
         """The runner, in state SPLIT."""
         return cast("SplitRunner | None", self.runner if self.state is SessionState.SPLIT else None)
+
+    @property
+    def mapped_bundle(self) -> Bundle | None:
+        """The one whose weights are mapped: that of the session, or the one that it shares weights by."""
+        return self.bundle or self.shared_bundle
 
     @property
     def estimator(self) -> Estimator | None:

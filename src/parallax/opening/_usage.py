@@ -70,8 +70,8 @@ def estimate_opened(
         whole: the C session of the whole model, if that is what runs.
         planned: shapes to take where a run's are not known.
     """
-    if opened.bundle is not None:
-        return estimate_bundle(opened.bundle, [whole] if opened.split is None else opened.split.sessions)
+    if opened.mapped_bundle is not None:
+        return estimate_bundle(opened.mapped_bundle, [whole] if opened.split is None else opened.split.sessions)
     if opened.plan is None or model is None or model.fault is not None:
         return None
     return estimate_model(model, opened.plan, planned=planned)
@@ -113,14 +113,14 @@ def describe_usage(
 
 
 def _private_bytes(opened: Opened, model: Model | None, copies: int) -> int | None:
-    if opened.bundle is not None:
-        return opened.bundle.manifest.held_weight_bytes
+    if opened.mapped_bundle is not None:
+        return opened.mapped_bundle.manifest.held_weight_bytes
     return None if model is None else copies * model.weight_bytes
 
 
 def _mapped_bytes(opened: Opened, model: Model | None) -> int | None:
-    if opened.bundle is not None:
-        return sum(record.size for record in opened.bundle.manifest.files if record.path.endswith(".data"))
+    if opened.mapped_bundle is not None:
+        return sum(record.size for record in opened.mapped_bundle.manifest.files if record.path.endswith(".data"))
     if opened.split is None or model is None:
         return None  # whether the runtime maps external data is its own affair
     return model.weight_bytes if model.files.mapped_bytes else 0

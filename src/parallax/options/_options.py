@@ -205,8 +205,9 @@ class Options:
             plan says so. Default: False. Not for a session on a bundle, nor for ``compile``.
         objective: "latency" (the default): quick runs, each on all threads. "throughput": callers that keep coming run
             side by side on one thread each, where that serves more. "auto": likewise, for 5% more that hardly take
-            memory. Both: whole models on the CPU, not for ``compile``. "energy", "edp": the plan of the least modelled
-            joules, or joules x seconds (``docs/energy.md``). The plan says where it cannot be done.
+            memory (a bundle in the cache is made for that). Both: whole models on the CPU, not for ``compile``.
+            "energy", "edp": the plan of the least modelled joules, or joules x seconds (``docs/energy.md``). The plan
+            says where it cannot be done.
 
     Raises:
         ConfigError: the value of a field is of no use, or two fields exclude each other. It names them and says what

@@ -273,7 +273,7 @@ class SwappingSession(PlannedSession):
     def open_narrow(self, calls: CallCount, most_growth: float | None) -> CountedRunner:
         """Open the model once more, on one thread, for callers side by side: see `parallax.adapting.CallerFollower`.
 
-        It holds weights of its own unless a bundle is open, which a memory budget counts until nobody holds it.
+        It holds weights of its own, which a memory budget counts until nobody holds it; those of a bundle are shared.
 
         Raises:
             BudgetError: there is no room for it.
@@ -287,12 +287,11 @@ class SwappingSession(PlannedSession):
             if before.runner is None:
                 raise _opened_anew()
             request = self._opening_request(self._open_separately)
-            bundle = None if before.bundle is None else self._opened_bundle
             held = narrow_weight_bytes(before, self._look or self._loaded, request, most_growth=most_growth)
             if memory is not None:
                 memory.hold(held, self._expected_requirement())
             try:
-                opened = open_narrow(request, before, opened_bundle=bundle, model=self._loaded)
+                opened = open_narrow(request, before, opened_bundle=self._opened_bundle, model=self._loaded)
             except BaseException:
                 if memory is not None:
                     memory.let_go(held)
@@ -305,6 +304,28 @@ class SwappingSession(PlannedSession):
                     raise _opened_anew()
                 self._prepared.add(runner)
         return runner
+
+    def share_weights(self, calls: CallCount) -> CountedRunner:
+        """Go over to a bundle of the model in the cache, by the same plan; what is opened beside it shares its weights.
+
+        Returns: what is in force then. Raises: ParallaxError: it cannot be done; says why.
+        """
+        from parallax.engine import CountedRunner, WholeRunner
+        from parallax.opening import bundle_to_share, open_shared
+
+        before = self._opened
+        if before.runner is None:
+            raise _opened_anew()
+        request = self._opening_request(self._open_separately)
+        bundle = bundle_to_share(request, self._look or self._loaded)  # others may swap plans meanwhile
+        with self._swap_lock:
+            if self._opened is not before:
+                raise _opened_anew()
+            opened = open_shared(request, before, bundle)
+            assert isinstance(opened.runner, WholeRunner)
+            wide = CountedRunner.of(opened.runner, calls)
+            self._exchange(before, replace(opened, runner=wide), "the model's weights are mapped, to be shared")
+        return wide
 
     def use_runner(self, before: Runner, after: Runner, reason: str) -> bool:
         """Put one in force if the other is; returns whether it was. Runs in flight end on the one before."""

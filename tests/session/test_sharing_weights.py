@@ -1,0 +1,156 @@
+"""Replicas of a model with many weights: the session goes over to a bundle, whose weights all of them map."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import parallax
+from parallax.engine import CountedRunner, EventRecorder
+from parallax.events import PlanSwapped
+from tests.session._calling import (
+    CPU,
+    INPUTS,
+    MODEL,
+    calling,
+    decide_trials,
+    dense_chain,
+    is_narrow,
+    is_right,
+    run_alone_until,
+    wait_until,
+)
+
+
+@pytest.fixture(scope="module")
+def wanted() -> list[Any]:
+    stock = onnxruntime.InferenceSession(MODEL, providers=[CPU])
+    return [stock.run(None, {"x": x})[0] for x in INPUTS]
+
+
+@pytest.fixture
+def decided(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets that no replica may hold weights of its own unless it must, and what a trial decides."""
+    return partial(decide_trials, monkeypatch, most_growth=1.0)
+
+
+def opened(tmp_path: Path, objective: str = "auto", **more: Any) -> Any:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(MODEL)
+    return parallax.InferenceSession(path, threads=2, objective=objective, cache_dir=tmp_path / "cache", **more)
+
+
+@pytest.mark.parametrize("objective", ["auto", "throughput"])
+@pytest.mark.parametrize("more", [{}, {"idle_trim_s": 60}, {"split": "never"}, {"slim": True}])
+def test_the_session_and_its_replica_map_the_same_weights_and_no_answer_is_wrong(
+    tmp_path: Path, wanted: list[Any], decided: Callable[..., None], objective: str, more: dict[str, Any]
+) -> None:
+    decided(narrow=True, idle_s=0.3)
+    recorder = EventRecorder()
+    session = opened(tmp_path, objective, observers=[recorder], **more)
+    with calling(session, wanted, least=100) as callers:
+        wait_until(lambda: is_narrow(session) and not session._callers._policy.is_trying)
+        assert session.memory().weights_private_bytes == 0
+        assert session.memory().weights_mapped_bytes > 0
+        narrow, wide = session.runners.current, session._opened.runner
+        assert isinstance(narrow, CountedRunner)
+        assert narrow.calls is wide.calls
+    assert min(callers.ran) >= 100
+    run_alone_until(session, wanted, lambda: not is_narrow(session))
+    assert session.plan.segments[0].width == 2
+    assert session.runners.current is session._opened.runner
+    swaps = [event for event in recorder.take() if isinstance(event, PlanSwapped)]
+    assert swaps[0].reason == "the model's weights are mapped, to be shared"
+    assert swaps[0].previous == swaps[0].plan
+    # What the session tells of the model is what it told before.
+    stock = onnxruntime.InferenceSession(MODEL, providers=[CPU])
+    for mine, theirs in zip(
+        [*session.get_inputs(), *session.get_outputs()], [*stock.get_inputs(), *stock.get_outputs()], strict=True
+    ):
+        assert (mine.name, mine.type, mine.shape) == (theirs.name, theirs.type, theirs.shape)
+    assert session.get_providers() == [CPU]
+
+
+def test_a_bundle_that_was_removed_is_made_anew(
+    tmp_path: Path, wanted: list[Any], decided: Callable[..., None]
+) -> None:
+    decided(narrow=True, idle_s=0.1)
+    session = opened(tmp_path)
+    for _ in range(2):
+        with calling(session, wanted):
+            wait_until(lambda: is_narrow(session) and not session._callers._policy.is_trying)
+        run_alone_until(session, wanted, lambda: session._callers._narrow is None)
+        # What is mapped takes no memory: from now on it is the bundle alone that lacks.
+        session._callers._rules = replace(session._callers._rules, most_growth=100.0)
+        shutil.rmtree(tmp_path / "cache")
+
+
+def test_another_model_at_the_path_is_not_taken_for_it(
+    tmp_path: Path, wanted: list[Any], decided: Callable[..., None]
+) -> None:
+    decided(narrow=True)
+    session = opened(tmp_path)
+    other = tmp_path / "other.onnx"
+    other.write_bytes(dense_chain(depth=3))
+    os.replace(other, tmp_path / "model.onnx")
+    with calling(session, wanted):
+        wait_until(lambda: "callers share all threads" in session.plan.provenance.reason)
+        assert "other files lie at its path by now" in session.plan.provenance.reason
+        assert not is_narrow(session)
+
+
+def test_a_model_that_was_given_as_bytes_is_copied_where_that_is_allowed(
+    wanted: list[Any], decided: Callable[..., None]
+) -> None:
+    decided(narrow=True)
+    for objective, is_served in (("auto", False), ("throughput", True)):
+        session = parallax.InferenceSession(MODEL, threads=2, objective=objective)
+        with calling(session, wanted):
+            if is_served:
+                wait_until(lambda session=session: is_narrow(session))
+            else:
+                wait_until(lambda session=session: "callers share all threads" in session.plan.provenance.reason)
+                assert "the model was given as bytes" in session.plan.provenance.reason
+
+
+def test_a_session_whose_weights_are_shared_does_all_that_it_did(
+    tmp_path: Path, wanted: list[Any], decided: Callable[..., None]
+) -> None:
+    decided(narrow=True)
+    session = opened(tmp_path)
+    split = parallax.InferenceSession(MODEL, threads=2, split="always").plan
+    old = session.io_binding()
+    old.bind_cpu_input("x", INPUTS[1])
+    old.bind_output("y")
+    with calling(session, wanted):
+        wait_until(lambda: is_narrow(session) and not session._callers._policy.is_trying)
+        session.run_with_iobinding(old)
+        assert is_right(old.copy_outputs_to_cpu()[0], wanted[1])
+        binding = session.io_binding()
+        binding.bind_cpu_input("x", INPUTS[2])
+        binding.bind_output("y")
+        session.run_with_iobinding(binding)
+        assert is_right(binding.copy_outputs_to_cpu()[0], wanted[2])
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(INPUTS[3])
+        assert is_right(session.run_with_ort_values(None, {"x": value})[0].numpy(), wanted[3])
+        copy = pickle.loads(pickle.dumps(session))
+        assert is_right(copy.run(None, {"x": INPUTS[2]})[0], wanted[2])
+        answers = session.run_many({"x": x} for x in INPUTS)
+        assert all(is_right(answer[0], want) for answer, want in zip(answers, wanted, strict=True))
+        session.trim()
+        session.swap_plan(split, reason="to see it")
+        assert len(session.plan.segments) == len(split.segments)
+    session.set_providers([CPU])
+    np.testing.assert_allclose(session.run(None, {"x": INPUTS[0]})[0], wanted[0], rtol=1e-4, atol=1e-5)
+    assert session._opened.shared_bundle is None
+    session.close()
