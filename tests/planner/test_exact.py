@@ -26,7 +26,7 @@ from parallax.planner import _exact as exact
 from parallax.planner import _exact_worker, open_placer, placer_names, policy_name
 from parallax.planner._exact import PYTHON_VARIABLE, Exact, Solver, find_exact_python
 from parallax.schedule.placement import Machine, Placement, PlacementProblem, find_placement
-from parallax.schedule.placement._exact_parts import answer_in_parts, find_parts
+from parallax.schedule.placement._exact_parts import answer_divided
 from parallax.schedule.placement._exact_question import make_question
 from parallax.schedule.placement._exact_search import ExactSearch
 from parallax.schedule.placement._judge import Judge
@@ -144,8 +144,7 @@ def test_in_parts_the_bound_is_no_higher_than_on_the_whole(solver: Solver) -> No
     for seed in range(6):
         problem = drawn(2000 + seed, size=8)
         question = make_question(problem, seconds=20.0)
-        parts = find_parts(question, most=2)
-        assert answer_in_parts(question, parts, solver.ask).bound_ns <= by_trying_all(problem)
+        assert answer_divided(question, solver.ask, most=2).bound_ns <= by_trying_all(problem)
 
 
 def test_the_same_question_has_the_same_answer(solver: Solver) -> None:

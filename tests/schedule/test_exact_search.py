@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from parallax.graph import OpGraph
 from parallax.partition.regions import Offer
 from parallax.schedule.placement import Machine, PlacementProblem
-from parallax.schedule.placement._exact_parts import answer_in_parts, find_parts
+from parallax.schedule.placement._exact_parts import answer_divided, answer_in_parts, find_parts
 from parallax.schedule.placement._exact_question import make_question
 from parallax.schedule.placement._exact_search import MOST_WHOLE, ExactSearch
 from parallax.schedule.placement._judge import Judge
@@ -122,6 +122,47 @@ def test_nothing_passes_over_where_a_ladder_is_divided_so_that_nothing_is_lost()
     assert answer.bound_ns == whole["bound_ns"]
     placed = {**question, "fixed": list(answer.sides or ())}
     assert in_sequence(placed)["bound_ns"] == whole["bound_ns"]
+
+
+def test_what_runs_beside_nearly_all_and_takes_next_to_nothing_is_left_out() -> None:
+    """As the position of a text's end, which is read at the end of a text encoder."""
+    rungs = 4
+    size = 3 * rungs + 1
+    edges = [edge for first in range(0, size - 1, 3) for edge in _rung(first + 1)]
+    # Group 0 is the aside one; the last reads it.
+    graph = sized_graph(size + 1, [*edges, (0, size)], [0] * (size + 1))
+    times = [6_000, 7_000, 8_000] * rungs + [6_000]
+    offer = offer_of([False] * (size + 1), [1, *times], [2, *reversed(times)], launch_ns=10)
+    question = make_question(problem_of(graph, offer, Machine(cores=1)), seconds=1.0)
+    assert len(find_parts(question)) == 1
+    asked: list[int] = []
+
+    def ask(part: dict[str, Any]) -> dict[str, Any]:
+        asked.append(len(part["groups"]))
+        return in_sequence(part)
+
+    answer = answer_divided(question, ask)
+    assert max(asked) == 4
+    assert answer.sides is not None
+    assert answer.sides[0] == -1
+    whole = in_sequence({**question, "fixed": list(answer.sides)})["bound_ns"]
+    assert whole - 2 == answer.bound_ns
+    # Where it takes more, it belongs to the question.
+    slow = make_question(
+        problem_of(graph, offer_of([False] * (size + 1), [900, *times], [900, *times]), Machine(cores=1)), seconds=1.0
+    )
+    assert answer_divided({**slow, "groups": slow["groups"]}, in_one_go).bound_ns == -1
+
+
+def _rung(first: int) -> list[tuple[int, int]]:
+    return [(first, first + 1), (first, first + 2), (first + 1, first + 3), (first + 2, first + 3)]
+
+
+def in_one_go(question: dict[str, Any]) -> dict[str, Any]:
+    """Tells that the question was not divided."""
+    assert question["last"] is None
+    assert not question["is_ahead"]
+    return {"status": "unknown", "bound_ns": -1, "found": [], "used_s": 0.0}
 
 
 def test_a_search_goes_on_until_nothing_is_left_that_could_be_better() -> None:

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
+ASIDE: Final = 500
+"""Groups beside most others are left out where all of them together take one part in so many, or less."""
+
 MOST_GROUPS: Final = 24
 """Larger parts are divided further, whatever passes over the group at which they are."""
 
@@ -72,6 +75,19 @@ def find_parts(question: Question, *, most: int = MOST_GROUPS) -> list[Part]:
     ]
 
 
+def answer_divided(question: Question, ask: Ask, *, most: int = MOST_GROUPS) -> Answer:
+    """`answer_in_parts`, without what runs beside nearly all of the model; that is on the CPU then."""
+    smaller, kept = _without_side_groups(question)
+    answer = answer_in_parts(smaller, find_parts(smaller, most=most), ask)
+    if answer.sides is None:
+        return answer
+    sides = [-1] * len(question["groups"])
+    for group, side in zip(kept, answer.sides, strict=True):
+        sides[group] = side
+    regions = answer.regions and tuple(tuple(kept[place] for place in region) for region in answer.regions)
+    return Answer(bound_ns=answer.bound_ns, sides=tuple(sides), regions=regions)
+
+
 def answer_in_parts(question: Question, parts: Sequence[Part], ask: Ask) -> Answer:
     """A bound of the whole and a placement, from the answers about its parts; alike parts are asked about once."""
     known: dict[str, dict[str, Any]] = {}
@@ -103,10 +119,8 @@ def answer_in_parts(question: Question, parts: Sequence[Part], ask: Ask) -> Answ
     return Answer(bound_ns=bounds[None], sides=sides, regions=regions)
 
 
-def _passing(question: Question) -> dict[int, frozenset[int]]:
-    """Per group, but the last, that all others come after or before: which tensors pass over it, made before and read
-    after."""
-    rows = question["groups"]
+def _relatives(rows: Sequence[dict[str, Any]]) -> tuple[list[int], list[int]]:
+    """Per group how many come before it, and how many after."""
     above: list[int] = []  # sets of bits
     below = [0] * len(rows)
     for row in rows:
@@ -117,6 +131,42 @@ def _passing(question: Question) -> dict[int, frozenset[int]]:
     for group, bits in enumerate(above):
         for before in range(group):
             below[before] += bits >> before & 1
+    return [bits.bit_count() for bits in above], below
+
+
+def _without_side_groups(question: Question) -> tuple[Question, list[int]]:
+    """The question without what runs beside most of the model and takes next to nothing, such as the position of a
+    text's end; and the groups that are left. It can only take less: what these groups read moves for nothing."""
+    rows = question["groups"]
+    above, below = _relatives(rows)
+    least = [min([*row["cpu_ns"], *(ns for ns in row["device_ns"] if ns is not None)]) for row in rows]
+    aside = {group for group in range(len(rows)) if 2 * (above[group] + below[group]) < len(rows)}
+    if not aside or ASIDE * sum(least[group] for group in aside) > sum(least):
+        return question, list(range(len(rows)))
+    kept = [group for group in range(len(rows)) if group not in aside]
+    at = {group: place for place, group in enumerate(kept)}
+    before: list[set[int]] = []  # per group those that are left, through those that are not
+    for row in rows:
+        direct = ({other} if other in at else before[other] for other in row["before"])
+        before.append(set().union(*direct))
+    groups = [{**rows[group], "before": sorted(at[other] for other in before[group])} for group in kept]
+    flows = [
+        {
+            **flow,
+            "producer": at.get(flow["producer"], flow["producer"]),
+            "readers": [at[reader] for reader in flow["readers"]],
+        }
+        for flow in question["flows"]
+        if flow["producer"] not in aside and aside.isdisjoint(flow["readers"])
+    ]
+    return {**question, "groups": groups, "flows": flows, "fixed": [None] * len(kept)}, kept
+
+
+def _passing(question: Question) -> dict[int, frozenset[int]]:
+    """Per group, but the last, that all others come after or before: which tensors pass over it, made before and read
+    after."""
+    rows = question["groups"]
+    above, below = _relatives(rows)
     spans = []
     for number, flow in enumerate(question["flows"]):
         if flow["readers"]:
@@ -126,7 +176,7 @@ def _passing(question: Question) -> dict[int, frozenset[int]]:
     return {
         group: frozenset(number for begin, end, number in spans if begin < group < end)
         for group in range(len(rows) - 1)
-        if above[group].bit_count() == group and below[group] == len(rows) - 1 - group
+        if above[group] == group and below[group] == len(rows) - 1 - group
     }
 
 

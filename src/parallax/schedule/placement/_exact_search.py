@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from parallax.schedule.placement._exact_parts import Ask, answer_in_parts, find_parts
+from parallax.schedule.placement._exact_parts import Ask, answer_divided
 from parallax.schedule.placement._exact_question import as_sides, make_question, narrowed
 from parallax.schedule.placement._judge import Judge
 from parallax.schedule.placement._problem import Placement, PlacementProblem
@@ -59,7 +59,7 @@ class ExactSearch:
         question = make_question(self._problem, seconds=self._most, kept=_KEPT)
         taken = [any(ns is not None for ns in row["device_ns"]) for row in question["groups"]]
         if sum(taken) > MOST_WHOLE:
-            answer = answer_in_parts(question, find_parts(question), self._ask)
+            answer = answer_divided(question, self._ask)
             self.bound_ns = answer.bound_ns
             if answer.sides is not None:
                 yield from _forms(answer.sides, answer.regions)
