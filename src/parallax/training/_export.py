@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import numpy as np
 import onnx_ir
-import onnxruntime
 import torch
 from stable_baselines3 import SAC
 from torch import nn
 
+from parallax.backends.ort import RuntimeOptions, open_source
 from parallax.errors import InternalError
 from parallax.planner import KIND_KEY, PROPOSER, SCHEDULER, VERSION_KEY
 from parallax.schedule.placement import (
@@ -172,15 +172,13 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def _check(content: bytes, network: nn.Module, cases: Sequence[tuple[torch.Tensor, ...]]) -> None:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    names = [entry.name for entry in session.get_inputs()]
+    session: Any = open_source(content, RuntimeOptions(), runnable=True)
+    names, results = ([entry.name for entry in meta] for meta in (session.inputs_meta, session.outputs_meta))
     for case in cases:
         with torch.no_grad():
             told = network(*case)
         wanted = [output.numpy() for output in (told if isinstance(told, tuple) else (told,))]
-        found = session.run(None, {name: value.numpy() for name, value in zip(names, case, strict=True)})
+        found = session.run(results, {name: value.numpy() for name, value in zip(names, case, strict=True)}, None)
         for ours, theirs in zip(found, wanted, strict=True):
             if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE):
                 raise InternalError(
