@@ -114,7 +114,6 @@ def make_figures(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
                 interval=(sum(right), sum(right)),
                 bound=goal,
                 at_least=True,
-                headline=False,
             )
         )
     return figures
