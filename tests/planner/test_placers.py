@@ -298,5 +298,8 @@ def test_what_is_no_policy_is_refused_with_the_remedy(registered: None, policy: 
 
 def test_without_devices_a_placer_has_nothing_to_say() -> None:
     model = two_chains()
-    plans = [parallax.InferenceSession(model, policy=policy, threads=2).plan for policy in ("heft", "adaptive")]
-    assert plans[0].segments == plans[1].segments
+    named, default = (parallax.InferenceSession(model, policy=name, threads=2).plan for name in ("heft", "adaptive"))
+    assert [(one.nodes, one.width, one.backend) for one in named.segments] == [
+        (one.nodes, one.width, one.backend) for one in default.segments
+    ]
+    assert 'policy="heft" is of no effect' in named.provenance.reason

@@ -110,7 +110,6 @@ def test_eight_threads_share_rows_in_several_shapes(budget: str | None, tmp_path
         tune=True,
         cache_dir=tmp_path,
         calibration=feeds(512),
-        min_gain=0,
         memory_budget=budget,
         **ON_PHONE,
     )

@@ -147,7 +147,11 @@ def test_eight_threads_run_tuned_bodies_within_a_budget(tmp_path: Path) -> None:
 
 def test_bodies_are_planned_for_a_device(tmp_path: Path) -> None:
     proto = product_loop()
-    options: dict[str, Any] = {"providers": [(PHONE, {"speed": 1000})], "threads": 2, "cache_dir": tmp_path}
+    options: dict[str, Any] = {
+        "providers": [(PHONE, {"speed": 1000, "host_flops": 100e9})],
+        "threads": 2,
+        "cache_dir": tmp_path,
+    }
     session = parallax.InferenceSession(proto, tune=True, calibration=busy_feeds(), **options)
     assert session.plan.provenance.candidates[-1].label == f"whole model beside {PHONE}, bodies planned"
     inside = {
