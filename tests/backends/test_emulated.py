@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from parallax.backends import Backend, CompileOptions, open_backend
 from parallax.backends.emulated import _backend as emulated
 from parallax.backends.emulated import _compiled as compiled_parts
+from parallax.backends.emulated import _host_speed as host_speed
 from parallax.backends.emulated import profile_names
 from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.backends.emulated._compiled import EmulatedModel
@@ -78,6 +79,30 @@ def test_speed_keeps_the_ratio_of_processor_and_accelerator_by_default(monkeypat
     made = EmulatedBackend(profile)
     assert made.speed == pytest.approx(3)
     assert made.rates.flops_per_s["float32"] == pytest.approx(3 * profile.rates().flops_per_s["float32"])
+
+
+@pytest.mark.parametrize(
+    ("together", "alone", "busy_cores", "speed"),
+    [
+        (8e9, 5e9, 0.0, 8e9),  # what all cores do
+        (8e9, 5e9, 1.0, 10e9),  # others had a core meanwhile
+        (4e9, 5e9, 0.0, 10e9),  # threads of this process had
+    ],
+)
+def test_speed_of_the_processor_is_that_of_the_kernels_that_run_models(
+    monkeypatch: pytest.MonkeyPatch, together: float, alone: float, busy_cores: float, speed: float
+) -> None:
+    widths = []
+
+    def product_flops(width: int, clock: object) -> float:
+        widths.append(width)
+        return alone if width == 1 else together
+
+    monkeypatch.setattr(host_speed, "available_cores", lambda: 2)
+    monkeypatch.setattr(host_speed.LoadMeter, "disturbance", lambda self, cores: busy_cores)
+    monkeypatch.setattr(host_speed, "_product_flops", product_flops)
+    assert host_speed.host_gemm_flops.__wrapped__() == speed
+    assert widths == [2, 1]
 
 
 def test_where_the_processors_speed_is_stated_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

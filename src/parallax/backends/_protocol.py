@@ -238,7 +238,7 @@ class Backend(Protocol):
     @property
     def host_flops(self) -> float | None:
         """FLOP/s of this machine's processor that its prices are to be compared with; None where they do not depend on
-        it. To ask may take a third of a second, once per process."""
+        it. To ask may take 0.7 seconds, once per process."""
         ...
 
     def with_speed(self, speed: DeviceSpeed) -> Backend:

@@ -23,29 +23,33 @@ _FLOAT: Final = 1
 
 @functools.cache
 def host_gemm_flops() -> float:
-    """FLOP/s of a large float32 matrix product on all cores this process may use; measured once, a third of a second.
+    """FLOP/s of a large float32 matrix product on all cores this process may use; measured once, for 0.7 seconds.
 
-    The quickest of many through numpy, with pauses. Where others use the cores meanwhile, that says nothing: then what
-    one thread of ONNX Runtime does in its time on a core counts for each core.
+    The quickest of many by the kernels that run models: another library's may do half of what they do on one processor
+    and as much on another. Where others use the cores meanwhile, that says nothing: then what one thread does in its
+    time on a core counts for each core.
     """
-    from parallax.model import Probe, probe_model  # where the speed is stated, nobody asks
-
     time.sleep(_SETTLE_S)
     cores = available_cores()
     meter = LoadMeter()
-    left = np.full((_SIZE, _SIZE), 0.5, np.float32)
-    target = left @ left
-    together = _flops(lambda: np.matmul(left, left, out=target), time.perf_counter)
+    together = _product_flops(cores, time.perf_counter)
     is_disturbed = meter.disturbance(cores) > DISTURBED_SHARE * cores
-    product = OnnxRuntimeBackend(CPU_PROVIDER).compile(probe_model(Probe.PRODUCT), width=1)
-    value = empty_host_value((_SIZE, _SIZE), _FLOAT)
-    host_bytes(value).view(np.float32)[:] = 0.5
-    alone = _flops(lambda: product.run_with_ort_values({"a": value, "b": value}, ["y"]), time.thread_time)
+    alone = _product_flops(1, time.thread_time) if cores > 1 or is_disturbed else together
     # Two threads that share a core's units do at least half of what two cores would: less was disturbed by threads of
     # this process, which no meter tells from the product's own.
     if is_disturbed or together < _LEAST_SHARE * cores * alone:
         return max(together, cores * alone)
     return together
+
+
+def _product_flops(width: int, clock: Callable[[], float]) -> float:
+    """On so many threads, by a clock in seconds."""
+    from parallax.model import Probe, probe_model  # where the speed is stated, nobody asks
+
+    product = OnnxRuntimeBackend(CPU_PROVIDER).compile(probe_model(Probe.PRODUCT), width=width)
+    value = empty_host_value((_SIZE, _SIZE), _FLOAT)
+    host_bytes(value).view(np.float32)[:] = 0.5
+    return _flops(lambda: product.run_with_ort_values({"a": value, "b": value}, ["y"]), clock)
 
 
 def _flops(multiply: Callable[[], object], clock: Callable[[], float]) -> float:
