@@ -69,7 +69,7 @@ def check_same(look: Glimpse, data: bytes) -> None:
     assert look.survey == whole.survey
     assert look.weight_bytes == whole.weight_bytes
     assert look.structure_digest == whole.structure_digest
-    assert look.domains == {node.domain for node in whole.graph.nodes}
+    assert look.domains == {node.domain for _, node in whole.graph.walk()}
     assert whole.why_whole is None
     assert {info.name for info in whole.graph.outputs} <= whole.graph.producers.keys()
     weights = whole.graph.initializers
@@ -79,6 +79,65 @@ def check_same(look: Glimpse, data: bytes) -> None:
         ]
         assert most == max(map(len, read))
         assert elements == sum(int(np.prod(weights[name].shape)) for names in read for name in names)
+
+
+def branch(name: str, *nodes: onnx.NodeProto, dtype: int | None = None) -> onnx.GraphProto:
+    """A branch that gives ``out``: of no type, as expanded functions leave it, or of a stated one."""
+    out = onnx.ValueInfoProto(name="out") if dtype is None else helper.make_tensor_value_info("out", dtype, ["n", 11])
+    return helper.make_graph(nodes, name, [], [out], [tensor("inner", 4, 5)] if dtype else [])
+
+
+def choice(condition: str, output: str, *, then: onnx.GraphProto, other: onnx.GraphProto) -> onnx.NodeProto:
+    return helper.make_node("If", [condition], [output], then_branch=then, else_branch=other)
+
+
+def branching() -> onnx.ModelProto:
+    """`model` with two Ifs, of which one holds another, that read what is around them."""
+    proto = model()
+    deep = branch("deep", helper.make_node("Add", ["sum", "half"], ["out"], domain="ai.onnx"))
+    flat = branch("flat", helper.make_node("Identity", ["b"], ["out"]), dtype=TensorProto.FLOAT)
+    constant = helper.make_node("Constant", [], ["no"], value=tensor("", dtype=np.bool_))
+    nested = branch("nested", constant, choice("no", "out", then=deep, other=flat))
+    proto.graph.node.extend(
+        [
+            helper.make_node("Constant", [], ["yes"], value=tensor("", dtype=np.bool_)),
+            choice("yes", "z0", then=nested, other=flat),
+            choice("yes", "z1", then=flat, other=deep),
+        ]
+    )
+    return proto
+
+
+def test_branches_are_seen_as_they_are_read() -> None:
+    data = branching().SerializeToString()
+    look = glimpse(data)
+    assert look is not None
+    check_same(look, data)
+    assert (look.survey.with_bodies, look.survey.loops, look.survey.branches.graphs) == (2, 0, 6)
+    assert look.survey.branches.largest_elements == 20
+    for cores in (2, 8):
+        reason = why_whole_at_sight(look, cores=cores)
+        assert reason is not None
+        assert _plan_unasked(read_model(data), cores=cores).provenance.reason == reason
+
+
+def test_what_is_in_branches_counts_as_what_is_beside_them() -> None:
+    for node in (helper.make_node("EPContext", [], ["out"]), helper.make_node("Own", ["x"], ["out"], domain="own")):
+        proto = branching()
+        proto.graph.node[-1].attribute[0].g.CopyFrom(branch("foreign", node))
+        look = seen(proto)
+        assert look is not None
+        assert why_whole_at_sight(look, cores=2) is None
+
+
+def test_ifs_among_dense_layers_are_planned() -> None:
+    proto = model(width=600)
+    same = branch("same", helper.make_node("Identity", ["sum"], ["out"]))
+    constant = helper.make_node("Constant", [], ["yes"], value=tensor("", dtype=np.bool_))
+    proto.graph.node.extend([constant, choice("yes", "z", then=same, other=same)])
+    look = seen(proto)
+    assert look is not None
+    assert why_whole_at_sight(look, cores=2) is None
 
 
 @pytest.mark.parametrize("width", [1, 8, 600])
@@ -143,11 +202,37 @@ def test_a_dense_model_is_never_one_that_planning_calls_small() -> None:
     assert _plan_unasked(read_model(proto), cores=2).provenance.reason == DENSE
 
 
-def _with_body(proto: onnx.ModelProto) -> None:
-    flag = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
-    body = helper.make_graph([helper.make_node("Identity", ["sum"], ["out"])], "body", [], [flag])
+def _with_branch(*nodes: onnx.NodeProto, **attributes: Any) -> Callable[[onnx.ModelProto], None]:
+    """An If of which one branch holds these nodes."""
+
+    def change(proto: onnx.ModelProto) -> None:
+        sound = branch("sound", helper.make_node("Identity", ["sum"], ["out"]))
+        held = {"then_branch": branch("other", *nodes), "else_branch": sound, **attributes}
+        condition = helper.make_node("Constant", [], ["yes"], value=tensor("", dtype=np.bool_))
+        proto.graph.node.extend([condition, helper.make_node("If", ["yes"], ["z"], **held)])
+        proto.graph.node.append(helper.make_node("Relu", ["x"], ["late"]))
+
+    return change
+
+
+def _loop(*, output: str) -> onnx.NodeProto:
+    flags = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("go", "on")]
+    trip = helper.make_tensor_value_info("i", TensorProto.INT64, [])
+    body = helper.make_graph([helper.make_node("Identity", ["go"], ["on"])], "body", [trip, flags[0]], [flags[1]])
+    return helper.make_node("Loop", ["", "yes"], [output], body=body)
+
+
+def _with_loop(proto: onnx.ModelProto) -> None:
     condition = helper.make_node("Constant", [], ["yes"], value=tensor("", dtype=np.bool_))
-    proto.graph.node.extend([condition, helper.make_node("If", ["yes"], ["z"], then_branch=body, else_branch=body)])
+    proto.graph.node.extend([condition, _loop(output="z")])
+
+
+def _nested(depth: int) -> onnx.GraphProto:
+    node = helper.make_node("Identity", ["sum"], ["out"])
+    for _ in range(depth):
+        inner = branch("inner", node)
+        node = choice("yes", "out", then=inner, other=branch("leaf", helper.make_node("Identity", ["sum"], ["out"])))
+    return branch("outer", node)
 
 
 def _with_function(proto: onnx.ModelProto) -> None:
@@ -172,7 +257,30 @@ def _external(proto: onnx.ModelProto) -> None:
 
 
 UNUSUAL: dict[str, Callable[[onnx.ModelProto], object]] = {
-    "a body": _with_body,
+    "a loop": _with_loop,
+    "a loop in a branch": _with_branch(_loop(output="out")),
+    "a branch that reads what nothing makes": _with_branch(helper.make_node("Relu", ["none"], ["out"])),
+    "a branch that reads what is made later": _with_branch(helper.make_node("Relu", ["late"], ["out"])),
+    "a branch in another order": _with_branch(
+        helper.make_node("Relu", ["first"], ["out"]), helper.make_node("Relu", ["x"], ["first"])
+    ),
+    "a branch that makes a tensor twice": _with_branch(
+        helper.make_node("Relu", ["x"], ["out"]), helper.make_node("Relu", ["b"], ["out"])
+    ),
+    "a branch that does not make its output": _with_branch(helper.make_node("Relu", ["x"], ["in"])),
+    "a branch with an input": _with_branch(
+        then_branch=helper.make_graph(
+            [helper.make_node("Relu", ["own"], ["out"])],
+            "g",
+            [helper.make_tensor_value_info("own", TensorProto.FLOAT, [2])],
+            [onnx.ValueInfoProto(name="out")],
+        )
+    ),
+    "a branch that is none": _with_branch(helper.make_node("Relu", ["x"], ["out"]), else_branch=3),
+    "a third branch": _with_branch(
+        helper.make_node("Relu", ["x"], ["out"]), more=branch("more", helper.make_node("Relu", ["x"], ["out"]))
+    ),
+    "branches nested deeply": _with_branch(then_branch=_nested(16)),
     "a function": _with_function,
     "a body of an operator of the caller's": _with_own_body,
     "data in another file": _external,
@@ -223,6 +331,16 @@ def test_what_is_unusual_is_read_as_a_whole(what: str) -> None:
     assert seen(proto) is None
 
 
+def test_branches_are_unusual_only_where_they_differ() -> None:
+    """What the unusual branches differ from is looked into."""
+    for change in (_with_branch(helper.make_node("Relu", ["x"], ["out"])), _with_branch(then_branch=_nested(15))):
+        proto = model()
+        change(proto)
+        look = seen(proto)
+        assert look is not None
+        check_same(look, proto.SerializeToString())
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"<html>", b'{"a": 1}', b"PK\x03\x04", b"version https://git-lfs", bytes(100), b"\xff" * 100]
 )
@@ -236,8 +354,9 @@ def test_what_cannot_be_opened_is_not_seen(tmp_path: Any) -> None:
     assert glimpse("\0") is None
 
 
-def test_damaged_bytes_are_seen_as_protobuf_reads_them_or_not_at_all() -> None:
-    data = model().SerializeToString()
+@pytest.mark.parametrize("make", [model, branching])
+def test_damaged_bytes_are_seen_as_protobuf_reads_them_or_not_at_all(make: Callable[[], onnx.ModelProto]) -> None:
+    data = make().SerializeToString()
     rng = np.random.default_rng(11)
     same = 0
     for _ in range(MUTATIONS):

@@ -82,6 +82,29 @@ def test_bodies_are_noticed_in_any_domain_that_may_have_them() -> None:
         assert read_model(helper.make_model(graph, opset_imports=imports, ir_version=10)).survey.with_bodies == 1
 
 
+def test_ifs_are_told_from_loops_and_what_their_branches_hold_is_counted() -> None:
+    text = """
+    g (bool c, int64 n, float[4] x) => (float[4] y) {
+      a = If(c) <
+        then_branch = t () => (float[4] p) { p = Sin(x) },
+        else_branch = e () => (float[9,9] q) {
+          q = If(c) <then_branch = u () => (r) { r = Sin(x) }, else_branch = v () => (s) { s = Cos(x) }>
+        }
+      >
+      b = If(c) <then_branch = w () => (h) { h = Sin(x) }, else_branch = k () => (j) { j = LOOP }>
+      y = Add(a, b)
+    }"""
+    loop = "Loop(n, c, x) <body = m (int64 i, bool d, float[4] f) => (bool g, float[4] l) { g = Not(d) l = Cos(f) }>"
+    for inside, loops in (("Cos(x)", 0), (loop, 1)):
+        survey = read_model(parser.parse_model(HEADER + text.replace("LOOP", inside))).survey
+        assert (survey.with_bodies, survey.loops) == (2, loops)
+        assert survey.operators == {"If": 2, "Add": 1}
+        assert survey.largest_elements == 4
+        assert (survey.branches.graphs, survey.branches.largest_elements) == (6, 81)
+        counted = {"Sin": 3, "If": 1, "Cos": 1}
+        assert survey.branches.operators == ({**counted, "Loop": 1} if loops else {**counted, "Cos": 2})
+
+
 def test_an_initializer_that_is_an_input_too_is_no_input() -> None:
     model = onnx.ModelProto()
     model.CopyFrom(parser.parse_model(HEADER + "g (float[2] x, float[2] w = {1, 2}) => (float[2] y) { y = Add(x, w) }"))

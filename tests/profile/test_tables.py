@@ -175,6 +175,24 @@ def test_work_at_sight_bounds_the_work_of_every_operator_from_above() -> None:
         assert work_ns <= most_work_ns(model.survey), text
 
 
+@pytest.mark.parametrize("size", [1, 300])
+def test_work_at_sight_bounds_branches_from_above(size: int) -> None:
+    text = f"""
+    <ir_version: 10, opset_import: ["" : 21]>
+    g (bool c, float[{size},{size}] x) => (float[{size},{size}] y) {{
+      a = If(c) <
+        then_branch = t () => (p) {{ o = Exp(x) p = Softmax<axis=0>(o) }},
+        else_branch = e () => (q) {{
+          q = If(c) <then_branch = u () => (r) {{ r = MatMul(x, x) }}, else_branch = v () => (s) {{ s = Cos(x) }}>
+        }}
+      >
+      y = If(c) <then_branch = w () => (h) {{ h = Sin(a) }}, else_branch = k () => (j) {{ j = Identity(x) }}>
+    }}"""
+    model = load_model(parser.parse_model(text))
+    work_ns = sum(estimate_costs(model.inferred(), cores=1).node_ns(1)) - 2 * NODE_OVERHEAD_NS
+    assert most_work_ns(model.survey) < work_ns <= most_work_ns(model.survey, with_branches=True)
+
+
 @pytest.mark.parametrize("row", [1, 7, 8, 300])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_work_at_sight_bounds_rows_picked_from_weights_from_above(row: int, axis: int) -> None:

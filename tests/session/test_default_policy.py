@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import numpy as np
 import onnx
@@ -183,6 +184,64 @@ def test_two_loops_are_looked_into_since_they_might_run_side_by_side(monkeypatch
     session = parallax.InferenceSession(onnx.parser.parse_model(LOOPS % second).SerializeToString(), threads=2)
     assert session.plan.is_uncut  # how often they run is not known
     assert "types" in asked
+
+
+IFS = """
+<ir_version: 10, opset_import: ["" : 21]>
+g (bool c, int64 trips, float[%d,%d] x) => (float[%d,%d] y)
+{
+  a = If(c) <
+    then_branch = t () => (p) { p = MatMul(x, x) },
+    else_branch = e () => (q) { q = If(c) <then_branch = u () => (r) { r = Sin(x) }, else_branch = v () => (s) { %s }> }
+  >
+  b = If(c) <then_branch = w () => (h) { h = Cos(x) }, else_branch = k () => (j) { j = MatMul(x, x) }>
+  y = Add(a, b)
+}
+"""
+
+
+def ifs(*, size: int, innermost: str = "s = Cos(x)") -> bytes:
+    """Two Ifs, of which one holds another."""
+    return onnx.parser.parse_model(IFS % (size, size, size, size, innermost)).SerializeToString()
+
+
+def test_small_ifs_are_left_whole_at_sight_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = looked_at(monkeypatch)
+    model = ifs(size=4)
+
+    def never(*_: object) -> NoReturn:
+        pytest.fail("the model was read")
+
+    with monkeypatch.context() as unread:
+        unread.setattr("parallax.opening._source.SessionSource.read", never)
+        session = parallax.InferenceSession(model, threads=2)
+    assert session.plan.is_uncut
+    assert "too small to split" in session.plan.provenance.reason
+    assert not asked
+    x = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
+    stock = onnxruntime.InferenceSession(model, providers=CPU)
+    for c in (True, False):
+        feed = {"c": np.array(c), "trips": np.array(1), "x": x}
+        assert np.array_equal(session.run(None, feed)[0], stock.run(None, feed)[0])
+
+
+def test_large_ifs_are_looked_into_since_they_might_run_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = looked_at(monkeypatch)
+    parallax.InferenceSession(ifs(size=640), threads=2)
+    assert "types" in asked
+
+
+def test_a_loop_in_a_branch_may_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the only one, so that all else may run beside it; but the model is read, as one with a loop is."""
+    asked = looked_at(monkeypatch)
+    loop = (
+        "keep = Constant<value = bool {1}>() s = Loop(trips, keep, x) <body = m (int64 i, bool d, float[4,4] f) => "
+        "(bool g, float[4,4] l) { g = Identity(d) l = Cos(f) }>"
+    )
+    session = parallax.InferenceSession(ifs(size=4, innermost=loop), threads=2)
+    assert "too small to split" in session.plan.provenance.reason
+    assert not asked
+    assert session._durations.may_be_long
 
 
 def test_session_options_leave_a_model_whole_without_a_look_at_it(monkeypatch: pytest.MonkeyPatch) -> None:

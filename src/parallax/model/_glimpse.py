@@ -20,7 +20,7 @@ from parallax.graph import ELEMENT_TYPES, NUMPY_TYPES, packed_bytes
 from parallax.model._body_operators import BODY_OPERATORS, may_have_bodies
 from parallax.model._digests import skeleton_digest, structure_digest
 from parallax.model._files import HeldFiles, open_file
-from parallax.model._survey import RowsPicked, Survey, is_row_picker
+from parallax.model._survey import NO_BRANCHES, Branches, RowsPicked, Survey, is_row_picker
 from parallax.model._versions import are_known
 from parallax.model._wire import Payload, strip_weights
 from parallax.model._wire_fields import (
@@ -60,6 +60,7 @@ from parallax.model._wire_fields import (
     below,
     fields,
     may_have_body,
+    untyped_name,
     value_info,
 )
 
@@ -73,6 +74,12 @@ _ATTRIBUTE_FIELDS: Final = {
     0x4A: True,  # lists of integers and of texts
 }
 _ATTRIBUTE_NAME, _ATTRIBUTE_INT = 0x0A, 0x18
+_BRANCH: Final = 0x32
+_ATTRIBUTE_TYPE, _GRAPH_TYPE = 0xA0, 5
+_BRANCH_FIELDS: Final = dict.fromkeys((_ATTRIBUTE_NAME, _BRANCH, _ATTRIBUTE_TYPE), False)
+_BRANCH_NAMES: Final = [b"else_branch", b"then_branch"]
+_MOST_NESTED: Final = 16
+"""Ifs in each other that are looked into. What is nested deeper is left to protobuf, which has a bound of its own."""
 _VERSION_DOMAIN, _VERSION = 0x0A, 0x10
 _OPSET: Final = {_VERSION_DOMAIN: False, _VERSION: False}
 _FLOAT_BYTES: Final = {FLOAT_DATA: (1, 4), DOUBLE_DATA: (11, 8)}
@@ -93,7 +100,7 @@ class Glimpse:
     source: HeldFiles | bytes
     survey: Survey
     domains: frozenset[str]
-    """Of its operators, "ai.onnx" written as ""."""
+    """Of its operators, those in branches too; "ai.onnx" written as ""."""
     weights_read: Mapping[str, tuple[int, int]]
     """Operator type -> elements of the weights that such operators read, and of how many at most one of them does."""
     weight_bytes: int
@@ -171,9 +178,10 @@ def _opset(data: bytes, start: int, stop: int) -> tuple[str, int]:
 class _Look:
     """One pass over a graph. Initializers come after the nodes that read them, so what nodes do is kept until then."""
 
-    def __init__(self, data: bytes, lifted: Mapping[int, Payload]) -> None:
+    def __init__(self, data: bytes, lifted: Mapping[int, Payload], depth: int = 0) -> None:
         self.data = data
         self.lifted = lifted
+        self.depth = depth
         self.operators: Counter[str] = Counter()
         self.domains: set[str] = set()
         self.weights_read: dict[str, tuple[int, int]] = {}
@@ -185,6 +193,8 @@ class _Look:
         self._stated: dict[str, int] = {}  # elements of inputs
         self._pickers: list[tuple[str, str]] = []
         self._reads: list[tuple[str, list[str]]] = []
+        self._captured: dict[int, set[str]] = {}  # number of an If -> names that its branches read of this graph
+        self._branches: list[_Branch] = []  # those of Ifs in them too
         self._writes: list[list[str]] = []
         self._names: set[str] = set()  # of nodes
         self._largest = 0
@@ -201,16 +211,8 @@ class _Look:
             elif tag == GRAPH_NAME:
                 data[begin:end].decode()  # a name that is no text is refused
             elif tag in (INPUT, OUTPUT, VALUE_INFO):
-                info = value_info(data, begin, end)
-                # A size that is left open counts as 1, as it does where costs are estimated.
-                elements = self._note_size([dim if isinstance(dim, int) else 1 for dim in info.shape or ()])
-                if tag != VALUE_INFO:
-                    if info.dtype not in NUMPY_TYPES:
-                        raise OtherFormError
-                    (self._inputs if tag == INPUT else self._outputs).append(info.name)
-                    if tag == INPUT:
-                        self._stated[info.name] = elements
-        self._check_definitions()
+                self._value(tag, begin, end)
+        self._check_names()
         self._sum_weights()
 
     def survey(self) -> Survey:
@@ -221,13 +223,39 @@ class _Look:
         return Survey(
             node_count=len(self._reads),
             operators=dict(self.operators),
-            with_bodies=0,
+            with_bodies=len(self._captured),
+            loops=0,
+            branches=self._branches_seen(),
             inputs=tuple([name for name in self._inputs if name not in self._elements]),
             outputs=tuple(self._outputs),
             largest_elements=self._largest,
             picked_rows=dict(picked.rows),
             row_pickers=picked.nodes,
         )
+
+    def _branches_seen(self) -> Branches:
+        if not self._branches:
+            return NO_BRANCHES
+        operators: Counter[str] = Counter()
+        for branch in self._branches:
+            operators.update(branch.operators)
+        return Branches(
+            graphs=len(self._branches),
+            operators=dict(operators),
+            largest_elements=max(branch._largest for branch in self._branches),
+        )
+
+    def _value(self, tag: int, start: int, stop: int) -> None:
+        """An input, an output or a stated intermediate."""
+        info = value_info(self.data, start, stop)
+        # A size that is left open counts as 1, as it does where costs are estimated.
+        elements = self._note_size([dim if isinstance(dim, int) else 1 for dim in info.shape or ()])
+        if tag != VALUE_INFO:
+            if info.dtype not in NUMPY_TYPES:
+                raise OtherFormError
+            (self._inputs if tag == INPUT else self._outputs).append(info.name)
+            if tag == INPUT:
+                self._stated[info.name] = elements
 
     def _note_size(self, dims: Sequence[int]) -> int:
         elements = math.prod(dims)
@@ -261,8 +289,8 @@ class _Look:
                 attributes.append((begin, end))
         domain = "" if domain == "ai.onnx" else domain
         if op_type in BODY_OPERATORS or (may_have_bodies(op_type, domain) and may_have_body(data, start, stop)):
-            raise OtherFormError
-        if op_type == "Constant":
+            self._note_branches(op_type, domain, attributes)
+        elif op_type == "Constant":
             for place in attributes:
                 for tag, begin, end in fields(data, *place, _ATTRIBUTE_FIELDS):
                     if tag == _ATTRIBUTE_TENSOR:
@@ -273,6 +301,27 @@ class _Look:
         self.domains.add(domain)
         self._reads.append((op_type, reads))
         self._writes.append(writes)
+
+    def _note_branches(self, op_type: str, domain: str, attributes: Sequence[tuple[int, int]]) -> None:
+        """Look into an If. How long any other operator with a body takes is not seen, so that is not looked into."""
+        if op_type != "If" or domain or self.depth == _MOST_NESTED:
+            raise OtherFormError
+        names: list[bytes] = []
+        captured: set[str] = set()
+        for place in attributes:
+            found = {tag: (begin, end) for tag, begin, end in fields(self.data, *place, _BRANCH_FIELDS)}
+            begin, end = found.get(_ATTRIBUTE_NAME, (0, 0))
+            names.append(self.data[begin:end])
+            if _BRANCH not in found or found.get(_ATTRIBUTE_TYPE) != (_GRAPH_TYPE, 0):
+                raise OtherFormError
+            branch = _Branch(self.data, {}, self.depth + 1)
+            branch.graph(*found[_BRANCH])
+            captured |= branch.free
+            self._branches += [branch, *branch._branches]
+            self.domains |= branch.domains
+        if sorted(names) != _BRANCH_NAMES:
+            raise OtherFormError
+        self._captured[len(self._reads)] = captured
 
     def _is_axis_0(self, start: int, stop: int) -> bool:
         """Whether an attribute is the axis, and that is the first one."""
@@ -334,15 +383,23 @@ class _Look:
             return data_type == kind and end - begin == elements * each
         return sum(byte < 0x80 for byte in self.data[begin:end]) == elements
 
-    def _check_definitions(self) -> None:
-        """Each name is defined once, and before what reads it."""
+    def _check_names(self) -> None:
+        """All that is read is defined."""
+        if self._free_names():
+            raise OtherFormError
+
+    def _free_names(self) -> set[str]:
+        """What is read and not defined. All else is defined once, and before what reads it."""
         if len(set(self._inputs)) != len(self._inputs):
             raise OtherFormError
         known = {"", *self._inputs, *self._elements}
         made: set[str] = set()
-        for (_, reads), writes in zip(self._reads, self._writes, strict=True):
+        free: set[str] = set()
+        for number, ((_, reads), writes) in enumerate(zip(self._reads, self._writes, strict=True)):
             if not known.issuperset(reads):
-                raise OtherFormError
+                free |= {*reads} - known
+            if number in self._captured:
+                free |= self._captured[number] - known
             for name in writes:
                 if name:
                     if name in known:
@@ -350,8 +407,9 @@ class _Look:
                     known.add(name)
                     made.add(name)
         # An output that no operator computes is something that only a whole session gives.
-        if not made.issuperset(self._outputs):
+        if not made.issuperset(self._outputs) or made & free:
             raise OtherFormError
+        return free
 
     def _sum_weights(self) -> None:
         elements = self._elements
@@ -360,3 +418,24 @@ class _Look:
             if found:
                 total, most = self.weights_read.get(op_type, (0, 0))
                 self.weights_read[op_type] = total + sum(found), max(most, len(found))
+
+
+class _Branch(_Look):
+    """One pass over a branch of an If. It reads what it likes of the graphs around it, and has no inputs."""
+
+    def __init__(self, data: bytes, lifted: Mapping[int, Payload], depth: int) -> None:
+        super().__init__(data, lifted, depth)
+        self.free: set[str] = set()
+        """What it reads of the graphs around it."""
+
+    def _value(self, tag: int, start: int, stop: int) -> None:
+        if tag == INPUT:
+            raise OtherFormError
+        name = untyped_name(self.data, start, stop) if tag == OUTPUT else None
+        if name is None:
+            super()._value(tag, start, stop)
+        else:
+            self._outputs.append(name)
+
+    def _check_names(self) -> None:
+        self.free = self._free_names()

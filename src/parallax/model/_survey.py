@@ -1,4 +1,4 @@
-"""What can be told of a model from one look at each of its nodes, without edges, types or bodies.
+"""What can be told of a model from one look at each of its nodes, without edges or types.
 
 Building the graph takes some ten microseconds per node and inferring its types some fifty more, a good part of what
 ONNX Runtime takes to open the model. Where a plan does not need them, this answers instead.
@@ -9,13 +9,29 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from parallax._record import dataclass
 from parallax.model._body_operators import may_have_bodies
 
 if TYPE_CHECKING:
     import onnx
+
+_ONNX: Final = ("", "ai.onnx")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Branches:
+    """What the branches of the main graph's Ifs hold, and those of Ifs inside them. A run takes some of it, once."""
+
+    graphs: int
+    operators: Mapping[str, int]
+    """As `Survey.operators`, of all these graphs together."""
+    largest_elements: int
+    """As `Survey.largest_elements`, of what these graphs state."""
+
+
+NO_BRANCHES: Final = Branches(graphs=0, operators={}, largest_elements=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +43,9 @@ class Survey:
     """Operator type -> how many nodes of the main graph have it, whatever their domain."""
     with_bodies: int
     """How many nodes of the main graph have a graph for an attribute (If, Loop, Scan, ...)."""
+    loops: int
+    """How many of these run something an unknown number of times: all but Ifs that hold nothing but such Ifs."""
+    branches: Branches
     inputs: tuple[str, ...]
     """Names of the graph's inputs that are not initializers."""
     outputs: tuple[str, ...]
@@ -75,19 +94,51 @@ def survey_graph(graph: onnx.GraphProto) -> Survey:
     outputs = tuple(value.name for value in graph.output)
     check_text((*set(types), *inputs, *outputs))
     picked = _picked_rows(graph)
+    branches = _BranchesSeen()
+    are_bounded = [branches.note(node) for node in _nodes_with_bodies(graph, types)]
     return Survey(
         node_count=len(types),
         operators=dict(Counter(types)),
-        with_bodies=sum(
-            may_have_bodies(op_type, node.domain) and _has_body(node)
-            for node, op_type in zip(graph.node, types, strict=True)
-        ),
+        with_bodies=len(are_bounded),
+        loops=are_bounded.count(False),
+        branches=branches.seen(),
         inputs=inputs,
         outputs=outputs,
         largest_elements=max(_stated_elements(graph, types), default=0),
         picked_rows=dict(picked.rows),
         row_pickers=picked.nodes,
     )
+
+
+class _BranchesSeen:
+    """Counts what branches hold, one `note` for each node of the main graph that has bodies."""
+
+    def __init__(self) -> None:
+        self._graphs = 0
+        self._operators: Counter[str] = Counter()
+        self._largest = 0
+
+    def note(self, node: onnx.NodeProto) -> bool:
+        """Count what is in the branches of an If. False if there is a loop in one, or the node is no If."""
+        if node.op_type != "If" or node.domain not in _ONNX:
+            return False
+        graphs = [attribute.g for attribute in node.attribute if attribute.type == attribute.GRAPH]
+        # All are counted, also those after one with a loop.
+        are_bounded = [self._note_branch(graph) for graph in graphs]
+        return all(are_bounded)
+
+    def seen(self) -> Branches:
+        if not self._graphs:
+            return NO_BRANCHES
+        return Branches(graphs=self._graphs, operators=dict(self._operators), largest_elements=self._largest)
+
+    def _note_branch(self, graph: onnx.GraphProto) -> bool:
+        types = [node.op_type for node in graph.node]
+        self._graphs += 1
+        self._operators.update(types)
+        self._largest = max(self._largest, *_stated_elements(graph, types), 0)
+        are_bounded = [self.note(node) for node in _nodes_with_bodies(graph, types)]
+        return all(are_bounded)
 
 
 def _picked_rows(graph: onnx.GraphProto) -> RowsPicked:
@@ -108,11 +159,16 @@ def _picked_rows(graph: onnx.GraphProto) -> RowsPicked:
 
 def is_row_picker(op_type: str, domain: str, inputs: int) -> bool:
     """Whether a node with these may pick rows."""
-    return op_type == "Gather" and domain in ("", "ai.onnx") and inputs == 2
+    return op_type == "Gather" and domain in _ONNX and inputs == 2
 
 
 def _elements(value: onnx.ValueInfoProto) -> int:
     return math.prod(dim.dim_value if dim.HasField("dim_value") else 1 for dim in value.type.tensor_type.shape.dim)
+
+
+def _nodes_with_bodies(graph: onnx.GraphProto, types: Iterable[str]) -> list[onnx.NodeProto]:
+    nodes = zip(graph.node, types, strict=True)
+    return [node for node, op_type in nodes if may_have_bodies(op_type, node.domain) and _has_body(node)]
 
 
 def _has_body(node: onnx.NodeProto) -> bool:

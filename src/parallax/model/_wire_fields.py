@@ -186,6 +186,17 @@ def value_info(data: bytes, start: int, stop: int) -> TensorInfo:
     return TensorInfo(name=name, dtype=dtype, shape=shape)
 
 
+def untyped_name(data: bytes, start: int, stop: int) -> str | None:
+    """The name of a ValueInfoProto that states no type, as branches of an If may have them; None where one does."""
+    name = ""
+    for tag, begin, end in fields(data, start, stop, _VALUE):
+        if tag == _TYPE:
+            return None
+        if tag == _NAME:
+            name = data[begin:end].decode()
+    return name
+
+
 def _tensor_type(data: bytes, start: int, stop: int) -> tuple[int, tuple[Dim, ...] | None]:
     dtype, shape = 0, None
     for tag, begin, end in fields(data, start, stop, _TENSOR_TYPE_FIELDS):

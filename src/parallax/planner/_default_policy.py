@@ -45,15 +45,19 @@ def why_whole_at_sight(look: Glimpse, *, cores: int) -> str | None:
     """Why the default policy leaves a model whole: what planning would say; None where that takes a closer look."""
     if cores < 2:
         return ONE_CORE
-    operators = look.survey.operators
-    if look.survey.node_count < 2 or not look.domains <= KNOWN_DOMAINS or PRECOMPILED in operators:
+    survey = look.survey
+    if survey.node_count < 2 or not look.domains <= KNOWN_DOMAINS:
+        return None
+    if PRECOMPILED in survey.operators or PRECOMPILED in survey.branches.operators:
         return None
     read = [look.weights_read[op_type] for op_type in SCALABLE & look.weights_read.keys()]
     # Planning would first ask whether the model is small (`small_at_sight`). With so many weights it is not: operators
     # that read at most two of them each take 18 ns for as many elements as the largest weight has, by the tables; so
     # all of them together take 0.9 ms.
     if sum(elements for elements, _ in read) > DENSE_ELEMENTS:
-        return DENSE if all(most <= _FEW_WEIGHTS for _, most in read) else None
+        # Beside dense layers, branches may hold work of any kind: planning weighs them.
+        is_told = not survey.with_bodies and all(most <= _FEW_WEIGHTS for _, most in read)
+        return DENSE if is_told else None
     from parallax.planner._small import small_at_sight  # loads the tables of costs
 
-    return small_at_sight(look.survey, cores=cores)
+    return small_at_sight(survey, cores=cores)

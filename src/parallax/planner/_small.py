@@ -25,14 +25,16 @@ where it is not; a plan has a few of these, and its costs are right within a fac
 def small_at_sight(survey: Survey, *, cores: int) -> str | None:
     """Why no split of a model can save enough, from what its file states alone; None where it must be looked into.
 
-    How long an operator with a body takes is not seen; where there is one, all else may run beside it, but where there
-    are more, these may run side by side. An operator that makes tensors larger than all that the file states (an
+    How long a loop takes is not seen; where there is one, all else may run beside it, but where there are more, these
+    may run side by side. What an If takes is bounded by what its branches hold; a single one needs no bound, since all
+    that can be saved is what runs beside it. An operator that makes tensors larger than all that the file states (an
     Expand) goes unseen: such a model stays whole, which costs nothing, unless it is tuned or ``min_gain`` is given.
     """
-    if survey.with_bodies > 1:
+    if survey.loops > 1:
         return None
-    work_ns = most_work_ns(survey)
-    return _why_small(work_ns if survey.with_bodies else work_ns * (cores - 1) // cores)
+    work_ns = most_work_ns(survey, with_branches=survey.with_bodies > 1)
+    runs_beside_one = survey.with_bodies == 1 or survey.loops == 1
+    return _why_small(work_ns if runs_beside_one else work_ns * (cores - 1) // cores)
 
 
 def small_by_costs(graph: OpGraph, costs: CostModel, *, cores: int) -> str | None:

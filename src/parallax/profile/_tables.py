@@ -200,21 +200,38 @@ _PRODUCT_FLOPS = 2_000
 """Of one element that a product writes: a thousand weights each."""
 
 
-def most_work_ns(survey: Survey) -> int:
+def most_work_ns(survey: Survey, *, with_branches: bool = False) -> int:
     """What the nodes of a model could take on one core at most, their overhead apart, by what the file states.
 
     Each node is taken to handle the largest tensor that is stated, at the slowest rate of its class. So this is an
     upper bound where no operator makes larger tensors than are stated, and without inferring a single type. What a
     Gather writes that picks rows of a weight is known, which most tensors of recommenders are.
+
+    Args:
+        survey: of the model.
+        with_branches: whether what is in the branches of Ifs counts, as if all of them ran. Otherwise nothing in a
+            body does.
     """
     largest = survey.largest_elements
-    most_ns = sum(count * _most_ns(op_type) for op_type, count in survey.operators.items()) * largest
+    most_ns = 0.0
+    if with_branches:
+        branches = survey.branches
+        largest = max(largest, branches.largest_elements)
+        most_ns += _most_of(branches.operators) * largest
+        # What is called within a node is part of what the node takes.
+        most_ns += branches.graphs * _CONTROL_FLOW_OVERHEAD_NS + sum(branches.operators.values()) * NODE_OVERHEAD_NS
+    most_ns += _most_of(survey.operators) * largest
     if survey.row_pickers:
         most_ns -= survey.row_pickers * _most_ns("Gather") * largest
         for row, elements in survey.picked_rows.items():
             rates = _COPY if row >= _FINE_ELEMENTS else _GATHER_FINE
             most_ns += elements * _PICKED_BYTES / rates.gbytes
     return round(most_ns)
+
+
+def _most_of(operators: Mapping[str, int]) -> float:
+    """Per element of the largest tensor, of so many nodes of each type."""
+    return sum(count * _most_ns(op_type) for op_type, count in operators.items())
 
 
 @functools.cache
