@@ -14,8 +14,8 @@ import pytest
 
 from parallax import zoo
 from parallax.cli import Rival, Timing, _timing, compare_outputs, ratio, runtime_rivals, thread_counts, time_interleaved
-from parallax.cli._bench import Measured, measure_rounds
 from parallax.cli._bench_report import End, percentile_ms
+from parallax.cli._bench_rounds import Measured, counted, measure_rounds
 from parallax.cli._quiet import Deadline
 from parallax.cli._timing import Round, Turn
 from parallax.machine import CoreMeter, LoadMeter
@@ -152,7 +152,9 @@ class Rounds:
 
     def ended(self, *, wanted: int, seconds: float = 1000.0) -> Measured:
         deadline = Deadline(seconds, lambda: self.now)
-        return measure_rounds(self, wanted=wanted, deadline=deadline, progress=lambda *step: None)
+        everything: list[Round] = []
+        ended_by = measure_rounds(self, everything, wanted=wanted, deadline=deadline, progress=lambda *step: None)
+        return counted(everything, ended_by)
 
 
 def test_disturbed_rounds_are_measured_again() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -35,6 +36,7 @@ def busy() -> Iterator[None]:
 @pytest.mark.skipif((os.cpu_count() or 1) > LOAD, reason="there are more cores than busy programs")
 @pytest.mark.parametrize("how", [[], ["--callers", "4"]])
 def test_a_bench_on_a_busy_machine_ends_in_time_and_concludes_nothing(how: list[str]) -> None:
+    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "parallax", "bench", f"zoo:{MODEL}", "--max-time", "25", "--json", *how],
         capture_output=True,
@@ -42,13 +44,15 @@ def test_a_bench_on_a_busy_machine_ends_in_time_and_concludes_nothing(how: list[
         check=False,
         timeout=120,
     )
-    assert done.returncode == 0, done.stderr
+    # The promise itself; a second is for this process, which has to wait for a core like the other one.
+    assert time.monotonic() - began <= 25 + 1
     report = json.loads(done.stdout)
-    # The promise itself, of which a second is for what ends after the last round.
-    assert report["elapsed_s"] <= report["max_time_s"] + 1 == 26
-    assert "note: other programs use" in done.stderr
-    assert "waiting up to" in done.stderr
-    assert report["runs"] >= 1
+    assert report["elapsed_s"] <= report["max_time_s"] == 25
     assert report["verdict"]["outcome"] == "inconclusive"
-    assert "other programs used up to" in report["verdict"]["why"]
+    if report["runs"]:
+        assert done.returncode == 0, done.stderr
+        assert "other programs used up to" in report["verdict"]["why"]
+    else:
+        assert done.returncode == 3, done.stderr
+        assert "this process had a core for" in report["verdict"]["why"]
     assert all(row["outputs"]["relative_difference"] <= 1e-4 for row in report["timings"][1:])

@@ -6,6 +6,7 @@ Also what its measurements rest on, for scripts that measure more: rivals that t
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 from parallax import _lazy
@@ -53,5 +54,11 @@ def main() -> None:
     130 (Ctrl-C).
     """
     from parallax.cli._app import app
+    from parallax.cli._exits import IS_OWN_PROCESS
 
-    app(prog_name="parallax")
+    IS_OWN_PROCESS.set(True)
+    try:
+        app(prog_name="parallax")
+    finally:
+        # Most of Python's end would be a search for garbage among all that was loaded.
+        gc.freeze()

@@ -274,8 +274,15 @@ def bench_command(
 
     Example: `parallax bench zoo:yolov8n --policy parallax-paper`
     """
-    from parallax.cli._bench import BenchPlan, bench_model
+    from parallax.cli._limit import begin_limit
 
+    begin_limit(model, max_time, as_json=as_json)  # first: what it does takes long to load on a busy machine
+    from parallax.cli._bench import bench_model
+    from parallax.cli._bench_course import BenchPlan
+
+    how = BenchPlan(
+        rounds=runs, max_time_s=max_time, callers=callers, duration_s=duration, batch=batch, tunes=tune, energy=energy
+    )
     bench_model(
         model,
         inputs=inputs or (),
@@ -288,15 +295,7 @@ def bench_command(
             cache_dir=cache_dir,
             **budget_options(memory_budget, margin),
         ),
-        how=BenchPlan(
-            rounds=runs,
-            max_time_s=max_time,
-            callers=callers,
-            duration_s=duration,
-            batch=batch,
-            tunes=tune,
-            energy=energy,
-        ),
+        how=how,
         seed=seed,
         save=save,
         providers=provider or (),

@@ -106,6 +106,11 @@ def is_ours(label: str) -> bool:
     return label == OURS or label.startswith(f"{OURS}, ")
 
 
+def is_tuned(plan: Plan) -> bool:
+    """Whether a plan is what a search that nobody disturbed has found."""
+    return plan.provenance.source == "measured" and not plan.provenance.disturbed
+
+
 def describe_bench(bench: Bench) -> dict[str, Any]:
     """The document: everything that the tables show, and more."""
     rows = [_describe_row(bench, label) for label in bench.labels]
@@ -180,12 +185,17 @@ def _describe_row(bench: Bench, label: str) -> dict[str, Any]:
             "interval": None if verdict.interval is None else list(verdict.interval),
         }
         row["verdict"] = verdict.to_json()
-        row["outputs"] = {
-            "identical": difference.identical,
-            "relative_difference": None if difference.detail else difference.relative,
-            "detail": difference.detail,
-        }
+        row["outputs"] = describe_outputs(difference)
     return row
+
+
+def describe_outputs(difference: Difference) -> dict[str, Any]:
+    """What is told of a rival's outputs."""
+    return {
+        "identical": difference.identical,
+        "relative_difference": None if difference.detail else difference.relative,
+        "detail": difference.detail,
+    }
 
 
 def percentile_ms(runs_ns: NDArray[Any], percent: int) -> float | None:
@@ -246,16 +256,17 @@ def render_bench(report: Mapping[str, Any], console: Console) -> None:
             *(_ms(row[f"{name}_ms"]) for name in PERCENTILES),
             significant(row["items_per_s"]),
             f"{low} - {high}",
-            _outputs_cell(row.get("outputs")),
+            outputs_cell(row.get("outputs")),
             "" if against is None else speed(against["median"]),
             *(() if energy is None else (energy_cell(row.get("energy")),)),
         )
     print_table(console, table, optional=("quartiles", "p99 ms", "p90 ms", "p50 ms" if load else per_second, "outputs"))
-    _render_outputs([row["outputs"] for row in report["timings"] if not is_ours(row["label"])], console)
+    render_outputs([row["outputs"] for row in report["timings"] if not is_ours(row["label"])], console)
     _render_notes(report, console)
 
 
-def _render_outputs(outputs: Sequence[Mapping[str, Any]], console: Console) -> None:
+def render_outputs(outputs: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """How outputs compare with ONNX Runtime's, if any did."""
     if not outputs:
         return
     if all(row["identical"] for row in outputs):
@@ -321,7 +332,8 @@ def _ms(value: float | None) -> str:
     return "-" if value is None else milliseconds(value * 1e6)
 
 
-def _outputs_cell(outputs: Mapping[str, Any] | None) -> str:
+def outputs_cell(outputs: Mapping[str, Any] | None) -> str:
+    """How outputs compare, in a word or two; "" of our own."""
     if outputs is None:
         return ""
     if outputs["identical"]:

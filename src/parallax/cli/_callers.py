@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from parallax.cli._timing import Round, Turn, rotated, wait_until_quiet, wake, witness_for
+from parallax.cli._timing import LogRuns, Round, Turn, rotated, wait_until_quiet, wake, witness_for
 from parallax.machine import AWAIT_S
 
 _LOOK_S = 0.05
@@ -21,10 +21,17 @@ class CallerRounds:
         callers: how many call at once.
         turn_s: seconds that a turn lasts, and the runs that are under way then.
         cores: how many the rivals use.
+        log: called with a rival's label and the ns of runs of it that have ended.
     """
 
     def __init__(
-        self, rivals: Mapping[str, Callable[[], object]], *, callers: int, turn_s: float, cores: int | None
+        self,
+        rivals: Mapping[str, Callable[[], object]],
+        *,
+        callers: int,
+        turn_s: float,
+        cores: int | None,
+        log: LogRuns = lambda label, runs_ns: None,
     ) -> None:
         for call in rivals.values():
             wake(call)
@@ -32,6 +39,7 @@ class CallerRounds:
         self._callers = callers
         self._turn_s = turn_s
         self._judge = witness_for(cores)
+        self._log = log
         self._number = 0
 
     def measure(self, *, wait_s: float = AWAIT_S, is_over: Callable[[], bool] = lambda: False) -> Round | None:
@@ -43,6 +51,7 @@ class CallerRounds:
             wait_until_quiet()
             wake(self._rivals[label])
             turns[label] = run_callers(self._rivals[label], callers=self._callers, seconds=self._turn_s)
+            self._log(label, turns[label].runs_ns)
         self._number += 1
         return self._judge(turns)
 

@@ -38,6 +38,7 @@ class Screen:
         self.as_json = as_json
         self.out = _console(stderr=False)
         self.err = _console(stderr=True)
+        self._bars: Progress | None = None
 
     def show(self, report: Mapping[str, Any], render: Callable[[Console], None]) -> None:
         """Print ``report`` as JSON under ``--json``, else what ``render`` draws of it."""
@@ -59,6 +60,7 @@ class Screen:
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self.err, transient=True) as bars:
+            self._bars = bars
             tasks: dict[str, Any] = {}
 
             def report(stage: str, done: int, total: int) -> None:
@@ -67,6 +69,11 @@ class Screen:
                 bars.update(tasks[stage], completed=done, total=total)
 
             yield report
+
+    def end_progress(self) -> None:
+        """Take the bars away and give the cursor back, from any thread, before something else is shown."""
+        if self._bars is not None:
+            self._bars.stop()
 
 
 class _PlainProgress:

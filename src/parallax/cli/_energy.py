@@ -232,9 +232,9 @@ def measure_rows(
         rows: filled by label, so that what is known is there when the user stops it.
     """
     for left, (label, call) in zip(range(len(calls), 0, -1), calls.items(), strict=True):
-        seconds = min(STRETCH_S, remaining_s() / left)
         wait_until_quiet()
         wake(call)
+        seconds = min(STRETCH_S, remaining_s() / left)
         runs = 0
         with EnergyRecorder(meters) as recorder:
             end = time.perf_counter() + seconds

@@ -126,6 +126,10 @@ class Round:
     """Others used cores, or the host had taken some at its end: what was measured says little."""
 
 
+LogRuns = Callable[[str, Sequence[float]], None]
+"""Called with a rival's label and the ns of runs of it that have ended."""
+
+
 class Rounds(Protocol):
     """What measures one round after the other."""
 
@@ -150,6 +154,7 @@ class InterleavedRounds:
         cores: how many the rivals use. None: nobody looks whether they are there.
         is_brief: whether a turn is one timed run and nothing else, for models that run for seconds: most of such a run
             is spent with pools and caches awake.
+        log: called with a rival's label and the ns of runs of it that have ended, those before the first round too.
     """
 
     def __init__(
@@ -159,10 +164,12 @@ class InterleavedRounds:
         warmups: int = 3,
         cores: int | None = None,
         is_brief: bool = False,
+        log: LogRuns = lambda label, runs_ns: None,
     ) -> None:
         self._repeats = 1
+        self._log = log
         if not is_brief:
-            shortest_ns = min(_warm_up(call, warmups) for call in rivals.values())
+            shortest_ns = min(self._warm_up(label, call, warmups) for label, call in rivals.items())
             self._repeats = min(_MAX_RUNS_PER_TURN, max(1, round(_TURN_NS / max(1, shortest_ns))))
         self._rivals = rivals
         self._is_brief = is_brief
@@ -176,8 +183,20 @@ class InterleavedRounds:
             if is_over():
                 return None
             turns[label] = self._turn(self._rivals[label], wait_s)
+            self._log(label, turns[label].runs_ns)
         self._number += 1
         return self._witness.judge(turns)
+
+    def _warm_up(self, label: str, call: Callable[[], object], runs: int) -> float:
+        """Run at least once, untimed in effect; returns the ns of the last run."""
+        wait_until_quiet()
+        elapsed_ns = 0.0
+        for _ in range(max(1, runs)):
+            begin = time.perf_counter_ns()
+            call()
+            elapsed_ns = time.perf_counter_ns() - begin
+            self._log(label, (elapsed_ns,))
+        return elapsed_ns
 
     def _turn(self, call: Callable[[], object], wait_s: float) -> Turn:
         wait_until_quiet()
@@ -285,14 +304,3 @@ def wake(call: Callable[[], object]) -> None:
     call()
     while time.perf_counter_ns() < end:
         call()
-
-
-def _warm_up(call: Callable[[], object], runs: int) -> int:
-    """Run at least once, untimed in effect; returns the ns of the last run."""
-    wait_until_quiet()
-    elapsed_ns = 0
-    for _ in range(max(1, runs)):
-        begin = time.perf_counter_ns()
-        call()
-        elapsed_ns = time.perf_counter_ns() - begin
-    return elapsed_ns

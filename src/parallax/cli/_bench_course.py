@@ -1,0 +1,214 @@
+"""What is known of a `parallax bench` while it goes on, and what is told of that when it ends, wherever it is then."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from parallax.cli._bench_opening import Opened, Running
+from parallax.cli._bench_report import OURS, TOLERANCE, Bench, End, describe_bench, is_ours, is_tuned, render_bench
+from parallax.cli._bench_rounds import counted
+from parallax.cli._bench_unfinished import FirstRuns, describe_first_runs, render_first_runs
+from parallax.cli._console import Screen
+from parallax.cli._energy import BenchEnergy, EnergySource, RowEnergy, energy_of
+from parallax.cli._exits import INTERRUPTED_EXIT, say
+from parallax.cli._limit import DEFAULT_S, Limit, describe_unmeasured, say_inconclusive, tell_nothing
+from parallax.cli._open import Subject
+from parallax.cli._rivals import Difference, compare_outputs, runtime_rivals
+from parallax.cli._timing import Round
+from parallax.schedule import Plan
+from parallax.session import InferenceSession
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchPlan:
+    """What is measured, and for how long."""
+
+    rounds: int | None = None
+    """At most; None: as many as there is time for, 30 at most."""
+    max_time_s: float | None = None
+    """None: `DEFAULT_S`, or what ``duration_s`` needs."""
+    callers: int = 1
+    duration_s: float | None = None
+    """Seconds that each is called for; None: rounds of single runs, unless several call."""
+    batch: int | None = None
+    tunes: bool | None = None
+    """None: models are tuned, bundles are not."""
+    energy: bool = False
+    """Whether joules are wanted."""
+
+    @property
+    def is_load(self) -> bool:
+        """Whether throughput is measured, by callers that do not pause."""
+        return self.callers > 1 or self.duration_s is not None
+
+    def limit_s(self, rivals: int) -> float:
+        """Seconds after which all is to be over, with so many to be compared."""
+        if self.max_time_s is not None:
+            return self.max_time_s
+        return DEFAULT_S + (0.0 if self.duration_s is None else self.duration_s * rivals)
+
+
+@dataclass(slots=True, kw_only=True)
+class Course:
+    """What is known so far. One thread fills it; another may tell it when the time is over."""
+
+    limit: Limit
+    screen: Screen
+    how: BenchPlan
+    save: Path | None
+    cores: int
+    slims: bool
+    model: str
+    subject: Subject | None = None
+    source: EnergySource | None = None
+    others_cores: float = 0.0
+    """That other programs still used when waiting for them had ended."""
+    tunes: bool = False
+    """Whether the best plan is searched for."""
+    session: InferenceSession | None = None
+    ours: Sequence[Any] = ()
+    """Outputs of our session's first run."""
+    policies: Mapping[str, Running] = field(default_factory=dict)
+    opened: Opened = field(default_factory=Opened)
+    opening_s: float | None = None
+    """When all were opened, from the beginning."""
+    calls: Mapping[str, Callable[[], object]] = field(default_factory=dict)
+    """What is timed, by label; empty until that is known."""
+    runs_ns: dict[str, list[float]] = field(default_factory=dict)
+    """Of all runs so far, by label, those that are not timed for a round too."""
+    rounds: list[Round] = field(default_factory=list)
+    """All that ended."""
+    wanted: int = 0
+    metered: dict[str, RowEnergy] = field(default_factory=dict)
+
+    def log(self, label: str, runs_ns: Sequence[float]) -> None:
+        """Note runs that have ended; what is known is only told of where no round ends."""
+        if not self.rounds:
+            self.runs_ns.setdefault(label, []).extend(runs_ns)
+
+    def conclude(self, ended_by: End) -> int:
+        """Tell what is known, and save it if that is wanted; returns the exit status."""
+        self.screen.end_progress()
+        if self.subject is None or self.session is None or not self.runs_ns:
+            return tell_nothing(
+                self.limit, self.model, as_json=self.screen.as_json, others=self._others(), tunes=self.tunes
+            )
+        rounds = list(self.rounds)
+        differences = self._differences(self.session)
+        if rounds:
+            bench = self._bench(self.subject, self.session, rounds, differences, ended_by)
+            self._tell(describe_bench(bench), render_bench)
+            return _status(differences) or _status_of(ended_by)
+        first = FirstRuns(
+            subject=self.subject,
+            session=self.session,
+            runs_ns=self._first_runs(),
+            opening_s=self.opening_s,
+            differences=differences,
+            failed=dict(self.opened.failed),
+            left_out=dict(self.opened.left_out),
+            cores=self.cores,
+            callers=self.how.callers,
+            is_load=self.how.is_load,
+            batch=self.how.batch or 1,
+            wanted=self.wanted,
+            others_cores=self.others_cores,
+        )
+        report = describe_first_runs(
+            first, describe_unmeasured(self.limit, self.model, others=self._others(), tunes=self.tunes)
+        )
+        self._tell(report, render_first_runs)
+        return _status(differences) or say_inconclusive(report)
+
+    def _first_runs(self) -> dict[str, list[float]]:
+        """The ns of all runs so far, by label, in the order in which they are shown."""
+        runs_ns = {OURS: list(self.runs_ns[OURS])}
+        for label, rival in dict(self.opened.running).items():
+            runs_ns[label] = [1e9 * rival.run_s, *self.runs_ns.get(label, ())]
+        return runs_ns
+
+    def _tell(self, report: Mapping[str, Any], render: Callable[[Mapping[str, Any], Console], None]) -> None:
+        if self.save is not None:
+            self.save.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        self.screen.show(report, lambda console: render(report, console))
+
+    def _others(self) -> str:
+        if not self.others_cores:
+            return ""
+        return f"other programs used {self.others_cores:.1f} of {self.cores} cores"
+
+    def _differences(self, session: InferenceSession) -> dict[str, Difference]:
+        """Of all that ran so far, from our outputs; of those that are not timed only where that is not known yet."""
+        names = [entry.name for entry in session.get_outputs()]
+        ours = dict(zip(names, self.ours, strict=True))
+        return {
+            label: compare_outputs(ours, dict(zip(names, rival.outputs, strict=True)))
+            for label, rival in dict(self.opened.running).items()
+            if label in self.calls or not self.calls
+        }
+
+    def _bench(
+        self,
+        subject: Subject,
+        session: InferenceSession,
+        rounds: Sequence[Round],
+        differences: Mapping[str, Difference],
+        ended_by: End,
+    ) -> Bench:
+        measured = counted(rounds, ended_by)
+        policies = {label: rival.session.plan for label, rival in self.policies.items()}
+        return Bench(
+            subject=subject,
+            session=session,
+            rounds=measured.rounds,
+            others_cores=measured.others_cores,
+            disturbed=measured.disturbed,
+            is_spoiled=measured.is_spoiled,
+            ended_by=measured.ended_by,
+            wanted=self.wanted,
+            elapsed_s=self.limit.elapsed_s,
+            max_time_s=self.limit.seconds,
+            differences=differences,
+            failed=self.opened.failed,
+            left_out=self.opened.left_out,
+            policies={label: plan for label, plan in policies.items() if label in self.calls},
+            cores=self.cores,
+            callers=self.how.callers,
+            is_load=self.how.is_load,
+            batch=self.how.batch or 1,
+            is_tuned=is_tuned(session.plan),
+            energy=self._energy(subject, measured.rounds, {OURS: session.plan, **policies}),
+        )
+
+    def _energy(self, subject: Subject, rounds: Sequence[Round], plans: Mapping[str, Plan]) -> BenchEnergy | None:
+        if self.source is None:
+            return None
+        threads = {rival.label: rival.threads for rival in runtime_rivals(self.cores)}
+        metered = dict(self.metered)
+        return energy_of(self.source, metered, subject, rounds, plans=plans, threads=threads, slim=self.slims)
+
+
+def _status(differences: Mapping[str, Difference]) -> int:
+    """1, and a line that says why, where outputs differ: ours from all of ONNX Runtime's, or a policy's from ours."""
+    rivals = [difference for label, difference in differences.items() if not is_ours(label)]
+    if rivals and not any(difference.within(TOLERANCE) for difference in rivals):
+        say("error: outputs differ from ONNX Runtime's beyond tolerance; please report this model")
+        return 1
+    for label, difference in differences.items():
+        if is_ours(label) and not difference.within(TOLERANCE):
+            say(f"error: outputs of {label} differ from ours beyond tolerance; please report this model")
+            return 1
+    return 0
+
+
+def _status_of(ended_by: End) -> int:
+    if ended_by is not End.INTERRUPT:
+        return 0
+    say("interrupted")
+    return INTERRUPTED_EXIT

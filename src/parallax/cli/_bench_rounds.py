@@ -1,0 +1,84 @@
+"""How many rounds `parallax bench` measures, and which of them count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from parallax.cli._bench_report import End
+from parallax.cli._console import ProgressCallback
+from parallax.cli._quiet import Deadline
+from parallax.cli._timing import Round, Rounds
+from parallax.cli._verdict import LEAST_SAMPLES
+from parallax.machine import AWAIT_S
+
+_PATIENT_S, _IMPATIENT_S = AWAIT_S, 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What was measured until the rounds, the time or the user's patience ended."""
+
+    rounds: Sequence[Round]
+    """That count: the undisturbed ones where these are enough for an interval, else all."""
+    disturbed: int
+    """Rounds during which other programs used the cores."""
+    is_spoiled: bool
+    """Whether disturbed rounds had to be counted."""
+    others_cores: float
+    """Of the cores, the most that other programs used in the rounds that count."""
+    ended_by: End
+
+
+def measure_rounds(
+    rounds: Rounds, everything: list[Round], *, wanted: int, deadline: Deadline, progress: ProgressCallback
+) -> End:
+    """Measure until there are ``wanted`` undisturbed rounds, twice as many in all, or no time for another.
+
+    Args:
+        everything: to which each round is added when it has ended.
+
+    Returns: what ended it.
+    """
+    last_s = 0.0
+    ended_by = End.ROUNDS
+    try:
+        while sum(not done.is_disturbed for done in everything) < wanted and len(everything) < 2 * wanted:
+            if deadline.remaining_s <= last_s:
+                ended_by = End.TIME
+                break
+            # Cores that a host has taken come back when they are waited for; those that others use do not.
+            is_busy = bool(everything) and everything[-1].is_disturbed
+            began = deadline.elapsed_s
+            measured = rounds.measure(
+                wait_s=_IMPATIENT_S if is_busy else _PATIENT_S, is_over=lambda: not deadline.remaining_s
+            )
+            if measured is None:
+                ended_by = End.TIME
+                break
+            everything.append(measured)
+            last_s = deadline.elapsed_s - began
+            kept = sum(not done.is_disturbed for done in everything)
+            if len(everything) - kept < wanted:
+                progress("rounds", kept, wanted)
+            else:
+                progress("rounds (the machine is busy)", kept, wanted)
+    except KeyboardInterrupt:
+        ended_by = End.INTERRUPT
+    if ended_by is End.ROUNDS and sum(not done.is_disturbed for done in everything) < wanted:
+        ended_by = End.BUSY
+    return ended_by
+
+
+def counted(everything: Sequence[Round], ended_by: End) -> Measured:
+    """Of all rounds, those that count."""
+    clean = [measured for measured in everything if not measured.is_disturbed]
+    disturbed = len(everything) - len(clean)
+    kept = clean if len(clean) >= LEAST_SAMPLES or not disturbed else list(everything)
+    return Measured(
+        rounds=kept,
+        disturbed=disturbed,
+        is_spoiled=len(kept) > len(clean),
+        others_cores=max((measured.others_cores for measured in kept), default=0.0),
+        ended_by=ended_by,
+    )

@@ -1,0 +1,112 @@
+"""What `parallax bench` tells where no round ended: the few runs there were, from which nothing is concluded."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from parallax.cli._bench_report import describe_outputs, is_ours, is_tuned, outputs_cell, render_outputs
+from parallax.cli._console import make_table, print_line, print_table
+from parallax.cli._open import Subject
+from parallax.cli._plan_view import describe_plan
+from parallax.cli._rivals import Difference
+from parallax.cli._units import milliseconds
+from parallax.profile import machine_fingerprint
+from parallax.session import InferenceSession
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstRuns:
+    """What happened before the time was over."""
+
+    subject: Subject
+    session: InferenceSession
+    runs_ns: Mapping[str, Sequence[float]]
+    """Of each that ran, by label: the very first run, untimed ones, and those of a round that did not end."""
+    opening_s: float | None
+    """When all were opened; None where that did not end."""
+    differences: Mapping[str, Difference]
+    failed: Mapping[str, str]
+    left_out: Mapping[str, str]
+    cores: int
+    callers: int
+    is_load: bool
+    batch: int
+    wanted: int
+    others_cores: float
+
+
+def describe_first_runs(first: FirstRuns, unmeasured: Mapping[str, Any]) -> dict[str, Any]:
+    """The document: as that of a bench, with nothing in it that rests on rounds.
+
+    Args:
+        unmeasured: why no round ended, as `describe_unmeasured` tells it.
+    """
+    plan = first.session.plan
+    return {
+        **unmeasured,
+        "model": first.subject.source.label,
+        "inputs": {name: [str(value.dtype), list(value.shape)] for name, value in first.subject.feeds.items()},
+        "threads": first.cores,
+        "callers": first.callers,
+        "batch": first.batch,
+        "measures": "throughput" if first.is_load else "latency",
+        "wanted_rounds": first.wanted,
+        "discarded_rounds": 0,
+        "disturbed_rounds": 0,
+        "others_cores": first.others_cores,
+        "opening_s": first.opening_s,
+        "tuned": is_tuned(plan),
+        "machine": machine_fingerprint(),
+        "is_onnxruntime": plan.is_uncut,
+        "timings": [_describe_row(first, label) for label in first.runs_ns],
+        "failed": dict(first.failed),
+        "left_out": dict(first.left_out),
+        "best_of_onnxruntime": None,
+        "ratio_to_best": None,
+        "plan": describe_plan(plan),
+        "memory": first.session.memory().to_json(),
+    }
+
+
+def _describe_row(first: FirstRuns, label: str) -> dict[str, Any]:
+    runs_ns = first.runs_ns[label]
+    row: dict[str, Any] = {
+        "label": label,
+        "p50_ms": statistics.median(runs_ns) / 1e6,
+        "min_ms": min(runs_ns) / 1e6,
+        "max_ms": max(runs_ns) / 1e6,
+        "timed_runs": len(runs_ns),
+    }
+    if label in first.differences:
+        row["outputs"] = describe_outputs(first.differences[label])
+    return row
+
+
+def render_first_runs(report: Mapping[str, Any], console: Console) -> None:
+    """That nothing is concluded, and what there is all the same."""
+    print_line(console, report["conclusion"])
+    print_line(console, _how_far_it_came(report))
+    table = make_table("", "runs", "p50 ms", "least", "most", "outputs")
+    for row in report["timings"]:
+        figures = (milliseconds(row[f"{name}_ms"] * 1e6) for name in ("p50", "min", "max"))
+        table.add_row(row["label"], str(row["timed_runs"]), *figures, outputs_cell(row.get("outputs")))
+    print_table(console, table, optional=("most", "least", "outputs"))
+    print_line(console, "these are first runs, with work that later ones are spared: no comparison")
+    compared = [row["outputs"] for row in report["timings"] if "outputs" in row and not is_ours(row["label"])]
+    render_outputs(compared, console)
+    for label, reason in report["failed"].items():
+        print_line(console, f"{label} does not run this model: {reason}")
+    for label, reason in report["left_out"].items():
+        print_line(console, f"{label} was not timed: {reason}")
+    print_line(console, f"plan: {report['plan']['summary']}")
+
+
+def _how_far_it_came(report: Mapping[str, Any]) -> str:
+    opening_s = report["opening_s"]
+    opened = "not all was opened" if opening_s is None else f"{opening_s:.0f} s until all was opened"
+    return f"{report['model']} on {report['threads']} threads: no round in {report['elapsed_s']:.0f} s, {opened}"
