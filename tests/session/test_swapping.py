@@ -121,6 +121,7 @@ def test_observers_are_told_of_swaps_in_their_order_and_of_every_run_by_its_own_
     try:
         for number, plan in enumerate(itertools.islice(itertools.cycle((*plans[1:], plans[0])), 6)):
             session.swap_plan(plan, reason=f"swap {number}")
+            session.run(None, {"x": callers.inputs[0]})  # the threads may get no turn before the next swap
     finally:
         callers.end()
     events = recorder.take()
@@ -129,7 +130,7 @@ def test_observers_are_told_of_swaps_in_their_order_and_of_every_run_by_its_own_
     for before, after in itertools.pairwise(swaps):
         assert after.previous == before.plan
     runs = verify_events(events)
-    assert len(runs) == sum(callers.ran)
+    assert len(runs) == sum(callers.ran) + len(swaps)
     known = {len(plan.segments) for plan in plans}
     assert {len(run.admitted.plan.segments) for run in runs.values()} == known
 
