@@ -35,7 +35,6 @@ from parallax.model import Model
 from parallax.planner import PlanningContext
 from parallax.planner._devices import plan_of_regions
 from parallax.planner._states import describe
-from parallax.schedule import Grain
 from parallax.schedule.placement import (
     PLACERS,
     Machine,
@@ -101,8 +100,7 @@ def own_ns(problem: PlacementProblem, placer: Placer) -> int | None:
     for placement in placer.propose(problem):
         regions = find_shared_regions(problem, placement)
         if regions is not None:
-            tried = (judge.scheduled(placement, regions, grain, thorough=True) for grain in Grain)
-            times.append(min(judged.makespan_ns for judged in tried))
+            times.append(judge.simulated(placement, regions).makespan_ns)
     return min(times, default=None)
 
 

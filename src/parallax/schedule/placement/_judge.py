@@ -135,7 +135,7 @@ class Judge:
         self._seen: set[frozenset[tuple[int, tuple[int, ...]]]] = set()
         nothing = find_shared_regions(problem, problem.cpu_only)
         assert nothing is not None  # without regions there is no circle
-        self.best = self._simulated(problem.cpu_only, nothing)
+        self.best = self.simulated(problem.cpu_only, nothing)
         self._seen.add(nothing.key)
 
     def consider(self, placement: Placement) -> bool:
@@ -143,7 +143,7 @@ class Judge:
         regions = self.new_regions(placement)
         if regions is None:
             return False
-        found = self._simulated(placement, regions)
+        found = self.simulated(placement, regions)
         if self.rank(found) >= self.rank(self.best):
             return False
         self.best = found
@@ -163,11 +163,11 @@ class Judge:
 
     def keep(self, placement: Placement, regions: SharedRegions) -> None:
         """Simulate a placement with a good schedule, though it was seen, and keep it if it is the best so far."""
-        found = self._simulated(placement, regions)
+        found = self.simulated(placement, regions)
         if self.rank(found) < self.rank(self.best):
             self.best = found
 
-    def _simulated(self, placement: Placement, regions: SharedRegions) -> JudgedPlacement:
+    def simulated(self, placement: Placement, regions: SharedRegions) -> JudgedPlacement:
         """A placement with a good schedule, in the grain that suits it, and what follows each other joined."""
         found = [self.scheduled(placement, regions, grain, thorough=True) for grain in Grain]
         best = min(found, key=self.rank)
