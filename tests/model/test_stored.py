@@ -58,7 +58,11 @@ def made(folder: Path) -> tuple[Path, tuple[StoredWeight, ...]]:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save_model(model, folder / "model.onnx")
     save_optimised(
-        str(folder / "model.onnx"), str(folder / "optimised.onnx"), data_name="optimised.data", options=RuntimeOptions()
+        str(folder / "model.onnx"),
+        str(folder / "optimised.onnx"),
+        data_name="optimised.data",
+        options=RuntimeOptions(),
+        is_part=True,
     )
     weights = save_arranged(folder / "optimised.onnx", folder / "0000.onnx")
     return folder / "0000.onnx", weights
@@ -295,7 +299,11 @@ def whole(folder: Path) -> tuple[Path, tuple[StoredWeight, ...]]:
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "model.onnx"
     )
     save_optimised(
-        str(folder / "model.onnx"), str(folder / "optimised.onnx"), data_name="optimised.data", options=RuntimeOptions()
+        str(folder / "model.onnx"),
+        str(folder / "optimised.onnx"),
+        data_name="optimised.data",
+        options=RuntimeOptions(),
+        is_part=True,
     )
     weights = save_arranged(folder / "optimised.onnx", folder / "0000.onnx")
     return folder / "0000.onnx", weights

@@ -184,7 +184,13 @@ def _compile_segment(
     optimised = scratch / "optimised.onnx"
     staged = _stage(model, plan, segment, scratch)
     try:
-        session = save_optimised(str(staged), str(optimised), data_name="optimised.data", options=RuntimeOptions())
+        session = save_optimised(
+            str(staged),
+            str(optimised),
+            data_name="optimised.data",
+            options=RuntimeOptions(),
+            is_part=not plan.is_uncut,
+        )
     except FOREIGN_EXCEPTIONS as error:
         names = [model.graph.nodes[index].name for index in segment.nodes[:8]]
         raise both(BackendError, type(error))(
