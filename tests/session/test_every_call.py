@@ -137,7 +137,13 @@ OF_FAULTS: dict[str, list[Any]] = {
     "checks_nan": ["yes", 1, None],
 }
 
-FOR_FOLLOWERS = {"open_narrow", "share_weights", "use_runner", "planning_request"}
+FOR_FOLLOWERS = {
+    "bundle_to_share",
+    "open_narrow",
+    "share_weights",
+    "use_runner",
+    "planning_request",
+}
 """What `parallax.adapting` asks of a session; people have no use for it."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,8 +17,10 @@ import onnxruntime
 import pytest
 
 import parallax
+from parallax.bundle import settled, signature
 from parallax.engine import CountedRunner, EventRecorder
 from parallax.events import PlanSwapped
+from parallax.serving import _serving
 from tests.session._calling import (
     CPU,
     INPUTS,
@@ -47,6 +50,7 @@ def decided(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def opened(tmp_path: Path, objective: str = "auto", **more: Any) -> Any:
     path = tmp_path / "model.onnx"
     path.write_bytes(MODEL)
+    wait_until(lambda: settled(signature(path), time.time_ns()))  # before that, nothing is remembered of it
     return parallax.InferenceSession(path, threads=2, objective=objective, cache_dir=tmp_path / "cache", **more)
 
 
@@ -154,3 +158,79 @@ def test_a_session_whose_weights_are_shared_does_all_that_it_did(
     np.testing.assert_allclose(session.run(None, {"x": INPUTS[0]})[0], wanted[0], rtol=1e-4, atol=1e-5)
     assert session._opened.shared_bundle is None
     session.close()
+
+
+# -- batchers, and many requests of one caller -------------------------------------------------------------------------
+
+
+def narrow_way(batcher: Any) -> Any:
+    """The session on one thread that a batcher measured, whether it was kept or not."""
+    return next(way.alone for way in batcher if way.threads == 1)
+
+
+@pytest.fixture
+def measured_ways(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Ways that batchers have measured, which on a busy machine may be dropped then."""
+    ways: list[Any] = []
+    measure = _serving._Preparation._measure
+
+    def noted(self: Any, way: Any, *rest: Any, **named: Any) -> Any:
+        ways.append(way)
+        return measure(self, way, *rest, **named)
+
+    monkeypatch.setattr(_serving._Preparation, "_measure", noted)
+    return ways
+
+
+@pytest.mark.parametrize("slim", [False, True])
+def test_a_batcher_shares_the_weights_of_a_bundle_that_is_there(
+    tmp_path: Path, wanted: list[Any], measured_ways: list[Any], slim: bool
+) -> None:
+    session = opened(tmp_path, "latency", slim=slim)
+    made = session.bundle_to_share().compile_here()
+    with session.batcher() as batcher:
+        narrow = narrow_way(measured_ways)
+        assert narrow._opened_bundle.path == made.path
+        assert narrow.plan.segments[0].width == 1
+        assert narrow.memory().weights_private_bytes == 0
+        for x, want in zip(INPUTS, wanted, strict=True):
+            assert is_right(narrow.run(None, {"x": x})[0], want)
+        answers = [batcher.submit({"x": x}) for x in INPUTS * 4]
+        assert all(is_right(one.result()[0], want) for one, want in zip(answers, wanted * 4, strict=True))
+
+
+def test_a_batcher_shares_the_weights_of_its_session(
+    tmp_path: Path, wanted: list[Any], decided: Callable[..., None], measured_ways: list[Any]
+) -> None:
+    decided(narrow=True)
+    session = opened(tmp_path)
+    with calling(session, wanted):
+        wait_until(lambda: session._opened.shared_bundle is not None)
+    shutil.move(tmp_path / "model.onnx", tmp_path / "elsewhere.onnx")
+    with session.batcher() as batcher:
+        assert narrow_way(measured_ways)._opened_bundle.path == str(session._opened.shared_bundle.path)
+        assert is_right(batcher.submit({"x": INPUTS[1]}).result()[0], wanted[1])
+
+
+@pytest.mark.parametrize("obstacle", ["nothing cached", "another model", "damaged", "session options", "bytes"])
+def test_a_batcher_that_finds_no_bundle_opens_the_model_as_before(
+    tmp_path: Path, wanted: list[Any], measured_ways: list[Any], obstacle: str
+) -> None:
+    session = opened(tmp_path, "latency")
+    if obstacle == "bytes":
+        session = parallax.InferenceSession(MODEL, threads=2, cache_dir=tmp_path / "cache")
+    elif obstacle == "session options":
+        given = onnxruntime.SessionOptions()
+        session = parallax.InferenceSession(tmp_path / "model.onnx", given, threads=2, cache_dir=tmp_path / "cache")
+    if obstacle not in ("nothing cached", "bytes", "session options"):
+        made = Path(session.bundle_to_share().compile_here().path)
+        if obstacle == "damaged":
+            (made / "manifest.json").write_text("{}")
+        else:
+            other = tmp_path / "other.onnx"
+            other.write_bytes(dense_chain(depth=3))
+            os.replace(other, tmp_path / "model.onnx")
+    with session.batcher() as batcher:
+        assert narrow_way(measured_ways)._opened_bundle is None
+        answers = [batcher.submit({"x": x}) for x in INPUTS * 4]
+        assert all(is_right(one.result()[0], want) for one, want in zip(answers, wanted * 4, strict=True))

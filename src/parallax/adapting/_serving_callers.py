@@ -17,11 +17,12 @@ from parallax import _lazy
 from parallax.adapt import CALLER_RULES, CallerForm, CallerPolicy, CallerStep
 from parallax.adapting._background import WORK
 from parallax.engine import CallCount, CountedRunner
-from parallax.errors import BudgetError, BundleError, ParallaxError
+from parallax.errors import BudgetError, BundleError, ConfigError, ParallaxError
 from parallax.machine import trim_heap
 
 if TYPE_CHECKING:
     from parallax.engine import Runner
+    from parallax.opening import BundleToShare, OpenedBundle
 
 logger = _lazy.logger(__name__)
 
@@ -42,8 +43,15 @@ class ServingSession(Protocol):
         """
         ...
 
-    def share_weights(self, calls: CallCount) -> CountedRunner:
-        """Put in force what shares its weights with what `open_narrow` opens; returns it.
+    def bundle_to_share(self) -> BundleToShare:
+        """What `share_weights` is given, found or compiled. It does not keep the session.
+
+        Raises: ParallaxError: there is none; says why.
+        """
+        ...
+
+    def share_weights(self, before: Runner, bundle: OpenedBundle) -> CountedRunner:
+        """Put in force, in place of ``before``, what shares its weights with what `open_narrow` opens; returns it.
 
         Raises: ParallaxError: it cannot be done; says why.
         """
@@ -170,17 +178,17 @@ class CallerFollower:
 
     def _do(self, step: CallerStep) -> bool:
         """Returns whether to go on."""
+        if step is CallerStep.MAKE:
+            self._make()
+            return True
         session = None if step is CallerStep.WAIT else self._session()
         if session is None:
             return step is CallerStep.WAIT
-        if step is CallerStep.MAKE:
-            self._make(session)
-        elif step is CallerStep.DROP:
+        if step is CallerStep.DROP:
             self._narrow = None
             self._policy.dropped()
-        else:
-            return self._use(session, CallerForm.NARROW if step is CallerStep.USE_NARROW else CallerForm.WIDE)
-        return True
+            return True
+        return self._use(session, CallerForm.NARROW if step is CallerStep.USE_NARROW else CallerForm.WIDE)
 
     def _use(self, session: ServingSession, form: CallerForm) -> bool:
         wide, narrow, reason = self._wide(), self._narrow, self._policy.reason
@@ -201,31 +209,65 @@ class CallerFollower:
                 self._has_shared = False
         return True
 
-    def _make(self, session: ServingSession) -> None:
+    def _make(self) -> None:
         try:
-            with WORK.turn:  # a fork waits for it
-                self._narrow = self._open(session)
+            self._narrow = self._open()
         except Exception as error:  # whatever opening a session ends with
             logger.info("callers are not served side by side: %s", error)
             self._policy.refused(str(error), self._clock())
             return
         self._policy.made(self._clock())
 
-    def _open(self, session: ServingSession) -> CountedRunner:
+    def _open(self) -> CountedRunner:
         """Open the replica. Raises: as ``ServingSession.open_narrow``."""
         try:
-            return session.open_narrow(self.calls, self._rules.most_growth)
+            return self._open_narrow(self._rules.most_growth)
         except (BudgetError, BundleError) as error:
-            try:
-                self._wide = weakref.ref(session.share_weights(self.calls))
-                self._has_shared = True
-            except ParallaxError as obstacle:
-                if not self._rules.may_copy:
-                    raise type(error)(f"{error.what}; {obstacle.what}", where=error.where, fix=error.fix) from obstacle
-                logger.info("a replica holds weights of its own: %s", obstacle)
-        return session.open_narrow(self.calls, None)
+            refusal = error.with_traceback(None)  # whose frames hold the session, which may be dropped meanwhile
+        try:
+            self._share()
+        except ParallaxError as obstacle:
+            if not self._rules.may_copy:
+                raise type(refusal)(
+                    f"{refusal.what}; {obstacle.what}", where=refusal.where, fix=refusal.fix
+                ) from obstacle
+            logger.info("a replica holds weights of its own: %s", obstacle)
+        return self._open_narrow(None)
+
+    def _open_narrow(self, most_growth: float | None) -> CountedRunner:
+        with WORK.turn:  # a fork waits for it
+            return self._needed_session().open_narrow(self.calls, most_growth)
+
+    def _share(self) -> None:
+        """Have the session go over to a bundle. While another process compiles it, the session may be dropped.
+
+        Raises: ParallaxError: it cannot be done; says why.
+        """
+        wanted = self._needed_session().bundle_to_share()
+        bundle = wanted.find() or wanted.compile_apart(self._is_wanted)
+        with WORK.turn:
+            if bundle is None:
+                bundle = wanted.compile_here()
+            wide = self._wide()
+            if wide is None:
+                raise _dropped()
+            self._wide = weakref.ref(self._needed_session().share_weights(wide, bundle))
+        self._has_shared = True
+
+    def _is_wanted(self) -> bool:
+        return not self._is_stopped.is_set() and self._session() is not None
+
+    def _needed_session(self) -> ServingSession:
+        session = self._session()
+        if session is None or self._is_stopped.is_set():
+            raise _dropped()
+        return session
 
     def _go_wide(self, reason: str) -> None:
         session, wide, narrow = self._session(), self._wide(), self._narrow
         if session is not None and wide is not None and narrow is not None:
             session.use_runner(narrow, wide, reason)
+
+
+def _dropped() -> ConfigError:
+    return ConfigError("the session was dropped, or follows its callers no more", fix="keep it open while it is used")

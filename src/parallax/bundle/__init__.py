@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 from parallax import _lazy
 
 if TYPE_CHECKING:
-    from parallax.bundle._cache import cache_folder, cached_bundle, note_use, prune_cache, rebuilt_bundle
+    from parallax.bundle._cache import (
+        cache_folder,
+        cached_bundle,
+        find_cached_bundle,
+        note_use,
+        prune_cache,
+        rebuilt_bundle,
+    )
     from parallax.bundle._device_checks import is_placing_policy, is_safe_to_open
     from parallax.bundle._device_parts import DeviceParts, describe_parts, device_differences
     from parallax.bundle._digest import CheckedFiles, settled, signature
@@ -49,7 +56,7 @@ else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
-            "_cache": "cache_folder cached_bundle note_use prune_cache rebuilt_bundle",
+            "_cache": "cache_folder cached_bundle find_cached_bundle note_use prune_cache rebuilt_bundle",
             "_device_checks": "is_placing_policy is_safe_to_open",
             "_device_parts": "DeviceParts describe_parts device_differences",
             "_digest": "CheckedFiles settled signature",
@@ -91,6 +98,7 @@ __all__ = [
     "describe_source",
     "device_differences",
     "estimate_bundle",
+    "find_cached_bundle",
     "is_placing_policy",
     "is_safe_to_open",
     "looks_like_bundle",

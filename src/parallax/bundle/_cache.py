@@ -207,6 +207,35 @@ def cached_bundle(
     return target
 
 
+def find_cached_bundle(
+    path: str,
+    *,
+    record: Callable[[int | None], CompileOptions],
+    differ: Callable[[Bundle], tuple[str, ...]],
+    verify: Verify,
+    cache_dir: Path | None,
+) -> Path | None:
+    """As `cached_bundle`, if the bundle is there, and which model lies at ``path`` is known without reading it.
+
+    None where not, and where the cache cannot be read.
+    """
+    try:
+        folder = cache_folder(cache_dir)
+        source = _known_source(path, cache_dir) if folder.is_dir() else None
+        if source is None:
+            return None
+        _make_cache(folder)
+        recorded = record(binding_limit(sum(file.size for file in source.files), None))
+        target = _place(source, recorded, cache_dir)
+        if not _is_usable(target, source, recorded, verify=verify, cache_dir=cache_dir, differ=differ):
+            return None
+        note_use(target)
+    except (ParallaxError, OSError) as error:
+        logger.debug("no bundle of %s is looked for in the cache: %s", path, error)
+        return None
+    return target
+
+
 def _place(source: SourceRecord, recorded: CompileOptions, cache_dir: Path | None) -> Path:
     key = json.dumps(
         [

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from parallax.opening._no_effect import options_of_no_effect
     from parallax.opening._opening import Opening
     from parallax.opening._plan_opening import open_prepared, prepare_plan
-    from parallax.opening._shared_weights import bundle_to_share, open_shared
+    from parallax.opening._shared_weights import BundleToShare, bundle_shared_by, bundle_to_share, open_shared
     from parallax.opening._slimming import slimming_note
     from parallax.opening._source import OpenedBundle, SessionSource, check_arrived, needs_no_threads, travelling
     from parallax.opening._state import CLOSED, NOT_OPEN, Opened, SessionState, check_transition
@@ -36,7 +36,7 @@ else:
             "_no_effect": "options_of_no_effect",
             "_opening": "Opening",
             "_plan_opening": "open_prepared prepare_plan",
-            "_shared_weights": "bundle_to_share open_shared",
+            "_shared_weights": "BundleToShare bundle_shared_by bundle_to_share open_shared",
             "_slimming": "slimming_note",
             "_source": "OpenedBundle SessionSource check_arrived needs_no_threads travelling",
             "_state": "CLOSED NOT_OPEN Opened SessionState check_transition",
@@ -53,6 +53,7 @@ __all__ = [
     "CLOSED",
     "HOLDING_ATTRIBUTES",
     "NOT_OPEN",
+    "BundleToShare",
     "MemoryUsage",
     "Opened",
     "OpenedBundle",
@@ -61,6 +62,7 @@ __all__ = [
     "SessionSource",
     "SessionState",
     "WholeArguments",
+    "bundle_shared_by",
     "bundle_to_share",
     "check_arrived",
     "check_transition",

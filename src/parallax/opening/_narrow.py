@@ -117,7 +117,7 @@ def open_narrow(
     if shared is not None:
         from parallax.opening._shared_weights import shared_options  # loads the compiler
 
-        opened_bundle = OpenedBundle.of(shared, str(shared.path), shared_options(request))
+        opened_bundle = OpenedBundle.of(shared, str(shared.path), shared_options(request.options))
     if opened_bundle is not None:
         made = BundleOpening(alone, opened_bundle).open()
         if made is None:

@@ -9,30 +9,99 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from parallax.bundle import cached_bundle, read_manifest
-from parallax.errors import ConfigError
+from parallax import _lazy
+from parallax.bundle import read_manifest
+from parallax.errors import ConfigError, ParallaxError
 from parallax.model import HeldFiles
 from parallax.opening._bundle_opening import BundleOpening
-from parallax.opening._compile import compiler_for, recorded_options
+from parallax.opening._share_order import ShareOrder, compile_ordered, find_ordered
 from parallax.opening._source import OpenedBundle
 from parallax.options import PlanningOptions
 
 if TYPE_CHECKING:
-    from parallax.bundle import Bundle
+    from collections.abc import Callable
+    from pathlib import Path
+
     from parallax.model import Glimpse, Model
     from parallax.opening._state import Opened
     from parallax.opening._whole_model import OpeningRequest
 
+logger = _lazy.logger(__name__)
 
-def bundle_to_share(request: OpeningRequest, look: Model | Glimpse | None) -> OpenedBundle:
-    """Compile a session's model, whole, into a bundle of the cache, unless that was done before.
+
+class BundleToShare:
+    """The bundle of one session's model. It holds the model's files, and nothing else of the session.
+
+    Args:
+        path, files: of the model, as the session was given it.
+        asked: what the session was asked for.
+    """
+
+    def __init__(self, path: str, files: HeldFiles, asked: PlanningOptions) -> None:
+        self._files = files
+        self._asked = asked
+        self._order = ShareOrder.of(path, files, asked)
+
+    def find(self) -> OpenedBundle | None:
+        """It, if it is in the cache. Raises: ConfigError if other files lie at the model's path by now."""
+        self._check_at_path()
+        path = find_ordered(self._order)
+        return None if path is None else self._opened(path)
+
+    def compile_apart(self, is_wanted: Callable[[], bool]) -> OpenedBundle | None:
+        """Have another process compile it; None, with a log line, where none can.
+
+        Args:
+            is_wanted: asked while it does so, which ends when this says no.
+
+        Raises:
+            ConfigError: it is wanted no more, or cannot be cached; says why.
+            ParallaxError: as reading a bundle.
+        """
+        from parallax.opening._compile_apart import compile_apart
+
+        try:
+            path = compile_apart(self._order, is_wanted=is_wanted)
+        except ConfigError as error:
+            self._check_at_path()
+            raise _not_shared(error.what, fix=error.fix or "") from error
+        # What another process says is not trusted: a bundle that this one finds by itself was made of these files.
+        return None if path is None else self.find()
+
+    def compile_here(self) -> OpenedBundle:
+        """Compile it in this process, unless it is there.
+
+        Raises:
+            ConfigError: it cannot be; says why.
+            ParallaxError: as reading a bundle.
+        """
+        self._check_at_path()
+        path = compile_ordered(self._order)
+        if path is None:
+            self._check_at_path()
+            raise _not_shared("no bundle of it can be cached", fix="name a folder with cache_dir=")
+        return self._opened(path)
+
+    def _opened(self, path: Path) -> OpenedBundle:
+        self._check_at_path()
+        return OpenedBundle(
+            path=str(path), model_digest=read_manifest(path)[0].source.digest, options=shared_options(self._asked)
+        )
+
+    def _check_at_path(self) -> None:
+        if not self._files.are_at_path():
+            raise _not_shared(
+                "other files lie at its path by now", fix="leave a model's files in place while it is used"
+            )
+
+
+def bundle_to_share(request: OpeningRequest, look: Model | Glimpse | None) -> BundleToShare:
+    """What of a session's model is compiled, whole, into the cache, to be shared.
 
     Args:
         look: what the session loaded or looked at; None where it did neither.
 
-    Raises:
-        ConfigError: it cannot be; says why.
-        ParallaxError: as compiling and reading a bundle.
+    Raises: ConfigError: it cannot be; says why.
     """
     source, options = request.source, request.options
     if source.is_bundle:
@@ -42,33 +111,27 @@ def bundle_to_share(request: OpeningRequest, look: Model | Glimpse | None) -> Op
         raise _not_shared("the model was given as bytes", fix="give its path")
     if options.budget_bytes is not None:
         raise _not_shared("a memory budget counts what was opened", fix="open a bundle")
-    asked = PlanningOptions(
-        cache_dir=options.cache_dir, verify=options.verify, threads=options.threads, split="never", slim=options.slim
-    )
-    path = None
-    if files.are_at_path():
-        path = cached_bundle(
-            source.path,
-            compiler_for(asked),
-            record=lambda limit: recorded_options(asked, memory_limit=limit),
-            differ=_has_no_devices,
-            verify=options.verify,
-            cache_dir=options.cache_dir,
-        )
-        if path is None:
-            raise _not_shared("no bundle of it can be cached", fix="name a folder with cache_dir=")
-    if path is None or not files.are_at_path():
-        raise _not_shared("other files lie at its path by now", fix="leave a model's files in place while it is used")
-    return OpenedBundle(
-        path=str(path),
-        model_digest=read_manifest(path)[0].source.digest,
-        options=shared_options(request),
-    )
+    return BundleToShare(source.path, files, options)
 
 
-def shared_options(request: OpeningRequest) -> PlanningOptions:
-    """What a session opens such a bundle with."""
-    options = request.options
+def bundle_shared_by(opened: Opened, request: OpeningRequest, look: Model | Glimpse | None) -> OpenedBundle | None:
+    """The bundle that a session has open to share its weights, or that lies in the cache; None where there is none.
+
+    Args:
+        look: what the session loaded or looked at; None where it did neither.
+    """
+    shared = opened.shared_bundle
+    if shared is not None:
+        return OpenedBundle.of(shared, str(shared.path), shared_options(request.options))
+    try:
+        return bundle_to_share(request, look).find()
+    except ParallaxError as error:
+        logger.debug("no bundle is shared: %s", error)
+        return None
+
+
+def shared_options(options: PlanningOptions) -> PlanningOptions:
+    """What a session that was asked for ``options`` opens such a bundle with."""
     return PlanningOptions(cache_dir=options.cache_dir, verify=options.verify, threads=options.threads)
 
 
@@ -95,11 +158,6 @@ def open_shared(request: OpeningRequest, opened: Opened, bundle: OpenedBundle) -
 
 def _not_shared(why: str, *, fix: str) -> ConfigError:
     return ConfigError(f"weights are not shared with a replica: {why}", fix=fix)
-
-
-def _has_no_devices(bundle: Bundle) -> tuple[str, ...]:
-    """In which ways its devices are others by now."""
-    return ()
 
 
 def _keep() -> None:

@@ -7,16 +7,38 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from parallax import _lazy
 from parallax.errors import ConfigError, ParallaxError
-from parallax.options import CPU_PROVIDER
+from parallax.options import CPU_PROVIDER, Options
 
 if TYPE_CHECKING:
     from parallax.model import Model
 
+logger = _lazy.logger(__name__)
+
 _OF_ITS_FILE: Final = ("locations", "states", "digest", "bundle")
 """What a pickled session says of the file that it was opened from."""
+
+
+class SharedBundle(Protocol):
+    """The part of `parallax.opening.OpenedBundle` that is used here."""
+
+    @property
+    def path(self) -> str:
+        """Absolute."""
+        ...
+
+    @property
+    def model_digest(self) -> str:
+        """Of the model that it was compiled from."""
+        ...
+
+    @property
+    def options(self) -> Options:
+        """What it is opened with."""
+        ...
 
 
 class Companions:
@@ -32,6 +54,7 @@ class Companions:
 
     def __init__(self, session: Any) -> None:
         self._kind: type[Any] = type(session)
+        self._session = session
         self._files = ExitStack()
         self._state: Mapping[str, Any] = {}
         self.why_none = self.why_no_model = ""
@@ -78,7 +101,16 @@ class Companions:
         return read_model(source)
 
     def open(self, *, threads: int) -> Any:
-        """The same model on so many threads. Raises: as ``InferenceSession``."""
+        """The same model on so many threads. Raises: as ``InferenceSession``.
+
+        Where there is a bundle of it, its weights are mapped, and shared with whatever else maps them.
+        """
+        shared = self._session.find_shared_bundle()
+        if shared is not None:
+            try:
+                return self._open(self._state_of(shared, threads=threads))
+            except ParallaxError as error:
+                logger.info("a further session holds weights of its own: %s", error)
         return self._open({**self._state, "options": replace(self._state["options"], threads=threads)})
 
     def open_model(
@@ -110,6 +142,12 @@ class Companions:
     def close(self) -> None:
         """Remove the files; to be called when the sessions on them are gone."""
         self._files.close()
+
+    def _state_of(self, bundle: SharedBundle, *, threads: int) -> dict[str, Any]:
+        """A session on a bundle that was made for the model as it was opened; it has been planned."""
+        own = {name: value for name, value in self._state.items() if name not in _OF_ITS_FILE}
+        options = Options(threads=threads, cache_dir=bundle.options.cache_dir, verify=bundle.options.verify)
+        return {**own, "source": bundle.path, "bundle": bundle.model_digest, "options": options}
 
     def _open(self, state: Mapping[str, Any]) -> Any:
         made = object.__new__(self._kind)

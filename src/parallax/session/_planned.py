@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from parallax.adapt import Adaptation
     from parallax.adapting import CallerFollower, Follower
     from parallax.engine import CallCount, CountedRunner, Runner, RunnerHandle
-    from parallax.opening import OpenedBundle
+    from parallax.opening import BundleToShare, OpenedBundle
     from parallax.options import AskedProviders, Device, PlanningOptions
     from parallax.planner import PlanRequest
     from parallax.schedule import Plan
@@ -305,26 +305,52 @@ class SwappingSession(PlannedSession):
                 self._prepared.add(runner)
         return runner
 
-    def share_weights(self, calls: CallCount) -> CountedRunner:
-        """Go over to a bundle of the model in the cache, by the same plan; what is opened beside it shares its weights.
+    def bundle_to_share(self) -> BundleToShare:
+        """The bundle of the model for `share_weights`, in the cache or to be compiled; nothing in it is this session.
+
+        Raises: ParallaxError: there is none; says why.
+        """
+        from parallax.opening import bundle_to_share
+
+        with self._swap_lock:
+            if self._opened.runner is None:
+                raise _opened_anew()
+            return bundle_to_share(self._opening_request(self._open_separately), self._look or self._loaded)
+
+    def find_shared_bundle(self) -> OpenedBundle | None:
+        """A bundle of the model that is there already, by which a further session on one thread shares its weights.
+
+        None too where the session was opened with what such a one cannot be opened with.
+        """
+        from parallax.opening import bundle_shared_by, why_not_narrow
+
+        opened = self._opened
+        if opened.runner is None or self._opened_bundle is not None:
+            return None
+        request = self._opening_request(self._open_separately)
+        if why_not_narrow(opened, request, self._providers[len(self._devices) :]) is not None:
+            return None
+        return bundle_shared_by(opened, request, self._look or self._loaded)
+
+    def share_weights(self, before: Runner, bundle: OpenedBundle) -> CountedRunner:
+        """Go over to a bundle of the model, by the same plan; what is opened beside it shares its weights.
+
+        Args:
+            before: what the session has open, whose runs are counted.
 
         Returns: what is in force then. Raises: ParallaxError: it cannot be done; says why.
         """
         from parallax.engine import CountedRunner, WholeRunner
-        from parallax.opening import bundle_to_share, open_shared
+        from parallax.opening import open_shared
 
-        before = self._opened
-        if before.runner is None:
-            raise _opened_anew()
-        request = self._opening_request(self._open_separately)
-        bundle = bundle_to_share(request, self._look or self._loaded)  # others may swap plans meanwhile
         with self._swap_lock:
-            if self._opened is not before:
+            opened = self._opened
+            if opened.runner is not before or not isinstance(before, CountedRunner):
                 raise _opened_anew()
-            opened = open_shared(request, before, bundle)
-            assert isinstance(opened.runner, WholeRunner)
-            wide = CountedRunner.of(opened.runner, calls)
-            self._exchange(before, replace(opened, runner=wide), "the model's weights are mapped, to be shared")
+            shared = open_shared(self._opening_request(self._open_separately), opened, bundle)
+            assert isinstance(shared.runner, WholeRunner)
+            wide = CountedRunner.of(shared.runner, before.calls)
+            self._exchange(opened, replace(shared, runner=wide), "the model's weights are mapped, to be shared")
         return wide
 
     def use_runner(self, before: Runner, after: Runner, reason: str) -> bool:

@@ -200,10 +200,9 @@ class _Training:
         if not number:
             assert self._best is not None  # every round validates
             self._imitated = self._best[1]
-            # Its critic was told nothing so far: of the agent that only imitated, the actor alone is taken over.
-            actor = copy.deepcopy(self._agent.actor.state_dict())
+            # Its critic was told nothing so far: of the agents that only imitated, the best one's actor is taken over.
             self._agent = self._new_agent()
-            self._agent.actor.load_state_dict(actor)
+            self._agent.actor.load_state_dict(self._imitated)
         self._agent.set_env(PlacementEnvironment(self._courses(self._learned)))
         bounds = [self._settings.steps * place // _REWARD_PARTS for place in (number, number + 1)]
         steps = bounds[1] - bounds[0]
