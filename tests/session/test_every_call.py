@@ -137,13 +137,7 @@ OF_FAULTS: dict[str, list[Any]] = {
     "checks_nan": ["yes", 1, None],
 }
 
-FOR_FOLLOWERS = {
-    "bundle_to_share",
-    "open_narrow",
-    "share_weights",
-    "use_runner",
-    "planning_request",
-}
+FOR_FOLLOWERS = {"open_narrow", "planning_request", "share_weights", "sharing", "use_runner"}
 """What `parallax.adapting` asks of a session; people have no use for it."""
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import shutil
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -20,10 +22,12 @@ import parallax
 from parallax.bundle import settled, signature
 from parallax.engine import CountedRunner, EventRecorder
 from parallax.events import PlanSwapped
-from parallax.serving import _serving
+from parallax.serving import _many, _serving
+from parallax.serving._serving import BatcherOptions
 from tests.session._calling import (
     CPU,
     INPUTS,
+    LIMIT_S,
     MODEL,
     calling,
     decide_trials,
@@ -187,7 +191,7 @@ def test_a_batcher_shares_the_weights_of_a_bundle_that_is_there(
     tmp_path: Path, wanted: list[Any], measured_ways: list[Any], slim: bool
 ) -> None:
     session = opened(tmp_path, "latency", slim=slim)
-    made = session.bundle_to_share().compile_here()
+    made = session.sharing().bundle().compile_here()
     with session.batcher() as batcher:
         narrow = narrow_way(measured_ways)
         assert narrow._opened_bundle.path == made.path
@@ -223,7 +227,7 @@ def test_a_batcher_that_finds_no_bundle_opens_the_model_as_before(
         given = onnxruntime.SessionOptions()
         session = parallax.InferenceSession(tmp_path / "model.onnx", given, threads=2, cache_dir=tmp_path / "cache")
     if obstacle not in ("nothing cached", "bytes", "session options"):
-        made = Path(session.bundle_to_share().compile_here().path)
+        made = Path(session.sharing().bundle().compile_here().path)
         if obstacle == "damaged":
             (made / "manifest.json").write_text("{}")
         else:
@@ -234,3 +238,82 @@ def test_a_batcher_that_finds_no_bundle_opens_the_model_as_before(
         assert narrow_way(measured_ways)._opened_bundle is None
         answers = [batcher.submit({"x": x}) for x in INPUTS * 4]
         assert all(is_right(one.result()[0], want) for one, want in zip(answers, wanted * 4, strict=True))
+
+
+@pytest.mark.parametrize("objective", ["auto", "throughput"])
+def test_a_batcher_has_a_bundle_made_meanwhile_and_goes_over_to_it(
+    tmp_path: Path, wanted: list[Any], decided: Callable[..., None], monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    decided(narrow=True)
+    monkeypatch.setattr(_serving, "LEAST_GAIN", -100.0)  # side by side, whatever is measured here
+    session = opened(tmp_path, objective)
+    with session.batcher() as batcher:
+        (narrow,) = [way for way in batcher._core._runner._ways if way.lanes > 1]
+        own = weakref.ref(narrow.alone)
+        assert narrow.alone._opened.mapped_bundle is None or session._opened.shared_bundle is not None
+        answered = 0
+        while own() is not None and own() is narrow.alone:
+            answers = [batcher.submit({"x": x}) for x in INPUTS]
+            assert all(is_right(one.result(LIMIT_S)[0], want) for one, want in zip(answers, wanted, strict=True))
+            answered += len(answers)
+        assert answered
+        assert session._opened.shared_bundle is not None
+        assert narrow.alone.memory().weights_private_bytes == session.memory().weights_private_bytes == 0
+        answers = [batcher.submit({"x": x}) for x in INPUTS * 8]
+        assert all(is_right(one.result(LIMIT_S)[0], want) for one, want in zip(answers, wanted * 8, strict=True))
+        gc.collect()
+        wait_until(lambda: own() is None)
+    session.close()
+
+
+@pytest.mark.parametrize("why", ["latency", "small", "run_many"])
+def test_no_bundle_is_made_for_a_batcher_that_was_not_to_have_one(
+    tmp_path: Path,
+    wanted: list[Any],
+    decided: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    why: str,
+) -> None:
+    if why == "run_many":
+        decided(narrow=True)
+    monkeypatch.setattr(_serving, "LEAST_GAIN", -100.0)
+    session = opened(tmp_path, "latency" if why == "latency" else "auto")
+    wishes: list[Any] = []
+    if session._callers is not None:
+        grant = session._callers._grant
+        monkeypatch.setattr(session._callers, "_grant", lambda: wishes.append(session._callers._wish) or grant())
+    if why == "run_many":
+        answers = _many.run_in_order(
+            ({"x": x} for x in INPUTS * 4),
+            run=lambda fed: session.run(None, fed),
+            open_batcher=lambda: _serving.make_batcher(session, BatcherOptions(is_to_stay=False)),
+            patience_s=0.0,
+        )
+        assert all(is_right(answer[0], want) for answer, want in zip(answers, wanted * 4, strict=True))
+        assert not any(wishes)
+    else:
+        with session.batcher() as batcher:
+            assert is_right(batcher.submit({"x": INPUTS[0]}).result()[0], wanted[0])
+            if why == "small":
+                wait_until(lambda: any(wishes))
+                wait_until(lambda: session._callers._wish is None)
+    if session._callers is not None:
+        session._callers.stop("the test ends")
+        session._callers.join(LIMIT_S)
+    assert session._opened.shared_bundle is None
+    assert not (tmp_path / "cache" / "bundles").exists()
+
+
+def test_a_batcher_that_is_closed_is_forgotten_while_its_bundle_is_made(
+    tmp_path: Path, decided: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decided(narrow=True)
+    monkeypatch.setattr(_serving, "LEAST_GAIN", -100.0)
+    session = opened(tmp_path)
+    batcher = session.batcher()
+    runner = weakref.ref(batcher._core._runner)
+    batcher.close()
+    del batcher
+    gc.collect()
+    assert runner() is None
+    session.close()

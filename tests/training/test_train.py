@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,6 +101,36 @@ def test_an_interrupted_training_goes_on_to_the_same_networks(
     if stage.startswith("rewards"):
         assert (folder / CHECKPOINT_NAME).exists()
         assert not [at for at in stages if at.startswith(("labels", "proposer", "scheduler", "rewards, part 1"))]
+
+
+@needs_extra
+def test_rewards_begin_with_the_best_that_only_imitated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from parallax.training import _run
+
+    costs = iter([3.0, 1.0, 2.0])
+    actors: list[dict[str, Any]] = []
+
+    def note(agent: Any) -> None:
+        actors.append({name: part.clone() for name, part in agent.actor.state_dict().items()})
+
+    def validate(agent: Any, *_: Any) -> float:
+        note(agent)
+        return next(costs)
+
+    def begin(agent: Any, **_: Any) -> None:
+        note(agent)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_run, "mean_cost", validate)
+    monkeypatch.setattr(_run, "learn", begin)
+    with pytest.raises(KeyboardInterrupt):
+        train(small_settings(tmp_path), tmp_path / "out")
+    first, best, last, begun = actors
+    assert [all(bool((one[name] == begun[name]).all()) for name in begun) for one in (first, best, last)] == [
+        False,
+        True,
+        False,
+    ]
 
 
 @needs_extra

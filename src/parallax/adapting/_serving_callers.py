@@ -22,7 +22,7 @@ from parallax.machine import trim_heap
 
 if TYPE_CHECKING:
     from parallax.engine import Runner
-    from parallax.opening import BundleToShare, OpenedBundle
+    from parallax.opening import OpenedBundle, Sharing
 
 logger = _lazy.logger(__name__)
 
@@ -43,11 +43,8 @@ class ServingSession(Protocol):
         """
         ...
 
-    def bundle_to_share(self) -> BundleToShare:
-        """What `share_weights` is given, found or compiled. It does not keep the session.
-
-        Raises: ParallaxError: there is none; says why.
-        """
+    def sharing(self) -> Sharing:
+        """How what is opened beside it shares its weights. Raises: ConfigError: it was closed."""
         ...
 
     def share_weights(self, before: Runner, bundle: OpenedBundle) -> CountedRunner:
@@ -91,6 +88,7 @@ class CallerFollower:
         self._clock = clock
         self._narrow: CountedRunner | None = None
         self._has_shared = False  # since memory was given back last
+        self._wish: Callable[[], object] | None = None
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None  # (lock)
         self._has_callers = threading.Event()
@@ -118,6 +116,14 @@ class CallerFollower:
                 logger.debug("nobody follows the callers of a session, as no thread can be started: %s", error)
             else:
                 self._thread = thread
+
+    def share(self, then: Callable[[], object]) -> None:
+        """Have the session go over to a bundle in the background, where its model is large, and call ``then`` there.
+
+        It is not called where that cannot be. Of several wishes at once, the last one is granted.
+        """
+        self._wish = then
+        self._wake()
 
     def stop(self, why: str) -> None:
         """Have it end; the form in force stays so, until the session has something else in force."""
@@ -147,7 +153,10 @@ class CallerFollower:
 
     def _follow(self) -> None:
         try:
-            while self._is_needed() and self._do(self._observe()):
+            while self._is_needed():
+                self._grant()
+                if not self._do(self._observe()):
+                    break
                 self._is_stopped.wait(self._policy.pause_s)
         except Exception:
             # A session that does not follow its callers is a session all the same.
@@ -167,7 +176,7 @@ class CallerFollower:
             self._has_callers.clear()
             self.calls.is_watched = False
             # A run that found others while somebody still watched is seen here; a later one wakes this thread.
-            while len(self.calls.in_flight) < 2 and not self._is_stopped.is_set():
+            while len(self.calls.in_flight) < 2 and self._wish is None and not self._is_stopped.is_set():
                 if self._has_callers.wait(_LOOK_S):
                     break
                 if self._session() is None:
@@ -175,6 +184,21 @@ class CallerFollower:
             self.calls.is_watched = True
             self._policy.woken()
         return self._session() is not None and not self._is_stopped.is_set()
+
+    def _grant(self) -> None:
+        """Do what was wished for with `share`."""
+        wish, self._wish = self._wish, None
+        if wish is None:
+            return
+        try:
+            if self._narrow is None and self._needed_session().sharing().is_needed(self._rules.most_growth):
+                self._share()
+            with WORK.turn:
+                wish()
+        except Exception as error:  # whatever opening a session ends with
+            logger.info("weights are not shared: %s", error)
+            return
+        trim_heap()  # what shared no weights has gone
 
     def _do(self, step: CallerStep) -> bool:
         """Returns whether to go on."""
@@ -243,7 +267,7 @@ class CallerFollower:
 
         Raises: ParallaxError: it cannot be done; says why.
         """
-        wanted = self._needed_session().bundle_to_share()
+        wanted = self._needed_session().sharing().bundle()
         bundle = wanted.find() or wanted.compile_apart(self._is_wanted)
         with WORK.turn:
             if bundle is None:

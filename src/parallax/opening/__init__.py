@@ -7,11 +7,12 @@ from parallax import _lazy
 if TYPE_CHECKING:
     from parallax.opening._compile import compile
     from parallax.opening._explain import explain, open_inputs
-    from parallax.opening._narrow import narrow_weight_bytes, open_narrow, why_not_narrow
+    from parallax.opening._narrow import narrow_weight_bytes, open_narrow
     from parallax.opening._no_effect import options_of_no_effect
     from parallax.opening._opening import Opening
     from parallax.opening._plan_opening import open_prepared, prepare_plan
-    from parallax.opening._shared_weights import BundleToShare, bundle_shared_by, bundle_to_share, open_shared
+    from parallax.opening._shared_weights import open_shared
+    from parallax.opening._sharing import Sharing
     from parallax.opening._slimming import slimming_note
     from parallax.opening._source import OpenedBundle, SessionSource, check_arrived, needs_no_threads, travelling
     from parallax.opening._state import CLOSED, NOT_OPEN, Opened, SessionState, check_transition
@@ -32,11 +33,12 @@ else:
         {
             "_compile": "compile",
             "_explain": "explain open_inputs",
-            "_narrow": "narrow_weight_bytes open_narrow why_not_narrow",
+            "_narrow": "narrow_weight_bytes open_narrow",
             "_no_effect": "options_of_no_effect",
             "_opening": "Opening",
             "_plan_opening": "open_prepared prepare_plan",
-            "_shared_weights": "BundleToShare bundle_shared_by bundle_to_share open_shared",
+            "_shared_weights": "open_shared",
+            "_sharing": "Sharing",
             "_slimming": "slimming_note",
             "_source": "OpenedBundle SessionSource check_arrived needs_no_threads travelling",
             "_state": "CLOSED NOT_OPEN Opened SessionState check_transition",
@@ -53,7 +55,6 @@ __all__ = [
     "CLOSED",
     "HOLDING_ATTRIBUTES",
     "NOT_OPEN",
-    "BundleToShare",
     "MemoryUsage",
     "Opened",
     "OpenedBundle",
@@ -61,9 +62,8 @@ __all__ = [
     "OpeningRequest",
     "SessionSource",
     "SessionState",
+    "Sharing",
     "WholeArguments",
-    "bundle_shared_by",
-    "bundle_to_share",
     "check_arrived",
     "check_transition",
     "compile",
@@ -88,5 +88,4 @@ __all__ = [
     "travelling",
     "watch_memory",
     "why_not_following",
-    "why_not_narrow",
 ]

@@ -108,7 +108,7 @@ class BundleOpening:
         if bundle is None:
             return None
         # What was decided when it was compiled is not asked of it again.
-        left = PlanningOptions(cache_dir=options.cache_dir, verify=options.verify, threads=options.threads)
+        left = OpenedBundle.options_for(options)
         try:
             return self._open_at(str(bundle), left)
         except BundleError as error:

@@ -115,9 +115,7 @@ def open_narrow(
     alone = replace(request, options=replace(request.options, threads=1), forget_stock=_keep)
     shared = opened.shared_bundle
     if shared is not None:
-        from parallax.opening._shared_weights import shared_options  # loads the compiler
-
-        opened_bundle = OpenedBundle.of(shared, str(shared.path), shared_options(request.options))
+        opened_bundle = OpenedBundle.of(shared, str(shared.path), OpenedBundle.options_for(request.options))
     if opened_bundle is not None:
         made = BundleOpening(alone, opened_bundle).open()
         if made is None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from parallax import _lazy
 from parallax.bundle import read_manifest
-from parallax.errors import ConfigError, ParallaxError
+from parallax.engine import CountedRunner, WholeRunner
+from parallax.errors import ConfigError
 from parallax.model import HeldFiles
 from parallax.opening._bundle_opening import BundleOpening
 from parallax.opening._share_order import ShareOrder, compile_ordered, find_ordered
@@ -22,11 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from parallax.model import Glimpse, Model
     from parallax.opening._state import Opened
     from parallax.opening._whole_model import OpeningRequest
-
-logger = _lazy.logger(__name__)
 
 
 class BundleToShare:
@@ -64,7 +61,7 @@ class BundleToShare:
             path = compile_apart(self._order, is_wanted=is_wanted)
         except ConfigError as error:
             self._check_at_path()
-            raise _not_shared(error.what, fix=error.fix or "") from error
+            raise not_shared(error.what, fix=error.fix or "") from error
         # What another process says is not trusted: a bundle that this one finds by itself was made of these files.
         return None if path is None else self.find()
 
@@ -79,60 +76,22 @@ class BundleToShare:
         path = compile_ordered(self._order)
         if path is None:
             self._check_at_path()
-            raise _not_shared("no bundle of it can be cached", fix="name a folder with cache_dir=")
+            raise not_shared("no bundle of it can be cached", fix="name a folder with cache_dir=")
         return self._opened(path)
 
     def _opened(self, path: Path) -> OpenedBundle:
         self._check_at_path()
         return OpenedBundle(
-            path=str(path), model_digest=read_manifest(path)[0].source.digest, options=shared_options(self._asked)
+            path=str(path),
+            model_digest=read_manifest(path)[0].source.digest,
+            options=OpenedBundle.options_for(self._asked),
         )
 
     def _check_at_path(self) -> None:
         if not self._files.are_at_path():
-            raise _not_shared(
+            raise not_shared(
                 "other files lie at its path by now", fix="leave a model's files in place while it is used"
             )
-
-
-def bundle_to_share(request: OpeningRequest, look: Model | Glimpse | None) -> BundleToShare:
-    """What of a session's model is compiled, whole, into the cache, to be shared.
-
-    Args:
-        look: what the session loaded or looked at; None where it did neither.
-
-    Raises: ConfigError: it cannot be; says why.
-    """
-    source, options = request.source, request.options
-    if source.is_bundle:
-        raise _not_shared("the bundle that was opened is not there any more", fix="keep it while it is used")
-    files = source.files if look is None else getattr(look, "files", None) or getattr(look, "source", None)
-    if source.path is None or not isinstance(files, HeldFiles):
-        raise _not_shared("the model was given as bytes", fix="give its path")
-    if options.budget_bytes is not None:
-        raise _not_shared("a memory budget counts what was opened", fix="open a bundle")
-    return BundleToShare(source.path, files, options)
-
-
-def bundle_shared_by(opened: Opened, request: OpeningRequest, look: Model | Glimpse | None) -> OpenedBundle | None:
-    """The bundle that a session has open to share its weights, or that lies in the cache; None where there is none.
-
-    Args:
-        look: what the session loaded or looked at; None where it did neither.
-    """
-    shared = opened.shared_bundle
-    if shared is not None:
-        return OpenedBundle.of(shared, str(shared.path), shared_options(request.options))
-    try:
-        return bundle_to_share(request, look).find()
-    except ParallaxError as error:
-        logger.debug("no bundle is shared: %s", error)
-        return None
-
-
-def shared_options(options: PlanningOptions) -> PlanningOptions:
-    """What a session that was asked for ``options`` opens such a bundle with."""
-    return PlanningOptions(cache_dir=options.cache_dir, verify=options.verify, threads=options.threads)
 
 
 def open_shared(request: OpeningRequest, opened: Opened, bundle: OpenedBundle) -> Opened:
@@ -140,23 +99,26 @@ def open_shared(request: OpeningRequest, opened: Opened, bundle: OpenedBundle) -
 
     Args:
         request: its ``open_stock`` opens beside what the session has open.
-        opened: what that is, a whole model.
+        opened: what that is, a whole model, whose runs are counted; they go on to be.
 
     Raises: ConfigError if the bundle is not one of the whole model; ParallaxError as opening it.
     """
     plan, runner = opened.plan, opened.runner
     assert plan is not None
-    assert runner is not None
+    assert isinstance(runner, CountedRunner)
     threads = int(runner.sessions[0].session_options.intra_op_num_threads) or None
     # What the session has open is not to be dropped.
     beside = replace(request, options=replace(request.options, threads=threads), forget_stock=_keep)
     made = BundleOpening(beside, bundle).open()
     if made is None or made.plan is None or not made.plan.is_uncut:
-        raise _not_shared("the weights do not fit into memory", fix="open a bundle")
-    return replace(made.with_plan(plan), bundle=None, shared_bundle=made.bundle, devices=opened.devices)
+        raise not_shared("the weights do not fit into memory", fix="open a bundle")
+    made = made.with_plan(plan)
+    assert isinstance(made.runner, WholeRunner)
+    counted = CountedRunner.of(made.runner, runner.calls)
+    return replace(made, runner=counted, bundle=None, shared_bundle=made.bundle, devices=opened.devices)
 
 
-def _not_shared(why: str, *, fix: str) -> ConfigError:
+def not_shared(why: str, *, fix: str) -> ConfigError:
     return ConfigError(f"weights are not shared with a replica: {why}", fix=fix)
 
 

@@ -17,11 +17,12 @@ from parallax._record import dataclass
 from parallax.backends import ort
 from parallax.bundle import looks_like_bundle
 from parallax.errors import BundleError, ConfigError, ModelFileError
+from parallax.options import PlanningOptions
 
 if TYPE_CHECKING:
     from parallax.bundle import Bundle
     from parallax.model import Glimpse, HeldFiles, Model
-    from parallax.options import Device, PlanningOptions
+    from parallax.options import Device
 
 T = TypeVar("T")
 
@@ -50,6 +51,11 @@ class OpenedBundle:
             options=options,
             devices=tuple([device.name for device in devices]),
         )
+
+    @staticmethod
+    def options_for(asked: PlanningOptions) -> PlanningOptions:
+        """What a bundle from the cache is opened with for a session that was asked for this: it was planned with it."""
+        return PlanningOptions(cache_dir=asked.cache_dir, verify=asked.verify, threads=asked.threads)
 
     def check_same(self, bundle: Bundle) -> None:
         """Raises: BundleError if ``bundle``, which lies there now, is of another model."""

@@ -105,13 +105,19 @@ class Companions:
 
         Where there is a bundle of it, its weights are mapped, and shared with whatever else maps them.
         """
-        shared = self._session.find_shared_bundle()
+        shared = self.open_shared(threads=threads)
         if shared is not None:
-            try:
-                return self._open(self._state_of(shared, threads=threads))
-            except ParallaxError as error:
-                logger.info("a further session holds weights of its own: %s", error)
+            return shared
         return self._open({**self._state, "options": replace(self._state["options"], threads=threads)})
+
+    def open_shared(self, *, threads: int) -> Any | None:
+        """Likewise, if it shares its weights; else None."""
+        try:
+            bundle = self._session.sharing().find()
+            return None if bundle is None else self._open(self._state_of(bundle, threads=threads))
+        except ParallaxError as error:
+            logger.info("a further session holds weights of its own: %s", error)
+            return None
 
     def open_model(
         self, path: Path, *, threads: int | None = None, shapes: Mapping[str, Sequence[int]] | None = None

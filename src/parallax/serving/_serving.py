@@ -7,7 +7,8 @@ model with its batch axis open serve several together. What gains nothing is clo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -53,6 +54,8 @@ class BatcherOptions:
     examples: Sequence[Arrays] | None = None
     sizing: Sizing = Sizing.FITTED
     window_ms: float = 0.0
+    is_to_stay: bool = True
+    """Whether it is worth a bundle, compiled in the background, that weights are shared by."""
 
 
 def make_batcher(session: Any, options: BatcherOptions) -> Batcher:
@@ -84,7 +87,7 @@ def run_many(session: Any, feeds: Iterable[Arrays]) -> list[Answer]:
     return run_in_order(
         feeds,
         run=lambda fed: session.run(None, fed),
-        open_batcher=lambda: make_batcher(session, BatcherOptions()),
+        open_batcher=lambda: make_batcher(session, BatcherOptions(is_to_stay=False)),
     )
 
 
@@ -158,6 +161,20 @@ class SessionRunner:
         outputs = session.run(None, join_rows(requests, axis, size=size))
         return split_rows_of(outputs, axis, requests=len(requests), size=size)
 
+    @property
+    def holds_weights(self) -> bool:
+        """Whether what runs side by side has weights of its own, though it is the session's model as it is."""
+        return any(way.lanes > 1 and way.alone._opened.mapped_bundle is None for way in self._ways)
+
+    def share_weights(self) -> None:
+        """Put in its place what shares its weights, if there is a bundle by now. Runs in flight end as they began."""
+        for way in tuple(self._ways):
+            shared = self._companions.open_shared(threads=1) if way.lanes > 1 else None
+            if shared is not None:
+                if way.joined is way.alone:
+                    way.joined = shared
+                way.alone = shared
+
     def close(self) -> None:
         """Drop the sessions, and their files."""
         self._ways.clear()
@@ -228,6 +245,10 @@ class _Preparation:
             reason=self._reason,
             elements=elements,
         )
+        follower = self._session._callers
+        if follower is not None and self._options.is_to_stay and runner.holds_weights:
+            later = weakref.WeakMethod(runner.share_weights)
+            follower.share(lambda: _call(later()))
         trimming = getattr(self._session.runners.current, "trimming", None)
         reader = RequestReader(self._inputs, self._optional, axis=self._axis, padding=self._padding, trimming=trimming)
         return runner, reader
@@ -439,3 +460,9 @@ def _shortened(array: Any, axes: Sequence[tuple[int, str]]) -> Any:
     for axis, _ in axes:
         part[axis] = slice(max(1, array.shape[axis] * 2 // 3))
     return array[tuple(part)]
+
+
+def _call(method: Callable[[], object] | None) -> None:
+    """What was a method of an object that is gone by now is not called."""
+    if method is not None:
+        method()

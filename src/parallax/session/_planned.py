@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from parallax.adapt import Adaptation
     from parallax.adapting import CallerFollower, Follower
     from parallax.engine import CallCount, CountedRunner, Runner, RunnerHandle
-    from parallax.opening import BundleToShare, OpenedBundle
+    from parallax.opening import OpenedBundle, Sharing
     from parallax.options import AskedProviders, Device, PlanningOptions
     from parallax.planner import PlanRequest
     from parallax.schedule import Plan
@@ -305,65 +305,39 @@ class SwappingSession(PlannedSession):
                 self._prepared.add(runner)
         return runner
 
-    def bundle_to_share(self) -> BundleToShare:
-        """The bundle of the model for `share_weights`, in the cache or to be compiled; nothing in it is this session.
+    def sharing(self) -> Sharing:
+        """How what is opened beside the session shares its weights. Raises: ConfigError: it was closed."""
+        from parallax.opening import Sharing
 
-        Raises: ParallaxError: there is none; says why.
-        """
-        from parallax.opening import bundle_to_share
-
-        with self._swap_lock:
-            if self._opened.runner is None:
-                raise _opened_anew()
-            return bundle_to_share(self._opening_request(self._open_separately), self._look or self._loaded)
-
-    def find_shared_bundle(self) -> OpenedBundle | None:
-        """A bundle of the model that is there already, by which a further session on one thread shares its weights.
-
-        None too where the session was opened with what such a one cannot be opened with.
-        """
-        from parallax.opening import bundle_shared_by, why_not_narrow
-
-        opened = self._opened
-        if opened.runner is None or self._opened_bundle is not None:
-            return None
-        request = self._opening_request(self._open_separately)
-        if why_not_narrow(opened, request, self._providers[len(self._devices) :]) is not None:
-            return None
-        return bundle_shared_by(opened, request, self._look or self._loaded)
+        if self._opened.runner is None:
+            raise _opened_anew()
+        request, providers = self._opening_request(self._open_separately), self._providers[len(self._devices) :]
+        return Sharing(self._opened, request, self._look or self._loaded, tuple(providers))
 
     def share_weights(self, before: Runner, bundle: OpenedBundle) -> CountedRunner:
-        """Go over to a bundle of the model, by the same plan; what is opened beside it shares its weights.
-
-        Args:
-            before: what the session has open, whose runs are counted.
+        """Go over to a bundle of the model from ``before``, with the same plan; what is opened beside shares weights.
 
         Returns: what is in force then. Raises: ParallaxError: it cannot be done; says why.
         """
-        from parallax.engine import CountedRunner, WholeRunner
+        from parallax.engine import CountedRunner
         from parallax.opening import open_shared
 
         with self._swap_lock:
             opened = self._opened
-            if opened.runner is not before or not isinstance(before, CountedRunner):
+            if opened.runner is not before:
                 raise _opened_anew()
             shared = open_shared(self._opening_request(self._open_separately), opened, bundle)
-            assert isinstance(shared.runner, WholeRunner)
-            wide = CountedRunner.of(shared.runner, before.calls)
-            self._exchange(opened, replace(shared, runner=wide), "the model's weights are mapped, to be shared")
-        return wide
+            self._exchange(opened, shared, "the model's weights are mapped, to be shared")
+        assert isinstance(shared.runner, CountedRunner)
+        return shared.runner
 
     def use_runner(self, before: Runner, after: Runner, reason: str) -> bool:
         """Put one in force if the other is; returns whether it was. Runs in flight end on the one before."""
         return self._runners.swap_if(before, after, reason=reason)
 
     def _follow_callers(self) -> None:
-        from parallax.opening import why_not_narrow
-
         opened, options = self._opened, self._parallax_options
-        self._not_serving = why_not_narrow(
-            opened, self._opening_request(self._open_separately), self._providers[len(self._devices) :]
-        )
+        self._not_serving = self.sharing().why_not_narrow()
         if self._not_serving is not None:
             return
         from parallax.adapting import CallerFollower
