@@ -371,6 +371,26 @@ def test_a_child_that_fails_leaves_it_to_this_process(
     _is_shared_all_the_same(tmp_path, wanted, caplog, why)
 
 
+@posix
+def test_where_a_child_is_killed_this_process_does_not_try_as_well(
+    tmp_path: Path, wanted: list[Any], decided: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decided(narrow=True)
+    monkeypatch.setattr(_compile_apart, "_program", lambda: "import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setattr("parallax.opening._shared_weights.compile_ordered", None)
+    session = parallax.InferenceSession(saved(tmp_path), threads=2, objective="auto", cache_dir=tmp_path / "cache")
+    with calling(session, wanted):
+        wait_until(lambda: "the process that compiled it was killed" in session.plan.provenance.reason)
+    assert session._opened.shared_bundle is None
+
+
+def test_a_child_that_says_much_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = order_of(saved(tmp_path), tmp_path / "cache")
+    program = _compile_apart._program()
+    monkeypatch.setattr(_compile_apart, "_program", lambda: f"print('much' * 100_000); {program}")
+    assert compile_apart(order, is_wanted=lambda: True) == find_ordered(order) is not None
+
+
 def test_a_bundle_that_only_a_child_speaks_of_is_not_taken(
     tmp_path: Path,
     wanted: list[Any],

@@ -29,6 +29,8 @@ _LOOK_S: Final = 0.05
 
 _TOLD_BYTES: Final = 1 << 16
 
+_KILLED: Final = -9
+
 
 class _ChildFailedError(Exception):
     """There is no child, or it ended without an answer."""
@@ -42,7 +44,8 @@ def compile_apart(order: ShareOrder, *, is_wanted: Callable[[], bool]) -> Path |
 
     Returns: the bundle, as the child names it; None, with a log line, where no child can be had, or it fails.
 
-    Raises: ConfigError if it is wanted no more, or the child says that the model cannot be compiled into the cache.
+    Raises: ConfigError if it is wanted no more, the child is killed, or says that the model cannot be compiled into the
+        cache.
     """
     try:
         answer = _answer_of_child(order, is_wanted)
@@ -77,6 +80,9 @@ def _answer_of_child(order: ShareOrder, is_wanted: Callable[[], bool]) -> dict[s
             while not _has_ended(child):
                 if not is_wanted():
                     raise ConfigError("nobody waits for the bundle any more", fix="keep the session open")
+        if child.returncode == _KILLED:
+            # Where memory ran out, this process would be the next one.
+            raise ConfigError("the process that compiled it was killed", fix="see whether there is memory for it")
         return _read_answer(told, child.returncode)
 
 
@@ -103,7 +109,8 @@ def _started(order: ShareOrder, told: IO[bytes]) -> Iterator[subprocess.Popen[by
 
 def _program() -> str:
     """Finds packages where this process does, and nowhere else: not in the folder where it happens to be."""
-    path = [os.path.abspath(entry) for entry in sys.path]
+    # What is no folder or file is a name for an import hook.
+    path = [os.path.abspath(entry) if os.path.exists(entry or ".") else entry for entry in sys.path]
     return f"import sys; sys.path[:] = {path!a}; from parallax.opening._compile_child import main; main()"
 
 
@@ -129,8 +136,8 @@ def _has_ended(child: subprocess.Popen[bytes]) -> bool:
 
 
 def _read_answer(told: IO[bytes], code: int) -> dict[str, Any]:
-    told.seek(0)
-    lines = told.read(_TOLD_BYTES).decode("utf-8", "replace").splitlines()
+    told.seek(max(0, told.seek(0, os.SEEK_END) - _TOLD_BYTES))
+    lines = told.read().decode("utf-8", "replace").splitlines()
     last = lines[-1] if lines else ""
     try:
         answer = json.loads(last)

@@ -18,8 +18,8 @@ from typing import Final
 from parallax.opening._share_order import ShareOrder, compile_ordered
 
 _NICENESS: Final = 5
-"""Below those who call the session. At 19 the child got next to nothing while callers kept all cores busy, and they are
-what it works for: with two callers it did not end in the time in which it ends at 5."""
+"""Below those who call the session, but not far: where they keep all cores busy, 19 was measured to take twice as long
+and more, and they are what the bundle is for."""
 _SET_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG
 _MOST_TOLD: Final = 8
 
