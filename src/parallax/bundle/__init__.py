@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         rebuild_command,
         runtime_build,
     )
+    from parallax.bundle._known_sources import known_source
     from parallax.bundle._manifest import (
         BUNDLE_FORMAT_VERSION,
         AskedDevice,
@@ -64,6 +65,7 @@ else:
             "_identity": (
                 "describe_mismatch mismatch_error parallax_version provider_word rebuild_command runtime_build"
             ),
+            "_known_sources": "known_source",
             "_manifest": "BUNDLE_FORMAT_VERSION AskedDevice CompileOptions Manifest SourceFile SourceRecord",
             "_names": "ModelNames",
             "_open": "LARGE_WEIGHT_BYTES Bundle mapped_defaults mapped_options read_bundle use_bundle",
@@ -101,6 +103,7 @@ __all__ = [
     "find_cached_bundle",
     "is_placing_policy",
     "is_safe_to_open",
+    "known_source",
     "looks_like_bundle",
     "mapped_defaults",
     "mapped_options",

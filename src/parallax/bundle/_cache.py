@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from parallax.bundle._digest import CheckedFiles, settled, signature
+from parallax.bundle._digest import settled, signature
 from parallax.bundle._folder import BUNDLE_SUFFIX, MANIFEST_NAME, Verify
 from parallax.bundle._identity import describe_mismatch, parallax_version, rebuild_command, runtime_build
-from parallax.bundle._manifest import BUNDLE_FORMAT_VERSION, CompileOptions, SourceFile, SourceRecord
+from parallax.bundle._known_sources import known_source, source_files
+from parallax.bundle._manifest import BUNDLE_FORMAT_VERSION, CompileOptions, SourceRecord
 from parallax.bundle._open import Bundle, use_bundle
 from parallax.bundle._publish import prune_folder, remove_tree
 from parallax.bundle._read import read_manifest
@@ -187,7 +188,7 @@ def cached_bundle(
     try:
         folder = cache_folder(cache_dir)
         _make_cache(folder)
-        source = _known_source(path, cache_dir)
+        source = known_source(path, cache_dir)
         model = None
         if source is None:
             model = load_model(path)
@@ -221,7 +222,7 @@ def find_cached_bundle(
     """
     try:
         folder = cache_folder(cache_dir)
-        source = _known_source(path, cache_dir) if folder.is_dir() else None
+        source = known_source(path, cache_dir) if folder.is_dir() else None
         if source is None:
             return None
         _make_cache(folder)
@@ -251,21 +252,6 @@ def _place(source: SourceRecord, recorded: CompileOptions, cache_dir: Path | Non
     return cache_folder(cache_dir) / f"{name}{BUNDLE_SUFFIX}"
 
 
-def _known_source(path: str, cache_dir: Path | None) -> SourceRecord | None:
-    """The digests of a model's files, if they are known and the files were not written to since."""
-    files = []
-    for name, (expected, digest) in _source_files(path, cache_dir).load().items():
-        location, _, place = name.partition("\n")
-        try:
-            if signature(Path(place)) != expected:
-                return None
-        except OSError:
-            return None
-        files.append(SourceFile(location=location, size=expected[2], sha256=digest))
-    # The model itself comes first, as it was stored.
-    return SourceRecord(path=os.path.abspath(path), files=tuple(files)) if files else None
-
-
 def _learn_source(path: str, model: Model, cache_dir: Path | None) -> SourceRecord:
     """Compute the digests of a model's files, and remember them."""
     places = [Path(os.path.realpath(file.path)) for file in model.files.all]
@@ -273,17 +259,13 @@ def _learn_source(path: str, model: Model, cache_dir: Path | None) -> SourceReco
     before = [signature(place) for place in places]
     source = describe_source(model)
     if model.files.are_at_path() and all(settled(found, began) for found in before):
-        _source_files(path, cache_dir).store(
+        source_files(path, cache_dir).store(
             {
                 f"{file.location}\n{place}": (found, file.sha256)
                 for file, place, found in zip(source.files, places, before, strict=True)
             }
         )
     return source
-
-
-def _source_files(path: str, cache_dir: Path | None) -> CheckedFiles:
-    return CheckedFiles(f"source {os.path.realpath(path)}", cache_dir)
 
 
 def prune_cache(

@@ -1,0 +1,29 @@
+"""Of which files on this machine the digests are remembered, so that a bundle of them is found without reading them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from parallax.bundle._digest import CheckedFiles, signature
+from parallax.bundle._manifest import SourceFile, SourceRecord
+
+
+def known_source(path: str, cache_dir: Path | None) -> SourceRecord | None:
+    """The digests of a model's files, if they are known and the files were not written to since."""
+    files = []
+    for name, (expected, digest) in source_files(path, cache_dir).load().items():
+        location, _, place = name.partition("\n")
+        try:
+            if signature(Path(place)) != expected:
+                return None
+        except OSError:
+            return None
+        files.append(SourceFile(location=location, size=expected[2], sha256=digest))
+    # The model itself comes first, as it was stored.
+    return SourceRecord(path=os.path.abspath(path), files=tuple(files)) if files else None
+
+
+def source_files(path: str, cache_dir: Path | None) -> CheckedFiles:
+    """What is remembered of the model at ``path``."""
+    return CheckedFiles(f"source {os.path.realpath(path)}", cache_dir)
