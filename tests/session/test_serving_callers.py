@@ -44,12 +44,6 @@ from tests.session._calling import (
 from tests.session._dropin import branches_model
 
 
-@pytest.fixture(scope="module")
-def wanted() -> list[Any]:
-    stock = onnxruntime.InferenceSession(MODEL, providers=[CPU])
-    return [stock.run(None, {"x": x})[0] for x in INPUTS]
-
-
 @pytest.fixture
 def decided(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets what the trial decides, which on a busy machine may be either: side by side, or not."""

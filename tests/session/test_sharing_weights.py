@@ -39,12 +39,6 @@ from tests.session._calling import (
 )
 
 
-@pytest.fixture(scope="module")
-def wanted() -> list[Any]:
-    stock = onnxruntime.InferenceSession(MODEL, providers=[CPU])
-    return [stock.run(None, {"x": x})[0] for x in INPUTS]
-
-
 @pytest.fixture
 def decided(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets that no replica may hold weights of its own unless it must, and what a trial decides."""

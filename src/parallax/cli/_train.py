@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,20 +34,47 @@ JUDGED_DEVICE: Final = "jetson-orin-nano"
 _ALSO_JUDGED_ON: Final = "pixel-6-gpu"
 
 
-def train_networks(
-    *,
-    steps: int | None,
-    seed: int | None,
-    resume: Path | None,
-    devices: Sequence[str],
-    models: Sequence[str],
-    output: Path | None,
-    cache_dir: str | os.PathLike[str] | None,
-    screen: Screen,
-) -> None:
-    """Train, or go on training in ``resume``; what that folder was begun with may be left out."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedTraining:
+    """Options of the command line that say what is trained, and where it is written."""
+
+    steps: int | None
+    seed: int | None
+    resume: Path | None
+    devices: Sequence[str]
+    models: Sequence[str]
+    output: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Choices:
+    """Names of what is trained: settings whose models are not opened yet."""
+
+    numbers: Mapping[str, int]
+    """The steps and the seed, as far as they were given."""
+    models: Sequence[str]
+    devices: Sequence[str]
+    judged_models: Sequence[str]
+    judged_devices: Sequence[str]
+    folder: Path
+
+
+def train_networks(asked: AskedTraining, *, cache_dir: str | os.PathLike[str] | None, screen: Screen) -> None:
+    """Train, or go on training in ``asked.resume``; what that folder was begun with may be left out."""
     require_extra()
-    settings, folder = _settings(steps, seed, resume, devices, models, output, cache_dir, screen)
+    choices = _new_training(asked) if asked.resume is None else _resumed_training(asked, asked.resume)
+    folder = choices.folder
+
+    def opened(names: Sequence[str]) -> tuple[TrainingModel, ...]:
+        return tuple(_training_model(name, screen, cache_dir) for name in names)
+
+    settings = TrainingSettings(
+        **choices.numbers,
+        models=opened(choices.models),
+        devices=tuple(choices.devices),
+        judged_models=opened(choices.judged_models),
+        judged_devices=tuple(choices.judged_devices),
+    )
     with screen.progress() as progress:
         try:
             made = train(settings, folder, progress=progress)
@@ -69,58 +97,61 @@ def train_networks(
     screen.show(report, lambda console: _render(console, made, settings, policy))
 
 
-def _settings(
-    steps: int | None,
-    seed: int | None,
-    resume: Path | None,
-    devices: Sequence[str],
-    models: Sequence[str],
-    output: Path | None,
-    cache_dir: str | os.PathLike[str] | None,
-    screen: Screen,
-) -> tuple[TrainingSettings, Path]:
-    """What is trained, and where."""
-    given: dict[str, Any] = {"steps": steps, "seed": seed}
-    told: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    profiles = tuple(dict.fromkeys(device_profile(name) for name in _listed(devices)))
-    labels = _listed(models)
-    if resume is not None:
-        if output is not None and output.resolve() != resume.resolve():
-            raise ConfigError("--output names another folder than --resume", fix="leave --output out")
-        begun = read_settings(resume)
-        asked = {**told, **({"devices": list(profiles)} if profiles else {}), **({"models": labels} if labels else {})}
-        differing = [key for key, value in asked.items() if begun[key] != value]
-        if differing:
-            raise ConfigError(
-                f"the training in {str(resume)!r} was begun with another --{differing[0].replace('devices', 'device')}",
-                fix="leave it out, or train anew in another folder",
-            )
-        told = {"steps": begun["steps"], "seed": begun["seed"]}
-        labels, profiles = begun["models"], tuple(begun["devices"])
-        judged, judged_on = begun["judged_models"], tuple(begun["judged_devices"])
-    else:
-        if output is None:
-            raise ConfigError("nowhere to write to", fix="name a folder with --output")
-        if (output / CHECKPOINT_NAME).exists():
-            raise ConfigError(
-                f"{str(output)!r} holds a training already", fix=f"add --resume {output}, or name another folder"
-            )
-        labels = labels or [f"{ZOO_PREFIX}{name}" for name in zoo.names() if name not in JUDGED_MODELS]
-        profiles = profiles or tuple(name for name in profile_names() if name != JUDGED_DEVICE)
-        judged = [label for label in (f"{ZOO_PREFIX}{name}" for name in JUDGED_MODELS) if label not in labels]
-        judged_on = (JUDGED_DEVICE, _ALSO_JUDGED_ON) if judged else ()
+def _given_numbers(asked: AskedTraining) -> dict[str, int]:
+    given = {"steps": asked.steps, "seed": asked.seed}
+    return {name: value for name, value in given.items() if value is not None}
 
-    def opened(names: Sequence[str]) -> tuple[TrainingModel, ...]:
-        return tuple(_training_model(name, screen, cache_dir) for name in names)
 
-    settings = TrainingSettings(
-        **told,
-        models=opened(labels),
-        devices=profiles,
-        judged_models=opened(judged),
-        judged_devices=judged_on,
+def _asked_profiles(asked: AskedTraining) -> list[str]:
+    return list(dict.fromkeys(device_profile(name) for name in _listed(asked.devices)))
+
+
+def _resumed_training(asked: AskedTraining, folder: Path) -> _Choices:
+    """The training of a folder. Raises: ConfigError if something else is asked for than what it was begun with."""
+    given: dict[str, Any] = {**_given_numbers(asked)}
+    if profiles := _asked_profiles(asked):
+        given["devices"] = profiles
+    if labels := _listed(asked.models):
+        given["models"] = labels
+    if asked.output is not None and asked.output.resolve() != folder.resolve():
+        raise ConfigError("--output names another folder than --resume", fix="leave --output out")
+    begun = read_settings(folder)
+    differing = [name for name, value in given.items() if begun[name] != value]
+    if differing:
+        raise ConfigError(
+            f"the training in {str(folder)!r} was begun with another --{differing[0].replace('devices', 'device')}",
+            fix="leave it out, or train anew in another folder",
+        )
+    return _Choices(
+        numbers={"steps": begun["steps"], "seed": begun["seed"]},
+        models=begun["models"],
+        devices=begun["devices"],
+        judged_models=begun["judged_models"],
+        judged_devices=begun["judged_devices"],
+        folder=folder,
     )
-    return settings, output if resume is None and output is not None else resume or Path()
+
+
+def _new_training(asked: AskedTraining) -> _Choices:
+    """A training from the start. Raises: ConfigError unless there is a folder for it that holds none yet."""
+    profiles, labels = _asked_profiles(asked), _listed(asked.models)
+    if asked.output is None:
+        raise ConfigError("nowhere to write to", fix="name a folder with --output")
+    if (asked.output / CHECKPOINT_NAME).exists():
+        raise ConfigError(
+            f"{str(asked.output)!r} holds a training already",
+            fix=f"add --resume {asked.output}, or name another folder",
+        )
+    labels = labels or [f"{ZOO_PREFIX}{name}" for name in zoo.names() if name not in JUDGED_MODELS]
+    judged = [label for label in (f"{ZOO_PREFIX}{name}" for name in JUDGED_MODELS) if label not in labels]
+    return _Choices(
+        numbers=_given_numbers(asked),
+        models=labels,
+        devices=profiles or [name for name in profile_names() if name != JUDGED_DEVICE],
+        judged_models=judged,
+        judged_devices=(JUDGED_DEVICE, _ALSO_JUDGED_ON) if judged else (),
+        folder=asked.output,
+    )
 
 
 def _training_model(text: str, screen: Screen, cache_dir: str | os.PathLike[str] | None) -> TrainingModel:

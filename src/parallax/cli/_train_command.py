@@ -53,15 +53,9 @@ def train_command(
     Example: `parallax train --resume networks`
     """
     from parallax.cli._console import Screen
-    from parallax.cli._train import train_networks
+    from parallax.cli._train import AskedTraining, train_networks
 
-    train_networks(
-        steps=steps,
-        seed=seed,
-        resume=resume,
-        devices=device or (),
-        models=models or (),
-        output=output,
-        cache_dir=cache_dir,
-        screen=Screen(as_json=as_json),
+    asked = AskedTraining(
+        steps=steps, seed=seed, resume=resume, devices=device or (), models=models or (), output=output
     )
+    train_networks(asked, cache_dir=cache_dir, screen=Screen(as_json=as_json))

@@ -9,7 +9,7 @@ import math
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 import numpy as np
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from parallax.model import Model
+    from parallax.planner import PlanChoices
     from parallax.schedule.placement import Placer
 
 logger = _lazy.logger(__name__)
@@ -326,31 +327,7 @@ def is_same(one: Any, other: Any) -> bool:
 # -- options that exclude each other: none is to be passed over in silence -------------------------------------------
 
 
-class PlannedAs(Protocol):
-    """The part of `parallax.Options` that says how a model is planned."""
-
-    @property
-    def policy(self) -> Any:
-        """Names the way in which work is placed, or is a placer."""
-        ...
-
-    @property
-    def split(self) -> str:
-        """Is "auto", "never" or "always"."""
-        ...
-
-    @property
-    def min_gain(self) -> float | None:
-        """The part of the latency that a split must be predicted to save, or None."""
-        ...
-
-    @property
-    def tune(self) -> bool:
-        """Whether plans are measured."""
-        ...
-
-
-def check_together(options: PlannedAs) -> None:
+def check_together(options: PlanChoices) -> None:
     """Raises: ConfigError if two options exclude each other."""
     is_placer = False
     if options.policy not in ("adaptive", "sequential"):
@@ -377,7 +354,7 @@ def check_together(options: PlannedAs) -> None:
     )
 
 
-def _check_yardstick(options: PlannedAs) -> None:
+def _check_yardstick(options: PlanChoices) -> None:
     """Raises: ConfigError where something else is said of planning: a yardstick runs as it is."""
     _refuse(
         f'policy="{PAPER_POLICY}"',

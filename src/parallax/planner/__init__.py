@@ -9,7 +9,7 @@ from parallax import _lazy
 
 if TYPE_CHECKING:
     from parallax.planner._candidates import PlanningContext, host_machine
-    from parallax.planner._choices import is_kept_whole, is_split_forced, is_unasked, is_yardstick
+    from parallax.planner._choices import PlanChoices, is_kept_whole, is_split_forced, is_unasked, is_yardstick
     from parallax.planner._constants import with_constants
     from parallax.planner._default_policy import why_whole_at_sight
     from parallax.planner._devices import DeviceStudy
@@ -34,7 +34,7 @@ else:
         __name__,
         {
             "_candidates": "PlanningContext host_machine",
-            "_choices": "is_kept_whole is_split_forced is_unasked is_yardstick",
+            "_choices": "PlanChoices is_kept_whole is_split_forced is_unasked is_yardstick",
             "_constants": "with_constants",
             "_default_policy": "why_whole_at_sight",
             "_devices": "DeviceStudy",
@@ -66,6 +66,7 @@ __all__ = [
     "VERSION_KEY",
     "DeviceStudy",
     "Learned",
+    "PlanChoices",
     "PlanDevice",
     "PlanRequest",
     "PlannedModel",
