@@ -127,7 +127,7 @@ def simulate_row(name: str, phone: str, model: Model, assumption: Assumption, *,
     found = study.coexecution(flips=flips)
     split = best_split(study, costs_of, found)
     _, _, heft_ns = study.heft(greedy)
-    sequential = find_regions(study.graph, study.units, study.offer, join_siblings=True)
+    sequential = find_regions(study.graph, study.units, study.device_costs, join_siblings=True)
     return {
         "model": name,
         "phone": phone,

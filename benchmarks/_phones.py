@@ -13,7 +13,14 @@ from parallax.graph import CostModel, Dag, OpGraph, Verdict, tensor_bytes
 from parallax.model import Model, RowSplit
 from parallax.partition import UnitGraph, contract
 from parallax.partition.candidates import Cause, DraftSegment, Partition, find_boundaries
-from parallax.partition.regions import Offer, RegionPlacer, RegionPlan, RegionRule, find_regions, make_offer
+from parallax.partition.regions import (
+    DeviceCosts,
+    RegionPlacer,
+    RegionPlan,
+    RegionRule,
+    estimate_device_costs,
+    find_regions,
+)
 from parallax.partition.regions._hosted import hosted_tensors
 from parallax.partition.regions._verify import verify_regions
 from parallax.planner._devices import on_cores
@@ -62,21 +69,23 @@ class Study:
     units: UnitGraph
     costs: CostModel
     backend: EmulatedBackend
-    offer: Offer
+    device_costs: DeviceCosts
     machine: Machine
 
     @classmethod
     def of(cls, model: Model, costs: CostModel, backend: EmulatedBackend, machine: Machine) -> Study:
         graph = model.inferred()
-        offer = make_offer(graph, backend.capability(model), backend, cpu_ns=costs.node_ns(machine.cores))
-        assert offer is not None  # a profile prices everything
+        device_costs = estimate_device_costs(
+            graph, backend.capability(model), backend, cpu_ns=costs.node_ns(machine.cores)
+        )
+        assert device_costs is not None  # a profile prices everything
         return cls(
             model=model,
             graph=graph,
             units=contract(graph, cuttable=model.can_cut),
             costs=costs,
             backend=backend,
-            offer=offer,
+            device_costs=device_costs,
             machine=machine,
         )
 
@@ -86,11 +95,11 @@ class Study:
 
     def moving_ns(self, names: Sequence[str]) -> int:
         """Time to move tensors between host and device."""
-        return sum(self.offer.transfer.ns(self.size(name)) for name in names)
+        return sum(self.device_costs.transfer.ns(self.size(name)) for name in names)
 
     def regions(self, rule: RegionRule) -> RegionPlan:
-        plan = find_regions(self.graph, self.units, self.offer, rule=rule)
-        verify_regions(self.graph, self.units, self.offer, plan)
+        plan = find_regions(self.graph, self.units, self.device_costs, rule=rule)
+        verify_regions(self.graph, self.units, self.device_costs, plan)
         return plan
 
     def largest(self, plan: RegionPlan, count: int) -> RegionPlan:
@@ -98,7 +107,7 @@ class Study:
         kept = sorted(
             sorted(plan.regions, key=lambda region: -len(region.nodes))[:count], key=lambda region: region.index
         )
-        return RegionPlacer(self.graph, self.units, self.offer).place(regions=[region.units for region in kept])
+        return RegionPlacer(self.graph, self.units, self.device_costs).place(regions=[region.units for region in kept])
 
     def hosted_ns(self, plan: RegionPlan) -> int:
         """The plan in sequence, with every tensor of every region moved through the host's memory."""
@@ -141,7 +150,7 @@ class Study:
         return PlacementProblem(
             graph=graph,
             groups=units,
-            devices=(self.offer,),
+            devices=(self.device_costs,),
             costs=self.costs,
             machine=self.machine,
             row_parts={} if split is None else row_parts(graph, units, split.parts),
@@ -174,7 +183,7 @@ class Study:
         """HEFT decides for each region whether it runs on the device; the processor is one lane. And its makespan."""
         cores = self.machine.cores
         made = region_tasks(
-            self.units, plan, self.costs, widths=sorted({1, cores}), grain=Grain.STRETCHES, offer_both=True
+            self.units, plan, self.costs, widths=sorted({1, cores}), grain=Grain.STRETCHES, allow_both=True
         )
         graph, units = self.graph, self.units
         task_of: dict[int, int] = {
@@ -203,7 +212,7 @@ class Study:
         tasks: list[Task] = []
         for task, region in zip(made.tasks, made.region_of, strict=True):
             if region is not None:
-                compute = plan.regions[region].compute_ns + self.offer.launch_ns + fixed[task.index]
+                compute = plan.regions[region].compute_ns + self.device_costs.launch_ns + fixed[task.index]
                 task = dataclasses.replace(task, cost_ns=((0, compute), *task.cost_ns[1:]))
             tasks.append(task)
         policy = HeftPolicy(transfer_ns=transfers)
@@ -292,8 +301,8 @@ def best_split(study: Study, costs_of: Callable[[RowSplit], CostModel], alone: C
 
     searched = search_rows(
         study.model,
-        balanced=study.offer.balanced_share,
-        cpu_ns=study.offer.cpu_ns,
+        balanced=study.device_costs.balanced_share,
+        cpu_ns=study.device_costs.cpu_ns,
         judge=judge,
         evaluations=RowsAndRegions().evaluations,
     )

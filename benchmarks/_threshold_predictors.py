@@ -70,14 +70,14 @@ def placed_by(problem: PlacementProblem, log_flops: float) -> Placement:
 
 
 def case_of(problem: PlacementProblem, simulated_ns: Callable[[Placement], int], *, model: str, device: str) -> Case:
-    offer, features = problem.devices[0], problem.features
+    device_costs, features = problem.devices[0], problem.features
     taken = [group for group in features if group.device_ns[0] is not None]
     flops = max(1, sum(group.flops for group in taken))
     here, there = sum(group.cpu_ns for group in taken), sum(group.device_ns[0] or 0 for group in taken)
     middle, _ = middle_thresholds([group.flops for group in taken], [0.0])
     bound = ClosedForm().bound(problem, 0)
     traits = (
-        *(offer.launch_ns, offer.transfer.fixed_ns + 1e6 * offer.transfer.ns_per_byte),
+        *(device_costs.launch_ns, device_costs.transfer.fixed_ns + 1e6 * device_costs.transfer.ns_per_byte),
         *(here / flops, there / flops, here, there, len(features), middle),
     )
     return Case(

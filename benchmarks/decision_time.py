@@ -109,8 +109,8 @@ def searches(networks: Mapping[str, Propose]) -> dict[str, Propose]:
 
 def split_problem(subject: Subject) -> PlacementProblem | None:
     """The model split by rows, at the share that balances both sides when all is calm; None where it has no rows."""
-    (offer,) = subject.problem.devices
-    split = split_rows(subject.context.model, offer.balanced_share)
+    (device_costs,) = subject.problem.devices
+    split = split_rows(subject.context.model, device_costs.balanced_share)
     if split is None:
         return None
     profile, machine = load_profile(subject.device), machine_of(load_profile(subject.device))
@@ -120,7 +120,7 @@ def split_problem(subject: Subject) -> PlacementProblem | None:
     return PlacementProblem(
         graph=study.graph,
         groups=study.units,
-        devices=(study.offer,),
+        devices=(study.device_costs,),
         costs=costs,
         machine=machine,
         row_parts=parts,

@@ -32,7 +32,7 @@ from parallax.backends.emulated import load_profile
 from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.graph import CostModel, Node, OpGraph, Rejection, TensorInfo, Verdict, tensor_bytes
 from parallax.partition import contract
-from parallax.partition.regions import Offer, RegionPlan, RegionRule, TransferCost, find_regions
+from parallax.partition.regions import DeviceCosts, RegionPlan, RegionRule, TransferCost, find_regions
 from parallax.partition.regions._hosted import hosted_tensors
 from parallax.planner._exact import Solver
 from parallax.schedule.placement import PlacementProblem, default_placers, find_placement
@@ -111,7 +111,7 @@ def model_row(name: str, phone: str, solver: Solver, seconds: float) -> Row:
     backend = EmulatedBackend(profile, speed=1.0)
     study = Study.of(model, phone_costs(model.inferred(), profile), backend, PHONE)
     problem = PlacementProblem(
-        graph=study.graph, groups=study.units, devices=(study.offer,), costs=study.costs, machine=PHONE
+        graph=study.graph, groups=study.units, devices=(study.device_costs,), costs=study.costs, machine=PHONE
     )
     greedy = study.hosted_ns(study.regions(RegionRule.GREEDY))
     row = compare(problem, greedy, solver, seconds)
@@ -161,7 +161,7 @@ def random_problem(seed: int) -> tuple[PlacementProblem, int]:
         for threads in range(CORES)
     )
     refusal = Rejection(verdict=Verdict.UNSUPPORTED_OPERATOR, detail="drawn")
-    offer = Offer(
+    device_costs = DeviceCosts(
         device="phone",
         declined=tuple(refusal if draw.random() < 0.2 else None for _ in range(size)),
         device_ns=tuple(round(ns * draw.uniform(0.3, 1.5)) for ns in durations[-1]),
@@ -179,13 +179,15 @@ def random_problem(seed: int) -> tuple[PlacementProblem, int]:
         known_fraction=1.0,
     )
     groups = contract(graph, tiny_elements=0)
-    problem = PlacementProblem(graph=graph, groups=groups, devices=(offer,), costs=costs, machine=PHONE)
-    return problem, hosted_ns(graph, offer, find_regions(graph, groups, offer, rule=RegionRule.GREEDY))
+    problem = PlacementProblem(graph=graph, groups=groups, devices=(device_costs,), costs=costs, machine=PHONE)
+    return problem, hosted_ns(graph, device_costs, find_regions(graph, groups, device_costs, rule=RegionRule.GREEDY))
 
 
-def hosted_ns(graph: OpGraph, offer: Offer, plan: RegionPlan) -> int:
+def hosted_ns(graph: OpGraph, device_costs: DeviceCosts, plan: RegionPlan) -> int:
     """As `Study.hosted_ns`: in sequence, every tensor of a region through the host's memory."""
-    moved = [offer.transfer.ns(tensor_bytes(graph, name)) for names in hosted_tensors(graph, plan) for name in names]
+    moved = [
+        device_costs.transfer.ns(tensor_bytes(graph, name)) for names in hosted_tensors(graph, plan) for name in names
+    ]
     return plan.chosen_ns - sum(region.transfer_ns for region in plan.regions) + sum(moved)
 
 

@@ -25,7 +25,7 @@ from parallax.backends.emulated._queue import OVERSLEEP_S, DeviceQueue
 from parallax.errors import BackendError, ConfigError, InputError, RunCancelled
 from parallax.graph import OperatorWork, Verdict, Work
 from parallax.model import load_model
-from parallax.partition.regions import make_offer
+from parallax.partition.regions import estimate_device_costs
 from tests.backends._backends import Array, compiled, model_of, on_the_processor, run, value
 from tests.backends.test_backend_contract import (  # noqa: F401 - the contract, run on the `backend` of this module
     test_a_part_it_cannot_compile_is_a_backend_error_that_names_it,
@@ -429,10 +429,10 @@ def test_planners_see_the_rate_that_a_model_runs_at(asked: str, gains: float) ->
         model = load_model(proto)
         backend = open_backend(f"emulated:jetson-orin-nano{asked}", {"speed": 1})
         assert isinstance(backend, EmulatedBackend)
-        offer = make_offer(model.inferred(), backend.capability(model), backend, cpu_ns=[1])
-        assert offer is not None
-        assert offer.declined == (None,)
-        prices[element_type] = offer.device_ns[0] - backend.price(dispatched()).compute_ns
+        device_costs = estimate_device_costs(model.inferred(), backend.capability(model), backend, cpu_ns=[1])
+        assert device_costs is not None
+        assert device_costs.declined == (None,)
+        prices[element_type] = device_costs.device_ns[0] - backend.price(dispatched()).compute_ns
     assert prices[F32] / prices[TensorProto.FLOAT16] == pytest.approx(gains, rel=0.01)
 
 

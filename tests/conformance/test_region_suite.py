@@ -26,7 +26,7 @@ from parallax.graph import Capability
 from parallax.model import Model, load_model
 from parallax.partition import contract, find_constants
 from parallax.partition.candidates import Cause, DraftSegment, assemble, find_boundaries
-from parallax.partition.regions import RegionRule, find_regions, make_offer
+from parallax.partition.regions import RegionRule, estimate_device_costs, find_regions
 from parallax.profile import estimate_costs
 from parallax.schedule import (
     CPU_BACKEND,
@@ -77,9 +77,9 @@ def forced_plan(model: Model, backend: Backend, name: str) -> tuple[Plan, Capabi
     units = contract(graph, cuttable=model.can_cut, tiny_elements=0)
     capability = backend.capability(model)
     costs = estimate_costs(graph, cores=1)
-    offer = make_offer(graph, capability, FREE, cpu_ns=costs.node_ns(1))
-    assert offer is not None
-    regions = find_regions(graph, units, offer, rule=RegionRule.GREEDY)
+    device_costs = estimate_device_costs(graph, capability, FREE, cpu_ns=costs.node_ns(1))
+    assert device_costs is not None
+    regions = find_regions(graph, units, device_costs, rule=RegionRule.GREEDY)
     made = region_tasks(units, regions, costs, widths=(1,), grain=Grain.STRETCHES)
     drafts = [
         DraftSegment(units=inside, width=1, cause=Cause.FORCED if region is None else Cause.DEVICE)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from parallax.graph import OpGraph, Rejection, Verdict
-from parallax.memory import device_need, fit_offer
+from parallax.memory import device_need, restrict_to_memory
 from parallax.model import load_model
 from parallax.partition import contract
-from parallax.partition.regions import Offer, RegionRule, find_regions
+from parallax.partition.regions import DeviceCosts, RegionRule, find_regions
 from parallax.partition.regions._plan import TransferCost
 
 FLOAT_BYTES = 4
@@ -44,10 +44,12 @@ def layers(count: int, *, shared: bool = False) -> OpGraph:
     return graph_of(nodes, weights, outputs=[last])
 
 
-def offer_of(graph: OpGraph, *, cpu_ns: list[int] | None = None, declined: frozenset[int] = frozenset()) -> Offer:
+def device_costs_of(
+    graph: OpGraph, *, cpu_ns: list[int] | None = None, declined: frozenset[int] = frozenset()
+) -> DeviceCosts:
     count = len(graph.nodes)
     no = Rejection(verdict=Verdict.UNSUPPORTED_OPERATOR, detail="no")
-    return Offer(
+    return DeviceCosts(
         device="toy",
         declined=tuple(no if node in declined else None for node in range(count)),
         device_ns=(10,) * count,
@@ -95,15 +97,15 @@ def test_a_constant_counts_as_a_weight_of_its_readers_only() -> None:
 
 def test_what_fits_is_offered_as_it_was() -> None:
     graph = layers(3)
-    offer = offer_of(graph)
-    assert fit_offer(graph, contract(graph), offer, 1 << 20) is offer
+    device_costs = device_costs_of(graph)
+    assert restrict_to_memory(graph, contract(graph), device_costs, 1 << 20) is device_costs
 
 
 def test_what_does_not_fit_is_declined_and_says_what_is_allowed() -> None:
     graph = layers(4)
     limit = round((2 * 256 + 64) / 0.9) + 1
-    offer = offer_of(graph, cpu_ns=[1000, 50] * 4)
-    limited = fit_offer(graph, contract(graph, tiny_elements=0), offer, limit)
+    device_costs = device_costs_of(graph, cpu_ns=[1000, 50] * 4)
+    limited = restrict_to_memory(graph, contract(graph, tiny_elements=0), device_costs, limit)
     left = [node for node, answer in enumerate(limited.declined) if answer is not None]
     assert {answer.verdict for answer in limited.declined if answer is not None} == {Verdict.OUT_OF_MEMORY}
     assert all(f"{limit} B are allowed" == answer.detail for answer in limited.declined if answer is not None)
@@ -117,14 +119,14 @@ def test_what_gains_most_for_its_bytes_comes_first() -> None:
     graph = layers(4)
     cpu_ns = [1000] * 8
     cpu_ns[4] = 1_000_000
-    limited = fit_offer(graph, contract(graph, tiny_elements=0), offer_of(graph, cpu_ns=cpu_ns), 400)
+    limited = restrict_to_memory(graph, contract(graph, tiny_elements=0), device_costs_of(graph, cpu_ns=cpu_ns), 400)
     assert limited.declined[4] is None
     assert all(limited.declined[node] is not None for node in (0, 2, 6))
 
 
 def test_no_room_at_all_leaves_everything_to_the_processor() -> None:
     graph = layers(2)
-    limited = fit_offer(graph, contract(graph), offer_of(graph), 1)
+    limited = restrict_to_memory(graph, contract(graph), device_costs_of(graph), 1)
     plan = find_regions(graph, contract(graph), limited, rule=RegionRule.GREEDY)
     assert plan.is_cpu_only
     assert {found.verdict for found in plan.verdicts} == {Verdict.OUT_OF_MEMORY}
@@ -151,7 +153,7 @@ def test_whatever_is_placed_then_fits(data: st.DataObject) -> None:
     declined = frozenset(data.draw(st.lists(st.integers(0, count - 1), max_size=2)))
     units = contract(graph, tiny_elements=0)
     limit = data.draw(st.integers(1, 2000))
-    limited = fit_offer(graph, units, offer_of(graph, cpu_ns=cpu_ns, declined=declined), limit)
+    limited = restrict_to_memory(graph, units, device_costs_of(graph, cpu_ns=cpu_ns, declined=declined), limit)
     assert all(limited.declined[node] is not None for node in declined)
     for rule in (RegionRule.GREEDY, RegionRule.MODEL):
         plan = find_regions(graph, units, limited, rule=rule)
@@ -163,7 +165,7 @@ def test_whatever_is_placed_then_fits(data: st.DataObject) -> None:
 def test_the_margin_stays_free(margin: float) -> None:
     graph = layers(4)
     units = contract(graph, tiny_elements=0)
-    limited = fit_offer(graph, units, offer_of(graph), 700, margin=margin)
+    limited = restrict_to_memory(graph, units, device_costs_of(graph), 700, margin=margin)
     taken = [node for node, answer in enumerate(limited.declined) if answer is None]
     assert device_need(graph, taken).total_bytes <= 700 * (1 - margin)
     assert sum(node % 2 == 0 for node in taken) == (2 if margin == 0 else 1)
@@ -172,8 +174,8 @@ def test_the_margin_stays_free(margin: float) -> None:
 def test_a_tenth_of_a_devices_memory_is_left_free_unless_said_otherwise() -> None:
     graph = layers(4)
     units = contract(graph, tiny_elements=0)
-    offer = offer_of(graph)
+    device_costs = device_costs_of(graph)
     everything = device_need(graph, [node.index for node in graph.nodes]).total_bytes
     room = -(-everything * 10 // 9)
-    assert fit_offer(graph, units, offer, room) is offer
-    assert fit_offer(graph, units, offer, room - 2) is not offer
+    assert restrict_to_memory(graph, units, device_costs, room) is device_costs
+    assert restrict_to_memory(graph, units, device_costs, room - 2) is not device_costs

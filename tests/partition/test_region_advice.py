@@ -8,9 +8,9 @@ from hypothesis import given, settings
 
 from parallax.graph import OpGraph, Rejection, Verdict
 from parallax.partition import contract
-from parallax.partition.regions import Offer, advise, find_regions
+from parallax.partition.regions import DeviceCosts, advise, find_regions
+from tests.partition._device_costs import device_costs_of, priced_graphs
 from tests.partition._graphs import op_graph
-from tests.partition._offers import offer_of, offered_graphs
 
 
 def test_operator_that_parts_a_region_is_the_first_advice() -> None:
@@ -24,9 +24,9 @@ def test_operator_that_parts_a_region_is_the_first_advice() -> None:
         outputs=["t_d"],
         shapes=dict.fromkeys(("x", "t_a", "t_b", "t_c", "t_d"), (25,)),
     )
-    offer = offer_of([0, 1, 0, 1], [5, 5, 5, 5], [100, 20, 100, 4], launch_ns=30, ns_per_byte=0.1)
+    device_costs = device_costs_of([0, 1, 0, 1], [5, 5, 5, 5], [100, 20, 100, 4], launch_ns=30, ns_per_byte=0.1)
     units = contract(graph, tiny_elements=0)
-    (erf,) = advise(graph, units, offer)
+    (erf,) = advise(graph, units, device_costs)
     # With Erf on the device one launch and two transfers go, and 15 ns of it; TopK there would gain nothing.
     assert (erf.op_type, erf.nodes, erf.gain_ns) == ("Erf", (1,), 30 + 20 + 15)
     assert erf.remedy == (
@@ -36,22 +36,22 @@ def test_operator_that_parts_a_region_is_the_first_advice() -> None:
 
 
 @settings(max_examples=40)
-@given(case=offered_graphs(max_size=25))
-def test_each_gain_is_that_of_a_placement_without_the_obstacle(case: tuple[OpGraph, Offer]) -> None:
-    graph, offer = case
+@given(case=priced_graphs(max_size=25))
+def test_each_gain_is_that_of_a_placement_without_the_obstacle(case: tuple[OpGraph, DeviceCosts]) -> None:
+    graph, device_costs = case
     kinds = [verdict for verdict in Verdict if verdict.is_refusal]
     declined = tuple(
         None if answer is None else Rejection(verdict=kinds[index % len(kinds)], detail="")
-        for index, answer in enumerate(offer.declined)
+        for index, answer in enumerate(device_costs.declined)
     )
-    offer = dataclasses.replace(offer, declined=declined)
+    device_costs = dataclasses.replace(device_costs, declined=declined)
     units = contract(graph, tiny_elements=0)
-    advice = advise(graph, units, offer, most=100)
+    advice = advise(graph, units, device_costs, most=100)
     gains = [entry.gain_ns for entry in advice]
     assert gains == sorted(gains, reverse=True)
     for entry in advice:
         assert entry.gain_ns > 0
         assert {declined[node].verdict for node in entry.nodes} == {entry.verdict}  # type: ignore[union-attr]
         without = tuple(None if node in entry.nodes else answer for node, answer in enumerate(declined))
-        then = find_regions(graph, units, dataclasses.replace(offer, declined=without))
-        assert (entry.now_ns, entry.then_ns) == (find_regions(graph, units, offer).chosen_ns, then.chosen_ns)
+        then = find_regions(graph, units, dataclasses.replace(device_costs, declined=without))
+        assert (entry.now_ns, entry.then_ns) == (find_regions(graph, units, device_costs).chosen_ns, then.chosen_ns)

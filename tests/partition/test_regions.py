@@ -13,24 +13,31 @@ from parallax.graph import Dag, OpGraph, Rejection, Verdict
 from parallax.graph._dag import verify_convex, verify_dag
 from parallax.partition import contract, find_branches
 from parallax.partition._branches import verify_branches
-from parallax.partition.regions import Offer, RegionPlan, RegionRule, find_regions
-from parallax.partition.regions._costs import lay_ground
-from parallax.partition.regions._ground import Draft, cost_of
+from parallax.partition.regions import DeviceCosts, RegionPlan, RegionRule, find_regions
+from parallax.partition.regions._costs import build_problem
 from parallax.partition.regions._growth import Cuts, find_pieces, find_waves
 from parallax.partition.regions._hosted import hosted_tensors
 from parallax.partition.regions._plan import PaperThresholds, TransferCost
+from parallax.partition.regions._problem import Assignment, cost_of
 from parallax.partition.regions._verify import verify_regions
+from tests.partition._device_costs import (
+    NO,
+    best_chain_cost,
+    device_costs_of,
+    placement_cost,
+    priced_chains,
+    priced_graphs,
+)
 from tests.partition._graphs import dags, op_graph, reachability
-from tests.partition._offers import NO, best_chain_cost, offer_of, offered_chains, offered_graphs, placement_cost
 
 every_rule = pytest.mark.parametrize("rule", [rule for rule in RegionRule if rule is not RegionRule.GIVEN])
 
 
-def plan_of(graph: OpGraph, offer: Offer, **settings: object) -> RegionPlan:
+def plan_of(graph: OpGraph, device_costs: DeviceCosts, **settings: object) -> RegionPlan:
     """At the grain of single nodes, so that units are nodes."""
     units = contract(graph, tiny_elements=0)
-    plan = find_regions(graph, units, offer, **settings)  # type: ignore[arg-type]
-    verify_regions(graph, units, offer, plan)
+    plan = find_regions(graph, units, device_costs, **settings)  # type: ignore[arg-type]
+    verify_regions(graph, units, device_costs, plan)
     return plan
 
 
@@ -53,12 +60,12 @@ def chain(*names: str) -> OpGraph:
 @every_rule
 @pytest.mark.parametrize("join_siblings", [False, True])
 @settings(max_examples=50)
-@given(case=offered_graphs())
+@given(case=priced_graphs())
 def test_regions_can_all_be_contracted_at_once(
-    rule: RegionRule, join_siblings: bool, case: tuple[OpGraph, Offer]
+    rule: RegionRule, join_siblings: bool, case: tuple[OpGraph, DeviceCosts]
 ) -> None:
-    graph, offer = case
-    plan = plan_of(graph, offer, rule=rule, join_siblings=join_siblings, thresholds=PaperThresholds(min_macs=30))
+    graph, device_costs = case
+    plan = plan_of(graph, device_costs, rule=rule, join_siblings=join_siblings, thresholds=PaperThresholds(min_macs=30))
     dag = Dag.from_graph(graph)
     verify_dag(plan.dag)
     for region in plan.regions:
@@ -69,10 +76,10 @@ def test_regions_can_all_be_contracted_at_once(
 
 
 @settings(max_examples=100)
-@given(case=offered_graphs())
-def test_contracted_graph_divides_into_branches_with_each_region_one_of_them(case: tuple[OpGraph, Offer]) -> None:
-    graph, offer = case
-    plan = plan_of(graph, offer)
+@given(case=priced_graphs())
+def test_contracted_graph_divides_into_branches_with_each_region_one_of_them(case: tuple[OpGraph, DeviceCosts]) -> None:
+    graph, device_costs = case
+    plan = plan_of(graph, device_costs)
     found = find_branches(plan.dag, regions=frozenset(plan.region_groups))
     verify_branches(plan.dag, found)
     for group in plan.region_groups:
@@ -81,23 +88,23 @@ def test_contracted_graph_divides_into_branches_with_each_region_one_of_them(cas
 
 @every_rule
 @settings(max_examples=50)
-@given(case=offered_graphs())
-def test_costs_stated_are_those_of_an_independent_count(rule: RegionRule, case: tuple[OpGraph, Offer]) -> None:
-    graph, offer = case
-    plan = plan_of(graph, offer, rule=rule, thresholds=PaperThresholds(min_macs=30))
-    assert plan.cpu_only_ns == placement_cost(graph, offer, [])
-    assert plan.chosen_ns == placement_cost(graph, offer, regions_of(plan))
-    greedy = plan_of(graph, offer, rule=RegionRule.GREEDY)
-    assert plan.greedy_ns == placement_cost(graph, offer, regions_of(greedy)) == greedy.chosen_ns
+@given(case=priced_graphs())
+def test_costs_stated_are_those_of_an_independent_count(rule: RegionRule, case: tuple[OpGraph, DeviceCosts]) -> None:
+    graph, device_costs = case
+    plan = plan_of(graph, device_costs, rule=rule, thresholds=PaperThresholds(min_macs=30))
+    assert plan.cpu_only_ns == placement_cost(graph, device_costs, [])
+    assert plan.chosen_ns == placement_cost(graph, device_costs, regions_of(plan))
+    greedy = plan_of(graph, device_costs, rule=RegionRule.GREEDY)
+    assert plan.greedy_ns == placement_cost(graph, device_costs, regions_of(greedy)) == greedy.chosen_ns
     for region in plan.regions:
         others = [list(other.nodes) for other in plan.regions if other is not region]
-        assert plan.chosen_ns + region.gain_ns == placement_cost(graph, offer, others)
+        assert plan.chosen_ns + region.gain_ns == placement_cost(graph, device_costs, others)
 
 
 @settings(max_examples=100)
-@given(case=offered_graphs(), join_siblings=st.booleans())
+@given(case=priced_graphs(), join_siblings=st.booleans())
 def test_placement_by_cost_is_never_dearer_than_the_cpu_nor_joined_than_the_greedy_one(
-    case: tuple[OpGraph, Offer], join_siblings: bool
+    case: tuple[OpGraph, DeviceCosts], join_siblings: bool
 ) -> None:
     plan = plan_of(*case, join_siblings=join_siblings)
     assert plan.chosen_ns <= plan.cpu_only_ns
@@ -106,44 +113,44 @@ def test_placement_by_cost_is_never_dearer_than_the_cpu_nor_joined_than_the_gree
 
 
 @settings(max_examples=50)
-@given(case=offered_graphs())
-def test_every_region_kept_gains_by_itself(case: tuple[OpGraph, Offer]) -> None:
+@given(case=priced_graphs())
+def test_every_region_kept_gains_by_itself(case: tuple[OpGraph, DeviceCosts]) -> None:
     plan = plan_of(*case)
     assert all(region.gain_ns > 0 for region in plan.regions)
 
 
 @settings(max_examples=100)
-@given(case=offered_chains())
-def test_chain_is_placed_at_the_least_cost_there_is(case: tuple[OpGraph, Offer]) -> None:
+@given(case=priced_chains())
+def test_chain_is_placed_at_the_least_cost_there_is(case: tuple[OpGraph, DeviceCosts]) -> None:
     assert plan_of(*case).chosen_ns == best_chain_cost(*case)
 
 
 @settings(max_examples=100)
-@given(case=offered_graphs())
-def test_every_node_has_a_verdict_that_fits(case: tuple[OpGraph, Offer]) -> None:
-    graph, offer = case
-    plan = plan_of(graph, offer)
+@given(case=priced_graphs())
+def test_every_node_has_a_verdict_that_fits(case: tuple[OpGraph, DeviceCosts]) -> None:
+    graph, device_costs = case
+    plan = plan_of(graph, device_costs)
     assert [verdict.node for verdict in plan.verdicts] == list(range(len(graph.nodes)))
     for verdict in plan.verdicts:
-        assert verdict.verdict.is_refusal == (offer.declined[verdict.node] is not None)
+        assert verdict.verdict.is_refusal == (device_costs.declined[verdict.node] is not None)
         if verdict.verdict in (Verdict.GAINS_NOTHING, Verdict.CHEAPER_ON_CPU):
             assert verdict.device_ns is not None
             assert verdict.cpu_ns is not None
 
 
 @settings(max_examples=60)
-@given(case=offered_graphs(), data=st.data())
+@given(case=priced_graphs(), data=st.data())
 def test_cost_kept_up_while_units_move_is_that_of_counting_anew(
-    case: tuple[OpGraph, Offer], data: st.DataObject
+    case: tuple[OpGraph, DeviceCosts], data: st.DataObject
 ) -> None:
-    graph, offer = case
+    graph, device_costs = case
     units = contract(graph, tiny_elements=0)
-    ground = lay_ground(graph, units, offer)
-    draft = Draft(ground)
-    for _ in range(data.draw(st.integers(0, 30)) if len(ground) else 0):
-        draft.place([data.draw(st.integers(0, len(ground) - 1))], data.draw(st.integers(-1, 3)))
-    regions = [[unit for unit in range(len(ground)) if draft.region_of[unit] == region] for region in range(4)]
-    assert draft.cost_ns == cost_of(ground, [region for region in regions if region])
+    problem = build_problem(graph, units, device_costs)
+    assignment = Assignment(problem)
+    for _ in range(data.draw(st.integers(0, 30)) if len(problem) else 0):
+        assignment.place([data.draw(st.integers(0, len(problem) - 1))], data.draw(st.integers(-1, 3)))
+    regions = [[unit for unit in range(len(problem)) if assignment.region_of[unit] == region] for region in range(4)]
+    assert assignment.cost_ns == cost_of(problem, [region for region in regions if region])
 
 
 @settings(max_examples=50)
@@ -167,13 +174,16 @@ def test_pieces_of_a_wave_are_not_connected_and_waves_never_fall(dag: Dag, data:
 
 
 def test_same_arguments_give_the_same_plan() -> None:
-    graph, offer = chain(*"abcdef"), offer_of([0, 0, 1, 0, 0, 0], [1] * 6, [90] * 6, launch_ns=10, ns_per_byte=0.1)
-    assert plan_of(graph, offer) == plan_of(graph, offer)
+    graph, device_costs = (
+        chain(*"abcdef"),
+        device_costs_of([0, 0, 1, 0, 0, 0], [1] * 6, [90] * 6, launch_ns=10, ns_per_byte=0.1),
+    )
+    assert plan_of(graph, device_costs) == plan_of(graph, device_costs)
 
 
 def test_graph_without_nodes_or_without_anything_supported_stays_on_the_cpu() -> None:
-    assert plan_of(op_graph([], outputs=[]), offer_of([], [], [])).is_cpu_only
-    plan = plan_of(chain("a", "b"), offer_of([1, 1], [1, 1], [9, 9]))
+    assert plan_of(op_graph([], outputs=[]), device_costs_of([], [], [])).is_cpu_only
+    plan = plan_of(chain("a", "b"), device_costs_of([1, 1], [1, 1], [9, 9]))
     assert plan.is_cpu_only
     assert [verdict.reason for verdict in plan.verdicts] == ["the device has no such operator: Relu"] * 2
 
@@ -183,7 +193,7 @@ def test_graph_without_nodes_or_without_anything_supported_stays_on_the_cpu() ->
 
 def test_region_that_gains_nothing_is_dissolved_with_both_costs() -> None:
     # 100 bytes in, 100 bytes out, a launch: 20 + 10 + 10 + 2 * 5 on the device.
-    plan = plan_of(chain("a", "b"), offer_of([0, 0], [5, 5], [24, 25], launch_ns=20, ns_per_byte=0.1))
+    plan = plan_of(chain("a", "b"), device_costs_of([0, 0], [5, 5], [24, 25], launch_ns=20, ns_per_byte=0.1))
     assert plan.is_cpu_only
     assert plan.verdicts[0].reason == (
         "too small to pay: the device would take longer, launch and transfers included "
@@ -191,20 +201,20 @@ def test_region_that_gains_nothing_is_dissolved_with_both_costs() -> None:
     )
     assert {(verdict.device_ns, verdict.cpu_ns) for verdict in plan.verdicts} == {(50, 49)}
     assert "no region gains anything" in plan.reason
-    worth_it = plan_of(chain("a", "b"), offer_of([0, 0], [5, 5], [26, 25], launch_ns=20, ns_per_byte=0.1))
+    worth_it = plan_of(chain("a", "b"), device_costs_of([0, 0], [5, 5], [26, 25], launch_ns=20, ns_per_byte=0.1))
     assert regions_of(worth_it) == [[0, 1]]
     assert worth_it.regions[0].gain_ns == 1
 
 
 def test_nodes_between_two_regions_that_are_a_little_dearer_on_the_device_join_them() -> None:
     # c alone would stay on the CPU (30 against 20), but then a second launch and two transfers are due.
-    offer = offer_of([0] * 5, [5, 5, 30, 5, 5], [100, 100, 20, 100, 100], launch_ns=40, ns_per_byte=0.1)
-    assert regions_of(plan_of(chain(*"abcde"), offer)) == [[0, 1, 2, 3, 4]]
+    device_costs = device_costs_of([0] * 5, [5, 5, 30, 5, 5], [100, 100, 20, 100, 100], launch_ns=40, ns_per_byte=0.1)
+    assert regions_of(plan_of(chain(*"abcde"), device_costs)) == [[0, 1, 2, 3, 4]]
 
 
 def test_nodes_between_two_regions_that_are_far_dearer_on_the_device_part_them() -> None:
-    offer = offer_of([0] * 5, [5, 5, 300, 5, 5], [100, 100, 20, 100, 100], launch_ns=40, ns_per_byte=0.1)
-    plan = plan_of(chain(*"abcde"), offer)
+    device_costs = device_costs_of([0] * 5, [5, 5, 300, 5, 5], [100, 100, 20, 100, 100], launch_ns=40, ns_per_byte=0.1)
+    plan = plan_of(chain(*"abcde"), device_costs)
     assert regions_of(plan) == [[0, 1], [3, 4]]
     assert plan.verdicts[2].verdict is Verdict.CHEAPER_ON_CPU
     assert plan.verdicts[2].cpu_ns == 20
@@ -212,8 +222,8 @@ def test_nodes_between_two_regions_that_are_far_dearer_on_the_device_part_them()
 
 
 def test_rim_of_a_region_that_is_cheaper_on_the_cpu_stays_there() -> None:
-    offer = offer_of([0] * 4, [50, 5, 5, 50], [20, 100, 100, 20], launch_ns=40, ns_per_byte=0.1)
-    assert regions_of(plan_of(chain(*"abcd"), offer)) == [[1, 2]]
+    device_costs = device_costs_of([0] * 4, [50, 5, 5, 50], [20, 100, 100, 20], launch_ns=40, ns_per_byte=0.1)
+    assert regions_of(plan_of(chain(*"abcd"), device_costs)) == [[1, 2]]
 
 
 def test_tensor_between_two_regions_stays_on_the_device() -> None:
@@ -227,7 +237,7 @@ def test_tensor_between_two_regions_stays_on_the_device() -> None:
         outputs=["t_d"],
         shapes=dict.fromkeys(("x", "t_a", "t_b", "t_d"), (25,)),
     )
-    plan = plan_of(graph, offer_of([0, 1, 0], [5, 0, 5], [100, 10, 100], launch_ns=20, ns_per_byte=0.1))
+    plan = plan_of(graph, device_costs_of([0, 1, 0], [5, 0, 5], [100, 10, 100], launch_ns=20, ns_per_byte=0.1))
     first, second = plan.regions
     assert (first.uploads, first.downloads, first.kept) == (("x",), ("t_a",), ("t_a",))
     assert (second.uploads, second.downloads, second.kept) == (("t_b",), ("t_d",), ("t_a",))
@@ -247,7 +257,7 @@ def test_tensor_that_only_the_device_reads_moves_twice_where_nothing_stays_there
         outputs=["t_d"],
         shapes=dict.fromkeys(("x", "t_a", "u_a", "t_b", "t_d"), (25,)),
     )
-    plan = plan_of(graph, offer_of([0, 1, 0], [5, 0, 5], [100, 10, 100], launch_ns=20, ns_per_byte=0.1))
+    plan = plan_of(graph, device_costs_of([0, 1, 0], [5, 0, 5], [100, 10, 100], launch_ns=20, ns_per_byte=0.1))
     assert [region.kept for region in plan.regions] == [("t_a",), ("t_a",)]
     assert hosted_tensors(graph, plan) == [("x", "u_a", "t_a"), ("t_b", "t_a", "t_d")]
 
@@ -257,8 +267,8 @@ def test_independent_pieces_too_short_for_a_launch_each_share_one() -> None:
         [*((f"n{i}", "Relu", ["x"], [f"t{i}"]) for i in range(4)), ("end", "Sum", [f"t{i}" for i in range(4)], ["y"])],
         outputs=["y"],
     )
-    offer = offer_of([0, 0, 0, 0, 1], [1, 1, 1, 1, 0], [20, 20, 20, 20, 5], launch_ns=30)
-    plan = plan_of(graph, offer)
+    device_costs = device_costs_of([0, 0, 0, 0, 1], [1, 1, 1, 1, 0], [20, 20, 20, 20, 5], launch_ns=30)
+    plan = plan_of(graph, device_costs)
     assert regions_of(plan) == [[0, 1, 2, 3]]
     assert plan.chosen_ns == 30 + 4 + 5
 
@@ -268,9 +278,9 @@ def test_independent_pieces_that_pay_alone_stay_apart_unless_they_are_to_be_join
         [("a", "Relu", ["x"], ["t_a"]), ("b", "Relu", ["x"], ["t_b"]), ("end", "Add", ["t_a", "t_b"], ["y"])],
         outputs=["y"],
     )
-    offer = offer_of([0, 0, 1], [40, 40, 0], [200, 200, 5], launch_ns=30)
-    assert regions_of(plan_of(graph, offer)) == [[0], [1]]
-    assert regions_of(plan_of(graph, offer, join_siblings=True)) == [[0, 1]]
+    device_costs = device_costs_of([0, 0, 1], [40, 40, 0], [200, 200, 5], launch_ns=30)
+    assert regions_of(plan_of(graph, device_costs)) == [[0], [1]]
+    assert regions_of(plan_of(graph, device_costs, join_siblings=True)) == [[0, 1]]
 
 
 def test_piece_that_only_a_later_region_waits_for_joins_it() -> None:
@@ -284,7 +294,7 @@ def test_piece_that_only_a_later_region_waits_for_joins_it() -> None:
         ],
         outputs=["z"],
     )
-    plan = plan_of(graph, offer_of([0, 0, 1, 0], [40] * 4, [200] * 4, launch_ns=30))
+    plan = plan_of(graph, device_costs_of([0, 0, 1, 0], [40] * 4, [200] * 4, launch_ns=30))
     assert regions_of(plan) == [[1], [0, 3]]
 
 
@@ -299,14 +309,16 @@ def test_regions_that_pay_only_beside_each_other_but_not_together_are_dropped() 
         outputs=["y"],
         shapes={"x": (1,), "big": (100,), "small": (1,), "t": (1,), "y": (1,)},
     )
-    plan = plan_of(graph, offer_of([0, 1, 0], [10] * 3, [20] * 3, launch_ns=15, ns_per_byte=0.1))
+    plan = plan_of(graph, device_costs_of([0, 1, 0], [10] * 3, [20] * 3, launch_ns=15, ns_per_byte=0.1))
     assert plan.is_cpu_only
     assert plan.greedy_ns > plan.chosen_ns == plan.cpu_only_ns == 60
 
 
 def test_greedy_takes_all_that_is_supported_in_the_fewest_fragments() -> None:
     graph = chain(*"abcdefg")
-    plan = plan_of(graph, offer_of([0, 1, 0, 0, 1, 0, 0], [50] * 7, [1] * 7, launch_ns=100), rule=RegionRule.GREEDY)
+    plan = plan_of(
+        graph, device_costs_of([0, 1, 0, 0, 1, 0, 0], [50] * 7, [1] * 7, launch_ns=100), rule=RegionRule.GREEDY
+    )
     assert regions_of(plan) == [[0], [2, 3], [5, 6]]
     assert plan.chosen_ns > plan.cpu_only_ns
 
@@ -331,12 +343,12 @@ def test_paper_rule_keeps_fragments_within_its_three_thresholds(
         shapes=dict.fromkeys(tensors, (floats,)),
     )
     # Whatever it costs: the paper's rule does not look.
-    plan = plan_of(graph, offer_of([0] * 3, [10**9] * 3, [1] * 3, flops=flops), rule=RegionRule.PAPER)
+    plan = plan_of(graph, device_costs_of([0] * 3, [10**9] * 3, [1] * 3, flops=flops), rule=RegionRule.PAPER)
     assert {found.verdict for found in plan.verdicts} == {verdict}
 
 
 def test_paper_rule_drops_fragments_of_fewer_than_three_nodes() -> None:
-    plan = plan_of(chain("a", "b"), offer_of([0, 0], [1, 1], [9, 9], flops=[10**10] * 2), rule=RegionRule.PAPER)
+    plan = plan_of(chain("a", "b"), device_costs_of([0, 0], [1, 1], [9, 9], flops=[10**10] * 2), rule=RegionRule.PAPER)
     assert plan.is_cpu_only
     assert plan.verdicts[0].reason == "its fragment has too few nodes (2, bound 3)"
 
@@ -344,11 +356,11 @@ def test_paper_rule_drops_fragments_of_fewer_than_three_nodes() -> None:
 def test_refusals_keep_their_kind_and_say_what_is_at_fault() -> None:
     refusals = [verdict for verdict in Verdict if verdict.is_refusal]
     size = len(refusals)
-    offer = dataclasses.replace(
-        offer_of([1] * size, [1] * size, [9] * size),
+    device_costs = dataclasses.replace(
+        device_costs_of([1] * size, [1] * size, [9] * size),
         declined=tuple(Rejection(verdict=verdict, detail="input 'x'") for verdict in refusals),
     )
-    plan = plan_of(chain(*"abcdefgh"[:size]), offer)
+    plan = plan_of(chain(*"abcdefgh"[:size]), device_costs)
     assert [found.verdict for found in plan.verdicts] == refusals
     assert plan.verdicts[1].reason == "the device does not compute in this element type: input 'x'"
 
@@ -356,9 +368,9 @@ def test_refusals_keep_their_kind_and_say_what_is_at_fault() -> None:
 def test_node_in_a_unit_with_a_refused_one_is_entangled() -> None:
     graph = chain("a", "b", "c")
     units = contract(graph, survivors=frozenset({"t_b"}), tiny_elements=0)
-    offer = offer_of([0, 1, 0], [1] * 3, [900] * 3, launch_ns=10)
-    plan = find_regions(graph, units, offer)
-    verify_regions(graph, units, offer, plan)
+    device_costs = device_costs_of([0, 1, 0], [1] * 3, [900] * 3, launch_ns=10)
+    plan = find_regions(graph, units, device_costs)
+    verify_regions(graph, units, device_costs, plan)
     assert plan.verdicts[0].reason == "cannot be separated from a node that the device declines: 'b' (Relu)"
     assert [found.verdict for found in plan.verdicts[1:]] == [Verdict.UNSUPPORTED_OPERATOR, Verdict.TAKEN]
 
@@ -374,7 +386,7 @@ def test_constants_go_where_they_are_read_and_part_nothing() -> None:
         outputs=["t_d"],
         shapes={"t_c": (1,)},
     )
-    plan = plan_of(graph, offer_of([1, 0, 0, 0], [1] * 4, [900] * 4, launch_ns=10))
+    plan = plan_of(graph, device_costs_of([1, 0, 0, 0], [1] * 4, [900] * 4, launch_ns=10))
     assert [found.verdict for found in plan.verdicts] == [Verdict.FOLDED, *[Verdict.TAKEN] * 3]
     assert plan.regions[0].nodes == (0, 1, 2, 3)
 
@@ -384,39 +396,43 @@ def test_constants_go_where_they_are_read_and_part_nothing() -> None:
 
 def test_offer_for_another_graph_or_with_negative_costs_is_refused() -> None:
     with pytest.raises(ConfigError, match="for \\[2\\] nodes, where the graph has 3"):
-        plan_of(chain(*"abc"), offer_of([0, 0], [1, 1], [1, 1]))
+        plan_of(chain(*"abc"), device_costs_of([0, 0], [1, 1], [1, 1]))
     with pytest.raises(ConfigError, match="negative"):
-        plan_of(chain("a"), offer_of([0], [1], [-1]))
+        plan_of(chain("a"), device_costs_of([0], [1], [-1]))
     with pytest.raises(ConfigError, match="no reason of a device"):
         plan_of(
             chain("a"),
-            dataclasses.replace(offer_of([1], [1], [1]), declined=(Rejection(verdict=Verdict.TAKEN, detail=""),)),
+            dataclasses.replace(
+                device_costs_of([1], [1], [1]), declined=(Rejection(verdict=Verdict.TAKEN, detail=""),)
+            ),
         )
     with pytest.raises(ConfigError, match="negative"):
-        plan_of(chain("a"), dataclasses.replace(offer_of([0], [1], [1]), transfer=TransferCost(ns_per_byte=-1.0)))
+        plan_of(
+            chain("a"), dataclasses.replace(device_costs_of([0], [1], [1]), transfer=TransferCost(ns_per_byte=-1.0))
+        )
 
 
 def test_given_placement_is_not_searched_for() -> None:
     with pytest.raises(ConfigError, match="use RegionPlacer"):
-        plan_of(chain("a"), offer_of([0], [1], [1]), rule=RegionRule.GIVEN)
+        plan_of(chain("a"), device_costs_of([0], [1], [1]), rule=RegionRule.GIVEN)
 
 
 def test_judge_refuses_plans_broken_on_purpose() -> None:
     graph = chain(*"abcde")
     units = contract(graph, tiny_elements=0)
-    offer = offer_of([0] * 5, [5, 5, 300, 5, 5], [100, 100, 20, 100, 100], launch_ns=40, ns_per_byte=0.1)
-    plan = find_regions(graph, units, offer)
-    verify_regions(graph, units, offer, plan)
-    refusing = dataclasses.replace(offer, declined=(None, NO, None, None, None))
+    device_costs = device_costs_of([0] * 5, [5, 5, 300, 5, 5], [100, 100, 20, 100, 100], launch_ns=40, ns_per_byte=0.1)
+    plan = find_regions(graph, units, device_costs)
+    verify_regions(graph, units, device_costs, plan)
+    refusing = dataclasses.replace(device_costs, declined=(None, NO, None, None, None))
     with pytest.raises(InternalError, match="holds a node that 'toy' declines"):
         verify_regions(graph, units, refusing, plan)
     with pytest.raises(InternalError, match="and it costs"):
-        verify_regions(graph, units, offer, dataclasses.replace(plan, chosen_ns=plan.chosen_ns - 1))
+        verify_regions(graph, units, device_costs, dataclasses.replace(plan, chosen_ns=plan.chosen_ns - 1))
     with pytest.raises(InternalError, match="disagrees with the regions"):
-        verify_regions(graph, units, offer, dataclasses.replace(plan, verdicts=plan.verdicts[::-1]))
+        verify_regions(graph, units, device_costs, dataclasses.replace(plan, verdicts=plan.verdicts[::-1]))
     swapped = dataclasses.replace(plan, regions=(plan.regions[0], dataclasses.replace(plan.regions[1], units=(0, 1))))
     with pytest.raises(InternalError, match="in regions 0 and 1"):
-        verify_regions(graph, units, offer, swapped)
+        verify_regions(graph, units, device_costs, swapped)
     # a and c in one region, b outside: not convex, so no order of groups is topological.
     broken = dataclasses.replace(
         plan,
@@ -426,4 +442,4 @@ def test_judge_refuses_plans_broken_on_purpose() -> None:
         region_groups=(0,),
     )
     with pytest.raises(InternalError, match="closes a cycle"):
-        verify_regions(graph, units, offer, broken)
+        verify_regions(graph, units, device_costs, broken)

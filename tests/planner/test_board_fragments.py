@@ -12,7 +12,7 @@ from parallax.backends.emulated._figures import read_fields
 from parallax.backends.emulated._profiles import _folder, load_profile
 from parallax.graph import Capability, OpGraph, RefusedNode, Verdict
 from parallax.partition import contract
-from parallax.partition.regions import RegionRule, find_regions, make_offer
+from parallax.partition.regions import RegionRule, estimate_device_costs, find_regions
 from tests.profile.test_zoo_flops import graph_of
 
 BOARDS = ("jetson-agx-orin", "jetson-orin-nano")
@@ -49,9 +49,9 @@ def capability(graph: OpGraph, coverage: Coverage) -> Capability:
 def fragments(graph: OpGraph, answer: Capability, board: str) -> int:
     """How many regions greedy delegation makes."""
     pricing = EmulatedBackend(load_profile(board), speed=1.0)
-    offer = make_offer(graph, answer, pricing, cpu_ns=[1] * len(graph.nodes))
-    assert offer is not None
-    return len(find_regions(graph, contract(graph), offer, rule=RegionRule.GREEDY).regions)
+    device_costs = estimate_device_costs(graph, answer, pricing, cpu_ns=[1] * len(graph.nodes))
+    assert device_costs is not None
+    return len(find_regions(graph, contract(graph), device_costs, rule=RegionRule.GREEDY).regions)
 
 
 @pytest.mark.parametrize("board", BOARDS)

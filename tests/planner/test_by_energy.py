@@ -17,7 +17,7 @@ from parallax.energy import Band, EnergyComparison, PowerModel, Usage
 from parallax.graph import CostModel, OpGraph
 from parallax.model import load_model
 from parallax.partition import UnitGraph, contract
-from parallax.partition.regions import Offer
+from parallax.partition.regions import DeviceCosts
 from parallax.planner import PlanDevice, PlannedModel, PlanRequest, open_placer, plan_model, power_of, touched_bytes
 from parallax.planner._by_energy import EnergyCandidate, choose
 from parallax.planner._candidates import PlanningContext
@@ -35,7 +35,7 @@ from parallax.schedule.placement import (
 )
 from tests.energy.test_comparison import cost, exactly, is_never_above
 from tests.energy.test_model import plan_of
-from tests.partition._offers import offered_graphs
+from tests.partition._device_costs import priced_graphs
 from tests.planner.test_placers import two_chains
 from tests.session.test_devices import SIZE, chain, two_branches
 
@@ -160,14 +160,14 @@ powers = st.builds(
 
 
 @settings(max_examples=60, deadline=None)
-@given(case=offered_graphs(max_size=14), power=powers, with_delay=st.booleans(), speed_up=st.floats(1, 2))
+@given(case=priced_graphs(max_size=14), power=powers, with_delay=st.booleans(), speed_up=st.floats(1, 2))
 def test_of_random_problems_what_is_chosen_is_never_above_a_yardstick_if_any_candidate_is(
-    case: tuple[OpGraph, Offer], power: PowerModel, with_delay: bool, speed_up: float
+    case: tuple[OpGraph, DeviceCosts], power: PowerModel, with_delay: bool, speed_up: float
 ) -> None:
     graph, given_offer = case
     narrow = given_offer.cpu_ns
     wide = tuple(round(ns / speed_up) for ns in narrow)
-    offer = replace(given_offer, cpu_ns=wide)
+    device_costs = replace(given_offer, cpu_ns=wide)
     costs = CostModel(
         source="tables",
         widths=(1, 2),
@@ -178,7 +178,7 @@ def test_of_random_problems_what_is_chosen_is_never_above_a_yardstick_if_any_can
     )
     groups: UnitGraph = contract(graph, tiny_elements=0)
     problem = PlacementProblem(
-        graph=graph, groups=groups, devices=(offer,), costs=costs, machine=Machine(cores=2, handover_ns=2)
+        graph=graph, groups=groups, devices=(device_costs,), costs=costs, machine=Machine(cores=2, handover_ns=2)
     )
     placers = default_placers(len(groups))
 
@@ -187,9 +187,9 @@ def test_of_random_problems_what_is_chosen_is_never_above_a_yardstick_if_any_can
 
     by_time = used(find_placement(problem, placers, rank=quickest).best)
     alone = Usage(makespan_ns=sum(wide), core_ns=2 * sum(wide))
-    there = [ns for ns, refused in zip(offer.device_ns, offer.declined, strict=True) if refused is None]
+    there = [ns for ns, refused in zip(device_costs.device_ns, device_costs.declined, strict=True) if refused is None]
     yardsticks = [alone, by_time]
-    if len(there) == len(offer.device_ns):
+    if len(there) == len(device_costs.device_ns):
         yardsticks.append(Usage(makespan_ns=sum(there), core_ns=0, device_ns={"toy": sum(there)}))
     comparison = EnergyComparison(power, yardsticks, with_delay=with_delay)
     tried: list[Usage] = []

@@ -30,7 +30,7 @@ from parallax.schedule.placement._exact_parts import answer_divided
 from parallax.schedule.placement._exact_question import make_question
 from parallax.schedule.placement._exact_search import ExactSearch
 from parallax.schedule.placement._judge import Judge
-from tests.partition._offers import offer_of, sized_graph
+from tests.partition._device_costs import device_costs_of, sized_graph
 from tests.planner.test_yardstick_sessions import FAST
 from tests.schedule.test_coexecution import finest
 from tests.session.test_devices import CPU, expected, feeds, two_branches
@@ -56,8 +56,8 @@ def drawn(seed: int, *, size: int, devices: int = 1) -> PlacementProblem:
     cores = draw.choice([1, 2, 4])
     narrow = [(draw.randint(0, 100), draw.uniform(0.3, 1)) for _ in range(size)]
     rows = tuple(tuple(round(ns / (1 + (width - 1) * gain)) for ns, gain in narrow) for width in range(1, cores + 1))
-    offers = tuple(
-        offer_of(
+    costs_of_devices = tuple(
+        device_costs_of(
             [draw.random() < 0.25 for _ in range(size)],
             [draw.randint(0, 50) for _ in range(size)],
             rows[-1],
@@ -83,7 +83,7 @@ def drawn(seed: int, *, size: int, devices: int = 1) -> PlacementProblem:
         wide_start_ns=draw.choice([0, 4]),
         crossing_ns_per_byte=draw.choice([0.0, 0.1]),
     )
-    return PlacementProblem(graph=graph, groups=finest(graph), devices=offers, costs=costs, machine=machine)
+    return PlacementProblem(graph=graph, groups=finest(graph), devices=costs_of_devices, costs=costs, machine=machine)
 
 
 def by_trying_all(problem: PlacementProblem) -> int:

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 import parallax
 from parallax.errors import ConfigError
 from parallax.graph import OpGraph
-from parallax.partition.regions import Offer
+from parallax.partition.regions import DeviceCosts
 from parallax.planner import open_placer, placer_names, policy_name
 from parallax.planner._learned import VERSION_KEY, Learned
 from parallax.schedule.placement import PlacementProblem, find_placement
-from tests.partition._offers import NO, offer_of, offered_graphs, sized_graph
+from tests.partition._device_costs import NO, device_costs_of, priced_graphs, sized_graph
 from tests.planner._networks import proposer, scheduler
 from tests.planner.test_placers import CPU, PHONE, two_chains
 from tests.schedule.test_yardsticks import problem_of
@@ -43,10 +43,10 @@ def placements(placer: Learned, problem: PlacementProblem) -> dict[str, tuple[in
 
 
 @settings(max_examples=25)
-@given(case=offered_graphs(max_size=16))
-def test_what_a_network_inclines_to_is_proposed_and_judged(folder: Path, case: tuple[OpGraph, Offer]) -> None:
-    graph, offer = case
-    problem = problem_of(graph, offer)
+@given(case=priced_graphs(max_size=16))
+def test_what_a_network_inclines_to_is_proposed_and_judged(folder: Path, case: tuple[OpGraph, DeviceCosts]) -> None:
+    graph, device_costs = case
+    problem = problem_of(graph, device_costs)
     placer = Learned(network=str(folder / "proposer.onnx"), scheduler=str(folder / "yes.onnx"))
     proposed = placements(placer, problem)
     assert set(proposed) == {
@@ -67,8 +67,8 @@ def test_what_a_network_inclines_to_is_proposed_and_judged(folder: Path, case: t
 
 
 def test_a_scheduler_and_thresholds_decide_as_they_say(folder: Path, tmp_path: Path) -> None:
-    graph, offer = _chain([1, 100, 10_000])
-    problem = problem_of(graph, offer)
+    graph, device_costs = _chain([1, 100, 10_000])
+    problem = problem_of(graph, device_costs)
     cautious = Learned(network=str(folder / "proposer.onnx"), scheduler=str(folder / "no.onnx"), alone=True)
     proposed = placements(cautious, problem)
     assert "earliest finish" not in proposed
@@ -82,9 +82,9 @@ def test_a_scheduler_and_thresholds_decide_as_they_say(folder: Path, tmp_path: P
     assert set(placements(Learned(network=str(dense)), problem)["learned thresholds"]) == {0}, "0 is at most 0"
 
 
-def _chain(flops: list[int]) -> tuple[OpGraph, Offer]:
+def _chain(flops: list[int]) -> tuple[OpGraph, DeviceCosts]:
     graph = sized_graph(len(flops), pairwise(range(len(flops))), [4] * len(flops))
-    return graph, offer_of([False] * len(flops), [1] * len(flops), [100] * len(flops), flops=flops)
+    return graph, device_costs_of([False] * len(flops), [1] * len(flops), [100] * len(flops), flops=flops)
 
 
 def test_a_policy_names_a_network_and_says_which_one_it_is(folder: Path) -> None:
@@ -177,8 +177,8 @@ def test_threads_ask_one_network_at_the_same_time(folder: Path) -> None:
 @given(share=st.floats(0, 1))
 @settings(max_examples=5)
 def test_a_model_of_which_a_device_takes_nothing_stays_on_the_cpu(folder: Path, share: float) -> None:
-    graph, offer = _chain([10, 20])
-    refused = replace(offer, declined=(NO, NO))
+    graph, device_costs = _chain([10, 20])
+    refused = replace(device_costs, declined=(NO, NO))
     placer = Learned(network=str(folder / "proposer.onnx"), scheduler=str(folder / "yes.onnx"))
     for devices in placements(placer, problem_of(graph, refused, zeros={"x": share})).values():
         assert set(devices) == {None}

@@ -107,11 +107,11 @@ def problem_of(model: Model, *names: str) -> PlacementProblem:
     context = PlanningContext(model, cores=2, survivors=surviving_tensors(model))
     # At a stated speed: one that is measured while the machine is busy would be another each time.
     backends = [open_backend(name, {"host_flops": 250e9}) for name in names]
-    offers = [DeviceStudy(context, backend, context.costs).offer for backend in backends]
+    costs_of_devices = [DeviceStudy(context, backend, context.costs).device_costs for backend in backends]
     return PlacementProblem(
         graph=context.graph,
         groups=context.units,
-        devices=tuple(offer for offer in offers if offer is not None),
+        devices=tuple(device_costs for device_costs in costs_of_devices if device_costs is not None),
         costs=context.costs,
         machine=Machine(cores=2, handover_ns=10_000, segment_overhead_ns=5_000),
     )

@@ -11,23 +11,23 @@ from hypothesis import strategies as st
 from parallax.errors import ConfigError
 from parallax.graph import CostModel, OpGraph
 from parallax.partition import UnitGraph, contract
-from parallax.partition.regions import Offer, RegionPlacer, find_regions
+from parallax.partition.regions import DeviceCosts, RegionPlacer, find_regions
 from parallax.partition.regions._verify import verify_regions
 from parallax.schedule import Crossings, Grain, region_tasks
 from parallax.schedule.placement import Coexecution, Machine, PlacementProblem, find_placement
 from parallax.schedule.placement._judge import LocalSearch, default_placers
+from tests.partition._device_costs import device_costs_of, priced_graphs
 from tests.partition._graphs import op_graph
-from tests.partition._offers import offer_of, offered_graphs
 from tests.schedule._policies import verify_schedule
 
 
-def costs_of(offer: Offer, *, cores: int = 1) -> CostModel:
-    """What the offer says, however many cores: nothing here scales."""
+def costs_of(device_costs: DeviceCosts, *, cores: int = 1) -> CostModel:
+    """What the costs on the device say, however many cores: nothing here scales."""
     widths = tuple(range(1, cores + 1))
     return CostModel(
         source="tables",
         widths=widths,
-        durations_ns=(offer.cpu_ns,) * cores,
+        durations_ns=(device_costs.cpu_ns,) * cores,
         latencies_ns=(None,) * cores,
         scales=(1.0,) * cores,
         known_fraction=1.0,
@@ -57,9 +57,9 @@ def diamond() -> OpGraph:
 def test_region_is_a_task_of_the_queue_and_chains_are_tasks_of_the_cpu() -> None:
     graph = diamond()
     units = finest(graph)
-    offer = offer_of([1, 0, 1, 0, 1, 1], [5] * 6, [100] * 6, launch_ns=10, ns_per_byte=0.1)
-    plan = find_regions(graph, units, offer)
-    made = region_tasks(units, plan, costs_of(offer, cores=2), widths=(1, 2))
+    device_costs = device_costs_of([1, 0, 1, 0, 1, 1], [5] * 6, [100] * 6, launch_ns=10, ns_per_byte=0.1)
+    plan = find_regions(graph, units, device_costs)
+    made = region_tasks(units, plan, costs_of(device_costs, cores=2), widths=(1, 2))
     assert made.units == ((0,), (1, 3), (2, 4), (5,))
     assert made.region_of == (None, 0, None, None)
     # Two nodes, a launch, a tensor there and one back.
@@ -70,19 +70,19 @@ def test_region_is_a_task_of_the_queue_and_chains_are_tasks_of_the_cpu() -> None
         ((1, 100), (2, 100)),
     ]
     assert [task.predecessors for task in made.tasks] == [(), (0,), (0,), (1, 2)]
-    both = region_tasks(units, plan, costs_of(offer), widths=(1,), offer_both=True)
+    both = region_tasks(units, plan, costs_of(device_costs), widths=(1,), allow_both=True)
     assert both.tasks[1].cost_ns == ((0, 40), (1, 200))
 
 
 def test_parts_of_the_cpu_pay_for_tensors_across_and_for_waking_threads() -> None:
     graph = diamond()
     units = finest(graph)
-    offer = offer_of([1, 0, 1, 0, 1, 1], [5] * 6, [100] * 6, launch_ns=10, ns_per_byte=0.1)
-    plan = find_regions(graph, units, offer)
+    device_costs = device_costs_of([1, 0, 1, 0, 1, 1], [5] * 6, [100] * 6, launch_ns=10, ns_per_byte=0.1)
+    plan = find_regions(graph, units, device_costs)
     made = region_tasks(
         units,
         plan,
-        costs_of(offer, cores=2),
+        costs_of(device_costs, cores=2),
         widths=(1, 2),
         crossings=Crossings(graph, units, 0.1),  # 10 ns for each of the tensors
         wide_start_ns=7,
@@ -98,11 +98,11 @@ def test_parts_of_the_cpu_pay_for_tensors_across_and_for_waking_threads() -> Non
 def test_a_model_in_one_piece_pays_for_neither() -> None:
     graph = diamond()
     units = finest(graph)
-    offer = offer_of([0] * 6, [5] * 6, [100] * 6, launch_ns=10, ns_per_byte=0.1)
+    device_costs = device_costs_of([0] * 6, [5] * 6, [100] * 6, launch_ns=10, ns_per_byte=0.1)
     made = region_tasks(
         units,
-        RegionPlacer(graph, units, offer).place(),
-        costs_of(offer, cores=2),
+        RegionPlacer(graph, units, device_costs).place(),
+        costs_of(device_costs, cores=2),
         widths=(1, 2),
         grain=Grain.STRETCHES,
         crossings=Crossings(graph, units, 0.1),
@@ -114,24 +114,30 @@ def test_a_model_in_one_piece_pays_for_neither() -> None:
 def test_stretches_of_the_cpu_end_where_one_side_waits_for_the_other() -> None:
     graph = diamond()
     units = finest(graph)
-    offer = offer_of([1, 0, 1, 0, 1, 1], [5] * 6, [100] * 6, launch_ns=10, ns_per_byte=0.1)
-    plan = find_regions(graph, units, offer)
-    made = region_tasks(units, plan, costs_of(offer), widths=(1,), grain=Grain.STRETCHES)
+    device_costs = device_costs_of([1, 0, 1, 0, 1, 1], [5] * 6, [100] * 6, launch_ns=10, ns_per_byte=0.1)
+    plan = find_regions(graph, units, device_costs)
+    made = region_tasks(units, plan, costs_of(device_costs), widths=(1,), grain=Grain.STRETCHES)
     assert made.units == ((0,), (1, 3), (2, 4), (5,))
     assert [task.predecessors for task in made.tasks] == [(), (0,), (0,), (1, 2)]
     alone = region_tasks(
-        units, RegionPlacer(graph, units, offer).place(), costs_of(offer), widths=(1,), grain=Grain.STRETCHES
+        units,
+        RegionPlacer(graph, units, device_costs).place(),
+        costs_of(device_costs),
+        widths=(1,),
+        grain=Grain.STRETCHES,
     )
     assert alone.units == (tuple(range(6)),)
 
 
 @settings(max_examples=50)
-@given(case=offered_graphs(), grain=st.sampled_from(Grain))
-def test_tasks_hold_every_unit_once_and_depend_on_earlier_ones_only(case: tuple[OpGraph, Offer], grain: Grain) -> None:
-    graph, offer = case
+@given(case=priced_graphs(), grain=st.sampled_from(Grain))
+def test_tasks_hold_every_unit_once_and_depend_on_earlier_ones_only(
+    case: tuple[OpGraph, DeviceCosts], grain: Grain
+) -> None:
+    graph, device_costs = case
     units = finest(graph)
-    plan = find_regions(graph, units, offer)
-    made = region_tasks(units, plan, costs_of(offer), widths=(1,), grain=grain)
+    plan = find_regions(graph, units, device_costs)
+    made = region_tasks(units, plan, costs_of(device_costs), widths=(1,), grain=grain)
     task_of = {unit: index for index, inside in enumerate(made.units) for unit in inside}
     assert sum(map(len, made.units)) == len(units) == len(task_of)
     edges = {(task_of[tail], task_of[head]) for head, preds in enumerate(units.dag.predecessors) for tail in preds}
@@ -144,7 +150,7 @@ def test_tasks_hold_every_unit_once_and_depend_on_earlier_ones_only(case: tuple[
 
 def coexecution(
     graph: OpGraph,
-    offer: Offer,
+    device_costs: DeviceCosts,
     machine: Machine,
     *,
     moves: int = 64,
@@ -154,8 +160,8 @@ def coexecution(
     problem = PlacementProblem(
         graph=graph,
         groups=finest(graph),
-        devices=(offer,),
-        costs=costs_of(offer, cores=max(1, machine.cores)),
+        devices=(device_costs,),
+        costs=costs_of(device_costs, cores=max(1, machine.cores)),
         machine=machine,
         row_parts=row_parts or {},
     )
@@ -165,9 +171,9 @@ def coexecution(
 
 def test_device_no_quicker_than_the_processor_takes_the_branch_beside_it() -> None:
     graph = diamond()
-    offer = offer_of([0] * 6, [100] * 6, [100] * 6, launch_ns=1)
-    assert find_regions(graph, finest(graph), offer).is_cpu_only
-    found = coexecution(graph, offer, Machine(cores=1))
+    device_costs = device_costs_of([0] * 6, [100] * 6, [100] * 6, launch_ns=1)
+    assert find_regions(graph, finest(graph), device_costs).is_cpu_only
+    found = coexecution(graph, device_costs, Machine(cores=1))
     assert found.cpu_only_ns == 600
     assert found.best.makespan_ns == 401
     assert sorted(region.nodes for region in found.best.plan.regions) in ([(1, 3)], [(2, 4)])
@@ -175,10 +181,10 @@ def test_device_no_quicker_than_the_processor_takes_the_branch_beside_it() -> No
 
 def test_device_that_would_be_the_bottleneck_leaves_a_branch_to_the_processor() -> None:
     graph = diamond()
-    offer = offer_of([0] * 6, [60] * 6, [100] * 6, launch_ns=1)
-    in_sequence = find_regions(graph, finest(graph), offer)
+    device_costs = device_costs_of([0] * 6, [60] * 6, [100] * 6, launch_ns=1)
+    in_sequence = find_regions(graph, finest(graph), device_costs)
     assert len(in_sequence.regions) == 1
-    found = coexecution(graph, offer, Machine(cores=1))
+    found = coexecution(graph, device_costs, Machine(cores=1))
     assert found.greedy_ns == in_sequence.chosen_ns == 361
     # Regions that end where the processor begins and comes back let both work at once, for two launches more.
     assert found.best.makespan_ns == 61 + 200 + 61
@@ -187,15 +193,15 @@ def test_device_that_would_be_the_bottleneck_leaves_a_branch_to_the_processor() 
 
 
 @settings(max_examples=25)
-@given(case=offered_graphs(max_size=20))
+@given(case=priced_graphs(max_size=20))
 def test_best_placement_is_legal_and_never_predicted_slower_than_the_cpu_or_the_greedy_one(
-    case: tuple[OpGraph, Offer],
+    case: tuple[OpGraph, DeviceCosts],
 ) -> None:
-    graph, offer = case
+    graph, device_costs = case
     units = finest(graph)
-    found = coexecution(graph, offer, Machine(cores=2), moves=6)
+    found = coexecution(graph, device_costs, Machine(cores=2), moves=6)
     best = found.best
-    verify_regions(graph, units, offer, best.plan)
+    verify_regions(graph, units, device_costs, best.plan)
     lanes = 2 + (1 if best.plan.regions else 0)
     verify_schedule(best.tasks.tasks, best.schedule, cores=2, lanes=lanes)
     assert best.makespan_ns <= min(found.cpu_only_ns, found.greedy_ns)
@@ -205,35 +211,40 @@ def test_best_placement_is_legal_and_never_predicted_slower_than_the_cpu_or_the_
 
 def test_same_arguments_give_the_same_placement() -> None:
     graph = diamond()
-    offer = offer_of([0] * 6, [60] * 6, [100] * 6, launch_ns=1)
-    first, second = (coexecution(graph, offer, Machine(cores=1)) for _ in range(2))
+    device_costs = device_costs_of([0] * 6, [60] * 6, [100] * 6, launch_ns=1)
+    first, second = (coexecution(graph, device_costs, Machine(cores=1)) for _ in range(2))
     assert first == second
 
 
 def test_nothing_to_gain_leaves_everything_on_the_processor() -> None:
     graph = diamond()
-    offer = offer_of([0] * 6, [500] * 6, [10] * 6, launch_ns=100)
-    found = coexecution(graph, offer, Machine(cores=1))
+    device_costs = device_costs_of([0] * 6, [500] * 6, [10] * 6, launch_ns=100)
+    found = coexecution(graph, device_costs, Machine(cores=1))
     assert found.best.plan.is_cpu_only
     assert found.best.makespan_ns == found.cpu_only_ns == 60
 
 
 def test_impossible_arguments_are_refused() -> None:
     graph = diamond()
-    offer = offer_of([0] * 6, [1] * 6, [1] * 6)
+    device_costs = device_costs_of([0] * 6, [1] * 6, [1] * 6)
     with pytest.raises(ConfigError, match="0 cores"):
-        coexecution(graph, offer, Machine(cores=0))
+        coexecution(graph, device_costs, Machine(cores=0))
     with pytest.raises(ConfigError, match="ascend from 1"):
-        region_tasks(finest(graph), RegionPlacer(graph, finest(graph), offer).place(), costs_of(offer), widths=(2, 1))
+        region_tasks(
+            finest(graph),
+            RegionPlacer(graph, finest(graph), device_costs).place(),
+            costs_of(device_costs),
+            widths=(2, 1),
+        )
 
 
 def test_a_placement_of_the_callers_own_is_tried_and_kept_where_it_is_best() -> None:
     graph = diamond()
     units = finest(graph)
-    offer = offer_of([0] * 6, [100] * 6, [100] * 6, launch_ns=10, ns_per_byte=0.1)
+    device_costs = device_costs_of([0] * 6, [100] * 6, [100] * 6, launch_ns=10, ns_per_byte=0.1)
     machine = Machine(cores=1)
     chain = frozenset(unit for unit, nodes in enumerate(units.units) if nodes in ((1,), (3,)))
-    found = coexecution(graph, offer, machine, moves=0, row_parts={"mine": chain})
+    found = coexecution(graph, device_costs, machine, moves=0, row_parts={"mine": chain})
     assert "mine" in dict(found.tried)
     # first, b1, b2 and last on the CPU, and beside them a launch, two transfers, a1 and a2.
     assert dict(found.tried)["mine"] == 100 + (10 + 2 * 10 + 200) + 100

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallax.graph import OpGraph
-from parallax.partition.regions import Offer
+from parallax.partition.regions import DeviceCosts
 from parallax.schedule.placement import (
     BRANCH_COLUMNS,
     MACHINE_COLUMNS,
@@ -25,7 +25,7 @@ from parallax.schedule.placement import (
     unscaled_work,
 )
 from parallax.schedule.placement._quick import QuickJudge
-from tests.partition._offers import NO, offer_of, offered_graphs, sized_graph
+from tests.partition._device_costs import NO, device_costs_of, priced_graphs, sized_graph
 from tests.schedule.test_coexecution import diamond
 from tests.schedule.test_quick import problem_of
 
@@ -35,8 +35,10 @@ ONE_CORE = Machine(cores=1)
 def chain(refused: list[bool]) -> PlacementProblem:
     size = len(refused)
     graph = sized_graph(size, itertools.pairwise(range(size)), [10, 20, 30, 40])
-    offer = offer_of(refused, [5] * size, [100] * size, launch_ns=7, ns_per_byte=1.0, flops=[9, 99, 999, 9999])
-    return problem_of(graph, offer, ONE_CORE)
+    device_costs = device_costs_of(
+        refused, [5] * size, [100] * size, launch_ns=7, ns_per_byte=1.0, flops=[9, 99, 999, 9999]
+    )
+    return problem_of(graph, device_costs, ONE_CORE)
 
 
 def column(features: BranchFeatures, name: str) -> list[float]:
@@ -89,8 +91,8 @@ def test_branches_beyond_the_most_follow_what_makes_most_of_what_they_read() -> 
     # A long ladder of forks and joins, in which every third node does nothing.
     edges = [(tail, head) for tail in range(size - 2) for head in (tail + 1, tail + 2)]
     work = [1 if node % 3 == 0 else 100 for node in range(size)]
-    offer = offer_of([False] * size, [5] * size, work, launch_ns=1)
-    problem = problem_of(sized_graph(size, edges, [4] * size), offer, ONE_CORE)
+    device_costs = device_costs_of([False] * size, [5] * size, work, launch_ns=1)
+    problem = problem_of(sized_graph(size, edges, [4] * size), device_costs, ONE_CORE)
     features = BranchFeatures.of(problem)
     assert len(features.pieces) > MAX_BRANCHES
     assert len(features.shown) == len(features.branches) == MAX_BRANCHES
@@ -120,8 +122,8 @@ def test_a_chain_costs_what_the_quick_judge_says(choices: list[bool], expected: 
 
 
 def test_branches_side_by_side_are_seen_to_overlap() -> None:
-    offer = offer_of([False] * 6, [100] * 6, [100] * 6, launch_ns=1)
-    episode = Episode(BranchFeatures.of(problem_of(diamond(), offer, ONE_CORE)))
+    device_costs = device_costs_of([False] * 6, [100] * 6, [100] * 6, launch_ns=1)
+    episode = Episode(BranchFeatures.of(problem_of(diamond(), device_costs, ONE_CORE)))
     assert episode.reference_ns == 600
     assert episode.bound_ns == 300  # half of all, if both sides shared it ideally
     for choice in (False, False, True, False):
@@ -130,10 +132,10 @@ def test_branches_side_by_side_are_seen_to_overlap() -> None:
 
 
 @settings(max_examples=60)
-@given(case=offered_graphs(max_size=20), data=st.data())
-def test_steps_add_up_and_never_lower_the_bound(case: tuple[OpGraph, Offer], data: st.DataObject) -> None:
-    graph, offer = case
-    features = BranchFeatures.of(problem_of(graph, offer, Machine(cores=2)))
+@given(case=priced_graphs(max_size=20), data=st.data())
+def test_steps_add_up_and_never_lower_the_bound(case: tuple[OpGraph, DeviceCosts], data: st.DataObject) -> None:
+    graph, device_costs = case
+    features = BranchFeatures.of(problem_of(graph, device_costs, Machine(cores=2)))
     assert np.isfinite(features.branches).all()
     assert np.isfinite(features.machine).all()
     episode = Episode(features, advice=[9.0] * len(features.shown), thresholds=(0.5, 0.1))

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallax.graph import OpGraph
-from parallax.partition.regions import Offer
+from parallax.partition.regions import DeviceCosts
 from parallax.schedule.placement import Machine, PlacementProblem
 from parallax.schedule.placement._exact_parts import answer_divided, answer_in_parts, find_parts
 from parallax.schedule.placement._exact_question import make_question
 from parallax.schedule.placement._exact_search import MOST_WHOLE, ExactSearch
 from parallax.schedule.placement._judge import Judge
-from tests.partition._offers import offer_of, offered_graphs, sized_graph
+from tests.partition._device_costs import device_costs_of, priced_graphs, sized_graph
 from tests.schedule.test_coexecution import diamond
 from tests.schedule.test_quick import problem_of
 
@@ -27,8 +27,10 @@ def ladder(rungs: int, *, launch_ns: int = 10) -> PlacementProblem:
         first = 3 * rung
         edges += [(first, first + 1), (first, first + 2), (first + 1, first + 3), (first + 2, first + 3)]
     size = 3 * rungs + 1
-    offer = offer_of([False] * size, [6, 7, 8] * rungs + [6], [10, 9, 8] * rungs + [10], launch_ns=launch_ns)
-    return problem_of(sized_graph(size, edges, [0] * size), offer, Machine(cores=1))
+    device_costs = device_costs_of(
+        [False] * size, [6, 7, 8] * rungs + [6], [10, 9, 8] * rungs + [10], launch_ns=launch_ns
+    )
+    return problem_of(sized_graph(size, edges, [0] * size), device_costs, Machine(cores=1))
 
 
 def in_sequence(question: dict[str, Any], *, lanes: int = 1) -> dict[str, Any]:
@@ -60,9 +62,9 @@ def in_sequence(question: dict[str, Any], *, lanes: int = 1) -> dict[str, Any]:
 
 
 def test_a_question_is_numbers_of_the_problem() -> None:
-    offer = offer_of([1, 0, 1, 0, 1, 1], [5] * 6, [100] * 6, launch_ns=10, fixed_ns=2, ns_per_byte=0.1)
+    device_costs = device_costs_of([1, 0, 1, 0, 1, 1], [5] * 6, [100] * 6, launch_ns=10, fixed_ns=2, ns_per_byte=0.1)
     machine = Machine(cores=2, handover_ns=3, segment_overhead_ns=4)
-    question = make_question(problem_of(diamond(), offer, machine), seconds=1.0)
+    question = make_question(problem_of(diamond(), device_costs, machine), seconds=1.0)
     assert question["widths"] == [1, 2]
     assert (question["launch_ns"], question["start_ns"], question["handover_ns"]) == ([10], 4, 3)
     assert [row["device_ns"] for row in question["groups"]] == [[None], [5], [None], [5], [None], [None]]
@@ -96,11 +98,11 @@ def test_alike_parts_are_asked_about_once() -> None:
 
 
 @settings(max_examples=60)
-@given(case=offered_graphs(max_size=9), most=st.integers(1, 9))
-def test_parts_never_promise_more_than_the_whole(case: tuple[OpGraph, Offer], most: int) -> None:
+@given(case=priced_graphs(max_size=9), most=st.integers(1, 9))
+def test_parts_never_promise_more_than_the_whole(case: tuple[OpGraph, DeviceCosts], most: int) -> None:
     """What is added up in sequence can be divided anywhere, so that the parts' sum is the whole but for what passes."""
-    graph, offer = case
-    question = make_question(problem_of(graph, offer, Machine(cores=1)), seconds=1.0)
+    graph, device_costs = case
+    question = make_question(problem_of(graph, device_costs, Machine(cores=1)), seconds=1.0)
     parts = find_parts(question, most=most)
     covered = [group for part in parts for group in (part.groups if part.is_first else part.groups[1:])]
     assert covered == list(range(len(question["groups"])))
@@ -113,8 +115,8 @@ def test_parts_never_promise_more_than_the_whole(case: tuple[OpGraph, Offer], mo
 
 def test_nothing_passes_over_where_a_ladder_is_divided_so_that_nothing_is_lost() -> None:
     edges = [(0, 1), (0, 2), (1, 3), (2, 3), (3, 4), (3, 5), (4, 6), (5, 6)]
-    offer = offer_of([False] * 7, [6, 1, 9, 6, 9, 1, 6], [5, 9, 1, 7, 1, 9, 5], fixed_ns=2)
-    question = make_question(problem_of(sized_graph(7, edges, [0] * 7), offer, Machine(cores=1)), seconds=1.0)
+    device_costs = device_costs_of([False] * 7, [6, 1, 9, 6, 9, 1, 6], [5, 9, 1, 7, 1, 9, 5], fixed_ns=2)
+    question = make_question(problem_of(sized_graph(7, edges, [0] * 7), device_costs, Machine(cores=1)), seconds=1.0)
     parts = find_parts(question)
     assert len(parts) == 3
     whole = in_sequence(question)
@@ -132,8 +134,8 @@ def test_what_runs_beside_nearly_all_and_takes_next_to_nothing_is_left_out() -> 
     # Group 0 is the aside one; the last reads it.
     graph = sized_graph(size + 1, [*edges, (0, size)], [0] * (size + 1))
     times = [6_000, 7_000, 8_000] * rungs + [6_000]
-    offer = offer_of([False] * (size + 1), [1, *times], [2, *reversed(times)], launch_ns=10)
-    question = make_question(problem_of(graph, offer, Machine(cores=1)), seconds=1.0)
+    device_costs = device_costs_of([False] * (size + 1), [1, *times], [2, *reversed(times)], launch_ns=10)
+    question = make_question(problem_of(graph, device_costs, Machine(cores=1)), seconds=1.0)
     assert len(find_parts(question)) == 1
     asked: list[int] = []
 
@@ -149,7 +151,8 @@ def test_what_runs_beside_nearly_all_and_takes_next_to_nothing_is_left_out() -> 
     assert whole - 2 == answer.bound_ns
     # Where it takes more, it belongs to the question.
     slow = make_question(
-        problem_of(graph, offer_of([False] * (size + 1), [900, *times], [900, *times]), Machine(cores=1)), seconds=1.0
+        problem_of(graph, device_costs_of([False] * (size + 1), [900, *times], [900, *times]), Machine(cores=1)),
+        seconds=1.0,
     )
     assert answer_divided({**slow, "groups": slow["groups"]}, in_one_go).bound_ns == -1
 

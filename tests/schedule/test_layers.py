@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from parallax.errors import ConfigError
 from parallax.graph import OpGraph
-from parallax.partition.regions import Offer
+from parallax.partition.regions import DeviceCosts
 from parallax.partition.regions._verify import verify_regions
 from parallax.schedule import PAPER_POLICY
 from parallax.schedule.placement import (
@@ -22,33 +22,33 @@ from parallax.schedule.placement import (
     run_by_layers,
 )
 from parallax.schedule.placement._layers import branch_peaks
-from tests.partition._offers import offer_of, offered_graphs, sized_graph
+from tests.partition._device_costs import device_costs_of, priced_graphs, sized_graph
 from tests.schedule._policies import verify_schedule
 from tests.schedule.test_coexecution import costs_of, diamond, finest
 
 PLENTY = 1 << 40
 
 
-def problem_of(graph: OpGraph, offer: Offer, machine: Machine) -> PlacementProblem:
+def problem_of(graph: OpGraph, device_costs: DeviceCosts, machine: Machine) -> PlacementProblem:
     return PlacementProblem(
         graph=graph,
         groups=finest(graph),
-        devices=(offer,),
-        costs=costs_of(offer, cores=machine.cores),
+        devices=(device_costs,),
+        costs=costs_of(device_costs, cores=machine.cores),
         machine=machine,
     )
 
 
 def layered(
-    graph: OpGraph, offer: Offer, policy: PaperPolicy, *, cores: int = 4, budget_bytes: int = PLENTY
+    graph: OpGraph, device_costs: DeviceCosts, policy: PaperPolicy, *, cores: int = 4, budget_bytes: int = PLENTY
 ) -> LayeredRun:
-    problem = problem_of(graph, offer, Machine(cores=cores, handover_ns=3, segment_overhead_ns=2))
+    problem = problem_of(graph, device_costs, Machine(cores=cores, handover_ns=3, segment_overhead_ns=2))
     return run_by_layers(problem, policy.regions(problem), policy, budget_bytes=budget_bytes)
 
 
-def on_cpu(graph: OpGraph, flops: int = 100) -> Offer:
+def on_cpu(graph: OpGraph, flops: int = 100) -> DeviceCosts:
     count = len(graph.nodes)
-    return offer_of([True] * count, [1] * count, [100] * count, flops=[flops] * count)
+    return device_costs_of([True] * count, [1] * count, [100] * count, flops=[flops] * count)
 
 
 def fan(branches: int, length: int, elements: int = 16) -> OpGraph:
@@ -67,7 +67,7 @@ def fan(branches: int, length: int, elements: int = 16) -> OpGraph:
 
 @settings(max_examples=60)
 @given(
-    case=offered_graphs(),
+    case=priced_graphs(),
     cores=st.integers(1, 6),
     threads=st.integers(1, 4),
     nodes=st.integers(1, 3),
@@ -77,7 +77,7 @@ def fan(branches: int, length: int, elements: int = 16) -> OpGraph:
     budget=st.sampled_from([0, 40, 200, PLENTY]),
 )
 def test_every_group_runs_once_in_steps_within_threads(
-    case: tuple[OpGraph, Offer],
+    case: tuple[OpGraph, DeviceCosts],
     cores: int,
     threads: int,
     nodes: int,
@@ -86,7 +86,7 @@ def test_every_group_runs_once_in_steps_within_threads(
     outliers: bool,
     budget: int,
 ) -> None:
-    graph, offer = case
+    graph, device_costs = case
     policy = PaperPolicy(
         min_nodes=1,
         min_macs=10,
@@ -97,9 +97,9 @@ def test_every_group_runs_once_in_steps_within_threads(
         max_threads=threads,
         branch_threads=share,
     )
-    problem = problem_of(graph, offer, Machine(cores=cores))
+    problem = problem_of(graph, device_costs, Machine(cores=cores))
     regions = policy.regions(problem)
-    verify_regions(graph, problem.groups, offer, regions)
+    verify_regions(graph, problem.groups, device_costs, regions)
     made = run_by_layers(problem, regions, policy, budget_bytes=budget)
     assert sorted(unit for inside in made.tasks.units for unit in inside) == list(range(len(problem.groups)))
     tasks = made.tasks.tasks
@@ -179,14 +179,14 @@ def test_a_region_runs_beside_branches_whatever_its_work_and_counts_for_no_threa
     graph = fan(3, 4)
     count = len(graph.nodes)
     taken = {1, 2, 3, 4}
-    offer = offer_of(
+    device_costs = device_costs_of(
         [node not in taken for node in range(count)],
         [10] * count,
         [100] * count,
         launch_ns=5,
         flops=[10**6 if node in taken else 100 for node in range(count)],
     )
-    made = layered(graph, offer, PaperPolicy(min_macs=1000, max_bytes_per_mac=1.0, max_threads=2), cores=2)
+    made = layered(graph, device_costs, PaperPolicy(min_macs=1000, max_bytes_per_mac=1.0, max_threads=2), cores=2)
     assert made.tasks.region_of.count(None) == 4
     region = next(index for index, number in enumerate(made.tasks.region_of) if number is not None)
     assert made.schedule.assignments[region].width == 0
@@ -209,8 +209,8 @@ def test_a_region_runs_beside_branches_whatever_its_work_and_counts_for_no_threa
 def test_each_threshold_of_regions_can_be_set(thresholds: dict[str, float], regions: int) -> None:
     graph = fan(3, 4)
     count = len(graph.nodes)
-    offer = offer_of([False] * count, [10] * count, [100] * count, flops=[100] * count)
-    problem = problem_of(graph, offer, Machine(cores=2))
+    device_costs = device_costs_of([False] * count, [10] * count, [100] * count, flops=[100] * count)
+    problem = problem_of(graph, device_costs, Machine(cores=2))
     policy = PaperPolicy(**thresholds)  # type: ignore[arg-type]
     assert len(policy.regions(problem).regions) == regions
     # Through the seam of placers it is judged like any other.

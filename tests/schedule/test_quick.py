@@ -14,7 +14,7 @@ from parallax.backends.emulated._profiles import load_profile
 from parallax.graph import OpGraph
 from parallax.model import load_model
 from parallax.partition import contract
-from parallax.partition.regions import Offer, make_offer
+from parallax.partition.regions import DeviceCosts, estimate_device_costs
 from parallax.profile import estimate_costs, product_flops, surviving_tensors
 from parallax.schedule.placement import Machine, PlacementProblem, default_placers, find_placement
 from parallax.schedule.placement._descent import QuickSearch, descend
@@ -22,16 +22,16 @@ from parallax.schedule.placement._judge import Judge
 from parallax.schedule.placement._pieces import CPU_SIDE
 from parallax.schedule.placement._placers import ByCost, Greedy, Heft
 from parallax.schedule.placement._quick import QuickJudge
-from tests.partition._offers import offer_of, offered_graphs, sized_graph
+from tests.partition._device_costs import device_costs_of, priced_graphs, sized_graph
 from tests.schedule.test_coexecution import costs_of, diamond, finest
 
 
-def problem_of(graph: OpGraph, offer: Offer, machine: Machine) -> PlacementProblem:
+def problem_of(graph: OpGraph, device_costs: DeviceCosts, machine: Machine) -> PlacementProblem:
     return PlacementProblem(
         graph=graph,
         groups=finest(graph),
-        devices=(offer,),
-        costs=costs_of(offer, cores=machine.cores),
+        devices=(device_costs,),
+        costs=costs_of(device_costs, cores=machine.cores),
         machine=machine,
     )
 
@@ -42,12 +42,12 @@ def zoo_problem(name: str, phone: str) -> PlacementProblem:
     graph = model.inferred()
     costs = estimate_costs(graph, cores=4)
     backend = EmulatedBackend(load_profile(phone), host_flops=product_flops(4))
-    offer = make_offer(graph, backend.capability(model), backend, cpu_ns=costs.node_ns(4))
-    assert offer is not None
+    device_costs = estimate_device_costs(graph, backend.capability(model), backend, cpu_ns=costs.node_ns(4))
+    assert device_costs is not None
     return PlacementProblem(
         graph=graph,
         groups=contract(graph, survivors=surviving_tensors(model), cuttable=model.can_cut),
-        devices=(offer,),
+        devices=(device_costs,),
         costs=costs,
         machine=Machine(cores=4, handover_ns=15_000, segment_overhead_ns=8_000, wide_start_ns=60_000),
     )
@@ -55,8 +55,8 @@ def zoo_problem(name: str, phone: str) -> PlacementProblem:
 
 def test_one_thing_after_the_other_is_the_sum_with_launches_and_transfers() -> None:
     graph = sized_graph(4, itertools.pairwise(range(4)), [10, 20, 30, 40])
-    offer = offer_of([False, False, True, False], [5] * 4, [100] * 4, launch_ns=7, ns_per_byte=1.0)
-    judge = QuickJudge(problem_of(graph, offer, Machine(cores=1)))
+    device_costs = device_costs_of([False, False, True, False], [5] * 4, [100] * 4, launch_ns=7, ns_per_byte=1.0)
+    judge = QuickJudge(problem_of(graph, device_costs, Machine(cores=1)))
     assert judge.pieces.groups == ((0, 1), (2,), (3,))
     assert judge.pieces.options == ((CPU_SIDE, 0), (CPU_SIDE,), (CPU_SIDE, 0))
     assert judge.cost_ns([CPU_SIDE] * 3) == 400
@@ -67,8 +67,8 @@ def test_one_thing_after_the_other_is_the_sum_with_launches_and_transfers() -> N
 
 def test_branches_on_both_sides_run_at_once() -> None:
     graph = diamond()
-    offer = offer_of([False] * 6, [100] * 6, [100] * 6, launch_ns=1)
-    judge = QuickJudge(problem_of(graph, offer, Machine(cores=1)))
+    device_costs = device_costs_of([False] * 6, [100] * 6, [100] * 6, launch_ns=1)
+    judge = QuickJudge(problem_of(graph, device_costs, Machine(cores=1)))
     assert judge.pieces.groups == ((0,), (1, 3), (2, 4), (5,))
     assert judge.cost_ns([CPU_SIDE, CPU_SIDE, 0, CPU_SIDE]) == 401
     assert judge.cost_ns([0, 0, 0, 0]) == 601
@@ -78,10 +78,14 @@ def test_branches_on_both_sides_run_at_once() -> None:
 
 
 @settings(max_examples=60)
-@given(case=offered_graphs(max_size=20), data=st.data(), cores=st.integers(1, 3), early=st.booleans())
-def test_a_bound_is_kept_exactly(case: tuple[OpGraph, Offer], data: st.DataObject, cores: int, early: bool) -> None:
-    graph, offer = case
-    problem = problem_of(graph, offer, Machine(cores=cores, handover_ns=3, segment_overhead_ns=2, wide_start_ns=4))
+@given(case=priced_graphs(max_size=20), data=st.data(), cores=st.integers(1, 3), early=st.booleans())
+def test_a_bound_is_kept_exactly(
+    case: tuple[OpGraph, DeviceCosts], data: st.DataObject, cores: int, early: bool
+) -> None:
+    graph, device_costs = case
+    problem = problem_of(
+        graph, device_costs, Machine(cores=cores, handover_ns=3, segment_overhead_ns=2, wide_start_ns=4)
+    )
     judge = QuickJudge(problem)
     sides = [data.draw(st.sampled_from(options)) for options in judge.pieces.options]
     cost = QuickJudge(problem).cost_ns(sides, ends_early=early)
@@ -95,12 +99,12 @@ def test_a_bound_is_kept_exactly(case: tuple[OpGraph, Offer], data: st.DataObjec
 
 
 @settings(max_examples=30)
-@given(case=offered_graphs(max_size=20), seed=st.integers(0, 3))
+@given(case=priced_graphs(max_size=20), seed=st.integers(0, 3))
 def test_descent_ends_no_higher_than_it_starts_and_within_its_evaluations(
-    case: tuple[OpGraph, Offer], seed: int
+    case: tuple[OpGraph, DeviceCosts], seed: int
 ) -> None:
-    graph, offer = case
-    judge = QuickJudge(problem_of(graph, offer, Machine(cores=2)))
+    graph, device_costs = case
+    judge = QuickJudge(problem_of(graph, device_costs, Machine(cores=2)))
     sides = [CPU_SIDE] * len(judge.pieces)
     start = judge.cost_ns(sides)
     end = descend(judge, sides, ends_early=False, seed=seed, allowed=100)

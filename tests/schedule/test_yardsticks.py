@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from parallax.errors import ConfigError
 from parallax.graph import OpGraph
-from parallax.partition.regions import Offer
+from parallax.partition.regions import DeviceCosts
 from parallax.partition.regions._verify import verify_regions
 from parallax.planner import open_placer, policy_name
 from parallax.schedule.placement import PLACERS, Machine, PaperPolicy, Placement, PlacementProblem, find_placement
@@ -23,14 +23,14 @@ from parallax.schedule.placement._placers import Greedy
 from parallax.schedule.placement._shared_regions import find_shared_regions
 from parallax.schedule.placement._stages import Stages
 from parallax.schedule.placement._thresholds import ClosedForm, Intensity, Quadrants, Sparsity
+from tests.partition._device_costs import best_chain_cost, device_costs_of, priced_chains, priced_graphs, sized_graph
 from tests.partition._graphs import op_graph
-from tests.partition._offers import best_chain_cost, offer_of, offered_chains, offered_graphs, sized_graph
 from tests.schedule.test_coexecution import costs_of, diamond, finest
 
 
 def problem_of(
     graph: OpGraph,
-    *offers: Offer,
+    *costs_of_devices: DeviceCosts,
     cores: int = 2,
     zeros: Mapping[str, float] | None = None,
     parts: Mapping[str, frozenset[int]] | None = None,
@@ -38,8 +38,8 @@ def problem_of(
     return PlacementProblem(
         graph=graph,
         groups=finest(graph),
-        devices=offers,
-        costs=costs_of(offers[0], cores=cores),
+        devices=costs_of_devices,
+        costs=costs_of(costs_of_devices[0], cores=cores),
         machine=Machine(cores=cores, handover_ns=3, segment_overhead_ns=2),
         zeros=zeros or {},
         row_parts=parts or {},
@@ -55,15 +55,15 @@ def on_device(problem: PlacementProblem, placement: Placement) -> set[int]:
 
 @pytest.mark.parametrize("name", PLACERS)
 @settings(max_examples=12)
-@given(case=offered_graphs(max_size=16), share=st.floats(0, 1))
+@given(case=priced_graphs(max_size=16), share=st.floats(0, 1))
 def test_what_a_yardstick_proposes_is_a_placement_and_never_ends_above_the_cpu_alone(
-    name: str, case: tuple[OpGraph, Offer], share: float
+    name: str, case: tuple[OpGraph, DeviceCosts], share: float
 ) -> None:
-    graph, offer = case
+    graph, device_costs = case
     groups = finest(graph)
     half = frozenset(range(len(groups) // 2))
     zeros = {info.name: share for info in graph.tensors.values()}
-    problem = problem_of(graph, offer, zeros=zeros, parts={"first rows": half})
+    problem = problem_of(graph, device_costs, zeros=zeros, parts={"first rows": half})
     placer = open_placer(name)
     assert placer is not None
     proposed = list(placer.propose(problem))
@@ -71,34 +71,34 @@ def test_what_a_yardstick_proposes_is_a_placement_and_never_ends_above_the_cpu_a
         placement.check(problem)
         regions = find_shared_regions(problem, placement)
         if regions is not None:
-            verify_regions(graph, groups, offer, regions.plan)
+            verify_regions(graph, groups, device_costs, regions.plan)
     assert proposed == list(placer.propose(problem)), "the same question has the same answer"
     alone = find_placement(problem, ()).best.makespan_ns
     found = find_placement(problem, (placer,))
-    verify_regions(graph, groups, offer, found.best.plan)
+    verify_regions(graph, groups, device_costs, found.best.plan)
     assert found.best.makespan_ns <= alone
 
 
 @settings(max_examples=80)
-@given(case=offered_chains())
-def test_the_dynamic_program_is_exact_for_chains(case: tuple[OpGraph, Offer]) -> None:
-    graph, offer = case
-    problem = problem_of(graph, offer)
+@given(case=priced_chains())
+def test_the_dynamic_program_is_exact_for_chains(case: tuple[OpGraph, DeviceCosts]) -> None:
+    graph, device_costs = case
+    problem = problem_of(graph, device_costs)
     (placement,) = ChainDp().propose(problem)
     regions = find_shared_regions(problem, placement)
     assert regions is not None
-    assert regions.plan.chosen_ns == best_chain_cost(graph, offer)
+    assert regions.plan.chosen_ns == best_chain_cost(graph, device_costs)
 
 
-def long_chain(refused: list[bool]) -> tuple[OpGraph, Offer]:
+def long_chain(refused: list[bool]) -> tuple[OpGraph, DeviceCosts]:
     size = len(refused)
     graph = sized_graph(size, itertools.pairwise(range(size)), [4] * size)
-    return graph, offer_of(refused, [1] * size, [100] * size, flops=[10 * (node + 1) for node in range(size)])
+    return graph, device_costs_of(refused, [1] * size, [100] * size, flops=[10 * (node + 1) for node in range(size)])
 
 
 def test_greedy_keeps_as_many_regions_as_a_delegate_allows_the_largest_first() -> None:
-    graph, offer = long_chain([False, True, False, False, False, True, False, False, True, False, False])
-    problem = problem_of(graph, offer)
+    graph, device_costs = long_chain([False, True, False, False, False, True, False, False, True, False, False])
+    problem = problem_of(graph, device_costs)
     nodes = [on_device(problem, next(Greedy(partitions=count).propose(problem))) for count in (None, 1, 2, 3)]
     assert nodes == [{0, 2, 3, 4, 6, 7, 9, 10}, {2, 3, 4}, {2, 3, 4, 6, 7}, {2, 3, 4, 6, 7, 9, 10}]
     by_name = [next(iter(PLACERS[name]().propose(problem))) for name in ("greedy-1", "greedy-3")]
@@ -119,8 +119,8 @@ def weighty(shares: list[float]) -> tuple[OpGraph, dict[str, float]]:
 
 def test_one_axis_thresholds_take_what_is_on_their_side() -> None:
     graph, zeros = weighty([0.0, 0.5, 0.9, 0.2])
-    offer = offer_of([False] * 4, [1] * 4, [100] * 4)
-    problem = problem_of(graph, offer, zeros=zeros)
+    device_costs = device_costs_of([False] * 4, [1] * 4, [100] * 4)
+    problem = problem_of(graph, device_costs, zeros=zeros)
     assert problem.sparsity == (0.0, 0.5, 0.9, 0.2)
     (dense,) = Sparsity(max_zeros=0.3).propose(problem)
     assert dense.devices == (0, None, None, 0)
@@ -146,8 +146,8 @@ def test_quadrants_ask_both_axes_and_what_is_small_and_dense_stays_with_its_prod
         shapes=dict.fromkeys(("x", "wd", "ws", "a", "b", "c", "y"), (4, 4)),
         initializers=("wd", "ws"),
     )
-    offer = offer_of([False] * 4, [10] * 4, [100] * 4, launch_ns=20)
-    problem = problem_of(graph, offer, zeros={"wd": 0.0, "ws": 0.95})
+    device_costs = device_costs_of([False] * 4, [10] * 4, [100] * 4, launch_ns=20)
+    problem = problem_of(graph, device_costs, zeros={"wd": 0.0, "ws": 0.95})
     (placement,) = Quadrants(min_flops=100, max_zeros=0.5).propose(problem)
     # The CPU would skip the zeros in 5 ns, the device takes 30 with a launch; what follows each is where it is made.
     assert placement.devices == (0, 0, None, None)
@@ -159,21 +159,24 @@ def test_the_closed_form_is_the_launch_over_the_difference_of_the_rates() -> Non
     graph, zeros = weighty([0.0] * 4)
     flops = 2 * 4 * 4 * 4
     # 100 and 20 ns for 128 FLOPs each: 80 ns are saved by one of them.
-    offers = [offer_of([False] * 4, [20] * 4, [100] * 4, launch_ns=launch) for launch in (80, 81)]
-    found = [next(iter(ClosedForm().propose(problem_of(graph, offer, zeros=zeros)))) for offer in offers]
+    costs_of_devices = [device_costs_of([False] * 4, [20] * 4, [100] * 4, launch_ns=launch) for launch in (80, 81)]
+    found = [
+        next(iter(ClosedForm().propose(problem_of(graph, device_costs, zeros=zeros))))
+        for device_costs in costs_of_devices
+    ]
     assert [placement.devices for placement in found] == [(0,) * 4, (None,) * 4]
     assert f"{flops}" in found[0].label
-    bounds = [ClosedForm().bound(problem_of(graph, offer, zeros=zeros), 0) for offer in offers]
+    bounds = [ClosedForm().bound(problem_of(graph, device_costs, zeros=zeros), 0) for device_costs in costs_of_devices]
     assert bounds == [pytest.approx(80 * flops / 80), pytest.approx(81 * flops / 80)]
-    slower = offer_of([False] * 4, [200] * 4, [100] * 4)
+    slower = device_costs_of([False] * 4, [200] * 4, [100] * 4)
     assert list(ClosedForm().propose(problem_of(graph, slower))) == []
     assert ClosedForm().bound(problem_of(graph, slower), 0) is None
 
 
 def test_earliest_finish_uses_both_sides_at_once() -> None:
     graph = diamond()
-    offer = offer_of([False] * 6, [100] * 6, [100] * 6, launch_ns=1)
-    (placement,) = EarliestFinish().propose(problem_of(graph, offer, cores=1))
+    device_costs = device_costs_of([False] * 6, [100] * 6, [100] * 6, launch_ns=1)
+    (placement,) = EarliestFinish().propose(problem_of(graph, device_costs, cores=1))
     sides = {graph.nodes[node].name: placement.devices[node] for node in range(6)}
     assert {sides["a1"], sides["b1"]} == {None, 0}
     assert {sides["a2"], sides["b2"]} == {None, 0}
@@ -181,16 +184,16 @@ def test_earliest_finish_uses_both_sides_at_once() -> None:
 
 def test_stages_divide_what_runs_at_once() -> None:
     graph = diamond()
-    offer = offer_of([False] * 6, [100] * 6, [100] * 6, launch_ns=1)
-    (placement,) = Stages().propose(problem_of(graph, offer, cores=1))
+    device_costs = device_costs_of([False] * 6, [100] * 6, [100] * 6, launch_ns=1)
+    (placement,) = Stages().propose(problem_of(graph, device_costs, cores=1))
     on_it = {graph.nodes[node].name for node in range(6) if placement.devices[node] == 0}
     assert on_it in ({"a1", "a2"}, {"b1", "b2"})
 
 
 def test_descent_finds_the_branch_to_move_from_the_cpu_alone() -> None:
     graph = diamond()
-    offer = offer_of([False] * 6, [100] * 6, [100] * 6, launch_ns=1)
-    problem = problem_of(graph, offer, cores=1)
+    device_costs = device_costs_of([False] * 6, [100] * 6, [100] * 6, launch_ns=1)
+    problem = problem_of(graph, device_costs, cores=1)
     best = find_placement(problem, (Descent(),)).best.makespan_ns
     assert best < find_placement(problem, ()).best.makespan_ns
     assert find_placement(problem, (QuickSearch(),)).best.makespan_ns <= best
@@ -198,11 +201,13 @@ def test_descent_finds_the_branch_to_move_from_the_cpu_alone() -> None:
 
 def test_a_fixed_share_is_the_first_rows_of_a_model_that_was_split() -> None:
     graph = diamond()
-    offer = offer_of([False] * 6, [1] * 6, [100] * 6)
+    device_costs = device_costs_of([False] * 6, [1] * 6, [100] * 6)
     rows = frozenset({1, 3})
-    (placement,) = FixedShare(share=0.4).propose(problem_of(graph, offer, parts={"first rows": rows, "rest": rows}))
+    (placement,) = FixedShare(share=0.4).propose(
+        problem_of(graph, device_costs, parts={"first rows": rows, "rest": rows})
+    )
     assert {group for group, device in enumerate(placement.devices) if device == 0} == rows
-    assert list(FixedShare().propose(problem_of(graph, offer))) == []
+    assert list(FixedShare().propose(problem_of(graph, device_costs))) == []
     assert FixedShare(share=0.4).rows_share(0.7) == 0.4
     assert FixedShare().rows_share(0.7) == 0.7
 

@@ -38,7 +38,7 @@ from parallax.adapt import state_grid
 from parallax.model import load_model
 from parallax.schedule.placement import PLACERS, Placement, PlacementProblem, find_placement
 from parallax.schedule.placement._quick import QuickJudge
-from tests.partition._offers import offer_of, sized_graph
+from tests.partition._device_costs import device_costs_of, sized_graph
 from tests.planner._networks import proposer, scheduler
 from tests.schedule.test_yardsticks import on_device, problem_of
 
@@ -48,7 +48,7 @@ BOARD = "jetson-orin-nano"
 def two_chains(device_ns: int = 10) -> PlacementProblem:
     """Two chains of two: one that a device takes, and one that it does not."""
     graph = sized_graph(4, [(0, 1), (2, 3)], [1] * 4)
-    return problem_of(graph, offer_of([False, False, True, True], [device_ns] * 4, [100] * 4), cores=1)
+    return problem_of(graph, device_costs_of([False, False, True, True], [device_ns] * 4, [100] * 4), cores=1)
 
 
 def test_the_last_decision_in_time_counts() -> None:

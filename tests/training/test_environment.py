@@ -79,10 +79,10 @@ def test_problems_without_a_choice_are_refused() -> None:
     from parallax.training._environment import Course, PlacementEnvironment
 
     problem = random_examples(1)[0].features.problem
-    offer = problem.devices[0]
+    device_costs = problem.devices[0]
     refusal = next(
         entry for example in random_examples(30) for entry in example.features.problem.devices[0].declined if entry
     )
-    nothing = replace(problem, devices=(replace(offer, declined=(refusal,) * len(offer.declined)),))
+    nothing = replace(problem, devices=(replace(device_costs, declined=(refusal,) * len(device_costs.declined)),))
     with pytest.raises(ConfigError, match="device takes anything"):
         PlacementEnvironment([Course(features=BranchFeatures.of(nothing))])

@@ -21,7 +21,7 @@ from parallax.errors import BackendError, ConfigError
 from parallax.graph import Node, Verdict
 from parallax.memory import device_need
 from parallax.model import Model
-from parallax.partition.regions import Advice, Offer, RegionPlan, RegionRule, Traffic, advise
+from parallax.partition.regions import Advice, DeviceCosts, RegionPlan, RegionRule, Traffic, advise
 from parallax.planner import DEFAULT_MIN_GAIN, LIFT_NS, DeviceStudy, PlanningContext
 from parallax.profile import estimate_costs, surviving_tensors
 
@@ -45,9 +45,9 @@ def describe_offload(context: PlanningContext, device: Device, *, progress: Prog
     held = device_need(graph, {node for region in chosen.regions for node in region.nodes})
     rest = device if device.room_bytes is None else replace(device, room_bytes=device.room_bytes - held.total_bytes)
     progress(f"asking {info.name}", 2, 3)
-    advice = advise(graph, context.units, placed.offer)
+    advice = advise(graph, context.units, placed.device_costs)
     progress(f"asking {info.name}", 3, 3)
-    per_node = [describe_node(graph, placed.offer, verdict) for verdict in explained(chosen, placed.alone)]
+    per_node = [describe_node(graph, placed.device_costs, verdict) for verdict in explained(chosen, placed.alone)]
     bodies: list[dict[str, Any]] = []
     for verdict in chosen.verdicts:
         node = graph.nodes[verdict.node]
@@ -95,7 +95,7 @@ def describe_offload(context: PlanningContext, device: Device, *, progress: Prog
 class _Placed:
     """What a study of a device with prices found for one graph."""
 
-    offer: Offer
+    device_costs: DeviceCosts
     greedy: RegionPlan
     """All that it takes, as runtimes place it."""
     paper: RegionPlan
@@ -107,13 +107,15 @@ class _Placed:
 
 def _placed(study: DeviceStudy) -> _Placed:
     greedy, paper = (study.regions_by_rule(rule) for rule in (RegionRule.GREEDY, RegionRule.PAPER))
-    offer, alone, chosen = study.offer, study.regions_in_sequence, study.regions
-    if offer is None or greedy is None or paper is None or alone is None or chosen is None:
+    device_costs, alone, chosen = study.device_costs, study.regions_in_sequence, study.regions
+    if device_costs is None or greedy is None or paper is None or alone is None or chosen is None:
         # `open_device` has seen to it that there are prices
         raise ConfigError(f"{study.name} has no prices", fix="name another backend")
     beside = study.coexecution if study.runs_beside else None
     chosen_ns = chosen.chosen_ns if beside is None else beside.best.makespan_ns
-    return _Placed(offer=offer, greedy=greedy, paper=paper, alone=alone, chosen=chosen, chosen_ns=chosen_ns)
+    return _Placed(
+        device_costs=device_costs, greedy=greedy, paper=paper, alone=alone, chosen=chosen, chosen_ns=chosen_ns
+    )
 
 
 def _placements(study: DeviceStudy, placed: _Placed) -> list[_Placement]:
@@ -241,7 +243,7 @@ def _describe_body(model: Model, device: Device, *, cores: int) -> tuple[dict[st
     for verdict in explained(chosen, placed.alone):
         if gains or verdict.verdict is not Verdict.TAKEN:
             # Its time is counted with the node that holds it.
-            rows.append({**describe_node(graph, placed.offer, verdict), "cpu_ms": None, "device_ms": None})
+            rows.append({**describe_node(graph, placed.device_costs, verdict), "cpu_ms": None, "device_ms": None})
         else:
             rows.append(
                 body_row(

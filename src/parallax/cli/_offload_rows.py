@@ -8,7 +8,7 @@ from typing import Any
 
 from parallax.cli._units import milliseconds
 from parallax.graph import Node, OpGraph, Verdict
-from parallax.partition.regions import NodeVerdict, Offer, RegionPlan
+from parallax.partition.regions import DeviceCosts, NodeVerdict, RegionPlan
 
 _IN_BODIES = "inside control flow"
 
@@ -27,10 +27,10 @@ def explained(chosen: RegionPlan, alone: RegionPlan) -> Iterator[NodeVerdict]:
             yield other
 
 
-def describe_node(graph: OpGraph, offer: Offer, verdict: NodeVerdict) -> dict[str, Any]:
+def describe_node(graph: OpGraph, device_costs: DeviceCosts, verdict: NodeVerdict) -> dict[str, Any]:
     node = graph.nodes[verdict.node]
     is_folded = verdict.verdict is Verdict.FOLDED
-    answered = offer.declined[verdict.node] is None
+    answered = device_costs.declined[verdict.node] is None
     return {
         "node": node.name,
         "operator": node.op_type,
@@ -39,12 +39,12 @@ def describe_node(graph: OpGraph, offer: Offer, verdict: NodeVerdict) -> dict[st
         "meaning": verdict.verdict.meaning,
         "region": verdict.region,
         "detail": verdict.detail or None,
-        "cpu_ms": 0.0 if is_folded else offer.cpu_ns[verdict.node] / 1e6,
+        "cpu_ms": 0.0 if is_folded else device_costs.cpu_ns[verdict.node] / 1e6,
         # Of work that the device declines, what it would take is nobody's statement.
-        "device_ms": 0.0 if is_folded else offer.device_ns[verdict.node] / 1e6 if answered else None,
+        "device_ms": 0.0 if is_folded else device_costs.device_ns[verdict.node] / 1e6 if answered else None,
         "compared_cpu_ms": _ms(verdict.cpu_ns),
         "compared_device_ms": _ms(verdict.device_ns),
-        "reason": _node_reason(verdict, offer.device),
+        "reason": _node_reason(verdict, device_costs.device),
     }
 
 

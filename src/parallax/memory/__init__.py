@@ -10,7 +10,7 @@ from parallax import _lazy
 if TYPE_CHECKING:
     from parallax.memory._arena import ALIGNMENT_BYTES, ArenaPlan, Effort, plan_arena
     from parallax.memory._budget import DEFAULT_MARGIN, keep_apart, parse_bytes, peak_of_schedule, show_bytes
-    from parallax.memory._device_room import device_need, fit_offer
+    from parallax.memory._device_room import device_need, restrict_to_memory
     from parallax.memory._handover import hand_over
     from parallax.memory._lifetimes import Lifetimes, find_lifetimes
     from parallax.memory._outline import MemoryOutline, PlanCache
@@ -25,7 +25,7 @@ else:
         {
             "_arena": "ALIGNMENT_BYTES ArenaPlan Effort plan_arena",
             "_budget": "DEFAULT_MARGIN keep_apart parse_bytes peak_of_schedule show_bytes",
-            "_device_room": "device_need fit_offer",
+            "_device_room": "device_need restrict_to_memory",
             "_handover": "hand_over",
             "_lifetimes": "Lifetimes find_lifetimes",
             "_outline": "MemoryOutline PlanCache",
@@ -51,7 +51,6 @@ __all__ = [
     "PlanCache",
     "device_need",
     "find_lifetimes",
-    "fit_offer",
     "hand_over",
     "input_symbols",
     "keep_apart",
@@ -59,6 +58,7 @@ __all__ = [
     "peak_of_schedule",
     "peak_of_sequence",
     "plan_arena",
+    "restrict_to_memory",
     "sequential_orders",
     "show_bytes",
     "verify_arena_plan",

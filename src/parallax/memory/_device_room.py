@@ -1,4 +1,4 @@
-"""What a device must hold for its part of a model, and which part of a model to offer it where it has not room for all.
+"""What a device must hold for its part of a model, and which part it gets where its memory is too small for all.
 
 A device holds the weights of all its regions for as long as the session is open, and beside them the tensors of a run
 that are alive there. As with layers of a language model that are "offloaded" as far as memory goes, what does not fit
@@ -15,7 +15,7 @@ from parallax.graph import OpGraph, Rejection, Verdict, tensor_bytes
 from parallax.memory._budget import DEFAULT_MARGIN, show_bytes
 from parallax.memory._requirement import MemoryRequirement
 from parallax.partition import UnitGraph, find_constants
-from parallax.partition.regions import Offer, find_regions
+from parallax.partition.regions import DeviceCosts, find_regions
 
 
 def device_need(graph: OpGraph, nodes: Collection[int]) -> MemoryRequirement:
@@ -68,10 +68,10 @@ def _need(graph: OpGraph, nodes: Collection[int], constants: frozenset[int]) -> 
     )
 
 
-def fit_offer(
-    graph: OpGraph, units: UnitGraph, offer: Offer, limit_bytes: int, *, margin: float = DEFAULT_MARGIN
-) -> Offer:
-    """The offer for what fits into a device's memory: the rest is declined with `Verdict.OUT_OF_MEMORY`.
+def restrict_to_memory(
+    graph: OpGraph, units: UnitGraph, device_costs: DeviceCosts, limit_bytes: int, *, margin: float = DEFAULT_MARGIN
+) -> DeviceCosts:
+    """The costs of what fits into a device's memory: the rest is declined with `Verdict.OUT_OF_MEMORY`.
 
     Whatever is then placed on the device needs no more than ``limit_bytes`` less the margin, as `device_need` estimates
     it. Several choices are tried (what gains most per byte first, from the front of the model, from its end, each with
@@ -87,7 +87,7 @@ def fit_offer(
     offered = [
         unit
         for unit, nodes in enumerate(units.units)
-        if all(offer.declined[node] is None for node in nodes if node not in constants)
+        if all(device_costs.declined[node] is None for node in nodes if node not in constants)
         and any(node not in constants for node in nodes)
     ]
 
@@ -95,15 +95,15 @@ def fit_offer(
         return _need(graph, units.nodes_of(chosen), constants).total_bytes <= usable
 
     if fits(offered):
-        return offer
-    best: Offer | None = None
+        return device_costs
+    best: DeviceCosts | None = None
     best_ns = 0
-    for order in _orders(graph, units, offer, offered, constants):
+    for order in _orders(graph, units, device_costs, offered, constants):
         low, high = 0, len(order)  # so many fit, so many do not: more never need less
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(order[:middle]) else (low, middle)
-        limited = _without(units, offer, order[low:], constants, limit_bytes)
+        limited = _without(units, device_costs, order[low:], constants, limit_bytes)
         cost_ns = find_regions(graph, units, limited, join_siblings=True).chosen_ns
         if best is None or cost_ns < best_ns:
             best, best_ns = limited, cost_ns
@@ -112,11 +112,14 @@ def fit_offer(
 
 
 def _orders(
-    graph: OpGraph, units: UnitGraph, offer: Offer, offered: Sequence[int], constants: frozenset[int]
+    graph: OpGraph, units: UnitGraph, device_costs: DeviceCosts, offered: Sequence[int], constants: frozenset[int]
 ) -> Iterator[list[int]]:
     """Orders in which to fill the device, the units that are to be there first at the front."""
     weights = {unit: _need(graph, units.units[unit], constants).weight_bytes for unit in offered}
-    gains = {unit: sum(offer.cpu_ns[node] - offer.device_ns[node] for node in units.units[unit]) for unit in offered}
+    gains = {
+        unit: sum(device_costs.cpu_ns[node] - device_costs.device_ns[node] for node in units.units[unit])
+        for unit in offered
+    }
 
     def worth(unit: int) -> int:
         # In powers of two, so that among what is worth as much neighbours come together.
@@ -130,12 +133,12 @@ def _orders(
 
 
 def _without(
-    units: UnitGraph, offer: Offer, left_out: Sequence[int], constants: frozenset[int], limit_bytes: int
-) -> Offer:
-    declined = list(offer.declined)
+    units: UnitGraph, device_costs: DeviceCosts, left_out: Sequence[int], constants: frozenset[int], limit_bytes: int
+) -> DeviceCosts:
+    declined = list(device_costs.declined)
     answer = Rejection(verdict=Verdict.OUT_OF_MEMORY, detail=f"{show_bytes(limit_bytes)} are allowed")
     for unit in left_out:
         for node in units.units[unit]:
             if node not in constants:
                 declined[node] = answer
-    return replace(offer, declined=tuple(declined))
+    return replace(device_costs, declined=tuple(declined))

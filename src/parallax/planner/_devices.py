@@ -14,11 +14,11 @@ from functools import cached_property
 from parallax.backends import Backend, DeviceKind, measure_speed
 from parallax.errors import BackendError
 from parallax.graph import Capability, CostModel, OpGraph, Price, Work
-from parallax.memory import device_need, fit_offer, show_bytes
+from parallax.memory import device_need, restrict_to_memory, show_bytes
 from parallax.model import Model, RowSplit
 from parallax.partition import contract
 from parallax.partition.candidates import Cause, DraftSegment, assemble
-from parallax.partition.regions import Offer, Pricing, RegionPlan, RegionRule, find_regions, make_offer
+from parallax.partition.regions import DeviceCosts, Pricing, RegionPlan, RegionRule, estimate_device_costs, find_regions
 from parallax.planner._candidates import (
     HANDOVER_NS,
     NO_PROVENANCE,
@@ -77,7 +77,7 @@ def scaled_costs(context: PlanningContext, backend: Backend) -> CostModel:
 
 def placement_problem(
     context: PlanningContext,
-    offers: Sequence[Offer],
+    costs_of_devices: Sequence[DeviceCosts],
     costs: CostModel,
     *,
     split: RowSplit | None = None,
@@ -86,7 +86,7 @@ def placement_problem(
     """The question that placers are asked about a context's model.
 
     Args:
-        offers: of the devices.
+        costs_of_devices: of the devices.
         costs: of the processor.
         split: how the context's model was split by rows, if it was.
         sides: of such a model, tensor -> device that would make it if nothing was split; others are the processor's.
@@ -96,7 +96,7 @@ def placement_problem(
     return PlacementProblem(
         graph=graph,
         groups=units,
-        devices=tuple(offers),
+        devices=tuple(costs_of_devices),
         costs=costs,
         machine=host_machine(context.cores),
         row_parts={} if split is None else row_parts(graph, units, split.parts),
@@ -169,9 +169,9 @@ class DeviceStudy:
         return self.backend.capability(self.context.model)
 
     @cached_property
-    def offer(self) -> Offer | None:
+    def device_costs(self) -> DeviceCosts | None:
         """With prices, for what it has room for; None where it has no prices."""
-        return self._offer(self.backend)
+        return self._device_costs(self.backend)
 
     @property
     def why_not_whole(self) -> str | None:
@@ -186,7 +186,7 @@ class DeviceStudy:
     @cached_property
     def coexecution(self) -> Coexecution | None:
         """The best placement found beside the processor; None where the device has no prices."""
-        if self.offer is None:
+        if self.device_costs is None:
             return None
         return self.placed(default_placers(len(self.context.units)))
 
@@ -199,9 +199,11 @@ class DeviceStudy:
             rank: what makes one placement better than another.
             cores: of the CPU's, that are used; None: all.
         """
-        if self.offer is None:
+        if self.device_costs is None:
             return None
-        problem = placement_problem(self.context, (self.offer,), self.costs, split=self._split, sides=self._sides)
+        problem = placement_problem(
+            self.context, (self.device_costs,), self.costs, split=self._split, sides=self._sides
+        )
         return find_placement(on_cores(problem, self._cores if cores is None else cores), placers, rank=rank)
 
     def placed_by(self, rank: Rank, *, cores: int) -> DevicePlan | None:
@@ -225,9 +227,9 @@ class DeviceStudy:
     @cached_property
     def regions_in_sequence(self) -> RegionPlan | None:
         """The regions that pay where nothing runs side by side; None where the device has no prices."""
-        if self.offer is None:
+        if self.device_costs is None:
             return None
-        return find_regions(self.context.graph, self.context.units, self.offer, join_siblings=True)
+        return find_regions(self.context.graph, self.context.units, self.device_costs, join_siblings=True)
 
     @property
     def regions(self) -> RegionPlan | None:
@@ -239,10 +241,10 @@ class DeviceStudy:
     def regions_by_rule(self, rule: RegionRule) -> RegionPlan | None:
         """What another rule gives the device, node by node as runtimes place, whatever the CPU fuses; None where the
         device has no prices."""
-        if self.offer is None:
+        if self.device_costs is None:
             return None
         nodes = contract(self.context.graph, cuttable=self.context.model.can_cut)
-        return find_regions(self.context.graph, nodes, self.offer, rule=rule)
+        return find_regions(self.context.graph, nodes, self.device_costs, rule=rule)
 
     @cached_property
     def best(self) -> DevicePlan | None:
@@ -295,29 +297,29 @@ class DeviceStudy:
             + ("" if self.room_bytes is None else f", of {show_bytes(self.room_bytes)} allowed")
         )
 
-    def _offer(self, pricing: Pricing) -> Offer | None:
+    def _device_costs(self, pricing: Pricing) -> DeviceCosts | None:
         graph, costs = self.context.graph, self.costs.node_ns(self._cores)
-        offer = make_offer(graph, self.capability, pricing, cpu_ns=costs)
+        device_costs = estimate_device_costs(graph, self.capability, pricing, cpu_ns=costs)
         factors = self.context.zero_factors(self.name)
-        if offer is not None and factors is not None:
-            priced = tuple(round(ns * factor) for ns, factor in zip(offer.device_ns, factors, strict=True))
-            offer = replace(offer, device_ns=priced)
-        if offer is None or self.room_bytes is None:
-            return offer
-        return fit_offer(graph, self.context.units, offer, self.room_bytes)
+        if device_costs is not None and factors is not None:
+            priced = tuple(round(ns * factor) for ns, factor in zip(device_costs.device_ns, factors, strict=True))
+            device_costs = replace(device_costs, device_ns=priced)
+        if device_costs is None or self.room_bytes is None:
+            return device_costs
+        return restrict_to_memory(graph, self.context.units, device_costs, self.room_bytes)
 
     @cached_property
-    def any_offer(self) -> Offer:
-        """The `offer`; where nothing is known of its costs, one in which all is free, for what costs do not decide."""
-        offer = self.offer
-        if offer is None:
-            offer = self._offer(_Unpriced())
-            assert offer is not None
-        return offer
+    def any_device_costs(self) -> DeviceCosts:
+        """The `device_costs`; where none are known, all is free: for what costs do not decide."""
+        device_costs = self.device_costs
+        if device_costs is None:
+            device_costs = self._device_costs(_Unpriced())
+            assert device_costs is not None
+        return device_costs
 
     @cached_property
     def _all_regions(self) -> RegionPlan:
-        return find_regions(self.context.graph, self.context.units, self.any_offer, rule=RegionRule.GREEDY)
+        return find_regions(self.context.graph, self.context.units, self.any_device_costs, rule=RegionRule.GREEDY)
 
     @cached_property
     def _crossings(self) -> Crossings:
@@ -371,7 +373,7 @@ def on_cores(problem: PlacementProblem, cores: int) -> PlacementProblem:
     return replace(
         problem,
         machine=replace(problem.machine, cores=cores),
-        devices=tuple(replace(offer, cpu_ns=cpu_ns) for offer in problem.devices),
+        devices=tuple(replace(device_costs, cpu_ns=cpu_ns) for device_costs in problem.devices),
     )
 
 

@@ -14,7 +14,7 @@ from parallax.graph import CostModel, OpGraph, Rejection, Verdict
 from parallax.machine import free_memory_bytes
 from parallax.memory import show_bytes
 from parallax.model import Model
-from parallax.partition.regions import Offer, RegionPlan, TransferCost
+from parallax.partition.regions import DeviceCosts, RegionPlan, TransferCost
 from parallax.planner._candidates import PlanningContext, host_machine
 from parallax.planner._devices import DeviceStudy, held_bytes, plan_of_regions
 from parallax.planner._lifting import lift_bodies
@@ -82,7 +82,7 @@ class _PaperPlanner:
         problem = PlacementProblem(
             graph=context.graph,
             groups=context.units,
-            devices=(_no_device(context.graph, costs.node_ns(cores)) if study is None else study.any_offer,),
+            devices=(_no_device(context.graph, costs.node_ns(cores)) if study is None else study.any_device_costs,),
             costs=costs,
             machine=host_machine(cores),
         )
@@ -153,11 +153,11 @@ def _cpu_ns(costs: CostModel, cores: int) -> int:
     return min(sum(costs.node_ns(width)) for width in {1, cores})
 
 
-def _no_device(graph: OpGraph, cpu_ns: tuple[int, ...]) -> Offer:
+def _no_device(graph: OpGraph, cpu_ns: tuple[int, ...]) -> DeviceCosts:
     """What no device takes: nothing."""
     refusal = Rejection(verdict=Verdict.UNSUPPORTED_OPERATOR, detail="there is no device")
     size = len(graph.nodes)
-    return Offer(
+    return DeviceCosts(
         device="no device",
         declined=(refusal,) * size,
         device_ns=(0,) * size,

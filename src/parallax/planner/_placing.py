@@ -113,7 +113,7 @@ def _placed(request: PlanRequest) -> tuple[Plan, str | None]:
                 return replace(forced.plan, provenance=make_provenance("forced", reason)), name
             reasons.append(f"{name} takes nothing of this model")
             continue
-        if study.offer is None:
+        if study.device_costs is None:
             whole, why = plan_whole_within(study, name, model, cores=cores)
             if whole is not None:
                 return whole, name
@@ -161,7 +161,7 @@ def _whole_if_it_gains(study: DeviceStudy, name: str, model: Model, *, cores: in
     plan, why = plan_whole_within(study, name, model, cores=cores)
     if plan is None:
         return None, f'{name} {why}, and split="never" leaves it no part of the model'
-    there = None if study.offer is None else study.greedy
+    there = None if study.device_costs is None else study.greedy
     if there is None:
         return plan, ""
     cpu_ns = study.cpu_ns

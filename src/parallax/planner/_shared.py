@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from parallax.backends import Backend
 from parallax.graph import CostModel, OpGraph
 from parallax.model import Model, RowSplit, split_rows
-from parallax.partition.regions import Offer
+from parallax.partition.regions import DeviceCosts
 from parallax.planner._candidates import PlanningContext
 from parallax.planner._devices import (
     DeviceStudy,
@@ -90,7 +90,7 @@ def plan_shared(
     unpriced = [
         f"{asked} has no prices: tune=True measures what it is worth"
         for asked, study in studies.items()
-        if study.offer is None
+        if study.device_costs is None
     ]
     if len(unpriced) == len(studies):
         return SharedPlan(plan=None, devices=(), cpu_ns=cpu_ns, chosen_ns=cpu_ns, reason="; ".join(unpriced))
@@ -98,7 +98,7 @@ def plan_shared(
     def find(of: PlanningContext, on: Mapping[str, DeviceStudy], rows: _Rows | None = None) -> _Placed:
         """The best placement of a context's model, and how it ranks."""
         problem = _problem(of, on) if rows is None else _problem(of, on, rows.split, rows.sides)
-        names = [study.name for study in on.values() if study.offer is not None]
+        names = [study.name for study in on.values() if study.device_costs is not None]
         by = quickest if rank is None else rank(of.graph, names)
         cores = of.cores if busy_cores is None else busy_cores
         found = find_placement(on_cores(problem, cores), (placer,), rank=by)
@@ -129,11 +129,11 @@ def plan_shared(
     placed += [find_split(rows) for rows in splits] or ([] if placed else [find(context, studies)])
     whole, chosen = context, min(placed, key=lambda each: each.standing)
     context, studies, found, rows = chosen.context, dict(chosen.studies), chosen.found, chosen.rows
-    offers = [asked for asked, study in studies.items() if study.offer is not None]
+    priced = [asked for asked, study in studies.items() if study.device_costs is not None]
     best = found.best
     figures = f"{cpu_ns / 1e6:.3f} ms on the CPU alone"
     if best.plan.is_cpu_only:
-        reason = f"nothing runs on {' and '.join(offers)}: nothing that {name} proposes gains anything ({figures})"
+        reason = f"nothing runs on {' and '.join(priced)}: nothing that {name} proposes gains anything ({figures})"
         return SharedPlan(
             plan=None,
             devices=(),
@@ -142,7 +142,7 @@ def plan_shared(
             reason="; ".join((reason, *unpriced)),
             found=found,
         )
-    of_region = [offers[device] for device in best.regions.device_of]
+    of_region = [priced[device] for device in best.regions.device_of]
     names = [studies[asked].name for asked in of_region]
     plan = plan_of_regions(context, best.plan, names, best.tasks, best.schedule)
     if rows is not None:
@@ -199,7 +199,7 @@ def _rows_for(placer: Placer, context: PlanningContext, studies: Mapping[str, De
     rows_share = getattr(placer, "rows_share", None)
     if not callable(rows_share):
         return []
-    permille = min(max(round(1000 * rows_share(_first_offer(studies).balanced_share)), 1), 999)
+    permille = min(max(round(1000 * rows_share(_first_priced(studies).balanced_share)), 1), 999)
     split = split_rows(context.model, permille / 1000)
     return [] if split is None else [_Rows(split=split, permille=permille)]
 
@@ -218,7 +218,7 @@ def search_shared_rows(
     """
     backends = [device.backend for device in devices.values()]
     sides = sides_of(context, alone)
-    offer = _first_offer(device_studies(context, devices, common_costs(context, backends)))
+    device_costs = _first_priced(device_studies(context, devices, common_costs(context, backends)))
 
     def judge(split: RowSplit) -> int:
         own = context_of_rows(context, split)
@@ -226,7 +226,11 @@ def search_shared_rows(
         return find_placement(_problem(own, studies, split, sides), (ShardRows(),)).best.makespan_ns
 
     return search_rows(
-        context.model, balanced=offer.balanced_share, cpu_ns=offer.cpu_ns, judge=judge, evaluations=evaluations
+        context.model,
+        balanced=device_costs.balanced_share,
+        cpu_ns=device_costs.cpu_ns,
+        judge=judge,
+        evaluations=evaluations,
     )
 
 
@@ -236,12 +240,12 @@ def _problem(
     split: RowSplit | None = None,
     sides: Mapping[str, int] | None = None,
 ) -> PlacementProblem:
-    offers = [study.offer for study in studies.values() if study.offer is not None]
-    return placement_problem(context, offers, next(iter(studies.values())).costs, split=split, sides=sides)
+    costs_of_devices = [study.device_costs for study in studies.values() if study.device_costs is not None]
+    return placement_problem(context, costs_of_devices, next(iter(studies.values())).costs, split=split, sides=sides)
 
 
-def _first_offer(studies: Mapping[str, DeviceStudy]) -> Offer:
-    return next(study.offer for study in studies.values() if study.offer is not None)
+def _first_priced(studies: Mapping[str, DeviceStudy]) -> DeviceCosts:
+    return next(study.device_costs for study in studies.values() if study.device_costs is not None)
 
 
 def device_studies(

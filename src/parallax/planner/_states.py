@@ -64,13 +64,13 @@ def plans_for_states(request: PlanRequest, first: Plan, states: Sequence[Hardwar
         context = PlanningContext(made, cores=cores, survivors=surviving_tensors(made))
         costs = common_costs(context, [device.backend for device in request.devices.values()])
     studies = device_studies(context, request.devices, costs).values()
-    offers = tuple(study.offer for study in studies if study.offer is not None)
-    if not offers:
+    costs_of_devices = tuple(study.device_costs for study in studies if study.device_costs is not None)
+    if not costs_of_devices:
         return
     problem = PlacementProblem(
         graph=context.graph,
         groups=context.units,
-        devices=offers,
+        devices=costs_of_devices,
         costs=costs,
         machine=host_machine(cores),
     )
@@ -78,7 +78,7 @@ def plans_for_states(request: PlanRequest, first: Plan, states: Sequence[Hardwar
         best = find_placement(in_state(problem, state), [PLACERS[name]() for name in _PLACERS]).best
         if best.plan.is_cpu_only:
             continue
-        names = [offers[device].device for device in best.regions.device_of]
+        names = [costs_of_devices[device].device for device in best.regions.device_of]
         plan = plan_of_regions(context, best.plan, names, best.tasks, best.schedule)
         label = f"best where {describe(state)}"
         reason = f"kept ready: {best.plan.counted} on {' and '.join(dict.fromkeys(names))}, {label}"

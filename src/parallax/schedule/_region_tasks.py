@@ -41,7 +41,7 @@ def region_tasks(
     *,
     widths: Sequence[int],
     grain: Grain = Grain.BRANCHES,
-    offer_both: bool = False,
+    allow_both: bool = False,
     crossings: Crossings | None = None,
     wide_start_ns: int = 0,
 ) -> RegionTasks:
@@ -52,7 +52,7 @@ def region_tasks(
 
     Args:
         widths: of the CPU to give costs for, ascending from 1.
-        offer_both: let a policy run regions on the CPU instead.
+        allow_both: let a policy run regions on the CPU instead.
         crossings: what parts of the CPU's pay for tensors from and to other parts; None: nothing.
         wide_start_ns: what a part takes longer on several threads, which it must wake, unless there is only one part.
 
@@ -87,7 +87,7 @@ def region_tasks(
         )
         if region is not None:
             queue = ((0, plan.regions[region].device_ns),)
-            cost = queue + cost if offer_both else queue
+            cost = queue + cost if allow_both else queue
         tasks.append(Task(index=part, predecessors=between.predecessors[part], cost_ns=cost))
         members.append(inside)
         region_of.append(region)

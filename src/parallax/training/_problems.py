@@ -68,10 +68,10 @@ def model_problem(model: TrainingModel, device: str) -> PlacementProblem:
     cores = clusters[0].count if len(clusters) == 1 else UNEQUAL_CORES
     costs = estimate_costs(made.inferred(), cores=cores).times(product_flops(cores) / profile.cpu_gemm_flops)
     context = PlanningContext(made, cores=cores, costs=costs, survivors=surviving_tensors(made))
-    offer = DeviceStudy(context, open_emulated(device, {"speed": 1.0}), costs).offer
-    assert offer is not None  # a profile prices everything
+    device_costs = DeviceStudy(context, open_emulated(device, {"speed": 1.0}), costs).device_costs
+    assert device_costs is not None  # a profile prices everything
     return PlacementProblem(
-        graph=context.graph, groups=context.units, devices=(offer,), costs=costs, machine=host_machine(cores)
+        graph=context.graph, groups=context.units, devices=(device_costs,), costs=costs, machine=host_machine(cores)
     )
 
 

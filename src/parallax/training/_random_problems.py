@@ -17,7 +17,7 @@ import numpy as np
 from parallax.adapt import CPU_NARROW, CPU_WIDE, HardwareState, in_state
 from parallax.graph import CostModel, Node, OpGraph, Rejection, TensorInfo, Verdict, node_work
 from parallax.partition import contract
-from parallax.partition.regions import Offer, TransferCost
+from parallax.partition.regions import DeviceCosts, TransferCost
 from parallax.profile import estimate_costs, product_flops
 from parallax.schedule.placement import Machine, PlacementProblem, weight_zeros
 
@@ -285,7 +285,7 @@ def _random_costs(
     return replace(costs, durations_ns=rows)
 
 
-def _random_device(graph: OpGraph, cpu_ns: Sequence[int], cores: int, generator: np.random.Generator) -> Offer:
+def _random_device(graph: OpGraph, cpu_ns: Sequence[int], cores: int, generator: np.random.Generator) -> DeviceCosts:
     """A device of drawn rates, slower than the CPU or up to sixty times as fast, that refuses some operators."""
     flops_per_ns = product_flops(cores) / 1e9 * 10 ** generator.uniform(-0.2, 1.8)
     bytes_per_ns = 10 ** generator.uniform(0.6, 2.4)
@@ -305,7 +305,7 @@ def _random_device(graph: OpGraph, cpu_ns: Sequence[int], cores: int, generator:
         no = node.op_type in refused_types or generator.random() < refused_share
         declined.append(Rejection(verdict=Verdict.UNSUPPORTED_OPERATOR, detail=node.op_type) if no else None)
     is_unified = generator.random() < 0.3
-    return Offer(
+    return DeviceCosts(
         device=DEVICE,
         declined=tuple(declined),
         device_ns=tuple(device_ns),

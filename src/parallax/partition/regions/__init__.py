@@ -6,10 +6,10 @@ from parallax import _lazy
 
 if TYPE_CHECKING:
     from parallax.partition.regions._advice import Advice, advise
-    from parallax.partition.regions._offer import Pricing, make_offer
+    from parallax.partition.regions._device_costs import Pricing, estimate_device_costs
     from parallax.partition.regions._plan import (
+        DeviceCosts,
         NodeVerdict,
-        Offer,
         PaperThresholds,
         RegionPlan,
         RegionRule,
@@ -22,16 +22,16 @@ else:
         __name__,
         {
             "_advice": "Advice advise",
-            "_offer": "Pricing make_offer",
-            "_plan": "NodeVerdict Offer PaperThresholds RegionPlan RegionRule Traffic TransferCost",
+            "_device_costs": "Pricing estimate_device_costs",
+            "_plan": "NodeVerdict DeviceCosts PaperThresholds RegionPlan RegionRule Traffic TransferCost",
             "_regions": "RegionPlacer find_regions",
         },
     )
 
 __all__ = [
     "Advice",
+    "DeviceCosts",
     "NodeVerdict",
-    "Offer",
     "PaperThresholds",
     "Pricing",
     "RegionPlacer",
@@ -40,6 +40,6 @@ __all__ = [
     "Traffic",
     "TransferCost",
     "advise",
+    "estimate_device_costs",
     "find_regions",
-    "make_offer",
 ]

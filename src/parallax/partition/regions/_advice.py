@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from parallax.graph import OpGraph, Verdict
-from parallax.partition.regions._plan import Offer
+from parallax.partition.regions._plan import DeviceCosts
 from parallax.partition.regions._regions import find_regions
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Advice:
 def advise(
     graph: OpGraph,
     units: UnitGraph,
-    offer: Offer,
+    device_costs: DeviceCosts,
     *,
     most: int = 12,
 ) -> tuple[Advice, ...]:
@@ -56,18 +56,20 @@ def advise(
 
     One placement for each of up to ``most`` reasons, those on which the CPU spends most.
     """
-    now = find_regions(graph, units, offer)
+    now = find_regions(graph, units, device_costs)
     groups: dict[tuple[Verdict, str], list[int]] = {}
     for found in now.verdicts:
         if found.verdict.is_refusal:
             groups.setdefault((found.verdict, graph.nodes[found.node].op_type), []).append(found.node)
-    ranked = sorted(groups, key=lambda key: (-sum(offer.cpu_ns[node] for node in groups[key]), key[0].name, key[1]))
+    ranked = sorted(
+        groups, key=lambda key: (-sum(device_costs.cpu_ns[node] for node in groups[key]), key[0].name, key[1])
+    )
     advice: list[Advice] = []
     for verdict, op_type in ranked[:most]:
         nodes = groups[verdict, op_type]
         allowed = set(nodes)
-        declined = tuple(None if node in allowed else answer for node, answer in enumerate(offer.declined))
-        then = find_regions(graph, units, dataclasses.replace(offer, declined=declined))
+        declined = tuple(None if node in allowed else answer for node, answer in enumerate(device_costs.declined))
+        then = find_regions(graph, units, dataclasses.replace(device_costs, declined=declined))
         if then.chosen_ns < now.chosen_ns:
             advice.append(
                 Advice(

@@ -7,37 +7,37 @@ from typing import TYPE_CHECKING
 
 from parallax.graph import OpGraph, tensor_bytes
 from parallax.partition._constants import find_constants
-from parallax.partition.regions._ground import HOST, Freight, Ground
+from parallax.partition.regions._problem import HOST, RegionProblem, TensorTransfer
 
 if TYPE_CHECKING:
     from parallax.partition._units import UnitGraph
-    from parallax.partition.regions._plan import Offer
+    from parallax.partition.regions._plan import DeviceCosts
 
 
-def lay_ground(graph: OpGraph, units: UnitGraph, offer: Offer) -> Ground:
-    """The ground of a graph for what a device offers. Linear in the graph."""
+def build_problem(graph: OpGraph, units: UnitGraph, device_costs: DeviceCosts) -> RegionProblem:
+    """The problem of placing a graph on one device. Linear in the graph."""
     copied = copied_constants(graph, units)
     takes = tuple(
-        all(offer.declined[node] is None for node in nodes if node not in copied)
+        all(device_costs.declined[node] is None for node in nodes if node not in copied)
         and any(node not in copied for node in nodes)
         for nodes in units.units
     )
-    freight: list[Freight] = []
+    tensors: list[TensorTransfer] = []
     reads: list[list[int]] = [[] for _ in units.units]
     writes: list[list[int]] = [[] for _ in units.units]
 
-    def add(name: str, home: int, readers: Iterable[int]) -> None:
-        outside = sorted({unit for unit in readers if unit != home})
-        returned = name in graph.output_names and home >= 0
+    def add(name: str, producer: int, readers: Iterable[int]) -> None:
+        outside = sorted({unit for unit in readers if unit != producer})
+        returned = name in graph.output_names and producer >= 0
         if not outside and not returned:
             return
         size = tensor_bytes(graph, name)
-        moving = offer.transfer.ns(size)
-        number = len(freight)
-        freight.append(
-            Freight(
+        moving = device_costs.transfer.ns(size)
+        number = len(tensors)
+        tensors.append(
+            TensorTransfer(
                 name=name,
-                home=home,
+                producer=producer,
                 readers=len(outside),
                 returned=returned,
                 size_bytes=size,
@@ -47,8 +47,8 @@ def lay_ground(graph: OpGraph, units: UnitGraph, offer: Offer) -> Ground:
         )
         for unit in outside:
             reads[unit].append(number)
-        if home >= 0:
-            writes[home].append(number)
+        if producer >= 0:
+            writes[producer].append(number)
 
     unit_of = units.unit_of
     for info in (*graph.inputs, *graph.overridable):
@@ -58,14 +58,14 @@ def lay_ground(graph: OpGraph, units: UnitGraph, offer: Offer) -> Ground:
             add(
                 name, unit_of[producer], (unit_of[node] for node in graph.consumers.get(name, ()) if node not in copied)
             )
-    device_ns, cpu_ns = offer.device_ns, offer.cpu_ns
-    return Ground(
+    device_ns, cpu_ns = device_costs.device_ns, device_costs.cpu_ns
+    return RegionProblem(
         dag=units.dag,
         takes=takes,
         device_ns=tuple(sum(device_ns[node] for node in nodes if node not in copied) for nodes in units.units),
         cpu_ns=tuple(sum(cpu_ns[node] for node in nodes if node not in copied) for nodes in units.units),
-        launch_ns=offer.launch_ns,
-        freight=tuple(freight),
+        launch_ns=device_costs.launch_ns,
+        tensors=tuple(tensors),
         reads=tuple(map(tuple, reads)),
         writes=tuple(map(tuple, writes)),
         folded=copied,

@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from parallax.graph import Dag, UnionFind
-from parallax.partition.regions._ground import HOST, Draft, Ground
+from parallax.partition.regions._problem import HOST, Assignment, RegionProblem
 
 _ROUNDS = 3
 """Pieces are looked at again as long as that changes something, at most this often."""
@@ -116,11 +116,13 @@ def find_pieces(dag: Dag, takes: Sequence[bool], waves: list[int], cuts: Cuts = 
     return [pieces[leader] for leader in sorted(pieces, key=lambda leader: (waves[leader], leader))]
 
 
-def grow(ground: Ground, pieces: Sequence[Sequence[int]], waves: Sequence[int], *, join_siblings: bool) -> Draft:
+def grow(
+    problem: RegionProblem, pieces: Sequence[Sequence[int]], waves: Sequence[int], *, join_siblings: bool
+) -> Assignment:
     """Choose what of each piece becomes regions, so that the cost falls with every choice. About linear.
 
     Per piece the cheapest of: nothing, all of it, the intervals that a two-state dynamic program over its
-    topological order picks (exact for a chain), each followed by peeling off units at the rim that are
+    topological order picks (exact for a chain), each followed by peeling off units at the boundary that are
     cheaper on the host. Tensors between two regions need not move, so pieces depend on each other: they are
     looked at in turn from all of them whole and from none, and the cheaper end counts. At last pieces of one wave
     that are short for a launch of their own share one; with ``join_siblings`` all of a wave do where that is
@@ -128,82 +130,82 @@ def grow(ground: Ground, pieces: Sequence[Sequence[int]], waves: Sequence[int], 
 
     Returns: a placement that costs at most what the host alone does.
     """
-    found: list[Draft] = []
+    found: list[Assignment] = []
     for whole in (True, False):
-        draft = Draft(ground)
+        assignment = Assignment(problem)
         next_region = 0
         if whole:
             for piece in pieces:
-                draft.place(piece, next_region)
+                assignment.place(piece, next_region)
                 next_region += 1
         for _ in range(_ROUNDS):
-            before = draft.cost_ns
+            before = assignment.cost_ns
             for piece in pieces:
-                next_region = _choose(draft, piece, next_region)
-            if draft.cost_ns >= before:
+                next_region = _choose(assignment, piece, next_region)
+            if assignment.cost_ns >= before:
                 break
-        _share_launches(draft, pieces, waves, next_region, join_siblings)
-        found.append(draft)
-    return min(found, key=lambda draft: draft.cost_ns)
+        _share_launches(assignment, pieces, waves, next_region, join_siblings)
+        found.append(assignment)
+    return min(found, key=lambda assignment: assignment.cost_ns)
 
 
-def peel(draft: Draft, units: Sequence[int]) -> None:
-    """Move units at the rim of their region to the host while that gains. ``units``: one region's, ascending.
+def peel(assignment: Assignment, units: Sequence[int]) -> None:
+    """Move units at the boundary of their region to the host while that gains. ``units``: one region's, ascending.
 
-    A unit is at the rim if nothing before it, or nothing after it, is in its region: placed just before or just
+    A unit is at the boundary if nothing before it, or nothing after it, is in its region: placed just before or just
     after the region, it closes no cycle.
     """
-    dag, region_of = draft.ground.dag, draft.region_of
+    dag, region_of = assignment.problem.dag, assignment.region_of
     for order, neighbours in ((units, dag.predecessors), (tuple(reversed(units)), dag.successors)):
         for unit in order:
             region = region_of[unit]
-            if region < 0 or draft.members[region] == 1:
+            if region < 0 or assignment.members[region] == 1:
                 continue
             if any(region_of[other] == region for other in neighbours[unit]):
                 continue
-            if draft.place((unit,), HOST) >= 0:
-                draft.place((unit,), region)
+            if assignment.place((unit,), HOST) >= 0:
+                assignment.place((unit,), region)
 
 
-def _choose(draft: Draft, piece: Sequence[int], next_region: int) -> int:
+def _choose(assignment: Assignment, piece: Sequence[int], next_region: int) -> int:
     """The best of a piece's forms, given where all else is; ties go to the earlier form, the host first."""
-    best_cost = draft.cost_ns
-    best = draft.snapshot(piece)
-    draft.place(piece, HOST)
-    if draft.cost_ns <= best_cost:
-        best_cost, best = draft.cost_ns, [HOST] * len(piece)
-    for labels in (None, _intervals(draft, piece)):
-        draft.place(piece, HOST)
+    best_cost = assignment.cost_ns
+    best = assignment.snapshot(piece)
+    assignment.place(piece, HOST)
+    if assignment.cost_ns <= best_cost:
+        best_cost, best = assignment.cost_ns, [HOST] * len(piece)
+    for labels in (None, _intervals(assignment, piece)):
+        assignment.place(piece, HOST)
         if labels is None:
-            draft.place(piece, next_region)
+            assignment.place(piece, next_region)
             next_region += 1
         else:
-            next_region = _place_intervals(draft, piece, labels, next_region)
+            next_region = _place_intervals(assignment, piece, labels, next_region)
         regions: dict[int, list[int]] = {}
         for unit in piece:
-            if draft.region_of[unit] >= 0:
-                regions.setdefault(draft.region_of[unit], []).append(unit)
+            if assignment.region_of[unit] >= 0:
+                regions.setdefault(assignment.region_of[unit], []).append(unit)
         for units in regions.values():
-            peel(draft, units)
-            kept = [unit for unit in units if draft.region_of[unit] >= 0]
-            region = draft.region_of[kept[0]]
-            if draft.place(kept, HOST) > 0:
-                draft.place(kept, region)
-        if draft.cost_ns < best_cost:
-            best_cost, best = draft.cost_ns, draft.snapshot(piece)
-    draft.restore(piece, best)
+            peel(assignment, units)
+            kept = [unit for unit in units if assignment.region_of[unit] >= 0]
+            region = assignment.region_of[kept[0]]
+            if assignment.place(kept, HOST) > 0:
+                assignment.place(kept, region)
+        if assignment.cost_ns < best_cost:
+            best_cost, best = assignment.cost_ns, assignment.snapshot(piece)
+    assignment.restore(piece, best)
     return next_region
 
 
-def _intervals(draft: Draft, piece: Sequence[int]) -> list[bool]:
+def _intervals(assignment: Assignment, piece: Sequence[int]) -> list[bool]:
     """Which units of a piece the device should run: a two-state dynamic program over its topological order.
 
     The state is the side the unit is on. A change of side costs the transfer of all that is alive there within
     the piece, one to the device a launch as well. Tensors from and to outside are charged to the first unit
     that reads them, and to the one that makes them.
     """
-    ground, region_of = draft.ground, draft.region_of
-    freight = ground.freight
+    problem, region_of = assignment.problem, assignment.region_of
+    tensors = problem.tensors
     position = {unit: index for index, unit in enumerate(piece)}
     size = len(piece)
     up = [0] * (size + 1)
@@ -213,28 +215,28 @@ def _intervals(draft: Draft, piece: Sequence[int]) -> list[bool]:
     last_read: dict[int, int] = {}
     first_read: set[int] = set()
     for index, unit in enumerate(piece):
-        device[index] += ground.device_ns[unit]
-        host[index] += ground.cpu_ns[unit]
-        for number in ground.reads[unit]:
-            item = freight[number]
-            if item.home in position:
+        device[index] += problem.device_ns[unit]
+        host[index] += problem.cpu_ns[unit]
+        for number in problem.reads[unit]:
+            item = tensors[number]
+            if item.producer in position:
                 last_read[number] = index
             elif number not in first_read:
                 first_read.add(number)
-                if item.home >= 0 and region_of[item.home] >= 0:
+                if item.producer >= 0 and region_of[item.producer] >= 0:
                     host[index] += item.down_ns
                 else:
                     device[index] += item.up_ns
     inside: dict[int, int] = dict.fromkeys(last_read, 0)
     for unit in piece:
-        for number in ground.reads[unit]:
+        for number in problem.reads[unit]:
             if number in inside:
                 inside[number] += 1
     for index, unit in enumerate(piece):
-        for number in ground.writes[unit]:
-            item = freight[number]
+        for number in problem.writes[unit]:
+            item = tensors[number]
             outside = item.readers - inside.get(number, 0)
-            if item.returned or outside > draft.device_readers[number]:
+            if item.returned or outside > assignment.device_readers[number]:
                 device[index] += item.down_ns
             elif outside:
                 host[index] += item.up_ns
@@ -245,14 +247,14 @@ def _intervals(draft: Draft, piece: Sequence[int]) -> list[bool]:
                 up[last + 1] -= item.up_ns
                 down[index + 1] += item.down_ns
                 down[last + 1] -= item.down_ns
-    on_host, on_device = host[0], device[0] + ground.launch_ns
+    on_host, on_device = host[0], device[0] + problem.launch_ns
     choices: list[tuple[bool, bool]] = [(False, True)]
     live_up = live_down = 0
     for index in range(1, size):
         live_up += up[index]
         live_down += down[index]
         back = on_device + live_down
-        forth = on_host + live_up + ground.launch_ns
+        forth = on_host + live_up + problem.launch_ns
         # What came before, for each side: ties stay where they are.
         choices.append((back < on_host, on_device <= forth))
         on_host, on_device = min(on_host, back) + host[index], min(on_device, forth) + device[index]
@@ -264,9 +266,9 @@ def _intervals(draft: Draft, piece: Sequence[int]) -> list[bool]:
     return labels
 
 
-def _place_intervals(draft: Draft, piece: Sequence[int], labels: Sequence[bool], next_region: int) -> int:
+def _place_intervals(assignment: Assignment, piece: Sequence[int], labels: Sequence[bool], next_region: int) -> int:
     """Each run of labelled units becomes regions, one per connected part of it."""
-    predecessors, region_of = draft.ground.dag.predecessors, draft.region_of
+    predecessors, region_of = assignment.problem.dag.predecessors, assignment.region_of
     run: list[int] = []
     for unit, label in (*zip(piece, labels, strict=True), (-1, False)):
         if label:
@@ -281,23 +283,23 @@ def _place_intervals(draft: Draft, piece: Sequence[int], labels: Sequence[bool],
                 if not parts:
                     parts = [next_region]
                     next_region += 1
-                draft.place((member,), parts[0])
+                assignment.place((member,), parts[0])
                 if len(parts) > 1:
                     others = set(parts[1:])
-                    draft.place([other for other in run if region_of[other] in others], parts[0])
+                    assignment.place([other for other in run if region_of[other] in others], parts[0])
             run = []
     return next_region
 
 
 def _share_launches(
-    draft: Draft, pieces: Sequence[Sequence[int]], waves: Sequence[int], next_region: int, join_siblings: bool
+    assignment: Assignment, pieces: Sequence[Sequence[int]], waves: Sequence[int], next_region: int, join_siblings: bool
 ) -> None:
     """Let pieces of one wave share a launch: the short ones and those dropped, or all of them, where that gains.
 
     Only pieces that are one region, or none, take part: no path leads from one to another, so any of them may
     be joined.
     """
-    ground = draft.ground
+    problem = assignment.problem
     by_wave: dict[int, list[Sequence[int]]] = {}
     for piece in pieces:
         by_wave.setdefault(waves[piece[0]], []).append(piece)
@@ -306,33 +308,33 @@ def _share_launches(
             continue
         whole: list[Sequence[int]] = []
         for piece in siblings:
-            places = {draft.region_of[unit] for unit in piece} - {HOST}
+            places = {assignment.region_of[unit] for unit in piece} - {HOST}
             if len(places) <= 1:
                 whole.append(piece)
-        short = [piece for piece in whole if _work(draft, piece) < ground.launch_ns]
+        short = [piece for piece in whole if _work(assignment, piece) < problem.launch_ns]
         groups = (whole, short) if join_siblings else (short,)
         for group in groups:
             if len(group) < 2:
                 continue
             # First what is on the device already, then with the dropped pieces as well.
-            kept = [[unit for unit in piece if draft.region_of[unit] >= 0] for piece in group]
+            kept = [[unit for unit in piece if assignment.region_of[unit] >= 0] for piece in group]
             for parts in ([part for part in kept if part], group):
                 if len(parts) < 2:
                     continue
                 units = sorted(unit for part in parts for unit in part)
-                before = draft.snapshot(units)
-                gain = -draft.place(units, next_region)
+                before = assignment.snapshot(units)
+                gain = -assignment.place(units, next_region)
                 if parts is group:
-                    cost = draft.cost_ns
-                    peel(draft, units)
-                    gain += cost - draft.cost_ns
+                    cost = assignment.cost_ns
+                    peel(assignment, units)
+                    gain += cost - assignment.cost_ns
                 if gain > 0:
                     next_region += 1
                 else:
-                    draft.restore(units, before)
+                    assignment.restore(units, before)
 
 
-def _work(draft: Draft, piece: Sequence[int]) -> int:
+def _work(assignment: Assignment, piece: Sequence[int]) -> int:
     """Time of a piece on the device; all of it where none of it is there."""
-    kept = [unit for unit in piece if draft.region_of[unit] >= 0]
-    return sum(draft.ground.device_ns[unit] for unit in kept or piece)
+    kept = [unit for unit in piece if assignment.region_of[unit] >= 0]
+    return sum(assignment.problem.device_ns[unit] for unit in kept or piece)

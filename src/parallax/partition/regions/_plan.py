@@ -1,4 +1,4 @@
-"""What is said of delegate regions: a device's offer, the regions chosen from it, and a reason per node."""
+"""What is said of delegate regions: a device's costs, the regions chosen from it, and a reason per node."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TransferCost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class DeviceCosts:
     """What a device says of each node of a graph, and what the work would cost on it. One entry per node."""
 
     device: str

@@ -5,7 +5,7 @@ its transfers. `RegionRule.PAPER` applies the paper's three thresholds to greedy
 default, evaluates the inequality behind them with the device's own figures, and shapes the regions by it.
 `RegionRule.GREEDY` is what runtimes do today, for comparison: everything supported, whatever it costs.
 
-Pure: what the device takes and what it would cost comes in as an `Offer`.
+Pure: what the device takes and what it would cost comes in as `DeviceCosts`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING
 
 from parallax.errors import ConfigError, InternalError
 from parallax.graph import Dag, OpGraph, Verdict, contracted_order
-from parallax.partition.regions._costs import lay_ground
-from parallax.partition.regions._ground import HOST, Draft, Ground
+from parallax.partition.regions._costs import build_problem
 from parallax.partition.regions._growth import Cuts, find_fragments, find_pieces, find_waves, grow
 from parallax.partition.regions._plan import (
+    DeviceCosts,
     NodeVerdict,
-    Offer,
     PaperThresholds,
     Region,
     RegionPlan,
     RegionRule,
     Traffic,
 )
+from parallax.partition.regions._problem import HOST, Assignment, RegionProblem
 
 if TYPE_CHECKING:
     from parallax.partition._units import UnitGraph
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def find_regions(
     graph: OpGraph,
     units: UnitGraph,
-    offer: Offer,
+    device_costs: DeviceCosts,
     *,
     rule: RegionRule = RegionRule.MODEL,
     join_siblings: bool = False,
@@ -54,39 +54,39 @@ def find_regions(
         join_siblings: let independent regions share launches wherever that is cheaper in sequence. Larger
             regions are less of a choice for what runs beside them.
 
-    Raises: ConfigError if the offer is not one for this graph, or a cost is negative.
+    Raises: ConfigError if the costs are not those of this graph, or a cost is negative.
     """
-    _verify_offer(graph, offer)
+    _verify_device_costs(graph, device_costs)
     if rule is RegionRule.GIVEN:
         raise ConfigError("a given placement is not found", fix="use RegionPlacer")
-    ground = lay_ground(graph, units, offer)
-    greedy = _greedy(ground)
+    problem = build_problem(graph, units, device_costs)
+    greedy = _greedy(problem)
     fragments = greedy.fragments
     judged: dict[int, NodeVerdict] = {}
     if rule is RegionRule.MODEL:
-        waves = find_waves(ground.dag, ground.takes)
-        pieces = find_pieces(ground.dag, ground.takes, waves)
-        draft = grow(ground, pieces, waves, join_siblings=join_siblings)
-        if join_siblings and greedy.draft.cost_ns < draft.cost_ns:
-            draft = greedy.draft
-        judged = _judge_pieces(units, draft, pieces)
+        waves = find_waves(problem.dag, problem.takes)
+        pieces = find_pieces(problem.dag, problem.takes, waves)
+        assignment = grow(problem, pieces, waves, join_siblings=join_siblings)
+        if join_siblings and greedy.assignment.cost_ns < assignment.cost_ns:
+            assignment = greedy.assignment
+        judged = _judge_pieces(units, assignment, pieces)
     elif rule is RegionRule.GREEDY:
-        draft = greedy.draft
+        assignment = greedy.assignment
     else:
-        draft = Draft(ground)
+        assignment = Assignment(problem)
         bounds = PaperThresholds() if thresholds is None else thresholds
-        copied = ground.folded
+        copied = problem.folded
         for number, fragment in enumerate(fragments):
             nodes = [node for node in units.nodes_of(fragment) if node not in copied]
-            fails = _fails_threshold(ground, offer, fragment, nodes, bounds)
+            fails = _fails_threshold(problem, device_costs, fragment, nodes, bounds)
             if fails is None:
-                draft.place(fragment, number)
+                assignment.place(fragment, number)
             else:
                 judged.update(
                     (node, NodeVerdict(node=node, verdict=fails[0], measured=fails[1], bound=fails[2]))
                     for node in nodes
                 )
-    return _describe(graph, units, offer, ground, draft, greedy, rule, judged)
+    return _describe(graph, units, device_costs, problem, assignment, greedy, rule, judged)
 
 
 class RegionPlacer:
@@ -98,16 +98,16 @@ class RegionPlacer:
     Args: as `find_regions`. Raises: ConfigError as `find_regions`.
     """
 
-    def __init__(self, graph: OpGraph, units: UnitGraph, offer: Offer) -> None:
-        _verify_offer(graph, offer)
-        self._graph, self._units, self._offer = graph, units, offer
-        self._ground = lay_ground(graph, units, offer)
-        self._greedy = _greedy(self._ground)
+    def __init__(self, graph: OpGraph, units: UnitGraph, device_costs: DeviceCosts) -> None:
+        _verify_device_costs(graph, device_costs)
+        self._graph, self._units, self._device_costs = graph, units, device_costs
+        self._problem = build_problem(graph, units, device_costs)
+        self._greedy = _greedy(self._problem)
 
     @property
     def takes(self) -> tuple[bool, ...]:
         """Which units the device takes."""
-        return self._ground.takes
+        return self._problem.takes
 
     def place(
         self,
@@ -121,7 +121,7 @@ class RegionPlacer:
 
         Args:
             on_device: the units wanted there; those the device does not take stay on the CPU.
-            regions: the regions themselves instead, such as another offer led to; units as above.
+            regions: the regions themselves instead, such as those that other costs led to; units as above.
             cut_after: units after which a region ends although the device goes on: what the host does with their
                 results begins earlier, for one more launch.
             cut_before: units before which one ends, so that the device need not wait for what they read of the
@@ -129,77 +129,91 @@ class RegionPlacer:
 
         Raises: InternalError if ``regions`` cannot be contracted at once.
         """
-        ground, units = self._ground, self._units
+        problem, units = self._problem, self._units
         if regions is not None:
             on_device = frozenset(unit for region in regions for unit in region)
-        wanted = [taken and unit in on_device for unit, taken in enumerate(ground.takes)]
-        draft = Draft(ground)
+        wanted = [taken and unit in on_device for unit, taken in enumerate(problem.takes)]
+        assignment = Assignment(problem)
         pieces = regions
         if pieces is None:
             cuts = Cuts(after=cut_after, before=cut_before)
-            pieces = find_pieces(ground.dag, wanted, find_waves(ground.dag, wanted, cuts), cuts)
+            pieces = find_pieces(problem.dag, wanted, find_waves(problem.dag, wanted, cuts), cuts)
         for number, piece in enumerate(pieces):
-            draft.place([unit for unit in piece if wanted[unit]], number)
+            assignment.place([unit for unit in piece if wanted[unit]], number)
         judged = {
             node: NodeVerdict(node=node, verdict=Verdict.BALANCED_TO_CPU)
-            for unit, taken in enumerate(ground.takes)
+            for unit, taken in enumerate(problem.takes)
             if taken and not wanted[unit]
             for node in units.units[unit]
         }
-        return _describe(self._graph, units, self._offer, ground, draft, self._greedy, RegionRule.GIVEN, judged)
+        return _describe(
+            self._graph, units, self._device_costs, problem, assignment, self._greedy, RegionRule.GIVEN, judged
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Greedy:
     """The placement with everything that is supported, for comparison."""
 
-    draft: Draft
+    assignment: Assignment
     fragments: list[list[int]]
     traffic: Traffic
 
 
-def _greedy(ground: Ground) -> _Greedy:
-    fragments = find_fragments(find_waves(ground.dag, ground.takes), ground.takes)
-    draft = Draft(ground)
+def _greedy(problem: RegionProblem) -> _Greedy:
+    fragments = find_fragments(find_waves(problem.dag, problem.takes), problem.takes)
+    assignment = Assignment(problem)
     for number, fragment in enumerate(fragments):
-        draft.place(fragment, number)
-    return _Greedy(draft, fragments, _traffic(draft, _tally(draft)))
+        assignment.place(fragment, number)
+    return _Greedy(assignment, fragments, _traffic(assignment, _tally(assignment)))
 
 
-def _verify_offer(graph: OpGraph, offer: Offer) -> None:
-    counts = {len(offer.declined), len(offer.device_ns), len(offer.cpu_ns), len(offer.flops)}
+def _verify_device_costs(graph: OpGraph, device_costs: DeviceCosts) -> None:
+    counts = {
+        len(device_costs.declined),
+        len(device_costs.device_ns),
+        len(device_costs.cpu_ns),
+        len(device_costs.flops),
+    }
     if counts != {len(graph.nodes)}:
         raise ConfigError(
-            f"an offer of {offer.device!r} for {sorted(counts)} nodes, where the graph has {len(graph.nodes)}",
+            f"costs on {device_costs.device!r} for {sorted(counts)} nodes, where the graph has {len(graph.nodes)}",
             fix="give one entry per node of the graph",
         )
-    if any(declined is not None and not declined.verdict.is_refusal for declined in offer.declined):
+    if any(declined is not None and not declined.verdict.is_refusal for declined in device_costs.declined):
         raise ConfigError(
-            f"an offer of {offer.device!r} that declines a node for what is no reason of a device's",
+            f"costs on {device_costs.device!r} that decline a node for what is no reason of a device's",
             fix="decline with a verdict for which is_refusal holds",
         )
-    least = min((*offer.cpu_ns, *offer.device_ns, offer.launch_ns, offer.transfer.fixed_ns, 0))
-    if least < 0 or not 0 <= offer.transfer.ns_per_byte < float("inf"):
+    least = min(
+        (*device_costs.cpu_ns, *device_costs.device_ns, device_costs.launch_ns, device_costs.transfer.fixed_ns, 0)
+    )
+    if least < 0 or not 0 <= device_costs.transfer.ns_per_byte < float("inf"):
         raise ConfigError(
-            f"an offer of {offer.device!r} with a negative or endless cost", fix="times are finite and at least 0"
+            f"costs on {device_costs.device!r} with a negative or endless cost",
+            fix="times are finite and at least 0",
         )
 
 
 def _fails_threshold(
-    ground: Ground, offer: Offer, fragment: Sequence[int], nodes: Sequence[int], bounds: PaperThresholds
+    problem: RegionProblem,
+    device_costs: DeviceCosts,
+    fragment: Sequence[int],
+    nodes: Sequence[int],
+    bounds: PaperThresholds,
 ) -> tuple[Verdict, float, float] | None:
     members = set(fragment)
     crossing = {
-        number for unit in fragment for number in ground.reads[unit] if ground.freight[number].home not in members
+        number for unit in fragment for number in problem.reads[unit] if problem.tensors[number].producer not in members
     }
     for unit in fragment:
-        for number in ground.writes[unit]:
-            item = ground.freight[number]
-            inside = sum(number in ground.reads[other] for other in ground.dag.successors[unit] if other in members)
+        for number in problem.writes[unit]:
+            item = problem.tensors[number]
+            inside = sum(number in problem.reads[other] for other in problem.dag.successors[unit] if other in members)
             if item.returned or inside < item.readers:
                 crossing.add(number)
-    moved = sum(ground.freight[number].size_bytes for number in crossing)
-    macs = sum(offer.flops[node] for node in nodes) / 2
+    moved = sum(problem.tensors[number].size_bytes for number in crossing)
+    macs = sum(device_costs.flops[node] for node in nodes) / 2
     if len(nodes) < bounds.min_nodes:
         return Verdict.TOO_FEW_NODES, len(nodes), bounds.min_nodes
     if macs < bounds.min_macs:
@@ -209,11 +223,11 @@ def _fails_threshold(
     return None
 
 
-def _judge_pieces(units: UnitGraph, draft: Draft, pieces: Sequence[Sequence[int]]) -> dict[int, NodeVerdict]:
+def _judge_pieces(units: UnitGraph, assignment: Assignment, pieces: Sequence[Sequence[int]]) -> dict[int, NodeVerdict]:
     """For what was supported and is not taken: the costs of the two ways, given where all else is."""
     found: dict[int, NodeVerdict] = {}
-    ground, region_of = draft.ground, draft.region_of
-    spare = max((region for region in region_of if region >= 0), default=-1) + 1
+    problem, region_of = assignment.problem, assignment.region_of
+    unused = max((region for region in region_of if region >= 0), default=-1) + 1
     for piece in pieces:
         dropped = [unit for unit in piece if region_of[unit] < 0]
         if not dropped:
@@ -221,15 +235,15 @@ def _judge_pieces(units: UnitGraph, draft: Draft, pieces: Sequence[Sequence[int]
         neighbours = {region_of[unit] for unit in piece} - {HOST}
         verdict = Verdict.CHEAPER_ON_CPU if neighbours else Verdict.GAINS_NOTHING
         # All of the piece that was dropped is judged at once where none is taken, else each stretch by itself.
-        for stretch in (dropped,) if not neighbours else _stretches(ground.dag, dropped):
-            cpu = sum(ground.cpu_ns[unit] for unit in stretch)
+        for stretch in (dropped,) if not neighbours else _stretches(problem.dag, dropped):
+            cpu = sum(problem.cpu_ns[unit] for unit in stretch)
             beside = {
                 region_of[other]
                 for unit in stretch
-                for other in (*ground.dag.predecessors[unit], *ground.dag.successors[unit])
+                for other in (*problem.dag.predecessors[unit], *problem.dag.successors[unit])
             } & neighbours
-            added = draft.place(stretch, min(beside) if beside else spare)
-            draft.place(stretch, HOST)
+            added = assignment.place(stretch, min(beside) if beside else unused)
+            assignment.place(stretch, HOST)
             for node in units.nodes_of(stretch):
                 found[node] = NodeVerdict(node=node, verdict=verdict, device_ns=cpu + added, cpu_ns=cpu)
     return found
@@ -264,22 +278,22 @@ class _Tally:
     kept: list[int] = field(default_factory=list)
 
 
-def _tally(draft: Draft) -> dict[int, _Tally]:
-    ground, region_of = draft.ground, draft.region_of
-    tallies = {region: _Tally() for region in draft.members}
-    readers: list[list[int]] = [[] for _ in ground.freight]
-    for unit, numbers in enumerate(ground.reads):
+def _tally(assignment: Assignment) -> dict[int, _Tally]:
+    problem, region_of = assignment.problem, assignment.region_of
+    tallies = {region: _Tally() for region in assignment.members}
+    readers: list[list[int]] = [[] for _ in problem.tensors]
+    for unit, numbers in enumerate(problem.reads):
         for number in numbers:
             readers[number].append(unit)
-    for number, item in enumerate(ground.freight):
-        home = region_of[item.home] if item.home >= 0 else HOST
+    for number, item in enumerate(problem.tensors):
+        source = region_of[item.producer] if item.producer >= 0 else HOST
         reading = [region_of[unit] for unit in readers[number]]
-        others = dict.fromkeys(region for region in reading if region not in (HOST, home))
-        if home != HOST:
+        others = dict.fromkeys(region for region in reading if region not in (HOST, source))
+        if source != HOST:
             if item.returned or HOST in reading:
-                tallies[home].downloads.append(number)
+                tallies[source].downloads.append(number)
             if others:
-                for region in (home, *others):
+                for region in (source, *others):
                     tallies[region].kept.append(number)
         elif others:
             # Readers ascend, which is an order of execution: the first to read it brings it over.
@@ -290,102 +304,102 @@ def _tally(draft: Draft) -> dict[int, _Tally]:
     return tallies
 
 
-def _traffic(draft: Draft, tallies: dict[int, _Tally]) -> Traffic:
+def _traffic(assignment: Assignment, tallies: dict[int, _Tally]) -> Traffic:
     moved = [number for tally in tallies.values() for number in (*tally.uploads, *tally.downloads)]
     return Traffic(
-        fragments=len(draft.members),
+        fragments=len(assignment.members),
         tensors=len(moved),
-        bytes=sum(draft.ground.freight[number].size_bytes for number in moved),
+        bytes=sum(assignment.problem.tensors[number].size_bytes for number in moved),
     )
 
 
 def _describe(
     graph: OpGraph,
     units: UnitGraph,
-    offer: Offer,
-    ground: Ground,
-    draft: Draft,
+    device_costs: DeviceCosts,
+    problem: RegionProblem,
+    assignment: Assignment,
     greedy: _Greedy,
     rule: RegionRule,
     judged: dict[int, NodeVerdict],
 ) -> RegionPlan:
     by_region: dict[int, list[int]] = {}
-    for unit, region in enumerate(draft.region_of):
+    for unit, region in enumerate(assignment.region_of):
         if region != HOST:
             by_region.setdefault(region, []).append(unit)
-    leaders = contracted_order(ground.dag.predecessors, by_region.values())
+    leaders = contracted_order(problem.dag.predecessors, by_region.values())
     if leaders is None:
-        raise InternalError(f"contracting the regions of {offer.device!r} closes a cycle")
+        raise InternalError(f"contracting the regions of {device_costs.device!r} closes a cycle")
     labels = sorted(by_region, key=lambda label: by_region[label][0])
     rank = {leader: index for index, leader in enumerate(leaders)}
     labels.sort(key=lambda label: rank[by_region[label][0]])
     group_of = [
-        rank[by_region[region][0]] if region != HOST else rank[unit] for unit, region in enumerate(draft.region_of)
+        rank[by_region[region][0]] if region != HOST else rank[unit] for unit, region in enumerate(assignment.region_of)
     ]
     groups: list[list[int]] = [[] for _ in leaders]
     for unit, group in enumerate(group_of):
         groups[group].append(unit)
-    tallies = _tally(draft)
-    freight = ground.freight
+    tallies = _tally(assignment)
+    tensors = problem.tensors
     regions: list[Region] = []
     index_of = {label: index for index, label in enumerate(labels)}
     for index, label in enumerate(labels):
         members = by_region[label]
         tally = tallies[label]
-        gain = draft.place(members, HOST)
-        draft.place(members, label)
+        gain = assignment.place(members, HOST)
+        assignment.place(members, label)
         nodes = units.nodes_of(members)
         regions.append(
             Region(
                 index=index,
                 units=tuple(members),
                 nodes=nodes,
-                compute_ns=sum(ground.device_ns[unit] for unit in members),
-                launch_ns=ground.launch_ns,
-                transfer_ns=sum(freight[number].up_ns for number in tally.uploads)
-                + sum(freight[number].down_ns for number in tally.downloads),
-                cpu_ns=sum(ground.cpu_ns[unit] for unit in members),
+                compute_ns=sum(problem.device_ns[unit] for unit in members),
+                launch_ns=problem.launch_ns,
+                transfer_ns=sum(tensors[number].up_ns for number in tally.uploads)
+                + sum(tensors[number].down_ns for number in tally.downloads),
+                cpu_ns=sum(problem.cpu_ns[unit] for unit in members),
                 gain_ns=gain,
-                flops=sum(offer.flops[node] for node in nodes),
-                uploads=tuple(freight[number].name for number in tally.uploads),
-                downloads=tuple(freight[number].name for number in tally.downloads),
-                kept=tuple(freight[number].name for number in tally.kept),
+                flops=sum(device_costs.flops[node] for node in nodes),
+                uploads=tuple(tensors[number].name for number in tally.uploads),
+                downloads=tuple(tensors[number].name for number in tally.downloads),
+                kept=tuple(tensors[number].name for number in tally.kept),
             )
         )
     return RegionPlan(
-        device=offer.device,
+        device=device_costs.device,
         rule=rule,
         regions=tuple(regions),
-        verdicts=_verdicts(graph, units, offer, ground, draft, index_of, judged, regions),
-        dag=ground.dag.quotient(group_of, len(groups)),
+        verdicts=_verdicts(graph, units, device_costs, problem, assignment, index_of, judged, regions),
+        dag=problem.dag.quotient(group_of, len(groups)),
         groups=tuple(map(tuple, groups)),
         group_of=tuple(group_of),
         region_groups=tuple(rank[by_region[label][0]] for label in labels),
-        cpu_only_ns=sum(ground.cpu_ns),
-        greedy_ns=greedy.draft.cost_ns,
-        chosen_ns=draft.cost_ns,
+        cpu_only_ns=sum(problem.cpu_ns),
+        greedy_ns=greedy.assignment.cost_ns,
+        chosen_ns=assignment.cost_ns,
         before=greedy.traffic,
-        after=_traffic(draft, tallies),
+        after=_traffic(assignment, tallies),
     )
 
 
 def _verdicts(
     graph: OpGraph,
     units: UnitGraph,
-    offer: Offer,
-    ground: Ground,
-    draft: Draft,
+    device_costs: DeviceCosts,
+    problem: RegionProblem,
+    assignment: Assignment,
     index_of: dict[int, int],
     judged: dict[int, NodeVerdict],
     regions: Sequence[Region],
 ) -> tuple[NodeVerdict, ...]:
-    copied = ground.folded
+    copied = problem.folded
     found: list[NodeVerdict] = []
     for node in graph.nodes:
         index = node.index
         unit = units.unit_of[index]
-        region = draft.region_of[unit]
-        declined = offer.declined[index]
+        region = assignment.region_of[unit]
+        declined = device_costs.declined[index]
         if index in copied:
             found.append(NodeVerdict(node=index, verdict=Verdict.FOLDED))
         elif region != HOST:
@@ -405,7 +419,7 @@ def _verdicts(
             found.append(judged[index])
         else:
             refused = next(
-                other for other in units.units[unit] if offer.declined[other] is not None and other not in copied
+                other for other in units.units[unit] if device_costs.declined[other] is not None and other not in copied
             )
             name = graph.nodes[refused].name
             found.append(

@@ -184,15 +184,15 @@ class BranchFeatures:
     def machine(self) -> Rows:
         """Of shape (columns,), see `MACHINE_COLUMNS`."""
         pieces, machine = self.pieces, self.problem.machine
-        offer = self.problem.devices[self.device]
+        device_costs = self.problem.devices[self.device]
         taken = [piece for piece in range(len(pieces)) if self.device in pieces.options[piece]]
         cpu_total = sum(pieces.wide_ns)
         return np.array(
             (
                 math.log2(machine.cores) / _LOG_SCALE,
-                _log(offer.launch_ns),
-                _log(offer.transfer.fixed_ns),
-                _log(offer.transfer.ns_per_byte * 1e6),
+                _log(device_costs.launch_ns),
+                _log(device_costs.transfer.fixed_ns),
+                _log(device_costs.transfer.ns_per_byte * 1e6),
                 _log(machine.handover_ns),
                 _log(machine.segment_overhead_ns),
                 _log(machine.wide_start_ns),

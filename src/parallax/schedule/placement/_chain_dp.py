@@ -20,8 +20,8 @@ class ChainDp:
 
     def propose(self, problem: PlacementProblem) -> Iterator[Placement]:
         """See `ChainDp`. O((groups + edges) x devices^2), and a copy of the sides per group and state."""
-        offers, features = problem.devices, problem.features
-        sides = range(CPU_SIDE, len(offers))
+        devices, features = problem.devices, problem.features
+        sides = range(CPU_SIDE, len(devices))
         reads: list[list[Flow]] = [[] for _ in features]
         returns: list[list[Flow]] = [[] for _ in features]
         for flow in problem.flows:
@@ -40,18 +40,18 @@ class ChainDp:
                 for last, (cost, placed) in states.items():
                     total = cost + took
                     if side != CPU_SIDE and (last != side or not placed):
-                        total += offers[side].launch_ns
+                        total += devices[side].launch_ns
                     for flow in reads[group]:
                         at = CPU_SIDE if flow.producer == CALLER else placed[flow.producer]
                         was_read = any(reader < group and placed[reader] == side for reader in flow.readers)
                         if at != side and not was_read:
                             total += sum(
-                                offers[device].transfer.ns(flow.size_bytes)
+                                devices[device].transfer.ns(flow.size_bytes)
                                 for device in (at, side)
                                 if device != CPU_SIDE
                             )
                     if side != CPU_SIDE:
-                        total += sum(offers[side].transfer.ns(flow.size_bytes) for flow in returns[group])
+                        total += sum(devices[side].transfer.ns(flow.size_bytes) for flow in returns[group])
                     if side not in new or total < new[side][0]:
                         new[side] = (total, [*placed, side])
             states = new

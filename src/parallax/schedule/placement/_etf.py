@@ -20,11 +20,11 @@ class EarliestFinish:
     def propose(self, problem: PlacementProblem) -> Iterator[Placement]:
         """See `EarliestFinish`. O(groups x ready groups x devices)."""
         dag, features = problem.groups.dag, problem.features
-        offers = problem.devices
+        devices = problem.devices
         moved = _moved_bytes(problem)
         side_of = [CPU_SIDE] * len(features)
         end = [0] * len(features)
-        free = dict.fromkeys(range(CPU_SIDE, len(offers)), 0)
+        free = dict.fromkeys(range(CPU_SIDE, len(devices)), 0)
         last_on: dict[int, int] = {}
         waiting = [len(preds) for preds in dag.predecessors]
         ready = [group for group, left in enumerate(waiting) if not left]
@@ -35,7 +35,7 @@ class EarliestFinish:
             for producer, size in moved[group]:
                 at, other = (0, CPU_SIDE) if producer == CALLER else (end[producer], side_of[producer])
                 if other != side:
-                    at += sum(offers[device].transfer.ns(size) for device in (other, side) if device != CPU_SIDE)
+                    at += sum(devices[device].transfer.ns(size) for device in (other, side) if device != CPU_SIDE)
                 moment = max(moment, at)
             return max([moment, *(end[before] for before in dag.predecessors[group])])
 
@@ -47,7 +47,7 @@ class EarliestFinish:
                     if took is None:
                         continue
                     if side != CPU_SIDE and last_on.get(side) not in dag.predecessors[group]:
-                        took += offers[side].launch_ns
+                        took += devices[side].launch_ns
                     ends = max(free[side], move_ns(group, side)) + took
                     # Of equals what has the longer way to go, then the CPU, then the first.
                     found = (ends, -problem.below_ns[group], side, group)

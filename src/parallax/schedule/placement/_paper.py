@@ -95,8 +95,10 @@ class PaperPolicy:
 
     def regions(self, problem: PlacementProblem, device: int = 0) -> RegionPlan:
         """What a device keeps of its greedy fragments."""
-        offer = problem.devices[device]
-        return find_regions(problem.graph, problem.groups, offer, rule=RegionRule.PAPER, thresholds=self.thresholds)
+        device_costs = problem.devices[device]
+        return find_regions(
+            problem.graph, problem.groups, device_costs, rule=RegionRule.PAPER, thresholds=self.thresholds
+        )
 
     def propose(self, problem: PlacementProblem) -> Iterator[Placement]:
         """Its regions on each device, for a judge to compare; how they then run is the judge's."""

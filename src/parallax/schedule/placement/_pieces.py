@@ -130,8 +130,8 @@ def _merged(problem: PlacementProblem, piece_of: Sequence[int]) -> tuple[PieceFl
             continue
         key = home, readers, flow.is_returned
         moving, leaving = found.get(key, ([0] * len(problem.devices), 0))
-        for device, offer in enumerate(problem.devices):
-            moving[device] += offer.transfer.ns(flow.size_bytes)
+        for device, device_costs in enumerate(problem.devices):
+            moving[device] += device_costs.transfer.ns(flow.size_bytes)
         found[key] = moving, leaving + round(flow.size_bytes * per_byte)
     return tuple(
         PieceFlow(producer=home, readers=readers, moving_ns=tuple(moving), leaving_ns=leaving, is_returned=is_returned)

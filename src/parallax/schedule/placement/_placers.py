@@ -38,8 +38,8 @@ class Device:
 
     def propose(self, problem: PlacementProblem) -> Iterator[Placement]:
         """See `Device`."""
-        for device, offer in enumerate(problem.devices):
-            label = f"all on {offer.device}"
+        for device, device_costs in enumerate(problem.devices):
+            label = f"all on {device_costs.device}"
             yield Placement.on_device(problem, label, range(len(problem.groups)), device=device)
 
 
@@ -62,8 +62,8 @@ class Greedy:
 
     def propose(self, problem: PlacementProblem) -> Iterator[Placement]:
         """See `Greedy`."""
-        for device, offer in enumerate(problem.devices):
-            plan = find_regions(problem.graph, problem.groups, offer, rule=RegionRule.GREEDY)
+        for device, device_costs in enumerate(problem.devices):
+            plan = find_regions(problem.graph, problem.groups, device_costs, rule=RegionRule.GREEDY)
             if self.partitions is None:
                 yield Placement.of_regions(problem, "all supported", plan, device=device)
                 continue
@@ -80,8 +80,8 @@ class PaperThresholds:
 
     def propose(self, problem: PlacementProblem) -> Iterator[Placement]:
         """See `PaperThresholds`."""
-        for device, offer in enumerate(problem.devices):
-            plan = find_regions(problem.graph, problem.groups, offer, rule=RegionRule.PAPER)
+        for device, device_costs in enumerate(problem.devices):
+            plan = find_regions(problem.graph, problem.groups, device_costs, rule=RegionRule.PAPER)
             yield Placement.of_regions(problem, "the paper's thresholds", plan, device=device)
 
 
@@ -90,9 +90,11 @@ class ByCost:
 
     def propose(self, problem: PlacementProblem) -> Iterator[Placement]:
         """See `ByCost`."""
-        for device, offer in enumerate(problem.devices):
+        for device, device_costs in enumerate(problem.devices):
             for factor in CPU_COST_FACTORS:
-                scaled = dataclasses.replace(offer, cpu_ns=tuple(round(ns * factor) for ns in offer.cpu_ns))
+                scaled = dataclasses.replace(
+                    device_costs, cpu_ns=tuple(round(ns * factor) for ns in device_costs.cpu_ns)
+                )
                 chosen: set[int] = set()
                 for joined in (False, True):
                     plan = find_regions(problem.graph, problem.groups, scaled, join_siblings=joined)
@@ -109,8 +111,8 @@ class Heft:
     def propose(self, problem: PlacementProblem) -> Iterator[Placement]:
         """See `Heft`."""
         cores = problem.machine.cores
-        for device, offer in enumerate(problem.devices):
-            for launch_ns in (offer.launch_ns, 0):
+        for device, device_costs in enumerate(problem.devices):
+            for launch_ns in (device_costs.launch_ns, 0):
                 for cpu_width in dict.fromkeys((None, 1, max(1, cores // 2))):
                     tasks, transfers, branches = _branch_tasks(problem, device, launch_ns)
                     policy = HeftPolicy(cpu_width=cpu_width, transfer_ns=transfers)
@@ -163,10 +165,10 @@ def branches_of(problem: PlacementProblem, takes: Callable[[int], object]) -> li
 def _branch_tasks(
     problem: PlacementProblem, device: int, launch_ns: int
 ) -> tuple[list[Task], dict[tuple[int, int], int], list[tuple[int, ...]]]:
-    graph, groups, offer, takes = problem.graph, problem.groups, problem.devices[device], problem.takes[device]
+    graph, groups, device_costs, takes = problem.graph, problem.groups, problem.devices[device], problem.takes[device]
     branches = sorted(branches_of(problem, takes.__getitem__), key=lambda inside: inside[0])
     task_of = {group: index for index, inside in enumerate(branches) for group in inside}
-    there = problem.group_ns(offer.device_ns)
+    there = problem.group_ns(device_costs.device_ns)
     by_width = {width: problem.group_ns(problem.costs.node_ns(width)) for width in problem.widths}
     transfers: dict[tuple[int, int], int] = {}
     for producer, names in enumerate(groups.writes):
@@ -174,7 +176,7 @@ def _branch_tasks(
             readers = {task_of[groups.unit_of[node]] for node in graph.consumers[name]} - {task_of[producer]}
             for reader in sorted(readers)[:1]:
                 edge = (task_of[producer], reader)
-                transfers[edge] = transfers.get(edge, 0) + offer.transfer.ns(tensor_bytes(graph, name))
+                transfers[edge] = transfers.get(edge, 0) + device_costs.transfer.ns(tensor_bytes(graph, name))
     tasks = []
     for index, inside in enumerate(branches):
         before = {task_of[pred] for group in inside for pred in groups.dag.predecessors[group]} - {index}

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from parallax.errors import ConfigError
 from parallax.graph import CostModel, OpGraph, Verdict, bottom_levels, node_work, tensor_bytes, top_levels
 from parallax.partition import UnitGraph
-from parallax.partition.regions import Offer, RegionPlacer, RegionPlan
+from parallax.partition.regions import DeviceCosts, RegionPlacer, RegionPlan
 from parallax.schedule._crossings import Crossings
 from parallax.schedule.placement._flows import Flow, find_flows
 from parallax.schedule.placement._zeros import weight_zeros
@@ -113,7 +113,7 @@ class PlacementProblem:
     """The model, with types."""
     groups: UnitGraph
     """Its fusion groups: what the CPU's runtime computes in one kernel, or nobody may separate."""
-    devices: tuple[Offer, ...]
+    devices: tuple[DeviceCosts, ...]
     """What each device says of each node, and what it would cost there. Their ``cpu_ns`` are those of all cores."""
     costs: CostModel
     """Of the nodes on the CPU, per number of threads."""

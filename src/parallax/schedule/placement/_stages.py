@@ -23,7 +23,7 @@ class _Piece:
     branches: tuple[int, ...]
     cpu_ns: int
     device_ns: int | None
-    """With a launch and all transfers over its rim; None where the device does not take all of it."""
+    """With a launch and all transfers over its boundary; None where the device does not take all of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ class _BranchCosts:
         branch_of: Sequence[int],
     ) -> None:
         features, takes = problem.features, problem.takes[device]
-        self._offer = problem.devices[device]
+        self._device_costs = problem.devices[device]
         self._cpu_ns = [sum(features[group].cpu_ns for group in nodes) for nodes in branches]
         self._device_ns: list[int | None] = []
         for nodes in branches:
@@ -99,7 +99,7 @@ class _BranchCosts:
             if len(ends) > 1:
                 for branch in ends - {-1}:
                     self._flows_at[branch].append(len(self._flows))
-                self._flows.append((ends, self._offer.transfer.ns(flow.size_bytes)))
+                self._flows.append((ends, self._device_costs.transfer.ns(flow.size_bytes)))
 
     def divide(self, branches: Sequence[int]) -> tuple[int, tuple[int, ...]]:
         """The time of a stage, and the branches that the device runs in it."""
@@ -136,5 +136,5 @@ class _BranchCosts:
             inside = frozenset(members)
             met = {index for branch in members for index in self._flows_at[branch]}
             moved = sum(ns for ends, ns in map(self._flows.__getitem__, met) if not ends <= inside)
-            total = self._offer.launch_ns + sum(ns for ns in there if ns is not None) + moved
+            total = self._device_costs.launch_ns + sum(ns for ns in there if ns is not None) + moved
         return _Piece(members, sum(self._cpu_ns[branch] for branch in members), total)

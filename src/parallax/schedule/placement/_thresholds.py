@@ -97,7 +97,7 @@ class Quadrants:
                     yield Placement.on_device(problem, label, chosen, device=device)
 
     def _chosen(self, problem: PlacementProblem, device: int, *, work: float, zeros: float) -> set[int]:
-        offer, takes = problem.devices[device], problem.takes[device]
+        device_costs, takes = problem.devices[device], problem.takes[device]
         main = _main_producers(problem)
         chosen: set[int] = set()
         for group, features in enumerate(problem.features):
@@ -106,9 +106,9 @@ class Quadrants:
                 continue
             is_dense = problem.sparsity[group] <= zeros
             if features.flops >= work:
-                moved = offer.transfer.ns(features.read_bytes) + offer.transfer.ns(features.written_bytes)
+                moved = device_costs.transfer.ns(features.read_bytes) + device_costs.transfer.ns(features.written_bytes)
                 dense_ns = (1 - problem.sparsity[group]) * features.cpu_ns
-                if is_dense or dense_ns >= offer.launch_ns + there_ns + moved:
+                if is_dense or dense_ns >= device_costs.launch_ns + there_ns + moved:
                     chosen.add(group)
             elif is_dense and main[group] in chosen:
                 chosen.add(group)

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 from hypothesis import strategies as st
 
 from parallax.graph import OpGraph, Rejection, Verdict
-from parallax.partition.regions import Offer
+from parallax.partition.regions import DeviceCosts
 from parallax.partition.regions._plan import TransferCost
 from tests.partition._graphs import edge_lists, op_graph
 
 NO = Rejection(verdict=Verdict.UNSUPPORTED_OPERATOR, detail="Relu")
 
 
-def offer_of(
+def device_costs_of(
     refused: Sequence[bool],
     device_ns: Sequence[int],
     cpu_ns: Sequence[int],
@@ -24,8 +24,8 @@ def offer_of(
     fixed_ns: int = 0,
     ns_per_byte: float = 0.0,
     flops: Sequence[int] | None = None,
-) -> Offer:
-    return Offer(
+) -> DeviceCosts:
+    return DeviceCosts(
         device="toy",
         declined=tuple(NO if no else None for no in refused),
         device_ns=tuple(device_ns),
@@ -51,11 +51,11 @@ def sized_graph(size: int, edges: Iterable[tuple[int, int]], sizes: Sequence[int
 
 
 @st.composite
-def offered_graphs(draw: st.DrawFn, max_size: int = 40) -> tuple[OpGraph, Offer]:
+def priced_graphs(draw: st.DrawFn, max_size: int = 40) -> tuple[OpGraph, DeviceCosts]:
     size, edges = draw(edge_lists(max_size))
     costs = st.lists(st.integers(0, 50), min_size=size, max_size=size)
     graph = sized_graph(size, edges, draw(st.lists(st.integers(0, 20), min_size=size, max_size=size)))
-    offer = offer_of(
+    device_costs = device_costs_of(
         draw(st.lists(st.sampled_from([False, False, True]), min_size=size, max_size=size)),
         draw(costs),
         draw(costs),
@@ -64,25 +64,27 @@ def offered_graphs(draw: st.DrawFn, max_size: int = 40) -> tuple[OpGraph, Offer]
         ns_per_byte=draw(st.sampled_from([0.0, 0.25, 1.0])),
         flops=draw(costs),
     )
-    return graph, offer
+    return graph, device_costs
 
 
 @st.composite
-def offered_chains(draw: st.DrawFn, max_size: int = 9) -> tuple[OpGraph, Offer]:
+def priced_chains(draw: st.DrawFn, max_size: int = 9) -> tuple[OpGraph, DeviceCosts]:
     size = draw(st.integers(1, max_size))
     costs = st.lists(st.integers(0, 50), min_size=size, max_size=size)
     graph = sized_graph(size, itertools.pairwise(range(size)), draw(costs))
     refused = draw(st.lists(st.sampled_from([False, False, False, True]), min_size=size, max_size=size))
-    offer = offer_of(refused, draw(costs), draw(costs), launch_ns=draw(st.integers(0, 60)), ns_per_byte=0.25)
-    return graph, offer
+    device_costs = device_costs_of(
+        refused, draw(costs), draw(costs), launch_ns=draw(st.integers(0, 60)), ns_per_byte=0.25
+    )
+    return graph, device_costs
 
 
-def placement_cost(graph: OpGraph, offer: Offer, regions: Sequence[Sequence[int]]) -> int:
+def placement_cost(graph: OpGraph, device_costs: DeviceCosts, regions: Sequence[Sequence[int]]) -> int:
     """One thing after the other: compute, a launch per region, every tensor moved once where both sides need it."""
     taken = {node for region in regions for node in region}
-    total = offer.launch_ns * len(regions)
+    total = device_costs.launch_ns * len(regions)
     for node in graph.nodes:
-        total += offer.device_ns[node.index] if node.index in taken else offer.cpu_ns[node.index]
+        total += device_costs.device_ns[node.index] if node.index in taken else device_costs.cpu_ns[node.index]
     for name in graph.tensors:
         readers = graph.consumers.get(name, ())
         producer = graph.producers.get(name)
@@ -97,15 +99,15 @@ def placement_cost(graph: OpGraph, offer: Offer, regions: Sequence[Sequence[int]
         else:
             moves = any(reader in taken for reader in readers)
         if moves:
-            total += offer.transfer.ns(size)
+            total += device_costs.transfer.ns(size)
     return total
 
 
-def best_chain_cost(graph: OpGraph, offer: Offer) -> int:
+def best_chain_cost(graph: OpGraph, device_costs: DeviceCosts) -> int:
     """The cheapest placement of a chain, by trying every one."""
     best = None
     for sides in itertools.product((False, True), repeat=len(graph.nodes)):
-        if any(side and offer.declined[index] is not None for index, side in enumerate(sides)):
+        if any(side and device_costs.declined[index] is not None for index, side in enumerate(sides)):
             continue
         regions: list[list[int]] = []
         for index, side in enumerate(sides):
@@ -114,7 +116,7 @@ def best_chain_cost(graph: OpGraph, offer: Offer) -> int:
                     regions[-1].append(index)
                 else:
                     regions.append([index])
-        cost = placement_cost(graph, offer, regions)
+        cost = placement_cost(graph, device_costs, regions)
         best = cost if best is None else min(best, cost)
     assert best is not None
     return best

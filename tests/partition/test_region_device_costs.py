@@ -1,4 +1,4 @@
-"""An offer is what a backend says, node by node: refusals in the partition's words, prices from the work."""
+"""Costs on a device come from what a backend says, node by node: refusals in our words, prices from the work."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import pytest
 from parallax.errors import ConfigError
 from parallax.graph import Capability, Price, RefusedNode, Verdict, Work
 from parallax.partition import contract
-from parallax.partition.regions import RegionPlacer, find_regions, make_offer
+from parallax.partition.regions import RegionPlacer, estimate_device_costs, find_regions
 from parallax.partition.regions._plan import TransferCost
 from parallax.partition.regions._verify import verify_regions
+from tests.partition._device_costs import device_costs_of
 from tests.partition._graphs import op_graph
-from tests.partition._offers import offer_of
 
 GRAPH = op_graph(
     [("a", "Relu", ["x"], ["t"]), ("b", "MatMul", ["t", "w"], ["u"]), ("c", "Erf", ["u"], ["y"])],
@@ -41,32 +41,32 @@ def capability(*refused: RefusedNode) -> Capability:
 
 
 def test_prices_are_those_of_each_nodes_work() -> None:
-    offer = make_offer(GRAPH, capability(), Prices(), cpu_ns=[5, 6, 7])
-    assert offer is not None
-    assert offer.device == "toy"
-    assert offer.device_ns[1] == offer.flops[1] == 2 * 10 * 20 * 30
-    assert offer.launch_ns == 7
-    assert offer.transfer == TransferCost(fixed_ns=100, ns_per_byte=0.5)
-    assert offer.cpu_ns == (5, 6, 7)
+    device_costs = estimate_device_costs(GRAPH, capability(), Prices(), cpu_ns=[5, 6, 7])
+    assert device_costs is not None
+    assert device_costs.device == "toy"
+    assert device_costs.device_ns[1] == device_costs.flops[1] == 2 * 10 * 20 * 30
+    assert device_costs.launch_ns == 7
+    assert device_costs.transfer == TransferCost(fixed_ns=100, ns_per_byte=0.5)
+    assert device_costs.cpu_ns == (5, 6, 7)
 
 
 @pytest.mark.parametrize("reason", [verdict for verdict in Verdict if verdict.is_refusal])
 def test_every_refusal_of_a_backend_is_the_verdict_of_its_node(reason: Verdict) -> None:
     refused = RefusedNode(node=2, reason=reason, detail="because")
-    offer = make_offer(GRAPH, capability(refused), Prices(), cpu_ns=[0] * 3)
-    assert offer is not None
-    declined = offer.declined[2]
+    device_costs = estimate_device_costs(GRAPH, capability(refused), Prices(), cpu_ns=[0] * 3)
+    assert device_costs is not None
+    declined = device_costs.declined[2]
     assert declined is not None
     assert (declined.verdict, declined.detail) == (reason, "because")
-    assert offer.declined[:2] == (None, None)
+    assert device_costs.declined[:2] == (None, None)
 
 
 def test_refusals_that_differ_keep_differing() -> None:
     kinds = (Verdict.UNSUPPORTED_OPERATOR, Verdict.UNSUPPORTED_TYPE, Verdict.DYNAMIC_SHAPE)
     refused = [RefusedNode(node=index, reason=kind, detail="x") for index, kind in enumerate(kinds)]
-    offer = make_offer(GRAPH, capability(*refused), Prices(), cpu_ns=[0] * 3)
-    assert offer is not None
-    assert [declined.verdict for declined in offer.declined if declined is not None] == [
+    device_costs = estimate_device_costs(GRAPH, capability(*refused), Prices(), cpu_ns=[0] * 3)
+    assert device_costs is not None
+    assert [declined.verdict for declined in device_costs.declined if declined is not None] == [
         Verdict.UNSUPPORTED_OPERATOR,
         Verdict.UNSUPPORTED_TYPE,
         Verdict.DYNAMIC_SHAPE,
@@ -74,24 +74,24 @@ def test_refusals_that_differ_keep_differing() -> None:
 
 
 def test_backend_without_prices_makes_no_offer() -> None:
-    assert make_offer(GRAPH, capability(), Prices(known=False), cpu_ns=[0] * 3) is None
+    assert estimate_device_costs(GRAPH, capability(), Prices(known=False), cpu_ns=[0] * 3) is None
 
 
 def test_figures_for_another_graph_are_refused() -> None:
     with pytest.raises(ConfigError, match="the graph has 3"):
-        make_offer(GRAPH, capability(), Prices(), cpu_ns=[0] * 2)
+        estimate_device_costs(GRAPH, capability(), Prices(), cpu_ns=[0] * 2)
     with pytest.raises(ConfigError, match="capability for 1 nodes"):
-        make_offer(GRAPH, Capability(backend="toy", taken=(0,), refused=()), Prices(), cpu_ns=[0] * 3)
+        estimate_device_costs(GRAPH, Capability(backend="toy", taken=(0,), refused=()), Prices(), cpu_ns=[0] * 3)
 
 
 def test_placement_that_is_given_is_taken_as_far_as_the_device_goes() -> None:
     units = contract(GRAPH, tiny_elements=0)
-    offer = offer_of([0, 0, 1], [5, 5, 5], [1, 1, 1], launch_ns=10)
-    plan = RegionPlacer(GRAPH, units, offer).place(range(3))
-    verify_regions(GRAPH, units, offer, plan)
+    device_costs = device_costs_of([0, 0, 1], [5, 5, 5], [1, 1, 1], launch_ns=10)
+    plan = RegionPlacer(GRAPH, units, device_costs).place(range(3))
+    verify_regions(GRAPH, units, device_costs, plan)
     assert [region.nodes for region in plan.regions] == [(0, 1)]
     assert plan.chosen_ns > plan.cpu_only_ns
-    part = RegionPlacer(GRAPH, units, offer).place([1])
+    part = RegionPlacer(GRAPH, units, device_costs).place([1])
     assert [found.verdict for found in part.verdicts] == [
         Verdict.BALANCED_TO_CPU,
         Verdict.TAKEN,
@@ -101,7 +101,7 @@ def test_placement_that_is_given_is_taken_as_far_as_the_device_goes() -> None:
 
 def test_regions_found_with_another_offer_are_described_with_this_one() -> None:
     units = contract(GRAPH, tiny_elements=0)
-    true, eager = (offer_of([0, 0, 0], [5, 5, 5], [cpu] * 3, launch_ns=10) for cpu in (4, 400))
+    true, eager = (device_costs_of([0, 0, 0], [5, 5, 5], [cpu] * 3, launch_ns=10) for cpu in (4, 400))
     found = find_regions(GRAPH, units, eager)
     plan = RegionPlacer(GRAPH, units, true).place(regions=[region.units for region in found.regions])
     verify_regions(GRAPH, units, true, plan)

@@ -1,4 +1,4 @@
-"""From what a backend says to an `Offer`: its capability and its prices, node by node."""
+"""From what a backend says to `DeviceCosts`: its capability and its prices, node by node."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from parallax.errors import ConfigError
 from parallax.graph import Capability, OpGraph, Price, Rejection, Work, operator_work
-from parallax.partition.regions._plan import Offer, TransferCost
+from parallax.partition.regions._plan import DeviceCosts, TransferCost
 
 _PROBE_BYTES: Final = 1 << 24
 
@@ -24,8 +24,10 @@ class Pricing(Protocol):
         ...
 
 
-def make_offer(graph: OpGraph, capability: Capability, pricing: Pricing, *, cpu_ns: Sequence[int]) -> Offer | None:
-    """What a backend offers for a graph, or None where it cannot price. Linear in the graph.
+def estimate_device_costs(
+    graph: OpGraph, capability: Capability, pricing: Pricing, *, cpu_ns: Sequence[int]
+) -> DeviceCosts | None:
+    """What a graph would cost on a backend, or None where it cannot price. Linear in the graph.
 
     A node whose shapes are not known is priced as its dispatch alone: what cannot be known promises nothing, as the
     tables of `parallax.profile.estimate_costs` have it for the CPU too.
@@ -61,7 +63,7 @@ def make_offer(graph: OpGraph, capability: Capability, pricing: Pricing, *, cpu_
         if price is None:
             return None
         device_ns[node.index] = price.compute_ns
-    return Offer(
+    return DeviceCosts(
         device=capability.backend,
         declined=tuple(declined),
         device_ns=tuple(device_ns),
