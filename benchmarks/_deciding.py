@@ -58,7 +58,7 @@ class Simulated:
         self._known: dict[frozenset[tuple[int, tuple[int, ...]]], int] = {}
 
     def ns(self, placement: Placement) -> int:
-        """With the widths, the order and the grain that suit it."""
+        """With the widths, the order and the granularity that suit it."""
         regions = find_shared_regions(self._problem, placement)
         if regions is None:
             raise ValueError(f"{placement.label}: its regions wait for each other")

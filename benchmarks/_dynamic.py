@@ -21,7 +21,7 @@ import onnxruntime
 import parallax
 from parallax.graph import bind_dims
 from parallax.machine import private_bytes
-from parallax.memory import MemoryOutline, PlanCache
+from parallax.memory import MemoryModel, PlanCache
 from parallax.model import load_model
 
 TOLERANCE = 1e-4
@@ -49,7 +49,7 @@ def make_feeds(session: Any, signature: Signature, seed: int) -> dict[str, Any]:
 def replan_times(session: Any, model: str, signatures: Sequence[Signature], seed: int) -> dict[str, float]:
     """Microseconds to plan the memory of shapes never seen before, of a model whose outline is known."""
     graph = load_model(model).inferred()
-    cache = PlanCache(MemoryOutline(session.plan, graph, place_outputs=False))
+    cache = PlanCache(MemoryModel(session.plan, graph, place_outputs=False))
     chosen = random.Random(seed)
     inputs = graph.inputs
     for signature in signatures:  # "seen" is the model, through shapes of ordinary use

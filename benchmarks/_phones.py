@@ -11,7 +11,7 @@ from _common import ORIGIN
 from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.graph import CostModel, Dag, OpGraph, Verdict, tensor_bytes
 from parallax.model import Model, RowSplit
-from parallax.partition import UnitGraph, contract
+from parallax.partition import UnitGraph, group_fusions
 from parallax.partition.candidates import Cause, DraftSegment, Partition, find_boundaries
 from parallax.partition.regions import (
     DeviceCosts,
@@ -29,7 +29,7 @@ from parallax.schedule import (
     CPU_BACKEND,
     PLAN_FORMAT_VERSION,
     Assignment,
-    Grain,
+    Granularity,
     Plan,
     RegionTasks,
     Schedule,
@@ -82,7 +82,7 @@ class Study:
         return cls(
             model=model,
             graph=graph,
-            units=contract(graph, cuttable=model.can_cut),
+            units=group_fusions(graph, cuttable=model.can_cut),
             costs=costs,
             backend=backend,
             device_costs=device_costs,
@@ -160,7 +160,7 @@ class Study:
     def sequential(self, plan: RegionPlan) -> tuple[RegionTasks, Schedule]:
         """One thing after the other, on all cores or on the device."""
         tasks = region_tasks(
-            self.units, plan, self.costs, widths=sorted({1, self.machine.cores}), grain=Grain.STRETCHES
+            self.units, plan, self.costs, widths=sorted({1, self.machine.cores}), granularity=Granularity.COARSE
         )
         schedule = Schedule(
             policy="sequential",
@@ -183,7 +183,7 @@ class Study:
         """HEFT decides for each region whether it runs on the device; the processor is one lane. And its makespan."""
         cores = self.machine.cores
         made = region_tasks(
-            self.units, plan, self.costs, widths=sorted({1, cores}), grain=Grain.STRETCHES, allow_both=True
+            self.units, plan, self.costs, widths=sorted({1, cores}), granularity=Granularity.COARSE, allow_both=True
         )
         graph, units = self.graph, self.units
         task_of: dict[int, int] = {

@@ -31,7 +31,7 @@ from _sections import Section, publish_sections
 from parallax.backends.emulated import load_profile
 from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.graph import CostModel, Node, OpGraph, Rejection, TensorInfo, Verdict, tensor_bytes
-from parallax.partition import contract
+from parallax.partition import group_fusions
 from parallax.partition.regions import DeviceCosts, RegionPlan, RegionRule, TransferCost, find_regions
 from parallax.partition.regions._hosted import hosted_tensors
 from parallax.planner._exact import Solver
@@ -178,7 +178,7 @@ def random_problem(seed: int) -> tuple[PlacementProblem, int]:
         scales=(1.0,) * CORES,
         known_fraction=1.0,
     )
-    groups = contract(graph, tiny_elements=0)
+    groups = group_fusions(graph, tiny_elements=0)
     problem = PlacementProblem(graph=graph, groups=groups, devices=(device_costs,), costs=costs, machine=PHONE)
     return problem, hosted_ns(graph, device_costs, find_regions(graph, groups, device_costs, rule=RegionRule.GREEDY))
 

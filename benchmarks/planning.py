@@ -50,15 +50,15 @@ def plan_once(model_bytes: bytes, *, cores: int) -> dict[str, float]:
     if proposals:
         context.plan(proposals[0], ORIGIN)
     marks.append(clock())
-    load, infer, costs, contract, search, plan = (after - before for before, after in itertools.pairwise(marks))
+    load, infer, costs, group_fusions, search, plan = (after - before for before, after in itertools.pairwise(marks))
     return {
         "load": load,
         "infer": infer,
         "costs": costs,
-        "contract": contract,
+        "contract": group_fusions,
         "search": search,
         "plan": plan,
-        "planning": contract + search + plan,
+        "planning": group_fusions + search + plan,
         "units": float(len(units)),
         "candidates": float(len(proposals)),
     }
@@ -124,7 +124,7 @@ def main() -> None:
         Report(
             title="Planning time",
             method=(
-                f"Seconds, median of {arguments.repeats}; planning = contract + search + plan. "
+                f"Seconds, median of {arguments.repeats}; planning = group_fusions + search + plan. "
                 f"{arguments.cores} cores planned for."
             ),
             columns=["nodes", "units", "candidates", *stages],

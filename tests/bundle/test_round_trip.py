@@ -37,9 +37,9 @@ def test_a_zoo_models_bundle_gives_the_models_bits(name: str, cut: bool, tmp_pat
         planned = replace(planned, segments=(replace(planned.segments[0], peak_bytes=segment.peak_bytes),))
     else:
         # Bundles keep operators with bodies whole.
-        lifts = any(segment.bodies for segment in planned.segments)
-        assert lifts is (name == "lstm-if-loop")
-        planned = mapped.plan if lifts else planned
+        lowers = any(segment.bodies for segment in planned.segments)
+        assert lowers is (name == "lstm-if-loop")
+        planned = mapped.plan if lowers else planned
     assert mapped.plan == planned
     assert (len(mapped.plan.segments) > 1) is cut
     fed = random_feeds(load_model(model).graph)

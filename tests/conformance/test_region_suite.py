@@ -24,14 +24,14 @@ from parallax.engine import compile_plan
 from parallax.errors import BackendError, ParallaxError
 from parallax.graph import Capability
 from parallax.model import Model, load_model
-from parallax.partition import contract, find_constants
+from parallax.partition import find_constants, group_fusions
 from parallax.partition.candidates import Cause, DraftSegment, assemble, find_boundaries
 from parallax.partition.regions import RegionRule, estimate_device_costs, find_regions
 from parallax.profile import estimate_costs
 from parallax.schedule import (
     CPU_BACKEND,
     PLAN_FORMAT_VERSION,
-    Grain,
+    Granularity,
     Plan,
     Provenance,
     Segment,
@@ -74,13 +74,13 @@ FREE = DeviceSpeed(launch_ns=0, flops_per_s=math.inf, memory_bytes_per_s=math.in
 def forced_plan(model: Model, backend: Backend, name: str) -> tuple[Plan, Capability]:
     """Everything the backend takes on its queue (as runtimes' own placements have it), the rest on the CPU."""
     graph = model.inferred()
-    units = contract(graph, cuttable=model.can_cut, tiny_elements=0)
+    units = group_fusions(graph, cuttable=model.can_cut, tiny_elements=0)
     capability = backend.capability(model)
     costs = estimate_costs(graph, cores=1)
     device_costs = estimate_device_costs(graph, capability, FREE, cpu_ns=costs.node_ns(1))
     assert device_costs is not None
     regions = find_regions(graph, units, device_costs, rule=RegionRule.GREEDY)
-    made = region_tasks(units, regions, costs, widths=(1,), grain=Grain.STRETCHES)
+    made = region_tasks(units, regions, costs, widths=(1,), granularity=Granularity.COARSE)
     drafts = [
         DraftSegment(units=inside, width=1, cause=Cause.FORCED if region is None else Cause.DEVICE)
         for inside, region in zip(made.units, made.region_of, strict=True)

@@ -15,8 +15,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as C
 from parallax.backends.ort import RuntimeOptions
 from parallax.engine import Executor, compile_plan
 from parallax.model import Model, load_model
-from parallax.planner import uncut_plan
-from parallax.planner._lifting import lift_bodies
+from parallax.planner import whole_plan
+from parallax.planner._lowering import lower_bodies
 from parallax.planner._tables import forced_body_plan, forced_plan
 from parallax.schedule import Plan, Segment
 
@@ -376,10 +376,10 @@ WHOLE: Mapping[str, tuple[Callable[[], onnx.ModelProto], Feeds]] = {
 }
 
 
-def lifted_plan(source: Model, *, cut: bool = True, cores: int = 2) -> Plan:
-    """Whatever can be lifted is; the rest cut at every branch, or one segment before, beside and after."""
-    plan = forced_plan(source, cores=cores) if cut else uncut_plan(source, "", cores=cores, width=cores)
-    return lift_bodies(source, plan, plan_body=forced_body_plan, min_gain=0)
+def lowered_plan(source: Model, *, cut: bool = True, cores: int = 2) -> Plan:
+    """Whatever can be lowered is; the rest cut at every branch, or one segment before, beside and after."""
+    plan = forced_plan(source, cores=cores) if cut else whole_plan(source, "", cores=cores, width=cores)
+    return lower_bodies(source, plan, plan_body=forced_body_plan, min_gain=0)
 
 
 def on_device(source: Model, plan: Plan, *, backend: str = EMULATED, queue: bool = False) -> Plan:
@@ -415,10 +415,10 @@ def value(array: np.ndarray) -> Any:
     return C.OrtValue.from_dlpack(np.array(array.view(np.uint8) if is_bool else array).__dlpack__(), is_bool)
 
 
-class Lifted:
-    """A model run by a lifted plan, and ONNX Runtime beside it."""
+class Lowered:
+    """A model run by a lowered plan, and ONNX Runtime beside it."""
 
-    def __init__(self, proto: onnx.ModelProto, plan: Callable[[Model], Plan] = lifted_plan) -> None:
+    def __init__(self, proto: onnx.ModelProto, plan: Callable[[Model], Plan] = lowered_plan) -> None:
         self.model = load_model(proto)
         self.plan = Plan.from_json(plan(self.model).to_json())
         self.executor: Executor = compile_plan(self.model, self.plan, RuntimeOptions(log_severity_level=4))
@@ -430,7 +430,7 @@ class Lifted:
         self.inputs = [entry.name for entry in self.model.graph.inputs]
 
     @property
-    def lifted(self) -> list[Segment]:
+    def lowered(self) -> list[Segment]:
         return [segment for segment in self.plan.segments if segment.bodies]
 
     def run(self, feeds: Mapping[str, np.ndarray], options: Any = None) -> list[np.ndarray]:

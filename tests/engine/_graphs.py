@@ -17,7 +17,7 @@ from parallax.engine._compile import compile_segment
 from parallax.engine._lanes import LanePool
 from parallax.engine._moves import find_moves
 from parallax.graph import OpGraph
-from parallax.memory import MemoryOutline
+from parallax.memory import MemoryModel
 from parallax.model import Model, load_model
 from parallax.schedule import Plan, Provenance, Segment
 
@@ -96,7 +96,7 @@ class Cut:
         *,
         pool: LanePool,
         lanes: int = 2,
-        outline: bool | MemoryOutline = True,
+        outline: bool | MemoryModel = True,
         peaks: Mapping[int, int] | None = None,
         backfill: bool = True,
         advisor: Any = None,
@@ -108,7 +108,7 @@ class Cut:
         self.segments: list[CompiledSegment] = [compile_segment(self.model, part, QUIET) for part in self.plan.segments]
         self.outputs = [info.name for info in graph.outputs]
         if outline is True:
-            outline = MemoryOutline(self.plan, self.model.inferred(), place_outputs=False)
+            outline = MemoryModel(self.plan, self.model.inferred(), place_outputs=False)
         self.executor = Executor(
             self.plan,
             self.segments,

@@ -17,7 +17,7 @@ from parallax.backends.ort import make_session
 from parallax.engine import CompiledSegment, Executor, RunBudget, SpanObserver, TraceRecorder
 from parallax.engine._lanes import LanePool
 from parallax.errors import ConfigError, RunCancelled, SegmentError
-from parallax.memory import MemoryOutline
+from parallax.memory import MemoryModel
 from tests.engine._graphs import QUIET, Cut, ladder_model, models, plan_of_nodes, proto, value
 from tests.engine._plans import part_of
 
@@ -236,7 +236,7 @@ def test_an_inferred_size_that_is_wrong_corrupts_nothing(
     tensors = {name: graph.tensors[name] for name in graph.producers}
     tensors["joint_0"] = replace(tensors["joint_0"], shape=tuple(wrong))
     tensors["left_1"] = replace(tensors["left_1"], shape=tuple(wrong))
-    outline = MemoryOutline(right.plan, replace(graph, tensors=tensors), place_outputs=False)
+    outline = MemoryModel(right.plan, replace(graph, tensors=tensors), place_outputs=False)
     cut = Cut(ladder_model(3, shape=["n"]), pool=pool, outline=outline)
     for _ in range(3):
         cut.check({"x": value(np.arange(4) - 2)})
@@ -250,7 +250,7 @@ def test_an_element_type_that_is_wrongly_inferred_is_not_used(pool: LanePool) ->
     right = Cut(ladder_model(1, shape=[4]), pool=pool)
     graph = right.model.inferred()
     tensors = {name: replace(graph.tensors[name], dtype=TensorProto.INT32) for name in graph.producers}
-    outline = MemoryOutline(right.plan, replace(graph, tensors=tensors), place_outputs=False)
+    outline = MemoryModel(right.plan, replace(graph, tensors=tensors), place_outputs=False)
     cut = Cut(ladder_model(1, shape=[4]), pool=pool, outline=outline)
     cut.check({"x": value([1, 2, 3, 4])})
     assert cut.executor._arenas is None

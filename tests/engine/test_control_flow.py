@@ -26,13 +26,13 @@ from tests.engine._flow_models import (
     FLOAT,
     INT64,
     WHOLE,
-    Lifted,
+    Lowered,
     body,
     captured_weights_model,
     constant,
     counting_loop,
     info,
-    lifted_plan,
+    lowered_plan,
     model,
     nested,
     on_device,
@@ -42,7 +42,7 @@ from tests.engine._flow_models import (
 
 
 def uncut_around(source: Model) -> Plan:
-    return lifted_plan(source, cut=False)
+    return lowered_plan(source, cut=False)
 
 
 def floats(seed: int, *shape: int) -> np.ndarray:
@@ -50,9 +50,9 @@ def floats(seed: int, *shape: int) -> np.ndarray:
 
 
 @cache
-def loop_of(rank: int, growing: bool, count: str, condition: str, cut: bool) -> Lifted:
+def loop_of(rank: int, growing: bool, count: str, condition: str, cut: bool) -> Lowered:
     proto = counting_loop(rank=rank, growing=growing, count=count, condition=condition)
-    return Lifted(proto, lambda source: lifted_plan(source, cut=cut))
+    return Lowered(proto, lambda source: lowered_plan(source, cut=cut))
 
 
 @given(
@@ -69,10 +69,10 @@ def loop_of(rank: int, growing: bool, count: str, condition: str, cut: bool) -> 
 def test_loops_run_as_often_and_make_the_same(
     rank: int, growing: bool, count: str, condition: str, cut: bool, most: int, go: bool, rows: int, seed: int
 ) -> None:
-    lifted = loop_of(rank, growing, count, condition, cut)
-    assert len(lifted.lifted) == 1
+    lowered = loop_of(rank, growing, count, condition, cut)
+    assert len(lowered.lowered) == 1
     x = floats(seed, 1 if growing else rows, 3)
-    lifted.check({"M": np.array(most, np.int64), "C": np.array(go), "x": x})
+    lowered.check({"M": np.array(most, np.int64), "C": np.array(go), "x": x})
 
 
 @pytest.mark.parametrize("cut", [True, False])
@@ -81,36 +81,36 @@ def test_scans_slice_and_stack_along_any_axis_both_ways(axis: int, cut: bool) ->
     for out_axis in (0, 1, -1):
         for backwards in ((0, 0), (1, 0), (1, 1)):
             proto = scan(axis=axis, out_axis=out_axis, backwards=backwards, out_backwards=backwards[0])
-            lifted = Lifted(proto, lambda source: lifted_plan(source, cut=cut))
-            assert len(lifted.lifted) == 1
+            lowered = Lowered(proto, lambda source: lowered_plan(source, cut=cut))
+            assert len(lowered.lowered) == 1
             for length in (1, 4):
                 shape = [2, 3]
                 shape.insert(axis, length)
-                lifted.check({"s": floats(1, 2, 3), "p": floats(2, *shape), "q": floats(3, *shape)})
+                lowered.check({"s": floats(1, 2, 3), "p": floats(2, *shape), "q": floats(3, *shape)})
 
 
 @pytest.mark.parametrize("lengths", [(0, 0), (2, 3)], ids=["none", "unequal"])
 def test_scans_over_nothing_or_unequal_lengths_are_refused_as_the_runtime_does(lengths: tuple[int, int]) -> None:
-    lifted = Lifted(scan())
+    lowered = Lowered(scan())
     feeds = {"s": floats(1, 2, 3), "p": floats(2, lengths[0], 2, 3), "q": floats(3, lengths[1], 2, 3)}
     with pytest.raises(C.Fail) as theirs:
-        lifted.reference.run(None, feeds)
+        lowered.reference.run(None, feeds)
     with pytest.raises(SegmentError, match="scan") as ours:
-        lifted.run(feeds)
+        lowered.run(feeds)
     assert isinstance(ours.value, type(theirs.value))
 
 
 @pytest.mark.parametrize("cut", [True, False])
-def test_operators_inside_bodies_are_lifted_too(cut: bool) -> None:
-    lifted = Lifted(nested(), lambda source: lifted_plan(source, cut=cut))
-    arms = {entry.attribute: entry.plan for entry in lifted.lifted[0].bodies}
+def test_operators_inside_bodies_are_lowered_too(cut: bool) -> None:
+    lowered = Lowered(nested(), lambda source: lowered_plan(source, cut=cut))
+    arms = {entry.attribute: entry.plan for entry in lowered.lowered[0].bodies}
     (loop,) = (segment for segment in arms["then_branch"].segments if segment.bodies)
     assert any(segment.bodies for segment in loop.bodies[0].plan.segments)
     for most in (0, 1, 6):
         for go in (True, False):
             for seed in range(3):
                 feeds = {"M": np.array(most, np.int64), "C": np.array(go), "x": np.abs(floats(seed, 4))}
-                lifted.check(feeds)
+                lowered.check(feeds)
 
 
 def test_only_the_arm_that_is_taken_runs() -> None:
@@ -129,14 +129,14 @@ def test_only_the_arm_that_is_taken_runs() -> None:
         [info("C", BOOL, []), info("x", FLOAT, None), info("w", FLOAT, None)],
         [info("y")],
     )
-    lifted = Lifted(proto)
+    lowered = Lowered(proto)
     feeds = {"C": np.array(True), "x": floats(0, 2, 3), "w": floats(1, 2, 3)}
-    lifted.check(feeds)
+    lowered.check(feeds)
     with pytest.raises(SegmentError, match=r"else_branch.*MatMul.*choose") as failure:
-        lifted.run({**feeds, "C": np.array(False)})
+        lowered.run({**feeds, "C": np.array(False)})
     assert failure.value.nodes == ("choose",)
     assert isinstance(failure.value, C.InvalidArgument | C.Fail | C.RuntimeException)
-    lifted.check(feeds)
+    lowered.check(feeds)
 
 
 def handing_through(*, count: int) -> Any:
@@ -161,7 +161,7 @@ def handing_through(*, count: int) -> Any:
 def test_what_is_handed_through_is_right_and_no_output_is_anybody_elses_memory() -> None:
     proto = handing_through(count=3)
     source = load_model(proto)
-    executor = compile_plan(source, lifted_plan(source), RuntimeOptions())
+    executor = compile_plan(source, lowered_plan(source), RuntimeOptions())
     reference = onnxruntime.InferenceSession(proto.SerializeToString())
     for most in (1, 2, 5):
         feeds = {"M": np.array(most, np.int64), "x": np.float32([1, 2]), "y": np.float32([3, 5])}
@@ -186,7 +186,7 @@ def test_zero_iterations_return_a_copy_of_what_was_fed() -> None:
         [info("y")],
     )
     source = load_model(proto)
-    executor = compile_plan(source, lifted_plan(source), RuntimeOptions())
+    executor = compile_plan(source, lowered_plan(source), RuntimeOptions())
     x = value(np.float32([1, 2]))
     (y,) = executor.run({"M": value(np.array(0, np.int64)), "x": x}, ["y"])
     assert y.numpy().tolist() == [1, 2]
@@ -194,8 +194,8 @@ def test_zero_iterations_return_a_copy_of_what_was_fed() -> None:
 
 
 def test_loop_state_is_handed_on_without_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    lifted = Lifted(counting_loop(condition=""), uncut_around)
-    (segment,) = (part for part in lifted.executor.segments if hasattr(part.session, "executors"))
+    lowered = Lowered(counting_loop(condition=""), uncut_around)
+    (segment,) = (part for part in lowered.executor.segments if hasattr(part.session, "executors"))
     inner = segment.session.executors["body"]
     fed: list[int] = []
     returned: list[int] = []
@@ -208,25 +208,25 @@ def test_loop_state_is_handed_on_without_copies(monkeypatch: pytest.MonkeyPatch)
         return made
 
     monkeypatch.setattr(inner, "run", watched)
-    lifted.run({"M": np.array(4, np.int64), "C": np.array(True), "x": floats(0, 2, 3)})
+    lowered.run({"M": np.array(4, np.int64), "C": np.array(True), "x": floats(0, 2, 3)})
     assert len(fed) == 4
     assert fed[1:] == returned[:-1]
 
 
 @pytest.mark.parametrize("cut", [True, False])
 def test_captured_constants_need_not_be_fed_and_may_be_where_the_model_allows_it(cut: bool) -> None:
-    lifted = Lifted(captured_weights_model(), lambda source: lifted_plan(source, cut=cut))
-    assert len(lifted.lifted) == 1
+    lowered = Lowered(captured_weights_model(), lambda source: lowered_plan(source, cut=cut))
+    assert len(lowered.lowered) == 1
     x = floats(0, 2, 64)
-    first = lifted.run({"x": x})
-    np.testing.assert_allclose(first[0], lifted.reference.run(None, {"x": x})[0], rtol=1e-6)
+    first = lowered.run({"x": x})
+    np.testing.assert_allclose(first[0], lowered.reference.run(None, {"x": x})[0], rtol=1e-6)
     other = {"x": x, "bias": floats(1, 64)}
-    np.testing.assert_allclose(lifted.run(other)[0], lifted.reference.run(None, other)[0], rtol=1e-6)
+    np.testing.assert_allclose(lowered.run(other)[0], lowered.reference.run(None, other)[0], rtol=1e-6)
 
 
 def test_terminate_stops_a_loop_that_would_not_end() -> None:
     endless = counting_loop(count="", condition="", limit=2**62)
-    looped = Lifted(endless, uncut_around)
+    looped = Lowered(endless, uncut_around)
     options = C.RunOptions()
     timer = threading.Timer(0.2, lambda: setattr(options, "terminate", True))
     timer.start()
@@ -253,18 +253,18 @@ def test_an_iteration_that_makes_another_shape_is_refused() -> None:
         [info("M", INT64, []), info("x", FLOAT, [1])],
         [info("y"), info("rows")],
     )
-    lifted = Lifted(proto)
+    lowered = Lowered(proto)
     one, two = ({"M": np.array(count, np.int64), "x": floats(0, 1)} for count in (1, 2))
-    lifted.check(one)
+    lowered.check(one)
     with pytest.raises(C.Fail):
-        lifted.reference.run(None, two)
+        lowered.reference.run(None, two)
     with pytest.raises(SegmentError, match="iteration made a tensor of shape"):
-        lifted.run(two)
-    lifted.check(one)
+        lowered.run(two)
+    lowered.check(one)
 
 
-def test_threads_share_a_lifted_model() -> None:
-    lifted = Lifted(nested(), uncut_around)
+def test_threads_share_a_lowered_model() -> None:
+    lowered = Lowered(nested(), uncut_around)
     wrong: list[object] = []
 
     def hammer(seed: int) -> None:
@@ -275,8 +275,8 @@ def test_threads_share_a_lifted_model() -> None:
                 "C": np.array(rng.random() < 0.7),
                 "x": rng.normal(size=rng.integers(1, 6)).astype(np.float32),
             }
-            expected = lifted.reference.run(lifted.outputs, feeds)
-            made = lifted.run(feeds)
+            expected = lowered.reference.run(lowered.outputs, feeds)
+            made = lowered.run(feeds)
             if any(one.tobytes() != other.tobytes() for one, other in zip(made, expected, strict=True)):
                 wrong.append(feeds)
 
@@ -292,14 +292,14 @@ def test_threads_share_a_lifted_model() -> None:
 
 
 def test_a_body_works_on_the_cores_of_its_segment() -> None:
-    lifted = Lifted(counting_loop(), uncut_around)
-    (segment,) = lifted.lifted
+    lowered = Lowered(counting_loop(), uncut_around)
+    (segment,) = lowered.lowered
     assert segment.width == 2
     assert segment.bodies[0].plan.cores == 2
     pool = lane_pool()
     lease = pool.lease(pool.cores)  # somebody else's: a body needs no cores beyond those of its segment
     try:
-        lifted.check({"M": np.array(3, np.int64), "C": np.array(True), "x": floats(0, 2, 3)})
+        lowered.check({"M": np.array(3, np.int64), "C": np.array(True), "x": floats(0, 2, 3)})
         assert pool.statistics().free_cores == 0
     finally:
         pool.give_back(lease)
@@ -307,7 +307,7 @@ def test_a_body_works_on_the_cores_of_its_segment() -> None:
 
 def test_a_plan_for_another_model_is_refused() -> None:
     source = load_model(counting_loop())
-    plan = lifted_plan(source)
+    plan = lowered_plan(source)
     (segment,) = (segment for segment in plan.segments if segment.bodies)
     renamed = replace(segment, bodies=(replace(segment.bodies[0], attribute="then_branch"),))
     for broken, match in (
@@ -322,9 +322,9 @@ def test_a_plan_for_another_model_is_refused() -> None:
 # --- Whole models, with regions inside bodies ---------------------------------------------------------
 
 PLACEMENTS = {
-    "cpu": lambda source: lifted_plan(source),
-    "device": lambda source: on_device(source, lifted_plan(source)),
-    "queue": lambda source: on_device(source, lifted_plan(source), queue=True),
+    "cpu": lambda source: lowered_plan(source),
+    "device": lambda source: on_device(source, lowered_plan(source)),
+    "queue": lambda source: on_device(source, lowered_plan(source), queue=True),
 }
 
 
@@ -334,14 +334,14 @@ def backends_inside(plan: Plan) -> set[str]:
 
 def check_whole(name: str, placement: str, count: int) -> None:
     make, feeds_for = WHOLE[name]
-    lifted = Lifted(make(), PLACEMENTS[placement])
-    assert len(lifted.lifted) == 1
+    lowered = Lowered(make(), PLACEMENTS[placement])
+    assert len(lowered.lowered) == 1
     if placement != "cpu":
-        assert EMULATED in backends_inside(lifted.plan), "no region inside a body"
+        assert EMULATED in backends_inside(lowered.plan), "no region inside a body"
     rng = np.random.default_rng(5)
     met = set()
     for _ in range(count):
-        made = lifted.check(feeds_for(rng), rtol=1e-5)
+        made = lowered.check(feeds_for(rng), rtol=1e-5)
         met.add(tuple(array.shape for array in made))
     assert len(met) >= min(8, count // 3), "sizes were to depend on the data"
 
@@ -361,8 +361,8 @@ def test_500_random_inputs_through_regions_inside_bodies(name: str, placement: s
 
 def test_the_detector_meets_both_arms() -> None:
     make, feeds_for = WHOLE["detector"]
-    lifted = Lifted(make(), PLACEMENTS["device"])
+    lowered = Lowered(make(), PLACEMENTS["device"])
     rng = np.random.default_rng(5)
-    counts = [len(lifted.check(feeds_for(rng), rtol=1e-5)[2]) for _ in range(24)]
+    counts = [len(lowered.check(feeds_for(rng), rtol=1e-5)[2]) for _ in range(24)]
     assert 0 in counts
     assert max(counts) > 1

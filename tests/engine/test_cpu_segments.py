@@ -16,7 +16,7 @@ from parallax.engine._compile import compile_segment
 from parallax.errors import BackendError
 from parallax.machine import available_cores
 from parallax.model import Model, SegmentModel, load_model
-from parallax.planner import uncut_plan
+from parallax.planner import whole_plan
 from tests.backends._backends import model_of, whole
 
 X = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
@@ -67,7 +67,7 @@ def test_planned_and_fallen_back_segments_have_the_same_settings(
         return made[-1]
 
     model = weighted()
-    (segment,) = uncut_plan(model, "for the test", cores=available_cores(), width=width).segments
+    (segment,) = whole_plan(model, "for the test", cores=available_cores(), width=width).segments
     cpu_backend()
     monkeypatch.setattr(onnxruntime, "SessionOptions", options)
     planned = compile_segment(model, segment, INHERITED).session
@@ -88,7 +88,7 @@ def test_a_segment_that_the_runtime_refuses_says_which_nodes_these_are() -> None
     node = helper.make_node("NoSuchOperator", ["x"], ["y"], name="odd", domain="nobody")
     proto = model_of([node], {"x": (TensorProto.FLOAT, [3])}, {"y": (TensorProto.FLOAT, [3])}, domains=["nobody"])
     model = load_model(proto)
-    (segment,) = uncut_plan(model, "for the test", cores=1).segments
+    (segment,) = whole_plan(model, "for the test", cores=1).segments
     with pytest.raises(BackendError, match="the runtime refuses a part of the model") as caught:
         compile_segment(model, segment, RuntimeOptions(log_severity_level=4))
     assert "odd" in str(caught.value)

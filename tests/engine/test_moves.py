@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from parallax.engine._lanes import LanePool
 from parallax.engine._moves import find_moves, fold
 from parallax.errors import PlanError
-from parallax.memory import MemoryOutline, find_lifetimes, verify_arena_plan
+from parallax.memory import MemoryModel, find_lifetimes, verify_arena_plan
 from tests.engine._graphs import Cut, models, proto, value
 
 JOIN = [
@@ -126,7 +126,7 @@ def test_a_part_of_another_size_than_planned_is_copied_as_ever(
     tensors = {name: graph.tensors[name] for name in graph.producers}
     for name, rows in (("b", 3), ("c", 7), ("d", 7)):
         tensors[name] = replace(tensors[name], shape=(rows, 16))
-    outline = MemoryOutline(right.plan, replace(graph, tensors=tensors), place_outputs=False)
+    outline = MemoryModel(right.plan, replace(graph, tensors=tensors), place_outputs=False)
     cut = Cut(proto(JOIN, {"x": [4, 16]}, ["y"]), pool=pool, outline=outline)
     check(cut, (4, 16))
     assert skipped(cut) == set()
@@ -181,7 +181,7 @@ def test_a_folded_plan_is_judged_like_any_other(pool: LanePool) -> None:
     folded = fold(cut.plan, moves)
     assert set(find_lifetimes(folded, ["y"], place_outputs=False).tensors) == {"r", "c", "d"}
     assert "c" in folded.segments[0].outputs, "the whole is there before any part is made"
-    arena = MemoryOutline(folded, graph, place_outputs=False).plan({}).arena
+    arena = MemoryModel(folded, graph, place_outputs=False).plan({}).arena
     sizes: dict[str, int | None] = {slot.tensor: slot.size_bytes for slot in arena.slots}
     verify_arena_plan(arena, folded, sizes=sizes, model_outputs=["y"])
     slots = tuple(slot._replace(offset=0) for slot in arena.slots)

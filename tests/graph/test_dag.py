@@ -58,13 +58,13 @@ def test_barriers_are_exactly_the_nodes_comparable_with_all_others(dag: Dag) -> 
 
 @given(dags(), st.data())
 def test_rough_barriers_are_the_weighty_nodes_comparable_with_all_weighty_others(dag: Dag, data: st.DataObject) -> None:
-    weighty = data.draw(st.lists(st.booleans(), min_size=len(dag), max_size=len(dag)))
+    is_significant = data.draw(st.lists(st.booleans(), min_size=len(dag), max_size=len(dag)))
     below = reachability(dag)
-    heavy = [node for node in range(len(dag)) if weighty[node]]
+    heavy = [node for node in range(len(dag)) if is_significant[node]]
     comparable = [
         node for node in heavy if all(other == node or other in below[node] or node in below[other] for other in heavy)
     ]
-    assert find_barriers(dag, weighty) == comparable
+    assert find_barriers(dag, is_significant) == comparable
 
 
 def test_a_residual_connection_does_not_hide_barriers() -> None:

@@ -12,7 +12,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from parallax.errors import UnsupportedModelError
-from parallax.model import Model, load_model, read_outline
+from parallax.model import Model, load_model, read_graph_only
 from tests.model._models import changed, conv_model, model, node, run, value, weight
 
 FEEDS = {"x": weight((2, 3, 8, 8), 9)}
@@ -174,7 +174,7 @@ def test_an_outline_needs_no_weights(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save_model(proto, path, save_as_external_data=True, location="gone.data", size_threshold=0)
     (tmp_path / "gone.data").unlink()
-    outline = read_outline(path)
+    outline = read_graph_only(path)
     assert [node.op_type for node in outline.graph.nodes][:2] == ["Conv", "Relu"]
     assert outline.stated_names[:2] == ("conv", "")
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from parallax.errors import InternalError
 from parallax.graph import Dag
-from parallax.partition import BranchGraph, NodeClass, classify, contract, find_branches
+from parallax.partition import BranchGraph, NodeClass, classify, find_branches, group_fusions
 from parallax.partition._branches import verify_branches, verify_layers
 from tests.partition._graphs import dags, op_graph, reachability
 
@@ -86,7 +86,7 @@ def test_control_flow_is_a_split_merge_whatever_its_degrees() -> None:
         outputs=["d"],
         bodies={"cond": body},
     )
-    units = contract(graph)
+    units = group_fusions(graph)
     found = find_branches(units.dag, control_flow=units.control_flow)
     verify_branches(units.dag, found)
     assert [(branch.nodes, branch.kind) for branch in found.branches] == [

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from parallax.errors import ConfigError
 from parallax.model import load_model
-from parallax.partition import UnitGraph, contract
+from parallax.partition import UnitGraph, group_fusions
 from parallax.partition.candidates import by_weight, crossing_bytes, find_boundaries, unit_weights
 from parallax.partition.candidates._by_weight import SEGMENT_COST_BYTES, bytes_across, lookup_tables
 from parallax.partition.candidates._segments import verify_partition
@@ -35,7 +35,7 @@ def fits(weights: Sequence[int], bound: int, low: int, high: int) -> bool:
 @st.composite
 def weighted(draw: st.DrawFn, max_size: int) -> tuple[UnitGraph, list[int], int, dict[str, int]]:
     size, edges = draw(edge_lists(max_size))
-    units = contract(graph_of_edges(size, edges))
+    units = group_fusions(graph_of_edges(size, edges))
     weights = draw(st.lists(st.integers(0, 9), min_size=len(units), max_size=len(units)))
     sizes = {name: draw(st.integers(0, 3 * SEGMENT_COST_BYTES)) for name in units.crossing}
     return units, weights, draw(st.integers(1, 20)), sizes
@@ -68,7 +68,7 @@ def test_no_other_chain_within_the_bound_holds_fewer_bytes_across_its_cuts(
 
 @given(edge_lists(30))
 def test_bytes_across_a_cut_are_those_of_the_tensors_that_cross_it(drawn: tuple[int, list[tuple[int, int]]]) -> None:
-    units = contract(graph_of_edges(*drawn))
+    units = group_fusions(graph_of_edges(*drawn))
     sizes = {name: 1 + position for position, name in enumerate(units.crossing)}
     for cut, held in enumerate(bytes_across(units, sizes)):
         made = {name for names in units.writes[:cut] for name in names}
@@ -76,18 +76,18 @@ def test_bytes_across_a_cut_are_those_of_the_tensors_that_cross_it(drawn: tuple[
 
 
 def test_a_unit_heavier_than_the_bound_shares_its_segment_with_no_other_weights() -> None:
-    units = contract(graph_of_edges(5, [(0, 1), (1, 2), (2, 3), (3, 4)]))
+    units = group_fusions(graph_of_edges(5, [(0, 1), (1, 2), (2, 3), (3, 4)]))
     assert ends_of(units, [1, 0, 50, 0, 1], 10, {}) in ([1, 4, 5], [2, 3, 5], [2, 4, 5], [1, 3, 5])
 
 
 def test_what_fits_is_not_cut() -> None:
-    units = contract(graph_of_edges(3, [(0, 1), (1, 2)]))
+    units = group_fusions(graph_of_edges(3, [(0, 1), (1, 2)]))
     assert ends_of(units, [3, 3, 4], 10, {}) == [3]
 
 
 def test_a_bound_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="segment_bytes is 0"):
-        by_weight(contract(graph_of_edges(1, [])), [1], segment_bytes=0, crossing={})
+        by_weight(group_fusions(graph_of_edges(1, [])), [1], segment_bytes=0, crossing={})
 
 
 def test_a_table_that_is_only_gathered_from_weighs_nothing_and_one_that_is_multiplied_too_does() -> None:
@@ -104,14 +104,14 @@ def test_a_table_that_is_only_gathered_from_weighs_nothing_and_one_that_is_multi
     )
     assert graph.initializers["table"].dtype == FLOAT
     assert lookup_tables(graph) == {"table"}
-    units = contract(graph)
+    units = group_fusions(graph)
     assert sorted(unit_weights(graph, units)) == [0, 1600, 1600]
 
 
 def test_a_transformer_is_cut_into_segments_that_hold_all_its_weights_once() -> None:
     model = load_model(load("whisper-tiny-encoder"))
     graph = model.inferred()
-    units = contract(graph, cuttable=model.can_cut)
+    units = group_fusions(graph, cuttable=model.can_cut)
     weights = unit_weights(graph, units)
     assert 0.99 * model.weight_bytes <= sum(weights) <= 1.01 * model.weight_bytes
     partition = by_weight(units, weights, segment_bytes=4 << 20, crossing=crossing_bytes(graph, units), width=2)

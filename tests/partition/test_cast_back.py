@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 import parallax
 from parallax.graph import OpGraph
-from parallax.partition import bodies_cast_back, contract
+from parallax.partition import bodies_cast_back, group_fusions
 from tests.partition._graphs import op_graph
 
 Rows = list[tuple[str, str, list[str], list[str]]]
@@ -33,7 +33,7 @@ def captured(rows: Rows) -> OpGraph:
 
 def unit_of(graph: OpGraph, name: str) -> set[str]:
     """The names in the unit of a node."""
-    units = contract(graph, tiny_elements=0)
+    units = group_fusions(graph, tiny_elements=0)
     return next(names for unit in units.units if name in (names := {graph.nodes[index].name for index in unit}))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from parallax.graph import OpGraph
-from parallax.partition import contract
+from parallax.partition import group_fusions
 from tests.partition._graphs import op_graph
 
 Rows = list[tuple[str, str, list[str], list[str]]]
@@ -27,7 +27,7 @@ def products(rows: Rows) -> OpGraph:
 
 def together(graph: OpGraph, survivors: set[str]) -> bool:
     """Whether both products are in one unit."""
-    units = contract(graph, survivors=frozenset({"x", "l", "r", "y", *survivors}), tiny_elements=0)
+    units = group_fusions(graph, survivors=frozenset({"x", "l", "r", "y", *survivors}), tiny_elements=0)
     names = [{graph.nodes[index].name for index in unit} for unit in units.units]
     return any({"left", "right"} <= unit for unit in names)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from parallax.errors import ConfigError
 from parallax.graph import Dag, bottom_levels, critical_path
 from parallax.graph._dag import verify_convex
-from parallax.partition import UnitGraph, contract
+from parallax.partition import UnitGraph, group_fusions
 from parallax.partition.candidates import Cause, Partition, by_lanes
 from parallax.partition.candidates._list_schedule import ListSchedule, list_schedule
 from parallax.partition.candidates._segments import verify_partition
@@ -21,7 +21,7 @@ from tests.partition._graphs import dags, edge_lists, graph_of_edges
 
 
 def units_of(size: int, edges: Sequence[tuple[int, int]]) -> UnitGraph:
-    return contract(graph_of_edges(size, edges))
+    return group_fusions(graph_of_edges(size, edges))
 
 
 def verify_schedule(
@@ -260,7 +260,7 @@ from tests.partition._graphs import graph_of_edges
 draw = random.Random(3)
 edges = [(draw.randrange(max(0, head - 9), head), head) for head in range(1, 150) for _ in range(draw.choice((1, 2)))]
 graph = graph_of_edges(150, edges)
-units = contract(graph, survivors=frozenset(f"t{index}" for index in range(150) if index % 4))
+units = group_fusions(graph, survivors=frozenset(f"t{index}" for index in range(150) if index % 4))
 narrow = tuple(draw.randrange(1000, 90000) for _ in units.units)
 wide = tuple(cost * 3 // 4 for cost in narrow)
 costs = UnitCosts(narrow_ns=narrow, wide_ns=wide, flops=narrow, wide_width=2)

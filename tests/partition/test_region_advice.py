@@ -7,7 +7,7 @@ import dataclasses
 from hypothesis import given, settings
 
 from parallax.graph import OpGraph, Rejection, Verdict
-from parallax.partition import contract
+from parallax.partition import group_fusions
 from parallax.partition.regions import DeviceCosts, advise, find_regions
 from tests.partition._device_costs import device_costs_of, priced_graphs
 from tests.partition._graphs import op_graph
@@ -25,7 +25,7 @@ def test_operator_that_parts_a_region_is_the_first_advice() -> None:
         shapes=dict.fromkeys(("x", "t_a", "t_b", "t_c", "t_d"), (25,)),
     )
     device_costs = device_costs_of([0, 1, 0, 1], [5, 5, 5, 5], [100, 20, 100, 4], launch_ns=30, ns_per_byte=0.1)
-    units = contract(graph, tiny_elements=0)
+    units = group_fusions(graph, tiny_elements=0)
     (erf,) = advise(graph, units, device_costs)
     # With Erf on the device one launch and two transfers go, and 15 ns of it; TopK there would gain nothing.
     assert (erf.op_type, erf.nodes, erf.gain_ns) == ("Erf", (1,), 30 + 20 + 15)
@@ -45,7 +45,7 @@ def test_each_gain_is_that_of_a_placement_without_the_obstacle(case: tuple[OpGra
         for index, answer in enumerate(device_costs.declined)
     )
     device_costs = dataclasses.replace(device_costs, declined=declined)
-    units = contract(graph, tiny_elements=0)
+    units = group_fusions(graph, tiny_elements=0)
     advice = advise(graph, units, device_costs, most=100)
     gains = [entry.gain_ns for entry in advice]
     assert gains == sorted(gains, reverse=True)

@@ -6,7 +6,7 @@ import pytest
 
 from parallax.errors import ConfigError
 from parallax.graph import Capability, Price, RefusedNode, Verdict, Work
-from parallax.partition import contract
+from parallax.partition import group_fusions
 from parallax.partition.regions import RegionPlacer, estimate_device_costs, find_regions
 from parallax.partition.regions._plan import TransferCost
 from parallax.partition.regions._verify import verify_regions
@@ -85,7 +85,7 @@ def test_figures_for_another_graph_are_refused() -> None:
 
 
 def test_placement_that_is_given_is_taken_as_far_as_the_device_goes() -> None:
-    units = contract(GRAPH, tiny_elements=0)
+    units = group_fusions(GRAPH, tiny_elements=0)
     device_costs = device_costs_of([0, 0, 1], [5, 5, 5], [1, 1, 1], launch_ns=10)
     plan = RegionPlacer(GRAPH, units, device_costs).place(range(3))
     verify_regions(GRAPH, units, device_costs, plan)
@@ -100,7 +100,7 @@ def test_placement_that_is_given_is_taken_as_far_as_the_device_goes() -> None:
 
 
 def test_regions_found_with_another_offer_are_described_with_this_one() -> None:
-    units = contract(GRAPH, tiny_elements=0)
+    units = group_fusions(GRAPH, tiny_elements=0)
     true, eager = (device_costs_of([0, 0, 0], [5, 5, 5], [cpu] * 3, launch_ns=10) for cpu in (4, 400))
     found = find_regions(GRAPH, units, eager)
     plan = RegionPlacer(GRAPH, units, true).place(regions=[region.units for region in found.regions])

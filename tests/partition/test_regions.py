@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from parallax.errors import ConfigError, InternalError
 from parallax.graph import Dag, OpGraph, Rejection, Verdict
 from parallax.graph._dag import verify_convex, verify_dag
-from parallax.partition import contract, find_branches
+from parallax.partition import find_branches, group_fusions
 from parallax.partition._branches import verify_branches
 from parallax.partition.regions import DeviceCosts, RegionPlan, RegionRule, find_regions
 from parallax.partition.regions._costs import build_problem
@@ -34,8 +34,8 @@ every_rule = pytest.mark.parametrize("rule", [rule for rule in RegionRule if rul
 
 
 def plan_of(graph: OpGraph, device_costs: DeviceCosts, **settings: object) -> RegionPlan:
-    """At the grain of single nodes, so that units are nodes."""
-    units = contract(graph, tiny_elements=0)
+    """At the granularity of single nodes, so that units are nodes."""
+    units = group_fusions(graph, tiny_elements=0)
     plan = find_regions(graph, units, device_costs, **settings)  # type: ignore[arg-type]
     verify_regions(graph, units, device_costs, plan)
     return plan
@@ -144,7 +144,7 @@ def test_cost_kept_up_while_units_move_is_that_of_counting_anew(
     case: tuple[OpGraph, DeviceCosts], data: st.DataObject
 ) -> None:
     graph, device_costs = case
-    units = contract(graph, tiny_elements=0)
+    units = group_fusions(graph, tiny_elements=0)
     problem = build_problem(graph, units, device_costs)
     assignment = Assignment(problem)
     for _ in range(data.draw(st.integers(0, 30)) if len(problem) else 0):
@@ -367,7 +367,7 @@ def test_refusals_keep_their_kind_and_say_what_is_at_fault() -> None:
 
 def test_node_in_a_unit_with_a_refused_one_is_entangled() -> None:
     graph = chain("a", "b", "c")
-    units = contract(graph, survivors=frozenset({"t_b"}), tiny_elements=0)
+    units = group_fusions(graph, survivors=frozenset({"t_b"}), tiny_elements=0)
     device_costs = device_costs_of([0, 1, 0], [1] * 3, [900] * 3, launch_ns=10)
     plan = find_regions(graph, units, device_costs)
     verify_regions(graph, units, device_costs, plan)
@@ -419,7 +419,7 @@ def test_given_placement_is_not_searched_for() -> None:
 
 def test_judge_refuses_plans_broken_on_purpose() -> None:
     graph = chain(*"abcde")
-    units = contract(graph, tiny_elements=0)
+    units = group_fusions(graph, tiny_elements=0)
     device_costs = device_costs_of([0] * 5, [5, 5, 300, 5, 5], [100, 100, 20, 100, 100], launch_ns=40, ns_per_byte=0.1)
     plan = find_regions(graph, units, device_costs)
     verify_regions(graph, units, device_costs, plan)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from parallax.errors import ConfigError, InternalError
 from parallax.graph import Dag
 from parallax.graph._dag import verify_convex
-from parallax.partition import CostRule, PaperRule, UnitGraph, contract, find_branches
+from parallax.partition import CostRule, PaperRule, UnitGraph, find_branches, group_fusions
 from parallax.partition._refine import BranchLoad, LayerDecision, Reason
 from parallax.partition.candidates import (
     Cause,
@@ -26,13 +26,13 @@ from parallax.partition.candidates import (
 from parallax.partition.candidates._segments import every_unit, uncut, verify_partition
 from tests.partition._graphs import edge_lists, graph_of_edges, op_graph
 
-DIAMOND = contract(graph_of_edges(4, [(0, 1), (0, 2), (1, 3), (2, 3)]))
+DIAMOND = group_fusions(graph_of_edges(4, [(0, 1), (0, 2), (1, 3), (2, 3)]))
 
 
 def inception() -> UnitGraph:
     """0 splits into arms 1-2-3, 4-5-6 and 7; 8 joins them, 9 follows."""
     edges = [(0, 1), (1, 2), (2, 3), (0, 4), (4, 5), (5, 6), (0, 7), (3, 8), (6, 8), (7, 8), (8, 9)]
-    return contract(graph_of_edges(10, edges))
+    return group_fusions(graph_of_edges(10, edges))
 
 
 def costs_of(units: UnitGraph, *, narrow: Sequence[int], wide: Sequence[int], flops: Sequence[int] = ()) -> UnitCosts:
@@ -124,7 +124,7 @@ def test_a_rule_knows_nodes_without_copied_constants() -> None:
         ],
         outputs=["a", "b"],
     )
-    units = contract(graph)
+    units = group_fusions(graph)
     loads = load_layers(units, find_branches(units.dag), costs_of(units, narrow=[3, 4], wide=[1, 2], flops=[7, 8]))
     assert loads == (
         (
@@ -138,7 +138,7 @@ def test_a_rule_knows_nodes_without_copied_constants() -> None:
 def test_layers_leave_as_few_serial_segments_as_any_cut_could(
     drawn: tuple[int, list[tuple[int, int]]], data: st.DataObject
 ) -> None:
-    units = contract(graph_of_edges(*drawn))
+    units = group_fusions(graph_of_edges(*drawn))
     found = find_branches(units.dag)
     wanted = data.draw(st.sets(st.integers(0, max(len(found.branches) - 1, 0))))
     flat = costs_of(units, narrow=[1] * len(units), wide=[1] * len(units))
@@ -163,7 +163,7 @@ def test_layers_leave_as_few_serial_segments_as_any_cut_could(
 def test_every_candidate_passes_the_judge(drawn: tuple[int, list[tuple[int, int]]], data: st.DataObject) -> None:
     graph = graph_of_edges(*drawn)
     survivors = frozenset(data.draw(st.sets(st.sampled_from(sorted(graph.producers))))) if graph.producers else None
-    units = contract(graph, survivors=survivors)
+    units = group_fusions(graph, survivors=survivors)
     figures = st.lists(st.integers(0, 1000), min_size=len(units), max_size=len(units))
     costs = costs_of(units, narrow=data.draw(figures), wide=data.draw(figures), flops=data.draw(figures))
     candidates = [
@@ -202,7 +202,7 @@ def test_boundaries_name_what_a_segment_reads_and_hands_on() -> None:
         captures={"cond": ["b", "two"]},
     )
     graph = dataclasses.replace(graph, overridable=(graph.tensors["scale"],))
-    units = contract(graph)
+    units = group_fusions(graph)
     assert units.units == ((0, 1), (2,), (3,), (0, 4))
     cut = assemble(
         units,

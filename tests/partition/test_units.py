@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from parallax.errors import InternalError
 from parallax.graph import Dag, OpGraph
 from parallax.graph._dag import verify_convex
-from parallax.partition import UnitGraph, contract
+from parallax.partition import UnitGraph, group_fusions
 from parallax.partition._units import verify_units
 from tests.partition._graphs import edge_lists, graph_of_edges, op_graph, reachability
 
 
 def test_without_limits_every_node_is_a_unit() -> None:
     graph = graph_of_edges(4, [(0, 1), (0, 2), (1, 3), (2, 3)])
-    units = contract(graph)
+    units = group_fusions(graph)
     assert units.units == ((0,), (1,), (2,), (3,))
     assert units.dag == Dag.from_graph(graph)
     assert units.reads == ((), ("t0",), ("t0",), ("t1", "t2"))
@@ -35,7 +35,7 @@ def test_a_tensor_that_does_not_survive_joins_its_producer_and_readers() -> None
         outputs=["y"],
         initializers=["w"],
     )
-    units = contract(graph, survivors=frozenset({"b", "c", "y"}))
+    units = group_fusions(graph, survivors=frozenset({"b", "c", "y"}))
     verify_units(graph, units, survivors=frozenset({"b", "c", "y"}))
     assert units.units == ((0, 1), (2,), (3,))
     assert units.crossing == ("b", "c")
@@ -43,8 +43,8 @@ def test_a_tensor_that_does_not_survive_joins_its_producer_and_readers() -> None
 
 def test_a_further_condition_on_names_is_obeyed() -> None:
     graph = graph_of_edges(3, [(0, 1), (1, 2)])
-    assert contract(graph, cuttable=lambda name: name != "t1").units == ((0,), (1, 2))
-    assert contract(graph, survivors=frozenset({"t1"}), cuttable=lambda name: name != "t1").units == ((0, 1, 2),)
+    assert group_fusions(graph, cuttable=lambda name: name != "t1").units == ((0,), (1, 2))
+    assert group_fusions(graph, survivors=frozenset({"t1"}), cuttable=lambda name: name != "t1").units == ((0, 1, 2),)
 
 
 def test_a_cycle_among_units_is_merged_away() -> None:
@@ -59,7 +59,7 @@ def test_a_cycle_among_units_is_merged_away() -> None:
         outputs=["y", "z"],
     )
     survivors = frozenset({"b", "c"})
-    units = contract(graph, survivors=survivors)
+    units = group_fusions(graph, survivors=survivors)
     verify_units(graph, units, survivors=survivors)
     assert units.units == ((0, 1, 3), (2,))
 
@@ -75,7 +75,7 @@ def test_units_are_ordered_topologically_even_where_their_first_nodes_are_not() 
         ],
         outputs=["y"],
     )
-    units = contract(graph, survivors=frozenset({"b", "c"}))
+    units = group_fusions(graph, survivors=frozenset({"b", "c"}))
     verify_units(graph, units, survivors=frozenset({"b", "c"}))
     assert units.units == ((1,), (2,), (0, 3))
     assert units.unit_of == (2, 0, 1, 2)
@@ -91,7 +91,7 @@ def test_each_reader_of_a_constant_has_a_copy() -> None:
         ],
         outputs=["y"],
     )
-    units = contract(graph, survivors=frozenset({"a", "b"}))
+    units = group_fusions(graph, survivors=frozenset({"a", "b"}))
     verify_units(graph, units, survivors=frozenset({"a", "b"}))
     assert units.units == ((0, 1), (0, 2), (3,))
     assert units.replicated == {0}
@@ -111,7 +111,7 @@ def test_what_is_folded_from_constants_is_copied_with_them() -> None:
         outputs=["a", "b"],
         shapes={"zeros": (8,)},
     )
-    units = contract(graph)
+    units = group_fusions(graph)
     verify_units(graph, units)
     assert units.units == ((0, 1, 2), (0, 1, 3))
 
@@ -127,7 +127,7 @@ def test_a_large_folded_constant_with_two_readers_is_computed_once_and_may_be_cu
         initializers=["w"],
         shapes={"w": (4096, 4096), "turned": (4096, 4096)},
     )
-    units = contract(graph, survivors=frozenset())
+    units = group_fusions(graph, survivors=frozenset())
     verify_units(graph, units, survivors=frozenset())
     assert units.units == ((0,), (1,), (2,))
     assert not units.replicated
@@ -140,7 +140,7 @@ def test_a_large_folded_constant_with_one_reader_joins_it() -> None:
         initializers=["w"],
         shapes={"turned": (4096, 4096)},
     )
-    assert contract(graph).units == ((0, 1),)
+    assert group_fusions(graph).units == ((0, 1),)
 
 
 def test_an_overridable_initializer_is_no_constant() -> None:
@@ -150,9 +150,9 @@ def test_an_overridable_initializer_is_no_constant() -> None:
         initializers=["w"],
         shapes={"w": (2,), "n": (2,)},
     )
-    assert contract(graph).replicated == {0}
+    assert group_fusions(graph).replicated == {0}
     fed = dataclasses.replace(graph, overridable=(graph.tensors["w"],))
-    assert contract(fed, tiny_elements=0).units == ((0,), (1,), (2,))
+    assert group_fusions(fed, tiny_elements=0).units == ((0,), (1,), (2,))
 
 
 def test_random_constants_are_not_copied() -> None:
@@ -161,7 +161,7 @@ def test_random_constants_are_not_copied() -> None:
         outputs=["a", "b"],
         shapes={"r": (2,)},
     )
-    assert contract(graph).units == ((0,), (1,), (2,))
+    assert group_fusions(graph).units == ((0,), (1,), (2,))
 
 
 def test_a_constant_the_model_returns_stays_in_one_place() -> None:
@@ -169,7 +169,7 @@ def test_a_constant_the_model_returns_stays_in_one_place() -> None:
         [("two", "Constant", [], ["two"]), ("a", "Add", ["x", "two"], ["a"]), ("b", "Sub", ["x", "two"], ["b"])],
         outputs=["a", "b", "two"],
     )
-    units = contract(graph)
+    units = group_fusions(graph)
     verify_units(graph, units)
     assert units.units == ((0,), (1,), (2,))
     assert units.crossing == ("two",)
@@ -187,7 +187,7 @@ def test_a_copy_never_reads_a_constant_that_is_not_copied() -> None:
         outputs=["a", "b", "kept"],
         shapes={"size": (1,)},
     )
-    units = contract(graph, survivors=frozenset(), tiny_elements=0)
+    units = group_fusions(graph, survivors=frozenset(), tiny_elements=0)
     verify_units(graph, units, survivors=frozenset())
     assert units.units == ((0,), (1,), (2,), (3,))
 
@@ -205,10 +205,10 @@ def test_shape_arithmetic_joins_what_it_measures() -> None:
         initializers=["w", "zero"],
         shapes={"s": (4,), "zero": (1,), "n": (1,), "a": (1, 64, 80, 80)},
     )
-    units = contract(graph)
+    units = group_fusions(graph)
     verify_units(graph, units)
     assert units.units == ((0, 1, 2), (3,), (4,))
-    assert contract(graph, tiny_elements=0).units == ((0,), (1,), (2,), (3,), (4,))
+    assert group_fusions(graph, tiny_elements=0).units == ((0,), (1,), (2,), (3,), (4,))
 
 
 def test_shape_arithmetic_on_two_tensors_joins_its_only_reader() -> None:
@@ -225,7 +225,7 @@ def test_shape_arithmetic_on_two_tensors_joins_its_only_reader() -> None:
         initializers=["w"],
         shapes={"sp": (4,), "sq": (4,), "s": (4,), "p": (1, 64, 80, 80), "q": (1, 64, 80, 80)},
     )
-    units = contract(graph)
+    units = group_fusions(graph)
     verify_units(graph, units)
     assert units.units == ((0, 2), (1, 3), (4, 5))
 
@@ -240,7 +240,7 @@ def test_dead_nodes_never_make_a_unit_without_results() -> None:
         ],
         outputs=["y"],
     )
-    units = contract(graph)
+    units = group_fusions(graph)
     verify_units(graph, units)
     assert units.units == ((0, 3), (1, 2))
 
@@ -248,7 +248,7 @@ def test_dead_nodes_never_make_a_unit_without_results() -> None:
 @pytest.mark.parametrize("rows", [[], [("c", "Constant", [], ["c"])], [("dead", "Relu", ["x"], ["u"])]])
 def test_graphs_without_work_are_contracted_too(rows: list[tuple[str, str, list[str], list[str]]]) -> None:
     graph = op_graph(rows, outputs=["x"])
-    units = contract(graph)
+    units = group_fusions(graph)
     verify_units(graph, units)
     assert len(units) == len(rows)
 
@@ -261,7 +261,7 @@ def test_control_flow_is_marked_and_its_captures_are_dependencies() -> None:
         bodies={"cond": body},
         captures={"cond": ["a"]},
     )
-    units = contract(graph)
+    units = group_fusions(graph)
     verify_units(graph, units)
     assert units.units == ((0,), (1,))
     assert units.control_flow == {1}
@@ -276,7 +276,7 @@ def test_any_survivors_give_convex_units_in_topological_order(
     survivors = (
         frozenset(data.draw(st.sets(st.sampled_from(sorted(graph.producers))))) if graph.producers else frozenset()
     )
-    units = contract(graph, survivors=survivors)
+    units = group_fusions(graph, survivors=survivors)
     verify_units(graph, units, survivors=survivors)
     for members in units.units:
         verify_convex(Dag.from_graph(graph), members)
@@ -319,12 +319,12 @@ def test_contraction_merges_no_more_than_it_must(drawn: tuple[int, list[tuple[in
                     merge(one, other)
                     changed = True
     expected = {tuple(node for node in range(len(group)) if group[node] == each) for each in group}
-    assert set(contract(graph, survivors=survivors).units) == expected
+    assert set(group_fusions(graph, survivors=survivors).units) == expected
 
 
 def _diamond() -> tuple[OpGraph, UnitGraph]:
     graph = graph_of_edges(4, [(0, 1), (0, 2), (1, 3), (2, 3)])
-    return graph, contract(graph)
+    return graph, group_fusions(graph)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from parallax import zoo
 from parallax.model import load_model
-from parallax.partition import contract, find_branches
+from parallax.partition import find_branches, group_fusions
 from parallax.partition._branches import verify_branches, verify_layers
 from parallax.partition._units import verify_units
 from parallax.partition.candidates import by_branches
@@ -26,7 +26,7 @@ def test_branches_and_layers_of_reference_models(
     name: str, branches: int, layers: int, parallel_layers: int, max_branches: int
 ) -> None:
     graph = load_model(zoo.load(name)).graph
-    units = contract(graph, tiny_elements=0)
+    units = group_fusions(graph, tiny_elements=0)
     verify_units(graph, units)
     found = find_branches(units.dag, control_flow=units.control_flow)
     verify_branches(units.dag, found)

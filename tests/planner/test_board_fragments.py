@@ -11,7 +11,7 @@ from parallax.backends.emulated._coverage import Coverage, read_coverage
 from parallax.backends.emulated._figures import read_fields
 from parallax.backends.emulated._profiles import _folder, load_profile
 from parallax.graph import Capability, OpGraph, RefusedNode, Verdict
-from parallax.partition import contract
+from parallax.partition import group_fusions
 from parallax.partition.regions import RegionRule, estimate_device_costs, find_regions
 from tests.profile.test_zoo_flops import graph_of
 
@@ -51,7 +51,7 @@ def fragments(graph: OpGraph, answer: Capability, board: str) -> int:
     pricing = EmulatedBackend(load_profile(board), speed=1.0)
     device_costs = estimate_device_costs(graph, answer, pricing, cpu_ns=[1] * len(graph.nodes))
     assert device_costs is not None
-    return len(find_regions(graph, contract(graph), device_costs, rule=RegionRule.GREEDY).regions)
+    return len(find_regions(graph, group_fusions(graph), device_costs, rule=RegionRule.GREEDY).regions)
 
 
 @pytest.mark.parametrize("board", BOARDS)

@@ -17,7 +17,7 @@ import parallax
 from parallax.backends import open_backend
 from parallax.bundle import read_bundle
 from parallax.errors import ConfigError
-from parallax.memory import MemoryOutline
+from parallax.memory import MemoryModel
 from parallax.model import load_model
 from parallax.planner import PlanDevice, PlanRequest, open_placer, plan_model
 from parallax.schedule import CPU_BACKEND, PAPER_POLICY, Plan, verify_plan
@@ -153,9 +153,9 @@ def test_threads_are_capped() -> None:
 def test_every_branch_has_an_arena_of_its_own() -> None:
     model = load_model(two_chains())
     plan = plan_model(PlanRequest(model=model, cores=2, policy=PAPER_POLICY, placer=PaperPolicy())).plan
-    arena = MemoryOutline(plan, model.inferred(), place_outputs=False).plan({}).arena
+    arena = MemoryModel(plan, model.inferred(), place_outputs=False).plan({}).arena
     assert arena.planner == "branch_arenas"
-    ours = MemoryOutline(replace(plan, policy="adaptive"), model.inferred(), place_outputs=False).plan({}).arena
+    ours = MemoryModel(replace(plan, policy="adaptive"), model.inferred(), place_outputs=False).plan({}).arena
     assert ours.planner != "branch_arenas"
     assert ours.arena_bytes <= arena.arena_bytes
 

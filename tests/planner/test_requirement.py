@@ -11,7 +11,7 @@ import parallax
 from parallax.errors import BudgetError
 from parallax.memory import Budget
 from parallax.model import load_model
-from parallax.planner import PlannedModel, PlanRequest, check_fit, fit_plan, plan_model, uncut_plan
+from parallax.planner import PlannedModel, PlanRequest, check_fit, fit_plan, plan_model, whole_plan
 from tests.session._dropin import branches_model
 from tests.session.test_memory_budget import wide_model
 
@@ -33,7 +33,7 @@ def test_a_planned_model_says_what_a_session_admits_its_runs_with(split: str) ->
 
 def test_where_sizes_are_open_it_is_not_known() -> None:
     model = load_model(branches_model().SerializeToString())
-    plan = uncut_plan(model, "a question of memory")
+    plan = whole_plan(model, "a question of memory")
     assert not PlannedModel(plan=plan, model=model).requirement.is_known
     shaped = model.with_shapes({"x": (2, 4)})
     assert PlannedModel(plan=plan, model=shaped).requirement.is_known
@@ -43,7 +43,7 @@ def test_a_plan_is_exchanged_for_the_whole_models_where_only_that_fits_unless_it
     model = load_model(wide_model(64))
     planned = plan_model(PlanRequest(model=model, cores=2, split="always"))
     needed: dict[bool, int] = {}
-    for plan in (planned.plan, uncut_plan(model, "to compare")):
+    for plan in (planned.plan, whole_plan(model, "to compare")):
         required = replace(planned, plan=plan).requirement
         needed[plan.is_uncut] = Budget.of(0, weight_bytes=0, segments=len(plan.segments)).least_bytes(required)
     arguments: dict[str, Any] = {"shapes": None, "weight_bytes": 0}

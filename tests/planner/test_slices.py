@@ -13,7 +13,7 @@ from parallax.planner._candidates import PlanningContext
 from parallax.planner._requirement import estimate_graph
 from parallax.planner._rows import planned_model
 from parallax.planner._slices import depth_first, sliced_plans
-from parallax.planner._whole import uncut_plan
+from parallax.planner._whole import whole_plan
 from parallax.schedule import verify_plan
 from tests.session._dropin import ForcedSplitSession, ramp
 from tests.session.test_computed_constants import attention
@@ -40,7 +40,7 @@ def test_each_plan_in_slices_could_run_and_needs_less_than_the_one_before() -> N
 def test_constants_are_computed_before_and_what_all_rows_are_needed_of_is_joined_once() -> None:
     """Attention as exporters write it: what asks for shapes would hold tensors, and end cuts."""
     model = load_model(attention(layers=3, length=1024))
-    whole = estimate_graph(model.inferred(), uncut_plan(model, "for a test", cores=2)).least_bytes
+    whole = estimate_graph(model.inferred(), whole_plan(model, "for a test", cores=2)).least_bytes
     found = list(sliced_plans(model, cores=2, reason="for a test"))
     needs = [estimate_graph(planned.model.inferred(), planned.plan).least_bytes for planned in found]
     assert min(needs) < 0.4 * whole

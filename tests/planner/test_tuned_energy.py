@@ -14,7 +14,7 @@ from parallax.energy import Band, PowerModel
 from parallax.errors import BackendError
 from parallax.machine import Counts, EnergyMeter, FoundMeter, MeterInfo, find_meters
 from parallax.model import load_model
-from parallax.planner import PlanRequest, uncut_plan
+from parallax.planner import PlanRequest, whole_plan
 from parallax.planner import _tuned_energy as tuned
 from parallax.planner._measuring import Peer
 from parallax.planner._power import ModelledMachine
@@ -62,7 +62,7 @@ class Counter:
         def run() -> None:
             self.joules += joules
 
-        return Peer(label=label, run=run, plan=uncut_plan(None, label, cores=2, width=width), spins=False)
+        return Peer(label=label, run=run, plan=whole_plan(None, label, cores=2, width=width), spins=False)
 
 
 @pytest.fixture(autouse=True)

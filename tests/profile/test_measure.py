@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from parallax.errors import BackendError, ConfigError
 from parallax.model import load_model
-from parallax.model._outline import Outline
+from parallax.model._graph_only import GraphOnly
 from parallax.profile import Cache, measure_costs, random_feeds, surviving_tensors
 from parallax.profile._attribution import find_covers
 from parallax.profile._measure import _fused_graph, _match_events, _midmean, _scaled
@@ -287,20 +287,20 @@ def test_an_input_that_numpy_cannot_hold_asks_for_feeds():
 
 def test_events_of_bodies_are_passed_over():
     outer = make_graph([("Relu", ["x"], ["a"], {}), ("If", ["a"], ["b"], {}), ("Relu", ["b"], ["y"], {})], {})
-    outline = Outline(graph=outer, stated_names=("r", "branch", "r"))
+    outline = GraphOnly(graph=outer, stated_names=("r", "branch", "r"))
     events = [("r", "Relu", 5), ("r", "Relu", 7), ("inner", "Neg", 8), ("branch", "If", 20), ("r", "Relu", 6)]
     assert _match_events(outline, events) == [5, 20, 6]
 
 
 def test_nodes_without_names_are_known_by_operator():
     outer = make_graph([("Relu", ["x"], ["a"], {}), ("Exp", ["a"], ["y"], {})], {})
-    outline = Outline(graph=outer, stated_names=("", ""))
+    outline = GraphOnly(graph=outer, stated_names=("", ""))
     assert _match_events(outline, [("Relu_17", "Relu", 3), ("Exp_4", "Exp", 4)]) == [3, 4]
 
 
 def test_another_order_of_execution_falls_back_to_names():
     outer = make_graph([("Relu", ["x"], ["a"], {}), ("Exp", ["x"], ["b"], {}), ("Neg", ["x"], ["c"], {})], {})
-    outline = Outline(graph=outer, stated_names=("r", "e", "n"))
+    outline = GraphOnly(graph=outer, stated_names=("r", "e", "n"))
     assert _match_events(outline, [("n", "Neg", 1), ("e", "Exp", 2), ("r", "Relu", 3)]) == [3, 2, 1]
 
 

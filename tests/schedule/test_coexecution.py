@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from parallax.errors import ConfigError
 from parallax.graph import CostModel, OpGraph
-from parallax.partition import UnitGraph, contract
+from parallax.partition import UnitGraph, group_fusions
 from parallax.partition.regions import DeviceCosts, RegionPlacer, find_regions
 from parallax.partition.regions._verify import verify_regions
-from parallax.schedule import Crossings, Grain, region_tasks
+from parallax.schedule import Crossings, Granularity, region_tasks
 from parallax.schedule.placement import Coexecution, Machine, PlacementProblem, find_placement
 from parallax.schedule.placement._judge import LocalSearch, default_placers
 from tests.partition._device_costs import device_costs_of, priced_graphs
@@ -35,7 +35,7 @@ def costs_of(device_costs: DeviceCosts, *, cores: int = 1) -> CostModel:
 
 
 def finest(graph: OpGraph) -> UnitGraph:
-    return contract(graph, tiny_elements=0)
+    return group_fusions(graph, tiny_elements=0)
 
 
 def diamond() -> OpGraph:
@@ -104,7 +104,7 @@ def test_a_model_in_one_piece_pays_for_neither() -> None:
         RegionPlacer(graph, units, device_costs).place(),
         costs_of(device_costs, cores=2),
         widths=(1, 2),
-        grain=Grain.STRETCHES,
+        granularity=Granularity.COARSE,
         crossings=Crossings(graph, units, 0.1),
         wide_start_ns=7,
     )
@@ -116,7 +116,7 @@ def test_stretches_of_the_cpu_end_where_one_side_waits_for_the_other() -> None:
     units = finest(graph)
     device_costs = device_costs_of([1, 0, 1, 0, 1, 1], [5] * 6, [100] * 6, launch_ns=10, ns_per_byte=0.1)
     plan = find_regions(graph, units, device_costs)
-    made = region_tasks(units, plan, costs_of(device_costs), widths=(1,), grain=Grain.STRETCHES)
+    made = region_tasks(units, plan, costs_of(device_costs), widths=(1,), granularity=Granularity.COARSE)
     assert made.units == ((0,), (1, 3), (2, 4), (5,))
     assert [task.predecessors for task in made.tasks] == [(), (0,), (0,), (1, 2)]
     alone = region_tasks(
@@ -124,20 +124,20 @@ def test_stretches_of_the_cpu_end_where_one_side_waits_for_the_other() -> None:
         RegionPlacer(graph, units, device_costs).place(),
         costs_of(device_costs),
         widths=(1,),
-        grain=Grain.STRETCHES,
+        granularity=Granularity.COARSE,
     )
     assert alone.units == (tuple(range(6)),)
 
 
 @settings(max_examples=50)
-@given(case=priced_graphs(), grain=st.sampled_from(Grain))
+@given(case=priced_graphs(), granularity=st.sampled_from(Granularity))
 def test_tasks_hold_every_unit_once_and_depend_on_earlier_ones_only(
-    case: tuple[OpGraph, DeviceCosts], grain: Grain
+    case: tuple[OpGraph, DeviceCosts], granularity: Granularity
 ) -> None:
     graph, device_costs = case
     units = finest(graph)
     plan = find_regions(graph, units, device_costs)
-    made = region_tasks(units, plan, costs_of(device_costs), widths=(1,), grain=grain)
+    made = region_tasks(units, plan, costs_of(device_costs), widths=(1,), granularity=granularity)
     task_of = {unit: index for index, inside in enumerate(made.units) for unit in inside}
     assert sum(map(len, made.units)) == len(units) == len(task_of)
     edges = {(task_of[tail], task_of[head]) for head, preds in enumerate(units.dag.predecessors) for tail in preds}

@@ -1,4 +1,4 @@
-"""Segment states: only legal moves, a story for every illegal event, and a judge that sees broken states."""
+"""Segment states: only legal moves, a history for every illegal event, and a judge that sees broken states."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ def test_error_tells_the_story_of_its_segment_only(dispatch: Make) -> None:
     dispatcher.segment_done(1)
     with pytest.raises(InternalError) as refusal:
         dispatcher.segment_done(1)
-    assert dispatcher.story(1) == (
+    assert dispatcher.history(1) == (
         "2: WAITING -> READY: its last predecessor 0 is done",
         "3: READY -> RUNNING: started on lane 0 at width 1",
         "4: RUNNING -> DONE: segment_done on lane 0",
     )
     assert refusal.value.where == "segment 1"
-    assert all(line in refusal.value.what for line in dispatcher.story(1))
+    assert all(line in refusal.value.what for line in dispatcher.history(1))
     assert "0: READY" not in refusal.value.what
 
 
@@ -85,7 +85,7 @@ def test_story_says_so_where_it_was_not_recorded(dispatch: Make) -> None:
     dispatcher = dispatch(table_of([task(0)]), strict=False)
     with pytest.raises(InternalError, match="not recorded"):
         dispatcher.segment_done(0)
-    assert dispatcher.story(0) == ()
+    assert dispatcher.history(0) == ()
 
 
 def test_starting_twice_is_refused(dispatch: Make) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallax.graph import OpGraph
-from parallax.memory import Effort, MemoryOutline, verify_arena_plan
+from parallax.memory import Effort, MemoryModel, verify_arena_plan
 from parallax.memory._report import report_memory
 from parallax.schedule import (
     Dispatcher,
@@ -106,10 +106,10 @@ def test_runs_end_in_any_order_and_never_hold_more_than_reported(
     plan, graph, elements = problem
     made = serialise_for_memory(plan, graph, max_slowdown=10.0, **TIMES).plan
     report = report_memory(made, graph)
-    outline = MemoryOutline(made, graph, place_outputs=False)
-    arena = outline.plan({}).arena
+    memory_model = MemoryModel(made, graph, place_outputs=False)
+    arena = memory_model.plan({}).arena
     verify_arena_plan(
-        arena, made, sizes=outline.sizes({}), model_outputs=graph.output_names, order=outline.lifetimes.order
+        arena, made, sizes=memory_model.sizes({}), model_outputs=graph.output_names, order=memory_model.lifetimes.order
     )
     dispatcher = Dispatcher(
         DispatchTable.from_plan(made),

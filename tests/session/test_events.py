@@ -60,7 +60,7 @@ def on_a_device(observer: Any) -> Opened:
     return session, lambda seed: device_feeds(8, seed=seed), model
 
 
-def in_a_lifted_loop(observer: Any) -> Opened:
+def in_a_lowered_loop(observer: Any) -> Opened:
     model = nested().SerializeToString()
     session = parallax.InferenceSession(model, min_gain=0, threads=2, observers=[observer])
     assert any(segment.bodies for segment in session.plan.segments)
@@ -80,7 +80,7 @@ def within_a_budget(observer: Any) -> Opened:
     return session, lambda seed: {"x": ramp(64, 1024, start=float(seed))}, model
 
 
-PLACES = pytest.mark.parametrize("place", [on_cpu_lanes, on_a_device, in_a_lifted_loop, within_a_budget])
+PLACES = pytest.mark.parametrize("place", [on_cpu_lanes, on_a_device, in_a_lowered_loop, within_a_budget])
 
 
 def check_answers(session: parallax.InferenceSession, fed: Feeds, model: bytes) -> None:
@@ -194,7 +194,7 @@ def test_tensors_go_to_a_device_and_come_back() -> None:
 
 def test_runs_of_bodies_say_where_they_belong() -> None:
     recorder = EventRecorder()
-    session, fed, _ = in_a_lifted_loop(recorder)
+    session, fed, _ = in_a_lowered_loop(recorder)
     session.run(None, fed(0))
     runs = verify_events(recorder.take())
     bodies = Counter(

@@ -101,8 +101,8 @@ def test_bodies_are_planned_for_cores_measured_and_remembered(tmp_path: Path) ->
     options: dict[str, Any] = {"threads": 2, "cache_dir": tmp_path, "backends": ()}
     session = parallax.InferenceSession(proto, tune=True, calibration=busy_feeds(), **options)
     plan = session.plan
-    (lifted,) = [segment for segment in plan.segments if segment.bodies]
-    assert len(lifted.bodies[0].plan.segments) > 1
+    (lowered,) = [segment for segment in plan.segments if segment.bodies]
+    assert len(lowered.bodies[0].plan.segments) > 1
     label = plan.provenance.candidates[-1].label
     assert label.endswith("bodies planned")
     assert plan.provenance.candidates[-1].measured_ns

@@ -16,7 +16,7 @@ from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.backends.emulated._profiles import load_profile
 from parallax.backends.ort import CPU_DEVICE
 from parallax.model import load_model
-from parallax.planner import PlanDevice, PlanRequest, may_be_remembered, remembered_plan, uncut_plan
+from parallax.planner import PlanDevice, PlanRequest, may_be_remembered, remembered_plan, whole_plan
 from parallax.planner import _tuning as tuning
 from parallax.planner._kept import remember_plan
 from parallax.planner._measuring import Peer
@@ -139,7 +139,7 @@ def test_what_an_earlier_version_kept_of_a_busy_machine_is_ignored(
 ) -> None:
     model = load_model(two_branches())
     request = PlanRequest(model=model, cores=2, cache_dir=tmp_path, backends=())
-    busy = uncut_plan(model, "other processes kept the cores busy", cores=2)
+    busy = whole_plan(model, "other processes kept the cores busy", cores=2)
     remember_plan(request, replace(busy, provenance=replace(busy.provenance, source="measured", disturbed=True)))
     assert remembered_plan(request) is None
     remember_plan(request, replace(busy, provenance=replace(busy.provenance, source="measured")))

@@ -56,8 +56,8 @@ def estimate_bundle(bundle: Bundle, sessions: Sequence[Any]) -> RequirementEstim
         if plan.is_uncut:
             return MemoryRequirement(fixed_bytes=0, peaks=tuple(peaks), wanted_bytes=sum(peaks))
         dims = bind_dims(inputs.values(), asked)
-        outline = sketch_outline(plan, inputs, produced, interface.outputs)
-        arena = outline.plan(dims, effort=Effort.QUICK).arena
+        memory_model = sketch_outline(plan, inputs, produced, interface.outputs)
+        arena = memory_model.plan(dims, effort=Effort.QUICK).arena
         sizes = [
             None if expression is None else expression.bytes(dims)
             for expression in (size_expression(produced[name], symbols=dims) for name in interface.outputs)

@@ -38,7 +38,7 @@ from parallax.partition import (
     find_branches,
 )
 from parallax.partition.candidates import load_layers
-from parallax.planner import PlannedModel, PlanningContext, PlanRequest, is_yardstick, plan_model, uncut_plan
+from parallax.planner import PlannedModel, PlanningContext, PlanRequest, is_yardstick, plan_model, whole_plan
 from parallax.profile import estimate_costs, surviving_tensors
 from parallax.schedule import Plan
 
@@ -259,7 +259,7 @@ def _describe_operators(graph: OpGraph) -> dict[str, Any]:
 
 def _describe_memory(model: Model) -> dict[str, Any]:
     """What a run of the whole model holds, and the budgets that would do; None where sizes are open."""
-    need = PlannedModel(plan=uncut_plan(model, "asked for its memory"), model=model).requirement
+    need = PlannedModel(plan=whole_plan(model, "asked for its memory"), model=model).requirement
     least = {
         kind: Budget.of(0, weight_bytes=weight_bytes).least_bytes(need) if need.is_known else None
         for kind, weight_bytes in (("least_budget_bytes", model.weight_bytes), ("least_budget_of_bundle_bytes", 0))

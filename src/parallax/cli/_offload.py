@@ -19,10 +19,10 @@ from parallax.cli._offload_rows import body_row, describe_node, explained, group
 from parallax.cli._units import milliseconds
 from parallax.errors import BackendError, ConfigError
 from parallax.graph import Node, Verdict
-from parallax.memory import device_need
+from parallax.memory import device_requirement
 from parallax.model import Model
 from parallax.partition.regions import Advice, DeviceCosts, RegionPlan, RegionRule, Traffic, advise
-from parallax.planner import DEFAULT_MIN_GAIN, LIFT_NS, DeviceStudy, PlanningContext
+from parallax.planner import DEFAULT_MIN_GAIN, LOWERING_NS, DeviceStudy, PlanningContext
 from parallax.profile import estimate_costs, surviving_tensors
 
 
@@ -42,7 +42,7 @@ def describe_offload(context: PlanningContext, device: Device, *, progress: Prog
     placed = _placed(study)
     placements = _placements(study, placed)
     chosen = placed.chosen
-    held = device_need(graph, {node for region in chosen.regions for node in region.nodes})
+    held = device_requirement(graph, {node for region in chosen.regions for node in region.nodes})
     rest = device if device.room_bytes is None else replace(device, room_bytes=device.room_bytes - held.total_bytes)
     progress(f"asking {info.name}", 2, 3)
     advice = advise(graph, context.units, placed.device_costs)
@@ -230,7 +230,7 @@ def _describe_body(model: Model, device: Device, *, cores: int) -> tuple[dict[st
         return {"supported": 0, "gains": False, "cpu_ms": cpu_ns / 1e6, "ours_ms": cpu_ns / 1e6, "launches": 0}, rows
     placed = _placed(study)
     cpu_ns, chosen = placed.alone.cpu_only_ns, placed.chosen
-    ours_ns = placed.chosen_ns + LIFT_NS
+    ours_ns = placed.chosen_ns + LOWERING_NS
     gains = bool(chosen.regions) and ours_ns < cpu_ns
     entry = {
         "supported": len(capability.taken),

@@ -21,7 +21,7 @@ from parallax.engine._laws import ShapeLaw, Term
 from parallax.engine._moves import Move, Place, Shape, fold, part_places
 from parallax.engine._sketch import dim_expression, sketch_outline, spell, spell_expression
 from parallax.graph import Dim, ElementType, TensorInfo, bind_dims, packed_bytes, wrapped_type
-from parallax.memory import ArenaPlan, MemoryOutline, PlanCache, verify_arena_plan
+from parallax.memory import ArenaPlan, MemoryModel, PlanCache, verify_arena_plan
 from parallax.schedule import Plan
 
 SIGNATURES: Final = 64
@@ -76,7 +76,7 @@ class BoundaryPlanner:
     def __init__(
         self,
         plan: Plan,
-        outline: MemoryOutline,
+        outline: MemoryModel,
         *,
         inputs: Mapping[str, TensorInfo],
         input_count: int,
@@ -121,7 +121,7 @@ class BoundaryPlanner:
                 shape.append(self._own_names.setdefault(dim or f"?{info.name}:{axis}", f"d{len(self._own_names)}"))
         return tuple(shape)
 
-    def _use(self, outline: MemoryOutline, names: Mapping[str, str]) -> None:
+    def _use(self, outline: MemoryModel, names: Mapping[str, str]) -> None:
         """Plan by this outline, which calls the inputs' dimensions by these names of its own (-> ours)."""
         self._outline = outline
         self._cache = PlanCache(outline, capacity=SIGNATURES)

@@ -27,7 +27,7 @@ from parallax.engine._segment import CompiledSegment
 from parallax.engine._work import kept_outputs, segment_works, static_shapes
 from parallax.errors import BackendError
 from parallax.graph import OpGraph, Work
-from parallax.memory import MemoryOutline
+from parallax.memory import MemoryModel
 from parallax.model import Body, Model, SegmentModel
 from parallax.schedule import CPU_BACKEND, Plan, Segment
 
@@ -174,7 +174,7 @@ def compile_plan(
     options: RuntimeOptions,
     *,
     progress: Progress | None = None,
-    outline: MemoryOutline | None = None,
+    outline: MemoryModel | None = None,
     advisor: WeightAdvisor | None = None,
     backends: Mapping[str, Backend] | None = None,
     planned: OpGraph | None = None,
@@ -206,7 +206,7 @@ def compile_plan(
     if outline is None and has_arenas and not plan.is_uncut:
         # Without the nodes: what segments need inside is of no matter to arenas, and costs most of an outline.
         bare = replace(plan, segments=tuple([replace(segment, nodes=()) for segment in plan.segments]))
-        outline = MemoryOutline(bare, model.inferred(), place_outputs=False)
+        outline = MemoryModel(bare, model.inferred(), place_outputs=False)
     return Executor(
         plan,
         segments,

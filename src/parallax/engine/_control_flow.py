@@ -1,6 +1,6 @@
 """If, Loop and Scan run by the engine: each body is a plan of its own, with an executor of its own.
 
-A lifted operator is a segment like any other, with an object in the place of the runtime's session. Values go from one
+A lowered operator is a segment like any other, with an object in the place of the runtime's session. Values go from one
 iteration to the next as they are; what a loop collects is written into one buffer that grows. Only the arm that is
 taken runs. A body runs in the lane that runs its segment, and on no more cores than the segment is wide.
 

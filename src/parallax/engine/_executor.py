@@ -29,7 +29,7 @@ from parallax.engine._segment import CompiledSegment
 from parallax.engine._sketch import proven_type, sketch_outline, stated_type
 from parallax.errors import InternalError
 from parallax.machine import bind_here, every_core, unbind
-from parallax.memory import MemoryOutline
+from parallax.memory import MemoryModel
 from parallax.schedule import CPU_BACKEND, DispatchTable, Plan
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Executor:
         inputs: Sequence[str],
         outputs: Sequence[str],
         pool: Lanes,
-        outline: MemoryOutline | None = None,
+        outline: MemoryModel | None = None,
         advisor: WeightAdvisor | None = None,
         moves: Sequence[Move] = (),
         has_arenas: bool = True,
@@ -145,7 +145,7 @@ class Executor:
         self._allocator_user = AllocatorUser()
 
     def _make_arenas(
-        self, outline: MemoryOutline | None, inputs: Sequence[str], outputs: Sequence[str], moves: Sequence[Move]
+        self, outline: MemoryModel | None, inputs: Sequence[str], outputs: Sequence[str], moves: Sequence[Move]
     ) -> ArenaPool | None:
         if len(self.segments) < 2:
             return None

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from parallax.engine._laws import Term
 from parallax.graph import Dim, OpGraph, SizeExpression, TensorInfo, size_expression, wrapped_type
-from parallax.memory import MemoryOutline
+from parallax.memory import MemoryModel
 from parallax.schedule import Plan
 
 _UINT8: Final = 2
@@ -16,7 +16,7 @@ _UINT8: Final = 2
 
 def sketch_outline(
     plan: Plan, inputs: Mapping[str, TensorInfo], tensors: Mapping[str, TensorInfo], outputs: Sequence[str]
-) -> MemoryOutline:
+) -> MemoryModel:
     """Lifetimes, and sizes of boundary tensors by these types. Peaks of segments are all 0: nodes are not looked at."""
     graph = OpGraph(
         name="sketch",
@@ -30,7 +30,7 @@ def sketch_outline(
         consumers={},
     )
     bare = replace(plan, segments=tuple([replace(segment, nodes=()) for segment in plan.segments]))
-    return MemoryOutline(bare, graph, place_outputs=False)
+    return MemoryModel(bare, graph, place_outputs=False)
 
 
 def stated_type(argument: Any) -> TensorInfo:

@@ -99,7 +99,7 @@ def verify_dag(dag: Dag) -> None:
         raise InternalError(f"successors do not mirror predecessors: {sorted(forward ^ backward)[:3]}")
 
 
-def find_barriers(dag: Dag, weighty: Sequence[bool] | None = None) -> list[int]:
+def find_barriers(dag: Dag, is_significant: Sequence[bool] | None = None) -> list[int]:
     """The nodes comparable with every other: each is an ancestor or a descendant of them. Ascending, O(V + E).
 
     Nothing can run beside a barrier, so what lies between two of them is scheduled on its own. All
@@ -107,21 +107,21 @@ def find_barriers(dag: Dag, weighty: Sequence[bool] | None = None) -> list[int]:
     the index grows but never passes ``b``); likewise after it. An edge that skips ``b`` (a residual
     connection) is therefore no obstacle, unlike in the stricter notion of an articulation node.
 
-    With ``weighty``, the weighty nodes comparable with every other weighty node: what else could run beside
-    them is a trifle. A successor is then the first weighty node on any path through trifles.
+    With ``is_significant``, the significant nodes comparable with every other significant node: what else could run
+    beside them is negligible. A successor is then the first significant node on any path through negligible ones.
     """
     size = len(dag)
-    below = _nearest(dag.successors, range(size - 1, -1, -1), weighty, min, size)
-    above = _nearest(dag.predecessors, range(size), weighty, max, -1)
+    below = _nearest(dag.successors, range(size - 1, -1, -1), is_significant, min, size)
+    above = _nearest(dag.predecessors, range(size), is_significant, max, -1)
     # after[b]: the earliest last-predecessor of the nodes after b
     after = [size] * (size + 1)
     for index in range(size - 1, -1, -1):
-        counts = weighty is None or weighty[index]
+        counts = is_significant is None or is_significant[index]
         after[index] = min(after[index + 1], above[index]) if counts else after[index + 1]
     found: list[int] = []
     before = -1  # the latest first-successor of the nodes before
     for index, first in enumerate(below):
-        if weighty is not None and not weighty[index]:
+        if is_significant is not None and not is_significant[index]:
             continue
         if before <= index <= after[index + 1]:
             found.append(index)
@@ -132,18 +132,18 @@ def find_barriers(dag: Dag, weighty: Sequence[bool] | None = None) -> list[int]:
 def _nearest(
     neighbours: Sequence[Sequence[int]],
     order: Iterable[int],
-    weighty: Sequence[bool] | None,
+    is_significant: Sequence[bool] | None,
     choose: Callable[[Sequence[int]], int],
     none: int,
 ) -> list[int]:
-    """For each node the nearest weighty index among its neighbours and what they reach through trifles."""
-    if weighty is None:
+    """For each node the nearest significant index among its neighbours and what they reach through negligible ones."""
+    if is_significant is None:
         return [choose(row) if row else none for row in neighbours]
     nearest = [none] * len(neighbours)
     for index in order:
         row = neighbours[index]
         if row:
-            nearest[index] = choose([other if weighty[other] else nearest[other] for other in row])
+            nearest[index] = choose([other if is_significant[other] else nearest[other] for other in row])
     return nearest
 
 

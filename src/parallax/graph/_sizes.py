@@ -85,11 +85,11 @@ def bind_dims(infos: Iterable[TensorInfo], shapes: Mapping[str, Sequence[int]]) 
     carelessly. Tensors without a shape here, and shapes of another rank than declared, teach nothing.
     """
     bound: dict[str, int] = {}
-    torn: set[str] = set()
+    conflicting: set[str] = set()
 
     def bind(symbol: str, value: int) -> None:
         if bound.setdefault(symbol, value) != value:
-            torn.add(symbol)
+            conflicting.add(symbol)
 
     for info in infos:
         shape = shapes.get(info.name)
@@ -104,7 +104,7 @@ def bind_dims(infos: Iterable[TensorInfo], shapes: Mapping[str, Sequence[int]]) 
             for axis, (dim, value) in enumerate(zip(info.shape, shape, strict=True)):
                 if not isinstance(dim, int):
                     bind(dim or f"?{info.name}:{axis}", int(value))
-    for symbol in torn:
+    for symbol in conflicting:
         del bound[symbol]
     return bound
 

@@ -9,14 +9,20 @@ from parallax import _lazy
 
 if TYPE_CHECKING:
     from parallax.memory._arena import ALIGNMENT_BYTES, ArenaPlan, Effort, plan_arena
-    from parallax.memory._budget import DEFAULT_MARGIN, keep_apart, parse_bytes, peak_of_schedule, show_bytes
-    from parallax.memory._device_room import device_need, restrict_to_memory
-    from parallax.memory._handover import hand_over
+    from parallax.memory._budget import (
+        DEFAULT_MARGIN,
+        find_serialisation_edges,
+        parse_bytes,
+        peak_of_schedule,
+        show_bytes,
+    )
+    from parallax.memory._device_room import device_requirement, restrict_to_memory
     from parallax.memory._lifetimes import Lifetimes, find_lifetimes
-    from parallax.memory._outline import MemoryOutline, PlanCache
+    from parallax.memory._memory_model import MemoryModel, PlanCache
     from parallax.memory._peaks import PeakTable, input_symbols
     from parallax.memory._report import PEAK_RATIO, peak_of_sequence, sequential_orders
     from parallax.memory._requirement import MemoryRequirement
+    from parallax.memory._reuse_edges import find_reuse_edges
     from parallax.memory._session_budget import Budget
     from parallax.memory._verify import verify_arena_plan
 else:
@@ -24,11 +30,11 @@ else:
         __name__,
         {
             "_arena": "ALIGNMENT_BYTES ArenaPlan Effort plan_arena",
-            "_budget": "DEFAULT_MARGIN keep_apart parse_bytes peak_of_schedule show_bytes",
-            "_device_room": "device_need restrict_to_memory",
-            "_handover": "hand_over",
+            "_budget": "DEFAULT_MARGIN find_serialisation_edges parse_bytes peak_of_schedule show_bytes",
+            "_device_room": "device_requirement restrict_to_memory",
+            "_reuse_edges": "find_reuse_edges",
             "_lifetimes": "Lifetimes find_lifetimes",
-            "_outline": "MemoryOutline PlanCache",
+            "_memory_model": "MemoryModel PlanCache",
             "_peaks": "PeakTable input_symbols",
             "_report": "PEAK_RATIO peak_of_sequence sequential_orders",
             "_requirement": "MemoryRequirement",
@@ -45,15 +51,15 @@ __all__ = [
     "Budget",
     "Effort",
     "Lifetimes",
-    "MemoryOutline",
+    "MemoryModel",
     "MemoryRequirement",
     "PeakTable",
     "PlanCache",
-    "device_need",
+    "device_requirement",
     "find_lifetimes",
-    "hand_over",
+    "find_reuse_edges",
+    "find_serialisation_edges",
     "input_symbols",
-    "keep_apart",
     "parse_bytes",
     "peak_of_schedule",
     "peak_of_sequence",

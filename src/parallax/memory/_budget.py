@@ -139,14 +139,14 @@ def peak_of_schedule(plan: PlanLike, peaks: Sequence[int], *, arena_bytes: int, 
     """
     if len(peaks) != len(plan.segments):
         raise InternalError(f"{len(peaks)} peaks for {len(plan.segments)} segments")
-    company = heaviest_company(plan, peaks, descendants([segment.predecessors for segment in plan.segments]))
-    bound = sum(peaks[segment] for segment in company)
+    concurrent = largest_concurrent_set(plan, peaks, descendants([segment.predecessors for segment in plan.segments]))
+    bound = sum(peaks[segment] for segment in concurrent)
     if budget_bytes is not None:
         bound = min(bound, max(budget_bytes, max(peaks, default=0)))
     return arena_bytes + bound
 
 
-def keep_apart(
+def find_serialisation_edges(
     plan: PlanLike, peaks: Sequence[int], spans: Sequence[tuple[int, int]], *, limit_bytes: int
 ) -> tuple[tuple[int, int], ...] | None:
     """Edges with which the peaks of segments running at once never add up to more than a limit, in any execution.
@@ -165,14 +165,14 @@ def keep_apart(
     below = descendants([segment.predecessors for segment in plan.segments])
     edges: list[tuple[int, int]] = []
     while True:
-        company = sorted(heaviest_company(plan, peaks, below))
-        if sum(peaks[segment] for segment in company) <= limit_bytes:
+        concurrent = sorted(largest_concurrent_set(plan, peaks, below))
+        if sum(peaks[segment] for segment in concurrent) <= limit_bytes:
             return tuple(sorted(edges))
         # They are apart from the largest, but not all from each other.
         pause, before, after = max(
             (
                 (spans[second][0] - spans[first][1], first, second)
-                for first, second in combinations(company, 2)
+                for first, second in combinations(concurrent, 2)
                 if not below[first] >> second & 1
             ),
             default=(-1, 0, 0),
@@ -186,7 +186,7 @@ def keep_apart(
                 below[segment] |= gained
 
 
-def heaviest_company(plan: PlanLike, peaks: Sequence[int], below: Sequence[int]) -> tuple[int, ...]:
+def largest_concurrent_set(plan: PlanLike, peaks: Sequence[int], below: Sequence[int]) -> tuple[int, ...]:
     """The segments whose peaks add up to the bound of `peak_of_schedule`, the largest first.
 
     Args:
@@ -202,17 +202,17 @@ def heaviest_company(plan: PlanLike, peaks: Sequence[int], below: Sequence[int])
     for position, segment in enumerate(by_size):
         if peaks[segment] * plan.lanes <= bound:
             break  # all that follow are no larger
-        company = [segment]
+        concurrent = [segment]
         room = min(plan.lanes, 1 + max(0, plan.cores - segments[segment].width) + queues) - 1
         for other in by_size[position + 1 :]:
             if not room or not peaks[other]:
                 break
             if not (below[segment] >> other & 1 or below[other] >> segment & 1):
-                company.append(other)
+                concurrent.append(other)
                 room -= 1
-        total = sum([peaks[other] for other in company])
+        total = sum([peaks[other] for other in concurrent])
         if total > bound:
-            bound, best = total, company
+            bound, best = total, concurrent
     return tuple(best)
 
 

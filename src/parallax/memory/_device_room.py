@@ -18,7 +18,7 @@ from parallax.partition import UnitGraph, find_constants
 from parallax.partition.regions import DeviceCosts, find_regions
 
 
-def device_need(graph: OpGraph, nodes: Collection[int]) -> MemoryRequirement:
+def device_requirement(graph: OpGraph, nodes: Collection[int]) -> MemoryRequirement:
     """What a device must hold to run these nodes one after the other, in the order of the graph. O(V + E).
 
     Estimated: what its runtime needs for itself is not in it. A dimension that is not known counts as 1
@@ -32,7 +32,7 @@ def device_need(graph: OpGraph, nodes: Collection[int]) -> MemoryRequirement:
 
 
 def _need(graph: OpGraph, nodes: Collection[int], constants: frozenset[int]) -> MemoryRequirement:
-    """`device_need`, in time of the nodes alone."""
+    """`device_requirement`, in time of the nodes alone."""
     overridable = {info.name for info in graph.overridable}
     inside = set(nodes) - constants
     weights: set[str] = set()
@@ -73,9 +73,10 @@ def restrict_to_memory(
 ) -> DeviceCosts:
     """The costs of what fits into a device's memory: the rest is declined with `Verdict.OUT_OF_MEMORY`.
 
-    Whatever is then placed on the device needs no more than ``limit_bytes`` less the margin, as `device_need` estimates
-    it. Several choices are tried (what gains most per byte first, from the front of the model, from its end, each with
-    what has no weights before or in its turn), and the one whose regions cost least is taken. O(V log V) for each.
+    Whatever is then placed on the device needs no more than ``limit_bytes`` less the margin, by
+    `device_requirement`. Several choices are tried (what gains most per byte first, from the front of the model,
+    from its end, each with what has no weights before or in its turn), and the one whose regions cost least is
+    taken. O(V log V) for each.
 
     Args:
         units: the pieces that are offered or declined as wholes.

@@ -50,10 +50,10 @@ def exact(
                 continue
             others = tuple([other for other in rest if other != item])
             row = conflicts[item]
-            twin = (sizes[item], offset, row)
-            if twin in seen:
+            placement = (sizes[item], offset, row)
+            if placement in seen:
                 continue
-            seen.add(twin)
+            seen.add(placement)
             nodes += 1
             if nodes > node_limit:
                 return False

@@ -119,14 +119,14 @@ def antichain_bound(packing: Packing) -> int:
     if len(begun) != len(packed):
         raise InternalError(f"a sweep begins {len(begun)} of {len(packed)} tensors")
     # Bipartite: each tensor gives its bytes up once (left) and receives bytes once (right).
-    heirs = [
+    receivers = [
         [other for other in begun[position + 1 :] if not packing.conflicts[tensor][other]]
         for position, tensor in enumerate(begun)
     ]
     give = {tensor: sizes[tensor] for tensor in begun}
     take = dict(give)
     moved: dict[int, dict[int, int]] = {tensor: {} for tensor in begun}  # right -> left -> bytes
-    inherits = dict(zip(begun, heirs, strict=True))
+    receivers_of = dict(zip(begun, receivers, strict=True))
     flow = 0
     while True:
         # One breadth-first search over tensors that can still give; paths alternate left and right.
@@ -138,7 +138,7 @@ def antichain_bound(packing: Packing) -> int:
         while frontier and target < 0:
             reached: list[int] = []
             for left in frontier:
-                for right in inherits[left]:
+                for right in receivers_of[left]:
                     if right in source_of:
                         continue
                     source_of[right] = left

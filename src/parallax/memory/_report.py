@@ -10,7 +10,7 @@ from parallax.graph import OpGraph
 from parallax.memory._arena import ALIGNMENT_BYTES, Effort, plan_arena
 from parallax.memory._budget import peak_of_schedule
 from parallax.memory._lifetimes import Lifetimes, dispatch_order, find_lifetimes
-from parallax.memory._outline import MemoryOutline
+from parallax.memory._memory_model import MemoryModel
 from parallax.memory._packing import aligned
 from parallax.memory._protocols import PlanLike
 
@@ -78,19 +78,19 @@ def report_memory(
 
     Raises: InternalError as `find_lifetimes`.
     """
-    outline = MemoryOutline(plan, graph, place_outputs=False)
-    memory = outline.plan(dims or {}, effort=effort)
+    memory_model = MemoryModel(plan, graph, place_outputs=False)
+    memory = memory_model.plan(dims or {}, effort=effort)
     arena = memory.arena
     interiors = [peak.interior_bytes for peak in memory.peaks]
     interior = max(interiors, default=0)
-    sizes = list(outline.sizes(dims or {}).values())
+    sizes = list(memory_model.sizes(dims or {}).values())
     one_by_one = find_lifetimes(plan, graph.output_names, place_outputs=False, order=dispatch_order(plan))
     sequential = plan_arena(one_by_one, sizes, effort=effort).arena_bytes
     room = int(ratio * (sequential + interior)) - arena.arena_bytes
     admission = room if room >= interior else None
     return MemoryReport(
         segments=len(plan.segments),
-        tensors=len(outline.lifetimes),
+        tensors=len(memory_model.lifetimes),
         unknown_tensors=sum(peak.unknown_tensors for peak in memory.peaks),
         naive_bytes=arena.naive_bytes,
         arena_bytes=arena.arena_bytes,

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from parallax.model._declaring import declaring_model
     from parallax.model._files import HeldFiles, OpenFile, hold_files
     from parallax.model._glimpse import Glimpse, glimpse
+    from parallax.model._graph_only import GraphOnly, read_graph_only
     from parallax.model._handover import SegmentInterface, proto_with_weights, segment_interface
     from parallax.model._kept_part import keep_part, read_part
     from parallax.model._model import Model, load_model, read_model
     from parallax.model._names import tensor_names
     from parallax.model._open_batch import open_batch_axis
-    from parallax.model._outline import Outline, read_outline
     from parallax.model._probes import Probe, probe_model
     from parallax.model._rows import RowSplit, begins_rows, split_rows
     from parallax.model._save import save_segment
@@ -49,7 +49,7 @@ else:
             "_model": "Model load_model read_model",
             "_names": "tensor_names",
             "_open_batch": "open_batch_axis",
-            "_outline": "Outline read_outline",
+            "_graph_only": "GraphOnly read_graph_only",
             "_probes": "Probe probe_model",
             "_rows": "RowSplit begins_rows split_rows",
             "_save": "save_segment",
@@ -69,12 +69,12 @@ __all__ = [
     "Body",
     "ComputedModel",
     "Glimpse",
+    "GraphOnly",
     "HeldFiles",
     "Model",
     "ModelSource",
     "NoBatchAxis",
     "OpenFile",
-    "Outline",
     "Probe",
     "RowSplit",
     "SegmentInterface",
@@ -93,8 +93,8 @@ __all__ = [
     "open_batch_axis",
     "probe_model",
     "proto_with_weights",
+    "read_graph_only",
     "read_model",
-    "read_outline",
     "read_part",
     "read_stored_graph",
     "save_arranged",

@@ -138,7 +138,7 @@ class Opening:
         look = request.source.look()
         if look is None:
             return None
-        from parallax.planner import may_be_remembered, uncut_plan, why_whole_at_sight
+        from parallax.planner import may_be_remembered, whole_plan, why_whole_at_sight
 
         cores = session_cores(request.options, None)
         reason = why_whole_at_sight(look, cores=cores)
@@ -147,7 +147,7 @@ class Opening:
         check_providers(providers, provider_options)
         if look.files.model is not None:
             request.source.files = look.files
-        plan = uncut_plan(look, reason, cores=cores)
+        plan = whole_plan(look, reason, cores=cores)
         try:
             opened = open_whole(request, plan, model=None, session_options=None)
         except _refusals():
@@ -200,10 +200,10 @@ class Opening:
         """Leave the model to the base class. ``plan``: for the whole model; None makes one that gives the reason."""
         request = self._request
         if plan is None:
-            from parallax.planner import uncut_plan
+            from parallax.planner import whole_plan
 
             cores = session_cores(request.options, request.session_options)
-            plan = self._fit(self.model, uncut_plan(self.model, unjudged(reason, request.options), cores=cores))
+            plan = self._fit(self.model, whole_plan(self.model, unjudged(reason, request.options), cores=cores))
         opened = open_whole(request, plan, model=self.model, session_options=request.session_options)
         if request.options.padding is not None and self._trimming is None:
             from parallax.opening._trimming import not_trimmed

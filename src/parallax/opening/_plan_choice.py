@@ -34,7 +34,7 @@ from parallax.planner import (
     planned_model,
     policy_name,
     remembered_plan,
-    uncut_plan,
+    whole_plan,
 )
 from parallax.schedule import CPU_BACKEND, Plan
 
@@ -106,7 +106,7 @@ def choose_plan(model: Model, options: PlanningOptions, session_options: Any, fi
     obstacle = _why_options_stay_whole(model, shaped, options, session_options)
     if obstacle is not None:
         cores = session_cores(options, session_options)
-        return fit(shaped, uncut_plan(model, unjudged(obstacle, options), cores=cores)), None
+        return fit(shaped, whole_plan(model, unjudged(obstacle, options), cores=cores)), None
     request = plan_request(shaped, options, session_options)
     planned = plan_model(request)
     may_slice = not (options.is_kept_whole or is_yardstick(options.policy))
@@ -175,7 +175,7 @@ def compile_planned(
             raise
         # It could when the plan was measured; what it was installed for is not worth failing over.
         logger.warning("a backend cannot do its part of the plan, so the CPU does it all: %s", error)
-        return uncut_plan(model, f"a backend failed to compile its part: {error}", cores=plan.cores), None
+        return whole_plan(model, f"a backend failed to compile its part: {error}", cores=plan.cores), None
 
 
 def _why_options_stay_whole(model: Model, shaped: Model, options: PlanningOptions, session_options: Any) -> str | None:

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING
 from parallax import _lazy
 
 if TYPE_CHECKING:
-    from parallax.partition._apart import set_apart, stands_alone, units_of
+    from parallax.partition._apart import is_isolated, split_around, units_of
     from parallax.partition._branches import BranchGraph, NodeClass, classify, find_branches
     from parallax.partition._cast_back import bodies_cast_back
     from parallax.partition._constants import find_constants
     from parallax.partition._refine import BranchLoad, CostRule, PaperRule, RefinementRule
-    from parallax.partition._units import UnitGraph, contract
+    from parallax.partition._units import UnitGraph, group_fusions
 else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
-            "_apart": "set_apart stands_alone units_of",
+            "_apart": "split_around is_isolated units_of",
             "_branches": "BranchGraph NodeClass classify find_branches",
             "_cast_back": "bodies_cast_back",
             "_constants": "find_constants",
             "_refine": "BranchLoad CostRule PaperRule RefinementRule",
-            "_units": "UnitGraph contract",
+            "_units": "UnitGraph group_fusions",
         },
         packages=("candidates", "padding", "regions"),
     )
@@ -40,10 +40,10 @@ __all__ = [
     "UnitGraph",
     "bodies_cast_back",
     "classify",
-    "contract",
     "find_branches",
     "find_constants",
-    "set_apart",
-    "stands_alone",
+    "group_fusions",
+    "is_isolated",
+    "split_around",
     "units_of",
 ]

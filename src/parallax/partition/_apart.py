@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from parallax.partition._units import UnitGraph
 
 
-def stands_alone(graph: OpGraph, units: UnitGraph, node: int) -> bool:
+def is_isolated(graph: OpGraph, units: UnitGraph, node: int) -> bool:
     """Whether a node's unit holds nothing else but constants. O(V + E)."""
     constants = find_constants(graph)
     return all(index == node or index in constants for index in units.units[units.unit_of[node]])
@@ -24,7 +24,7 @@ def units_of(units: UnitGraph, nodes: Sequence[int]) -> tuple[int, ...] | None:
     return found if units.nodes_of(found) == tuple(sorted(set(nodes))) else None
 
 
-def set_apart(
+def split_around(
     units: UnitGraph, members: Sequence[int], unit: int, *, beside: bool
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Of the units of a segment, those before ``unit``, beside it and after it, each ascending.

@@ -64,7 +64,7 @@ class UnitGraph:
         return tuple(sum(node_costs[node] for node in unit if node not in replicated) for unit in self.units)
 
 
-def contract(
+def group_fusions(
     graph: OpGraph,
     *,
     survivors: frozenset[str] | None = None,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from parallax.planner._forms import forms_of_shapes
     from parallax.planner._kept import remembered_plan
     from parallax.planner._learned import KIND_KEY, PROPOSER, SCHEDULER, VERSION_KEY, Learned
-    from parallax.planner._lifting import LIFT_NS
+    from parallax.planner._lowering import LOWERING_NS
     from parallax.planner._placers import open_placer, placer_names, policy_name
     from parallax.planner._planning import plan_model
     from parallax.planner._power import power_of, touched_bytes
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from parallax.planner._states import expected_input_bytes, plans_for_states
     from parallax.planner._streaming import binding_limit, plan_model_within
     from parallax.planner._tables import DEFAULT_MIN_GAIN
-    from parallax.planner._whole import uncut_plan
+    from parallax.planner._whole import whole_plan
 else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
@@ -42,7 +42,7 @@ else:
             "_forms": "forms_of_shapes",
             "_kept": "remembered_plan",
             "_learned": "KIND_KEY PROPOSER SCHEDULER VERSION_KEY Learned",
-            "_lifting": "LIFT_NS",
+            "_lowering": "LOWERING_NS",
             "_placers": "open_placer placer_names policy_name",
             "_planning": "plan_model",
             "_power": "power_of touched_bytes",
@@ -53,14 +53,14 @@ else:
             "_states": "expected_input_bytes plans_for_states",
             "_streaming": "binding_limit plan_model_within",
             "_tables": "DEFAULT_MIN_GAIN",
-            "_whole": "uncut_plan",
+            "_whole": "whole_plan",
         },
     )
 
 __all__ = [
     "DEFAULT_MIN_GAIN",
     "KIND_KEY",
-    "LIFT_NS",
+    "LOWERING_NS",
     "PROPOSER",
     "SCHEDULER",
     "VERSION_KEY",
@@ -97,7 +97,7 @@ __all__ = [
     "remembered_plan",
     "split_requirement",
     "touched_bytes",
-    "uncut_plan",
+    "whole_plan",
     "why_whole_at_sight",
     "with_constants",
     "with_counted_peaks",

@@ -26,7 +26,7 @@ from parallax.planner._power import ModelledMachine, modelled_machine, touched_b
 from parallax.planner._request import PlanRequest
 from parallax.planner._rows import can_share_rows, open_inputs, planned_model
 from parallax.planner._shared import SharedPlan, common_costs, device_studies, plan_shared
-from parallax.planner._whole import make_provenance, uncut_plan
+from parallax.planner._whole import make_provenance, whole_plan
 from parallax.profile import surviving_tensors
 from parallax.schedule import Candidate, Plan, simulate_plan
 from parallax.schedule.placement import JudgedPlacement, Rank
@@ -139,7 +139,7 @@ class _EnergyPlanner:
             ns = sum(self._costs.node_ns(width))
             yield self._candidate(
                 whole_label(width),
-                uncut_plan(request.model, "", cores=request.cores, width=width),
+                whole_plan(request.model, "", cores=request.cores, width=width),
                 ns,
                 is_yardstick=width == request.cores,
             )

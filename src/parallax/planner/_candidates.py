@@ -11,7 +11,7 @@ from functools import cached_property
 
 from parallax.graph import CostModel, OpGraph, node_flops, tensor_bytes
 from parallax.model import Model
-from parallax.partition import CostRule, PaperRule, RefinementRule, UnitGraph, contract, find_branches
+from parallax.partition import CostRule, PaperRule, RefinementRule, UnitGraph, find_branches, group_fusions
 from parallax.partition.candidates import Partition, UnitCosts, by_lanes, by_layers, find_boundaries
 from parallax.planner._zeros import WeightZeros
 from parallax.profile import estimate_costs
@@ -122,7 +122,7 @@ class PlanningContext:
 
     @cached_property
     def units(self) -> UnitGraph:
-        return contract(self.graph, survivors=self.known_survivors, cuttable=self.model.can_cut)
+        return group_fusions(self.graph, survivors=self.known_survivors, cuttable=self.model.can_cut)
 
     @cached_property
     def unit_costs(self) -> UnitCosts:

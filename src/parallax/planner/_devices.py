@@ -14,9 +14,9 @@ from functools import cached_property
 from parallax.backends import Backend, DeviceKind, measure_speed
 from parallax.errors import BackendError
 from parallax.graph import Capability, CostModel, OpGraph, Price, Work
-from parallax.memory import device_need, restrict_to_memory, show_bytes
+from parallax.memory import device_requirement, restrict_to_memory, show_bytes
 from parallax.model import Model, RowSplit
-from parallax.partition import contract
+from parallax.partition import group_fusions
 from parallax.partition.candidates import Cause, DraftSegment, assemble
 from parallax.partition.regions import DeviceCosts, Pricing, RegionPlan, RegionRule, estimate_device_costs, find_regions
 from parallax.planner._candidates import (
@@ -28,14 +28,14 @@ from parallax.planner._candidates import (
     build_plan,
     host_machine,
 )
-from parallax.planner._lifting import BodyPlanner
+from parallax.planner._lowering import BodyPlanner
 from parallax.profile import product_flops, surviving_tensors
 from parallax.schedule import (
     CPU_BACKEND,
     AdaptivePolicy,
     Assignment,
     Crossings,
-    Grain,
+    Granularity,
     Plan,
     Provenance,
     RegionTasks,
@@ -178,7 +178,7 @@ class DeviceStudy:
         """Why its memory does not do for all that it takes, or None."""
         if self.room_bytes is None:
             return None
-        need = device_need(self.context.graph, self.capability.taken).total_bytes
+        need = device_requirement(self.context.graph, self.capability.taken).total_bytes
         if need <= self.room_bytes:
             return None
         return f"needs {show_bytes(need)} of its memory, where {show_bytes(self.room_bytes)} are allowed"
@@ -243,7 +243,7 @@ class DeviceStudy:
         device has no prices."""
         if self.device_costs is None:
             return None
-        nodes = contract(self.context.graph, cuttable=self.context.model.can_cut)
+        nodes = group_fusions(self.context.graph, cuttable=self.context.model.can_cut)
         return find_regions(self.context.graph, nodes, self.device_costs, rule=rule)
 
     @cached_property
@@ -271,7 +271,7 @@ class DeviceStudy:
         regions = self._all_regions
         if regions.is_cpu_only:
             return None
-        tasks = self._tasks(regions, Grain.BRANCHES)
+        tasks = self._tasks(regions, Granularity.BRANCHES)
         policy = AdaptivePolicy(handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS)
         schedule = policy.assign(tasks.tasks, cores=self._cores, lanes=self._cores + 1)
         return self._made(f"all that {self.name} takes", regions, tasks, schedule)
@@ -290,7 +290,7 @@ class DeviceStudy:
             within = "" if self.room_bytes is None else f" in {show_bytes(self.room_bytes)} of its memory"
             return f"nothing runs on {self.name}: no region gains anything{within} ({figures})"
         chosen = found.best.plan
-        need = device_need(self.context.graph, {node for region in chosen.regions for node in region.nodes})
+        need = device_requirement(self.context.graph, {node for region in chosen.regions for node in region.nodes})
         return (
             f"{chosen.counted} on {self.name} beside the CPU: {found.best.makespan_ns / 1e6:.3f} ms predicted, "
             f"{figures}; they hold {show_bytes(need.total_bytes)} there"
@@ -325,20 +325,20 @@ class DeviceStudy:
     def _crossings(self) -> Crossings:
         return Crossings(self.context.graph, self.context.units, self._machine.crossing_ns_per_byte)
 
-    def _tasks(self, regions: RegionPlan, grain: Grain) -> RegionTasks:
+    def _tasks(self, regions: RegionPlan, granularity: Granularity) -> RegionTasks:
         widths = sorted({1, self._cores})
         return region_tasks(
             self.context.units,
             regions,
             self.costs,
             widths=widths,
-            grain=grain,
+            granularity=granularity,
             crossings=self._crossings,
             wide_start_ns=self._machine.wide_start_ns,
         )
 
     def _sequential(self, label: str, regions: RegionPlan) -> DevicePlan:
-        tasks = self._tasks(regions, Grain.STRETCHES)
+        tasks = self._tasks(regions, Granularity.COARSE)
         schedule = Schedule(
             policy="sequential",
             cores=self._cores,
@@ -421,11 +421,11 @@ def held_bytes(graph: OpGraph, plan: Plan, device: str) -> int:
         graph: with types, of the model that the plan is for.
     """
     nodes = {node for segment in plan.segments if segment.backend == device for node in segment.nodes}
-    return device_need(graph, nodes).total_bytes
+    return device_requirement(graph, nodes).total_bytes
 
 
 class DeviceBodyPlanner:
-    """Plans bodies of control flow for a device: see `parallax.planner._lifting.BodyPlanner`.
+    """Plans bodies of control flow for a device: see `parallax.planner._lowering.BodyPlanner`.
 
     Args:
         backend: the device.

@@ -18,7 +18,7 @@ from parallax.planner._requirement import (
     with_peaks,
 )
 from parallax.planner._rows import in_rows_shapes
-from parallax.planner._whole import uncut_plan
+from parallax.planner._whole import whole_plan
 from parallax.schedule import CPU_BACKEND, Plan
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def _narrower_plans(
     """What may need less memory than a plan, the quickest first."""
     needs = f"needs a memory budget of {least_bytes} bytes at least"
     if not plan.is_uncut:
-        yield uncut_plan(model, f"split, it {needs}", cores=plan.cores)
+        yield whole_plan(model, f"split, it {needs}", cores=plan.cores)
         if plan.lanes > 1 and all(segment.backend == CPU_BACKEND for segment in plan.segments):
             yield _one_at_a_time(plan, f"side by side, it {needs}")
     if may_slice:

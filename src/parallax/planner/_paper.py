@@ -17,10 +17,10 @@ from parallax.model import Model
 from parallax.partition.regions import DeviceCosts, RegionPlan, TransferCost
 from parallax.planner._candidates import PlanningContext, host_machine
 from parallax.planner._devices import DeviceStudy, held_bytes, plan_of_regions
-from parallax.planner._lifting import lift_bodies
+from parallax.planner._lowering import lower_bodies
 from parallax.planner._request import PlanDevice, PlanRequest
 from parallax.planner._tables import why_model_stays_whole
-from parallax.planner._whole import make_provenance, uncut_plan
+from parallax.planner._whole import make_provenance, whole_plan
 from parallax.profile import surviving_tensors
 from parallax.schedule import PAPER_POLICY, Plan
 from parallax.schedule.placement import LayeredRun, PaperPolicy, PlacementProblem, run_by_layers
@@ -38,7 +38,7 @@ def plan_as_the_paper(request: PlanRequest, policy: PaperPolicy) -> Plan:
     model, cores = request.model, request.cores
     obstacle = why_model_stays_whole(model)
     if obstacle is not None:
-        return uncut_plan(model, obstacle, cores=cores)
+        return whole_plan(model, obstacle, cores=cores)
     device = next(iter(request.devices.values()), None)
     free_bytes = free_memory_bytes() if policy.free_bytes is None else policy.free_bytes
     planner = _PaperPlanner(policy, device, free_bytes=free_bytes)
@@ -49,7 +49,7 @@ def plan_as_the_paper(request: PlanRequest, policy: PaperPolicy) -> Plan:
         held = held_bytes(model.inferred(), plan, device.backend.info.name)
         device = replace(device, room_bytes=max(1, device.room_bytes - held))
         planner = _PaperPlanner(policy, device, free_bytes=free_bytes)
-    return lift_bodies(model, plan, plan_body=_BodyPlanner(planner), min_gain=0, as_barriers=True)
+    return lower_bodies(model, plan, plan_body=_BodyPlanner(planner), min_gain=0, as_barriers=True)
 
 
 class _PaperPlanner:
@@ -69,11 +69,11 @@ class _PaperPlanner:
         threads = min(cores, self._policy.max_threads)
         obstacle = why_model_stays_whole(model)
         if obstacle is not None:
-            return uncut_plan(model, obstacle, cores=cores, width=threads)
+            return whole_plan(model, obstacle, cores=cores, width=threads)
         try:
             survivors = surviving_tensors(model)
         except BackendError as error:
-            return uncut_plan(model, f"the runtime refuses the model: {error}", cores=cores, width=threads)
+            return whole_plan(model, f"the runtime refuses the model: {error}", cores=cores, width=threads)
         context = PlanningContext(model, cores=cores, survivors=survivors)
         study = None
         if self._device is not None:
@@ -97,7 +97,7 @@ class _PaperPlanner:
             chosen_ns=made.run.makespan_ns,
         )
         if len(made.tasks.tasks) <= 1 and not regions.regions:
-            whole = uncut_plan(model, provenance.reason, cores=cores, width=threads, provenance=provenance)
+            whole = whole_plan(model, provenance.reason, cores=cores, width=threads, provenance=provenance)
             return replace(whole, policy=PAPER_POLICY)
         names = [] if study is None else [study.name] * len(regions.regions)
         plan = plan_of_regions(context, regions, names, made.tasks, made.schedule)
@@ -140,7 +140,7 @@ class _BodyPlanner:
         self._planner = planner
 
     def __call__(self, body: Model, *, cores: int) -> Plan:
-        """See `parallax.planner._lifting.BodyPlanner`."""
+        """See `parallax.planner._lowering.BodyPlanner`."""
         try:
             return self._planner(body, cores=cores)
         except BackendError as error:

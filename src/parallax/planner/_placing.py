@@ -10,12 +10,12 @@ from parallax.model import Model
 from parallax.planner._candidates import PlanningContext
 from parallax.planner._choices import is_kept_whole, is_split_forced
 from parallax.planner._devices import DeviceBodyPlanner, DeviceStudy, held_bytes
-from parallax.planner._lifting import lift_bodies
+from parallax.planner._lowering import lower_bodies
 from parallax.planner._request import PlanRequest
 from parallax.planner._rows import can_share_rows
 from parallax.planner._shared import plan_shared
 from parallax.planner._tables import DEFAULT_MIN_GAIN, forced_body_plan, forced_plan
-from parallax.planner._whole import make_provenance, uncut_plan
+from parallax.planner._whole import make_provenance, whole_plan
 from parallax.profile import Cache, surviving_tensors
 from parallax.schedule import CPU_BACKEND, Plan
 from parallax.schedule.placement import Placer
@@ -37,9 +37,9 @@ def plan_on_devices(request: PlanRequest) -> Plan:
     if room is not None:
         room = max(1, room - held_bytes(model.inferred(), plan, device.backend.info.name))
     planner = DeviceBodyPlanner(
-        device.backend, forced=forced, otherwise=forced_body_plan if forced else _uncut_body, room_bytes=room
+        device.backend, forced=forced, otherwise=forced_body_plan if forced else _whole_body, room_bytes=room
     )
-    return lift_bodies(model, plan, plan_body=planner, min_gain=_least_gain(request))
+    return lower_bodies(model, plan, plan_body=planner, min_gain=_least_gain(request))
 
 
 def plan_whole_on(name: str, model: Model, *, cores: int, backend: Backend | None = None) -> tuple[Plan | None, str]:
@@ -68,7 +68,7 @@ def plan_whole_on(name: str, model: Model, *, cores: int, backend: Backend | Non
             f"{model.graph.nodes[first.node].op_type}: {first.detail}"
         )
     part = f"{len(answer.taken)} of {len(model.graph.nodes)} operators" if refused else "the whole model"
-    plan = uncut_plan(model, f"{part} on {name}", cores=cores)
+    plan = whole_plan(model, f"{part} on {name}", cores=cores)
     return replace(plan, segments=(replace(plan.segments[0], backend=name),)), ""
 
 
@@ -91,7 +91,7 @@ def _placed(request: PlanRequest) -> tuple[Plan, str | None]:
     try:
         survivors = surviving_tensors(model)
     except BackendError as error:
-        return uncut_plan(model, f"the runtime refuses the model: {error}", cores=cores), None
+        return whole_plan(model, f"the runtime refuses the model: {error}", cores=cores), None
     backends = {device.backend.info.name: device.backend for device in request.devices.values()}
     worths = kept_worths(Cache(request.cache_dir), {CPU_BACKEND: open_backend(CPU_BACKEND), **backends})
     context = PlanningContext(model, cores=cores, survivors=survivors, zero_worths=worths)
@@ -133,7 +133,7 @@ def _placed(request: PlanRequest) -> tuple[Plan, str | None]:
         reasons.append(f"{study.reason}; that is {gain:.0%} less latency, {least:.0%} is asked for")
     if is_split_forced(request):
         return forced_plan(model, cores=cores), None
-    return uncut_plan(model, "; ".join(reasons), cores=cores), None
+    return whole_plan(model, "; ".join(reasons), cores=cores), None
 
 
 def _placed_by(placer: Placer, request: PlanRequest, context: PlanningContext) -> tuple[Plan, str | None]:
@@ -153,7 +153,7 @@ def _placed_by(placer: Placer, request: PlanRequest, context: PlanningContext) -
             provenance = make_provenance("tables", reason, uncut_ns=shared.cpu_ns, chosen_ns=shared.chosen_ns)
             return replace(shared.plan, provenance=provenance), shared.devices[0]
         reason = f"{reason}; that is {gain:.0%} less latency, {least:.0%} is asked for"
-    return uncut_plan(request.model, reason, cores=request.cores), None
+    return whole_plan(request.model, reason, cores=request.cores), None
 
 
 def _whole_if_it_gains(study: DeviceStudy, name: str, model: Model, *, cores: int) -> tuple[Plan | None, str]:
@@ -174,5 +174,5 @@ def _whole_if_it_gains(study: DeviceStudy, name: str, model: Model, *, cores: in
     ), ""
 
 
-def _uncut_body(body: Model, *, cores: int) -> Plan:
-    return uncut_plan(body, "no part of it gains anything", cores=cores)
+def _whole_body(body: Model, *, cores: int) -> Plan:
+    return whole_plan(body, "no part of it gains anything", cores=cores)

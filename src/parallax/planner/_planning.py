@@ -15,7 +15,7 @@ from parallax.planner._choices import is_kept_whole, is_split_forced, is_unasked
 from parallax.planner._default_policy import ONE_CORE
 from parallax.planner._device_model import DeviceModel, model_for_devices, uses_devices
 from parallax.planner._kept import remembered_plan
-from parallax.planner._lifting import lift_bodies
+from parallax.planner._lowering import lower_bodies
 from parallax.planner._placing import plan_on_devices
 from parallax.planner._request import PlannedModel, PlanRequest
 from parallax.planner._rows import planned_model
@@ -27,7 +27,7 @@ from parallax.planner._tables import (
     plan_from_tables,
     why_model_stays_whole,
 )
-from parallax.planner._whole import uncut_plan
+from parallax.planner._whole import whole_plan
 from parallax.schedule import Plan
 
 
@@ -81,10 +81,10 @@ def _find_by_time(request: PlanRequest, kept: Callable[[PlanRequest], Plan | Non
         asked = 'split="never" keeps the model whole'
         obstacle = asked if request.split == "never" else 'policy="sequential" keeps the model whole, as split="never"'
     if obstacle is not None:
-        return uncut_plan(model, obstacle, cores=cores)
+        return whole_plan(model, obstacle, cores=cores)
     if is_split_forced(request):
         plan = forced_plan(model, cores=cores)
-        return lift_bodies(model, plan, plan_body=forced_body_plan, min_gain=0) if request.plans_bodies else plan
+        return lower_bodies(model, plan, plan_body=forced_body_plan, min_gain=0) if request.plans_bodies else plan
     if request.tune:
         from parallax.planner._tuning import tune  # measuring is a tuned session's cost, importing too
 
@@ -122,7 +122,7 @@ def _plan_computed(request: PlanRequest, computed: DeviceModel) -> Plan:
     plan = plan_on_devices(replace(request, model=computed.model))
     if plan.is_uncut:
         provenance = plan.provenance
-        return uncut_plan(request.model, provenance.reason, cores=request.cores, provenance=provenance)
+        return whole_plan(request.model, provenance.reason, cores=request.cores, provenance=provenance)
     if not uses_devices(plan):
         return plan_on_devices(request)
     if len(plan.segments) == 1 and not any(device.backend.info.is_emulated for device in request.devices.values()):
@@ -144,7 +144,7 @@ def _plan_unasked(model: Model, *, cores: int) -> Plan:
         if obstacle is None:
             obstacle = why_model_stays_whole(model)
     if obstacle is not None:
-        return uncut_plan(model, obstacle, cores=cores)
+        return whole_plan(model, obstacle, cores=cores)
     # Without a device, all that a body can gain is work side by side, and looking for that delays opening: on demand.
     return plan_from_tables(model, cores=cores)
 
@@ -160,10 +160,10 @@ def _plan_by_gain(request: PlanRequest) -> Plan:
     def plan_body(body: Model, *, cores: int) -> Plan:
         obstacle = why_model_stays_whole(body)
         if obstacle is not None:
-            return uncut_plan(body, obstacle, cores=cores)
+            return whole_plan(body, obstacle, cores=cores)
         return plan_from_tables(body, cores=cores, min_gain=min_gain)
 
     def promises(body: OpGraph) -> bool:
         return least_share(body, cores=cores) <= 1 - min_gain
 
-    return lift_bodies(model, plan, plan_body=plan_body, min_gain=min_gain, promises=promises)
+    return lower_bodies(model, plan, plan_body=plan_body, min_gain=min_gain, promises=promises)

@@ -15,10 +15,10 @@ from typing import Final
 
 from parallax.errors import ConfigError, ModelError
 from parallax.graph import OpGraph, TensorInfo, size_expression
-from parallax.memory import Effort, MemoryOutline, MemoryRequirement, PeakTable, input_symbols, peak_of_schedule
+from parallax.memory import Effort, MemoryModel, MemoryRequirement, PeakTable, input_symbols, peak_of_schedule
 from parallax.model import Model
 from parallax.planner._rows import planned_model
-from parallax.planner._whole import uncut_plan
+from parallax.planner._whole import whole_plan
 from parallax.schedule import Plan
 
 FRAGMENTED: Final = 8
@@ -95,7 +95,7 @@ def estimate_model(model: Model, plan: Plan, *, planned: Shapes | None = None) -
             tuple(shapes[name]) != tuple(own.get(name, ())) for name in open_names & shapes.keys()
         ):
             # What is rewritten is made for one shape; others run whole, or in a form of their own.
-            return estimate_graph(shaped.inferred(), uncut_plan(shaped, "other shapes", cores=plan.cores))
+            return estimate_graph(shaped.inferred(), whole_plan(shaped, "other shapes", cores=plan.cores))
         return estimate_graph(planned_model(shaped, plan).inferred(), plan)
 
     return RequirementEstimator(plan, (*graph.inputs, *graph.overridable), estimate)
@@ -115,7 +115,7 @@ def estimate_graph(graph: OpGraph, plan: Plan) -> MemoryRequirement:
             is_known=fed_known and not peak.unknown_tensors,
         )
     # As the executor plans while a run waits: what it reserves is what is counted.
-    memory = MemoryOutline(plan, graph, place_outputs=False).plan({}, effort=Effort.QUICK)
+    memory = MemoryModel(plan, graph, place_outputs=False).plan({}, effort=Effort.QUICK)
     outputs = [_size(info, graph) for info in (graph.tensors.get(name) for name in graph.output_names)]
     return split_requirement(
         plan,

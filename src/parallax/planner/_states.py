@@ -15,7 +15,7 @@ from parallax.planner._devices import plan_of_regions
 from parallax.planner._request import PlanRequest
 from parallax.planner._shared import common_costs, device_studies
 from parallax.planner._tables import why_model_stays_whole
-from parallax.planner._whole import make_provenance, uncut_plan
+from parallax.planner._whole import make_provenance, whole_plan
 from parallax.profile import surviving_tensors
 from parallax.schedule import Plan
 from parallax.schedule.placement import PLACERS, PlacementProblem, find_placement
@@ -52,7 +52,7 @@ def plans_for_states(request: PlanRequest, first: Plan, states: Sequence[Hardwar
     yield from once(ReadyPlan(label="the plan in force", plan=first, cost_ns=_first_costs(first, whole_ns)))
     for width in sorted(whole_ns, reverse=True):
         reason = f"kept ready: the whole model on {width} {'core' if width == 1 else 'cores'} of the CPU"
-        plan = uncut_plan(model, reason, cores=cores, width=width)
+        plan = whole_plan(model, reason, cores=cores, width=width)
         yield from once(ReadyPlan(label=f"the CPU alone, {width} wide", plan=plan, cost_ns=(whole_ns[width],)))
     split = _best_split(context, costs) if cores > 1 and why_model_stays_whole(model) is None else None
     if split is not None:

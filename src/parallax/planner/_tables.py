@@ -13,7 +13,7 @@ from parallax.partition.candidates import by_branches
 from parallax.planner._candidates import PlanningContext, Proposal
 from parallax.planner._default_policy import DENSE, DENSE_ELEMENTS, KNOWN_DOMAINS, ONE_CORE, PRECOMPILED, SCALABLE
 from parallax.planner._small import LEAST_SAVING_NS, longest_path_ns, small_by_costs
-from parallax.planner._whole import make_provenance, uncut_plan
+from parallax.planner._whole import make_provenance, whole_plan
 from parallax.profile import estimate_costs, surviving_tensors
 from parallax.schedule import Plan
 
@@ -47,7 +47,7 @@ def forced_plan(model: Model, *, cores: int) -> Plan:
     try:
         survivors = surviving_tensors(model)
     except BackendError as error:
-        return uncut_plan(model, f"the runtime refuses the model: {error}", cores=cores)
+        return whole_plan(model, f"the runtime refuses the model: {error}", cores=cores)
     context = PlanningContext(model, cores=cores, survivors=survivors)
     lanes = max(2, cores)
     proposal = context.propose(by_branches(context.units, lanes=lanes))
@@ -55,7 +55,7 @@ def forced_plan(model: Model, *, cores: int) -> Plan:
     proposal = replace(proposal, schedule=replace(proposal.schedule, lanes=lanes))
     reason = 'split at every branch because split="always" asks for it'
     if proposal.partition.is_uncut:
-        return uncut_plan(model, "the model cannot be cut: one branch", cores=cores)
+        return whole_plan(model, "the model cannot be cut: one branch", cores=cores)
     return context.plan(
         proposal,
         make_provenance("forced", reason, uncut_ns=context.uncut_ns, chosen_ns=proposal.simulated_ns),
@@ -64,7 +64,7 @@ def forced_plan(model: Model, *, cores: int) -> Plan:
 
 def forced_body_plan(body: Model, *, cores: int) -> Plan:
     obstacle = why_model_stays_whole(body)
-    return forced_plan(body, cores=cores) if obstacle is None else uncut_plan(body, obstacle, cores=cores)
+    return forced_plan(body, cores=cores) if obstacle is None else whole_plan(body, obstacle, cores=cores)
 
 
 def plan_from_tables(model: Model, *, cores: int, min_gain: float | None = None) -> Plan:
@@ -74,9 +74,9 @@ def plan_from_tables(model: Model, *, cores: int, min_gain: float | None = None)
         min_gain: as the caller named it. None: `DEFAULT_MIN_GAIN`, and a saving that is clear in microseconds too.
     """
     if cores < 2:
-        return uncut_plan(model, ONE_CORE, cores=cores)
+        return whole_plan(model, ONE_CORE, cores=cores)
     if not may_gain_clearly(model.graph):
-        return uncut_plan(
+        return whole_plan(
             model,
             DENSE,
             cores=cores,
@@ -87,7 +87,7 @@ def plan_from_tables(model: Model, *, cores: int, min_gain: float | None = None)
         min_gain, least_ns = DEFAULT_MIN_GAIN, LEAST_SAVING_NS
         obstacle = small_by_costs(context.graph, context.costs, cores=cores)
         if obstacle is not None:
-            return uncut_plan(model, obstacle, cores=cores)
+            return whole_plan(model, obstacle, cores=cores)
     best = context.best
     if best is not None and _promises(context, best, min_gain, least_ns):
         # Only now is the runtime's optimiser worth asking: a cut may lie only where it leaves tensors alone, and what
@@ -95,12 +95,12 @@ def plan_from_tables(model: Model, *, cores: int, min_gain: float | None = None)
         context = PlanningContext(model, cores=cores, costs=context.costs, survivors=surviving_tensors(model))
         best = context.best
     if best is None:
-        return uncut_plan(model, "no branches worth running side by side", cores=cores)
+        return whole_plan(model, "no branches worth running side by side", cores=cores)
     gain = _gain(context, best)
     if not _promises(context, best, min_gain, least_ns):
         asked = f"{min_gain:.0%} is asked for" + (f", and {least_ns / 1e3:.0f} µs" if least_ns else "")
         saving_us = (context.uncut_ns - best.simulated_ns) / 1e3
-        return uncut_plan(
+        return whole_plan(
             model, f"the best split promises {gain:.0%} less latency ({saving_us:.0f} µs); {asked}", cores=cores
         )
     return context.plan(

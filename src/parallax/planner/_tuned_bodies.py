@@ -10,11 +10,11 @@ from parallax.errors import ParallaxError
 from parallax.graph import OpGraph
 from parallax.model import Model
 from parallax.planner._devices import DeviceBodyPlanner, held_bytes, with_price
-from parallax.planner._lifting import BodyPlanner, lift_bodies
+from parallax.planner._lowering import BodyPlanner, lower_bodies
 from parallax.planner._request import PlanRequest
 from parallax.planner._rows import planned_model
 from parallax.planner._tables import least_share, plan_from_tables, why_model_stays_whole
-from parallax.planner._whole import uncut_plan
+from parallax.planner._whole import whole_plan
 from parallax.schedule import Plan
 
 logger = logging.getLogger(__name__)
@@ -61,14 +61,14 @@ def _with_bodies(request: PlanRequest, base: BasePlan) -> Plan:
     def on_cores(body: Model, *, cores: int) -> Plan:
         obstacle = why_model_stays_whole(body)
         if obstacle is not None:
-            return uncut_plan(body, obstacle, cores=cores)
+            return whole_plan(body, obstacle, cores=cores)
         return plan_from_tables(body, cores=cores, min_gain=gain)
 
     def promises(body: OpGraph) -> bool:
         return least_share(body, cores=request.cores) <= 1 - gain
 
     if base.device is None:
-        return lift_bodies(model, plan, plan_body=on_cores, min_gain=gain, promises=promises)
+        return lower_bodies(model, plan, plan_body=on_cores, min_gain=gain, promises=promises)
     device = request.devices[base.device]
     room = device.room_bytes
     if room is not None:
@@ -76,4 +76,4 @@ def _with_bodies(request: PlanRequest, base: BasePlan) -> Plan:
     planner: BodyPlanner = DeviceBodyPlanner(
         with_price(device.backend, width=request.cores), forced=False, otherwise=on_cores, room_bytes=room
     )
-    return lift_bodies(model, plan, plan_body=planner, min_gain=gain)
+    return lower_bodies(model, plan, plan_body=planner, min_gain=gain)

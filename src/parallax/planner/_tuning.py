@@ -32,7 +32,7 @@ from parallax.planner._rows import feed_shapes, graph_for_backends, planned_mode
 from parallax.planner._tuned_bodies import BasePlan, plans_with_bodies
 from parallax.planner._tuned_devices import all_device_plans
 from parallax.planner._tuned_energy import confirms, decide, energy_judge
-from parallax.planner._whole import make_provenance, uncut_plan
+from parallax.planner._whole import make_provenance, whole_plan
 from parallax.profile import Cache, measure_costs, random_feeds
 from parallax.schedule import CPU_BACKEND, Candidate, Plan
 
@@ -89,7 +89,7 @@ def tune(request: PlanRequest) -> Plan:
     proposals = context.candidates()
     progress("search", 1, 1)
 
-    peers = [_uncut_peer(source, request, feeds, width) for width in reversed(widths)]
+    peers = [_whole_candidate(source, request, feeds, width) for width in reversed(widths)]
     candidates: list[Candidate] = [
         Candidate(
             label=peer.label,
@@ -272,7 +272,7 @@ def _try_peer(
 ) -> tuple[Peer | None, str]:
     """The plan, compiled and run; None if it cannot be. And why it must not be timed against the others, or ""."""
     try:
-        peer = _cut_peer(label, model, plan, request, feeds, spins=spins)
+        peer = _split_candidate(label, model, plan, request, feeds, spins=spins)
         return peer, difference(reference, peer.run())
     except ParallaxError as error:
         logger.warning("%s does not run and is left out: %s", label, error)
@@ -285,7 +285,7 @@ def _undecided(plan: Plan, others: float) -> Plan:
     return replace(plan, segments=(segment,), provenance=replace(plan.provenance, reason=reason, disturbed=True))
 
 
-def _uncut_peer(
+def _whole_candidate(
     source: str | bytes,
     request: PlanRequest,
     feeds: Mapping[str, Any],
@@ -298,12 +298,12 @@ def _uncut_peer(
     return Peer(
         label=label,
         run=lambda: session.run(None, feeds),
-        plan=uncut_plan(request.model, label, cores=request.cores, width=width),
+        plan=whole_plan(request.model, label, cores=request.cores, width=width),
         spins=width > 1,
     )
 
 
-def _cut_peer(
+def _split_candidate(
     label: str,
     model: Model,
     plan: Plan,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from parallax.model import Glimpse, Model
 
 
-def uncut_plan(
+def whole_plan(
     model: Model | Glimpse | None,
     reason: str,
     *,

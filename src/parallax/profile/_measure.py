@@ -18,7 +18,7 @@ import onnxruntime as ort
 
 from parallax.errors import BackendError, ConfigError
 from parallax.graph import NUMPY_TYPES, STRING_TYPE, CostModel, OpGraph, node_work
-from parallax.model import Model, Outline, read_outline
+from parallax.model import GraphOnly, Model, read_graph_only
 from parallax.profile._attribution import find_covers, join_covers, split_times
 from parallax.profile._cache import Cache
 from parallax.profile._fingerprint import machine_fingerprint
@@ -82,7 +82,7 @@ def measure_costs(
         timings = [
             _time_width(model, width, fed, runs, warmup, make_options(), Path(folder), steps) for width in wanted
         ]
-        outline = read_outline(_graph_path(Path(folder), wanted[0]))
+        outline = read_graph_only(_graph_path(Path(folder), wanted[0]))
     costs = _attribute(model, fused, outline, wanted, timings)
     if cache is not None:
         cache.store(key, costs.to_json())
@@ -117,7 +117,7 @@ def _fused_graph(model: Model) -> OpGraph:
     with tempfile.TemporaryDirectory(prefix="parallax-optimised-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "optimised.onnx"
         open_whole(model, width=1, options=options, saved_graph=path, runnable=False)
-        return read_outline(path).graph
+        return read_graph_only(path).graph
 
 
 def _survivors(graph: OpGraph, fused: OpGraph) -> frozenset[str]:
@@ -255,7 +255,7 @@ def _read_profile(path: Path) -> list[_ProfiledRun]:
 
 
 def _attribute(
-    model: Model, fused: OpGraph, outline: Outline, widths: Sequence[int], timings: Sequence[_Timing]
+    model: Model, fused: OpGraph, outline: GraphOnly, widths: Sequence[int], timings: Sequence[_Timing]
 ) -> CostModel:
     graph = model.inferred()
     covers = join_covers(find_covers(fused, outline.graph), find_covers(graph, fused))
@@ -276,13 +276,13 @@ def _attribute(
     )
 
 
-def _kernel_times(outline: Outline, runs: Sequence[_ProfiledRun]) -> list[float]:
+def _kernel_times(outline: GraphOnly, runs: Sequence[_ProfiledRun]) -> list[float]:
     """Midmean over the runs of each optimised node's time, in ns."""
     columns = [_match_events(outline, run.events) for run in runs]
     return [_midmean([column[index] for column in columns]) for index in range(len(outline.graph.nodes))]
 
 
-def _match_events(outline: Outline, events: Sequence[_Event]) -> list[int]:
+def _match_events(outline: GraphOnly, events: Sequence[_Event]) -> list[int]:
     """Times of the optimised graph's nodes in one run.
 
     The runtime runs nodes in the order in which it saved them, so events are met by walking along.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         Segment,
         verify_plan,
     )
-    from parallax.schedule._region_tasks import Grain, RegionTasks, region_tasks
+    from parallax.schedule._region_tasks import Granularity, RegionTasks, region_tasks
     from parallax.schedule._serialise import SerialisedPlan, serialise_for_memory, simulate_plan
     from parallax.schedule._simulate import simulate
     from parallax.schedule._table import DispatchTable, Start
@@ -40,7 +40,7 @@ else:
                 "CPU_BACKEND PAPER_POLICY PLAN_FORMAT_VERSION SPAROA_POLICY BodyPlan Candidate "
                 "Plan Provenance Segment verify_plan"
             ),
-            "_region_tasks": "Grain RegionTasks region_tasks",
+            "_region_tasks": "Granularity RegionTasks region_tasks",
             "_serialise": "SerialisedPlan serialise_for_memory simulate_plan",
             "_simulate": "simulate",
             "_table": "DispatchTable Start",
@@ -61,7 +61,7 @@ __all__ = [
     "Crossings",
     "DispatchTable",
     "Dispatcher",
-    "Grain",
+    "Granularity",
     "Plan",
     "Provenance",
     "RegionTasks",

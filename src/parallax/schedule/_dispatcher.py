@@ -240,7 +240,7 @@ class Dispatcher:
         """A snapshot: the state of each segment."""
         return tuple(map(SegmentState, self._states))
 
-    def story(self, segment: int) -> tuple[str, ...]:
+    def history(self, segment: int) -> tuple[str, ...]:
         """What happened to that segment so far, oldest first. Recorded in strict mode only, else empty."""
         if self._log is None:
             return ()
@@ -357,7 +357,7 @@ class Dispatcher:
                 states[segment] = _CANCELLED
                 self._pending -= 1
 
-    # -- the story ------------------------------------------------------------------------------------
+    # -- the history ----------------------------------------------------------------------------------
 
     def _note(self, segment: int, new: SegmentState, why: str) -> None:
         """Strict mode: record a move, and refuse it if the table of legal moves does not have it."""
@@ -371,8 +371,10 @@ class Dispatcher:
         if not 0 <= segment < len(self._states):
             return InternalError(f"{event} for segment {segment} of a plan of {len(self._states)}")
         state = SegmentState(self._states[segment]).name
-        story = "; ".join(self.story(segment)) or "not recorded (strict=False)"
-        return InternalError(f"{event} while the segment is {state}; its story: {story}", where=f"segment {segment}")
+        history = "; ".join(self.history(segment)) or "not recorded (strict=False)"
+        return InternalError(
+            f"{event} while the segment is {state}; its history: {history}", where=f"segment {segment}"
+        )
 
 
 def _bad_capacity(cores: int, lanes: int, budget_bytes: int | None) -> ConfigError:

@@ -14,12 +14,12 @@ from parallax.schedule._crossings import Crossings
 from parallax.schedule._tasks import Task
 
 
-class Grain(enum.Enum):
+class Granularity(enum.Enum):
     """How finely the CPU's part is divided."""
 
     BRANCHES = "branches"
     """The branches of the graph in which each region is one node: all the parallelism there is."""
-    STRETCHES = "stretches"
+    COARSE = "stretches"
     """As much as can run together with neither side waiting for the other in between: few segments."""
 
 
@@ -40,7 +40,7 @@ def region_tasks(
     costs: CostModel,
     *,
     widths: Sequence[int],
-    grain: Grain = Grain.BRANCHES,
+    granularity: Granularity = Granularity.BRANCHES,
     allow_both: bool = False,
     crossings: Crossings | None = None,
     wide_start_ns: int = 0,
@@ -65,7 +65,7 @@ def region_tasks(
         (width, units.unit_costs([0 if node in folded else ns for node, ns in enumerate(costs.node_ns(width))]))
         for width in widths
     ]
-    part_of = _branches(units, plan) if grain is Grain.BRANCHES else _stretches(plan)
+    part_of = _branches(units, plan) if granularity is Granularity.BRANCHES else _stretches(plan)
     parts: list[list[int]] = [[] for _ in range(max(part_of, default=-1) + 1)]
     for group, part in enumerate(part_of):
         parts[part].append(group)

@@ -18,10 +18,10 @@ from parallax.memory import (
     PEAK_RATIO,
     Effort,
     Lifetimes,
-    MemoryOutline,
+    MemoryModel,
     find_lifetimes,
-    hand_over,
-    keep_apart,
+    find_reuse_edges,
+    find_serialisation_edges,
     peak_of_schedule,
     peak_of_sequence,
     plan_arena,
@@ -90,7 +90,7 @@ def serialise_for_memory(
     1. Limits for the arena are tried, the least first: ``ratio`` of the sequential arena; what is left beside all that
        may run at once; what is left beside the largest segment.
     2. For each, a timeline that never holds more (`timeline_within`), and the edges that its packing needs
-       (`hand_over`).
+       (`find_reuse_edges`).
     3. The simulator runs the result, with admission limited to what the arena leaves.
 
     Args:
@@ -140,10 +140,10 @@ class _Search:
         handover_ns: int,
         segment_overhead_ns: int,
     ) -> None:
-        outline = MemoryOutline(plan, graph, place_outputs=False)
-        nominal = {**_nominal_dims(graph, outline.symbols), **dims}
-        self.is_exact = all(name in dims for name in outline.symbols)
-        self.interior = [peak.interior_bytes for peak in outline.peaks(nominal)]
+        memory_model = MemoryModel(plan, graph, place_outputs=False)
+        nominal = {**_nominal_dims(graph, memory_model.symbols), **dims}
+        self.is_exact = all(name in dims for name in memory_model.symbols)
+        self.interior = [peak.interior_bytes for peak in memory_model.peaks(nominal)]
         self.plan = replace(
             plan,
             segments=tuple(
@@ -152,9 +152,10 @@ class _Search:
             ),
         )
         self.outputs = graph.output_names
-        self.lifetimes: Lifetimes = outline.lifetimes
+        self.lifetimes: Lifetimes = memory_model.lifetimes
         self.size_of = {
-            name: -(-(size or 0) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for name, size in outline.sizes(nominal).items()
+            name: -(-(size or 0) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+            for name, size in memory_model.sizes(nominal).items()
         }
         self.ratio = ratio
         self.handover_ns = handover_ns
@@ -252,7 +253,7 @@ class _Search:
             if spans is None:
                 return None
             by_start = sorted(range(len(spans)), key=lambda segment: (*spans[segment], segment))
-            found = hand_over(
+            found = find_reuse_edges(
                 self.lifetimes,
                 sizes,
                 spans,
@@ -265,7 +266,7 @@ class _Search:
             self.orders.append(tuple(by_start))
             plan, edges = _with_edges(self.plan, found.edges, order=by_start)
             # Bytes inside segments: what the dispatcher's admission would keep apart, edges do without it.
-            apart = keep_apart(
+            apart = find_serialisation_edges(
                 plan,
                 [segment.peak_bytes for segment in plan.segments],
                 [spans[segment] for segment in by_start],
@@ -346,7 +347,7 @@ class _Search:
 
 
 def _nominal_dims(graph: OpGraph, symbols: Sequence[str]) -> dict[str, int]:
-    """A value for each dimension that sizes depend on (see `MemoryOutline.symbols`)."""
+    """A value for each dimension that sizes depend on (see `MemoryModel.symbols`)."""
     leading = set()
     for info in (*graph.inputs, *graph.overridable, *graph.tensors.values()):
         if info.shape is not None and len(info.shape) > 1 and not isinstance(info.shape[0], int):

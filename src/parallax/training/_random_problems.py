@@ -16,7 +16,7 @@ import numpy as np
 
 from parallax.adapt import CPU_NARROW, CPU_WIDE, HardwareState, in_state
 from parallax.graph import CostModel, Node, OpGraph, Rejection, TensorInfo, Verdict, node_work
-from parallax.partition import contract
+from parallax.partition import group_fusions
 from parallax.partition.regions import DeviceCosts, TransferCost
 from parallax.profile import estimate_costs, product_flops
 from parallax.schedule.placement import Machine, PlacementProblem, weight_zeros
@@ -46,7 +46,7 @@ def random_problem(generator: np.random.Generator) -> PlacementProblem:
     costs = _random_costs(graph, cores, zeros, worth, generator)
     problem = PlacementProblem(
         graph=graph,
-        groups=contract(graph, survivors=_unfused(graph)),
+        groups=group_fusions(graph, survivors=_unfused(graph)),
         devices=(_random_device(graph, costs.node_ns(cores), cores, generator),),
         costs=costs,
         machine=Machine(

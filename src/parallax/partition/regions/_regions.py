@@ -49,7 +49,7 @@ def find_regions(
     never more than the greedy one.
 
     Args:
-        units: the pieces the graph may be cut into. At the grain of single nodes (``contract(graph)``) everything
+        units: the pieces the graph may be cut into. At the grain of single nodes (``group_fusions(graph)``) everything
             the device takes can be taken; joined by survivors, no cut separates what the CPU would fuse.
         join_siblings: let independent regions share launches wherever that is cheaper in sequence. Larger
             regions are less of a choice for what runs beside them.

@@ -15,7 +15,7 @@ from typing import Final, Protocol, runtime_checkable
 from parallax.partition.regions import RegionPlan, RegionRule, find_regions
 from parallax.schedule._adaptive import AdaptivePolicy
 from parallax.schedule._coarsen import coarsen
-from parallax.schedule._region_tasks import Grain, RegionTasks, region_tasks
+from parallax.schedule._region_tasks import Granularity, RegionTasks, region_tasks
 from parallax.schedule._simulate import SimulatedRun, simulate
 from parallax.schedule._tasks import Schedule
 from parallax.schedule.placement._placers import ByCost, Greedy, Heft, ShardRows, branches_of
@@ -43,7 +43,7 @@ class JudgedPlacement:
     regions: SharedRegions
     ends_early: bool
     """As `Placement.ends_early`."""
-    grain: Grain
+    granularity: Granularity
     tasks: RegionTasks
     schedule: Schedule
     run: SimulatedRun
@@ -168,15 +168,15 @@ class Judge:
             self.best = found
 
     def simulated(self, placement: Placement, regions: SharedRegions) -> JudgedPlacement:
-        """A placement with a good schedule, in the grain that suits it, and what follows each other joined."""
-        found = [self.scheduled(placement, regions, grain, thorough=True) for grain in Grain]
+        """A placement with a good schedule, in the granularity that suits it, and what follows each other joined."""
+        found = [self.scheduled(placement, regions, granularity, thorough=True) for granularity in Granularity]
         best = min(found, key=self.rank)
         for _ in range(_JOINS):
             made, schedule = coarsen(best.tasks, best.schedule, best.run)
             if len(made.tasks) == len(best.tasks.tasks):
                 break
-            joined = self._run(placement, regions, best.grain, made, schedule)
-            anew = self.scheduled(placement, regions, best.grain, thorough=True, made=made)
+            joined = self._run(placement, regions, best.granularity, made, schedule)
+            anew = self.scheduled(placement, regions, best.granularity, thorough=True, made=made)
             joined = min(joined, anew, key=self.rank)
             if self.rank(joined) > self.rank(best):
                 break
@@ -187,12 +187,12 @@ class Judge:
         self,
         placement: Placement,
         regions: SharedRegions,
-        grain: Grain,
+        granularity: Granularity,
         *,
         thorough: bool,
         made: RegionTasks | None = None,
     ) -> JudgedPlacement:
-        """A placement simulated in one grain. ``thorough``: with a search for good widths."""
+        """A placement simulated in one granularity. ``thorough``: with a search for good widths."""
         problem, machine = self._problem, self._problem.machine
         if made is None:
             made = region_tasks(
@@ -200,7 +200,7 @@ class Judge:
                 regions.plan,
                 problem.costs,
                 widths=problem.widths,
-                grain=grain,
+                granularity=granularity,
                 crossings=problem.crossings,
                 wide_start_ns=machine.wide_start_ns,
             )
@@ -217,10 +217,15 @@ class Judge:
             simulated_segments=6 * len(made.tasks) if thorough else 0,
         )
         schedule = policy.assign(made.tasks, cores=machine.cores, lanes=machine.cores + len(used))
-        return self._run(placement, regions, grain, made, schedule)
+        return self._run(placement, regions, granularity, made, schedule)
 
     def _run(
-        self, placement: Placement, regions: SharedRegions, grain: Grain, made: RegionTasks, schedule: Schedule
+        self,
+        placement: Placement,
+        regions: SharedRegions,
+        granularity: Granularity,
+        made: RegionTasks,
+        schedule: Schedule,
     ) -> JudgedPlacement:
         machine = self._problem.machine
         run = simulate(
@@ -235,7 +240,7 @@ class Judge:
             label=placement.label,
             regions=regions,
             ends_early=placement.ends_early,
-            grain=grain,
+            granularity=granularity,
             tasks=made,
             schedule=schedule,
             run=run,
@@ -277,7 +282,7 @@ class LocalSearch:
         ends_early = judge.best.ends_early
         start = Placement(label=label, devices=tuple(judge.best.regions.placed(len(cpu))))
         # Moves are judged among themselves, by a rough schedule; what they lead to gets a good one.
-        rough = judge.scheduled(start, judge.best.regions, judge.best.grain, thorough=False)
+        rough = judge.scheduled(start, judge.best.regions, judge.best.granularity, thorough=False)
         left = self._moves
         improved = True
         while improved and left > 0:
@@ -293,7 +298,7 @@ class LocalSearch:
                         regions = judge.new_regions(placement)
                         if regions is None:
                             continue
-                        found = judge.scheduled(placement, regions, rough.grain, thorough=False)
+                        found = judge.scheduled(placement, regions, rough.granularity, thorough=False)
                         if judge.rank(found) < judge.rank(rough):
                             rough, ends_early, improved = found, cuts, True
         judge.keep(Placement(label=label, devices=start.devices, ends_early=ends_early), rough.regions)

@@ -15,7 +15,7 @@ from parallax.model._source import open_source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outline:
+class GraphOnly:
     """A graph alone."""
 
     graph: OpGraph
@@ -23,7 +23,7 @@ class Outline:
     """Each node's name as the file has it: perhaps "" or a duplicate, where ``Node.name`` is made up."""
 
 
-def read_outline(path: str | os.PathLike[str]) -> Outline:
+def read_graph_only(path: str | os.PathLike[str]) -> GraphOnly:
     """The main graph of a model file, without looking at weights: external data may be missing.
 
     Nothing is checked that only running the model needs (versions, functions, sizes of weights).
@@ -38,4 +38,4 @@ def read_outline(path: str | os.PathLike[str]) -> Outline:
     except DecodeError as exc:
         raise ModelFileError(f"the bytes are not an ONNX model: {exc}", where=os.fspath(path)) from exc
     built = build_graph(proto.graph, overridable=proto.ir_version >= 4)
-    return Outline(graph=built.graph, stated_names=tuple(node.name for node in built.protos))
+    return GraphOnly(graph=built.graph, stated_names=tuple(node.name for node in built.protos))

@@ -31,7 +31,7 @@ class MemoryPlan:
     """Per segment. With the arena in use, what a running segment adds to it is ``interior_bytes``."""
 
 
-class MemoryOutline:
+class MemoryModel:
     """What a plan fixes of its memory whatever the shapes: lifetimes, size expressions, the events of peaks.
 
     Sizes come from inferred types, which for some operators are beliefs; a run must compare what it is about
@@ -122,7 +122,7 @@ class PlanCache:
     Few signatures are worth that; all others are planned quickly.
 
     Args:
-        outline: what is planned.
+        memory_model: what is planned.
         capacity: signatures to hold, at least 1.
         effort: for each plan; the default is what a waiting run can afford.
 
@@ -138,13 +138,13 @@ class PlanCache:
         "_misses",
         "_orders",
         "_untrusted",
-        "outline",
+        "memory_model",
     )
 
-    def __init__(self, outline: MemoryOutline, *, capacity: int = 64, effort: Effort = Effort.QUICK) -> None:
+    def __init__(self, memory_model: MemoryModel, *, capacity: int = 64, effort: Effort = Effort.QUICK) -> None:
         if capacity < 1:
             raise ConfigError(f"a cache of {capacity} plans", fix="hold at least 1")
-        self.outline = outline
+        self.memory_model = memory_model
         self._capacity = capacity
         self._effort = effort
         self._entries: OrderedDict[tuple[int | None, ...], _Entry] = OrderedDict()
@@ -168,7 +168,7 @@ class PlanCache:
         Returns: whether plans changed, so that `get` answers differently from now on.
         """
         entry = self._entry(dims)
-        seen = bind_dims(self.outline.types, shapes)
+        seen = bind_dims(self.memory_model.types, shapes)
         news = {
             name: value
             for name, value in seen.items()
@@ -176,13 +176,13 @@ class PlanCache:
         }
         if not news:
             return False
-        torn = [name for name in news if name in entry.learned]
-        self._untrusted.update(torn)
+        conflicting = [name for name in news if name in entry.learned]
+        self._untrusted.update(conflicting)
         entry.learned.update(news)
         entry.plan = None
-        if torn:
+        if conflicting:
             for other in self._entries.values():
-                if [name for name in torn if other.learned.pop(name, None) is not None]:
+                if [name for name in conflicting if other.learned.pop(name, None) is not None]:
                     other.plan = None
         return True
 
@@ -193,22 +193,22 @@ class PlanCache:
         )
 
     def _planned(self, dims: Mapping[str, int]) -> MemoryPlan:
-        outline, orders = self.outline, self._orders
-        plan = outline.plan(dims, effort=self._effort, orders=orders)
+        memory_model, orders = self.memory_model, self._orders
+        plan = memory_model.plan(dims, effort=self._effort, orders=orders)
         arena = plan.arena
         if (
             self._effort is Effort.QUICK
             and len(orders) < _THOROUGH_PLANS
             and arena.arena_bytes > arena.lower_bound_bytes * _ROOM_TO_IMPROVE
         ):
-            better = outline.plan(dims, effort=Effort.THOROUGH, orders=orders)
-            orders.append(placement_order(better.arena, outline.lifetimes))
+            better = memory_model.plan(dims, effort=Effort.THOROUGH, orders=orders)
+            orders.append(placement_order(better.arena, memory_model.lifetimes))
             if better.arena.arena_bytes < arena.arena_bytes:
                 plan = better
         return plan
 
     def _entry(self, dims: Mapping[str, int]) -> _Entry:
-        key = tuple([dims.get(name) for name in self.outline.symbols])
+        key = tuple([dims.get(name) for name in self.memory_model.symbols])
         entry = self._entries.get(key)
         if entry is None:
             entry = self._entries[key] = _Entry(plan=None, learned={})

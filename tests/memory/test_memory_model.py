@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from parallax.errors import ConfigError
 from parallax.graph import TensorInfo, bind_dims
-from parallax.memory import Effort, MemoryOutline, PlanCache, verify_arena_plan
+from parallax.memory import Effort, MemoryModel, PlanCache, verify_arena_plan
 from parallax.memory._arena import ArenaSlot
 from parallax.model import load_model
 from tests.memory._plans import chain, plan_of
@@ -38,43 +38,43 @@ GRAPH = replace(
 )
 
 
-def outline(**settings):
-    return MemoryOutline(PLAN, GRAPH, **settings)
+def memory_model(**settings):
+    return MemoryModel(PLAN, GRAPH, **settings)
 
 
 def test_the_signature_is_every_dimension_that_sizes_depend_on():
-    assert outline().symbols == ("?c:0", "n", "unk__0")
-    assert outline(place_outputs=False).symbols == ("?c:0", "n", "unk__0"), "peaks depend on outputs, too"
+    assert memory_model().symbols == ("?c:0", "n", "unk__0")
+    assert memory_model(place_outputs=False).symbols == ("?c:0", "n", "unk__0"), "peaks depend on outputs, too"
 
 
 def test_what_dimensions_do_not_determine_is_dynamic_and_stays_in_its_branch():
-    memory = outline().plan({"n": 8})
+    memory = memory_model().plan({"n": 8})
     assert memory.arena.dynamic == ("c", "y")
     assert memory.arena.slots == (
         ArenaSlot("a", memory.arena.slots[0].offset, 128),
         ArenaSlot("b", memory.arena.slots[1].offset, 256),
     )
-    branch_of = outline().lifetimes.branch_of
+    branch_of = memory_model().lifetimes.branch_of
     assert len({branch_of[1], branch_of[2], branch_of[3]}) == 3, "each disturbs no other"
-    verify_arena_plan(memory.arena, PLAN, sizes=outline().sizes({"n": 8}), model_outputs=["y"])
+    verify_arena_plan(memory.arena, PLAN, sizes=memory_model().sizes({"n": 8}), model_outputs=["y"])
 
 
 def test_offsets_of_known_tensors_do_not_depend_on_dynamic_ones():
-    before = outline().plan({"n": 8}).arena
-    after = outline().plan({"n": 8, "?c:0": 1000}).arena
+    before = memory_model().plan({"n": 8}).arena
+    after = memory_model().plan({"n": 8, "?c:0": 1000}).arena
     assert before.arena_bytes < after.arena_bytes
     assert after.dynamic == ("y",)
 
 
 def test_a_plan_states_its_dimensions_and_the_peaks_of_its_segments():
-    memory = outline().plan({"n": 8, "other": 3})
+    memory = memory_model().plan({"n": 8, "other": 3})
     assert memory.dims == (("n", 8),)
     assert [peak.total_bytes for peak in memory.peaks] == [256, 128 + 256, 128, 256]
     assert [peak.unknown_tensors for peak in memory.peaks] == [0, 0, 1, 2]
 
 
 def test_a_seen_signature_is_answered_from_the_cache():
-    cache = PlanCache(outline())
+    cache = PlanCache(memory_model())
     first = cache.get({"n": 8, "irrelevant": 1})
     assert cache.get({"n": 8, "irrelevant": 2}) is first
     assert cache.get({"n": 9}) is not first
@@ -83,7 +83,7 @@ def test_a_seen_signature_is_answered_from_the_cache():
 
 
 def test_the_least_recently_used_signature_is_dropped():
-    cache = PlanCache(outline(), capacity=2)
+    cache = PlanCache(memory_model(), capacity=2)
     kept = cache.get({"n": 1})
     dropped = cache.get({"n": 2})
     assert cache.get({"n": 1}) is kept
@@ -96,11 +96,11 @@ def test_the_least_recently_used_signature_is_dropped():
 
 def test_a_cache_holds_at_least_one_plan():
     with pytest.raises(ConfigError, match="hold at least 1"):
-        PlanCache(outline(), capacity=0)
+        PlanCache(memory_model(), capacity=0)
 
 
 def test_sizes_that_inference_could_not_follow_are_learned_per_signature():
-    cache = PlanCache(outline())
+    cache = PlanCache(memory_model())
     cache.get({"n": 8})
     assert cache.learn({"n": 8}, {"c": (5, 4), "y": (6, 4)})
     assert cache.get({"n": 8}).arena.dynamic == ()
@@ -112,7 +112,7 @@ def test_sizes_that_inference_could_not_follow_are_learned_per_signature():
 
 
 def test_a_size_that_depends_on_the_data_is_not_trusted_again():
-    cache = PlanCache(outline())
+    cache = PlanCache(memory_model())
     cache.learn({"n": 8}, {"c": (5, 4), "y": (6, 4)})
     cache.learn({"n": 9}, {"c": (7, 4)})
     assert cache.get({"n": 9}).arena.dynamic == ("y",)
@@ -124,13 +124,13 @@ def test_a_size_that_depends_on_the_data_is_not_trusted_again():
 
 
 def test_a_size_that_inputs_determine_is_not_relearned():
-    cache = PlanCache(outline())
+    cache = PlanCache(memory_model())
     assert not cache.learn({"n": 8}, {"a": (100, 4)})
     assert cache.get({"n": 8}).arena.slots[0].size_bytes == 128
 
 
 def test_quick_plans_are_the_default_of_a_cache():
-    assert PlanCache(outline()).get({"n": 8}) == outline().plan({"n": 8}, effort=Effort.QUICK)
+    assert PlanCache(memory_model()).get({"n": 8}) == memory_model().plan({"n": 8}, effort=Effort.QUICK)
 
 
 def test_a_cache_remembers_the_order_of_a_thorough_plan_for_other_shapes():
@@ -142,7 +142,7 @@ def test_a_cache_remembers_the_order_of_a_thorough_plan_for_other_shapes():
         inputs=(TensorInfo(name="x", dtype=1, shape=("n", 16)),),
         tensors={name: TensorInfo(name=name, dtype=1, shape=shape) for name, shape in shapes.items()},
     )
-    alone = MemoryOutline(plan, graph)
+    alone = MemoryModel(plan, graph)
     assert alone.plan({"n": 2}, effort=Effort.QUICK).arena.arena_bytes > alone.plan({"n": 2}).arena.arena_bytes
     cache = PlanCache(alone)
     for n in range(1, 9):
@@ -178,9 +178,9 @@ def test_planned_sizes_are_what_the_runtime_produces():
     plan = plan_of(
         [(tuple(node.inputs), tuple(node.outputs)) for node in graph.nodes],
     )
-    outline = MemoryOutline(plan, graph)
-    assert outline.lifetimes.tensors == names
-    cache = PlanCache(outline)
+    memory_model = MemoryModel(plan, graph)
+    assert memory_model.lifetimes.tensors == names
+    cache = PlanCache(memory_model)
     exposed = onnx.ModelProto()
     exposed.CopyFrom(proto)
     exposed.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in ("a", "s", "b", "c"))

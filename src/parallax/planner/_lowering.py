@@ -1,6 +1,6 @@
 """Bodies of If, Loop and Scan taken into the plan, where that pays.
 
-A lifted operator is a segment of its own, whose bodies have plans of their own: made by whoever plans graphs, the same
+A lowered operator is a segment of its own, whose bodies have plans of their own: made by whoever plans graphs, the same
 way as for the model around them. What is in its segment before, beside and after it becomes segments of its own too;
 what is beside it runs at the same time, if that promises to end sooner. An operator whose bodies gain nothing by that
 stays in its segment. Either way the segment's reason says so, with both figures.
@@ -16,13 +16,13 @@ from typing import Final, Protocol
 from parallax.errors import BackendError
 from parallax.graph import Node, OpGraph
 from parallax.model import Body, Model
-from parallax.partition import UnitGraph, bodies_cast_back, contract, set_apart, stands_alone, units_of
+from parallax.partition import UnitGraph, bodies_cast_back, group_fusions, is_isolated, split_around, units_of
 from parallax.partition.candidates import Cause, DraftSegment, assemble, find_boundaries
 from parallax.planner._candidates import HANDOVER_NS, SEGMENT_OVERHEAD_NS
 from parallax.profile import estimate_costs, surviving_tensors
 from parallax.schedule import CPU_BACKEND, BodyPlan, Plan, Segment
 
-LIFT_NS: Final = 45_000
+LOWERING_NS: Final = 45_000
 """What an iteration, or an If, takes longer in the engine than in the runtime. Measured with bodies of one and two
 trivial operators on two cores: 30 to 47 us, where the runtime's own kernels take 1 (Loop) and 4 (If)."""
 
@@ -36,8 +36,8 @@ class BodyPlanner(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Lift:
-    """An operator to be lifted."""
+class _Lowered:
+    """An operator that is to be lowered, and what that gains."""
 
     node: int
     bodies: tuple[BodyPlan, ...]
@@ -56,12 +56,12 @@ class _Piece:
     origin: Segment
     units: tuple[int, ...]
     width: int
-    lift: _Lift | None = None
+    lowered: _Lowered | None = None
     place: str = ""
     """Where it lies with regard to an operator that was taken out of the same segment."""
 
 
-def lift_bodies(
+def lower_bodies(
     model: Model,
     plan: Plan,
     *,
@@ -70,17 +70,17 @@ def lift_bodies(
     promises: Callable[[OpGraph], bool] | None = None,
     as_barriers: bool = False,
 ) -> Plan:
-    """The plan with those operators lifted whose bodies gain by it.
+    """The plan with those operators lowered whose bodies gain by it.
 
     Args:
         model: which the plan is for.
         plan: cut or uncut. What other backends run is left to them.
-        plan_body: plans each body. Operators inside bodies are lifted by the same rule.
-        min_gain: the least share of the time of a whole run that lifting an operator must promise to save. 0 lifts
-            whatever can be lifted, whether it gains or not.
+        plan_body: plans each body. Operators inside bodies are lowered by the same rule.
+        min_gain: the least share of the time of a whole run that lowering an operator must promise to save. 0 lowers
+            whatever can be lowered, whether it gains or not.
         promises: a quick look at a body's graph, before it becomes a model of its own: False where its plan will gain
             nothing. Default: always ask for the plan.
-        as_barriers: whether nothing runs beside a lifted operator, and one stays whose bodies all stay whole.
+        as_barriers: whether nothing runs beside a lowered operator, and one stays whose bodies all stay whole.
 
     Raises: what ``plan_body`` raises.
     """
@@ -93,23 +93,23 @@ def lift_bodies(
     ]
     if not found:
         return plan
-    lifter = _Lifter(model, plan, plan_body, min_gain, promises, as_barriers=as_barriers)
-    lifts: dict[int, _Lift] = {}
+    lowering = _Lowering(model, plan, plan_body, min_gain, promises, as_barriers=as_barriers)
+    all_lowered: dict[int, _Lowered] = {}
     notes: dict[int, tuple[str, ...]] = {}
     for segment, node in found:
-        verdict = lifter.examine(segment, node)
-        if isinstance(verdict, _Lift):
-            lifts[node.index] = verdict
+        verdict = lowering.examine(segment, node)
+        if isinstance(verdict, _Lowered):
+            all_lowered[node.index] = verdict
         else:
             notes[segment.index] = (*notes.get(segment.index, ()), verdict)
     noted = [
         replace(segment, reason="; ".join((segment.reason, *notes.get(segment.index, ())))) for segment in plan.segments
     ]
     plan = replace(plan, segments=tuple(noted))
-    return lifter.apply(plan, lifts) if lifts else plan
+    return lowering.apply(plan, all_lowered) if all_lowered else plan
 
 
-class _Lifter:
+class _Lowering:
     """Examines operators of one model."""
 
     def __init__(
@@ -141,10 +141,10 @@ class _Lifter:
         # what does not survive there is a node without effect that it drops.
         around = {name for node in self._graph.nodes if node.bodies for name in (*node.inputs, *node.outputs)}
         survivors = surviving_tensors(self._model) | around
-        return contract(self._graph, survivors=survivors, cuttable=self._model.can_cut, tiny_elements=0)
+        return group_fusions(self._graph, survivors=survivors, cuttable=self._model.can_cut, tiny_elements=0)
 
-    def examine(self, segment: Segment, node: Node) -> _Lift | str:
-        """How to lift an operator of a segment, or why it stays."""
+    def examine(self, segment: Segment, node: Node) -> _Lowered | str:
+        """How to lower an operator of a segment, or why it stays."""
         stays = f"{node.op_type} {node.name!r} stays in it: "
         obstacle = self._model.why_no_bodies(node.index)
         if obstacle is not None:
@@ -155,25 +155,25 @@ class _Lifter:
         if bodies_cast_back(self._graph.nodes[node.index]):
             return stays + "what it casts there and back for a body inside comes from outside"
         bodies = self._model.bodies(node.index)
-        lift = self._lift(node, bodies, width=max(1, segment.width), beside=False)
-        if isinstance(lift, str):
-            return stays + lift
+        lowered = self._lower(node, bodies, width=max(1, segment.width), beside=False)
+        if isinstance(lowered, str):
+            return stays + lowered
         try:
             units = self._units
         except BackendError as error:
             return stays + error.what
-        if not stands_alone(self._graph, units, node.index):
+        if not is_isolated(self._graph, units, node.index):
             return stays + "the runtime fuses it with what is around it, or what lies between cannot be handed over"
         if any(units_of(units, nodes) is None for nodes in self._groups):
             return stays + "the plan cuts where the runtime would fuse"
-        return lift if self._as_barriers else self._put_beside(segment, node, bodies, lift)
+        return lowered if self._as_barriers else self._put_beside(segment, node, bodies, lowered)
 
-    def _lift(self, node: Node, bodies: Sequence[Body[Model]], *, width: int, beside: bool) -> _Lift | str:
+    def _lower(self, node: Node, bodies: Sequence[Body[Model]], *, width: int, beside: bool) -> _Lowered | str:
         planned = []
-        plain_ns = lifted_ns = 0
+        plain_ns = lowered_ns = 0
         for body in bodies:
             plan = self._plan_body(body.model, cores=width)
-            plan = lift_bodies(
+            plan = lower_bodies(
                 body.model,
                 plan,
                 plan_body=self._plan_body,
@@ -187,21 +187,21 @@ class _Lifter:
                 uncut_ns = sum(estimate_costs(body.model.inferred(), cores=width).node_ns(width))
             chosen_ns = plan.provenance.chosen_ns
             plain_ns += uncut_ns
-            lifted_ns += LIFT_NS + (uncut_ns if plan.is_uncut or chosen_ns is None else chosen_ns)
+            lowered_ns += LOWERING_NS + (uncut_ns if plan.is_uncut or chosen_ns is None else chosen_ns)
         if self._as_barriers and all(entry.plan.is_uncut for entry in planned):
             return "nothing in its bodies is divided"
         cost_ns = self._costs.node_ns(width)[node.index]
-        saved_ns = round(cost_ns * (1 - lifted_ns / max(1, plain_ns)))
+        saved_ns = round(cost_ns * (1 - lowered_ns / max(1, plain_ns)))
         what = "an arm" if node.op_type == "If" else "an iteration"
         count = max(1, len(bodies)) * 1e3
         figures = (
-            f"{lifted_ns / count:.1f} us for {what} by a plan of its own, {plain_ns / count:.1f} us in the runtime"
+            f"{lowered_ns / count:.1f} us for {what} by a plan of its own, {plain_ns / count:.1f} us in the runtime"
         )
         share = saved_ns / max(1, self._total_ns)
         if self._min_gain > 0 and share < self._min_gain:
             asked = f"{max(0.0, share):.0%} of a run is saved where {self._min_gain:.0%} is asked for"
             return f"{figures}, so that {asked}"
-        return _Lift(
+        return _Lowered(
             node=node.index,
             bodies=tuple(planned),
             width=width,
@@ -211,23 +211,23 @@ class _Lifter:
             reason=f"{node.op_type} {node.name!r} is run by the engine: {figures}",
         )
 
-    def _put_beside(self, segment: Segment, node: Node, bodies: Sequence[Body[Model]], lift: _Lift) -> _Lift:
+    def _put_beside(self, segment: Segment, node: Node, bodies: Sequence[Body[Model]], lowered: _Lowered) -> _Lowered:
         """The same on one core less, if what is beside it can then run at the same time and all ends sooner."""
         narrow = self._cores - 1
         if segment.lane is not None or not 1 <= narrow < segment.width:
-            return lift
+            return lowered
         members = units_of(self._units, segment.nodes) or ()
-        _, beside, _ = set_apart(self._units, members, self._units.unit_of[node.index], beside=True)
+        _, beside, _ = split_around(self._units, members, self._units.unit_of[node.index], beside=True)
         alone_ns = self._cost_ns(beside, 1)
         if alone_ns <= HANDOVER_NS + SEGMENT_OVERHEAD_NS:
-            return lift
-        side = self._lift(node, bodies, width=narrow, beside=True)
+            return lowered
+        side = self._lower(node, bodies, width=narrow, beside=True)
         if isinstance(side, str):
-            return lift
+            return lowered
         together_ns = max(side.cost_ns, alone_ns) + HANDOVER_NS + SEGMENT_OVERHEAD_NS
-        serial_ns = lift.cost_ns + self._cost_ns(beside, segment.width)
+        serial_ns = lowered.cost_ns + self._cost_ns(beside, segment.width)
         if together_ns >= serial_ns:
-            return lift
+            return lowered
         figures = f"{together_ns / 1e3:.1f} us side by side, {serial_ns / 1e3:.1f} us serially"
         return replace(side, reason=f"{side.reason}; others run beside it ({figures})")
 
@@ -235,40 +235,40 @@ class _Lifter:
         costs = self._units.unit_costs(self._costs.node_ns(width))
         return sum(costs[unit] for unit in units)
 
-    def apply(self, plan: Plan, lifts: Mapping[int, _Lift]) -> Plan:
+    def apply(self, plan: Plan, all_lowered: Mapping[int, _Lowered]) -> Plan:
         """The plan with these operators in segments of their own."""
         pieces: list[_Piece] = []
         for segment in plan.segments:
             members = units_of(self._units, segment.nodes) or ()
             parts = [_Piece(origin=segment, units=members, width=segment.width)]
             for index in segment.nodes:
-                lift = lifts.get(index)
-                if lift is not None:
-                    parts = self._take_out(parts, lift)
+                lowered = all_lowered.get(index)
+                if lowered is not None:
+                    parts = self._take_out(parts, lowered)
             pieces.extend(parts)
-        return self._rebuilt(plan, pieces, list(lifts.values()))
+        return self._rebuilt(plan, pieces, list(all_lowered.values()))
 
-    def _take_out(self, parts: Sequence[_Piece], lift: _Lift) -> list[_Piece]:
-        unit = self._units.unit_of[lift.node]
+    def _take_out(self, parts: Sequence[_Piece], lowered: _Lowered) -> list[_Piece]:
+        unit = self._units.unit_of[lowered.node]
         made: list[_Piece] = []
         for part in parts:
             if unit not in part.units:
                 made.append(part)
                 continue
-            name = self._graph.nodes[lift.node].name
-            before, beside, after = set_apart(self._units, part.units, unit, beside=lift.beside)
+            name = self._graph.nodes[lowered.node].name
+            before, beside, after = split_around(self._units, part.units, unit, beside=lowered.beside)
             if before:
                 made.append(replace(part, units=before, place=f"before {name!r}"))
-            made.append(replace(part, units=(unit,), width=lift.width, lift=lift))
+            made.append(replace(part, units=(unit,), width=lowered.width, lowered=lowered))
             if beside:
                 made.append(replace(part, units=beside, width=1, place=f"beside {name!r}"))
             if after:
                 made.append(replace(part, units=after, place=f"after {name!r}"))
         return made
 
-    def _rebuilt(self, plan: Plan, pieces: Sequence[_Piece], lifts: Sequence[_Lift]) -> Plan:
+    def _rebuilt(self, plan: Plan, pieces: Sequence[_Piece], all_lowered: Sequence[_Lowered]) -> Plan:
         drafts = [DraftSegment(units=piece.units, width=max(1, piece.width), cause=Cause.FORCED) for piece in pieces]
-        partition = assemble(self._units, drafts, label="lifted", lanes=plan.lanes)
+        partition = assemble(self._units, drafts, label="lowered", lanes=plan.lanes)
         boundaries = find_boundaries(self._graph, self._units, partition)
         read = {name for boundary in boundaries for name in boundary.inputs}
         unread = tuple(name for segment in plan.segments for name in segment.inputs if name not in read)
@@ -277,7 +277,7 @@ class _Lifter:
             homes.setdefault(piece.origin.index, []).append(position)
         segments = []
         for index, (piece, boundary) in enumerate(zip(pieces, boundaries, strict=True)):
-            origin, lift = piece.origin, piece.lift
+            origin, lowered = piece.origin, piece.lowered
             whole = len(homes[origin.index]) == 1
             # What an order was asked for though no tensor passes, as keeping memory small does.
             ordered = {
@@ -299,13 +299,13 @@ class _Lifter:
                     outputs=boundary.outputs,
                     predecessors=tuple(sorted(ordered.union(partition.dag.predecessors[index]))),
                     width=piece.width,
-                    cost_ns=lift.cost_ns
-                    if lift
+                    cost_ns=lowered.cost_ns
+                    if lowered
                     else origin.cost_ns
                     if whole
                     else self._cost_ns(piece.units, piece.width),
-                    bodies=lift.bodies if lift else (),
-                    reason=lift.reason if lift else reason,
+                    bodies=lowered.bodies if lowered else (),
+                    reason=lowered.reason if lowered else reason,
                 )
             )
         before_ns = plan.provenance.uncut_ns or self._total_ns
@@ -313,13 +313,13 @@ class _Lifter:
             plan.provenance,
             source="forced" if self._min_gain == 0 else "tables" if plan.is_uncut else plan.provenance.source,
             uncut_ns=before_ns,
-            chosen_ns=max(0, self._total_ns - sum(lift.saved_ns for lift in lifts)),
-            reason="; ".join((plan.provenance.reason, *(lift.reason for lift in lifts))),
+            chosen_ns=max(0, self._total_ns - sum(lowered.saved_ns for lowered in all_lowered)),
+            reason="; ".join((plan.provenance.reason, *(lowered.reason for lowered in all_lowered))),
         )
         return replace(
             plan,
             policy=plan.policy if plan.has_branch_arenas else "adaptive",
-            lanes=max(plan.lanes, 2) if any(lift.beside for lift in lifts) else plan.lanes,
+            lanes=max(plan.lanes, 2) if any(lowered.beside for lowered in all_lowered) else plan.lanes,
             segments=tuple(segments),
             provenance=provenance,
         )

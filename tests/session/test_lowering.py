@@ -1,4 +1,4 @@
-"""Which operators with bodies are lifted out of their segments, and what becomes of what is around them."""
+"""Which operators with bodies are lowered out of their segments, and what becomes of what is around them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import parallax
 from parallax import zoo
 from parallax.errors import PlanError
 from parallax.model import Model, load_model
-from parallax.planner import uncut_plan
-from parallax.planner._lifting import lift_bodies
+from parallax.planner import whole_plan
+from parallax.planner._lowering import lower_bodies
 from parallax.planner._tables import forced_plan
 from parallax.schedule import Plan, verify_plan
-from tests.engine._flow_models import FLOAT, captured_weights_model, counting_loop, info, lifted_plan, model, nested
+from tests.engine._flow_models import FLOAT, captured_weights_model, counting_loop, info, lowered_plan, model, nested
 
 
 def loop_beside_a_chain() -> Model:
@@ -33,7 +33,7 @@ def loop_beside_a_chain() -> Model:
 
 def test_what_does_not_depend_on_a_loop_may_run_beside_it() -> None:
     source = loop_beside_a_chain()
-    for plan in (lifted_plan(source), lifted_plan(source, cut=False)):
+    for plan in (lowered_plan(source), lowered_plan(source, cut=False)):
         verify_plan(plan, len(source.graph.nodes))
         (loop,) = (segment for segment in plan.segments if segment.bodies)
         beside = [s for s in plan.segments if any(source.graph.nodes[i].op_type == "Softmax" for i in s.nodes)]
@@ -46,10 +46,10 @@ def test_what_does_not_depend_on_a_loop_may_run_beside_it() -> None:
 
 def test_a_body_that_gains_nothing_stays_and_both_figures_say_why() -> None:
     source = load_model(counting_loop())
-    plan = lift_bodies(
+    plan = lower_bodies(
         source,
-        uncut_plan(source, "uncut", cores=2),
-        plan_body=lambda body, *, cores: uncut_plan(body, "uncut", cores=cores),
+        whole_plan(source, "uncut", cores=2),
+        plan_body=lambda body, *, cores: whole_plan(body, "uncut", cores=cores),
         min_gain=0.15,
     )
     assert plan.is_uncut
@@ -95,7 +95,7 @@ def test_sessions_lift_on_demand_and_answer_as_the_runtime_does() -> None:
 
 
 def test_plans_with_bodies_survive_json_and_are_judged() -> None:
-    plan = lifted_plan(load_model(nested()))
+    plan = lowered_plan(load_model(nested()))
     value = plan.to_json()
     assert Plan.from_json(value) == plan
     (segment,) = (entry for entry in value["segments"] if entry["bodies"])  # type: ignore[attr-defined]
@@ -120,4 +120,4 @@ def test_types_of_bodies_hold_in_every_iteration_and_constants_come_along() -> N
 def test_a_forced_plan_is_left_alone_without_bodies() -> None:
     source = load_model(model([helper.make_node("Relu", ["x"], ["y"])], [info("x")], [info("y")]))
     plan = forced_plan(source, cores=2)
-    assert lift_bodies(source, plan, plan_body=lambda body, *, cores: plan, min_gain=0) is plan
+    assert lower_bodies(source, plan, plan_body=lambda body, *, cores: plan, min_gain=0) is plan

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from parallax.errors import InternalError
 from parallax.memory import (
     find_lifetimes,
-    hand_over,
-    keep_apart,
+    find_reuse_edges,
+    find_serialisation_edges,
     peak_of_schedule,
     peak_of_sequence,
     plan_arena,
@@ -89,7 +89,9 @@ def test_with_its_edges_all_tensors_fit_in_every_execution(case, data):
     order = by_start(spans)
     roomy = plan_arena(lifetimes, values).arena_bytes
     limit = data.draw(st.integers(alive_in(lifetimes, values, spans), max(roomy, 1)))
-    found = hand_over(lifetimes, values, spans, [s.predecessors for s in plan.segments], order=order, limit_bytes=limit)
+    found = find_reuse_edges(
+        lifetimes, values, spans, [s.predecessors for s in plan.segments], order=order, limit_bytes=limit
+    )
     if found is None:
         assert limit < roomy, "the arena as it is would have fitted"
         return
@@ -117,7 +119,9 @@ def test_no_edge_follows_from_the_others(case, data):
     spans = data.draw(timelines(plan))
     order = by_start(spans)
     limit = alive_in(lifetimes, values, spans) + data.draw(st.sampled_from([0, 64, 1024]))
-    found = hand_over(lifetimes, values, spans, [s.predecessors for s in plan.segments], order=order, limit_bytes=limit)
+    found = find_reuse_edges(
+        lifetimes, values, spans, [s.predecessors for s in plan.segments], order=order, limit_bytes=limit
+    )
     if found is None:
         return
     for edge in found.edges:
@@ -136,7 +140,7 @@ def test_where_everything_fits_there_are_no_edges(case, data):
     lifetimes = find_lifetimes(plan, outputs)
     values = padded(sizes_of(plan, data.draw), lifetimes)
     spans = data.draw(timelines(plan))
-    found = hand_over(
+    found = find_reuse_edges(
         lifetimes,
         values,
         spans,
@@ -162,18 +166,20 @@ def test_a_branch_that_runs_later_takes_over_the_bytes_of_one_that_is_over():
     sizes = [64 * {"a0": 100, "b0": 100}.get(name, 1) for name in lifetimes.tensors]
     spans = [(0, 10), (10, 20), (30, 40), (40, 50), (50, 60)]
     predecessors = [segment.predecessors for segment in plan.segments]
-    found = hand_over(lifetimes, sizes, spans, predecessors, order=range(5), limit_bytes=64 * 102)
+    found = find_reuse_edges(lifetimes, sizes, spans, predecessors, order=range(5), limit_bytes=64 * 102)
     assert found is not None
     assert found.edges == ((1, 2),), "b0 waits for what reads a0"
     assert found.arena_bytes == 64 * 102
     at_once = [(0, 10), (10, 20), (0, 10), (10, 20), (20, 30)]
-    assert hand_over(lifetimes, sizes, at_once, predecessors, order=[0, 2, 1, 3, 4], limit_bytes=64 * 102) is None
+    assert (
+        find_reuse_edges(lifetimes, sizes, at_once, predecessors, order=[0, 2, 1, 3, 4], limit_bytes=64 * 102) is None
+    )
 
 
 def test_a_plan_that_passes_nothing_on_needs_nothing():
     plan = plan_of([(("x",), ("y",)), (("x",), ("z",))])
     lifetimes = find_lifetimes(plan, ["y", "z"], place_outputs=False)
-    found = hand_over(lifetimes, [], [(0, 1), (0, 1)], [(), ()], order=[0, 1], limit_bytes=0)
+    found = find_reuse_edges(lifetimes, [], [(0, 1), (0, 1)], [(), ()], order=[0, 1], limit_bytes=0)
     assert found is not None
     assert (found.edges, found.arena_bytes) == ((), 0)
 
@@ -193,7 +199,7 @@ def test_segments_kept_apart_never_hold_more_together_in_any_execution(case, dat
     peaks = [peaks[old] for old in order]
     spans = [spans[old] for old in order]
     limit = data.draw(st.integers(max(peaks), max(peaks) + 10))
-    edges = keep_apart(plan, peaks, spans, limit_bytes=limit)
+    edges = find_serialisation_edges(plan, peaks, spans, limit_bytes=limit)
     if edges is None:
         return
     for before, after in edges:
@@ -210,9 +216,9 @@ def test_segments_kept_apart_never_hold_more_together_in_any_execution(case, dat
 
 def test_what_runs_at_once_in_the_timeline_cannot_be_kept_apart():
     plan = plan_of([(("x",), ("a",)), (("x",), ("b",)), (("a", "b"), ("c",))])
-    assert keep_apart(plan, [5, 5, 0], [(0, 4), (2, 6), (6, 7)], limit_bytes=9) is None
-    assert keep_apart(plan, [5, 5, 0], [(0, 2), (2, 6), (6, 7)], limit_bytes=9) == ((0, 1),)
-    assert keep_apart(plan, [5, 5, 0], [(0, 4), (2, 6), (6, 7)], limit_bytes=10) == ()
+    assert find_serialisation_edges(plan, [5, 5, 0], [(0, 4), (2, 6), (6, 7)], limit_bytes=9) is None
+    assert find_serialisation_edges(plan, [5, 5, 0], [(0, 2), (2, 6), (6, 7)], limit_bytes=9) == ((0, 1),)
+    assert find_serialisation_edges(plan, [5, 5, 0], [(0, 4), (2, 6), (6, 7)], limit_bytes=10) == ()
 
 
 @given(case=plans(max_segments=10), data=st.data())

@@ -29,8 +29,8 @@ _ROUNDS: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HandOver:
-    """What to promise so that all tensors fit."""
+class ReuseEdges:
+    """The edges that make all tensors fit."""
 
     edges: tuple[tuple[int, int], ...]
     """(a segment, one that must wait for it), in the order of those that wait. None follows from others."""
@@ -40,7 +40,7 @@ class HandOver:
     """The tensors by their offset: placed in this order, lowest gap first, they take no more."""
 
 
-def hand_over(
+def find_reuse_edges(
     lifetimes: Lifetimes,
     sizes: Sequence[int],
     spans: Sequence[tuple[int, int]],
@@ -48,7 +48,7 @@ def hand_over(
     *,
     order: Sequence[int],
     limit_bytes: int,
-) -> HandOver | None:
+) -> ReuseEdges | None:
     """Fit the tensors into ``limit_bytes`` by letting some have the bytes of others that are over, in this timeline.
 
     All edges agree with ``order``, so a plan can never deadlock by them. With them, `find_lifetimes` knows these
@@ -69,7 +69,7 @@ def hand_over(
     """
     items = [tensor for tensor, size in enumerate(sizes) if size]
     if not items:
-        return HandOver(edges=(), arena_bytes=0, placement=())
+        return ReuseEdges(edges=(), arena_bytes=0, placement=())
     place = [0] * len(order)
     for position, segment in enumerate(order):
         place[segment] = position
@@ -77,11 +77,11 @@ def hand_over(
     length = max(end for _, end in spans)
     levels = [_ORDERED, *(max(1, length // part) for part in _PAUSES), 0]
     neighbours = [_lists(pauses < level) for level in levels]
-    best: HandOver | None = None
+    best: ReuseEdges | None = None
     for offsets in _packings(lifetimes, sizes, spans, items, neighbours, pauses, limit_bytes):
         edges = _edges(lifetimes, sizes, spans, predecessors, offsets, order)
         if best is None or len(edges) < len(best.edges):
-            best = HandOver(
+            best = ReuseEdges(
                 edges=edges,
                 arena_bytes=max(offsets[item] + sizes[item] for item in items),
                 placement=tuple(lifetimes.tensors[item] for item in sorted(items, key=offsets.__getitem__)),
