@@ -79,7 +79,7 @@ class Scripted:
 
 def _guarded(delegate: CompiledModel, policy: FaultPolicy = DEFAULT, **more: Any) -> GuardedModel:
     return GuardedModel(
-        delegate, spare=lambda: compiled(open_backend("cpu"), PROTO), what="a delegate", policy=policy, **more
+        delegate, fallback=lambda: compiled(open_backend("cpu"), PROTO), what="a delegate", policy=policy, **more
     )
 
 
@@ -108,7 +108,7 @@ def test_a_delegate_that_always_fails_is_set_aside_after_one_warning(caplog: pyt
             _check(model, seed)
     assert delegate.calls == FaultPolicy().tolerated == model.failures
     assert model.is_set_aside
-    assert model.stood_in == 1000
+    assert model.fallbacks == 1000
     (record,) = caplog.records
     assert "a delegate failed" in record.message
     assert "the driver is gone" in record.message
@@ -134,7 +134,7 @@ def test_failures_at_random_change_no_answer_of_any_thread() -> None:
         thread.join()
     assert not failures, failures[0]
     assert delegate.calls == 1000
-    assert model.failures == model.stood_in > 200
+    assert model.failures == model.fallbacks > 200
     assert not model.is_set_aside
 
 
@@ -176,7 +176,7 @@ def test_a_nan_that_the_processor_does_not_make_is_a_failure() -> None:
     model = _guarded(delegate, FaultPolicy(checks_nan=True))
     for seed in range(20):
         _check(model, seed)
-    assert model.failures == model.stood_in > 0
+    assert model.failures == model.fallbacks > 0
     assert not model.is_set_aside  # every other run is well
 
 
@@ -198,7 +198,7 @@ def test_a_wish_to_stop_is_not_the_delegates_fault() -> None:
     for _ in range(5):
         with pytest.raises(RunCancelled):
             _answer(model, np.ones(3, np.float32))
-    assert (model.failures, model.stood_in) == (0, 0)
+    assert (model.failures, model.fallbacks) == (0, 0)
     _check(model, 1)
 
 
@@ -244,7 +244,7 @@ def test_feeds_it_is_not_made_for_do_not_count_against_it() -> None:
         _check(model, seed)
     assert model.failures == 0
     assert not model.is_set_aside
-    assert model.stood_in == 20
+    assert model.fallbacks == 20
 
 
 def test_a_delegate_that_recovers_is_used_again() -> None:
@@ -274,7 +274,9 @@ def test_a_part_it_cannot_compile_runs_on_the_spare(caplog: pytest.LogCaptureFix
     )
     feeds = {"x": np.ones(3, np.float32), "m": np.eye(2, dtype=np.float32)}
     with caplog.at_level(logging.WARNING):
-        model = compile_guarded(open_backend("openvino"), whole(load_model(proto)), spare=open_backend("cpu"), width=1)
+        model = compile_guarded(
+            open_backend("openvino"), whole(load_model(proto)), fallback=open_backend("cpu"), width=1
+        )
     (record,) = caplog.records
     assert "does not compile segment 'whole'" in record.message
     made = model.run_with_ort_values({name: value(array) for name, array in feeds.items()}, ["y", "d"])
@@ -288,13 +290,13 @@ def test_integers_beyond_openvinos_are_computed_by_the_processor() -> None:
     proto = model_of(
         [helper.make_node("Equal", ["a", "b"], ["y"])], dict.fromkeys("ab", (I64, ["n"])), {"y": (BOOL, ["n"])}
     )
-    model = compile_guarded(open_backend("openvino"), whole(load_model(proto)), spare=open_backend("cpu"), width=1)
+    model = compile_guarded(open_backend("openvino"), whole(load_model(proto)), fallback=open_backend("cpu"), width=1)
     assert isinstance(model, GuardedModel)
     for a, b in (([1, 2], [1, 3]), ([1 << 24, (1 << 24) + 1], [1 << 24, 1 << 24]), ([1 << 40], [0])):
         feeds = {"a": np.array(a), "b": np.array(b)}
         (y,) = model.run_with_ort_values({name: value(array) for name, array in feeds.items()}, ["y"])
         assert y.numpy().tolist() == [left == right for left, right in zip(a, b, strict=True)]
-    assert (model.failures, model.stood_in) == (0, 2)
+    assert (model.failures, model.fallbacks) == (0, 2)
 
 
 def test_a_guarded_model_goes_away_with_its_last_user() -> None:

@@ -121,7 +121,7 @@ def test_pools_of_an_emulated_devices_regions_wait_asleep(bundle: Path) -> None:
     ]
     assert regions
     for opened in regions:
-        answers = opened.model._make_spare()
+        answers = opened.model._make_fallback()
         assert read_entry(answers.session.session_options, "session.intra_op.allow_spinning") == "0"
 
 

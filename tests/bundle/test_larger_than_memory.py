@@ -54,12 +54,12 @@ first = session.run(None, fed)[0]
 before = read_bytes()
 same = all(np.array_equal(session.run(None, fed)[0], first) for _ in range(int(runs) - 1))
 split = session._opened.split
-advisor = None if split is None else split.executor.advisor
+prefetcher = None if split is None else split.executor.prefetcher
 print(json.dumps({
     "first": first.tolist(),
     "same": same,
     "read": (read_bytes() - before) // max(1, int(runs) - 1),
-    "advised": advisor is not None and not advisor._reader._over,
+    "advised": prefetcher is not None and not prefetcher._reader._over,
 }))
 """
 
@@ -161,7 +161,7 @@ def test_where_there_is_memory_enough_the_chain_runs_without_advice(
     session = parallax.InferenceSession(chain)
     split = session._opened.split
     assert split is not None
-    assert split.executor.advisor is None
+    assert split.executor.prefetcher is None
     np.testing.assert_array_equal(session.run(None, {session.get_inputs()[0].name: feed})[0], unfused)
     for one, other in itertools.pairwise(session.plan.segments):
         assert one.index in other.predecessors

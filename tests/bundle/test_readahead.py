@@ -209,14 +209,14 @@ class Chain:
         by_path = {stretch.path: stretch for stretch in found}
         self.stretches = [(by_path[str(path)],) for path in self.paths]
 
-    def advisor(self, room_bytes: int) -> ReadAhead:
+    def prefetcher(self, room_bytes: int) -> ReadAhead:
         return ReadAhead(self.stretches, room=lambda held: room_bytes, owners=self.memory)
 
-    def run(self, advisor: ReadAhead, *, part: int = 1) -> None:
+    def run(self, prefetcher: ReadAhead, *, part: int = 1) -> None:
         for index, memory in enumerate(self.memory):
-            advisor.will_start(index)
+            prefetcher.will_start(index)
             assert memory[: self.size // part] == content(index, self.size // part)
-            advisor.has_ended(index)
+            prefetcher.has_ended(index)
 
     def close(self) -> None:
         for memory in self.memory:
@@ -234,48 +234,48 @@ def chain(tmp_path: Path) -> Iterator[Chain]:
 
 
 def test_runs_read_the_right_weights_and_hold_no_more_than_there_is_room_for(chain: Chain) -> None:
-    advisor = chain.advisor(4 * SEGMENT_BYTES)
+    prefetcher = chain.prefetcher(4 * SEGMENT_BYTES)
     for _ in range(5):
-        chain.run(advisor)
+        chain.run(prefetcher)
         assert chain.present() <= 4 + 1, "one may just be on its way out"
-    advisor.close()
+    prefetcher.close()
 
 
 def test_without_room_every_segment_is_still_read_before_it_runs(chain: Chain) -> None:
-    advisor = chain.advisor(0)
+    prefetcher = chain.prefetcher(0)
     for _ in range(3):
-        chain.run(advisor)
-    advisor.close()
+        chain.run(prefetcher)
+    prefetcher.close()
 
 
 def test_the_next_weights_come_while_a_segment_runs(chain: Chain) -> None:
-    advisor = chain.advisor(4 * SEGMENT_BYTES)
-    chain.run(advisor)
-    advisor.will_start(0)
+    prefetcher = chain.prefetcher(4 * SEGMENT_BYTES)
+    chain.run(prefetcher)
+    prefetcher.will_start(0)
     assert soon(lambda: mapped_share(chain.stretches[1][0]) == 1)
-    advisor.has_ended(0)
-    advisor.close()
+    prefetcher.has_ended(0)
+    prefetcher.close()
 
 
 def test_a_kernel_without_large_pages_reads_ahead_as_well(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_readahead, "prefer_large", lambda stretch: False)
-    advisor = chain.advisor(4 * SEGMENT_BYTES)
+    prefetcher = chain.prefetcher(4 * SEGMENT_BYTES)
     for _ in range(3):
-        chain.run(advisor)
-    advisor.will_start(0)
+        chain.run(prefetcher)
+    prefetcher.will_start(0)
     assert soon(lambda: mapped_share(chain.stretches[1][0]) == 1)
-    advisor.has_ended(0)
-    advisor.close()
+    prefetcher.has_ended(0)
+    prefetcher.close()
 
 
 def test_runs_from_many_threads_all_read_the_right_weights(chain: Chain) -> None:
-    advisor = chain.advisor(4 * SEGMENT_BYTES)
+    prefetcher = chain.prefetcher(4 * SEGMENT_BYTES)
     failures: list[BaseException] = []
 
     def work() -> None:
         try:
             for _ in range(5):
-                chain.run(advisor)
+                chain.run(prefetcher)
         except BaseException as error:
             failures.append(error)
 
@@ -286,43 +286,43 @@ def test_runs_from_many_threads_all_read_the_right_weights(chain: Chain) -> None
         thread.join(60)
         assert not thread.is_alive()
     assert not failures
-    advisor.close()
+    prefetcher.close()
 
 
 def test_what_the_first_run_does_not_touch_is_not_read_ahead(tmp_path: Path) -> None:
     chain = Chain(tmp_path, 3, size=4 * SMALL_BYTES)
-    advisor = chain.advisor(2 * chain.size)
+    prefetcher = chain.prefetcher(2 * chain.size)
     for _ in range(2):
-        chain.run(advisor, part=16)
-    assert soon(lambda: not any(advisor._reader._stretches))
-    chain.run(advisor, part=16)
+        chain.run(prefetcher, part=16)
+    assert soon(lambda: not any(prefetcher._reader._stretches))
+    chain.run(prefetcher, part=16)
     # Page by page: nothing around what is touched is read along.
     for (stretch,) in chain.stretches:
         assert 0 < mapped_share(stretch) <= 1 / 8
-    advisor.close()
+    prefetcher.close()
     chain.close()
 
 
 def test_a_room_that_shrinks_is_kept_from_the_next_run_on(chain: Chain) -> None:
     room = 8 * SEGMENT_BYTES
-    advisor = ReadAhead(chain.stretches, room=lambda held: room, owners=chain.memory)
+    prefetcher = ReadAhead(chain.stretches, room=lambda held: room, owners=chain.memory)
     for _ in range(2):
-        chain.run(advisor)
+        chain.run(prefetcher)
     assert soon(lambda: chain.present() == 8)
     room = 4 * SEGMENT_BYTES
-    chain.run(advisor)
+    chain.run(prefetcher)
     assert soon(lambda: chain.present() <= 4)
-    advisor.close()
+    prefetcher.close()
 
 
 def test_the_thread_ends_with_the_advisor_and_only_then_are_the_mappings_let_go(chain: Chain) -> None:
-    advisor = chain.advisor(4 * SEGMENT_BYTES)
-    chain.run(advisor)
-    thread = advisor._reader._thread
-    reader = weakref.ref(advisor._reader)
+    prefetcher = chain.prefetcher(4 * SEGMENT_BYTES)
+    chain.run(prefetcher)
+    thread = prefetcher._reader._thread
+    reader = weakref.ref(prefetcher._reader)
     assert thread is not None
     assert thread.is_alive()
-    del advisor
+    del prefetcher
     gc.collect()
     assert not thread.is_alive()
     del thread
@@ -332,65 +332,65 @@ def test_the_thread_ends_with_the_advisor_and_only_then_are_the_mappings_let_go(
 
 def test_a_reader_that_fails_leaves_the_runs_alone(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
     broken = [(replace(stretch, address=PAGE),) for (stretch,) in chain.stretches]  # where nothing is mapped
-    advisor = ReadAhead(broken, room=lambda held: 4 * SEGMENT_BYTES, owners=chain.memory)
+    prefetcher = ReadAhead(broken, room=lambda held: 4 * SEGMENT_BYTES, owners=chain.memory)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            chain.run(advisor)
+            chain.run(prefetcher)
     assert "not read ahead any more" in caplog.text
-    advisor.close()
+    prefetcher.close()
 
 
 @needs_stack_limits
 def test_where_no_thread_can_be_started_runs_wait_for_none(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
-    advisor = chain.advisor(2 * SEGMENT_BYTES)
+    prefetcher = chain.prefetcher(2 * SEGMENT_BYTES)
     with no_new_threads():
-        chain.run(advisor)
-        chain.run(advisor)
+        chain.run(prefetcher)
+        chain.run(prefetcher)
     assert "not read ahead" in caplog.text
-    advisor.close()
+    prefetcher.close()
 
 
 def test_after_closing_nothing_waits(chain: Chain) -> None:
-    advisor = chain.advisor(4 * SEGMENT_BYTES)
-    chain.run(advisor)
-    advisor.close()
-    chain.run(advisor)
+    prefetcher = chain.prefetcher(4 * SEGMENT_BYTES)
+    chain.run(prefetcher)
+    prefetcher.close()
+    chain.run(prefetcher)
 
 
 def test_a_forked_child_waits_for_no_thread_of_its_parent(chain: Chain) -> None:
-    advisor = chain.advisor(4 * SEGMENT_BYTES)
-    chain.run(advisor)
+    prefetcher = chain.prefetcher(4 * SEGMENT_BYTES)
+    chain.run(prefetcher)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is what this is about
         child = os.fork()
     if not child:
         try:
-            chain.run(advisor)
-            advisor.close()
+            chain.run(prefetcher)
+            prefetcher.close()
         except BaseException:
             os._exit(1)
         os._exit(0)
     assert soon(lambda: os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    chain.run(advisor)
-    advisor.close()
+    chain.run(prefetcher)
+    prefetcher.close()
 
 
 def test_who_stops_waiting_for_weights_does_not_keep_them(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    advisor = chain.advisor(4 * SEGMENT_BYTES)
-    chain.run(advisor)
+    prefetcher = chain.prefetcher(4 * SEGMENT_BYTES)
+    chain.run(prefetcher)
 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(advisor._reader._window, "is_present", lambda segment: interrupt())
+        patch.setattr(prefetcher._reader._window, "is_present", lambda segment: interrupt())
         with pytest.raises(KeyboardInterrupt):
-            advisor.will_start(3)
+            prefetcher.will_start(3)
     for _ in range(3):
-        chain.run(advisor)
-    assert not any(advisor._reader._window._users)
-    advisor.close()
+        chain.run(prefetcher)
+    assert not any(prefetcher._reader._window._users)
+    prefetcher.close()
 
 
 def test_there_is_less_room_than_memory_for_something_has_to_run(chain: Chain) -> None:

@@ -15,7 +15,7 @@ from parallax.backends.ort import RuntimeOptions
 from parallax.engine import CompiledSegment, Executor, RunBudget
 from parallax.engine._compile import compile_segment
 from parallax.engine._lanes import LanePool
-from parallax.engine._moves import find_moves
+from parallax.engine._view_ops import find_view_ops
 from parallax.graph import OpGraph
 from parallax.memory import MemoryModel
 from parallax.model import Model, load_model
@@ -88,7 +88,7 @@ def plan_of_nodes(
 
 
 class Cut:
-    """A model cut at every tensor. ``outline`` False: the executor has the segments' own types to go by."""
+    """A model cut at every tensor. ``memory_model`` False: the executor has the segments' own types to go by."""
 
     def __init__(
         self,
@@ -96,28 +96,28 @@ class Cut:
         *,
         pool: LanePool,
         lanes: int = 2,
-        outline: bool | MemoryModel = True,
+        memory_model: bool | MemoryModel = True,
         peaks: Mapping[int, int] | None = None,
         backfill: bool = True,
-        advisor: Any = None,
-        moves: bool = True,
+        prefetcher: Any = None,
+        view_ops: bool = True,
     ) -> None:
         self.model: Model = load_model(source)
         graph = self.model.graph
         self.plan = plan_of_nodes(graph, lanes=lanes, peaks=peaks, backfill=backfill)
         self.segments: list[CompiledSegment] = [compile_segment(self.model, part, QUIET) for part in self.plan.segments]
         self.outputs = [info.name for info in graph.outputs]
-        if outline is True:
-            outline = MemoryModel(self.plan, self.model.inferred(), place_outputs=False)
+        if memory_model is True:
+            memory_model = MemoryModel(self.plan, self.model.inferred(), place_outputs=False)
         self.executor = Executor(
             self.plan,
             self.segments,
             inputs=[info.name for info in (*graph.inputs, *graph.overridable)],
             outputs=self.outputs,
             pool=pool,
-            outline=outline or None,
-            advisor=advisor,
-            moves=find_moves(graph, self.plan) if moves else (),
+            memory_model=memory_model or None,
+            prefetcher=prefetcher,
+            view_ops=find_view_ops(graph, self.plan) if view_ops else (),
         )
 
     def reference(self, feeds: Mapping[str, Any]) -> list[np.ndarray]:

@@ -34,9 +34,9 @@ def rows(count: int, width: int = 4, seed: int = 0) -> Any:
 
 
 @RANDOM
-@given(source=models(), lanes=st.integers(1, 3), outline=st.booleans(), data=st.data())
-def test_runs_in_arenas_equal_runs_without_bit_for_bit(source: Any, lanes: int, outline: bool, data: Any) -> None:
-    cut = Cut(source, pool=LanePool(lanes), lanes=lanes, outline=outline)
+@given(source=models(), lanes=st.integers(1, 3), memory_model=st.booleans(), data=st.data())
+def test_runs_in_arenas_equal_runs_without_bit_for_bit(source: Any, lanes: int, memory_model: bool, data: Any) -> None:
+    cut = Cut(source, pool=LanePool(lanes), lanes=lanes, memory_model=memory_model)
     for seed in range(6):
         # ONNX Runtime refuses to split what is empty.
         least = int(any(node.op_type == "Split" for node in source.graph.node))
@@ -193,9 +193,9 @@ def test_an_input_that_may_be_omitted_is_bound_only_where_it_is_fed(pool: LanePo
 
 
 def test_sizes_that_types_do_not_tell_are_learnt_from_two_runs(pool: LanePool) -> None:
-    cut = Cut(ladder_model(2), pool=pool, outline=False)
+    cut = Cut(ladder_model(2), pool=pool, memory_model=False)
     source = ladder_model(2, shape=None)  # type: ignore[arg-type]
-    cut = Cut(source, pool=pool, outline=False)
+    cut = Cut(source, pool=pool, memory_model=False)
     feeds = {"x": value(np.arange(9))}
     cut.check(feeds)
     assert not cut.places()
@@ -236,8 +236,8 @@ def test_an_inferred_size_that_is_wrong_corrupts_nothing(
     tensors = {name: graph.tensors[name] for name in graph.producers}
     tensors["joint_0"] = replace(tensors["joint_0"], shape=tuple(wrong))
     tensors["left_1"] = replace(tensors["left_1"], shape=tuple(wrong))
-    outline = MemoryModel(right.plan, replace(graph, tensors=tensors), place_outputs=False)
-    cut = Cut(ladder_model(3, shape=["n"]), pool=pool, outline=outline)
+    memory_model = MemoryModel(right.plan, replace(graph, tensors=tensors), place_outputs=False)
+    cut = Cut(ladder_model(3, shape=["n"]), pool=pool, memory_model=memory_model)
     for _ in range(3):
         cut.check({"x": value(np.arange(4) - 2)})
         cut.poison()
@@ -250,8 +250,8 @@ def test_an_element_type_that_is_wrongly_inferred_is_not_used(pool: LanePool) ->
     right = Cut(ladder_model(1, shape=[4]), pool=pool)
     graph = right.model.inferred()
     tensors = {name: replace(graph.tensors[name], dtype=TensorProto.INT32) for name in graph.producers}
-    outline = MemoryModel(right.plan, replace(graph, tensors=tensors), place_outputs=False)
-    cut = Cut(ladder_model(1, shape=[4]), pool=pool, outline=outline)
+    memory_model = MemoryModel(right.plan, replace(graph, tensors=tensors), place_outputs=False)
+    cut = Cut(ladder_model(1, shape=[4]), pool=pool, memory_model=memory_model)
     cut.check({"x": value([1, 2, 3, 4])})
     assert cut.executor._arenas is None
 
@@ -448,12 +448,12 @@ class Overlaps:
 
 
 def test_an_advisor_hears_of_every_segment_before_and_after(pool: LanePool) -> None:
-    advisor = Overlaps()
-    cut = Cut(ladder_model(3), pool=pool, advisor=advisor)
+    prefetcher = Overlaps()
+    cut = Cut(ladder_model(3), pool=pool, prefetcher=prefetcher)
     cut.executor.run({"x": value([1, 2])}, cut.outputs)
     for segment in range(9):
-        assert advisor.calls.index(("start", segment)) < advisor.calls.index(("end", segment))
-    assert len(advisor.calls) == 18
+        assert prefetcher.calls.index(("start", segment)) < prefetcher.calls.index(("end", segment))
+    assert len(prefetcher.calls) == 18
 
 
 def test_an_advisor_that_fails_is_detached_and_the_run_goes_on(
@@ -463,18 +463,18 @@ def test_an_advisor_that_fails_is_detached_and_the_run_goes_on(
         def will_start(self, segment: int) -> None:
             raise OSError("no such page")
 
-    cut = Cut(ladder_model(2), pool=pool, advisor=Broken())
+    cut = Cut(ladder_model(2), pool=pool, prefetcher=Broken())
     cut.check({"x": value([1, 2])})
-    assert cut.executor.advisor is None
+    assert cut.executor.prefetcher is None
     assert "detached" in caplog.text
 
 
 def test_a_budget_of_one_segment_lets_one_run_at_a_time(pool: LanePool) -> None:
-    advisor = Overlaps()
-    cut = Cut(ladder_model(6), pool=pool, advisor=advisor, peaks=dict.fromkeys(range(18), 100))
+    prefetcher = Overlaps()
+    cut = Cut(ladder_model(6), pool=pool, prefetcher=prefetcher, peaks=dict.fromkeys(range(18), 100))
     for seed in range(20):
         cut.check({"x": value(np.arange(2000) - seed)}, budget=RunBudget(100))
-    assert advisor.most == 1
+    assert prefetcher.most == 1
     with pytest.raises(ConfigError, match="-1"):
         cut.check({"x": value(np.arange(2000))}, budget=RunBudget(-1))
 
@@ -493,11 +493,11 @@ def test_a_budget_that_is_raised_while_a_run_waits_lets_it_go_on_at_once(pool: L
                     monitor.join()
                 both.wait()  # only met if both segments run at once
 
-    advisor = Raising()
-    cut = Cut(ladder_model(1), pool=pool, advisor=advisor, peaks=dict.fromkeys(range(3), 100))
+    prefetcher = Raising()
+    cut = Cut(ladder_model(1), pool=pool, prefetcher=prefetcher, peaks=dict.fromkeys(range(3), 100))
     budget = RunBudget(100)
     cut.check({"x": value([1, -2])}, budget=budget)
-    assert advisor.most == 2
+    assert prefetcher.most == 2
 
 
 def test_lowering_the_budget_while_runs_go_on_loses_no_run(pool: LanePool) -> None:

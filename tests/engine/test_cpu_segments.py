@@ -72,7 +72,7 @@ def test_planned_and_fallen_back_segments_have_the_same_settings(
     monkeypatch.setattr(onnxruntime, "SessionOptions", options)
     planned = compile_segment(model, segment, INHERITED).session
     fallen_back = compile_guarded(
-        Refusing(), whole(model), spare=cpu_backend(), width=width, options=CompileOptions(session_options=INHERITED)
+        Refusing(), whole(model), fallback=cpu_backend(), width=width, options=CompileOptions(session_options=INHERITED)
     )
     assert len(made) == 2
     assert settings(made[0]) == settings(made[1])

@@ -28,7 +28,7 @@ EAGER = {"attn_implementation": "eager"}
 
 
 def with_varied_vectors(model: nn.Module) -> nn.Module:
-    """Move biases and norm weights off the zeros and ones they are initialised to: trained models have none there."""
+    """ViewOp biases and norm weights off the zeros and ones they are initialised to: trained models have none there."""
     for parameter in model.parameters():
         if parameter.dim() == 1:
             with torch.no_grad():

@@ -53,15 +53,15 @@ def compile_guarded(
     backend: Backend,
     segment: SegmentModel,
     *,
-    spare: Backend,
+    fallback: Backend,
     width: int,
     options: CompileOptions = DEFAULT_OPTIONS,
     policy: FaultPolicy = DEFAULT_POLICY,
     complaints: Complaints | None = None,
 ) -> CompiledModel:
-    """Compile a part for ``backend``, to be run by ``spare`` wherever that fails.
+    """Compile a part for ``backend``, to be run by ``fallback`` wherever that fails.
 
-    ``spare`` compiles it when it is first needed, unless ``options.answers`` computes it already. If ``backend``
+    ``fallback`` compiles it when it is first needed, unless ``options.answers`` computes it already. If ``backend``
     refuses the part, that is now, after one warning.
 
     Args:
@@ -72,11 +72,11 @@ def compile_guarded(
 
     complaints = Complaints() if complaints is None else complaints
 
-    def compile_spare() -> CompiledModel:
+    def compile_fallback() -> CompiledModel:
         if options.answers is not None:
             return options.answers
         own = CompileOptions(session_options=options.session_options, work=options.work)
-        return spare.compile(segment, width=max(1, width), options=own)
+        return fallback.compile(segment, width=max(1, width), options=own)
 
     try:
         delegate = backend.compile(segment, width=width, options=options)
@@ -86,13 +86,13 @@ def compile_guarded(
             "%s does not compile segment %r, which runs on %s instead: %s; leave the backend out to silence this",
             backend.info.name,
             segment.name,
-            spare.info.name,
+            fallback.info.name,
             error.what,
         )
-        return compile_spare()
+        return compile_fallback()
     return GuardedModel(
         delegate,
-        spare=compile_spare,
+        fallback=compile_fallback,
         what=backend.info.name,
         part=segment.name,
         policy=policy,
@@ -101,7 +101,7 @@ def compile_guarded(
 
 
 class GuardedModel:
-    """A compiled part that another can stand in for. ``failures`` and ``stood_in`` count runs.
+    """A compiled part with another to fall back to. ``failures`` and ``fallbacks`` count runs.
 
     Attributes:
         backend: the delegate's name.
@@ -110,7 +110,7 @@ class GuardedModel:
 
     Args:
         delegate: runs it as long as it behaves.
-        spare: makes the other one, once, when it is needed.
+        fallback: makes the other one, once, when it is needed.
         what: the delegate's name for messages.
         part: what it runs, likewise.
         complaints: see `compile_guarded`.
@@ -121,7 +121,7 @@ class GuardedModel:
         self,
         delegate: CompiledModel,
         *,
-        spare: Callable[[], CompiledModel],
+        fallback: Callable[[], CompiledModel],
         what: str,
         part: str = "",
         policy: FaultPolicy = DEFAULT_POLICY,
@@ -129,8 +129,8 @@ class GuardedModel:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._delegate = delegate
-        self._make_spare = spare
-        self._spare: CompiledModel | None = None
+        self._make_fallback = fallback
+        self._fallback: CompiledModel | None = None
         self.backend = what
         self.on_set_aside: Callable[[str, float | None], object] | None = None
         self._here = _InThread()
@@ -139,20 +139,20 @@ class GuardedModel:
         self._policy = policy
         self._clock = clock
         self._lock = threading.Lock()
-        self._spare_lock = threading.Lock()
+        self._fallback_lock = threading.Lock()
         self._breaker = CircuitBreaker(tolerated=policy.tolerated, retry_s=policy.retry_s)  # (lock)
         self._has_complained = False  # (lock)
         self.failures = 0  # (lock)
-        self.stood_in = 0  # (lock)
+        self.fallbacks = 0  # (lock)
 
     @property
     def interface(self) -> Interface:
-        """What the delegate is fed and returns, and the spare likewise."""
+        """What the delegate is fed and returns, and the fallback likewise."""
         return self._delegate.interface
 
     @property
     def memory(self) -> MemoryDomain:
-        """Where the delegate makes its outputs; those of the spare are in the processor's memory."""
+        """Where the delegate makes its outputs; those of the fallback are in the processor's memory."""
         return self._delegate.memory
 
     @property
@@ -162,14 +162,14 @@ class GuardedModel:
             return self._breaker.is_open
 
     @property
-    def has_stood_in(self) -> bool:
-        """Whether the spare computed what this thread ran last."""
-        return self._here.has_stood_in
+    def has_fallen_back(self) -> bool:
+        """Whether the fallback computed what this thread ran last."""
+        return self._here.has_fallen_back
 
     def run_with_ort_values(
         self, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None
     ) -> Sequence[Any]:
-        """See `CompiledModel`. Raises what the spare raises."""
+        """See `CompiledModel`. Raises what the fallback raises."""
         made = self._run(
             lambda model, fed: dict(zip(outputs, model.run_with_ort_values(fed, outputs, run_options), strict=True)),
             feeds,
@@ -179,7 +179,7 @@ class GuardedModel:
     def run_bound(
         self, feeds: Mapping[str, Any], targets: Mapping[str, Any], run_options: Any = None
     ) -> Mapping[str, Any]:
-        """See `CompiledModel`. Raises what the spare raises."""
+        """See `CompiledModel`. Raises what the fallback raises."""
         if self._policy.deadline_s is None:
             return self._run(lambda model, fed: model.run_bound(fed, targets, run_options), feeds)
         # A delegate that hangs must not write to the caller's memory later on.
@@ -191,7 +191,7 @@ class GuardedModel:
     def _run(
         self, call: Callable[[CompiledModel, Mapping[str, Any]], Mapping[str, Any]], feeds: Mapping[str, Any]
     ) -> Mapping[str, Any]:
-        self._here.has_stood_in = False
+        self._here.has_fallen_back = False
         with self._lock:
             may_try = self._breaker.may_try(self._clock())
         if may_try:
@@ -214,7 +214,7 @@ class GuardedModel:
                     self._note_success()
                     return made
                 return self._make_good(call, feeds, None)
-        return self._stand_in(call, feeds)
+        return self._run_fallback(call, feeds)
 
     def _try(
         self, call: Callable[[CompiledModel, Mapping[str, Any]], Mapping[str, Any]], feeds: Mapping[str, Any]
@@ -255,7 +255,7 @@ class GuardedModel:
         The processor is the judge: what it raises too is the feeds' fault, and a NaN that it makes too the model's.
         """
         try:
-            correct = self._stand_in(call, feeds)
+            correct = self._run_fallback(call, feeds)
         except BaseException:
             self._note_nothing()
             raise
@@ -268,17 +268,17 @@ class GuardedModel:
             self._note_failure(BackendError("it made a NaN where the processor makes none"))
         return correct
 
-    def _stand_in(
+    def _run_fallback(
         self, call: Callable[[CompiledModel, Mapping[str, Any]], Mapping[str, Any]], feeds: Mapping[str, Any]
     ) -> Mapping[str, Any]:
-        with self._spare_lock:
-            if self._spare is None:
-                self._spare = self._make_spare()
-            spare = self._spare
-        self._here.has_stood_in = True
+        with self._fallback_lock:
+            if self._fallback is None:
+                self._fallback = self._make_fallback()
+            fallback = self._fallback
+        self._here.has_fallen_back = True
         with self._lock:
-            self.stood_in += 1
-        return call(spare, {name: fed if is_on_host(fed) else _copy(fed, None) for name, fed in feeds.items()})
+            self.fallbacks += 1
+        return call(fallback, {name: fed if is_on_host(fed) else _copy(fed, None) for name, fed in feeds.items()})
 
     def _note_success(self) -> None:
         with self._lock:
@@ -311,7 +311,7 @@ class GuardedModel:
 class _InThread(threading.local):
     """What is known of the last run of a thread."""
 
-    has_stood_in = False
+    has_fallen_back = False
 
 
 class _DeadlineError(BackendError):

@@ -95,7 +95,7 @@ def open_streamed(paths: Sequence[Path], open_all: Callable[[], Sequence[T]]) ->
 
 
 class ReadAhead:
-    """A `WeightAdvisor` for segments whose weights are mapped.
+    """A `WeightPrefetcher` for segments whose weights are mapped.
 
     Args:
         stretches: of each segment, in the order they run in.
@@ -112,11 +112,11 @@ class ReadAhead:
         self._stop = weakref.finalize(self, self._reader.stop)
 
     def will_start(self, segment: int) -> None:
-        """See `WeightAdvisor`. Waits until the segment's weights are in memory."""
+        """See `WeightPrefetcher`. Waits until the segment's weights are in memory."""
         self._reader.will_start(segment)
 
     def has_ended(self, segment: int) -> None:
-        """See `WeightAdvisor`."""
+        """See `WeightPrefetcher`."""
         self._reader.has_ended(segment)
 
     def close(self) -> None:

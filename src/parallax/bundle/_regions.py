@@ -98,7 +98,7 @@ class RegionOpener:
         compiled = compile_guarded(
             backend,
             part,
-            spare=cpu_backend(),
+            fallback=cpu_backend(),
             width=segment.width,
             options=CompileOptions(
                 session_options=self._options,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from parallax.bundle._open import Bundle
-from parallax.engine import proven_type, sketch_outline, stated_type
+from parallax.engine import memory_model_from_types, proven_type, stated_type
 from parallax.graph import TensorInfo, bind_dims, size_expression
 from parallax.memory import Effort, MemoryRequirement
 from parallax.model import load_model, slim_model
@@ -56,7 +56,7 @@ def estimate_bundle(bundle: Bundle, sessions: Sequence[Any]) -> RequirementEstim
         if plan.is_uncut:
             return MemoryRequirement(fixed_bytes=0, peaks=tuple(peaks), wanted_bytes=sum(peaks))
         dims = bind_dims(inputs.values(), asked)
-        memory_model = sketch_outline(plan, inputs, produced, interface.outputs)
+        memory_model = memory_model_from_types(plan, inputs, produced, interface.outputs)
         arena = memory_model.plan(dims, effort=Effort.QUICK).arena
         sizes = [
             None if expression is None else expression.bytes(dims)

@@ -46,14 +46,14 @@ def open_executor(
     """
     interface = bundle.manifest.interface
     segments: Sequence[CompiledSegment]
-    advisor = None
+    prefetcher = None
     if bundle.plan.provenance.source == "memory":
         from pathlib import Path
 
         from parallax.bundle._readahead import open_streamed
 
         paths = [Path(bundle.data_path(segment.index)) for segment in bundle.plan.segments]
-        segments, advisor = open_streamed(paths, lambda: _open_segments(bundle, options, lean=True))
+        segments, prefetcher = open_streamed(paths, lambda: _open_segments(bundle, options, lean=True))
     else:
         open_region = None
         if bundle.manifest.devices:
@@ -67,7 +67,7 @@ def open_executor(
         inputs=(*interface.inputs, *interface.overridable),
         outputs=interface.outputs,
         pool=lane_pool(),
-        advisor=advisor,
+        prefetcher=prefetcher,
     )
 
 

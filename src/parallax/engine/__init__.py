@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from parallax.engine._runner import Estimator, Runner, RunnerHandle, WholeRunner, nothing_open, run_whole
     from parallax.engine._segment import CompiledSegment
     from parallax.engine._shape_forms import ShapeForm, ShapeForms
-    from parallax.engine._sketch import proven_type, sketch_outline, stated_type
     from parallax.engine._split_runner import ModelInterface, SplitRunner
+    from parallax.engine._stated_types import memory_model_from_types, proven_type, stated_type
     from parallax.engine._trace import (
         SegmentSpan,
         SpanObserver,
@@ -60,7 +60,7 @@ else:
             "_runner": "Estimator Runner RunnerHandle WholeRunner nothing_open run_whole",
             "_segment": "CompiledSegment",
             "_shape_forms": "ShapeForm ShapeForms",
-            "_sketch": "proven_type sketch_outline stated_type",
+            "_stated_types": "proven_type memory_model_from_types stated_type",
             "_split_runner": "ModelInterface SplitRunner",
             "_trace": "SegmentSpan SpanObserver TraceRecorder TraceSink trace_durations write_chrome_trace",
             "_transfers": "find_transfers",
@@ -105,6 +105,7 @@ __all__ = [
     "is_feedable",
     "kept_outputs",
     "lane_pool",
+    "memory_model_from_types",
     "nothing_open",
     "proven_type",
     "refused_segments",
@@ -113,7 +114,6 @@ __all__ = [
     "run_watched",
     "run_whole",
     "segment_works",
-    "sketch_outline",
     "stated_type",
     "static_shapes",
     "store_declaration",

@@ -67,7 +67,7 @@ def sum_usage(usages: Sequence[ArenaUsage]) -> ArenaUsage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wiring:
+class SegmentIO:
     """How values go through one segment. A *slot* is a value's index in a run's table."""
 
     session: Any
@@ -79,7 +79,7 @@ class Wiring:
 
 
 @dataclass(slots=True, kw_only=True)
-class Step:
+class BoundCall:
     """One segment's call within a layout."""
 
     binding: Any = None
@@ -107,24 +107,26 @@ class Layout:
 
     __slots__ = ("arena", "is_proven", "plan", "steps", "values")
 
-    def __init__(self, wiring: Sequence[Wiring], slots: int, plan: BoundaryPlan | None, arena: PrivatePages | None):
+    def __init__(
+        self, segment_io: Sequence[SegmentIO], slots: int, plan: BoundaryPlan | None, arena: PrivatePages | None
+    ):
         self.plan = plan
         self.arena = arena
         self.is_proven = plan is None or arena is None or not plan.places
         """Whether a run has shown that outputs lie where they were bound."""
         self.values: list[Any] = [None] * slots
-        self.steps: list[Step] = []
-        for index, segment in enumerate(wiring):
-            self.steps.append(self._step(segment, plan is not None and index in plan.skipped))
+        self.steps: list[BoundCall] = []
+        for index, segment in enumerate(segment_io):
+            self.steps.append(self._bind(segment, plan is not None and index in plan.skipped))
 
-    def _step(self, segment: Wiring, is_skipped: bool) -> Step:
+    def _bind(self, segment: SegmentIO, is_skipped: bool) -> BoundCall:
         plan, arena, values = self.plan, self.arena, self.values
         outside = tuple([entry for entry in segment.inputs if values[entry[1]] is None])
         dropped = tuple([slot for _, slot in outside])
         watched = () if plan is None else tuple([entry for entry in segment.outputs if entry[0] in plan.watched])
         if plan is None or arena is None or not any(name in plan.places for name, _ in segment.outputs):
             outputs = tuple([slot for _, slot in segment.outputs])
-            return Step(outside=outputs, watched=watched, dropped=dropped)
+            return BoundCall(outside=outputs, watched=watched, dropped=dropped)
         binding = C.SessionIOBinding(segment.session)
         for name, slot in segment.inputs:
             if values[slot] is not None:
@@ -143,7 +145,7 @@ class Layout:
         views = binding.get_outputs()
         for position, slot, _ in placed:
             values[slot] = views[position]
-        return Step(
+        return BoundCall(
             binding=binding,
             is_skipped=is_skipped,
             call=segment.session.run_with_iobinding,
@@ -156,7 +158,7 @@ class Layout:
             dropped=dropped,
         )
 
-    def proves(self, step: Step, values: Sequence[Any], *, is_bound: bool = True) -> bool:
+    def proves(self, step: BoundCall, values: Sequence[Any], *, is_bound: bool = True) -> bool:
         """Whether outputs lie where they belong: placed ones in their places, the others outside the arena.
 
         The runtime decides that when it compiles a segment, so one run of a layout shows it for all.
@@ -173,7 +175,7 @@ class Layout:
         return not any(values[slot].is_tensor() and values[slot].data_ptr() in arena for slot in step.outside)
 
 
-def run_bound(step: Step, values: list[Any], options: Any) -> None:
+def run_bound(step: BoundCall, values: list[Any], options: Any) -> None:
     """Call a segment through its binding; outputs outside the arena are put into ``values``.
 
     Raises: what the runtime raises, as a RuntimeError; values are then as before.
@@ -225,7 +227,9 @@ class Context:
     def knows(self, signature: Signature) -> bool:
         return signature in self._layouts
 
-    def layout(self, signature: Signature, planner: BoundaryPlanner, wiring: Sequence[Wiring], slots: int) -> Layout:
+    def layout(
+        self, signature: Signature, planner: BoundaryPlanner, segment_io: Sequence[SegmentIO], slots: int
+    ) -> Layout:
         """The layout for a signature, made if need be, with the arena grown or shrunk to fit."""
         found = self._layouts.get(signature)
         if found is not None and found.plan is not None and not found.plan.stale:
@@ -251,9 +255,9 @@ class Context:
             trim_heap()
         if found is None:
             arena = self.arena if plan.places else None
-            found = self._layouts[signature] = Layout(wiring, slots, plan, arena)
+            found = self._layouts[signature] = Layout(segment_io, slots, plan, arena)
             self._layouts.move_to_end(signature)
-            if len(self._layouts) > _kept_layouts(len(wiring)):
+            if len(self._layouts) > _kept_layouts(len(segment_io)):
                 self._layouts.popitem(last=False)
         self.planned_bytes = needed
         self._high_bytes = max(self._high_bytes, needed)
@@ -275,13 +279,13 @@ class ArenaPool:
 
     Args:
         planner: plans per signature.
-        wiring: of the segments, in the plan's order.
+        segment_io: of the segments, in the plan's order.
         slots: length of a run's table of values.
     """
 
-    def __init__(self, planner: BoundaryPlanner, wiring: Sequence[Wiring], slots: int) -> None:
+    def __init__(self, planner: BoundaryPlanner, segment_io: Sequence[SegmentIO], slots: int) -> None:
         self.planner = planner
-        self._wiring = tuple(wiring)
+        self._segment_io = tuple(segment_io)
         self._slots = slots
         self._lock = threading.Lock()
         self._idle: list[Context] = []  # (lock) by when they became idle
@@ -305,7 +309,7 @@ class ArenaPool:
                 context = Context()
                 self._contexts.add(context)
         try:
-            return context, context.layout(signature, self.planner, self._wiring, self._slots)
+            return context, context.layout(signature, self.planner, self._segment_io, self._slots)
         except (PlanError, OSError, OverflowError, MemoryError, ValueError) as error:
             self.discard(context)
             logger.warning("a run goes on without a planned arena: %s", error)

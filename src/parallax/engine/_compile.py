@@ -17,13 +17,13 @@ from parallax.backends import (
     open_backend,
 )
 from parallax.backends.ort import FOREIGN_EXCEPTIONS, RuntimeOptions, both, cpu_backend, load_session
-from parallax.engine._advice import WeightAdvisor
 from parallax.engine._control_flow import CompileBody, compile_control_flow
 from parallax.engine._delegate import DelegatedSession
 from parallax.engine._executor import Executor
 from parallax.engine._lanes import Lanes, lane_pool
-from parallax.engine._moves import find_moves
+from parallax.engine._prefetcher import WeightPrefetcher
 from parallax.engine._segment import CompiledSegment
+from parallax.engine._view_ops import find_view_ops
 from parallax.engine._work import kept_outputs, segment_works, static_shapes
 from parallax.errors import BackendError
 from parallax.graph import OpGraph, Work
@@ -83,7 +83,7 @@ def compile_segment(
             guarded = compile_guarded(
                 given.backend,
                 extracted,
-                spare=cpu_backend(),
+                fallback=cpu_backend(),
                 width=segment.width,
                 options=CompileOptions(session_options=options, work=given.work, shapes=given.shapes),
                 policy=given.faults,
@@ -174,8 +174,8 @@ def compile_plan(
     options: RuntimeOptions,
     *,
     progress: Progress | None = None,
-    outline: MemoryModel | None = None,
-    advisor: WeightAdvisor | None = None,
+    memory_model: MemoryModel | None = None,
+    prefetcher: WeightPrefetcher | None = None,
     backends: Mapping[str, Backend] | None = None,
     planned: OpGraph | None = None,
     faults: FaultPolicy = DEFAULT_POLICY,
@@ -189,8 +189,8 @@ def compile_plan(
         backends: those that segments name, by name; others are opened.
         planned: the graph with types in the shapes that were planned for, where the model leaves them open.
         faults: what is done about backends that fail; each is warned of once.
-        outline: of the plan's memory, if the caller has one (made with ``place_outputs=False``).
-        advisor, has_arenas: see `Executor`.
+        memory_model: of the plan, if the caller has one (made with ``place_outputs=False``).
+        prefetcher, has_arenas: see `Executor`.
         lanes: others than this process's.
     """
     opened = _open_backends(plan, backends or {})
@@ -203,18 +203,18 @@ def compile_plan(
         if progress is not None:
             progress(done, len(plan.segments))
     graph = model.graph
-    if outline is None and has_arenas and not plan.is_uncut:
-        # Without the nodes: what segments need inside is of no matter to arenas, and costs most of an outline.
+    if memory_model is None and has_arenas and not plan.is_uncut:
+        # Without the nodes: what segments need inside is of no matter to arenas, and costs most of a memory model.
         bare = replace(plan, segments=tuple([replace(segment, nodes=()) for segment in plan.segments]))
-        outline = MemoryModel(bare, model.inferred(), place_outputs=False)
+        memory_model = MemoryModel(bare, model.inferred(), place_outputs=False)
     return Executor(
         plan,
         segments,
         inputs=[info.name for info in (*graph.inputs, *graph.overridable)],
         outputs=[info.name for info in graph.outputs],
         pool=lane_pool() if lanes is None else lanes,
-        outline=outline,
-        advisor=advisor,
-        moves=() if plan.is_uncut else find_moves(graph, plan),
+        memory_model=memory_model,
+        prefetcher=prefetcher,
+        view_ops=() if plan.is_uncut else find_view_ops(graph, plan),
         has_arenas=has_arenas,
     )

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.backends.ort import TERMINATED, RuntimeOptions, empty_host_value, host_bytes, load_session, make_session
-from parallax.engine._delegate import StandInSession
+from parallax.engine._delegate import SegmentSession
 from parallax.engine._executor import Executor
 from parallax.engine._lanes import InnerLanes, Lanes, lane_pool
 from parallax.engine._segment import CompiledSegment
@@ -78,7 +78,7 @@ def compile_control_flow(
     session = ControlFlowSession(
         _OPERATORS[node.op_type](node, bodies),
         constants=_constants(model, segment, node, bodies),
-        spare=_Spare(extracted, width=max(1, segment.width), options=options),
+        fallback=_Fallback(extracted, width=max(1, segment.width), options=options),
         described=load_session(extracted.proto),
     )
     return CompiledSegment(
@@ -106,21 +106,23 @@ def _constants(model: Model, segment: Segment, node: Node, bodies: Mapping[str, 
     return dict(zip(names, session.run_with_ort_values({}, names, None), strict=True))
 
 
-class ControlFlowSession(StandInSession):
+class ControlFlowSession(SegmentSession):
     """An If, Loop or Scan, called and asked like ONNX Runtime's C session. Thread-safe.
 
     Args:
         operator: runs it.
         constants: what is not fed, by tensor; also what need not be.
-        spare: the runtime's own.
-        described: see `StandInSession`.
+        fallback: the runtime's own.
+        described: see `SegmentSession`.
     """
 
-    def __init__(self, operator: _Operator, *, constants: Mapping[str, Any], spare: _Spare, described: Any) -> None:
+    def __init__(
+        self, operator: _Operator, *, constants: Mapping[str, Any], fallback: _Fallback, described: Any
+    ) -> None:
         super().__init__(described)
         self._operator = operator
         self._constants = constants
-        self._spare = spare
+        self._fallback = fallback
 
     @property
     def executors(self) -> Mapping[str, Executor]:
@@ -139,11 +141,11 @@ class ControlFlowSession(StandInSession):
     def run_within(
         self, scope: Scope, feeds: Mapping[str, Any], outputs: Sequence[str], run_options: Any = None
     ) -> Sequence[Any]:
-        """See `StandInSession`; runs of the bodies belong to the scope."""
+        """See `SegmentSession`; runs of the bodies belong to the scope."""
         return self._run(scope, feeds, outputs, run_options)
 
     def report_to(self, stream: EventStream, segment: str, transfers: Transfers) -> None:
-        """See `StandInSession`."""
+        """See `SegmentSession`."""
         for body in self._operator.bodies.values():
             body.executor.report_to(stream)
 
@@ -153,7 +155,7 @@ class ControlFlowSession(StandInSession):
         values = {**self._constants, **feeds}
         made = self._operator.run(values, run_options, scope)
         if made is None:
-            return self._spare.run(feeds, outputs, run_options)
+            return self._fallback.run(feeds, outputs, run_options)
         taken = {id(value) for value in values.values()}
         results = []
         for name in outputs:
@@ -163,7 +165,7 @@ class ControlFlowSession(StandInSession):
         return results
 
 
-class _Spare:
+class _Fallback:
     """The runtime's own kernel for the same segment."""
 
     def __init__(self, extracted: SegmentModel, *, width: int, options: RuntimeOptions) -> None:

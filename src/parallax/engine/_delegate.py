@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _CPU_PROVIDER: Final = "CPUExecutionProvider"
 
 
-class StandInSession(ABC):
-    """Asked like ONNX Runtime's C session.
+class SegmentSession(ABC):
+    """What runs a segment where no session of ONNX Runtime's does; it is called like its C session.
 
     Args:
         described: a C session that has loaded the same segment, and need not be initialised: it tells of inputs and
@@ -60,7 +60,7 @@ class StandInSession(ABC):
         """
 
     @property
-    def has_stood_in(self) -> bool:
+    def has_fallen_back(self) -> bool:
         """Whether the processor computed what this thread ran last, in the place of the backend that was planned."""
         return False
 
@@ -84,23 +84,23 @@ class StandInSession(ABC):
 
 @runtime_checkable
 class _Guarded(Protocol):
-    """A compiled part that the processor stands in for where the backend fails."""
+    """A compiled part that falls back to the processor where the backend fails."""
 
     backend: str
     on_set_aside: Callable[[str, float | None], object] | None
 
     @property
-    def has_stood_in(self) -> bool:
+    def has_fallen_back(self) -> bool:
         """Whether the processor computed what this thread ran last."""
         ...
 
 
-class DelegatedSession(StandInSession):
+class DelegatedSession(SegmentSession):
     """Called and asked like ONNX Runtime's C session. Thread-safe.
 
     Args:
         model: runs it.
-        described: see `StandInSession`.
+        described: see `SegmentSession`.
         kept: outputs that stay where the model makes them: whoever reads them can do so there, and nobody writes.
     """
 
@@ -122,7 +122,7 @@ class DelegatedSession(StandInSession):
         return [made[name] for name in outputs]
 
     def report_to(self, stream: EventStream, segment: str, transfers: Transfers) -> None:
-        """See `StandInSession`: where the backend is set aside, the stream is told."""
+        """See `SegmentSession`: where the backend is set aside, the stream is told."""
         self._planned = transfers
         guard = self._guard
         if guard is not None:
@@ -142,18 +142,18 @@ class DelegatedSession(StandInSession):
         return self._guard is None
 
     @property
-    def has_stood_in(self) -> bool:
-        """See `StandInSession`."""
-        return self._guard is None or self._guard.has_stood_in
+    def has_fallen_back(self) -> bool:
+        """See `SegmentSession`."""
+        return self._guard is None or self._guard.has_fallen_back
 
     def transfers(self, read: Values, made: Values) -> Sequence[Transfer]:
-        """See `StandInSession`. A memory that the processor reads is one in name, where moves are those that were
+        """See `SegmentSession`. A memory that the processor reads is one in name, where moves are those that were
         planned."""
         from parallax.backends.ort import is_on_host
         from parallax.engine._run_events import Transfer
 
         memory = self.model.memory
-        if self._planned is None or self.has_stood_in or memory == HOST_MEMORY:
+        if self._planned is None or self.has_fallen_back or memory == HOST_MEMORY:
             return ()
         here, there, planned = HOST_MEMORY.name, memory.name, self._planned
 
@@ -167,7 +167,7 @@ class DelegatedSession(StandInSession):
 
 def transfers_of(session: Any, read: Values, made: Values, *, has_failed: bool = False) -> Sequence[Transfer]:
     """What went to another memory and back in what this thread ran last with a session of whatever kind."""
-    return session.transfers(read, made) if isinstance(session, StandInSession) and not has_failed else ()
+    return session.transfers(read, made) if isinstance(session, SegmentSession) and not has_failed else ()
 
 
 def refused_segments(sessions: Sequence[Any]) -> frozenset[int]:
@@ -181,4 +181,4 @@ def refused_segments(sessions: Sequence[Any]) -> frozenset[int]:
 
 def backend_of(session: Any) -> str | None:
     """What computed that, where it is not what was planned; else None."""
-    return CPU_BACKEND if isinstance(session, StandInSession) and session.has_stood_in else None
+    return CPU_BACKEND if isinstance(session, SegmentSession) and session.has_fallen_back else None

@@ -18,22 +18,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.backends.ort import AllocatorUser, shrink_shared_allocator
-from parallax.engine._arenas import ArenaPool, ArenaUsage, Context, Layout, Wiring, sum_usage
+from parallax.engine._arenas import ArenaPool, ArenaUsage, Context, Layout, SegmentIO, sum_usage
 from parallax.engine._boundary import BoundaryPlanner
-from parallax.engine._delegate import DelegatedSession, StandInSession, backend_of, transfers_of
+from parallax.engine._delegate import DelegatedSession, SegmentSession, backend_of, transfers_of
 from parallax.engine._lanes import Lanes
-from parallax.engine._moves import Move
 from parallax.engine._observers import EventStream
 from parallax.engine._run import Run, RunBudget
 from parallax.engine._segment import CompiledSegment
-from parallax.engine._sketch import proven_type, sketch_outline, stated_type
+from parallax.engine._stated_types import memory_model_from_types, proven_type, stated_type
+from parallax.engine._view_ops import ViewOp
 from parallax.errors import InternalError
 from parallax.machine import bind_here, every_core, unbind
 from parallax.memory import MemoryModel
 from parallax.schedule import CPU_BACKEND, DispatchTable, Plan
 
 if TYPE_CHECKING:
-    from parallax.engine._advice import WeightAdvisor
+    from parallax.engine._prefetcher import WeightPrefetcher
     from parallax.engine._run_events import Inside, RunEvents
 
 logger = logging.getLogger(__name__)
@@ -63,12 +63,12 @@ class Executor:
         inputs: names of the model's inputs (overridable initializers after them), in feed order.
         outputs: names of the model's outputs.
         pool: the lanes to lease from.
-        outline: what the plan fixes of its memory, made with ``place_outputs=False``; None: what the compiled
+        memory_model: what the plan fixes of its memory, made with ``place_outputs=False``; None: what the compiled
             segments tell of their types has to do.
-        moves: segments that need not run where their tensors lie well in the arena (`find_moves`).
+        view_ops: segments that need not run where their tensors lie well in the arena (`find_view_ops`).
         has_arenas: whether boundary tensors may lie in arenas.
         events: what observers are attached to; a stream of its own by default.
-        advisor: is told around each segment, outside any lock. One that fails is detached and the error logged.
+        prefetcher: is told around each segment, outside any lock. One that fails is detached and the error logged.
 
     Attributes:
         forms: what serves shapes of inputs that the segments are not for; None where they are for all.
@@ -82,9 +82,9 @@ class Executor:
         inputs: Sequence[str],
         outputs: Sequence[str],
         pool: Lanes,
-        outline: MemoryModel | None = None,
-        advisor: WeightAdvisor | None = None,
-        moves: Sequence[Move] = (),
+        memory_model: MemoryModel | None = None,
+        prefetcher: WeightPrefetcher | None = None,
+        view_ops: Sequence[ViewOp] = (),
         has_arenas: bool = True,
         events: EventStream | None = None,
     ) -> None:
@@ -92,12 +92,12 @@ class Executor:
         self.forms: FormsBeside | None = None
         self.segments = tuple(segments)
         self.pool = pool
-        self.advisor = advisor
+        self.prefetcher = prefetcher
         self.table = DispatchTable.from_plan(plan)
         self._runs_alone = (
             len(self.segments) == 1
             and plan.lanes == 1
-            and advisor is None
+            and prefetcher is None
             and isinstance(self.segments[0].session, DelegatedSession)
         )
         self._has_lanes = plan.lanes - len(self.table.queues) > 1
@@ -110,13 +110,13 @@ class Executor:
                 slots.setdefault(name, len(slots))
         self._slots = slots
         self.readers = [0] * len(slots)
-        self.wiring: list[Wiring] = []
+        self.segment_io: list[SegmentIO] = []
         for segment in self.segments:
             missing = [name for name in segment.inputs if name not in slots]
             if missing:
                 raise InternalError(f"segment {segment.name!r} reads {missing}, which nothing produces")
-            self.wiring.append(
-                Wiring(
+            self.segment_io.append(
+                SegmentIO(
                     session=segment.session,
                     inputs=tuple((name, slots[name]) for name in segment.inputs),
                     outputs=tuple((name, slots[name]) for name in segment.outputs),
@@ -138,14 +138,20 @@ class Executor:
         self._is_mixed = any(segment.backend != CPU_BACKEND or segment.bodies for segment in plan.segments)
         self._outputs = tuple(outputs)
         self.observe(EventStream() if events is None else events)
-        self._plain = Layout(self.wiring, len(slots), None, None)
-        self._arenas = self._make_arenas(outline, list(slots)[:input_count], outputs, moves) if has_arenas else None
+        self._plain = Layout(self.segment_io, len(slots), None, None)
+        self._arenas = (
+            self._make_arenas(memory_model, list(slots)[:input_count], outputs, view_ops) if has_arenas else None
+        )
         self._has_warned = False
         # Last, so that it goes after what uses the allocator: an object's attributes end in the order they were made.
         self._allocator_user = AllocatorUser()
 
     def _make_arenas(
-        self, outline: MemoryModel | None, inputs: Sequence[str], outputs: Sequence[str], moves: Sequence[Move]
+        self,
+        memory_model: MemoryModel | None,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        view_ops: Sequence[ViewOp],
     ) -> ArenaPool | None:
         if len(self.segments) < 2:
             return None
@@ -167,19 +173,19 @@ class Executor:
                 # given after its call was given up.
                 for name in (*segment.inputs, *segment.outputs):
                     types.pop(name, None)
-        if outline is None:
+        if memory_model is None:
             proven = {name: proven_type(info, stated) for name, info in produced.items()}
-            outline = sketch_outline(self.plan, stated, proven, outputs)
+            memory_model = memory_model_from_types(self.plan, stated, proven, outputs)
         planner = BoundaryPlanner(
             self.plan,
-            outline,
+            memory_model,
             inputs=stated,
             input_count=len(fed),
             element_types=types,
             outputs=outputs,
-            moves=moves,
+            view_ops=view_ops,
         )
-        return ArenaPool(planner, self.wiring, len(self._slots)) if planner.is_useful else None
+        return ArenaPool(planner, self.segment_io, len(self._slots)) if planner.is_useful else None
 
     def run(
         self,
@@ -218,7 +224,7 @@ class Executor:
                 except BaseException:
                     arenas.discard(context)
                     raise
-                if run.is_out_of_place:
+                if run.ignored_binding:
                     arenas.discard(context)
                     self._arenas = None
                     logger.error("the runtime did not write where it was told to: no arenas for %r", self.plan.policy)
@@ -238,7 +244,7 @@ class Executor:
             from parallax.engine._transfers import find_transfers
 
             for segment, transfers in zip(self.segments, find_transfers(self.plan, self._outputs), strict=True):
-                if isinstance(segment.session, StandInSession):
+                if isinstance(segment.session, SegmentSession):
                     segment.session.report_to(events, segment.name, transfers)
 
     def _observed(self, inside: Inside | None, budget: RunBudget | None = None) -> RunEvents:
@@ -356,12 +362,12 @@ class Executor:
         return [values[slots[name]] for name in outputs]
 
     def advise(self, tell: Callable[[int], None], segment: int) -> None:
-        """Tell the advisor; detach it if it fails."""
+        """Tell the prefetcher; detach it if it fails."""
         try:
             tell(segment)
         except Exception:
-            self.advisor = None
-            logger.exception("the advisor failed and is detached; the run goes on")
+            self.prefetcher = None
+            logger.exception("the prefetcher failed and is detached; the run goes on")
 
     def _conclude(self, arenas: ArenaPool, context: Context, layout: Layout, run: Run) -> None:
         """Learn from a run that ended, and give its context back."""
@@ -380,7 +386,7 @@ class Executor:
                     )
                 arenas.planner.misplaced(plan, run.misplaced)
             if run.failure is None:
-                layout.is_proven = layout.is_proven or not run.is_loose
+                layout.is_proven = layout.is_proven or not run.has_unplaced
                 if run.seen:
                     arenas.planner.observe(plan, run.seen)
         finally:

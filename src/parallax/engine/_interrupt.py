@@ -1,7 +1,7 @@
 """Ctrl-C that stops a run: the main thread waits where signals can reach it.
 
 Python delivers KeyboardInterrupt only between bytecodes of the main thread, so a main thread inside
-the runtime hears of it when the run is over. A long run is therefore done on a spare thread while the
+the runtime hears of it when the run is over. A long run is therefore done on another thread while the
 main thread waits on a lock; on an interrupt it sets ``RunOptions.terminate``, which the runtime reads
 between nodes, waits for the run to end, and lets the interrupt go on.
 """
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Not one of the pool's lanes: it stands in for the main thread, which only waits meanwhile.
-_stand_in: Lane | None = None
+# Not one of the pool's lanes: it works in place of the main thread, which only waits meanwhile.
+_substitute: Lane | None = None
 _in_use = False
 
 
@@ -36,13 +36,13 @@ def run_interruptibly(call: Callable[[Any], T], run_options: Any = None) -> T:
     call, ``call`` is simply called; so it is where no thread can be started. ``run_options`` None makes a RunOptions
     of its own for the call.
     """
-    global _in_use, _stand_in
+    global _in_use, _substitute
     if _in_use or threading.current_thread() is not threading.main_thread():
         return call(run_options)
-    is_new = _stand_in is None
-    if _stand_in is None:
+    is_new = _substitute is None
+    if _substitute is None:
         try:
-            _stand_in = Lane(-1)
+            _substitute = Lane(-1)
         except RuntimeError as refusal:
             logger.debug("Ctrl-C cannot stop this run: %s", refusal)
             return call(run_options)
@@ -63,7 +63,7 @@ def run_interruptibly(call: Callable[[Any], T], run_options: Any = None) -> T:
 
     _in_use = True
     try:
-        _stand_in.mailbox.put((job, None))
+        _substitute.mailbox.put((job, None))
         try:
             done.take(0)
         except BaseException:
@@ -80,11 +80,11 @@ def run_interruptibly(call: Callable[[Any], T], run_options: Any = None) -> T:
     return result[0]
 
 
-def _forget_stand_in_after_fork() -> None:
-    global _in_use, _stand_in
-    _stand_in = None
+def _forget_substitute_after_fork() -> None:
+    global _in_use, _substitute
+    _substitute = None
     _in_use = False
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_stand_in_after_fork)
+    os.register_at_fork(after_in_child=_forget_substitute_after_fork)

@@ -68,13 +68,13 @@ class Lane:
         if self._is_queue:
             ask_for_short_slices()
         take = self.mailbox.take
-        wakes: Sequence[Mailbox[Any]] = ()
+        to_notify: Sequence[Mailbox[Any]] = ()
         while True:
             # A job contains its own failures (it reports them to its run), so the lane never dies of one.
-            function, argument = take(LANE_SPIN_NS, wakes)
+            function, argument = take(LANE_SPIN_NS, to_notify)
             if function is _end:
                 return
-            wakes = function(argument)
+            to_notify = function(argument)
             del function, argument  # or the parked lane would keep the last run's tensors alive
 
 
@@ -125,7 +125,7 @@ class LanePool:
         ``queues``: lanes for devices' queues, which take no core.
         """
         with self._lock:
-            lanes, servants = self._take(max(1, min(cores, self._free_cores)) - 1, queues)
+            lanes, queue_threads = self._take(max(1, min(cores, self._free_cores)) - 1, queues)
             granted = 1 + len(lanes)
             self._free_cores -= granted
         if granted > 1 and current_core is not None:
@@ -135,7 +135,7 @@ class LanePool:
                 if lane.binding is not None:
                     lane.binding.avoid(core)
         is_all = 1 < granted == self.cores and self._is_every_core
-        return Lease(granted, lanes, servants, is_all)
+        return Lease(granted, lanes, queue_threads, is_all)
 
     def lend(self, cores: int, *, queues: int = 0) -> Lease:
         """Lanes for ``cores`` that are leased already, the caller's own among them: none is counted once more."""
@@ -145,14 +145,14 @@ class LanePool:
     def _take(self, lanes: int, queues: int) -> tuple[tuple[Lane, ...], tuple[Lane, ...]]:
         """Idle or new lanes, and lanes for queues; fewer where no thread can be started."""
         taken: list[Lane] = []
-        servants: list[Lane] = []
+        queue_threads: list[Lane] = []
         try:
-            for into, idle, count in ((taken, self._idle, lanes), (servants, self._idle_queues, queues)):
+            for into, idle, count in ((taken, self._idle, lanes), (queue_threads, self._idle_queues, queues)):
                 while len(into) < count:
                     if idle:
                         into.append(idle.pop())
                     else:
-                        into.append(Lane(self._made, is_queue=into is servants))
+                        into.append(Lane(self._made, is_queue=into is queue_threads))
                         self._made += 1
         except RuntimeError as error:
             if not self._lacks_threads:
@@ -163,9 +163,9 @@ class LanePool:
                     error,
                 )
         except BaseException:
-            self._put_back(taken, servants)
+            self._put_back(taken, queue_threads)
             raise
-        return tuple(taken), tuple(servants)
+        return tuple(taken), tuple(queue_threads)
 
     def _put_back(self, lanes: Sequence[Lane], queues: Sequence[Lane]) -> None:
         self._idle.extend(reversed(lanes))

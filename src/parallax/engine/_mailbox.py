@@ -60,11 +60,11 @@ class Mailbox(Generic[T]):
 
     def wake(self) -> None:
         """Have the owner look into the slot. It wants the GIL then, so this is best done last before that is let go."""
-        spinner = self._rouse()
+        spinner = self._notify()
         if spinner is not None:
             spinner.up()
 
-    def _rouse(self) -> Signal | None:
+    def _notify(self) -> Signal | None:
         """Wake the owner if it is parked; else the signal that it may be spinning on."""
         if not self._parked:
             return self._signal
@@ -73,8 +73,8 @@ class Mailbox(Generic[T]):
             self._token.release()
         return None
 
-    def take(self, spin_ns: int, wakes: Sequence[Mailbox[Any]] = ()) -> T:
-        """Wake the owners of ``wakes``, then wait for an item: spin for ``spin_ns`` nanoseconds, then park.
+    def take(self, spin_ns: int, to_notify: Sequence[Mailbox[Any]] = ()) -> T:
+        """Wake the owners of ``to_notify``, then wait for an item: spin for ``spin_ns`` nanoseconds, then park.
 
         In the main thread a parked wait is interrupted by signals (KeyboardInterrupt), as any
         ``Lock.acquire`` is.
@@ -89,18 +89,18 @@ class Mailbox(Generic[T]):
             signal.down()
             item = self._item
             while item is None:
-                if wakes:
+                if to_notify:
                     # The last before the GIL goes, or those woken would find it held.
-                    spinning = [spinner for other in wakes if (spinner := other._rouse()) is not None]
+                    spinning = [spinner for other in to_notify if (spinner := other._notify()) is not None]
                     signal.pause(spinning)
-                    wakes = ()
+                    to_notify = ()
                 else:
                     signal.pause()
                 signal.down()
                 item = self._item
                 if item is None and time.perf_counter_ns() >= deadline:
                     break
-        for other in wakes:
+        for other in to_notify:
             other.wake()
         while item is None:
             # Announce first, look second: a put between the two sees the announcement.

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from parallax.backends.ort import is_termination
-from parallax.engine._arenas import Layout, Step, Wiring, run_bound
-from parallax.engine._delegate import StandInSession, backend_of, transfers_of
+from parallax.engine._arenas import BoundCall, Layout, SegmentIO, run_bound
+from parallax.engine._delegate import SegmentSession, backend_of, transfers_of
 from parallax.engine._failures import segment_failure
 from parallax.engine._lanes import Lane, Lease
 from parallax.engine._mailbox import Mailbox
-from parallax.engine._moves import Shape
 from parallax.engine._segment import CompiledSegment
+from parallax.engine._view_ops import Shape
 from parallax.errors import InternalError, ParallaxError
 from parallax.machine import move_to_first_of, unbind
 from parallax.schedule import Dispatcher, DispatchTable, Plan, Start
 
 if TYPE_CHECKING:
-    from parallax.engine._advice import WeightAdvisor
+    from parallax.engine._prefetcher import WeightPrefetcher
     from parallax.engine._run_events import EndedSegment, RunEvents
 
 # How long the calling thread spins for the end of its run before it parks.
@@ -63,19 +63,19 @@ class RunBudget:
         run.change_budget(self.limit_bytes)
 
 
-def _seat(lanes: int, queues: tuple[int, ...], lease: Lease) -> tuple[tuple[Lane | None, ...], tuple[int, ...]]:
+def _assign_lanes(lanes: int, queues: tuple[int, ...], lease: Lease) -> tuple[tuple[Lane | None, ...], tuple[int, ...]]:
     """Which leased thread serves which of a plan's lanes, and which lanes none serves. Lane 0 is the caller's."""
     if not queues:
         granted = min(lanes, 1 + len(lease.lanes))
         return (None, *lease.lanes), tuple(range(granted, lanes))
-    seats: list[Lane | None] = [None] * lanes
-    threads, servants = iter(lease.lanes), iter(lease.queues)
+    assigned: list[Lane | None] = [None] * lanes
+    threads, queue_threads = iter(lease.lanes), iter(lease.queues)
     absent = []
     for lane in range(1, lanes):
-        seats[lane] = next(servants if lane in queues else threads, None)
-        if seats[lane] is None:
+        assigned[lane] = next(queue_threads if lane in queues else threads, None)
+        if assigned[lane] is None:
             absent.append(lane)
-    return tuple(seats), tuple(absent)
+    return tuple(assigned), tuple(absent)
 
 
 def _quiet_options() -> Any:
@@ -88,7 +88,7 @@ def _quiet_options() -> Any:
 class Compiled(Protocol):
     """What runs have in common: the part of their `Executor` that they read."""
 
-    advisor: WeightAdvisor | None
+    prefetcher: WeightPrefetcher | None
 
     @property
     def plan(self) -> Plan:
@@ -106,7 +106,7 @@ class Compiled(Protocol):
         ...
 
     @property
-    def wiring(self) -> Sequence[Wiring]:
+    def segment_io(self) -> Sequence[SegmentIO]:
         """Per segment: its session, and the slots of its inputs and outputs."""
         ...
 
@@ -126,7 +126,7 @@ class Compiled(Protocol):
         ...
 
     def advise(self, tell: Callable[[int], None], segment: int) -> None:
-        """Tell the advisor; detach it if it fails."""
+        """Tell the prefetcher; detach it if it fails."""
         ...
 
 
@@ -147,13 +147,13 @@ class Run:
         "_lanes",
         "_layout",
         "_lock",
-        "_loose",
         "_on_all_cores",
         "_options",
         "_readers",
+        "_unplaced",
         "aborted",
         "failure",
-        "is_out_of_place",
+        "ignored_binding",
         "misplaced",
         "seen",
         "values",
@@ -176,7 +176,7 @@ class Run:
         self._options = _quiet_options() if run_options is None else run_options
         table = executor.table
         self._lanes: tuple[Lane | None, ...]  # by lane; None: the caller, or one that this run does not have
-        self._lanes, self._absent = _seat(executor.plan.lanes, table.queues, lease)
+        self._lanes, self._absent = _assign_lanes(executor.plan.lanes, table.queues, lease)
         self._cores = lease.cores
         self._lock = threading.Lock()
         self._caller: Mailbox[Start] = Mailbox()
@@ -184,7 +184,7 @@ class Run:
         self._has_started = False  # (lock)
         self._budget_bytes = budget_bytes  # (lock)
         # Slots of the arena that this run does not use. A segment adds to it before its successors start.
-        self._loose: set[int] = set()
+        self._unplaced: set[int] = set()
         self._dispatcher = Dispatcher(  # (lock)
             table, cores=lease.cores, lanes=executor.plan.lanes, absent=self._absent, budget_bytes=budget_bytes
         )
@@ -194,7 +194,7 @@ class Run:
         self.values = values
         self.failure: ParallaxError | None = None
         self.aborted = False
-        self.is_out_of_place = False
+        self.ignored_binding = False
         """The runtime wrote elsewhere than it was told to; the run ends as failed."""
         self.misplaced: dict[str, Shape] = {}
         """Tensors that did not fit their place -> their shapes."""
@@ -202,9 +202,9 @@ class Run:
         """Shapes of watched tensors."""
 
     @property
-    def is_loose(self) -> bool:
+    def has_unplaced(self) -> bool:
         """Whether any tensor that has a place in the arena was kept outside."""
-        return bool(self._loose)
+        return bool(self._unplaced)
 
     def drive(self) -> None:
         """Lane 0: run what the dispatcher gives it until the run is over."""
@@ -217,17 +217,17 @@ class Run:
         if events is not None and stamp is not None:
             lanes = self._executor.plan.lanes
             events.admit(stamp, starts, cores=self._cores, lanes=lanes, absent=self._absent, budget_bytes=budget_bytes)
-        wakes: Sequence[Mailbox[Any]] | None
-        start, wakes = self._hand_out(starts, 0)
+        to_notify: Sequence[Mailbox[Any]] | None
+        start, to_notify = self._hand_out(starts, 0)
         take = self._caller.take
         work = self._work
         while start is not _FINISHED:
             if start is not None:
-                wakes = work(start, wakes)
-            if wakes is None or self.aborted:
+                to_notify = work(start, to_notify)
+            if to_notify is None or self.aborted:
                 break
-            start = take(CALLER_SPIN_NS, wakes)
-            wakes = ()
+            start = take(CALLER_SPIN_NS, to_notify)
+            to_notify = ()
         if self.aborted:  # a lane hit a bug of ours; the others may still be at work
             self.abort()
         if events is not None:
@@ -270,9 +270,9 @@ class Run:
             if self.aborted:
                 return ()
             self._busy += 1
-        wakes: Sequence[Mailbox[Any]] | None = None
+        to_notify: Sequence[Mailbox[Any]] | None = None
         try:
-            wakes = self._work(start, ())
+            to_notify = self._work(start, ())
         except BaseException as error:  # the lane must survive, and the caller must hear of it
             self.failure = InternalError(
                 f"a lane failed outside any segment: {error!r}",
@@ -284,10 +284,10 @@ class Run:
         finally:
             with self._lock:
                 self._busy -= 1
-        if wakes is None:
+        if to_notify is None:
             self._caller.place(_FINISHED)
-            wakes = (self._caller,)
-        return wakes
+            to_notify = (self._caller,)
+        return to_notify
 
     def _hand_out(self, starts: Sequence[Start], lane: int) -> tuple[Start | None, Sequence[Mailbox[Any]]]:
         """Hand starts to their lanes; return the one for ``lane`` itself, and whom to wake.
@@ -295,26 +295,26 @@ class Run:
         That is put off until the GIL is let go anyhow: who finds it held is parked, which takes longer than all this.
         """
         own = None
-        wakes: Sequence[Mailbox[Any]] = ()
+        to_notify: Sequence[Mailbox[Any]] = ()
         for start in starts:
             if start.lane == lane:
                 own = start
                 continue
             if start.lane == 0:
                 self._caller.place(start)
-                wakes = (*wakes, self._caller)
+                to_notify = (*to_notify, self._caller)
             else:
                 helper = self._lanes[start.lane]
                 assert helper is not None  # the dispatcher knows which are absent
                 helper.mailbox.place((self._lane_job, start))
-                wakes = (*wakes, helper.mailbox)
-        return own, wakes
+                to_notify = (*to_notify, helper.mailbox)
+        return own, to_notify
 
-    def _work(self, start: Start | None, wakes: Sequence[Mailbox[Any]]) -> Sequence[Mailbox[Any]] | None:
+    def _work(self, start: Start | None, to_notify: Sequence[Mailbox[Any]]) -> Sequence[Mailbox[Any]] | None:
         """Run ``start`` and whatever the dispatcher gives this lane next.
 
         Args:
-            wakes: are woken as late as possible.
+            to_notify: are woken as late as possible.
 
         Returns: whom to wake after it, or None if the run is over.
         """
@@ -323,25 +323,25 @@ class Run:
         values = self.values
         readers = self._readers
         dispatcher = self._dispatcher
-        loose = self._loose
+        unplaced = self._unplaced
         on_all_cores = self._on_all_cores
         events = self._events
-        advisor = executor.advisor
+        prefetcher = executor.prefetcher
         while start is not None:
             index, lane = start.segment, start.lane
             step = steps[index]
             failure: ParallaxError | None = None
-            if advisor is not None:
-                executor.advise(advisor.will_start, index)
+            if prefetcher is not None:
+                executor.advise(prefetcher.will_start, index)
             begin_ns = 0
             if events is not None:
                 events.tell_noted()
                 begin_ns = time.perf_counter_ns()
-            for other in wakes:
+            for other in to_notify:
                 other.wake()
             bound = move_to_first_of(executor.cores) if index in on_all_cores else None
             try:
-                if step.binding is None or (loose and not loose.isdisjoint(step.arena_inputs)):
+                if step.binding is None or (unplaced and not unplaced.isdisjoint(step.arena_inputs)):
                     self._call_by_name(index, step)
                 elif not step.is_skipped:
                     self._call_bound(index, step)
@@ -353,8 +353,8 @@ class Run:
                 if bound is not None:
                     unbind(bound)
             ended = None if events is None else self._note_end(events, start, begin_ns, failure)
-            if advisor is not None:
-                executor.advise(advisor.has_ended, index)
+            if prefetcher is not None:
+                executor.advise(prefetcher.has_ended, index)
             with self._lock:
                 if self.aborted:
                     return ()
@@ -371,12 +371,12 @@ class Run:
                 stamp = None if events is None else events.stamp(starts)
             if events is not None and stamp is not None and ended is not None:
                 events.end_segment(stamp, starts, ended)
-            start, wakes = self._hand_out(starts, lane)
+            start, to_notify = self._hand_out(starts, lane)
             if over:
                 return None
-        return wakes
+        return to_notify
 
-    def _call_bound(self, index: int, step: Step) -> None:
+    def _call_bound(self, index: int, step: BoundCall) -> None:
         """Run a segment whose outputs have places in the arena."""
         try:
             run_bound(step, self.values, self._options)
@@ -392,39 +392,39 @@ class Run:
         if step.watched:
             self._watch(step)
         if not self._layout.is_proven and not self._layout.proves(step, self.values):
-            self.is_out_of_place = True
+            self.ignored_binding = True
             raise InternalError("outputs do not lie where they were bound")
 
-    def _call_by_name(self, index: int, step: Step) -> None:
+    def _call_by_name(self, index: int, step: BoundCall) -> None:
         """Run a segment whose outputs the runtime allocates."""
-        wiring = self._executor.wiring[index]
+        segment_io = self._executor.segment_io[index]
         values = self.values
-        feeds = {name: values[slot] for name, slot in wiring.inputs if values[slot] is not None}
-        session, events = wiring.session, self._events
-        if events is not None and isinstance(session, StandInSession):
-            fetched = session.run_within(events.scope(index), feeds, wiring.names, self._options)
+        feeds = {name: values[slot] for name, slot in segment_io.inputs if values[slot] is not None}
+        session, events = segment_io.session, self._events
+        if events is not None and isinstance(session, SegmentSession):
+            fetched = session.run_within(events.scope(index), feeds, segment_io.names, self._options)
         else:
-            fetched = session.run_with_ort_values(feeds, wiring.names, self._options)
-        for position, (_, slot) in enumerate(wiring.outputs):
+            fetched = session.run_with_ort_values(feeds, segment_io.names, self._options)
+        for position, (_, slot) in enumerate(segment_io.outputs):
             values[slot] = fetched[position]
         del fetched
         for _, slot, _ in step.placed:
-            self._loose.add(slot)
+            self._unplaced.add(slot)
         if step.watched:
             self._watch(step)
         if not self._layout.is_proven and not self._layout.proves(step, values, is_bound=False):
-            self.is_out_of_place = True
+            self.ignored_binding = True
             raise InternalError("an output lies in the arena, where it was not bound")
 
-    def _note_misplaced(self, index: int, step: Step) -> None:
+    def _note_misplaced(self, index: int, step: BoundCall) -> None:
         """Why a call with places failed that went well without: outputs of other shapes, or places as such."""
-        names = self._executor.wiring[index].names
+        names = self._executor.segment_io[index].names
         plan = self._layout.plan
         assert plan is not None
         made = {names[position]: tuple(self.values[slot].shape()) for position, slot, _ in step.placed}
         self.misplaced.update({n: shape for n, shape in made.items() if shape != plan.places[n].shape} or made)
 
-    def _watch(self, step: Step) -> None:
+    def _watch(self, step: BoundCall) -> None:
         for name, slot in step.watched:
             self.seen[name] = tuple(self.values[slot].shape())
 
@@ -443,16 +443,16 @@ class Run:
     def _note_end(self, events: RunEvents, start: Start, begin_ns: int, failure: ParallaxError | None) -> EndedSegment:
         """What there is to tell of a segment that has just ended in this thread."""
         end_ns = time.perf_counter_ns()
-        wiring, values = self._executor.wiring[start.segment], self.values
-        read = [(name, values[slot]) for name, slot in wiring.inputs]
-        made = [(name, values[slot]) for name, slot in wiring.outputs]
+        segment_io, values = self._executor.segment_io[start.segment], self.values
+        read = [(name, values[slot]) for name, slot in segment_io.inputs]
+        made = [(name, values[slot]) for name, slot in segment_io.outputs]
         return events.note_end(
             start,
             read,
             made,
             begin_ns=begin_ns,
             end_ns=end_ns,
-            transfers=transfers_of(wiring.session, read, made, has_failed=failure is not None),
-            backend=backend_of(wiring.session),
+            transfers=transfers_of(segment_io.session, read, made, has_failed=failure is not None),
+            backend=backend_of(segment_io.session),
             failure=failure,
         )

@@ -66,11 +66,11 @@ class Signal:
     def down(self) -> None:
         self.flag[0] = _UNSET
 
-    def pause(self, wakes: Sequence[Signal] = ()) -> bool:
-        """Raise ``wakes``, and return when this is up (then true) or after some microseconds."""
+    def pause(self, to_notify: Sequence[Signal] = ()) -> bool:
+        """Raise ``to_notify``, and return when this is up (then true) or after some microseconds."""
         find = self._find
         arguments = self._arguments
-        for other in wakes:
+        for other in to_notify:
             other.flag[0] = _SET
         if find is not None and find(*arguments):
             return True

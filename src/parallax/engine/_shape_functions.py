@@ -37,7 +37,7 @@ class Term:
         return "*".join([str(self.coefficient), *self.symbols]) + f" {sign} {abs(self.offset)}"
 
 
-class ShapeLaw:
+class ShapeFunction:
     """What is believed of one tensor's shape."""
 
     __slots__ = ("_axes", "_seen")

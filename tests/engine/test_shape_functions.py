@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from parallax.engine._lanes import LanePool
-from parallax.engine._laws import ENOUGH_SHAPES, ShapeLaw
+from parallax.engine._shape_functions import ENOUGH_SHAPES, ShapeFunction
 from tests.engine._graphs import Cut, proto, value
 
 SIZES = st.integers(1, 60)
@@ -26,45 +26,45 @@ def test_what_follows_from_the_inputs_is_found(
     def shape(a: int, b: int) -> tuple[int, ...]:
         return (factor, a, factor * b, b + offset, factor * a * b, a * a)
 
-    law = ShapeLaw()
+    function = ShapeFunction()
     for a in firsts:
         for b in seconds:
-            law.observe({"a": a, "b": b}, shape(a, b))
-    terms = law.terms
+            function.observe({"a": a, "b": b}, shape(a, b))
+    terms = function.terms
     assert terms is not None
     assert tuple(term.value({"a": new[0], "b": new[1]}) for term in terms) == shape(*new)
 
 
 def test_nothing_is_believed_before_enough_different_shapes() -> None:
-    law = ShapeLaw()
+    function = ShapeFunction()
     for count in (5, 5, 5, 6, 6):
-        law.observe({"a": count}, (count,))
-    assert law.terms is None
-    law.observe({"a": 7}, (7,))
-    assert law.terms is not None
+        function.observe({"a": count}, (count,))
+    assert function.terms is None
+    function.observe({"a": 7}, (7,))
+    assert function.terms is not None
     assert ENOUGH_SHAPES == 3
 
 
 def test_what_depends_on_data_has_no_law() -> None:
-    law = ShapeLaw()
+    function = ShapeFunction()
     for count, found in ((5, 3), (6, 1), (7, 7), (8, 2)):
-        law.observe({"a": count}, (found,))
-    assert law.terms is None
+        function.observe({"a": count}, (found,))
+    assert function.terms is None
 
 
 def test_another_rank_is_explained_by_nothing() -> None:
-    law = ShapeLaw()
+    function = ShapeFunction()
     for count in (5, 6, 7, 8):
-        law.observe({"a": count}, (count,) if count < 8 else (count, 1))
-    assert law.terms is None
+        function.observe({"a": count}, (count,) if count < 8 else (count, 1))
+    assert function.terms is None
 
 
 def test_empty_inputs_teach_nothing_at_first() -> None:
-    law = ShapeLaw()
+    function = ShapeFunction()
     for count in (0, 5, 0, 6, 7):
-        law.observe({"a": count}, (2 * count,))
-    assert law.terms is not None
-    assert law.terms[0].value({"a": 11}) == 22
+        function.observe({"a": count}, (2 * count,))
+    assert function.terms is not None
+    assert function.terms[0].value({"a": 11}) == 22
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def cut() -> Cut:
     constants = {"zero": [0], "rest": [2, -1]}
     initializers = [numpy_helper.from_array(np.array(array, np.int64), name) for name, array in constants.items()]
     model = proto(nodes, {"x": ["batch", "width"]}, ["y"], initializers=initializers)
-    made = Cut(model, pool=LanePool(2), outline=False)
+    made = Cut(model, pool=LanePool(2), memory_model=False)
     made.check({"x": value(np.ones((1, 4)))})
     assert {"heads", "n"}.isdisjoint(made.places()), "or there is nothing to learn"
     return made

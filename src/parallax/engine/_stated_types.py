@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from parallax.engine._laws import Term
+from parallax.engine._shape_functions import Term
 from parallax.graph import Dim, OpGraph, SizeExpression, TensorInfo, size_expression, wrapped_type
 from parallax.memory import MemoryModel
 from parallax.schedule import Plan
@@ -14,12 +14,12 @@ from parallax.schedule import Plan
 _UINT8: Final = 2
 
 
-def sketch_outline(
+def memory_model_from_types(
     plan: Plan, inputs: Mapping[str, TensorInfo], tensors: Mapping[str, TensorInfo], outputs: Sequence[str]
 ) -> MemoryModel:
     """Lifetimes, and sizes of boundary tensors by these types. Peaks of segments are all 0: nodes are not looked at."""
     graph = OpGraph(
-        name="sketch",
+        name="stated types",
         nodes=(),
         inputs=tuple(inputs.values()),
         overridable=(),
@@ -80,5 +80,5 @@ def spell_expression(expression: SizeExpression | None) -> Dim:
 
 
 def spell(term: Term) -> Dim:
-    """Likewise, of a law."""
+    """Likewise, of a term of a shape function."""
     return str(term) if term.symbols else term.offset

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from parallax.engine._lanes import LanePool
-from parallax.engine._moves import find_moves, fold
+from parallax.engine._view_ops import alias_parts, find_view_ops
 from parallax.errors import PlanError
 from parallax.memory import MemoryModel, find_lifetimes, verify_arena_plan
 from tests.engine._graphs import Cut, models, proto, value
@@ -74,7 +74,7 @@ def test_parts_of_a_split_are_read_where_the_whole_lies(pool: LanePool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "axis", "moves"),
+    ("shape", "axis", "view_ops"),
     [
         ((3, 16), 0, True),
         ((3, 5), 0, False),  # the second part would not be aligned
@@ -85,12 +85,12 @@ def test_parts_of_a_split_are_read_where_the_whole_lies(pool: LanePool) -> None:
     ],
 )
 def test_only_bytes_in_order_and_aligned_are_left_where_they_are(
-    pool: LanePool, shape: tuple[int, ...], axis: int, moves: bool
+    pool: LanePool, shape: tuple[int, ...], axis: int, view_ops: bool
 ) -> None:
     nodes = [*JOIN[:3], helper.make_node("Concat", ["a", "b"], ["c"], axis=axis), *JOIN[4:]]
     cut = Cut(proto(nodes, {"x": shape}, ["y"]), pool=pool)
     check(cut, shape)
-    assert skipped(cut) == ({"Concat"} if moves else set())
+    assert skipped(cut) == ({"Concat"} if view_ops else set())
 
 
 def test_each_signature_is_judged_by_itself(pool: LanePool) -> None:
@@ -105,7 +105,7 @@ def test_tensors_that_lie_in_two_wholes_or_outside_are_left_alone(pool: LanePool
     def count(nodes: list[Any], outputs: list[str]) -> int:
         made = Cut(proto(nodes, {"x": [16]}, outputs), pool=pool)
         check(made, (16,))
-        return len(find_moves(made.model.graph, made.plan))
+        return len(find_view_ops(made.model.graph, made.plan))
 
     twice = [*JOIN[:3], helper.make_node("Concat", ["a", "a"], ["c"], axis=0), *JOIN[4:], JOIN[2]]
     assert count([*JOIN], ["y"]) == 1
@@ -126,8 +126,8 @@ def test_a_part_of_another_size_than_planned_is_copied_as_ever(
     tensors = {name: graph.tensors[name] for name in graph.producers}
     for name, rows in (("b", 3), ("c", 7), ("d", 7)):
         tensors[name] = replace(tensors[name], shape=(rows, 16))
-    outline = MemoryModel(right.plan, replace(graph, tensors=tensors), place_outputs=False)
-    cut = Cut(proto(JOIN, {"x": [4, 16]}, ["y"]), pool=pool, outline=outline)
+    memory_model = MemoryModel(right.plan, replace(graph, tensors=tensors), place_outputs=False)
+    cut = Cut(proto(JOIN, {"x": [4, 16]}, ["y"]), pool=pool, memory_model=memory_model)
     check(cut, (4, 16))
     assert skipped(cut) == set()
     assert caplog.text.count("other sizes than planned") == 1
@@ -151,7 +151,7 @@ def test_in_any_order_of_execution_nothing_is_overwritten_before_its_last_reader
     }
     memory: dict[int, tuple[str, int]] = {}
     content: dict[str, list[tuple[str, int]]] = {}
-    moves = {move.segment: move for move in find_moves(cut.model.graph, cut.plan)}
+    view_ops = {view_op.segment: view_op for view_op in find_view_ops(cut.model.graph, cut.plan)}
     fixed = find_lifetimes(cut.plan, cut.outputs, place_outputs=False).order
     done: set[int] = set()
     while len(done) < len(cut.plan.segments):
@@ -162,9 +162,9 @@ def test_in_any_order_of_execution_nothing_is_overwritten_before_its_last_reader
         for name in extent.keys() & set(segment.inputs):
             assert [memory[byte] for byte in extent[name]] == content[name], name
         if segment.index in plan.skipped:
-            move = moves[segment.index]
-            rest = [byte for name in move.parts for byte in content.get(name, ())] or content[move.whole]
-            for name in move.parts if move.is_split else (move.whole,):
+            view_op = view_ops[segment.index]
+            rest = [byte for name in view_op.parts for byte in content.get(name, ())] or content[view_op.whole]
+            for name in view_op.parts if view_op.is_split else (view_op.whole,):
                 content[name], rest = rest[: len(extent[name])], rest[len(extent[name]) :]
                 assert [memory[byte] for byte in extent[name]] == content[name], name
         else:
@@ -177,8 +177,8 @@ def test_in_any_order_of_execution_nothing_is_overwritten_before_its_last_reader
 def test_a_folded_plan_is_judged_like_any_other(pool: LanePool) -> None:
     cut = Cut(proto(JOIN, {"x": [16]}, ["y"]), pool=pool)
     graph = cut.model.inferred()
-    moves = find_moves(graph, cut.plan)
-    folded = fold(cut.plan, moves)
+    view_ops = find_view_ops(graph, cut.plan)
+    folded = alias_parts(cut.plan, view_ops)
     assert set(find_lifetimes(folded, ["y"], place_outputs=False).tensors) == {"r", "c", "d"}
     assert "c" in folded.segments[0].outputs, "the whole is there before any part is made"
     arena = MemoryModel(folded, graph, place_outputs=False).plan({}).arena

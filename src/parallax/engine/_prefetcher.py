@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class WeightAdvisor(Protocol):
+class WeightPrefetcher(Protocol):
     """Told by the executor, on the lane that runs the segment. Must be safe to call from several threads at once."""
 
     def will_start(self, segment: int) -> None:
