@@ -112,7 +112,7 @@ def as_markdown(figures: dict[str, Any]) -> str:
     for name, title in (("default", "Parallax passes"), ("split", "Parallax passes, splitting forced")):
         rows.append((f"**{title}**", [column[name]["passes"] for column in counts.values()]))
         rows.append(("— bit for bit like ONNX Runtime", [column[name]["identical"] for column in counts.values()]))
-    rows.append(("— cut into several segments", [column["split"]["cut"] for column in counts.values()]))
+    rows.append(("— split into several segments", [column["split"]["cut"] for column in counts.values()]))
     lines = [
         "| | " + " | ".join(counts) + " |",
         "| --- |" + " ---: |" * len(counts),

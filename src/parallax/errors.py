@@ -3,7 +3,7 @@
 ::
 
     ParallaxError
-    ├── ModelError            the model file is at fault: mend or re-export it
+    ├── ModelError            the model file is at fault: fix or re-export it
     │   ├── ModelFileError        it cannot be read at all (missing, truncated, not ONNX)
     │   ├── ExternalDataError     its external data is missing or damaged
     │   │   └── ExternalPathError     ... or lies outside the model's folder (an UnsafeModelError too)
@@ -24,7 +24,7 @@
     │   └── RunCancelled          a run was stopped on request (terminate, Ctrl-C)
     └── InternalError         we are at fault: please report it
 
-A message says what happened, where in the model, and how to mend it. This module knows nothing of
+A message says what happened, where in the model, and how to fix it. This module knows nothing of
 the rest of the package.
 """
 
@@ -84,7 +84,7 @@ def _rebuild(cls: type[ParallaxError], args: tuple[object, ...], state: dict[str
 
 
 class ModelError(ParallaxError):
-    """The model is at fault: its author mends or re-exports it."""
+    """The model is at fault: its author fixes or re-exports it."""
 
 
 class ModelFileError(ModelError):

@@ -76,7 +76,7 @@ def test_finding_loads_what_it_can_and_says_why_not(distribution: Path) -> None:
     assert all((entry.info is None) == (entry.obstacle is not None) for entry in found.values())
     # It calls remote services; no model runs there.
     assert "AzureExecutionProvider" not in found
-    assert found["broken"].remedy == "mend or uninstall that distribution"
+    assert found["broken"].remedy == "fix or uninstall that distribution"
     # Each emulated device by its name, not the family.
     assert "emulated" not in found
     assert found["emulated:pixel-6-gpu"].info is not None

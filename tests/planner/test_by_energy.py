@@ -1,4 +1,4 @@
-"""Plans by modelled joules: never above a yardstick wherever a candidate is so, and told where none is."""
+"""Plans by modelled joules: never above a baseline wherever a candidate is so, and told where none is."""
 
 from __future__ import annotations
 

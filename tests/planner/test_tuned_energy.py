@@ -136,7 +136,7 @@ def test_without_a_meter_measured_times_are_turned_into_joules() -> None:
     decision = decide(modelled(), peers, [[10 * MS] * 9] * 2, objective="energy", is_disturbed=False)
     assert decision.winner == 1
     assert "modelled from measured times, on a test" in decision.reasons[1]
-    assert "never above a yardstick" in decision.reasons[1]
+    assert "never above a baseline" in decision.reasons[1]
     # Twice as long: nothing is gained for certain.
     decision = decide(modelled(), peers, [[10 * MS] * 9, [20 * MS] * 9], objective="energy", is_disturbed=False)
     assert decision.winner == 0

@@ -344,7 +344,7 @@ class CallerPolicy:
         gain = self._told_gain(trial)
         if gain is None:
             self._again_s = now_s + AGAIN_S
-            return self._use(CallerForm.WIDE, "it was not told which form serves more runs a second")
+            return self._use(CallerForm.WIDE, "which form serves more runs a second is not known")
         self._gains[trial.level], self._judged_s[trial.level] = gain, now_s
         if gain >= self._rules.least_gain:
             self._pause_s = FIRST_PAUSE_S

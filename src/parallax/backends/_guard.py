@@ -303,7 +303,7 @@ class GuardedModel:
             error.what,
         )
         if for_good or opened:
-            logger.info("%s is set aside%s", self._what, "" if for_good else f" for {self._policy.retry_s:g} s")
+            logger.info("%s is disabled%s", self._what, "" if for_good else f" for {self._policy.retry_s:g} s")
             if self.on_set_aside is not None:
                 self.on_set_aside(error.what, None if for_good else self._policy.retry_s)
 

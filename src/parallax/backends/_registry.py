@@ -261,6 +261,6 @@ def _from_entry_point(entry: importlib.metadata.EntryPoint, device: str, options
         raise BackendError(
             f"the backend {entry.name} cannot be loaded: {error}",
             where=f"entry point {entry.name} = {entry.value}" + (f" of {entry.dist.name}" if entry.dist else ""),
-            fix="mend or uninstall that distribution",
+            fix="fix or uninstall that distribution",
         ) from error
     return factory(device, options)

@@ -78,7 +78,7 @@ def open_streamed(paths: Sequence[Path], open_all: Callable[[], Sequence[T]]) ->
         open_all: opens the segments, which map these files for as long as they live.
     """
     if not can_page():
-        logger.info("this system cannot be told to read weights ahead of a run")
+        logger.info("this system has no way to read weights ahead of a run")
         return open_all(), None
     with OwnMappings(paths) as own:
         opened = open_all()

@@ -349,7 +349,7 @@ RivalPoliciesOption = Annotated[
 ]
 AdaptOption = Annotated[
     bool,
-    typer.Option("--adapt", help="Follow the machine: go over to another plan where a device or the cores are slow."),
+    typer.Option("--adapt", help="Follow the machine: switch to another plan where a device or the cores are slow."),
 ]
 MarginOption = Annotated[
     float | None,

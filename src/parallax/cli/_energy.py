@@ -158,7 +158,7 @@ def find_source(devices: Sequence[Device], *, cores: int) -> EnergySource:
         first, *others = profiles.values()
         if any(device.options.get("speed", "host") != "host" for device in emulated):
             raise ConfigError(
-                "an emulated device whose speed is set by hand does not tell how long its phone would take",
+                "an emulated device whose speed is set by hand does not say how long its phone would take",
                 fix="leave speed out, or --energy",
             )
         host_flops = open_backend(emulated[0].name, emulated[0].options).host_flops

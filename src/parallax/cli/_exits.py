@@ -33,7 +33,7 @@ R = TypeVar("R")
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
     """Turn what a command raises on purpose into one line on stderr and an exit code.
 
-    ``ParallaxError`` (what happened, where, how to mend it) exits with 2 and Ctrl-C with 130. Anything
+    ``ParallaxError`` (what happened, where, how to fix it) exits with 2 and Ctrl-C with 130. Anything
     else is a bug of ours and keeps its traceback.
     """
 

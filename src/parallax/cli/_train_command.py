@@ -33,7 +33,7 @@ def train_command(
     models: Annotated[
         list[str] | None,
         typer.Option(
-            "--models", metavar="MODEL[,MODEL...]", help="Models to learn from beside random ones. Repeat for more."
+            "--models", metavar="MODEL[,MODEL...]", help="Models to learn from besides random ones. Repeat for more."
         ),
     ] = None,
     output: Annotated[

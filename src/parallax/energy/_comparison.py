@@ -33,7 +33,7 @@ class EnergyComparison:
 
     def __init__(self, power: PowerModel, yardsticks: Sequence[Usage], *, with_delay: bool = False) -> None:
         if not yardsticks:
-            raise ConfigError("no yardstick to compare joules with", fix="give one at least")
+            raise ConfigError("no baseline to compare joules with", fix="give one at least")
         self._power = power
         self._with_delay = with_delay
         self._devices = sorted(power.device_w)

@@ -227,7 +227,7 @@ class Executor:
                 if run.ignored_binding:
                     arenas.discard(context)
                     self._arenas = None
-                    logger.error("the runtime did not write where it was told to: no arenas for %r", self.plan.policy)
+                    logger.error("the runtime ignored where outputs were bound: no arenas for %r", self.plan.policy)
                 else:
                     self._conclude(arenas, context, layout, run)
                     return self._results(run, outputs)

@@ -209,7 +209,7 @@ def _edges(nodes: _Nodes, defined: set[str], outputs: Sequence[TensorInfo]) -> t
             raise ModelError(
                 f"tensor {name!r} is neither a graph input, an initializer nor the output of a node",
                 where=nodes.label(index),
-                fix="feed it as a graph input or mend the exporter",
+                fix="feed it as a graph input or fix the exporter",
             )
     for info in outputs:
         if info.name not in producers and info.name not in defined:

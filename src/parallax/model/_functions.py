@@ -102,7 +102,7 @@ def _check_expansion(model: onnx.ModelProto) -> tuple[set[_Key], int]:
             if circle := [callee for callee in pending if callee in on_path]:
                 raise UnsafeModelError(
                     f"function {circle[0][1]!r} of domain {circle[0][0]!r} calls itself, directly or through others",
-                    fix="ONNX functions must not be recursive: mend the exporter",
+                    fix="ONNX functions must not be recursive: fix the exporter",
                 )
             stack.extend(pending)
     total = sum(sizes.get(callee, 1) for callee in main)

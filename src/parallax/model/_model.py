@@ -291,7 +291,7 @@ class Model:
             raise UnsupportedModelError(
                 f"the model can only be run as it is: {self.why_whole}",
                 where=None if self.path is None else str(self.path),
-                fix="mend what is said there, or leave the model whole",
+                fix="fix what is said there, or leave the model whole",
             )
         return self._extractor.extract(nodes, inputs, outputs, name=name)
 

@@ -1,7 +1,7 @@
 """Carry types and small values through a graph where one pass of ONNX's shape inference stopped.
 
 ONNX's inference follows values through only a few operators, so that exporters' shape arithmetic (Slice, Where,
-Range, ConstantOfShape...) leaves everything after it without a shape. One sweep in topological order mends that: the
+Range, ConstantOfShape...) leaves everything after it without a shape. One sweep in topological order fixes that: the
 inputs of each node without static output types are evaluated as far as they are constants by now (``_arithmetic``), and
 the node's types are inferred again, alone, if that or a predecessor's better type brought news. What is learnt follows
 from ONNX's own inference functions and true values, so it holds whenever the types it started from do.

@@ -90,7 +90,7 @@ class Opening:
                 self.model = source.read()
         if not is_onnx_source(source.path, request.data, request.session_options):
             source.hold(source.path)
-            return self._open_whole("the model is not in ONNX format (ORT format has no graph to cut)")
+            return self._open_whole("the model is not in ONNX format (ORT format has no graph to split)")
         if self.model is None:
             seen = self._open_at_sight()
             if seen is not None:

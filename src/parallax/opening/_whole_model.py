@@ -185,7 +185,7 @@ def open_beside(
     """
     if opened.bundle is not None and source.files is None:
         raise BundleError(
-            "this needs the whole model, which a bundle of a cut model does not hold",
+            "this needs the whole model, which a bundle of a split model does not hold",
             where=opened.bundle.folder,
             fix="compile it with portable=True (--portable), or open the model itself",
         )

@@ -51,7 +51,7 @@ def why_not_following(opened: Opened, model: Model | None, request: OpeningReque
     if options.is_split_forced:
         return 'the plan is the one that was asked for (split="always" or min_gain=0)'
     if is_yardstick(options.policy):
-        return "the policy is a yardstick, whose plan runs whatever it gains"
+        return "the policy is a baseline for comparisons, whose plan runs whatever it gains"
     if options.objective in Plan.ENERGY_OBJECTIVES:
         return f'the plan is that of objective="{options.objective}", and plans for other states are chosen by time'
     if any(segment.bodies for segment in plan.segments):

@@ -363,7 +363,7 @@ def _check_yardstick(options: PlanChoices) -> None:
             f"min_gain={options.min_gain}": options.min_gain is not None,
             f'split="{options.split}"': options.split != "auto",
         },
-        fix="leave one of them out: this policy is a yardstick, whose plan is run whatever it gains",
+        fix="leave one of them out: this policy is a baseline for comparisons, whose plan is run whatever it gains",
     )
 
 

@@ -365,7 +365,7 @@ def verify_units(graph: OpGraph, units: UnitGraph, *, survivors: frozenset[str] 
                 if len(homes[producer]) > 1:
                     raise InternalError(f"unit {unit} reads '{name}' but has no copy of it", where=node.name)
                 if survivors is not None and name not in survivors and producer not in constants:
-                    raise InternalError(f"a cut runs through '{name}', which does not survive", where=node.name)
+                    raise InternalError(f"a split runs through '{name}', which does not survive", where=node.name)
                 if homes[producer][0] > unit:
                     raise InternalError(f"unit {unit} reads '{name}' from the later unit {homes[producer][0]}")
                 edges.add((homes[producer][0], unit))

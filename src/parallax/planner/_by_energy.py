@@ -73,7 +73,7 @@ def plan_by_energy(request: PlanRequest, by_time: Callable[[PlanRequest], Plan])
 def why_not_by_energy(request: PlanRequest) -> str | None:
     """Why joules do not decide about plans of this request, or None."""
     if is_yardstick(request.policy):
-        return "the policy is a yardstick, whose plan runs whatever it takes"
+        return "the policy is a baseline for comparisons, whose plan runs whatever it takes"
     if is_split_forced(request):
         return 'the plan is the one that was asked for (split="always" or min_gain=0)'
     if request.model.why_whole is not None:
@@ -333,7 +333,7 @@ def show_joules(joules: Band) -> str:
 
 def _standing(entry: EnergyCandidate, comparison: EnergyComparison) -> str:
     most = comparison.most_share(entry.usage)
-    return "never above a yardstick" if most <= 1 else f"up to {most - 1:.0%} above the least yardstick"
+    return "never above a baseline" if most <= 1 else f"up to {most - 1:.0%} above the least baseline"
 
 
 def _change(share: float) -> str:

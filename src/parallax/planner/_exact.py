@@ -153,7 +153,7 @@ class Solver:
         return BackendError(
             f"the solver's process {what} (exit code {code}){told}",
             where=self._python,
-            fix="choose another policy, or mend that environment",
+            fix="choose another policy, or fix that environment",
         )
 
 

@@ -165,7 +165,7 @@ class _Lowering:
         if not is_isolated(self._graph, units, node.index):
             return stays + "the runtime fuses it with what is around it, or what lies between cannot be handed over"
         if any(units_of(units, nodes) is None for nodes in self._groups):
-            return stays + "the plan cuts where the runtime would fuse"
+            return stays + "the plan splits where the runtime would fuse"
         return lowered if self._as_barriers else self._put_beside(segment, node, bodies, lowered)
 
     def _lower(self, node: Node, bodies: Sequence[Body[Model]], *, width: int, beside: bool) -> _Lowered | str:

@@ -115,7 +115,7 @@ class _PaperPlanner:
     def _reason(self, device: str | None, regions: RegionPlan, made: LayeredRun, budget_bytes: int) -> str:
         """What was done, for people."""
         policy = self._policy
-        parts = [f"{PAPER_POLICY} is a yardstick: it is run as the paper would, whether that gains or not"]
+        parts = [f"{PAPER_POLICY} is a baseline: it is run as the paper would, whether that gains or not"]
         if device is not None:
             parts.append(
                 f"{len(regions.regions)} of {regions.before.fragments} fragments on {device} (N >= {policy.min_nodes}, "

@@ -63,7 +63,7 @@ def open_placer(policy: Any) -> Placer | None:
         raise ConfigError(
             f"the placer {policy!r} cannot be loaded: {error!r:.200}",
             where=f"entry point {entry.name} = {entry.value}" + (f" of {entry.dist.name}" if entry.dist else ""),
-            fix="mend or uninstall that distribution, or choose another policy",
+            fix="fix or uninstall that distribution, or choose another policy",
         ) from error
     return _checked(made, f"the placer {policy!r}")
 

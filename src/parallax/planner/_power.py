@@ -45,7 +45,7 @@ def modelled_machine(devices: Mapping[str, PlanDevice], *, cores: int) -> Modell
         if backend.profile.power is None:
             return f"the profile of {asked} has no power block"
         if not math.isclose(backend.speed, backend.host_flops / backend.profile.cpu_gemm_flops):
-            return f"{asked} has a speed that was set by hand, which does not tell how long its phone would take"
+            return f"{asked} has a speed that was set by hand, which does not say how long its phone would take"
         factor = backend.speed if factor is None else factor
         profiles[backend.info.name] = backend.profile
     first, *others = profiles.values()

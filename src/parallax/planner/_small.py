@@ -62,5 +62,5 @@ def _why_small(saving_ns: int) -> str | None:
         return None
     return (
         f"too small to split unasked: running its operators side by side can save {max(0, saving_ns) / 1e3:.0f} µs of "
-        f"work at most, and below {LEAST_SAVING_NS / 1e3:.0f} µs only measuring (tune=True) can tell"
+        f"work at most, and below {LEAST_SAVING_NS / 1e3:.0f} µs only measuring (tune=True) can decide"
     )

@@ -55,7 +55,7 @@ def forced_plan(model: Model, *, cores: int) -> Plan:
     proposal = replace(proposal, schedule=replace(proposal.schedule, lanes=lanes))
     reason = 'split at every branch because split="always" asks for it'
     if proposal.partition.is_uncut:
-        return whole_plan(model, "the model cannot be cut: one branch", cores=cores)
+        return whole_plan(model, "the model cannot be split: one branch", cores=cores)
     return context.plan(
         proposal,
         make_provenance("forced", reason, uncut_ns=context.uncut_ns, chosen_ns=proposal.simulated_ns),

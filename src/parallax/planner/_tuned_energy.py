@@ -207,7 +207,7 @@ class ModelledJudge:
         for peer, ns in zip(peers, _medians(times), strict=True):
             usage = self._usage(peer.plan, ns)
             most = self._comparison.most_share(usage)
-            standing = "never above a yardstick" if most <= 1 else f"up to {most - 1:.0%} above the least yardstick"
+            standing = "never above a baseline" if most <= 1 else f"up to {most - 1:.0%} above the least baseline"
             found[peer.label] = f"{show_joules(usage.energy(self._machine.power).total)}; {standing}"
         return found
 

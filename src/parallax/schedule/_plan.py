@@ -411,7 +411,7 @@ def verify_plan(plan: Plan, n_nodes: int | None = None) -> None:
         if nodes and n_nodes is not None and nodes[-1] >= n_nodes:
             raise refuse(f"node {nodes[-1]} of a graph of {n_nodes} nodes", segment)
         if not nodes and len(plan.segments) > 1:
-            raise refuse("a segment of a cut plan has no nodes", segment)
+            raise refuse("a segment of a split plan has no nodes", segment)
         for tensor in segment.outputs:
             if producer.setdefault(tensor, position) != position:
                 raise refuse(f"tensor {tensor!r} is produced by segment {producer[tensor]} as well", segment)

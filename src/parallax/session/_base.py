@@ -199,7 +199,7 @@ class SessionBase(StockSession):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def _make_whole_session(self) -> Any:
-        logger.info("something asked for the whole-model session of a cut model; its weights are now held twice")
+        logger.info("something asked for the whole-model session of a split model; its weights are now held twice")
         opened, memory, held = self._opened, self._memory, 0
         assert self._source is not None
         if memory is not None and opened.budget is not None:

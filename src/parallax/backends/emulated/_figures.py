@@ -62,7 +62,7 @@ class Fields:
         try:
             return cls(json.loads(text, object_pairs_hook=_without_repetition), where)
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"not JSON: {error}", where=where, fix="mend the file") from error
+            raise ConfigError(f"not JSON: {error}", where=where, fix="fix the file") from error
 
     def __contains__(self, key: str) -> bool:
         return key in self._value

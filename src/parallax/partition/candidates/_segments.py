@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 class Cause(enum.Enum):
     """Why a group of units is a segment."""
 
-    UNCUT = "the whole model: no cut was asked for or promised a gain"
+    UNCUT = "the whole model: no split was asked for or promised a gain"
     SERIAL = "runs by itself on all cores: nothing beside it promised a gain"
     PARALLEL = "runs beside others on its own lane: faster than one after the other"
-    ALONE = "part of a parallel stretch during which nothing else runs: all cores"
+    ALONE = "part of a parallel section during which nothing else runs: all cores"
     BRANCH = "a branch its layer's rule chose to run beside the others"
-    WEIGHT = "cut so that its weights can be read while the one before it runs"
+    WEIGHT = "split so that its weights can be read while the one before it runs"
     MEMORY = "a slice of the rows, computed by itself so that a run holds less at once"
     DEVICE = "a region that an accelerator runs in one launch"
     BESIDE = "the processor's part of a model that it shares with an accelerator"
-    FORCED = "cut regardless of cost"
+    FORCED = "split regardless of cost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
