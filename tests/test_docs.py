@@ -55,3 +55,33 @@ def test_lines_are_short(page: Path) -> None:
     lines = page.read_text(encoding="utf-8").splitlines()
     long = [number for number, line in enumerate(lines, 1) if len(line) > LINE_LIMIT and not line.startswith("|")]
     assert not long, f"{page.name}: lines {long} have more than {LINE_LIMIT} characters"
+
+
+def _questions() -> dict[str, list[tuple[str, str]]]:
+    """What architecture.md answers under "Where is it?", with the modules and definitions of each answer."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = page.split("## Where is it?\n", 1)[1].split("\n## ", 1)[0]
+    rows = [line.strip("|").split(" | ") for line in section.splitlines() if line.startswith("| Wh")]
+    answers = {row[0].strip(): [(found[1], found[2] or "") for found in MODULE.finditer(row[1])] for row in rows}
+    assert len(answers) == len(rows), "a question stands there twice"
+    return answers
+
+
+def test_each_question_is_answered_with_files_and_definitions_in_them() -> None:
+    for question, answers in _questions().items():
+        assert answers, f"{question} has no file for an answer"
+        for module, name in answers:
+            assert name in _definitions(SOURCE / module), f"{question}: {module} does not define {name!r}"
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Where is a region priced?",
+        "Where is a plan built?",
+        "Where does a segment start?",
+        "Where does a budget refuse a model?",
+    ],
+)
+def test_what_newcomers_look_for_first_lies_in_one_file_each(question: str) -> None:
+    assert len(_questions()[question]) == 1
