@@ -20,18 +20,18 @@ from parallax.planner import estimate_model
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryUsage:
-    """A snapshot of the memory of one session, all in bytes. None: it cannot be known, or there is no such thing.
+    """Says what memory one session holds, all in bytes. None: it cannot be known, or there is no such thing.
 
-    Tensors between segments lie in *arenas*, one per run in flight, which stay for the next run. An uncut session
-    has none: there the runtime's own arena holds everything, and does not say how much.
+    Tensors between segments lie in *arenas*, one per run in flight, which stay for the next run. The session of a whole
+    model has none: there the runtime's own arena holds everything, and does not say how much.
     """
 
     planned_bytes: int | None
-    """Of arenas, by the plans in use. None for an uncut session."""
+    """Of arenas, by the plans in use. None for a whole model."""
     reserved_bytes: int | None
-    """Address space of arenas. None for an uncut session."""
+    """Address space of arenas. None for a whole model."""
     touched_bytes: int | None
-    """Of it, what was written to since it was reserved: at most this much is in memory. None for an uncut session."""
+    """Of it, what was written to since it was reserved: at most this much is in memory. None for a whole model."""
     run_peak_bytes: int | None
     """What one run holds at most: arena, outputs, and what segments running together make and use up inside. Estimated
     for the shapes of the last run; before one, and without a budget, for those planned for. None where sizes
@@ -56,7 +56,7 @@ class MemoryUsage:
     """The smallest budget that would do, for the shapes of ``run_peak_bytes``."""
 
     def to_json(self) -> dict[str, int | None]:
-        """Field name -> bytes, or None."""
+        """Return the fields by name: bytes, or None."""
         return asdict(self)
 
 

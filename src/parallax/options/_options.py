@@ -140,9 +140,12 @@ class Options:
             `parallax.schedule.placement.Placer`): it shares the model between the CPU and all devices of ``providers=``
             at once. Of what it proposes, and of the CPU alone, what is predicted to be quickest is taken. Without
             devices it is "adaptive". Settings follow a name, as in "greedy,partitions=3". "parallax-paper" (or a
-            `parallax.schedule.placement.PaperPolicy` with thresholds of one's own) is a yardstick instead: it runs the
-            model as the Parallax paper would, with devices and without, even where that is slower than the whole model.
-            It excludes ``tune``, ``min_gain`` and ``split``. "sparoa" is "adaptive" with ``adapt=True``.
+            `parallax.schedule.placement.PaperPolicy` with thresholds of one's own) is a baseline for comparisons: it
+            runs the model as the Parallax paper would, with devices and without, even where that is slower than the
+            whole model. It excludes ``tune``, ``min_gain`` and ``split``. "sparoa" is "adaptive" with ``adapt=True``.
+            Sources: "adaptive" is list scheduling by longest remaining path, with widths and devices that a simulator
+            compares; branches, layers and "parallax-paper" are after arXiv 2512.11532; other placers' sources are in
+            ``docs/placement.md``.
         split: whether the model is divided into segments: "auto" (the default) where it gains at least ``min_gain``;
             "never", so that it runs whole, on the CPU or on a device that takes all of it; "always", at every branch
             and with all that a device takes on it, whether that gains or not. "never" excludes ``tune`` and
@@ -168,11 +171,11 @@ class Options:
             short on the machine, less is used. Default: no budget.
         margin: share of ``memory_budget`` that is left free for what estimates do not see, 0 to below 1. Less of it
             lets more run at once, at the risk that the session takes more than its budget. Default: 0.1.
-        padding: "trim" runs the model without the places that its mask hides in every row: inputs are cut to the
+        padding: "trim" runs the model without the places that its mask hides in every row: inputs are trimmed to the
             longest row, where it is proven on the graph that outputs stay the same (within 1e-5: sums are added up in
             another order); otherwise it is refused, with the node that stands in the way. Runs whose mask is other than
-            ones and then zeros in each row, by values or by IO binding are not cut. See ``docs/sparsity.md``. Default:
-            all places are run. Not for a session on a bundle, which is compiled with it.
+            ones and then zeros in each row, by values or by IO binding are run in full. See ``docs/sparsity.md``.
+            Default: all places are run. Not for a session on a bundle, which is compiled with it.
         slim: whether channels, neurons and attention heads that zeros in weights make superfluous are removed before
             anything is planned, where that is proven to change nothing but rounding (inputs and weights are taken to
             be finite). The plan says how much went, or what stood in the way. Default: False. Not for a session on a
@@ -195,12 +198,12 @@ class Options:
             (``pip install 'parallax-runtime[openvino]'``) and neither ``sess_options`` nor ``providers`` nor a budget
             are given. Outputs then agree within 1e-4 of their magnitude instead of bit for bit. What a backend fails
             at is run on the CPU. Not for ``compile``.
-        faults: what is done about a backend that misbehaves: failures in a row after which it is set aside, a
+        faults: what is done about a backend that misbehaves: failures in a row after which it is disabled, a
             deadline for each of its calls, whether its NaNs are checked (see ``parallax.backends.FaultPolicy``). By
-            default three failures set it aside for 30 s, then longer; there is no deadline, and nothing is checked.
+            default three failures disable it for 30 s, then longer; there is no deadline, and nothing is checked.
             Not for ``compile``.
         adapt: whether the session follows the machine: it keeps a few more plans ready, which are compiled in the
-            background and hold weights of their own, and goes over to one where a device, or the cores, have become
+            background and hold weights of their own, and switches to one where a device, or the cores, have become
             slower or quicker. What it knows and did is ``InferenceSession.adaptation``; where it cannot be done, the
             plan says so. Default: False. Not for a session on a bundle, nor for ``compile``.
         objective: "latency" (the default): quick runs, each on all threads. "throughput": callers that keep coming run
@@ -255,7 +258,7 @@ class Options:
         check_together(self)
 
     def carried(self) -> Options:
-        """Those that a pickled session takes along; the others at their defaults."""
+        """Return the options that a pickled session takes along, the others at their defaults."""
         return replace(self, **{name: _DEFAULTS[name] for name, rule in OPTION_RULES.items() if not rule.is_carried})
 
 

@@ -38,7 +38,7 @@ class Place(NamedTuple):
 
 
 class Patch:
-    """Where ``parallax.InferenceSession`` stands in the place of ONNX Runtime's class. Made by `patch`.
+    """Keeps ``parallax.InferenceSession`` in the place of ONNX Runtime's class, from `patch` until it is undone.
 
     A context manager: at its end, each name holds again what it held before.
 

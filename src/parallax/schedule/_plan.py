@@ -47,9 +47,13 @@ class Segment:
     outputs: tuple[str, ...]
     """Tensors read by other segments, or outputs of the model."""
     predecessors: tuple[int, ...]
+    """Indices of the segments that end before it starts."""
     width: int
+    """Threads of its kernels; 0 on a device's queue."""
     priority: int
+    """Of the segments that are ready, the one of the highest starts first."""
     lane: int | None
+    """The lane it is fixed to; None: any."""
     cost_ns: int
     """Predicted duration at ``width``."""
     peak_bytes: int = 0
@@ -89,13 +93,15 @@ class Provenance:
     """Where a plan comes from: what was compared, and by how much the winner won.
 
     ``source`` is "tables" (predicted from cost tables), "measured" (searched and timed), "energy" (of the least
-    modelled joules), "forced" (the caller asked for it, with ``split="always"`` or a yardstick's name), "memory" (cut
+    modelled joules), "forced" (the caller asked for it, with ``split="always"`` or a baseline's name), "memory" (split
     to fit) or "default" (nothing promised a gain).
     """
 
     source: str
     uncut_ns: int | None
+    """Nanoseconds of a run of the whole model; None where unknown."""
     chosen_ns: int | None
+    """Nanoseconds of a run of this plan, likewise."""
     candidates: tuple[Candidate, ...]
     runtime_version: str
     machine: str
@@ -112,7 +118,10 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What runs where. ``segments`` in a topological order."""
+    """Says what runs where: an immutable value, whose segments cover the model in a topological order.
+
+    Raises nothing by itself: `from_json` and `verify_plan` refuse what could not run.
+    """
 
     LATER_FIELDS: ClassVar[frozenset[str]] = frozenset({"rows_joined", "rows_whole"})
     """What plans of this format version may lack, since some were written before it was there."""
@@ -122,11 +131,17 @@ class Plan:
     """Objectives by which plans are compared in joules, or joules x seconds, instead of time."""
 
     format_version: int
+    """`PLAN_FORMAT_VERSION` of the version that made it."""
     structure_digest: str
+    """Hex digest (BLAKE2b) of the model without its large weights, and of the shapes that it is planned for."""
     policy: str
+    """The name of the policy that made it."""
     cores: int
+    """Cores that a run uses at most; widths of segments that run together never add up to more."""
     lanes: int
+    """Threads that run segments, queues of devices included."""
     backfill: bool
+    """Whether a segment that fits may start before one of higher priority that does not."""
     segments: tuple[Segment, ...]
     provenance: Provenance
     rows_permille: int | None = None
@@ -152,12 +167,12 @@ class Plan:
 
     @property
     def own_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of inputs that the model leaves open, the shapes that it was rewritten in."""
+        """Input name -> shape that it was rewritten in, for inputs that the model leaves open."""
         return {**dict(self.constants_shapes or ()), **dict(self.rows_shapes)}
 
     @property
     def is_uncut(self) -> bool:
-        """One segment, or none, on the CPU: the wrapped runtime's own session does it all."""
+        """Whether the model is whole: one segment, or none, on the CPU, run by the wrapped runtime's own session."""
         return len(self.segments) <= 1 and all(
             segment.backend == CPU_BACKEND and not segment.bodies for segment in self.segments
         )
@@ -169,7 +184,7 @@ class Plan:
 
     @property
     def summary(self) -> str:
-        """One line: ``whole model, 2 threads: reason``, ``whole model on openvino, 2 threads: reason`` or
+        """Says in one line: ``whole model, 2 threads: reason``, ``whole model on openvino, 2 threads: reason`` or
         ``split into 12 segments on 2 lanes: reason``."""
         if len(self.segments) > 1:
             form = f"split into {len(self.segments)} segments on {_count(self.lanes, 'lane')}"
@@ -264,7 +279,7 @@ class Plan:
         )
 
     def to_json(self) -> dict[str, object]:
-        """A value of JSON types; `from_json` is its exact inverse, also through a JSON text."""
+        """Return a value of JSON types; `from_json` is its exact inverse, also through a JSON text."""
         return write_record(self)
 
     @classmethod

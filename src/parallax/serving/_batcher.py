@@ -118,7 +118,7 @@ class Batcher:
         return await asyncio.wrap_future(self.submit(feeds, deadline_ms, client))
 
     def stats(self) -> BatcherStats:
-        """What happened so far."""
+        """Return what happened so far: counts of requests, and measured times in ms and s."""
         return self._core.stats()
 
     def close(self, drain: bool = True) -> None:

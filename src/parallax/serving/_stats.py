@@ -35,12 +35,14 @@ class SettingStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatcherStats:
-    """What a batcher did since it was made."""
+    """Counts what a batcher did since it was made: requests and batches, unless a name says milliseconds (``_ms``)."""
 
     taken: int
     """Requests that were not refused."""
     refused_full: int
+    """Refused since the queue was full."""
     refused_late: int
+    """Refused since they could not have ended before their deadline."""
     dropped: int
     """Taken, but could not end in time any more."""
     cancelled: int
@@ -52,6 +54,7 @@ class BatcherStats:
     running: int
     batches: int
     mean_batch: float
+    """Requests per batch."""
     largest_batch: int
     p50_ms: float | None
     """Median of the last 2,048 answers' times from submission to answer; None before the first."""
@@ -62,7 +65,7 @@ class BatcherStats:
     classes: tuple[ClassStats, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return the fields by name, as JSON types."""
         return asdict(self)
 
     def __str__(self) -> str:

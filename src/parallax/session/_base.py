@@ -108,7 +108,7 @@ class SessionBase(StockSession):
         self._observers.events.add(observer)
 
     def remove_observer(self, observer: Observer) -> bool:
-        """Call it no more; returns whether it was attached, which one that failed is not any more."""
+        """Detach an observer; returns whether it was attached, which one that failed is not any more."""
         return self._observers.events.remove(observer)
 
     # -- memory -----------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ class SessionBase(StockSession):
         return watch_memory(opened, self._parallax_options, self._runners, self._give_back)
 
     def memory(self) -> MemoryUsage:
-        """What this session holds now, and what it plans with. Takes milliseconds.
+        """Return what this session holds now, in bytes, and what it plans with. Takes milliseconds.
 
         A session without a budget infers the sizes of its tensors when this is first called, which takes
         longer.

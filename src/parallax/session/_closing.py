@@ -88,13 +88,13 @@ class ClosableSession(SwappingSession):
         self.close()
 
     async def arun(self, output_names: OutputNames, input_feed: Feeds, run_options: Any = None) -> list[Any]:
-        """As ``run``, for ``await``: other tasks of the event loop go on while the model runs in another thread.
+        """Run as ``run`` does, for ``await``: other tasks of the loop go on while the model runs in another thread.
 
         A task that is cancelled stops waiting at once, and its run is told to stop (``RunOptions.terminate``): it ends
         after the operators in flight. Where ``run_options`` is given, it is that object which says so until the run has
         ended, to whatever other runs it was given as well.
 
-        Raises: as ``run``.
+        Returns, raises: as ``run``.
 
         Example::
 
@@ -123,7 +123,7 @@ class ClosableSession(SwappingSession):
             max_batch: rows along the batch axis that run together at most; 1 runs requests one by one.
             max_queue: requests that may wait; the next one is refused. Default: 1,024.
             pad: input -> number that its open axes are filled up with, so that requests of unlike lengths run together;
-                answers are cut back. The model must take a mask that hides what is filled up: it is checked.
+                answers are trimmed. The model must take a mask that hides what is filled up: it is checked.
             examples: two requests of equal shapes and unlike values to check and measure with. Default: made up.
 
         Raises:
@@ -149,7 +149,7 @@ class ClosableSession(SwappingSession):
         Args:
             feeds: read as far as they can be run, so that a generator needs memory for some hundred at a time.
 
-        Raises: as ``run``, for the first feeds that fail.
+        Returns: per feeds a list of outputs. Raises: as ``run``, for the first feeds that fail.
 
         Example::
 

@@ -46,7 +46,7 @@ class PlannedSession(SessionBase):
 
     @property
     def plan(self) -> Plan:
-        """What runs where, on how many threads, and why; one segment means that the model is not split."""
+        """Says what runs where, on how many threads, and why; one segment means that the model is not split."""
         callers, plan = self._callers, self._plan
         if callers is not None:
             return self._plan_of_callers(callers)
@@ -63,7 +63,7 @@ class PlannedSession(SessionBase):
         return shown[2]
 
     def explain(self) -> str:
-        """What ``print(session.plan)`` shows, and what to try next, for people: lines of at most 80 characters.
+        """Return what ``print(session.plan)`` shows, and what to try next, for people: lines of at most 80 characters.
 
         Example::
 
@@ -123,7 +123,7 @@ class PlannedSession(SessionBase):
 
 
 class SwappingSession(PlannedSession):
-    """What a session offers to go over to other plans."""
+    """What a session offers to switch to other plans."""
 
     _swap_lock: Any
     _swapped: tuple[Plan, str] | None = None
@@ -139,11 +139,11 @@ class SwappingSession(PlannedSession):
         return self._runners
 
     def swap_plan(self, plan: Plan, *, reason: str = "") -> None:
-        """Go over to another plan of the same model without a pause.
+        """Switch to another plan of the same model without a pause.
 
         The plan is compiled in this thread, while others run on. Runs that begin from then on run it; runs in flight
         end on the one before, whose memory goes when the last of them has ended. Until then both hold their weights,
-        which a memory budget counts. Observers are told (`parallax.events.PlanSwapped`).
+        which a memory budget counts. Observers get an event (`parallax.events.PlanSwapped`).
 
         A forked child goes on with the plan; ``set_providers`` and a pickled copy plan anew. A session that follows the
         machine (``adapt=True``) does so no more: the plan is the caller's from then on.
@@ -182,7 +182,7 @@ class SwappingSession(PlannedSession):
             self._swapped = (plan, reason)
 
     def prepare_plan(self, plan: Plan) -> Opened:
-        """Compile another plan of the same model, to be gone over to later, at once, with `use_prepared`.
+        """Compile another plan of the same model, to be switched to later, at once, with `use_prepared`.
 
         It holds weights of its own, which a memory budget counts, until nobody holds it any more. Others run on
         meanwhile.
@@ -207,7 +207,7 @@ class SwappingSession(PlannedSession):
         return opened
 
     def use_prepared(self, opened: Opened, reason: str) -> None:
-        """Go over to what `prepare_plan` returned, as `swap_plan` does.
+        """Switch to what `prepare_plan` returned, as `swap_plan` does.
 
         Raises: ConfigError if the session was closed or opened anew since, or this is nothing that was prepared.
         """
@@ -315,7 +315,7 @@ class SwappingSession(PlannedSession):
         return Sharing(self._opened, request, self._look or self._loaded, tuple(providers))
 
     def share_weights(self, before: Runner, bundle: OpenedBundle) -> CountedRunner:
-        """Go over to a bundle of the model from ``before``, with the same plan; what is opened beside shares weights.
+        """Switch to a bundle of the model from ``before``, with the same plan; what is opened beside shares weights.
 
         Returns: what is in force then. Raises: ParallaxError: it cannot be done; says why.
         """
@@ -360,7 +360,7 @@ class SwappingSession(PlannedSession):
 
     @property
     def adaptation(self) -> Adaptation | None:
-        """What a session with ``adapt=True`` knows of the machine, which plans it has ready, and what it switched and
+        """Says what a session with ``adapt=True`` knows of the machine, which plans it has ready, what it switched and
         why, as of now. ``print`` shows it, ``to_json`` gives it to programs. None without ``adapt``.
 
         Example::

@@ -239,7 +239,7 @@ class InferenceSession(ClosableSession):
         self._providers = [*(device.name for device in self._devices), *self._providers]
 
     def get_outputs(self) -> Sequence[TensorArgument]:
-        """The outputs as ONNX Runtime declares them. Of a split model that takes, the first time, milliseconds."""
+        """Return name, type and shape of each output, as ONNX Runtime does. A split model's first call takes ms."""
         opened = self._opened
         if (opened.split is not None or opened.stored_declaration is not None) and self._declaration is None:
             from parallax.engine import Declaration, declare_outputs
@@ -321,13 +321,15 @@ class InferenceSession(ClosableSession):
 
         Args:
             output_names: which outputs, in which order; None or empty means all.
-            input_feed: input name -> numpy array, nested list, or OrtValue.
+            input_feed: input name -> numpy array, nested list or OrtValue, of the type and shape in ``get_inputs()``.
             run_options: ``onnxruntime.RunOptions``; ``terminate`` stops a run from another thread.
+
+        Returns: numpy arrays, of the types in ``get_outputs()``; lists, dicts or None for what is no tensor.
 
         Raises:
             InputError (and ONNX Runtime's class for it): a feed has the wrong name, type, rank or size.
             SegmentError (likewise): a segment failed; names it and its nodes. The session stays usable.
-            RunCancelled: ``run_options.terminate`` was set.
+            RunCancelled, SessionClosedError: ``run_options.terminate`` was set; the session was closed.
         """
         if self._fork != FORKS.generation:
             self._reopen_after_fork()
@@ -367,7 +369,7 @@ class InferenceSession(ClosableSession):
     def run_with_ort_values(
         self, output_names: OutputNames, input_dict_ort_values: Mapping[str, Any], run_options: Any = None
     ) -> list[Any]:
-        """As ``run``, with ``onnxruntime.OrtValue`` on both sides and no copies."""
+        """Run as ``run`` does, with ``onnxruntime.OrtValue`` on both sides and no copies. Raises: as ``run``."""
         self._reopen_if_forked()
         runner = self._taken_runner()
         made: list[Any]
@@ -396,7 +398,7 @@ class InferenceSession(ClosableSession):
         user_data: Any,
         run_options: Any = None,
     ) -> None:
-        """As ``run``, returning at once; ``callback(results, user_data, error_text)`` is called from another thread."""
+        """Start ``run``; another thread calls ``callback(results, user_data, error_text)``, with "" for no error."""
         from parallax.options import check_arguments, check_callback
 
         check_arguments(output_names, input_feed, run_options)
@@ -415,7 +417,7 @@ class InferenceSession(ClosableSession):
         run_in_background(run, callback, user_data)
 
     def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
-        """As in ONNX Runtime. A binding belongs to the whole-model session, so that is what runs it."""
+        """Run with a binding, which belongs to the whole-model session: that is what runs it. Raises: as ``run``."""
         if not isinstance(iobinding, onnxruntime.IOBinding):
             from parallax.options import check_binding
 
