@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from parallax.bundle import _paging, _readahead
-from parallax.bundle._paging import OwnMappings, Stretch, can_page, drop, fill, mapped_share, prefer_large, request
+from parallax.bundle._paging import OwnMappings, PageRange, can_page, drop, fill, mapped_share, prefer_large, request
 from parallax.bundle._readahead import SMALL_BYTES, ReadAhead, weight_room
 from parallax.machine import free_memory_bytes
 from tests._threads import needs_stack_limits, no_new_threads
@@ -52,13 +52,13 @@ def file_of(folder: Path, index: int = 0, size: int = SEGMENT_BYTES) -> Path:
     return write(folder / f"weights {index}.data", content(index, size))
 
 
-def own(path: Path) -> tuple[mmap.mmap, Stretch]:
+def own(path: Path) -> tuple[mmap.mmap, PageRange]:
     with OwnMappings([path]) as mappings:
         memory = mapped(path)
-    found = mappings.stretches()
+    found = mappings.page_ranges()
     assert found is not None
-    (stretch,) = found
-    return memory, stretch
+    (page_range,) = found
+    return memory, page_range
 
 
 def soon(condition: Callable[[], bool]) -> bool:
@@ -83,8 +83,8 @@ def skip_in_memory(folder: Path) -> None:
 
 def test_a_mapping_is_found_with_its_place_in_the_file(tmp_path: Path) -> None:
     path = file_of(tmp_path)
-    memory, stretch = own(path)
-    assert (stretch.path, stretch.offset, stretch.length) == (str(path), 0, SEGMENT_BYTES)
+    memory, page_range = own(path)
+    assert (page_range.path, page_range.offset, page_range.length) == (str(path), 0, SEGMENT_BYTES)
     memory.close()
 
 
@@ -93,9 +93,9 @@ def test_what_was_mapped_before_is_not_ones_own(tmp_path: Path) -> None:
     with contextlib.closing(mapped(path)):
         with OwnMappings([path]) as nothing:
             pass
-        assert nothing.stretches() == ()
-        memory, stretch = own(path)
-        assert stretch.length == SEGMENT_BYTES
+        assert nothing.page_ranges() == ()
+        memory, page_range = own(path)
+        assert page_range.length == SEGMENT_BYTES
         memory.close()
 
 
@@ -103,7 +103,7 @@ def test_what_is_mapped_twice_is_in_doubt(tmp_path: Path) -> None:
     path = file_of(tmp_path)
     with OwnMappings([path]) as mappings:
         one, other = mapped(path), mapped(path)
-    assert mappings.stretches() is None
+    assert mappings.page_ranges() is None
     one.close()
     other.close()
 
@@ -113,34 +113,34 @@ def test_what_was_written_to_is_never_touched(tmp_path: Path) -> None:
     with OwnMappings([path]) as mappings:
         memory = mapped(path)
         memory[PAGE] = 77
-    assert mappings.stretches() is None
+    assert mappings.page_ranges() is None
     memory.close()
 
 
 def test_names_of_files_may_hold_any_character(tmp_path: Path) -> None:
     path = write(tmp_path / "a\\ b\nö.data", content(0))
-    memory, stretch = own(path)
-    assert stretch.path == str(path)
+    memory, page_range = own(path)
+    assert page_range.path == str(path)
     memory.close()
 
 
 def test_pages_are_mapped_when_filled_and_gone_when_dropped_and_their_content_stays(tmp_path: Path) -> None:
-    memory, stretch = own(file_of(tmp_path))
-    assert mapped_share(stretch) == 0
-    request(stretch)
-    fill(stretch)
-    assert mapped_share(stretch) == 1
-    drop([stretch])
-    assert mapped_share(stretch) == 0
+    memory, page_range = own(file_of(tmp_path))
+    assert mapped_share(page_range) == 0
+    request(page_range)
+    fill(page_range)
+    assert mapped_share(page_range) == 1
+    drop([page_range])
+    assert mapped_share(page_range) == 0
     assert memory[:] == content(0)
     memory.close()
 
 
 def test_what_is_dropped_leaves_the_cache_of_files_and_has_to_be_read_again(tmp_path: Path) -> None:
     skip_in_memory(tmp_path)
-    memory, stretch = own(file_of(tmp_path))
-    fill(stretch)
-    drop([stretch])
+    memory, page_range = own(file_of(tmp_path))
+    fill(page_range)
+    drop([page_range])
     before = faults_of_disk()
     assert memory[10 * PAGE] == 1
     assert faults_of_disk() == before + 1
@@ -151,9 +151,9 @@ def test_what_another_maps_stays_in_the_cache_of_files(tmp_path: Path) -> None:
     path = file_of(tmp_path)
     with contextlib.closing(mapped(path)) as other:
         assert other[:] == content(0)
-        memory, stretch = own(path)
-        fill(stretch)
-        drop([stretch])
+        memory, page_range = own(path)
+        fill(page_range)
+        drop([page_range])
         before = faults_of_disk()
         assert memory[10 * PAGE] == 1
         assert faults_of_disk() == before
@@ -185,10 +185,10 @@ def faults_of_disk() -> int:
 
 def test_a_file_that_was_replaced_or_removed_is_no_obstacle(tmp_path: Path) -> None:
     path = file_of(tmp_path)
-    memory, stretch = own(path)
+    memory, page_range = own(path)
     path.unlink()
-    fill(stretch)
-    drop([stretch])
+    fill(page_range)
+    drop([page_range])
     assert memory[:] == content(0)
     memory.close()
 
@@ -204,13 +204,13 @@ class Chain:
         self.paths = [file_of(folder, index, size) for index in range(count)]
         with OwnMappings(self.paths) as mappings:
             self.memory = [mapped(path) for path in self.paths]
-        found = mappings.stretches()
+        found = mappings.page_ranges()
         assert found is not None
-        by_path = {stretch.path: stretch for stretch in found}
-        self.stretches = [(by_path[str(path)],) for path in self.paths]
+        by_path = {page_range.path: page_range for page_range in found}
+        self.page_ranges = [(by_path[str(path)],) for path in self.paths]
 
     def prefetcher(self, room_bytes: int) -> ReadAhead:
-        return ReadAhead(self.stretches, room=lambda held: room_bytes, owners=self.memory)
+        return ReadAhead(self.page_ranges, room=lambda held: room_bytes, owners=self.memory)
 
     def run(self, prefetcher: ReadAhead, *, part: int = 1) -> None:
         for index, memory in enumerate(self.memory):
@@ -223,7 +223,7 @@ class Chain:
             memory.close()
 
     def present(self) -> int:
-        return sum(mapped_share(stretch) > 0 for (stretch,) in self.stretches)
+        return sum(mapped_share(page_range) > 0 for (page_range,) in self.page_ranges)
 
 
 @pytest.fixture
@@ -252,18 +252,18 @@ def test_the_next_weights_come_while_a_segment_runs(chain: Chain) -> None:
     prefetcher = chain.prefetcher(4 * SEGMENT_BYTES)
     chain.run(prefetcher)
     prefetcher.will_start(0)
-    assert soon(lambda: mapped_share(chain.stretches[1][0]) == 1)
+    assert soon(lambda: mapped_share(chain.page_ranges[1][0]) == 1)
     prefetcher.has_ended(0)
     prefetcher.close()
 
 
 def test_a_kernel_without_large_pages_reads_ahead_as_well(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_readahead, "prefer_large", lambda stretch: False)
+    monkeypatch.setattr(_readahead, "prefer_large", lambda page_range: False)
     prefetcher = chain.prefetcher(4 * SEGMENT_BYTES)
     for _ in range(3):
         chain.run(prefetcher)
     prefetcher.will_start(0)
-    assert soon(lambda: mapped_share(chain.stretches[1][0]) == 1)
+    assert soon(lambda: mapped_share(chain.page_ranges[1][0]) == 1)
     prefetcher.has_ended(0)
     prefetcher.close()
 
@@ -294,18 +294,18 @@ def test_what_the_first_run_does_not_touch_is_not_read_ahead(tmp_path: Path) -> 
     prefetcher = chain.prefetcher(2 * chain.size)
     for _ in range(2):
         chain.run(prefetcher, part=16)
-    assert soon(lambda: not any(prefetcher._reader._stretches))
+    assert soon(lambda: not any(prefetcher._reader._page_ranges))
     chain.run(prefetcher, part=16)
     # Page by page: nothing around what is touched is read along.
-    for (stretch,) in chain.stretches:
-        assert 0 < mapped_share(stretch) <= 1 / 8
+    for (page_range,) in chain.page_ranges:
+        assert 0 < mapped_share(page_range) <= 1 / 8
     prefetcher.close()
     chain.close()
 
 
 def test_a_room_that_shrinks_is_kept_from_the_next_run_on(chain: Chain) -> None:
     room = 8 * SEGMENT_BYTES
-    prefetcher = ReadAhead(chain.stretches, room=lambda held: room, owners=chain.memory)
+    prefetcher = ReadAhead(chain.page_ranges, room=lambda held: room, owners=chain.memory)
     for _ in range(2):
         chain.run(prefetcher)
     assert soon(lambda: chain.present() == 8)
@@ -331,7 +331,7 @@ def test_the_thread_ends_with_the_advisor_and_only_then_are_the_mappings_let_go(
 
 
 def test_a_reader_that_fails_leaves_the_runs_alone(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
-    broken = [(replace(stretch, address=PAGE),) for (stretch,) in chain.stretches]  # where nothing is mapped
+    broken = [(replace(page_range, address=PAGE),) for (page_range,) in chain.page_ranges]  # where nothing is mapped
     prefetcher = ReadAhead(broken, room=lambda held: 4 * SEGMENT_BYTES, owners=chain.memory)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):

@@ -21,7 +21,7 @@ from parallax.model import Model, load_model
 from parallax.planner import DeviceStudy, PlanDevice, PlanningContext, PlanRequest, open_placer, plan_model
 from parallax.planner import _tuning as tuning
 from parallax.planner._kept import remembered_plan
-from parallax.planner._measuring import Peer
+from parallax.planner._measuring import Variant
 from parallax.planner._placers import ENTRY_POINTS, placer_names
 from parallax.planner._shared import plan_shared
 from parallax.profile import surviving_tensors
@@ -203,8 +203,8 @@ def test_a_placer_may_be_given_as_an_object() -> None:
 def test_tuning_measures_what_a_placer_makes_beside_all_else(
     registered: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measured(peers: Sequence[Peer], *, rounds: int = 25, **_: Any) -> tuple[list[list[int]], float]:
-        return [[50 if peer.label == "placed by mine" else 100] * rounds for peer in peers], 0.0
+    def measured(variants: Sequence[Variant], *, rounds: int = 25, **_: Any) -> tuple[list[list[int]], float]:
+        return [[50 if variant.label == "placed by mine" else 100] * rounds for variant in variants], 0.0
 
     monkeypatch.setattr(tuning, "measure_undisturbed", measured)
     devices = {name: PlanDevice(backend=open_backend(name)) for name in (PHONE, BOARD)}

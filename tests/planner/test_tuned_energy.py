@@ -16,7 +16,7 @@ from parallax.machine import Counts, EnergyMeter, FoundMeter, MeterInfo, find_me
 from parallax.model import load_model
 from parallax.planner import PlanRequest, whole_plan
 from parallax.planner import _tuned_energy as tuned
-from parallax.planner._measuring import Peer
+from parallax.planner._measuring import Variant
 from parallax.planner._power import ModelledMachine
 from parallax.planner._tuned_energy import (
     MeteredJudge,
@@ -56,13 +56,13 @@ class Counter:
             raise BackendError("it went away")
         return self.joules
 
-    def peer(self, label: str, joules: float, *, width: int = 2) -> Peer:
+    def variant(self, label: str, joules: float, *, width: int = 2) -> Variant:
         """A plan whose every run draws so much."""
 
         def run() -> None:
             self.joules += joules
 
-        return Peer(label=label, run=run, plan=whole_plan(None, label, cores=2, width=width), spins=False)
+        return Variant(label=label, run=run, plan=whole_plan(None, label, cores=2, width=width), spins=False)
 
 
 @pytest.fixture(autouse=True)
@@ -91,28 +91,28 @@ def test_packages_are_added_and_nothing_is_counted_twice() -> None:
 
 def test_of_measured_plans_the_one_of_the_least_metered_joules_is_kept() -> None:
     counter = Counter()
-    peers = [counter.peer("whole", 2.0), counter.peer("hungry", 3.0), counter.peer("frugal", 1.0)]
+    variants = [counter.variant("whole", 2.0), counter.variant("hungry", 3.0), counter.variant("frugal", 1.0)]
     times = [[10 * MS] * 5, [2 * MS] * 5, [20 * MS] * 5]
     judge = MeteredJudge([counter], with_delay=False)
-    decision = decide(judge, peers, times, objective="energy", is_disturbed=False)
+    decision = decide(judge, variants, times, objective="energy", is_disturbed=False)
     assert decision.winner == 2
     assert "1e+03 mJ" in decision.reasons[2]
     assert "measured by rapl:package-0" in decision.reasons[2]
     assert "modelled" not in decision.reasons[2]
-    assert confirms(judge, [peers[0], peers[2]], times)
-    assert not confirms(judge, [peers[0], peers[1]], times)
-    busy = decide(judge, peers, times, objective="energy", is_disturbed=True)
+    assert confirms(judge, [variants[0], variants[2]], times)
+    assert not confirms(judge, [variants[0], variants[1]], times)
+    busy = decide(judge, variants, times, objective="energy", is_disturbed=True)
     assert busy.winner == 0, "the machine was busy"
 
 
 def test_a_meter_that_fails_decides_nothing() -> None:
     counter = Counter()
-    peers = [counter.peer("whole", 2.0), counter.peer("frugal", 1.0)]
+    variants = [counter.variant("whole", 2.0), counter.variant("frugal", 1.0)]
     judge = MeteredJudge([counter], with_delay=False)
     counter.fails = True
     with pytest.raises(BackendError, match="was not read to the end"):
-        decide(judge, peers, [[MS] * 5] * 2, objective="energy", is_disturbed=False)
-    assert not confirms(judge, peers, [[MS] * 5] * 2)
+        decide(judge, variants, [[MS] * 5] * 2, objective="energy", is_disturbed=False)
+    assert not confirms(judge, variants, [[MS] * 5] * 2)
 
 
 MACHINE = ModelledMachine(
@@ -131,24 +131,24 @@ def modelled(*, with_delay: bool = False) -> ModelledJudge:
 
 def test_without_a_meter_measured_times_are_turned_into_joules() -> None:
     counter = Counter()
-    peers = [counter.peer("whole, 2", 0.0), counter.peer("whole, 1", 0.0, width=1)]
+    variants = [counter.variant("whole, 2", 0.0), counter.variant("whole, 1", 0.0, width=1)]
     # One thread takes as long as two: it draws less at all constants within their bands.
-    decision = decide(modelled(), peers, [[10 * MS] * 9] * 2, objective="energy", is_disturbed=False)
+    decision = decide(modelled(), variants, [[10 * MS] * 9] * 2, objective="energy", is_disturbed=False)
     assert decision.winner == 1
     assert "modelled from measured times, on a test" in decision.reasons[1]
     assert "never above a baseline" in decision.reasons[1]
     # Twice as long: nothing is gained for certain.
-    decision = decide(modelled(), peers, [[10 * MS] * 9, [20 * MS] * 9], objective="energy", is_disturbed=False)
+    decision = decide(modelled(), variants, [[10 * MS] * 9, [20 * MS] * 9], objective="energy", is_disturbed=False)
     assert decision.winner == 0
     decision = decide(
-        modelled(with_delay=True), peers, [[10 * MS] * 9, [14 * MS] * 9], objective="edp", is_disturbed=False
+        modelled(with_delay=True), variants, [[10 * MS] * 9, [14 * MS] * 9], objective="edp", is_disturbed=False
     )
     assert decision.winner == 0, "the product with the delay prefers what is quick"
 
 
 def test_a_devices_own_placement_is_a_yardstick_and_other_libraries_use_the_processor() -> None:
     counter = Counter()
-    whole = counter.peer("whole model, 2 threads", 0.0)
+    whole = counter.variant("whole model, 2 threads", 0.0)
     device = replace(whole, label="greedy on gpu", plan=plan_of(in_turn=True))
     library = replace(
         whole,

@@ -19,7 +19,7 @@ from parallax.model import load_model
 from parallax.planner import PlanDevice, PlanRequest, may_be_remembered, remembered_plan, whole_plan
 from parallax.planner import _tuning as tuning
 from parallax.planner._kept import remember_plan
-from parallax.planner._measuring import Peer
+from parallax.planner._measuring import Variant
 from parallax.schedule import CPU_BACKEND, Plan
 from tests.session.test_devices import PHONE, two_branches
 
@@ -66,11 +66,11 @@ class Measured:
         self.asked: list[tuple[list[str], int]] = []
 
     def __call__(
-        self, peers: Sequence[Peer], *, cores: int, progress: Any, rounds: int = ROUNDS
+        self, variants: Sequence[Variant], *, cores: int, progress: Any, rounds: int = ROUNDS
     ) -> tuple[list[list[int]], float]:
-        self.asked.append(([peer.label for peer in peers], rounds))
+        self.asked.append(([variant.label for variant in variants], rounds))
         times = self._found.pop(0)
-        series = [[100 if at == 0 else times.get(peer.label, 200)] * rounds for at, peer in enumerate(peers)]
+        series = [[100 if at == 0 else times.get(variant.label, 200)] * rounds for at, variant in enumerate(variants)]
         return series, self._others
 
 

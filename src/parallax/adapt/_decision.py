@@ -34,7 +34,7 @@ CHANGED: Final = 0.25
 """A probe that finds a processor faster or slower by this part has found a change."""
 
 
-DOUBTS: Final = 1.5
+DEVIATIONS: Final = 1.5
 """And so many standard deviations of the logarithm of what runs are estimated to take."""
 
 
@@ -44,7 +44,7 @@ def least_gain(deviation: float) -> float:
     Args:
         deviation: the standard deviation of the logarithm of what runs are estimated to take.
     """
-    return max(LEAST_GAIN, -math.expm1(-DOUBTS * deviation))
+    return max(LEAST_GAIN, -math.expm1(-DEVIATIONS * deviation))
 
 
 def better_plan(

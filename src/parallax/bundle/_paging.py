@@ -2,7 +2,7 @@
 
 Only read-only advice and the dropping of clean pages: what is dropped is read from the file again when it is
 touched. So it must be known of a mapping that it is the one it is taken for, and that nobody wrote to it; see
-`own_stretches`.
+`own_page_ranges`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _OCTAL = re.compile(r"\\(\d{3})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stretch:
+class PageRange:
     """Whole pages of a file, mapped in this process."""
 
     path: str
@@ -78,42 +78,42 @@ def _advise(address: int, length: int, advice: int) -> None:
 # -- what the kernel is told ----------------------------------------------------------------------------------
 
 
-def request(stretch: Stretch) -> None:
+def request(page_range: PageRange) -> None:
     """Have the pages read, one by one; does not wait for the disk. Raises: OSError."""
-    step = _read_ahead_bytes(os.path.dirname(stretch.path))
-    for start in range(0, stretch.length, step):
-        _advise(stretch.address + start, min(step, stretch.length - start), _MADV_WILLNEED)
+    step = _read_ahead_bytes(os.path.dirname(page_range.path))
+    for start in range(0, page_range.length, step):
+        _advise(page_range.address + start, min(step, page_range.length - start), _MADV_WILLNEED)
 
 
-def prefer_large(stretch: Stretch) -> bool:
+def prefer_large(page_range: PageRange) -> bool:
     """From now on have pages read in pieces of up to 2 MiB, ahead of where they are touched; False where it cannot be.
 
     Where the file system keeps such pieces (XFS, and ext4 from Linux 6.16 on), reading and dropping a file then take
     a small part of the processor time that single pages take.
     """
     try:
-        _advise(stretch.address, stretch.length, _MADV_HUGEPAGE)
+        _advise(page_range.address, page_range.length, _MADV_HUGEPAGE)
     except OSError:
         return False  # a kernel without huge pages
     return True
 
 
-def prefer_single(stretch: Stretch) -> None:
+def prefer_single(page_range: PageRange) -> None:
     """From now on have only those pages read that are touched, none around them. Raises: OSError."""
-    _advise(stretch.address, stretch.length, _MADV_RANDOM)
+    _advise(page_range.address, page_range.length, _MADV_RANDOM)
 
 
-def fill(stretch: Stretch) -> None:
+def fill(page_range: PageRange) -> None:
     """Have the pages read and mapped, and wait until they are. Raises: OSError if the file cannot be read."""
-    for start in range(0, stretch.length, _CHUNK_BYTES):
-        _advise(stretch.address + start, min(_CHUNK_BYTES, stretch.length - start), _MADV_POPULATE_READ)
+    for start in range(0, page_range.length, _CHUNK_BYTES):
+        _advise(page_range.address + start, min(_CHUNK_BYTES, page_range.length - start), _MADV_POPULATE_READ)
 
 
-def drop(stretches: Sequence[Stretch]) -> None:
+def drop(page_ranges: Sequence[PageRange]) -> None:
     """Let go of the pages, also in the system's cache of files unless another process maps them. Raises: OSError."""
-    for stretch in stretches:
-        _advise(stretch.address, stretch.length, _MADV_DONTNEED)
-    for path, offset, length in _file_ranges(stretches):
+    for page_range in page_ranges:
+        _advise(page_range.address, page_range.length, _MADV_DONTNEED)
+    for path, offset, length in _file_ranges(page_ranges):
         # By name, lest every segment keep a file open. Should another file have taken its place, that one loses a
         # few pages of cache.
         with contextlib.suppress(FileNotFoundError):
@@ -124,26 +124,26 @@ def drop(stretches: Sequence[Stretch]) -> None:
                 os.close(descriptor)
 
 
-def _file_ranges(stretches: Sequence[Stretch]) -> Iterator[tuple[str, int, int]]:
+def _file_ranges(page_ranges: Sequence[PageRange]) -> Iterator[tuple[str, int, int]]:
     """(path, offset, length), neighbours joined: a piece of the cache that lies in two ranges is left by both."""
     path, start, end = "", 0, 0
-    for stretch in sorted(stretches, key=lambda stretch: (stretch.path, stretch.offset)):
-        if stretch.path != path or stretch.offset > end:
+    for page_range in sorted(page_ranges, key=lambda page_range: (page_range.path, page_range.offset)):
+        if page_range.path != path or page_range.offset > end:
             if end > start:
                 yield path, start, end - start
-            path, start, end = stretch.path, stretch.offset, stretch.offset
-        end = max(end, stretch.offset + stretch.length)
+            path, start, end = page_range.path, page_range.offset, page_range.offset
+        end = max(end, page_range.offset + page_range.length)
     if end > start:
         yield path, start, end - start
 
 
-def mapped_share(stretch: Stretch) -> float:
+def mapped_share(page_range: PageRange) -> float:
     """The share of its pages that this process has touched since it was mapped or dropped (as good as: the kernel
     maps up to 16 at once). 1.0 where the system does not tell. See "pagemap" in the kernel's documentation."""
-    pages = stretch.length // PAGE_BYTES
+    pages = page_range.length // PAGE_BYTES
     try:
         with open("/proc/self/pagemap", "rb", buffering=0) as file:
-            file.seek(stretch.address // PAGE_BYTES * 8)
+            file.seek(page_range.address // PAGE_BYTES * 8)
             entries = file.read(pages * 8)
     except OSError:
         return 1.0
@@ -187,8 +187,8 @@ class OwnMappings:
 
     def __init__(self, paths: Collection[Path]) -> None:
         self._paths = frozenset(map(str, paths))
-        self._before: list[Stretch] = []
-        self._after: list[Stretch] = []
+        self._before: list[PageRange] = []
+        self._after: list[PageRange] = []
 
     def __enter__(self) -> OwnMappings:
         _own_lock.acquire()
@@ -205,10 +205,10 @@ class OwnMappings:
         finally:
             _own_lock.release()
 
-    def stretches(self) -> tuple[Stretch, ...] | None:
+    def page_ranges(self) -> tuple[PageRange, ...] | None:
         """By address; None if there is doubt: something is mapped twice, or has been written to."""
         found = _without(self._after, self._before)
-        by_place = sorted(found, key=lambda stretch: (stretch.path, stretch.offset))
+        by_place = sorted(found, key=lambda page_range: (page_range.path, page_range.offset))
         for one, other in itertools.pairwise(by_place):
             # Neighbours may share the page in which one ends and the other begins.
             if one.path == other.path and one.offset + one.length > other.offset + PAGE_BYTES:
@@ -216,7 +216,7 @@ class OwnMappings:
         return tuple(found) if _are_clean(found) else None
 
 
-def _mapped(paths: Collection[str]) -> Iterator[Stretch]:
+def _mapped(paths: Collection[str]) -> Iterator[PageRange]:
     """Private mappings of these files, by address."""
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
@@ -226,32 +226,32 @@ def _mapped(paths: Collection[str]) -> Iterator[Stretch]:
             path = _OCTAL.sub(lambda code: chr(int(code[1], 8)), match[5])
             if path in paths:
                 start, end = int(match[1], 16), int(match[2], 16)
-                yield Stretch(path=path, address=start, offset=int(match[4], 16), length=end - start)
+                yield PageRange(path=path, address=start, offset=int(match[4], 16), length=end - start)
 
 
-def _without(stretches: Sequence[Stretch], others: Sequence[Stretch]) -> list[Stretch]:
+def _without(page_ranges: Sequence[PageRange], others: Sequence[PageRange]) -> list[PageRange]:
     """The parts at addresses where ``others`` are not: the kernel joins mappings that happen to be neighbours."""
-    left: list[Stretch] = []
-    for stretch in stretches:
-        position, end = stretch.address, stretch.address + stretch.length
+    left: list[PageRange] = []
+    for page_range in page_ranges:
+        position, end = page_range.address, page_range.address + page_range.length
         for other in others:
             if other.address >= end or other.address + other.length <= position:
                 continue
-            left.extend(_part(stretch, position, other.address))
+            left.extend(_part(page_range, position, other.address))
             position = other.address + other.length
-        left.extend(_part(stretch, position, end))
+        left.extend(_part(page_range, position, end))
     return left
 
 
-def _part(stretch: Stretch, start: int, end: int) -> Iterator[Stretch]:
+def _part(page_range: PageRange, start: int, end: int) -> Iterator[PageRange]:
     if start < end:
-        offset = stretch.offset + start - stretch.address
-        yield Stretch(path=stretch.path, address=start, offset=offset, length=end - start)
+        offset = page_range.offset + start - page_range.address
+        yield PageRange(path=page_range.path, address=start, offset=offset, length=end - start)
 
 
-def _are_clean(stretches: Sequence[Stretch]) -> bool:
+def _are_clean(page_ranges: Sequence[PageRange]) -> bool:
     """Whether no page of them was written to. False where the system does not tell."""
-    spans = [(stretch.address, stretch.address + stretch.length) for stretch in stretches]
+    spans = [(page_range.address, page_range.address + page_range.length) for page_range in page_ranges]
     current = (0, 0)
     told = 0
     try:

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from parallax.bundle._paging import (
     OwnMappings,
-    Stretch,
+    PageRange,
     can_page,
     drop,
     fill,
@@ -82,15 +82,15 @@ def open_streamed(paths: Sequence[Path], open_all: Callable[[], Sequence[T]]) ->
         return open_all(), None
     with OwnMappings(paths) as own:
         opened = open_all()
-    stretches = own.stretches()
-    if stretches is None:
+    page_ranges = own.page_ranges()
+    if page_ranges is None:
         logger.warning("weights are not read ahead: it is not sure which mappings are theirs")
         return opened, None
-    if sum(stretch.length for stretch in stretches) <= weight_room(0):
+    if sum(page_range.length for page_range in page_ranges) <= weight_room(0):
         return opened, None
-    by_path: dict[str, list[Stretch]] = {str(path): [] for path in paths}
-    for stretch in stretches:
-        by_path[stretch.path].append(stretch)
+    by_path: dict[str, list[PageRange]] = {str(path): [] for path in paths}
+    for page_range in page_ranges:
+        by_path[page_range.path].append(page_range)
     return opened, ReadAhead([by_path[str(path)] for path in paths], room=weight_room, owners=opened)
 
 
@@ -98,16 +98,16 @@ class ReadAhead:
     """A `WeightPrefetcher` for segments whose weights are mapped.
 
     Args:
-        stretches: of each segment, in the order they run in.
+        page_ranges: of each segment, in the order they run in.
         room: how many bytes the weights may take, given those that they take now; asked before every run, and
             during the first. See `weight_room`.
         owners: whatever must live for the mappings to last. They are kept until the last advice was given.
     """
 
     def __init__(
-        self, stretches: Sequence[Sequence[Stretch]], *, room: Callable[[int], int], owners: Sequence[object]
+        self, page_ranges: Sequence[Sequence[PageRange]], *, room: Callable[[int], int], owners: Sequence[object]
     ) -> None:
-        self._reader = _Reader(stretches, room, owners)
+        self._reader = _Reader(page_ranges, room, owners)
         # The thread must not outlive this object, nor be kept alive by it.
         self._stop = weakref.finalize(self, self._reader.stop)
 
@@ -128,15 +128,15 @@ class _Reader:
     """What the thread and the lanes share; everything below ``_changed`` is touched only while that is held."""
 
     def __init__(
-        self, stretches: Sequence[Sequence[Stretch]], room: Callable[[int], int], owners: Sequence[object]
+        self, page_ranges: Sequence[Sequence[PageRange]], room: Callable[[int], int], owners: Sequence[object]
     ) -> None:
-        self._stretches = [tuple(found) for found in stretches]
+        self._page_ranges = [tuple(found) for found in page_ranges]
         self._measure = room
         self._process = os.getpid()
         self._owners: tuple[object, ...] = tuple(owners)
         self._changed = threading.Condition()
-        self._window = Window([_size(found) for found in self._stretches], room(0))
-        self._unknown = set(range(len(stretches)))  # nobody has seen yet what they touch
+        self._window = Window([_size(found) for found in self._page_ranges], room(0))
+        self._unknown = set(range(len(page_ranges)))  # nobody has seen yet what they touch
         self._single: set[int] = (
             set()
         )  # of those that are known, the ones that are read page by page (the thread's own)
@@ -239,7 +239,7 @@ class _Reader:
         return True
 
     def _do(self, step: Step) -> None:
-        found = self._stretches[step.segment]
+        found = self._page_ranges[step.segment]
         if step.act is Act.DROP:
             drop(found)
             return
@@ -247,12 +247,12 @@ class _Reader:
             # What was written or read lately is cached in pieces of up to 2 MiB, which are mapped whole when one byte
             # is touched. Asked for anew, pages come singly, and it shows which are touched.
             drop(found)
-        for stretch in found:
+        for page_range in found:
             if step.segment in self._unknown or step.segment in self._single:
-                request(stretch)
-        for stretch in found:
+                request(page_range)
+        for page_range in found:
             if step.segment not in self._unknown:
-                fill(stretch)
+                fill(page_range)
         with self._changed:
             self._window.done(step)
             self._changed.notify_all()
@@ -266,26 +266,26 @@ class _Reader:
 
     def _learn(self, segment: int) -> None:
         """After its first run: what of a segment's weights was touched."""
-        found = self._stretches[segment]
+        found = self._page_ranges[segment]
         dense, rest = [], []
-        for stretch in found:
-            share = 1.0 if stretch.length < SMALL_BYTES else mapped_share(stretch)
+        for page_range in found:
+            share = 1.0 if page_range.length < SMALL_BYTES else mapped_share(page_range)
             if share >= DENSE_SHARE:
-                dense.append(stretch)
+                dense.append(page_range)
                 continue
-            rest.append(stretch)
+            rest.append(page_range)
             if share > 0:
                 # A table: each row that is looked up would have the kernel read megabytes around it, run after run.
-                prefer_single(stretch)
+                prefer_single(page_range)
         drop(rest)
-        large = [prefer_large(stretch) for stretch in dense]
+        large = [prefer_large(page_range) for page_range in dense]
         if not all(large):
             self._single.add(segment)
         if rest:
-            self._stretches[segment] = tuple(dense)
+            self._page_ranges[segment] = tuple(dense)
             with self._changed:
                 self._window.resize(segment, _size(dense))
 
 
-def _size(stretches: Sequence[Stretch]) -> int:
-    return sum(stretch.length for stretch in stretches)
+def _size(page_ranges: Sequence[PageRange]) -> int:
+    return sum(page_range.length for page_range in page_ranges)

@@ -20,7 +20,7 @@ from parallax.schedule import Plan
 
 ROUNDS = 25
 TURN_NS = 4_000_000
-"""Least time of one peer's turn within a round; quick models run several times per turn."""
+"""Least time of one variant's turn within a round; quick models run several times per turn."""
 
 LONGEST_NS = 30_000_000_000
 """Measuring stops after this, if at least MIN_ROUNDS are done."""
@@ -49,12 +49,12 @@ WHOLE_KEEP_WINS = 0.6
 """Likewise: where single rounds differ by as much as the two libraries, to ask for more misses gains of 7%."""
 
 # How long ONNX Runtime's idle pool may go on spinning after a run (measured: some 40 ms of CPU at most); the
-# next peer waits it out, or it would share its cores with a pool that does nothing.
+# next variant waits it out, or it would share its cores with a pool that does nothing.
 SPIN_PAUSE_S = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
+class Variant:
     """One way to run the model, to be timed against others."""
 
     label: str
@@ -64,14 +64,14 @@ class Peer:
 
 
 def measure_undisturbed(
-    peers: Sequence[Peer], *, cores: int, progress: Progress, rounds: int = ROUNDS
+    variants: Sequence[Variant], *, cores: int, progress: Progress, rounds: int = ROUNDS
 ) -> tuple[list[list[int]], float]:
-    """Times per peer, and how many cores others kept busy meanwhile; a disturbed measurement is done once more."""
+    """Times per variant, and how many cores others kept busy meanwhile; a disturbed measurement is done once more."""
     others = 0.0
     times: list[list[int]] = []
     for stage in ("measure", "measure again: the machine was busy"):
         meter = LoadMeter()
-        times = measure_interleaved(peers, progress=functools.partial(progress, stage), rounds=rounds)
+        times = measure_interleaved(variants, progress=functools.partial(progress, stage), rounds=rounds)
         others = meter.disturbance(cores)
         if others <= DISTURBED_SHARE * cores:
             break
@@ -79,22 +79,21 @@ def measure_undisturbed(
 
 
 def measure_interleaved(
-    peers: Sequence[Peer], *, progress: Callable[[int, int], None], rounds: int = ROUNDS
+    variants: Sequence[Variant], *, progress: Callable[[int, int], None], rounds: int = ROUNDS
 ) -> list[list[int]]:
-    """Time the peers in turn, round after round; returns per peer the ns of one run, per round.
+    """Time the variants in turn, round after round; returns per variant the ns of one run, per round.
 
-    Within a round each peer has one turn: a run that is not counted, then enough runs to fill TURN_NS,
-    of which the median counts. The order rotates, so that no peer always follows the same one. Turns on several cores
-    begin when the machine gives them all, or when `PATIENCE_S` has been spent on waiting for that.
-    """
+    Within a round each variant has one turn: a run that is not counted, then enough runs to fill TURN_NS, of which the
+    median counts. The order rotates, so that no variant always follows the same one. Turns on several cores begin when
+    the machine gives them all, or when `PATIENCE_S` has been spent on waiting for that."""
     repeats = []
-    for peer in peers:
-        peer.run()
+    for variant in variants:
+        variant.run()
         begin = time.perf_counter_ns()
-        peer.run()
+        variant.run()
         repeats.append(max(1, min(100, TURN_NS // max(1, time.perf_counter_ns() - begin))))
-    series: list[list[int]] = [[] for _ in peers]
-    used = [max(peer.plan.lanes, *(segment.width for segment in peer.plan.segments)) for peer in peers]
+    series: list[list[int]] = [[] for _ in variants]
+    used = [max(variant.plan.lanes, *(segment.width for segment in variant.plan.segments)) for variant in variants]
     meter = CoreMeter(max(used))
     patience_s = PATIENCE_S
     began = time.perf_counter_ns()
@@ -102,9 +101,9 @@ def measure_interleaved(
         if number >= MIN_ROUNDS and time.perf_counter_ns() - began > LONGEST_NS:
             break
         progress(number, rounds)
-        for offset in range(len(peers)):
-            index = (number + offset) % len(peers)
-            run = peers[index].run
+        for offset in range(len(variants)):
+            index = (number + offset) % len(variants)
+            run = variants[index].run
             if used[index] > 1 and patience_s > 0:
                 asked = time.perf_counter()
                 meter.await_cores(run, limit_s=min(AWAIT_S, patience_s))
@@ -116,7 +115,7 @@ def measure_interleaved(
                 run()
                 turn.append(time.perf_counter_ns() - begin)
             series[index].append(round(statistics.median(turn)))
-            if peers[index].spins:
+            if variants[index].spins:
                 time.sleep(SPIN_PAUSE_S)
     progress(rounds, rounds)
     return series

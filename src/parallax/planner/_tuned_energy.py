@@ -18,7 +18,7 @@ from parallax.energy import EnergyComparison, Usage
 from parallax.errors import BackendError
 from parallax.machine import EnergyMeter, EnergyRecorder, FoundMeter, find_meters
 from parallax.planner._by_energy import show_joules, why_not_by_energy
-from parallax.planner._measuring import Peer, pick_winner
+from parallax.planner._measuring import Variant, pick_winner
 from parallax.planner._power import ModelledMachine, modelled_machine, touched_bytes
 from parallax.planner._request import PlanRequest
 from parallax.planner._rows import feed_shapes, in_rows_shapes, open_shapes
@@ -40,15 +40,15 @@ Costs = Sequence[Sequence[float]]
 class EnergyJudge(Protocol):
     """Says what measured plans cost."""
 
-    def costs(self, peers: Sequence[Peer], times: Sequence[Sequence[int]]) -> Costs:
+    def costs(self, variants: Sequence[Variant], times: Sequence[Sequence[int]]) -> Costs:
         """Of plans that were timed in rounds; less is better."""
         ...
 
-    def best(self, peers: Sequence[Peer], times: Sequence[Sequence[int]], costs: Costs) -> int:
+    def best(self, variants: Sequence[Variant], times: Sequence[Sequence[int]], costs: Costs) -> int:
         """Which of them to keep, if that is confirmed."""
         ...
 
-    def notes(self, peers: Sequence[Peer], times: Sequence[Sequence[int]], costs: Costs) -> Mapping[str, str]:
+    def notes(self, variants: Sequence[Variant], times: Sequence[Sequence[int]], costs: Costs) -> Mapping[str, str]:
         """By label of the plan, what it costs, for people."""
         ...
 
@@ -111,22 +111,22 @@ class MeteredJudge:
         """The meters."""
         return f"measured by {' and '.join(meter.info.name for meter in self._meters)}"
 
-    def costs(self, peers: Sequence[Peer], times: Sequence[Sequence[int]]) -> Costs:
+    def costs(self, variants: Sequence[Variant], times: Sequence[Sequence[int]]) -> Costs:
         """Runs the plans once more, in turn, while the meters are read. Raises: BackendError if one fails."""
-        series: list[list[float]] = [[] for _ in peers]
+        series: list[list[float]] = [[] for _ in variants]
         for number in range(METERED_ROUNDS):
-            for offset in range(len(peers)):
-                index = (number + offset) % len(peers)
-                series[index].append(self._run(peers[index]))
+            for offset in range(len(variants)):
+                index = (number + offset) % len(variants)
+                series[index].append(self._run(variants[index]))
         return series
 
-    def _run(self, peer: Peer) -> float:
-        peer.run()
+    def _run(self, variant: Variant) -> float:
+        variant.run()
         runs = 0
         with EnergyRecorder(self._meters) as recorder:
             begin = time.perf_counter()
             while not runs or time.perf_counter() - begin < STRETCH_S:
-                peer.run()
+                variant.run()
                 runs += 1
             seconds = time.perf_counter() - begin
         told = recorder.energy()
@@ -138,17 +138,17 @@ class MeteredJudge:
         joules = sum(entry.joules for entry in told) / runs
         return joules * seconds / runs if self._with_delay else joules
 
-    def best(self, peers: Sequence[Peer], times: Sequence[Sequence[int]], costs: Costs) -> int:
+    def best(self, variants: Sequence[Variant], times: Sequence[Sequence[int]], costs: Costs) -> int:
         """The one of the least joules."""
         medians = [statistics.median(series) for series in costs]
         return min(range(len(medians)), key=medians.__getitem__)
 
-    def notes(self, peers: Sequence[Peer], times: Sequence[Sequence[int]], costs: Costs) -> Mapping[str, str]:
+    def notes(self, variants: Sequence[Variant], times: Sequence[Sequence[int]], costs: Costs) -> Mapping[str, str]:
         """Medians of the rounds."""
         unit = "mJ x s" if self._with_delay else "mJ"
         return {
-            peer.label: f"{1e3 * statistics.median(series):.3g} {unit}"
-            for peer, series in zip(peers, costs, strict=True)
+            variant.label: f"{1e3 * statistics.median(series):.3g} {unit}"
+            for variant, series in zip(variants, costs, strict=True)
         }
 
 
@@ -174,7 +174,7 @@ class ModelledJudge:
         """The model."""
         return f"modelled from measured times, on {self._machine.what}"
 
-    def costs(self, peers: Sequence[Peer], times: Sequence[Sequence[int]]) -> Costs:
+    def costs(self, variants: Sequence[Variant], times: Sequence[Sequence[int]]) -> Costs:
         """At the worst constants within their bands, in shares of the least yardstick.
 
         Yardsticks are the whole model on all threads, what a device was given by itself, and the quickest plan; those
@@ -184,31 +184,33 @@ class ModelledJudge:
         comparison = self._comparison
         if comparison is None:
             marked = {0, medians.index(min(medians))}
-            marked |= {index for index, peer in enumerate(peers) if self._is_given_by_itself(peer.plan, peer.label)}
-            yardsticks = [self._usage(peers[index].plan, medians[index]) for index in sorted(marked)]
+            marked |= {
+                index for index, variant in enumerate(variants) if self._is_given_by_itself(variant.plan, variant.label)
+            }
+            yardsticks = [self._usage(variants[index].plan, medians[index]) for index in sorted(marked)]
             comparison = EnergyComparison(self._machine.power, yardsticks, with_delay=self._with_delay)
             self._comparison = comparison
         return [
-            [comparison.most_share(self._usage(peer.plan, ns)) for ns in series]
-            for peer, series in zip(peers, times, strict=True)
+            [comparison.most_share(self._usage(variant.plan, ns)) for ns in series]
+            for variant, series in zip(variants, times, strict=True)
         ]
 
-    def best(self, peers: Sequence[Peer], times: Sequence[Sequence[int]], costs: Costs) -> int:
+    def best(self, variants: Sequence[Variant], times: Sequence[Sequence[int]], costs: Costs) -> int:
         """The first by `EnergyComparison.rank` of the median times."""
         assert self._comparison is not None  # costs come first
         rank = self._comparison.rank
-        usages = [self._usage(peer.plan, ns) for peer, ns in zip(peers, _medians(times), strict=True)]
+        usages = [self._usage(variant.plan, ns) for variant, ns in zip(variants, _medians(times), strict=True)]
         return min(range(len(usages)), key=lambda index: rank(usages[index]))
 
-    def notes(self, peers: Sequence[Peer], times: Sequence[Sequence[int]], costs: Costs) -> Mapping[str, str]:
+    def notes(self, variants: Sequence[Variant], times: Sequence[Sequence[int]], costs: Costs) -> Mapping[str, str]:
         """Joules with their bands, and how they stand to the yardsticks."""
         assert self._comparison is not None  # costs come first
         found = {}
-        for peer, ns in zip(peers, _medians(times), strict=True):
-            usage = self._usage(peer.plan, ns)
+        for variant, ns in zip(variants, _medians(times), strict=True):
+            usage = self._usage(variant.plan, ns)
             most = self._comparison.most_share(usage)
             standing = "never above a baseline" if most <= 1 else f"up to {most - 1:.0%} above the least baseline"
-            found[peer.label] = f"{show_joules(usage.energy(self._machine.power).total)}; {standing}"
+            found[variant.label] = f"{show_joules(usage.energy(self._machine.power).total)}; {standing}"
         return found
 
     def _is_given_by_itself(self, plan: Plan, label: str) -> bool:
@@ -255,18 +257,25 @@ class EnergyDecision:
 
 
 def decide(
-    judge: EnergyJudge, peers: Sequence[Peer], times: Sequence[Sequence[int]], *, objective: str, is_disturbed: bool
+    judge: EnergyJudge,
+    variants: Sequence[Variant],
+    times: Sequence[Sequence[int]],
+    *,
+    objective: str,
+    is_disturbed: bool,
 ) -> EnergyDecision:
     """The plan to keep, if it is confirmed: it must cost clearly less than the whole model on all threads in most
     rounds, as a plan by time must take clearly less.
 
     Raises: BackendError if a meter fails.
     """
-    costs = judge.costs(peers, times)
-    best = judge.best(peers, times, costs)
+    costs = judge.costs(variants, times)
+    best = judge.best(variants, times, costs)
     winner = best if best and not is_disturbed and is_confirmed(costs[0], costs[best]) else 0
-    notes = judge.notes(peers, times, costs)
-    reasons = tuple(f'objective="{objective}": {peer.label}, {notes[peer.label]}; {judge.what}' for peer in peers)
+    notes = judge.notes(variants, times, costs)
+    reasons = tuple(
+        f'objective="{objective}": {variant.label}, {notes[variant.label]}; {judge.what}' for variant in variants
+    )
     return EnergyDecision(winner=winner, reasons=reasons, notes=notes)
 
 
@@ -276,7 +285,7 @@ def is_confirmed(default: Sequence[float], other: Sequence[float]) -> bool:
     return bool(pick_winner([[round(scale * cost) for cost in series] for series in (default, other)]))
 
 
-def confirms(judge: EnergyJudge, pair: Sequence[Peer], times: Sequence[Sequence[int]]) -> bool:
+def confirms(judge: EnergyJudge, pair: Sequence[Variant], times: Sequence[Sequence[int]]) -> bool:
     """Whether the second of two plans, measured again, still costs clearly less than the first."""
     try:
         default, other = judge.costs(pair, times)

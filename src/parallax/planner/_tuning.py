@@ -20,7 +20,7 @@ from parallax.planner._candidates import PlanningContext, Proposal
 from parallax.planner._kept import remember_plan, remembered_plan
 from parallax.planner._measuring import (
     ROUNDS,
-    Peer,
+    Variant,
     difference,
     measure_undisturbed,
     pick_winner,
@@ -89,30 +89,30 @@ def tune(request: PlanRequest) -> Plan:
     proposals = context.candidates()
     progress("search", 1, 1)
 
-    peers = [_whole_candidate(source, request, feeds, width) for width in reversed(widths)]
+    variants = [_whole_candidate(source, request, feeds, width) for width in reversed(widths)]
     candidates: list[Candidate] = [
         Candidate(
-            label=peer.label,
+            label=variant.label,
             segments=1,
             lanes=1,
-            simulated_ns=sum(costs.node_ns(peer.plan.segments[0].width)),
+            simulated_ns=sum(costs.node_ns(variant.plan.segments[0].width)),
             measured_ns=None,
         )
-        for peer in peers
+        for variant in variants
     ]
-    reference = peers[0].run()
+    reference = variants[0].run()
     limit = context.uncut_ns * MEASURED_SLACK
     chosen = [proposal for proposal in proposals if proposal.simulated_ns <= limit][:MEASURED_CANDIDATES]
     for number, proposal in enumerate(chosen):
         progress("compile", number, len(chosen))
         label = _label(proposal)
         plan = context.plan(proposal, make_provenance("measured", "being measured"))
-        peer, note = _try_peer(label, model, plan, request, feeds, reference)
-        if peer is not None:
+        variant, note = _try_variant(label, model, plan, request, feeds, reference)
+        if variant is not None:
             # What its segments really take says more than what their operators add up to.
-            proposal = context.resimulate(proposal, [segment.cost_ns for segment in peer.plan.segments])
+            proposal = context.resimulate(proposal, [segment.cost_ns for segment in variant.plan.segments])
             if not note:
-                peers.append(peer)
+                variants.append(variant)
         candidates.append(
             Candidate(
                 label=label,
@@ -138,20 +138,20 @@ def tune(request: PlanRequest) -> Plan:
     for name in wanted_backends(request.backends):
         progress(f"compile for {name}", 0, 1)
         label = f"whole model, {name}"
-        peer = None
+        variant = None
         plan_there, note = plan_whole_on(name, model, cores=cores)
         if plan_there is not None:
-            peer, note = _try_peer(label, model, plan_there, request, feeds, reference, spins=True)
-        if peer is not None and not note:
-            peers.append(peer)
-        simulated_ns = 0 if peer is None else peer.plan.segments[0].cost_ns
+            variant, note = _try_variant(label, model, plan_there, request, feeds, reference, spins=True)
+        if variant is not None and not note:
+            variants.append(variant)
+        simulated_ns = 0 if variant is None else variant.plan.segments[0].cost_ns
         candidates.append(
             Candidate(label=label, segments=1, lanes=1, simulated_ns=simulated_ns, measured_ns=None, note=note)
         )
     for name, made, note in all_device_plans(request, context, measure, progress, feed_shapes(feeds)):
-        peer = None
+        variant = None
         if made is not None:
-            peer, note = _try_peer(
+            variant, note = _try_variant(
                 made.label,
                 planned_model(model, made.plan),
                 made.plan,
@@ -160,8 +160,8 @@ def tune(request: PlanRequest) -> Plan:
                 reference,
                 spins=True,
             )
-        if peer is not None and not note:
-            peers.append(peer)
+        if variant is not None and not note:
+            variants.append(variant)
         candidates.append(
             Candidate(
                 label=made.label if made is not None else name,
@@ -174,11 +174,11 @@ def tune(request: PlanRequest) -> Plan:
         )
     # What plans of bodies would draw is not known of their segments.
     with_bodies = request if judge is None or isinstance(judge, str) else replace(request, plans_bodies=False)
-    for label, planned in plans_with_bodies(with_bodies, _bases(peers, request)):
+    for label, planned in plans_with_bodies(with_bodies, _bases(variants, request)):
         progress("compile bodies", 0, 1)
-        peer, note = _try_peer(label, model, planned, request, feeds, reference, spins=bool(request.devices))
-        if peer is not None and not note:
-            peers.append(peer)
+        variant, note = _try_variant(label, model, planned, request, feeds, reference, spins=bool(request.devices))
+        if variant is not None and not note:
+            variants.append(variant)
         candidates.append(
             Candidate(
                 label=label,
@@ -189,20 +189,20 @@ def tune(request: PlanRequest) -> Plan:
                 note=note,
             )
         )
-    times, others = measure_undisturbed(peers, cores=cores, progress=progress)
+    times, others = measure_undisturbed(variants, cores=cores, progress=progress)
     disturbed = others > DISTURBED_SHARE * cores
     medians = [round(statistics.median(series)) for series in times]
-    measured = {peer.label: median for peer, median in zip(peers, medians, strict=True)}
+    measured = {variant.label: median for variant, median in zip(variants, medians, strict=True)}
     candidates = [replace(c, measured_ns=measured.get(c.label)) for c in candidates]
     whole = [
         index
-        for index, peer in enumerate(peers)
-        if len(peer.plan.segments) == 1 and peer.plan.segments[0].backend != CPU_BACKEND
+        for index, variant in enumerate(variants)
+        if len(variant.plan.segments) == 1 and variant.plan.segments[0].backend != CPU_BACKEND
     ]
     decision = None
     if judge is not None and not isinstance(judge, str):
         try:
-            decision = decide(judge, peers, times, objective=request.objective, is_disturbed=disturbed)
+            decision = decide(judge, variants, times, objective=request.objective, is_disturbed=disturbed)
         except BackendError as error:
             judge = error.what
     if decision is None:
@@ -211,7 +211,7 @@ def tune(request: PlanRequest) -> Plan:
         winner, candidates = decision.winner, list(decision.noted(candidates))
     if winner:
         rounds = ROUNDS * (CONFIRMING_ROUNDS if winner in whole else 1)
-        pair = [peers[0], peers[winner]]
+        pair = [variants[0], variants[winner]]
         again, others = measure_undisturbed(pair, cores=cores, progress=progress, rounds=rounds)
         disturbed = others > DISTURBED_SHARE * cores
         if judge is None or isinstance(judge, str):
@@ -220,7 +220,7 @@ def tune(request: PlanRequest) -> Plan:
             confirmed = confirms(judge, pair, again)
         winner = 0 if disturbed or not confirmed else winner
     reason = None if decision is None else decision.reasons[winner]
-    plan = _finish(peers[winner], medians, winner, tuple(candidates), reason)
+    plan = _finish(variants[winner], medians, winner, tuple(candidates), reason)
     if isinstance(judge, str):
         plan = of_no_effect(request.objective, plan, judge)
     if disturbed:
@@ -231,17 +231,24 @@ def tune(request: PlanRequest) -> Plan:
     return plan
 
 
-def _bases(peers: Sequence[Peer], request: PlanRequest) -> list[BasePlan]:
+def _bases(variants: Sequence[Variant], request: PlanRequest) -> list[BasePlan]:
     """The plans in which bodies of control flow may be planned: the whole model, the first cut and, of each device, the
     first that shares the model with it, else the whole model beside it."""
-    whole = next(peer for peer in peers if peer.plan.is_uncut)
+    whole = next(variant for variant in variants if variant.plan.is_uncut)
     bases = [BasePlan(label="whole model", plan=whole.plan)]
-    cut = next((peer for peer in peers if not peer.plan.is_uncut and not _devices_of(peer.plan, request)), None)
+    cut = next(
+        (variant for variant in variants if not variant.plan.is_uncut and not _devices_of(variant.plan, request)), None
+    )
     if cut is not None and all(segment.backend == CPU_BACKEND for segment in cut.plan.segments):
         bases.append(BasePlan(label=cut.label, plan=cut.plan))
     for name in request.devices:
         shared = next(
-            (peer for peer in peers if name in _devices_of(peer.plan, request) and len(peer.plan.segments) > 1), None
+            (
+                variant
+                for variant in variants
+                if name in _devices_of(variant.plan, request) and len(variant.plan.segments) > 1
+            ),
+            None,
         )
         if shared is None:
             bases.append(BasePlan(label=f"whole model beside {name}", plan=whole.plan, device=name))
@@ -260,7 +267,7 @@ def _label(proposal: Proposal) -> str:
     return f"{proposal.partition.label}, {proposal.schedule.lanes} lanes"
 
 
-def _try_peer(
+def _try_variant(
     label: str,
     model: Model,
     plan: Plan,
@@ -269,11 +276,11 @@ def _try_peer(
     reference: object,
     *,
     spins: bool = False,
-) -> tuple[Peer | None, str]:
+) -> tuple[Variant | None, str]:
     """The plan, compiled and run; None if it cannot be. And why it must not be timed against the others, or ""."""
     try:
-        peer = _split_candidate(label, model, plan, request, feeds, spins=spins)
-        return peer, difference(reference, peer.run())
+        variant = _split_candidate(label, model, plan, request, feeds, spins=spins)
+        return variant, difference(reference, variant.run())
     except ParallaxError as error:
         logger.warning("%s does not run and is left out: %s", label, error)
         return None, f"does not run: {error}"
@@ -290,12 +297,12 @@ def _whole_candidate(
     request: PlanRequest,
     feeds: Mapping[str, Any],
     width: int,
-) -> Peer:
+) -> Variant:
     made = request.runtime.to_session_options()
     made.intra_op_num_threads = width
     session = StockSession(source, made, providers=["CPUExecutionProvider"])
     label = f"whole model, {width} thread{'s' if width > 1 else ''}"
-    return Peer(
+    return Variant(
         label=label,
         run=lambda: session.run(None, feeds),
         plan=whole_plan(request.model, label, cores=request.cores, width=width),
@@ -311,7 +318,7 @@ def _split_candidate(
     feeds: Mapping[str, Any],
     *,
     spins: bool,
-) -> Peer:
+) -> Variant:
     planned = graph_for_backends(model, plan, feed_shapes(feeds))  # as the session does, so that what runs is measured
     executor = compile_plan(
         model, plan, request.runtime, backends=request.open_backends, planned=planned, faults=request.faults
@@ -333,26 +340,26 @@ def _split_candidate(
     segments = tuple(
         replace(segment, cost_ns=duration) for segment, duration in zip(plan.segments, durations, strict=True)
     )
-    return Peer(label=label, run=run, plan=replace(plan, segments=segments), spins=spins)
+    return Variant(label=label, run=run, plan=replace(plan, segments=segments), spins=spins)
 
 
 def _finish(
-    peer: Peer, medians: Sequence[int], winner: int, candidates: tuple[Candidate, ...], reason: str | None
+    variant: Variant, medians: Sequence[int], winner: int, candidates: tuple[Candidate, ...], reason: str | None
 ) -> Plan:
     """The plan that is kept. ``reason``: why it is, where something beside time decided."""
     uncut_ns, chosen_ns = medians[0], medians[winner]
     if reason is None:
-        reason = _reason_by_time(peer, medians, winner)
+        reason = _reason_by_time(variant, medians, winner)
     provenance = make_provenance("measured", reason, uncut_ns=uncut_ns, chosen_ns=chosen_ns, candidates=candidates)
-    plan = peer.plan
+    plan = variant.plan
     if plan.is_uncut:
         plan = replace(plan, segments=(replace(plan.segments[0], cost_ns=chosen_ns, reason=reason),))
     return replace(plan, provenance=provenance)
 
 
-def _reason_by_time(peer: Peer, medians: Sequence[int], winner: int) -> str:
+def _reason_by_time(variant: Variant, medians: Sequence[int], winner: int) -> str:
     if winner:
-        return f"{peer.label}: took {medians[winner] / medians[0]:.2f} of the whole model's time"
+        return f"{variant.label}: took {medians[winner] / medians[0]:.2f} of the whole model's time"
     best = min(medians[1:], default=None)
     if best is None:
         return "nothing else was measured"

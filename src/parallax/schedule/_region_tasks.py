@@ -65,7 +65,7 @@ def region_tasks(
         (width, units.unit_costs([0 if node in folded else ns for node, ns in enumerate(costs.node_ns(width))]))
         for width in widths
     ]
-    part_of = _branches(units, plan) if granularity is Granularity.BRANCHES else _stretches(plan)
+    part_of = _branches(units, plan) if granularity is Granularity.BRANCHES else _coarse_parts(plan)
     parts: list[list[int]] = [[] for _ in range(max(part_of, default=-1) + 1)]
     for group, part in enumerate(part_of):
         parts[part].append(group)
@@ -99,7 +99,7 @@ def _branches(units: UnitGraph, plan: RegionPlan) -> tuple[int, ...]:
     return find_branches(plan.dag, control_flow=control_flow, regions=frozenset(plan.region_groups)).branch_of
 
 
-def _stretches(plan: RegionPlan) -> tuple[int, ...]:
+def _coarse_parts(plan: RegionPlan) -> tuple[int, ...]:
     """Per group its part: groups of the host that edges connect and that stand alike to the device.
 
     Counted are the changes to the host on the way to a group (``ups``), and those to the device on the way from it

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from parallax.errors import ConfigError
 from parallax.graph import bottom_levels, find_barriers
 from parallax.partition.candidates._list_schedule import list_schedule
-from parallax.partition.candidates._pieces import Stretch, Terms, cut_schedule
+from parallax.partition.candidates._pieces import ParallelSection, Terms, cut_schedule
 from parallax.partition.candidates._segments import Cause, DraftSegment, Partition, assemble
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ class _Step:
     lane: int
     exclusive: bool
     cause: Cause
-    stretch: int
-    """The first unit of the stretch that was decided at once."""
+    section: int
+    """The first unit of the section that was decided at once."""
     serial_ns: int
     parallel_ns: int
 
@@ -152,7 +152,7 @@ def _blocks(size: int, barriers: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 class _Search:
-    """What both proposals share: barriers, priorities, and how fast a stretch could be at best."""
+    """What both proposals share: barriers, priorities, and how fast a section could be at best."""
 
     def __init__(self, units: UnitGraph, terms: Terms, min_gain: float) -> None:
         self.units, self.terms, self.min_gain = units, terms, min_gain
@@ -163,7 +163,7 @@ class _Search:
         self._shortest = [min(narrow, wide) for narrow, wide in pairs]
         self._lane_time = [min(narrow, terms.lanes * wide) for narrow, wide in pairs]
         # Most blocks between exact barriers are also blocks between rough ones.
-        self._decided: dict[tuple[int, int], tuple[int, int, Stretch | None]] = {}
+        self._decided: dict[tuple[int, int], tuple[int, int, ParallelSection | None]] = {}
 
     def rough_barriers(self) -> list[int]:
         """Barriers if units not worth a hand-over are left out of account.
@@ -178,9 +178,9 @@ class _Search:
         """Each block side by side where that pays, serially elsewhere."""
         steps: list[_Step] = []
         for low, high in _blocks(len(self.units), barriers):
-            serial, parallel, stretch = self._decide(low, high)
-            if stretch is not None:
-                steps.extend(_stretch_steps(stretch, low, serial, parallel))
+            serial, parallel, section = self._decide(low, high)
+            if section is not None:
+                steps.extend(_section_steps(section, low, serial, parallel))
                 continue
             steps.append(
                 _Step(
@@ -188,14 +188,14 @@ class _Search:
                     lane=0,
                     exclusive=True,
                     cause=Cause.SERIAL,
-                    stretch=low,
+                    section=low,
                     serial_ns=serial,
                     parallel_ns=parallel,
                 )
             )
         return steps
 
-    def _decide(self, low: int, high: int) -> tuple[int, int, Stretch | None]:
+    def _decide(self, low: int, high: int) -> tuple[int, int, ParallelSection | None]:
         """The serial and the parallel time of a block, and how to run it side by side if that pays."""
         if high - low == 1:
             return self.terms.wide[low], self.terms.wide[low], None
@@ -204,14 +204,14 @@ class _Search:
             return known
         serial = sum(self.terms.wide[low:high])
         allowed = serial * (1 - self.min_gain)
-        best: Stretch | None = None
-        # Side by side it is at least a segment more for the serial stretch it interrupts, and one of its own.
+        best: ParallelSection | None = None
+        # Side by side it is at least a segment more for the serial section it interrupts, and one of its own.
         parallel = self._least(low, high) + 2 * self.terms.overhead_ns
         if parallel < allowed:
-            stretch = self._schedule(low, high, self.terms.narrow)
-            parallel = stretch.makespan + self.terms.overhead_ns
-            if len(stretch.pieces) > 1 and parallel < allowed:
-                best = stretch
+            section = self._schedule(low, high, self.terms.narrow)
+            parallel = section.makespan + self.terms.overhead_ns
+            if len(section.pieces) > 1 and parallel < allowed:
+                best = section
         self._decided[low, high] = serial, parallel, best
         return serial, parallel, best
 
@@ -223,10 +223,10 @@ class _Search:
         costs = list(self.terms.narrow)
         for barrier in self.barriers:
             costs[barrier] = min(costs[barrier], self.terms.wide[barrier])
-        stretch = self._schedule(0, size, costs)
-        return _stretch_steps(stretch, 0, serial, stretch.makespan)
+        section = self._schedule(0, size, costs)
+        return _section_steps(section, 0, serial, section.makespan)
 
-    def _schedule(self, low: int, high: int, costs: Sequence[int]) -> Stretch:
+    def _schedule(self, low: int, high: int, costs: Sequence[int]) -> ParallelSection:
         schedule = list_schedule(
             self.units.dag,
             costs,
@@ -239,7 +239,7 @@ class _Search:
         return cut_schedule(self.units.dag, schedule, self.terms)
 
     def _least(self, low: int, high: int) -> int:
-        """No schedule of a stretch takes less: its work shared by the lanes, and its longest path."""
+        """No schedule of a section takes less: its work shared by the lanes, and its longest path."""
         shared = sum(self._lane_time[low:high]) // self.terms.lanes
         successors, shortest = self.units.dag.successors, self._shortest
         levels = [0] * (high - low)
@@ -254,18 +254,18 @@ class _Search:
         return max(shared, max(levels))
 
 
-def _stretch_steps(stretch: Stretch, first: int, serial: int, parallel: int) -> list[_Step]:
+def _section_steps(section: ParallelSection, first: int, serial: int, parallel: int) -> list[_Step]:
     return [
         _Step(
             units=list(piece.units),
             lane=piece.lane,
             exclusive=piece.exclusive,
             cause=Cause.ALONE if piece.exclusive else Cause.PARALLEL,
-            stretch=first,
+            section=first,
             serial_ns=serial,
             parallel_ns=parallel,
         )
-        for piece in stretch.pieces
+        for piece in section.pieces
     ]
 
 
@@ -281,8 +281,8 @@ def _merge_exclusive(steps: Sequence[_Step]) -> list[_Step]:
             last.cause = Cause.SERIAL
             last.lane = 0
         last.units.extend(step.units)
-        if step.stretch != last.stretch:
-            last.stretch = step.stretch
+        if step.section != last.section:
+            last.section = step.section
             last.serial_ns += step.serial_ns
             last.parallel_ns += step.parallel_ns
     return merged

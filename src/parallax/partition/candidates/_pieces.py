@@ -26,8 +26,8 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stretch:
-    """A stretch of the graph run side by side: its pieces in order of time, and when (ns) all is back on lane 0."""
+class ParallelSection:
+    """A section of the graph run side by side: its pieces in order of time, and when (ns) all is back on lane 0."""
 
     pieces: tuple[Piece, ...]
     makespan: int
@@ -245,7 +245,7 @@ class _Timeline:
         end: list[int] = []
         back = 0
         for lane, cost, preds, exclusive in zip(self.lane, self.cost, self.preds, self.exclusive, strict=True):
-            # A stretch begins on lane 0; waking another lane is a hand-over.
+            # A section begins on lane 0; waking another lane is a hand-over.
             begin = max(free_at) if exclusive else max(free_at[lane], handover if lane else 0)
             for pred in preds:
                 done = end[pred] if self.lane[pred] == lane else end[pred] + handover
@@ -271,9 +271,9 @@ class _Timeline:
         if any(self.exclusive):
             self.run(terms)
 
-    def stretch(self) -> Stretch:
+    def section(self) -> ParallelSection:
         order = sorted(range(len(self.units)), key=lambda place: (self.start[place], place))
-        return Stretch(
+        return ParallelSection(
             pieces=tuple(
                 [
                     Piece(
@@ -300,7 +300,7 @@ def _run_alone(start: Sequence[int], end: Sequence[int]) -> list[bool]:
     return alone
 
 
-def cut_schedule(dag: Dag, schedule: ListSchedule, terms: Terms) -> Stretch:
+def cut_schedule(dag: Dag, schedule: ListSchedule, terms: Terms) -> ParallelSection:
     """The best of three ways to cut a schedule: exactly, with short pieces merged, and with tiny ones absorbed."""
     pieces = _Pieces(dag, schedule, terms)
     best = pieces.frozen()
@@ -310,4 +310,4 @@ def cut_schedule(dag: Dag, schedule: ListSchedule, terms: Terms) -> Stretch:
             if refined.makespan <= best.makespan:
                 best = refined
     best.widen(terms)
-    return best.stretch()
+    return best.section()

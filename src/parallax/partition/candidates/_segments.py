@@ -52,7 +52,7 @@ class DraftSegment:
     """Its place in the predicted timeline of a run, from 0."""
     serial_ns: int | None = None
     parallel_ns: int | None = None
-    """The two times compared when it was cut, both for the whole stretch of the graph that was decided at once:
+    """The two times compared when it was cut, both for the whole section of the graph that was decided at once:
     one after the other on all cores, and side by side."""
 
     @property

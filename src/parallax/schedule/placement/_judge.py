@@ -278,7 +278,7 @@ class LocalSearch:
             if sides[inside[0]] and sum(cpu[group] for group in inside) > 0
         ]
         branches.sort(key=lambda inside: -sum(cpu[group] for group in inside))
-        label = f"{judge.best.label} + flips"
+        label = f"{judge.best.label} + moves"
         ends_early = judge.best.ends_early
         start = Placement(label=label, devices=tuple(judge.best.regions.placed(len(cpu))))
         # Moves are judged among themselves, by a rough schedule; what they lead to gets a good one.
