@@ -85,7 +85,8 @@ def measure_interleaved(
 
     Within a round each variant has one turn: a run that is not counted, then enough runs to fill TURN_NS, of which the
     median counts. The order rotates, so that no variant always follows the same one. Turns on several cores begin when
-    the machine gives them all, or when `PATIENCE_S` has been spent on waiting for that."""
+    the machine gives them all, or when `PATIENCE_S` has been spent on waiting for that.
+    """
     repeats = []
     for variant in variants:
         variant.run()
