@@ -41,11 +41,11 @@ def cost(usage: Usage, power: PowerModel, *, with_delay: bool = False) -> float:
     return joules * usage.makespan_ns / 1e9 if with_delay else joules
 
 
-def is_never_above(usage: Usage, yardsticks: list[Usage], power: PowerModel, *, with_delay: bool = False) -> bool:
-    """Whether a run costs no more than any yardstick at any corner of the bands."""
+def is_never_above(usage: Usage, baselines: list[Usage], power: PowerModel, *, with_delay: bool = False) -> bool:
+    """Whether a run costs no more than any baseline at any corner of the bands."""
     for corner in itertools.product(*((band.low, band.high) for band in bands_of(power))):
         exact = exactly(power, corner)
-        least = min(cost(other, exact, with_delay=with_delay) for other in yardsticks)
+        least = min(cost(other, exact, with_delay=with_delay) for other in baselines)
         if cost(usage, exact, with_delay=with_delay) > least * (1 + 1e-8):
             return False
     return True
@@ -71,25 +71,25 @@ def at(where: tuple[float, ...]) -> PowerModel:
     return exactly(POWER, tuple(values))
 
 
-@given(run=usages, yardsticks=st.lists(usages, min_size=1, max_size=4), where=anywhere, with_delay=st.booleans())
+@given(run=usages, baselines=st.lists(usages, min_size=1, max_size=4), where=anywhere, with_delay=st.booleans())
 def test_no_constants_within_the_bands_make_a_run_cost_more_than_its_most_share(
-    run: Usage, yardsticks: list[Usage], where: tuple[float, ...], with_delay: bool
+    run: Usage, baselines: list[Usage], where: tuple[float, ...], with_delay: bool
 ) -> None:
-    comparison = EnergyComparison(POWER, yardsticks, with_delay=with_delay)
+    comparison = EnergyComparison(POWER, baselines, with_delay=with_delay)
     exact = at(where)
-    least = min(cost(other, exact, with_delay=with_delay) for other in yardsticks)
+    least = min(cost(other, exact, with_delay=with_delay) for other in baselines)
     assert cost(run, exact, with_delay=with_delay) <= comparison.most_share(run) * least * (1 + 1e-8)
-    assert is_never_above(run, yardsticks, POWER, with_delay=with_delay) == (comparison.most_share(run) <= 1)
+    assert is_never_above(run, baselines, POWER, with_delay=with_delay) == (comparison.most_share(run) <= 1)
 
 
 @given(runs=st.lists(usages, min_size=1, max_size=6), with_delay=st.booleans())
 def test_what_ranks_first_is_never_above_a_yardstick_if_anything_is(runs: list[Usage], with_delay: bool) -> None:
-    yardsticks = runs[:3]
-    comparison = EnergyComparison(POWER, yardsticks, with_delay=with_delay)
+    baselines = runs[:3]
+    comparison = EnergyComparison(POWER, baselines, with_delay=with_delay)
     best = min(runs, key=comparison.rank)
-    sound = [run for run in runs if is_never_above(run, yardsticks, POWER, with_delay=with_delay)]
+    sound = [run for run in runs if is_never_above(run, baselines, POWER, with_delay=with_delay)]
     if sound:
-        assert is_never_above(best, yardsticks, POWER, with_delay=with_delay)
+        assert is_never_above(best, baselines, POWER, with_delay=with_delay)
         least = min(cost(run, exactly_typical(), with_delay=with_delay) for run in sound)
         assert cost(best, exactly_typical(), with_delay=with_delay) == pytest.approx(least)
     else:
@@ -139,7 +139,7 @@ def test_a_machine_that_draws_nothing_leaves_nothing_to_compare() -> None:
 
 def test_nothing_to_compare_with_and_unknown_devices_are_refused() -> None:
     run = Usage(makespan_ns=MS, core_ns=MS, device_ns={"tpu": MS})
-    with pytest.raises(ConfigError, match="no yardstick"):
+    with pytest.raises(ConfigError, match="no baseline"):
         EnergyComparison(POWER, [])
     with pytest.raises(ConfigError, match="power of tpu is not known"):
         EnergyComparison(POWER, [run])

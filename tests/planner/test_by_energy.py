@@ -118,9 +118,9 @@ def test_joules_are_below_every_yardsticks_or_the_plan_says_by_how_much_not(
     assert told.source == "energy"
     assert told.reason.startswith(f'objective="{objective}": ')
     usage = usage_of(planned, request, machine)
-    yardsticks = list(yardsticks_of(request, machine).values())
+    baselines = list(yardsticks_of(request, machine).values())
     with_delay = objective == "edp"
-    is_below = is_never_above(usage, yardsticks, machine.power, with_delay=with_delay)
+    is_below = is_never_above(usage, baselines, machine.power, with_delay=with_delay)
     assert is_below == ("at no constants within their bands above any of" in told.reason), told.reason
     assert is_below != ("no plan is below all of these" in told.reason)
     # What is compared has a standing each: where the plan is above a yardstick, so is everything else.
@@ -188,10 +188,10 @@ def test_of_random_problems_what_is_chosen_is_never_above_a_yardstick_if_any_can
     by_time = used(find_placement(problem, placers, rank=quickest).best)
     alone = Usage(makespan_ns=sum(wide), core_ns=2 * sum(wide))
     there = [ns for ns, refused in zip(device_costs.device_ns, device_costs.declined, strict=True) if refused is None]
-    yardsticks = [alone, by_time]
+    baselines = [alone, by_time]
     if len(there) == len(device_costs.device_ns):
-        yardsticks.append(Usage(makespan_ns=sum(there), core_ns=0, device_ns={"toy": sum(there)}))
-    comparison = EnergyComparison(power, yardsticks, with_delay=with_delay)
+        baselines.append(Usage(makespan_ns=sum(there), core_ns=0, device_ns={"toy": sum(there)}))
+    comparison = EnergyComparison(power, baselines, with_delay=with_delay)
     tried: list[Usage] = []
 
     def rank(judged: JudgedPlacement) -> tuple[float, ...]:
@@ -199,16 +199,16 @@ def test_of_random_problems_what_is_chosen_is_never_above_a_yardstick_if_any_can
         return comparison.rank(tried[-1])
 
     found = [used(find_placement(on_cores(problem, cores), placers, rank=rank).best) for cores in (2, 1)]
-    chosen = min([*yardsticks, *found], key=comparison.rank)
-    never = is_never_above(chosen, yardsticks, power, with_delay=with_delay)
-    if any(is_never_above(usage, yardsticks, power, with_delay=with_delay) for usage in [*yardsticks, *found]):
+    chosen = min([*baselines, *found], key=comparison.rank)
+    never = is_never_above(chosen, baselines, power, with_delay=with_delay)
+    if any(is_never_above(usage, baselines, power, with_delay=with_delay) for usage in [*baselines, *found]):
         assert never
     else:
-        assert comparison.most_share(chosen) == min(map(comparison.most_share, [*yardsticks, *found]))
+        assert comparison.most_share(chosen) == min(map(comparison.most_share, [*baselines, *found]))
     typical = exactly(power, (power.static_w.typical, power.core_w.typical, power.device_w["toy"].typical, 0.0))
-    known = EnergyComparison(typical, yardsticks, with_delay=with_delay)
-    best = min([*yardsticks, *found], key=known.rank)
-    for other in yardsticks:
+    known = EnergyComparison(typical, baselines, with_delay=with_delay)
+    best = min([*baselines, *found], key=known.rank)
+    for other in baselines:
         least, theirs = (cost(usage, typical, with_delay=with_delay) for usage in (best, other))
         assert least <= theirs * (1 + 1e-9)
 

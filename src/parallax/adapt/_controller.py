@@ -70,7 +70,7 @@ class ReadyPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Switch:
-    """One change of the plan in force."""
+    """Describes one change of the plan in force."""
 
     at_s: float
     before: str
@@ -153,7 +153,7 @@ class Controller:
 
     @property
     def plans(self) -> tuple[ReadyPlan, ...]:
-        """Those that are ready, the first one first."""
+        """Return the plans that are ready, the first one first."""
         return tuple(known.ready for known in self._plans)
 
     @property
@@ -218,7 +218,7 @@ class Controller:
             self._probes[name] = self._probes[name].hastened(now_s)
 
     def decide(self, now_s: float) -> int | None:
-        """The plan to go over to, or None. Whoever goes over calls `switched`."""
+        """The plan to switch to, or None. Whoever switches calls `switched`."""
         if len(self._plans) < 2 or self._fresh < _FRESH_RUNS:
             return None
         state = self.state

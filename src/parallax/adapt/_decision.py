@@ -1,4 +1,4 @@
-"""When to go over to another plan, and when to look at a processor that the plan in force does not use."""
+"""When to switch to another plan, and when to look at a processor that the plan in force does not use."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def better_plan(
     gain: float = LEAST_GAIN,
     horizon_s: float = HORIZON_S,
 ) -> int:
-    """The plan to go over to, or ``current``.
+    """The plan to switch to, or ``current``.
 
     Args:
         current: the plan in force.

@@ -14,7 +14,7 @@ from parallax.schedule import Plan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeteredRun:
-    """One run that ended well."""
+    """Describes one run that ended well."""
 
     plan: Plan
     """That it followed."""
@@ -79,7 +79,7 @@ class RunMeter:
                     flying.concurrent = max(flying.concurrent, len(self._runs))
         elif isinstance(event, SegmentEnded):
             run = self._runs.get(event.run)
-            # What stood in for a backend that failed says nothing of how fast that backend is.
+            # What ran as the fallback of a backend that failed says nothing of how fast that backend is.
             if run is not None and event.failure is None and self._is_as_planned(run.plan, event):
                 run.segment_ns[event.segment] = event.duration_ns
                 run.input_bytes[event.segment] = event.input_bytes

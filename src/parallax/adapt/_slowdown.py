@@ -78,7 +78,7 @@ class Slowdown:
     def updated(self, ratio: float) -> Slowdown:
         """The estimate after a run that took ``ratio`` times what was predicted.
 
-        The first run is taken as it is. A run more than `OUTLIER` deviations away is set aside. Where deviations to one
+        The first run is taken as it is. A run more than `OUTLIER` deviations away is discarded. Where deviations to one
         side add up, as those of three such runs do, the processor has changed: the runs that added up decide.
 
         Raises: ConfigError unless ``ratio`` is above 0 and finite.

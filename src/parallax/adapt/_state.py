@@ -32,7 +32,7 @@ def processor_of(segment: Segment) -> str:
 
 
 def processors_of(plan: Plan) -> frozenset[str]:
-    """All processors that a plan uses, and so those that its runs tell something of."""
+    """Return all processors that a plan uses, and so those that its runs tell something of."""
     return frozenset(map(processor_of, plan.segments))
 
 

@@ -50,7 +50,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A plan that was gone over to, until it is known whether that was right."""
+    """A plan that was switched to, until it is known whether that was right."""
 
     before: int
     """Index of the plan before."""
@@ -86,7 +86,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setback:
-    """A plan that was measured to be slower than another, and is not gone over to for that reason."""
+    """A plan that was measured to be slower than another, and is not switched to for that reason."""
 
     until_s: float
     pause_s: float = FIRST_SETBACK_S

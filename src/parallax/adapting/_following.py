@@ -73,7 +73,7 @@ class FollowingSession(Protocol):
         ...
 
     def prepare_plan(self, plan: Plan) -> Opened:
-        """Compile another plan of the session's model, to be gone over to later. Takes as long as opening one."""
+        """Compile another plan of the session's model, to be switched to later. Takes as long as opening one."""
         ...
 
     def use_prepared(self, opened: Opened, reason: str) -> None:

@@ -13,11 +13,11 @@ class FaultPolicy:
     """What is done about a delegate that misbehaves."""
 
     tolerated: int = 3
-    """Failures in a row after which it is set aside."""
+    """Failures in a row after which it is disabled."""
     retry_s: float = 30.0
     """How long, at first; each failed trial doubles it."""
     deadline_s: float | None = None
-    """Longest run; a delegate that exceeds it is set aside for good. Runs have a thread of their own then, and their
+    """Longest run; a delegate that exceeds it is disabled for good. Runs have a thread of their own then, and their
     feeds are copied, because a call that hangs cannot be stopped and may go on reading them."""
     checks_nan: bool = False
     """Have the processor compute what came out with a NaN in it. One that it makes as well is the model's own."""

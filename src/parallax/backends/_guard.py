@@ -42,7 +42,7 @@ class Complaints:
         self._warned: set[str] = set()  # (lock)
 
     def level(self, delegate: str) -> int:
-        """Of the next message about it: `logging.WARNING` once, then `logging.INFO`."""
+        """Return the level of the next message about it: `logging.WARNING` once, then `logging.INFO`."""
         with self._lock:
             is_first = delegate not in self._warned
             self._warned.add(delegate)
@@ -106,7 +106,7 @@ class GuardedModel:
     Attributes:
         backend: the delegate's name.
         on_set_aside: called with what the delegate failed with, and the seconds after which it may try again (None:
-            never), whenever it is set aside. In the thread of the run that failed, without a lock held.
+            never), whenever it is disabled. In the thread of the run that failed, without a lock held.
 
     Args:
         delegate: runs it as long as it behaves.

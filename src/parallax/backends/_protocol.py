@@ -55,7 +55,7 @@ class BackendInfo:
     """Of the library that computes: figures measured with another one are void."""
     memory: MemoryDomain
     is_emulated: bool = False
-    """Whether a model of a device stands in for it: the processor computes the answers, a profile says the time."""
+    """Whether a model of a device takes its place: the processor computes the answers, a profile says the time."""
     leaves_rest_to_cpu: bool = False
     """Whether a part of which it takes only some nodes may be compiled, and the processor computes the others."""
     opening_options: tuple[tuple[str, str], ...] = ()
@@ -144,7 +144,7 @@ class TensorArgument(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the tensor."""
+        """Name of the tensor."""
         ...
 
     @property

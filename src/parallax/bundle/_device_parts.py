@@ -66,7 +66,7 @@ def _record(name: str, backend: Backend) -> DeviceRecord:
 
 
 def device_differences(manifest: Manifest, backends: Mapping[str, Backend]) -> tuple[str, ...]:
-    """In which ways devices that are open here are not those that a bundle was made for.
+    """Say in which ways devices that are open here are not those that a bundle was made for.
 
     Args:
         backends: by the names that the manifest gives them; those that are not there are not compared.

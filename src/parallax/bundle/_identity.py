@@ -27,7 +27,7 @@ def runtime_build() -> str:
 
 
 def describe_mismatch(manifest: Manifest, *, cores: int | None) -> tuple[str, ...]:
-    """In which ways the bundle was not made for this process; empty if it was.
+    """Say in which ways the bundle was not made for this process; empty if it was.
 
     Args:
         cores: those the session is to use; None compares no cores.

@@ -54,7 +54,7 @@ class SourceRecord:
 
     @property
     def digest(self) -> str:
-        """One hex digest over all of the source's files; their place does not count."""
+        """Return one hex digest over all of the source's files; their place does not count."""
         content = [[file.location if index else "", file.size, file.sha256] for index, file in enumerate(self.files)]
         return sha256_hex(json.dumps(content).encode())
 
@@ -149,7 +149,7 @@ class SegmentRecord:
 
     graph: str
     nodes: tuple[str, ...]
-    """Names of the model's nodes in it, for messages; empty in an uncut bundle."""
+    """Names of the model's nodes in it, for messages; empty in a bundle of a whole model."""
     weights: tuple[StoredWeight, ...]
     """What of the file of its data is used as it lies there, so that the session can be lent it."""
     region: RegionRecord | None = None
@@ -186,7 +186,7 @@ class Manifest:
 
     @property
     def held_weight_bytes(self) -> int:
-        """Of weights that devices take a form of their own from when the bundle is opened; an upper bound."""
+        """Bytes of weights that devices take a form of their own from when the bundle is opened; an upper bound."""
         if not self.devices:
             return 0
         taken = {

@@ -57,7 +57,7 @@ class Bundle:
         return os.path.join(self.folder, self.manifest.segments[index].graph)
 
     def data_path(self, index: int) -> str:
-        """Those weights."""
+        """Path of the file that holds those weights."""
         return data_path(self.graph_path(index))
 
     def map_weights(self, index: int) -> MappedWeights:
@@ -96,7 +96,8 @@ class Bundle:
         return read_names(self.path / name) if name in self.signatures else None
 
     def check_unchanged(self) -> None:
-        """To be called once its files are mapped. Raises: BundleError if one was changed since it was checked."""
+        """Check that no file changed; call it once they are mapped. Raises: BundleError if one was changed since it
+        was checked."""
         for name, expected in self.signatures.items():
             path = os.path.join(self.folder, name)
             if _stat_signature(path) != expected:

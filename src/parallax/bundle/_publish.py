@@ -198,7 +198,7 @@ def prune_leftovers(target: Path) -> tuple[Path, ...]:
 
 
 def prune_folder(folder: Path) -> tuple[Path, ...]:
-    """Likewise for all bundles that lie, or were to lie, in ``folder``."""
+    """Prune all bundles that lie, or were to lie, in ``folder``."""
     names = {match["name"] for entry in os.listdir(folder) if (match := _LEFTOVER.fullmatch(entry)) is not None}
     names.update(entry.name for entry in folder.iterdir() if (entry / MANIFEST_NAME).is_file())
     return tuple(path for name in sorted(names) for path in prune_leftovers(folder / name))

@@ -73,7 +73,7 @@ def make_feeds(
         optional: inputs that have a default in the model, fed only where a specification names them.
         shapes: concrete shapes by input name; they size what is made up.
         seed: random values depend on it, the input's name and its shape only.
-        zoo_name: of a zoo model, whose example inputs stand in for those not given.
+        zoo_name: of a zoo model, whose example inputs are taken for those not given.
 
     Returns: input name -> array, and notices on what was made up.
     Raises:

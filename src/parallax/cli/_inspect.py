@@ -61,7 +61,7 @@ def inspect_model(
     Args:
         slim: whether to show what `parallax.model.slim_model` leaves of it.
         providers: devices; of the first it is shown what it would take of the model. Of several, or with a ``policy``,
-            also what plan a session with all of them makes. A yardstick among policies plans for the CPU alone, too.
+            also what plan a session with all of them makes. A baseline among policies plans for the CPU alone, too.
         objective: of that plan; one beside "latency" has it shown in any case.
     """
     if policy is not None and not providers and not is_yardstick(policy):

@@ -21,18 +21,18 @@ _ROUNDING = 1e-9
 
 
 class EnergyComparison:
-    """Ranks runs against yardsticks.
+    """Ranks runs against baselines.
 
     Args:
         power: of the machine that all runs are on.
-        yardsticks: runs that none should cost more than; one at least.
+        baselines: runs that none should cost more than; one at least.
         with_delay: whether joules are multiplied by the seconds of the run (the energy-delay product).
 
-    Raises: ConfigError without a yardstick, or for a device whose power is not known.
+    Raises: ConfigError without a baseline, or for a device whose power is not known.
     """
 
-    def __init__(self, power: PowerModel, yardsticks: Sequence[Usage], *, with_delay: bool = False) -> None:
-        if not yardsticks:
+    def __init__(self, power: PowerModel, baselines: Sequence[Usage], *, with_delay: bool = False) -> None:
+        if not baselines:
             raise ConfigError("no baseline to compare joules with", fix="give one at least")
         self._power = power
         self._with_delay = with_delay
@@ -40,12 +40,12 @@ class EnergyComparison:
         bands = [power.static_w, power.core_w, *(power.device_w[name] for name in self._devices), power.joules_per_byte]
         self._corners = list(itertools.product(*(sorted({band.low, band.high}) for band in bands)))
         self._typical = tuple(band.typical for band in bands)
-        amounts = [self._amounts(usage) for usage in yardsticks]
+        amounts = [self._amounts(usage) for usage in baselines]
         self._least = [min(_dot(corner, amount) for amount in amounts) for corner in self._corners]
 
     def most_share(self, usage: Usage) -> float:
-        """What a run costs, in shares of what the best yardstick costs, at the constants within the bands at which that
-        is most. At most 1: it never costs more than any yardstick, whatever the constants."""
+        """What a run costs, in shares of what the best baseline costs, at the constants within the bands at which that
+        is most. At most 1: it never costs more than any baseline, whatever the constants."""
         amount = self._amounts(usage)
         most = max(
             _share(_dot(corner, amount), least) for corner, least in zip(self._corners, self._least, strict=True)
@@ -57,7 +57,7 @@ class EnergyComparison:
         return _dot(self._typical, self._amounts(usage))
 
     def rank(self, usage: Usage) -> tuple[float, float]:
-        """The least is the best: what never costs more than any yardstick, by the typical constants; where nothing is
+        """The least is the best: what never costs more than any baseline, by the typical constants; where nothing is
         so, what costs more by the least factor at the worst constants."""
         return max(1.0, self.most_share(usage)), self.typical(usage)
 

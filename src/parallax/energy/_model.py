@@ -71,7 +71,7 @@ class ModelledEnergy:
 
     @property
     def total(self) -> Band:
-        """All of it."""
+        """Return the sum of all parts."""
         return self.static + self.cores + self.devices + self.memory
 
 

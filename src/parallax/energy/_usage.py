@@ -13,7 +13,7 @@ from parallax.schedule.placement import JudgedPlacement
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """One run, measured or simulated."""
+    """Describes one run, measured or simulated."""
 
     makespan_ns: int
     """How long it takes."""

@@ -122,7 +122,7 @@ class DelegatedSession(SegmentSession):
         return [made[name] for name in outputs]
 
     def report_to(self, stream: EventStream, segment: str, transfers: Transfers) -> None:
-        """See `SegmentSession`: where the backend is set aside, the stream is told."""
+        """See `SegmentSession`: where the backend is disabled, the stream is told."""
         self._planned = transfers
         guard = self._guard
         if guard is not None:

@@ -52,7 +52,7 @@ class RunBudget:
         self._run: Run | None = None
 
     def change(self, limit_bytes: int | None) -> None:
-        """From now on; what runs is not stopped. From any thread."""
+        """Change the limit from now on; what runs is not stopped. From any thread."""
         self.limit_bytes = limit_bytes
         run = self._run
         if run is not None:

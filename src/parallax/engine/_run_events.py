@@ -318,7 +318,7 @@ def _size_bytes(value: Any) -> int:
 
 
 def tell_set_aside(stream: EventStream, backend: str, segment: str, reason: str, retry_s: float | None) -> None:
-    """Tell those who observe now that a backend was set aside."""
+    """Tell those who observe now that a backend was disabled."""
     if stream.attached:
         event = BackendSetAside(
             sequence=stream.reserve(1),

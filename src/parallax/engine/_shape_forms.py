@@ -128,7 +128,7 @@ class ShapeForms:
         return self._whole_runner(runner, memory)
 
     def executors(self) -> Sequence[Executor]:
-        """All of them beside the plan's own."""
+        """Return all executors but the plan's own."""
         with self._lock:
             runners = [seen.form for seen in self._seen.values()]
         return [runner.executor for runner in (*runners, self._whole) if runner is not None]

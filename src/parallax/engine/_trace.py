@@ -17,7 +17,7 @@ from parallax.events import Event, SegmentEnded
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentSpan:
-    """One execution of one segment. Times are ``time.perf_counter_ns`` readings."""
+    """Describes one execution of one segment. Times are ``time.perf_counter_ns`` readings."""
 
     run: int
     """Number of the run within the process, from 1; runs that nobody observes have none."""

@@ -29,8 +29,8 @@ def segment_works(plan: Plan, graph: OpGraph, indices: Sequence[int]) -> Mapping
 
 
 def kept_outputs(plan: Plan, outputs: Collection[str], on_host: Set[str]) -> Sequence[frozenset[str]]:
-    """Per segment the outputs that may stay in its backend's memory: only its own segments read them, or the memory is
-    the processor's to read and they are not returned.
+    """Find per segment the outputs that may stay in its backend's memory: only its own segments read them, or the
+    memory is the processor's to read and they are not returned.
 
     Args:
         outputs: of the model.

@@ -28,7 +28,7 @@ class CostModel:
     widths: tuple[int, ...]
     durations_ns: tuple[tuple[int, ...], ...]
     latencies_ns: tuple[int | None, ...]
-    """End-to-end median of one run of the uncut model; None where it was not measured."""
+    """End-to-end median of one run of the whole model; None where it was not measured."""
     scales: tuple[float, ...]
     """What measured kernel times were multiplied by so that they sum to the end-to-end latency."""
     known_fraction: float
@@ -66,7 +66,7 @@ class CostModel:
         return self.scales[low] + (self.scales[high] - self.scales[low]) * share
 
     def latency_ns(self, width: int) -> int | None:
-        """End-to-end latency of the uncut model on ``width`` threads, if it was measured."""
+        """End-to-end latency of the whole model on ``width`` threads, if it was measured."""
         low, high, share = self._bracket(width)
         slow, fast = self.latencies_ns[low], self.latencies_ns[high]
         return None if slow is None or fast is None else round(slow + (fast - slow) * share)

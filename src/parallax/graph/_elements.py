@@ -16,7 +16,7 @@ STRING_TYPE: Final = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ElementType:
-    """One element type. ``ELEMENT_TYPES`` holds them all."""
+    """Describes one element type. ``ELEMENT_TYPES`` holds them all."""
 
     code: int
     """``onnx.TensorProto.DataType`` (numbers as in ``onnx.proto``)."""
@@ -37,7 +37,7 @@ class ElementType:
 
     @property
     def runtime_type(self) -> str:
-        """Of a tensor, as ONNX Runtime writes it: "tensor(float)"."""
+        """Name of a tensor's type, as ONNX Runtime writes it: "tensor(float)"."""
         return f"tensor({self.runtime_name})"
 
     @property

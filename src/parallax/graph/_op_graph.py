@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One operator.
+    """Describes one operator of a graph.
 
     ``index`` is its position in ``OpGraph.nodes``, which is a topological order. An omitted optional
     input or output is "". ``captures`` are the outer-scope tensors its bodies read (at any depth),

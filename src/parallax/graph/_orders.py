@@ -74,7 +74,10 @@ def contracted_order(predecessors: Rows, regions: Iterable[Sequence[int]]) -> li
 
 
 def top_levels(predecessors: Rows, costs: Sequence[int]) -> list[int]:
-    """For each node the cost of the longest path to it, itself included. Nodes are in topological order. O(V + E)."""
+    """Return for each node the cost of the longest path to it, itself included.
+
+    Nodes are in topological order. O(V + E).
+    """
     levels: list[int] = []
     for preds, cost in zip(predecessors, costs, strict=True):
         longest = 0
@@ -87,7 +90,8 @@ def top_levels(predecessors: Rows, costs: Sequence[int]) -> list[int]:
 
 
 def bottom_levels(predecessors: Rows, costs: Sequence[int]) -> list[int]:
-    """For each node the cost of the longest path from it, itself included. Nodes are in topological order. O(V + E).
+    """Return for each node the cost of the longest path from it, itself included. Nodes are in topological order. O(V
+    + E).
 
     The "upward rank" of HEFT (Topcuoglu, Hariri, Wu, IEEE TPDS 13(3), 2002, eq. 4) without transfer costs.
     """

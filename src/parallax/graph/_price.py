@@ -11,7 +11,7 @@ from parallax.graph._work import node_work
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorWork:
-    """One operator's share of a part of a model."""
+    """Describes one operator's share of the work of a part of a model."""
 
     op_type: str
     flops: int

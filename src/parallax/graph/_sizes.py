@@ -138,7 +138,7 @@ class SizeTable:
         return len(self._index)
 
     def bind(self, dims: Mapping[str, int]) -> list[int | None]:
-        """Bytes per tensor, in the order of the table; None where they are not known."""
+        """Return bytes per tensor, in the order of the table; None where they are not known."""
         values = self._constant
         if self._open:
             values = values.copy()

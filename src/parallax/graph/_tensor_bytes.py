@@ -11,7 +11,7 @@ from parallax.graph._op_graph import OpGraph
 
 
 def tensor_bytes(graph: OpGraph, name: str) -> int:
-    """Bytes of a tensor by its declared shape. O(rank).
+    """Return the bytes of a tensor by its declared shape. O(rank).
 
     A dimension that is not known counts as 1, as it does where costs are estimated from shapes: so this is exact where
     the shape is static, and a lower bound where it is not. `size_expression` gives sizes that depend on dimensions.

@@ -64,7 +64,7 @@ def node_work(graph: OpGraph, node: Node) -> NodeWork:
 
 
 def shaped_work(shapes: Shapes, node: Node, *, depth: int = 0) -> NodeWork:
-    """As `node_work`, with the shapes looked up by ``shapes`` (which may assume unknown sizes)."""
+    """Work as `node_work` says, with the shapes looked up by ``shapes`` (which may assume unknown sizes)."""
     if node.bodies:
         return _control_flow_work(shapes, node, depth)
     shapes.assumed = False

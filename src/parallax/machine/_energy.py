@@ -129,7 +129,7 @@ class _FileMeter:
 
 
 def find_meters(*, root: Path = Path("/")) -> tuple[FoundMeter, ...]:
-    """All places of this machine where energy is told, those of the whole machine first.
+    """Find all places of this machine where energy can be read, those of the whole machine first.
 
     An obstacle is an answer, not an error.
 

@@ -34,7 +34,8 @@ _NO_LIMIT: Final = 1 << 60
 
 
 def free_memory_bytes(*, root: Root = "/") -> int:
-    """Bytes this process can take now without swapping or being killed; at least 0. Some hundred microseconds.
+    """Return the bytes that this process can take now without swapping or being killed; at least 0. Some hundred
+    microseconds.
 
     The smallest of what the machine has available and what each control group (v1, v2) around the process
     leaves: its limit less its usage. Pages of files do not count as used (mapped weights are such), because
@@ -50,7 +51,8 @@ def free_memory_bytes(*, root: Root = "/") -> int:
 
 
 def memory_limit_bytes(*, root: Root = "/") -> int:
-    """Bytes this process could take if nothing else ran: the machine's memory, or the tightest limit on it."""
+    """Return the bytes that this process could take if nothing else ran: the machine's memory, or the tightest limit
+    on it."""
     total = _machine_bytes(root, "total", "SC_PHYS_PAGES")
     return min([total, *(group.limit_bytes for group in _limited_groups(root))])
 
@@ -81,7 +83,7 @@ def _meminfo(root: Root) -> dict[str, int] | None:
 
 
 def private_bytes(*, root: Root = "/") -> int | None:
-    """Bytes in memory that this process shares with nobody: what it alone costs. Some milliseconds at most.
+    """Return the bytes in memory that this process shares with nobody: what it alone costs. Some milliseconds at most.
 
     On Linux its anonymous pages (``/proc/self/smaps_rollup``); mapped files, like the weights of a bundle, are not
     among them. Elsewhere the unique set size, which counts private pages of files as well. None where neither is told.

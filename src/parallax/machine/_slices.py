@@ -38,7 +38,10 @@ class Attributes(ctypes.Structure):
 
 
 def ask_for_short_slices() -> bool:
-    """For the calling thread. Returns whether the system agreed; older kernels agree and do nothing."""
+    """Ask for short time slices for the calling thread.
+
+    Returns whether the system agreed; older kernels agree and do nothing.
+    """
     number = SYSCALLS.get(platform.machine())
     # Where a process is of 32 bits, its kernel's machine tells nothing.
     if sys.platform != "linux" or number is None or (number != 380) != (sys.maxsize > 1 << 32):

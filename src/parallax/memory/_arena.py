@@ -57,7 +57,7 @@ class ArenaSlot(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArenaPlan:
-    """One arena for the boundary tensors of one run: lower_bound_bytes <= arena_bytes <= naive_bytes."""
+    """Describes one arena for the boundary tensors of one run: lower_bound_bytes <= arena_bytes <= naive_bytes."""
 
     planner: str
     """Which of the planners made it."""

@@ -69,7 +69,7 @@ def parse_bytes(value: str | int | float, *, free_bytes: int | None = None, wher
 
 
 def show_bytes(count: int) -> str:
-    """For messages: ``12 B``, ``1.5 KiB``, ``64.0 MiB``."""
+    """Write bytes for messages: ``12 B``, ``1.5 KiB``, ``64.0 MiB``."""
     for factor, suffix in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if count >= factor:
             return f"{count / factor:.1f} {suffix}"

@@ -65,7 +65,7 @@ class MemoryModel:
         """Every dimension that any size depends on, ascending: the shape signature."""
 
     def sizes(self, dims: Mapping[str, int]) -> dict[str, int | None]:
-        """Bytes of each boundary tensor for these dimensions, None where they are not known."""
+        """Return the bytes of each boundary tensor for these dimensions, None where they are not known."""
         return dict(zip(self.lifetimes.tensors, self._sizes.bind(dims), strict=True))
 
     def peaks(self, dims: Mapping[str, int]) -> tuple[GroupPeak, ...]:

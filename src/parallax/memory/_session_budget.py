@@ -31,7 +31,7 @@ class Budget:
 
     @classmethod
     def of(cls, budget_bytes: int, *, weight_bytes: int, segments: int = 1, margin: float = DEFAULT_MARGIN) -> Budget:
-        """For a session of so many segments with that many bytes of private weights."""
+        """Make the budget of a session of so many segments with that many bytes of private weights."""
         return cls(
             budget_bytes=budget_bytes,
             weight_bytes=weight_bytes,
@@ -41,7 +41,7 @@ class Budget:
 
     @property
     def held_bytes(self) -> int:
-        """All the time."""
+        """Return the bytes that are held all the time."""
         return self.weight_bytes + self.runtime_bytes
 
     @property

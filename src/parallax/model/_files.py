@@ -143,7 +143,7 @@ class HeldFiles:
 
     @property
     def mapped_bytes(self) -> int:
-        """Bytes whose content a write into the files would change."""
+        """Return how many bytes a write into the files would change."""
         return sum(file.state[2] for file in self._mapped)
 
     @functools.cached_property

@@ -150,7 +150,7 @@ class Model:
         return self if given is None else Model(given, self.shapes)
 
     def as_defined(self) -> SegmentModel:
-        """All of a model of which no part may be taken out, with its functions; for `save_segment`."""
+        """Return all of a model of which no part may be taken out, with its functions; for `save_segment`."""
         parts = self._parts
         proto = onnx.ModelProto()
         proto.CopyFrom(parts.skeleton)
@@ -168,7 +168,7 @@ class Model:
         return structure_digest(self._parts.digest, self.shapes)
 
     def whole(self) -> str | bytes:
-        """What an uncut ONNX Runtime session opens: the path, or the bytes where there is none.
+        """What a session of ONNX Runtime's on the whole model opens: the path, or the bytes where there is none.
 
         As given, or as slimmed, so ``shapes`` are not written into it; extract all nodes for a model that has them.
         Where the path leads to other files than those that this model was read from, bytes of what was read.
@@ -296,7 +296,7 @@ class Model:
         return self._extractor.extract(nodes, inputs, outputs, name=name)
 
     def extract_whole(self) -> SegmentModel:
-        """All of the model, as `extract` gives it: nodes under their unique names, large weights beside it."""
+        """Return all of the model, as `extract` gives it: nodes under their unique names, large weights beside it."""
         graph = self.graph
         return self.extract(
             range(len(graph.nodes)),

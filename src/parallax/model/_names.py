@@ -6,7 +6,8 @@ from parallax.model._model import Model
 
 
 def tensor_names(model: Model) -> frozenset[str]:
-    """All names by which an initializer could be given: the runtime makes some of constants and of what it folds."""
+    """Return all names by which an initializer could be given: the runtime makes some of constants and of what it
+    folds."""
     names = {*model.graph.initializers}
     for graph, node in model.graph.walk():
         names.update(graph.initializers)

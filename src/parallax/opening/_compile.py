@@ -230,7 +230,7 @@ def recorded_options(options: PlanningOptions, *, memory_limit: int | None) -> C
     """What of the options a bundle remembers. ``memory_limit``: if it binds.
 
     On the CPU alone, ``split="never"`` and ``policy="sequential"`` are the same, and so are ``split="always"`` and
-    ``min_gain=0``: the latter are what is remembered. Without devices, of placers the yardsticks alone plan anything.
+    ``min_gain=0``: the latter are what is remembered. Without devices, of placers the baselines alone plan anything.
 
     Raises: ConfigError if a model was placed on devices by what has no name that would do it again.
     """

@@ -31,7 +31,7 @@ def planning_of_no_effect(options: PlanningOptions, *, has_devices: bool) -> Ite
 
 
 def options_of_no_effect(request: OpeningRequest, opened: Opened) -> Iterator[str]:
-    """Likewise, of all options of a session but those that are followed while it runs (``adapt=``, ``objective=``).
+    """Say which options have no effect, but for those that are followed while it runs (``adapt=``, ``objective=``).
 
     Args:
         request: what the session was given.

@@ -40,7 +40,7 @@ def _refusals() -> tuple[type[Exception], ...]:
 
 
 class Opening:
-    """One attempt to open a model.
+    """Makes one attempt to open a model.
 
     Args:
         request: what the session was given.

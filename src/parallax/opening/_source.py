@@ -82,7 +82,7 @@ class SessionSource:
 
     @property
     def size_bytes(self) -> int:
-        """Of the model's file or bytes, 0 if there is no such file."""
+        """Return the size of the model's file or bytes, 0 if there is no such file."""
         if self.path is None:
             return len(self._data or b"")
         return os.path.getsize(self.path) if os.path.isfile(self.path) else 0
@@ -247,7 +247,7 @@ def travelling(
 
 
 def check_arrived(state: Mapping[str, Any]) -> None:
-    """To be called before what `travelling` made is opened elsewhere.
+    """Check what `travelling` made, before it is opened elsewhere.
 
     Raises: ModelFileError, BundleError if another model lies at the path by now, or there.
     """

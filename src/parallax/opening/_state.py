@@ -135,7 +135,8 @@ class Opened:
         return replace(self, runner=replace(self.runner, plan=plan))
 
     def weight_bytes(self, model: Model | Glimpse | None) -> int | None:
-        """Of what is open; None where that is not known. ``model``: what the session loaded or looked at, if it did."""
+        """Return the bytes of weights of what is open; None where that is not known. ``model``: what the session
+        loaded or looked at, if it did."""
         if self.bundle is not None:
             return self.bundle.manifest.weight_bytes
         return None if model is None else model.weight_bytes

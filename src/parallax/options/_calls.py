@@ -33,7 +33,7 @@ def check_arguments(output_names: Any, input_feed: Any, run_options: Any) -> Non
 
 
 def check_values(output_names: Any, values: Any, run_options: Any) -> None:
-    """Likewise, for ``run_with_ort_values``."""
+    """Check the arguments of ``run_with_ort_values``."""
     check_arguments(output_names, values, run_options)
     for name, value in values.items():
         if not isinstance(value, onnxruntime.OrtValue):

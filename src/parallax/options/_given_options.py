@@ -85,7 +85,7 @@ def why_not_with_bundle(
 
 
 def why_not_with_split_bundle(session_options: Any, names: ModelNames | None) -> str | None:
-    """Likewise, where it is compiled in parts that are opened with options of our own."""
+    """Say why a bundle in parts, which open with options of our own, cannot take the caller's; None if it can."""
     library = custom_operator_library()
     if library is not None:
         return f"the session options may hold the custom operators of {library}, which is loaded"
@@ -169,7 +169,7 @@ def _why_inputs_differ(interface: bytes | None, session_options: Any) -> str | N
 def custom_operator_library() -> str | None:
     """The first library in this process that could have been given to ``register_custom_ops_library``, or None.
 
-    Such operators may stand in for the runtime's own, so that a model does not show them. Where the system does not
+    Such operators may replace the runtime's own, so that a model does not show them. Where the system does not
     tell what is loaded, there may be one.
     """
     try:

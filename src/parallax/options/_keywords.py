@@ -190,7 +190,7 @@ def check_trace(trace: Any) -> Any:
 
 
 def check_observers(observers: Any) -> tuple[Any, ...]:
-    """As a tuple, in the order given. Raises: ConfigError unless all of them can be called."""
+    """Return them as a tuple, in the order given. Raises: ConfigError unless all of them can be called."""
     fix = "write observers=[parallax.engine.EventRecorder()], or any function of one event"
     if not isinstance(observers, Sequence):
         raise ConfigError(f"observers={observers!r:.80} is no list of callables", fix=fix)
@@ -355,7 +355,7 @@ def check_together(options: PlanChoices) -> None:
 
 
 def _check_yardstick(options: PlanChoices) -> None:
-    """Raises: ConfigError where something else is said of planning: a yardstick runs as it is."""
+    """Raises: ConfigError where something else is said of planning: a baseline runs as it is."""
     _refuse(
         f'policy="{PAPER_POLICY}"',
         {

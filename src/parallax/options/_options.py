@@ -292,7 +292,8 @@ class PlanningOptions(Options):
 
     @classmethod
     def of(cls, options: Options) -> PlanningOptions:
-        """Of a record that was just given: a share of free memory is one of what is free now."""
+        """Take the planning options of a record that was just given: a share of free memory is one of what is free
+        now."""
         stated = {name: getattr(options, name) for name in OPTION_RULES}
         if options.policy == SPAROA_POLICY:
             stated |= {"policy": "adaptive", "adapt": True}
@@ -373,7 +374,7 @@ _COMPILE_PARAMETERS: Final = (
 
 
 def gather_compile_options(options: Any, keywords: Mapping[str, Any]) -> PlanningOptions:
-    """Likewise, for ``compile``.
+    """Gather the options of ``compile``.
 
     Raises:
         ConfigError: also for a keyword that ``compile`` does not have, and for an option of the record that is a

@@ -51,7 +51,7 @@ class Device:
 
     @property
     def entry(self) -> tuple[str, dict[str, Any]]:
-        """As ``providers=`` takes it."""
+        """Return the device as ``providers=`` takes it."""
         limit = {} if self.memory_bytes is None else {MEMORY_OPTION: self.memory_bytes}
         return self.name, {**self.options, **limit}
 
@@ -217,7 +217,7 @@ class AskedProviders:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of those that ONNX Runtime was to use."""
+        """Return the names of those that ONNX Runtime was to use."""
         return self._names
 
     def note(
@@ -254,7 +254,7 @@ class AskedProviders:
         return f"fell back to {', '.join(running)}: {'; '.join(why)}" if why else ""
 
     def missing(self, running: Collection[str]) -> tuple[str, ...]:
-        """Those that the session does not have."""
+        """Return those that the session does not have."""
         return tuple(name for name in self._names if name != CPU_BACKEND and name not in running)
 
 
@@ -276,7 +276,7 @@ def _why_missing(name: str) -> str:
 
 
 def open_devices(devices: Sequence[Device]) -> dict[str, Backend]:
-    """By name, in order of preference. Raises: as `parallax.backends.open_backend`."""
+    """Open devices by name, in order of preference. Raises: as `parallax.backends.open_backend`."""
     if not devices:
         return {}
     from parallax.backends import open_backend

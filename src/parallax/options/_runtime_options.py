@@ -51,7 +51,7 @@ def _read_runtime_options(session_options: Any) -> RuntimeOptions:
 
 
 def compiled_options(session_options: Any) -> RuntimeOptions:
-    """Likewise for segments of a bundle: with the least memory where the caller has no wishes."""
+    """Return the options for segments of a bundle: with the least memory where the caller has no wishes."""
     inherited = runtime_options(session_options)
     return inherited if session_options is not None else lean_options(inherited)
 
@@ -80,7 +80,7 @@ def lean_memory(session_options: Any) -> Iterator[Any]:
 
 
 def lean_options(options: RuntimeOptions) -> RuntimeOptions:
-    """Likewise for segments."""
+    """Return the options for segments, likewise."""
     return replace(options, enable_mem_pattern=False, enable_mem_reuse=False)
 
 
@@ -92,8 +92,8 @@ def planned_threads(session_options: Any, threads: int | None, plan: Plan | None
 
     Args:
         threads: the ``threads=`` keyword.
-        plan: an uncut plan that tuning, or what it was modelled to draw, found best at another width than the default,
-            or None.
+        plan: one of the whole model that tuning, or what it was modelled to draw, found best at another width than the
+            default, or None.
     """
     if shared_threads() is not None:
         # The caller's object may be used again with the same pool: there is nothing to restore.

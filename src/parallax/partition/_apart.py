@@ -27,7 +27,7 @@ def units_of(units: UnitGraph, nodes: Sequence[int]) -> tuple[int, ...] | None:
 def split_around(
     units: UnitGraph, members: Sequence[int], unit: int, *, beside: bool
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Of the units of a segment, those before ``unit``, beside it and after it, each ascending.
+    """Divide the units of a segment into those before ``unit``, beside it and after it, each ascending.
 
     In the order before, ``unit``, beside, after no edge leads back, so each is convex.
 

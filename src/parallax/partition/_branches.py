@@ -48,7 +48,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BranchGraph:
-    """All branches of a DAG, their dependencies and layers. ``branches[i].index == i``, a topological order."""
+    """Holds all branches of a DAG, their dependencies and layers. ``branches[i].index == i``, a topological order."""
 
     branches: tuple[Branch, ...]
     dag: Dag

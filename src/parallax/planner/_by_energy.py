@@ -1,7 +1,7 @@
 """Plans for ``objective="energy"`` and ``"edp"``: of all candidates, the one of the least modelled joules.
 
 The constants of the model are bands, so what takes least of all may depend on where in them the truth lies. Candidates
-are compared at all corners: one that takes no more than any yardstick at any of them is taken, the least by typical
+are compared at all corners: one that takes no more than any baseline at any of them is taken, the least by typical
 constants where there are several. Yardsticks are what would run otherwise: the whole model on all threads of the CPU,
 all that each device takes, and the plan by time. Where no candidate is below all of them everywhere, the one is taken
 that exceeds the least of them by the smallest factor, and its reason says by how much.
@@ -128,8 +128,8 @@ class _EnergyPlanner:
         """The best candidate, with what was compared."""
         request = self._request
         candidates = [*self._wholes(), *self._on_devices(), self._by_time()]
-        yardsticks = [candidate.usage for candidate in candidates if candidate.is_yardstick]
-        comparison = EnergyComparison(self._machine.power, yardsticks, with_delay=request.objective == "edp")
+        baselines = [candidate.usage for candidate in candidates if candidate.is_yardstick]
+        comparison = EnergyComparison(self._machine.power, baselines, with_delay=request.objective == "edp")
         candidates += [*self._cuts(comparison), *self._placements(comparison)]
         return choose(candidates, comparison, self._machine, objective=request.objective, min_gain=request.min_gain)
 
@@ -313,13 +313,13 @@ def tell_choice(
         parts.append(
             f"{what} {_change(share.typical)} ({_change(share.low)} to {_change(share.high)}) against {default.label}"
         )
-    yardsticks = ", ".join(entry.label for entry in _distinct(candidates) if entry.is_yardstick)
+    baselines = ", ".join(entry.label for entry in _distinct(candidates) if entry.is_yardstick)
     most = comparison.most_share(best.usage)
     if most <= 1:
-        parts.append(f"at no constants within their bands above any of: {yardsticks}")
+        parts.append(f"at no constants within their bands above any of: {baselines}")
     else:
         parts.append(
-            f"no plan is below all of these at all constants within their bands: {yardsticks}; at the worst this one "
+            f"no plan is below all of these at all constants within their bands: {baselines}; at the worst this one "
             f"is {most - 1:.0%} above the least of them, as little as any"
         )
     return "; ".join(parts)

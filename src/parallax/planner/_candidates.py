@@ -144,7 +144,7 @@ class PlanningContext:
 
     @cached_property
     def uncut_ns(self) -> int:
-        """Predicted latency of the uncut model at its best width."""
+        """Predicted latency of the whole model at its best width."""
         return min(sum(self.costs.node_ns(width)) for width in {1, self.cores})
 
     def propose(self, partition: Partition) -> Proposal:

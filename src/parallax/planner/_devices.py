@@ -261,13 +261,14 @@ class DeviceStudy:
 
     @property
     def greedy(self) -> DevicePlan | None:
-        """All that it takes on the device, the rest on the processor, one after the other, as today's runtimes do."""
+        """Place all that it takes on the device, the rest on the processor, one after the other, as today's runtimes
+        do."""
         regions = self._all_regions
         return None if regions.is_cpu_only else self._sequential(f"greedy on {self.name}", regions)
 
     @property
     def forced(self) -> DevicePlan | None:
-        """All that it takes on the device, and the rest in branches, whether that gains or not; for tests."""
+        """Place all that it takes on the device, and the rest in branches, whether that gains or not; for tests."""
         regions = self._all_regions
         if regions.is_cpu_only:
             return None

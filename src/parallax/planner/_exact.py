@@ -1,4 +1,4 @@
-"""A placer that asks a solver, CP-SAT of OR-Tools, for the best placement there is: a yardstick for small models.
+"""A placer that asks a solver, CP-SAT of OR-Tools, for the best placement there is: a reference for small models.
 
 OR-Tools wants another protobuf than the rest, so it has an environment of its own, and its answers come from a
 process that is started with that environment's Python and ended with the question.

@@ -28,10 +28,10 @@ trivial operators on two cores: 30 to 47 us, where the runtime's own kernels tak
 
 
 class BodyPlanner(Protocol):
-    """Plans a body as any other model; the plan's provenance tells what the body takes uncut and as planned."""
+    """Plans a body as any other model; the plan's provenance tells what the body takes whole and as planned."""
 
     def __call__(self, body: Model, *, cores: int) -> Plan:
-        """A plan for at most ``cores`` cores; an uncut one where nothing gains."""
+        """A plan for at most ``cores`` cores; one segment where nothing gains."""
         ...
 
 
@@ -74,7 +74,7 @@ def lower_bodies(
 
     Args:
         model: which the plan is for.
-        plan: cut or uncut. What other backends run is left to them.
+        plan: split or whole. What other backends run is left to them.
         plan_body: plans each body. Operators inside bodies are lowered by the same rule.
         min_gain: the least share of the time of a whole run that lowering an operator must promise to save. 0 lowers
             whatever can be lowered, whether it gains or not.

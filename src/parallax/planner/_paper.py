@@ -1,4 +1,4 @@
-"""Plans as the Parallax paper makes them, whatever they gain: a yardstick for our own.
+"""Plans as the Parallax paper makes them, whatever they gain: a baseline for our own.
 
 The pieces are those that other plans are made of (regions, branches, layers, arenas); here they are put together as
 arXiv 2512.11532 does, and nothing is judged.

@@ -33,7 +33,7 @@ class PlanDevice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRequest:
-    """One question to the planner: how to run this model here. See ``parallax.Options`` for what is named as there."""
+    """Asks the planner how to run this model here. See ``parallax.Options`` for what is named as there."""
 
     model: Model
     """In the shapes to plan for."""

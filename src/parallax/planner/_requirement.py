@@ -104,7 +104,7 @@ def estimate_model(model: Model, plan: Plan, *, planned: Shapes | None = None) -
 def estimate_graph(graph: OpGraph, plan: Plan) -> MemoryRequirement:
     """Return what a run holds in the shapes that the graph is inferred with; open dimensions count as unknown."""
     if plan.is_uncut:
-        # Bodies and dead nodes included: an uncut session holds the model as it came.
+        # Bodies and dead nodes included: a session of the whole model holds it as it came.
         (peak,) = PeakTable(graph, [range(len(graph.nodes))]).bind({})
         fed, fed_known = _read_inputs(graph)
         inside = _allocated(max(0, peak.total_bytes - fed))

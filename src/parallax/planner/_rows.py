@@ -84,7 +84,7 @@ def can_share_rows(model: Model, shapes: Mapping[str, tuple[int, ...]] | None = 
 
 
 def feed_shapes(feeds: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """By name, what arrays would be fed in."""
+    """Return the shapes of feeds by name."""
     return {name: np.shape(fed) for name, fed in feeds.items()}
 
 

@@ -175,7 +175,7 @@ class ModelledJudge:
         return f"modelled from measured times, on {self._machine.what}"
 
     def costs(self, variants: Sequence[Variant], times: Sequence[Sequence[int]]) -> Costs:
-        """At the worst constants within their bands, in shares of the least yardstick.
+        """At the worst constants within their bands, in shares of the least baseline.
 
         Yardsticks are the whole model on all threads, what a device was given by itself, and the quickest plan; those
         that were measured first, where some are measured again.
@@ -187,8 +187,8 @@ class ModelledJudge:
             marked |= {
                 index for index, variant in enumerate(variants) if self._is_given_by_itself(variant.plan, variant.label)
             }
-            yardsticks = [self._usage(variants[index].plan, medians[index]) for index in sorted(marked)]
-            comparison = EnergyComparison(self._machine.power, yardsticks, with_delay=self._with_delay)
+            baselines = [self._usage(variants[index].plan, medians[index]) for index in sorted(marked)]
+            comparison = EnergyComparison(self._machine.power, baselines, with_delay=self._with_delay)
             self._comparison = comparison
         return [
             [comparison.most_share(self._usage(variant.plan, ns)) for ns in series]
@@ -203,7 +203,7 @@ class ModelledJudge:
         return min(range(len(usages)), key=lambda index: rank(usages[index]))
 
     def notes(self, variants: Sequence[Variant], times: Sequence[Sequence[int]], costs: Costs) -> Mapping[str, str]:
-        """Joules with their bands, and how they stand to the yardsticks."""
+        """Joules with their bands, and how they stand to the baselines."""
         assert self._comparison is not None  # costs come first
         found = {}
         for variant, ns in zip(variants, _medians(times), strict=True):

@@ -42,7 +42,7 @@ MEASURED_CANDIDATES = 3
 """Of the simulated cuts, how many are compiled and timed."""
 
 MEASURED_SLACK = 1.25
-"""A cut predicted to take longer than this times the uncut model is not worth compiling."""
+"""A cut predicted to take longer than this times the whole model is not worth compiling."""
 
 CONFIRMING_ROUNDS = 2
 """So many times the rounds decide about the whole model on another backend, against the default alone."""

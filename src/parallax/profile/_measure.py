@@ -47,7 +47,7 @@ def measure_costs(
 ) -> CostModel:
     """Time every node of ``model`` at every width, on this machine.
 
-    For each width one session runs the uncut model ``warmup`` times, then ``runs`` times with the
+    For each width one session runs the whole model ``warmup`` times, then ``runs`` times with the
     runtime's profiler on, then ``runs`` times with it off. Kernel times (midmeans of the runs) are traced
     back to the model's nodes (see `parallax.profile._attribution`; what several nodes share is split by
     their FLOPs) and scaled so that they sum to the end-to-end median, since the profiler slows small kernels.

@@ -32,7 +32,7 @@ class OpenSession:
 
 
 def default_options() -> Any:
-    """Options as our engine runs an uncut model: threads that stop spinning when a run ends."""
+    """Options as our engine runs a whole model: threads that stop spinning when a run ends."""
     options = ort.SessionOptions()
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options

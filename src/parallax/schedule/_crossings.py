@@ -32,7 +32,7 @@ class Crossings:
         )
 
     def of_parts(self, part_of: Sequence[int], parts: int) -> list[int]:
-        """In ns, what each of ``parts`` parts pays in all, given the part of each unit. O(edges)."""
+        """Return in ns what each of ``parts`` parts pays in all, given the part of each unit. O(edges)."""
         total = [0] * parts
         for home, readers, cost in self._flows:
             here = part_of[home]

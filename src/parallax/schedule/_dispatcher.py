@@ -33,7 +33,7 @@ _CANCELLED: Final = int(SegmentState.CANCELLED)
 
 
 class Dispatcher:
-    """One run of one plan: told what happened, answers what starts now.
+    """Decides for one run of one plan: it gets what happened, and answers what starts now.
 
     Its only door is the event methods; each returns the instructions that follow from that event, in the
     order in which they were decided. Not thread-safe: whoever drives it from several lanes holds a lock
@@ -199,7 +199,7 @@ class Dispatcher:
         return ()
 
     def budget_changed(self, budget_bytes: int | None) -> tuple[Start, ...]:
-        """From now on what runs may hold that many bytes (None: no limit). What runs is never stopped."""
+        """Change how many bytes what runs may hold from now on (None: no limit). What runs is never stopped."""
         if budget_bytes is not None and budget_bytes < 0:
             raise _bad_capacity(self._cores, self._lanes, budget_bytes)
         budget = UNLIMITED_BYTES if budget_bytes is None else budget_bytes

@@ -78,7 +78,7 @@ class BodyPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One alternative the search looked at; durations in ns, measured None when only simulated."""
+    """Describes one alternative that the search looked at; durations in ns, measured None when only simulated."""
 
     label: str
     segments: int
@@ -430,7 +430,7 @@ def verify_plan(plan: Plan, n_nodes: int | None = None) -> None:
         for tensor in segment.outputs:
             if producer.setdefault(tensor, position) != position:
                 raise refuse(f"tensor {tensor!r} is produced by segment {producer[tensor]} as well", segment)
-    # An uncut model may hand an input out as an output.
+    # A whole model may hand an input out as an output.
     for segment in () if plan.is_uncut else plan.segments:
         known = set(segment.predecessors)
         for what, names in (("inputs", segment.inputs), ("outputs", segment.outputs)):

@@ -103,7 +103,7 @@ def serialise_for_memory(
         segment_overhead_ns: see `simulate`.
 
     Returns: the plan; unchanged but for its ``peak_bytes`` where it is within the limit anyway; as it is, with nothing
-        compared, where it is uncut or has more than `MAX_TENSORS` boundary tensors. A plan of one lane gives up
+        compared, where it is whole or has more than `MAX_TENSORS` boundary tensors. A plan of one lane gives up
         backfill, which it has no use for: then its order, and with it its arena, is known.
     """
     if plan.lanes == 1:
@@ -179,7 +179,7 @@ class _Search:
             judged = self._judge(trial.plan, trial.edges)
             is_better = self._is_within(judged, judged.least_bytes) and judged.arena_bytes < before.arena_bytes
             return self._result(judged if is_better else before, before)
-        # The strict yardstick is the better of two sequential orders; the other, the order one lane would follow.
+        # The strict reference is the better of two sequential orders; the other, the order one lane would follow.
         for strict in (True, False):
             trial = self._least_time(before, is_strict=strict)
             if trial is not None and trial.makespan_ns <= before.makespan_ns * (1 + max_slowdown):

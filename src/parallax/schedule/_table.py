@@ -59,7 +59,7 @@ class Start(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DispatchTable:
-    """All that the dispatcher needs of a plan, computed once and shared by every run (and thread).
+    """Holds all that the dispatcher needs of a plan, computed once and shared by every run (and thread).
 
     A *rank* is a segment's place in the order (priority descending, then index ascending); ready queues
     hold ranks, so that comparing two segments is comparing two integers. A *class* is a set of segments
@@ -137,7 +137,7 @@ class DispatchTable:
         peaks: Sequence[int],
         backfill: bool,
     ) -> DispatchTable:
-        """One entry of each sequence per segment; O(segments log segments + edges).
+        """Make a table with one entry of each sequence per segment; O(segments log segments + edges).
 
         Raises: PlanError naming the segment, if a predecessor is not a lower index or is named twice,
             a width is below 1, a lane or peak is negative, or a peak beyond any memory.

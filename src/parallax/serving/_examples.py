@@ -23,7 +23,8 @@ _LENGTHS: Final = ("seq", "len", "time", "frame", "token", "sample", "word", "te
 def example_feeds(
     inputs: Sequence[Any], *, seed: int, shapes: Mapping[str, Sequence[int]] | None = None
 ) -> dict[str, NDArray[Any]]:
-    """One request of random numbers: standard normal ones, or 0 and 1, which are safe as token ids, masks and indices.
+    """Make one request of random numbers: standard normal ones, or 0 and 1, which are safe as token ids, masks and
+    indices.
 
     Args:
         inputs: as ``InferenceSession.get_inputs`` gives them.

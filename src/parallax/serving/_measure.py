@@ -60,7 +60,7 @@ def best_size(points: Sequence[tuple[int, float]]) -> int:
 
 
 def request_s(points: Sequence[tuple[int, float]], lanes: int) -> float:
-    """Seconds per request at the best size, with all lanes busy."""
+    """Return the seconds per request at the best size, with all lanes busy."""
     size = best_size(points)
     return dict(points)[size] / (size * lanes)
 

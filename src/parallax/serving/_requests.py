@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request."""
+    """Holds one request: its arrays and their shapes."""
 
     arrays: Mapping[str, Any]
     shapes: ShapeClass

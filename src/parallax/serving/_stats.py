@@ -22,7 +22,7 @@ class ClassStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingStats:
-    """One way to run batches, as it was measured when the batcher was made."""
+    """Describes one way to run batches, as it was measured when the batcher was made."""
 
     threads: int
     lanes: int

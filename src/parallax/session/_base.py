@@ -77,7 +77,7 @@ class SessionBase(StockSession):
     @property
     @abstractmethod
     def plan(self) -> Plan:
-        """What runs where, and why; one segment means that the model is uncut."""
+        """What runs where, and why; one segment means that the model is whole."""
 
     @property
     def _model(self) -> Model | None:
@@ -189,7 +189,7 @@ class SessionBase(StockSession):
 
         def __getattr__(self, name: str) -> Any:
             # Only reached when the attribute is missing, which for _sess means: the model is cut and nobody has
-            # asked for the whole-model session yet. In an uncut session _sess is a plain attribute.
+            # asked for the whole-model session yet. In a whole-model session _sess is a plain attribute.
             if name == "_sess" and self._opened.split is not None:
                 with self._lazy_lock:
                     if "_sess" not in self.__dict__:

@@ -1,6 +1,6 @@
 """``parallax.InferenceSession``: a real subclass of ``onnxruntime.InferenceSession``.
 
-An uncut model *is* the wrapped session: the base class does everything, at its speed. A cut model runs
+A whole model *is* the wrapped session: the base class does everything, at its speed. A split model runs
 through the engine, and the whole-model C session (``_sess``) is made only when something asks for it,
 so that weights are not held twice.
 """

@@ -34,13 +34,13 @@ class ZeroShare:
 
     @classmethod
     def of(cls, shares: Sequence[float]) -> ZeroShare:
-        """Of at least one example."""
+        """Make the share of at least one example."""
         return cls(mean=statistics.fmean(shares), deviation=statistics.stdev(shares) if len(shares) > 1 else 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorZeros:
-    """One operator."""
+    """Says what zeros one operator reads."""
 
     name: str
     """Unique in its graph; of one inside a body, after the operator around it: "loop/body/add"."""
@@ -63,7 +63,7 @@ class OperatorZeros:
 
     @property
     def multiplications(self) -> int:
-        """Of weights or of two activations, by convolutions and products; 0 for other operators."""
+        """Count products of weights or of two activations, in convolutions and MatMuls; 0 for other operators."""
         return self.flops // 2 if self.op_type in CHANNELLED else 0
 
     @property

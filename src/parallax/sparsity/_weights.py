@@ -35,7 +35,7 @@ class WeightCount:
 
     @property
     def share(self) -> float:
-        """Of zeros among the elements, 0 to 1."""
+        """Return the share of zeros among the elements, 0 to 1."""
         return self.zeros / self.elements if self.elements else 0.0
 
 

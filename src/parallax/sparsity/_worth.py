@@ -129,8 +129,8 @@ class ZeroWorth:
         return None if all(factor == 1 for factor in factors) else factors
 
     def saved_shares(self, op_types: Iterable[str]) -> dict[str, float]:
-        """Per operator the share of its time that weights of zeros alone would save; those that would save nothing are
-        left out."""
+        """Return per operator the share of its time that weights of zeros alone would save; those that would save
+        nothing are left out."""
         saved = {op_type: 1 - self.factor(op_type, 1.0) for op_type in dict.fromkeys(op_types)}
         return {op_type: share for op_type, share in saved.items() if share > 0}
 

@@ -1,4 +1,4 @@
-"""How fast this machine's processor multiplies matrices: the yardstick by which emulated devices are scaled."""
+"""How fast this machine's processor multiplies matrices: the measure by which emulated devices are scaled."""
 
 from __future__ import annotations
 

@@ -129,6 +129,6 @@ _opened: weakref.WeakValueDictionary[tuple[str, str], Since] = weakref.WeakValue
 def since_first_opened(device: str, condition: str | os.PathLike[str]) -> Since:
     """When a device was opened in this condition, by whoever was first of those who have it open still.
 
-    Whoever opens it again meanwhile, as a session does that goes over to another plan, finds it as it is by then.
+    Whoever opens it again meanwhile, as a session does that switches to another plan, finds it as it is by then.
     """
     return _opened.setdefault((device, os.path.abspath(condition)), Since(queue_of(device).clock.now()))

@@ -2,7 +2,7 @@
 
 Never set on our own account: from then on every session of the process, of any library, must be opened
 with ``use_per_session_threads = False`` (ours are), and no session can have fewer threads than the pool,
-so models run uncut. See docs/decisions/0003.
+so models run whole. See docs/decisions/0003.
 """
 
 from __future__ import annotations

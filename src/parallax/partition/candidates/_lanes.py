@@ -46,7 +46,7 @@ def by_lanes(
     wide_width: int | None = None,
     min_gain: float = 0.0,
 ) -> Partition:
-    """Cut where the predicted time is less than that of the uncut graph; uncut where it is nowhere. O((V + E) log V).
+    """Cut where the predicted time is less than that of the whole graph; whole where it is nowhere. O((V + E) log V).
 
     1. Barriers (units comparable with every other) split the graph into blocks. A block runs side by side if
        its list schedule on the lanes, cut into segments and run again with their overhead and hand-overs,
@@ -54,7 +54,7 @@ def by_lanes(
     2. The same is tried with barriers that only units not worth a hand-over could run beside, and with the
        whole graph as one block, for graphs that have no barriers or cheap ones.
     3. What runs alone in the timeline gets full width; neighbours in time that do so are one segment.
-    4. The best of these is kept if it beats the sum of ``cost_wide``, which is the uncut time.
+    4. The best of these is kept if it beats the sum of ``cost_wide``, which is that of the whole.
 
     Args:
         cost_narrow: ns per unit at ``narrow_width`` threads, the width of a lane.
@@ -64,7 +64,7 @@ def by_lanes(
         min_gain: fraction of the serial time a cut must save, for each block and in all.
 
     Returns: a partition with its predicted timeline; segments in order of their predicted start. Each
-        carries the two times compared for its block (for an uncut answer: for the graph, where "side by
+        carries the two times compared for its block (for an answer that splits nothing: for the graph, where "side by
         side" is the least it could take if that alone ruled it out).
     """
     if lanes < 1 or len(cost_narrow) != len(units) or len(cost_wide) != len(units):

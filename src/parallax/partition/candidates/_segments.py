@@ -79,7 +79,7 @@ class Partition:
     predicted_ns: int | None = None
     """The end of the predicted timeline."""
     uncut_ns: int | None = None
-    """The predicted time of the uncut graph, for comparison."""
+    """The predicted time of the whole graph, for comparison."""
     decisions: tuple[LayerDecision, ...] = ()
     """Where it was cut by layers, the rule's answer for each layer."""
 

@@ -1,6 +1,6 @@
 """The system of the Parallax paper as one policy: what it would delegate, and the thresholds it goes by.
 
-A yardstick. What else is tried is kept where it is predicted to gain; this runs what the paper would run, even where
+A baseline. What else is tried is kept where it is predicted to gain; this runs what the paper would run, even where
 that is slower than the whole model, so that other plans can be compared with it.
 """
 
