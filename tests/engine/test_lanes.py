@@ -231,6 +231,6 @@ def test_lanes_that_are_there_serve_on_where_no_more_can_be_started() -> None:
 
 @needs_stack_limits
 def test_without_new_threads_a_run_that_could_be_interrupted_just_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("parallax.engine._interrupt._stand_in", None)
+    monkeypatch.setattr("parallax.engine._interrupt._substitute", None)
     with no_new_threads():
         assert run_interruptibly(lambda options: options) is None

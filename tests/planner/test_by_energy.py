@@ -74,7 +74,7 @@ def usage_of(planned: PlannedModel, request: PlanRequest, machine: ModelledMachi
     return Usage.of_plan(plan, makespan_ns=ns, cost_ns=costs, touched_bytes=touched).times(machine.time_factor)
 
 
-def yardsticks_of(request: PlanRequest, machine: ModelledMachine) -> dict[str, Usage]:
+def baselines_of(request: PlanRequest, machine: ModelledMachine) -> dict[str, Usage]:
     """What would run otherwise, found without the planner of joules."""
     model, cores = request.model, request.cores
     context = PlanningContext(model, cores=cores, survivors=surviving_tensors(model))
@@ -108,7 +108,7 @@ MODELS: Mapping[str, bytes] = {
 @pytest.mark.parametrize("devices", [(), (PHONE,), (OTHER,), (PHONE, OTHER)], ids=str)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("objective", ["energy", "edp"])
-def test_joules_are_below_every_yardsticks_or_the_plan_says_by_how_much_not(
+def test_joules_are_below_every_baseline_or_the_plan_says_by_how_much_not(
     model: str, devices: tuple[str, ...], objective: str
 ) -> None:
     request = request_of(MODELS[model], *devices, objective=objective)
@@ -118,19 +118,19 @@ def test_joules_are_below_every_yardsticks_or_the_plan_says_by_how_much_not(
     assert told.source == "energy"
     assert told.reason.startswith(f'objective="{objective}": ')
     usage = usage_of(planned, request, machine)
-    baselines = list(yardsticks_of(request, machine).values())
+    baselines = list(baselines_of(request, machine).values())
     with_delay = objective == "edp"
     is_below = is_never_above(usage, baselines, machine.power, with_delay=with_delay)
     assert is_below == ("at no constants within their bands above any of" in told.reason), told.reason
     assert is_below != ("no plan is below all of these" in told.reason)
-    # What is compared has a standing each: where the plan is above a yardstick, so is everything else.
+    # What is compared has a standing each: where the plan is above a baseline, so is everything else.
     assert is_below or not any("never above" in entry.note for entry in told.candidates)
     assert len(told.candidates) >= 2
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_with_known_constants_joules_are_below_every_yardsticks(
+def test_with_known_constants_joules_are_below_every_baseline(
     model: str, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def known(*arguments: Any, **keywords: Any) -> PowerModel:
@@ -143,7 +143,7 @@ def test_with_known_constants_joules_are_below_every_yardsticks(
     machine = machine_of(request)
     planned = plan_model(request)
     usage = usage_of(planned, request, machine)
-    assert is_never_above(usage, list(yardsticks_of(request, machine).values()), machine.power)
+    assert is_never_above(usage, list(baselines_of(request, machine).values()), machine.power)
 
 
 bands = (
@@ -161,7 +161,7 @@ powers = st.builds(
 
 @settings(max_examples=60, deadline=None)
 @given(case=priced_graphs(max_size=14), power=powers, with_delay=st.booleans(), speed_up=st.floats(1, 2))
-def test_of_random_problems_what_is_chosen_is_never_above_a_yardstick_if_any_candidate_is(
+def test_of_random_problems_what_is_chosen_is_never_above_a_baseline_if_any_candidate_is(
     case: tuple[OpGraph, DeviceCosts], power: PowerModel, with_delay: bool, speed_up: float
 ) -> None:
     graph, given_offer = case
@@ -239,7 +239,7 @@ def test_a_least_gain_is_one_of_joules() -> None:
     [
         ({"split": "always"}, 'split="always"'),
         ({"min_gain": 0.0}, "min_gain=0"),
-        ({"policy": "parallax-paper"}, "yardstick"),
+        ({"policy": "parallax-paper"}, "baseline"),
         ({"model": load_model(two_branches(batch="n"))}, "depends on the shape of 'x'"),
         ({"devices": {PHONE: opened(PHONE, speed=3.0)}}, "set by hand"),
     ],
@@ -273,7 +273,7 @@ def test_other_policies_propose_and_joules_decide(policy: str) -> None:
     assert planned.provenance.source == "energy"
     machine = machine_of(request)
     usage = usage_of(planned, request, machine)
-    alone = yardsticks_of(request, machine)["CPU"]
+    alone = baselines_of(request, machine)["CPU"]
     typical = PowerModel(
         static_w=Band.exactly(machine.power.static_w.typical),
         core_w=Band.exactly(machine.power.core_w.typical),

@@ -50,13 +50,13 @@ def steps(plan: Plan) -> list[list[int]]:
     return [found[key] for key in sorted(found)]
 
 
-def test_a_session_on_the_cpu_alone_runs_the_layers_and_says_that_it_is_a_yardstick() -> None:
+def test_a_session_on_the_cpu_alone_runs_the_layers_and_says_that_it_is_a_baseline() -> None:
     model = two_chains()
     session = parallax.InferenceSession(model, policy=PAPER_POLICY, threads=2)
     plan = session.plan
     verify_plan(plan)
     assert plan.policy == PAPER_POLICY
-    assert "yardstick" in plan.provenance.reason
+    assert "baseline" in plan.provenance.reason
     assert plan.provenance.source == "forced"
     assert plan.provenance.chosen_ns is not None
     # Both chains side by side on a core each.
@@ -179,7 +179,7 @@ def test_what_says_something_else_of_planning_is_refused(policy: Any, other: dic
 def test_a_model_that_cannot_be_divided_stays_whole_with_the_reason() -> None:
     session = parallax.InferenceSession(tiny(), policy=PAPER_POLICY, threads=2)
     assert session.plan.is_uncut
-    assert "yardstick" in session.plan.provenance.reason
+    assert "baseline" in session.plan.provenance.reason
     np.testing.assert_array_equal(session.run(None, {"x": np.ones(4, np.float32)})[0], -np.ones(4, np.float32))
 
 
@@ -264,7 +264,7 @@ def test_inspect_shows_its_plan_with_and_without_devices(tmp_path: Path) -> None
         result = invoke(*words, *providers, "--json")
         assert result.exit_code == 0, result.output
         shown = json.loads(result.stdout)["session"]
-        assert "yardstick" in shown["reason"]
+        assert "baseline" in shown["reason"]
         # All of it passes the thresholds on the phone, in one region.
         assert len(shown["segments"]) == (1 if providers else 3)
         assert "the plan of a session on" in invoke(*words, *providers).stdout

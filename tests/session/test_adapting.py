@@ -391,7 +391,7 @@ OPEN = branches_model(3).SerializeToString()
     [
         (MODEL, {"threads": 1}, "one core, and no device"),
         (MODEL, {"threads": 2, "split": "always"}, "the one that was asked for"),
-        (MODEL, {"threads": 2, "policy": "parallax-paper"}, "a yardstick"),
+        (MODEL, {"threads": 2, "policy": "parallax-paper"}, "a baseline"),
         (MODEL, {"threads": 2, "disabled_optimizers": ["ConstantFolding"]}, "single optimisers were disabled"),
         (OPEN, {"threads": 2}, "depends on the shape of 'x'"),
     ],

@@ -73,7 +73,7 @@ def test_the_whole_model_runs_on_the_threads_that_were_chosen() -> None:
     [
         (two_branches(), {"disabled_optimizers": ["ConstantFolding"]}, "there is no other plan to compare with"),
         (two_branches(), {"split": "always"}, "the one that was asked for"),
-        (two_branches(), {"policy": "parallax-paper"}, "the policy is a yardstick"),
+        (two_branches(), {"policy": "parallax-paper"}, "the policy is a baseline"),
         (two_branches(batch="n"), {}, "depends on the shape of 'x' (shapes= says"),
         (two_branches(), {"providers": [("emulated:pixel-6-gpu", {"speed": 3}), CPU]}, "set by hand"),
     ],
