@@ -190,10 +190,10 @@ def test_a_budget_of_the_devices_memory_leaves_out_what_has_no_room(tmp_path: Pa
     report = offload(path, provider=f"{PIXEL},memory_budget=100KiB")
     assert report["memory"]["budget_bytes"] == 100 << 10
     assert report["memory"]["held_bytes"] <= 100 << 10
-    assert {by_node(report)[name]["verdict"] for name in ("first", "second")} == {"no room"}
+    assert {by_node(report)[name]["verdict"] for name in ("first", "second")} == {"out of memory"}
     result = invoke("inspect", path, "--provider", f"{PIXEL},memory_budget=100KiB")
     assert "of 100 KiB allowed" in " ".join(result.stdout.split())
-    assert "no room" in result.stdout
+    assert "out of memory" in result.stdout
 
 
 def test_an_emulated_devices_figures_are_the_same_each_time(tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ ExportedFileOption = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="FILE.onnx", help="Where to write it. Default: NAME.onnx here."),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of random inputs.")]
+SeedOption = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of random inputs.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of tables.")]
 CacheOption = Annotated[
     Path | None,

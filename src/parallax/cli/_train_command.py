@@ -16,11 +16,14 @@ def train_command(
     steps: Annotated[
         int | None,
         typer.Option(
-            "--steps", metavar="N", min=100, help="Of the scheduler; all budgets are in proportion. Default: 100000."
+            "--steps",
+            metavar="N",
+            min=100,
+            help="Steps of the scheduler; other budgets in proportion. Default: 100000.",
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", metavar="S", min=0, help="Of all that is drawn. Default: 0.")
+        int | None, typer.Option("--seed", metavar="S", min=0, help="Seed of all that is random. Default: 0.")
     ] = None,
     resume: Annotated[
         Path | None,

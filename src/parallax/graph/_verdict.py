@@ -45,11 +45,11 @@ class Verdict(enum.Enum):
         "rewrite the operator in the form the device takes",
     )
     OUT_OF_MEMORY = (  # detail: what is allowed
-        "no room",
+        "out of memory",
         "the device's memory has no room for it",
         "allow the device more memory (memory_budget)",
     )
-    FUSED_WITH_UNSUPPORTED = "entangled", "cannot be separated from a node that the device declines"
+    FUSED_WITH_UNSUPPORTED = "fused with declined", "cannot be separated from a node that the device declines"
     GAINS_NOTHING = (
         "too small to pay",
         "too small to pay: the device would take longer, launch and transfers included",
