@@ -83,8 +83,8 @@ def test_settings_that_cannot_be_are_refused(given: dict, words: str) -> None:
 
 def test_settings_are_read_as_they_were_told(tmp_path: Path) -> None:
     settings = small_settings(tmp_path)
-    (tmp_path / "settings.json").write_text(json.dumps(settings.told()))
-    assert read_settings(tmp_path) == settings.told()
+    (tmp_path / "settings.json").write_text(json.dumps(settings.to_json()))
+    assert read_settings(tmp_path) == settings.to_json()
     (tmp_path / "settings.json").write_text('{"format": 0}')
     with pytest.raises(ConfigError, match="another version"):
         read_settings(tmp_path)

@@ -87,7 +87,7 @@ def train_networks(asked: AskedTraining, *, cache_dir: str | os.PathLike[str] | 
         "output": str(folder),
         "digest": made.digest,
         "policy": policy,
-        "settings": settings.told(),
+        "settings": settings.to_json(),
         "history": [dict(entry) for entry in made.history],
         "judged": [
             {"name": entry.name, "mean_regret": entry.mean_regret, "worst_regret": entry.worst_regret}

@@ -360,7 +360,7 @@ class _Training:
             "digest": made.digest,
             "files": {path.name: sha256_hex(path.read_bytes()) for path in (made.proposer, made.scheduler)},
             "features_version": FEATURES_VERSION,
-            "settings": settings.told(),
+            "settings": settings.to_json(),
             "learned_from": {
                 "random_problems": settings.random_problems,
                 "states_per_model_and_device": settings.states_per_model,

@@ -73,8 +73,8 @@ class TrainingSettings:
         """States in which networks are judged, per model and device."""
         return 1 if self.steps < 5_000 else 4
 
-    def told(self) -> dict[str, Any]:
-        """As JSON has it; models by their labels."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as JSON types; models by their labels."""
         return {
             "format": _FORMAT,
             "steps": self.steps,
@@ -101,7 +101,7 @@ class TrainedNetworks:
 
 
 def read_settings(folder: Path) -> Mapping[str, Any]:
-    """The settings, as `TrainingSettings.told` has them, of a training that was begun in a folder.
+    """The settings, as `TrainingSettings.to_json` has them, of a training that was begun in a folder.
 
     Raises: ConfigError if there was none, or its settings cannot be read.
     """

@@ -32,12 +32,12 @@ def train(settings: TrainingSettings, folder: Path, *, progress: ProgressCallbac
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / SETTINGS_NAME).exists():
-            if dict(read_settings(folder)) != settings.told():
+            if dict(read_settings(folder)) != settings.to_json():
                 raise ConfigError(
                     f"{str(folder)!r} holds a training with other settings", fix="name another folder with --output"
                 )
         else:
-            write_whole(folder / SETTINGS_NAME, json.dumps(settings.told(), indent=2).encode() + b"\n")
+            write_whole(folder / SETTINGS_NAME, json.dumps(settings.to_json(), indent=2).encode() + b"\n")
     except OSError as error:
         raise ConfigError(
             f"cannot write to {str(folder)!r}: {error.strerror or error}", fix="name another folder with --output"
