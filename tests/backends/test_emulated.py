@@ -24,6 +24,7 @@ from parallax.backends.emulated._profiles import load_profile
 from parallax.backends.emulated._queue import OVERSLEEP_S, DeviceQueue
 from parallax.errors import BackendError, ConfigError, InputError, RunCancelled
 from parallax.graph import OperatorWork, Verdict, Work
+from parallax.machine import LoadMeter
 from parallax.model import load_model
 from parallax.partition.regions import estimate_device_costs
 from tests.backends._backends import Array, compiled, model_of, on_the_processor, run, value
@@ -99,7 +100,7 @@ def test_speed_of_the_processor_is_that_of_the_kernels_that_run_models(
         return alone if width == 1 else together
 
     monkeypatch.setattr(host_speed, "available_cores", lambda: 2)
-    monkeypatch.setattr(host_speed.LoadMeter, "disturbance", lambda self, cores: busy_cores)
+    monkeypatch.setattr(LoadMeter, "disturbance", lambda self, cores: busy_cores)
     monkeypatch.setattr(host_speed, "_product_flops", product_flops)
     assert host_speed.host_gemm_flops.__wrapped__() == speed
     assert widths == [2, 1]
