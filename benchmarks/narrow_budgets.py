@@ -24,7 +24,10 @@ from parallax import zoo
 from parallax.cli import time_interleaved
 from parallax.errors import BudgetError
 from parallax.graph import OpGraph, tensor_bytes
-from parallax.model import load_model
+from parallax.model import Model, load_model
+from parallax.planner import planned_model
+from parallax.planner._stretches import stretched_plans
+from parallax.schedule import Plan
 
 MIB = 2**20
 GOALS = {0.6: 10, 0.3: 6}
@@ -44,6 +47,12 @@ def floor_of(graph: OpGraph) -> tuple[int, str]:
     return own((*node.inputs, *node.outputs)), f"{node.op_type} {node.name}"
 
 
+def narrowest_floor(model: Model, threads: int) -> tuple[int, str]:
+    """Likewise of the model in the slices that hold least."""
+    plans = list(stretched_plans(model, room_bytes=0, cores=threads, reason="least"))
+    return floor_of(planned_model(model, plans[0]).inferred() if plans else model.inferred())
+
+
 def error_of(got: Sequence[Any], want: Sequence[Any]) -> float:
     """The largest difference of two runs' answers, of the largest magnitude in its output."""
     worst = 0.0
@@ -51,6 +60,13 @@ def error_of(got: Sequence[Any], want: Sequence[Any]) -> float:
         scale = max(float(np.abs(other).max(initial=0)), 1e-30)
         worst = max(worst, float(np.abs(np.subtract(one, other, dtype=np.float64)).max(initial=0)) / scale)
     return worst
+
+
+def count_slices(plan: Plan) -> dict[str, int]:
+    """In how many slices a plan computes a model, or at most so many of its parts."""
+    most = max((stretch.slices for stretch in plan.stretches), default=1)
+    slices = most if plan.rows_permille is None else 2**plan.rows_rounds
+    return {"slices": slices, "parts": len(plan.stretches)}
 
 
 def try_model(name: str, *, threads: int, rounds: int) -> dict[str, Any]:
@@ -66,13 +82,16 @@ def try_model(name: str, *, threads: int, rounds: int) -> dict[str, Any]:
     def share_of(budget_bytes: int) -> float:
         return (budget_bytes * (1 - budget.margin) - budget.held_bytes) / run_bytes
 
-    floor, operator = floor_of(load_model(path, shapes=options["shapes"]).inferred())
+    model = load_model(path, shapes=options["shapes"])
+    floor, operator = floor_of(model.inferred())
     row: dict[str, Any] = {"model": name, "run_bytes": run_bytes, "floor_bytes": floor, "floor_operator": operator}
     for share in GOALS:
         given = int((budget.held_bytes + share * run_bytes) / (1 - budget.margin)) + 1
         try:
             session = parallax.InferenceSession(path, memory_budget=given, **options)
         except BudgetError as error:
+            if "narrowest_bytes" not in row:
+                row["narrowest_bytes"], row["narrowest_operator"] = narrowest_floor(model, threads)
             row[f"{share:.0%}"] = {"runs": False, "least": share_of(error.least_bytes or 0)}
             continue
         times_as_long = None
@@ -85,7 +104,7 @@ def try_model(name: str, *, threads: int, rounds: int) -> dict[str, Any]:
             "error": error_of(session.run(None, fed), want),
             "plan": session.plan.summary,
             "segments": len(session.plan.segments),
-            "slices": 2**session.plan.rows_rounds if session.plan.rows_permille is not None else 1,
+            **count_slices(session.plan),
             "times_as_long": times_as_long,
         }
     return row
@@ -97,7 +116,8 @@ def cell(found: Mapping[str, Any]) -> str:
         return f"refused: {found['least']:.0%} would do"
     wrong = "" if found["error"] <= TOLERANCE else f"; **answers differ by {found['error']:.1e}**"
     time = "" if found["times_as_long"] is None else f", {found['times_as_long']:.2f} times as long"
-    return f"{found['slices']} slices{time}{wrong}"
+    parts = {0: "", 1: " of one part"}.get(found["parts"], f" of {found['parts']} parts, at most")
+    return f"{found['slices']} slices{parts}{time}{wrong}"
 
 
 def make_figures(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
@@ -142,22 +162,33 @@ def main() -> None:
                     else " Not timed."
                 )
             ),
-            columns=["model", "a run wants", *(f"in {share:.0%}" for share in GOALS), "largest operator, of that"],
+            columns=[
+                "model",
+                "a run wants",
+                *(f"in {share:.0%}" for share in GOALS),
+                "largest operator, of that",
+                "in the least slices",
+            ],
             rows=[
                 [
                     row["model"],
                     f"{row['run_bytes'] / MIB:.1f}",
                     *(cell(row[f"{share:.0%}"]) for share in GOALS),
                     f"{row['floor_bytes'] / row['run_bytes']:.0%}: {row['floor_operator']}",
+                    f"{row['narrowest_bytes'] / row['run_bytes']:.0%}: {row['narrowest_operator']}"
+                    if "narrowest_bytes" in row
+                    else "",
                 ]
                 for row in rows
             ],
             data={"threads": arguments.threads, "results": rows},
             figures=make_figures(rows),
             remarks=[
-                "Slices need constants computed, which count as weights, and more segments, of which each costs the "
-                "runtime 16 KiB: where a run wants a few MiB, that is what slices would save.",
-                "Convolutions in slices wait for each other's rims, so that what lies between is held for all slices.",
+                "Slices of one part or several: all else runs whole, in the same segment. Without parts: the whole "
+                "model in slices, each in segments of its own.",
+                "What is held between parts is whole, and twice while slices are joined. For models that were refused, "
+                "the last column names the operator whose own inputs and outputs are most where least is held: with "
+                "what else is alive then, that is the floor.",
             ],
         ),
         arguments.output,

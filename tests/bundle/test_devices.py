@@ -455,6 +455,9 @@ PLAN_EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "a device for the processor's": lambda plan: _planned(plan, CPU_BACKEND).update(backend=PHONE),
     "rows in a shape": lambda plan: plan.update(rows_permille=500, rows_shapes=[["x", [1]]]),
     "layers left whole, and no rows": lambda plan: plan.update(rows_whole=["x"]),
+    "parts in slices": lambda plan: plan.update(
+        stretches=[{"output": "y", "axis": 0, "slices": 2, "inputs": []}], rows_permille=None, constants_shapes=None
+    ),
     "rows in rounds": lambda plan: plan.update(rows_permille=500, rows_rounds=2),
     "weights that are read while it runs": lambda plan: plan["provenance"].update(source="memory"),
 }

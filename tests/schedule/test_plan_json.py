@@ -22,6 +22,7 @@ from parallax.schedule import (
     Plan,
     Provenance,
     Segment,
+    Stretch,
     verify_plan,
 )
 
@@ -285,11 +286,32 @@ def test_judge_refuses_tensors_that_stay_whole_where_no_rows_are_split_once() ->
             verify_plan(replace(plan, rows_whole=names))
 
 
+def test_judge_refuses_stretches_that_are_none_or_beside_other_rewrites() -> None:
+    stretch = Stretch(output="a", axis=1, slices=4, inputs=("b", "c"))
+    plan = replace(PLAN, stretches=(stretch, replace(stretch, output="d")))
+    verify_plan(plan)
+    assert plan.is_rewritten
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    wrong: tuple[dict[str, Any], ...] = ({"slices": 1}, {"slices": 1 << 20}, {"axis": -1})
+    for changes in wrong:
+        with pytest.raises(PlanError, match="a stretch in"):
+            verify_plan(replace(plan, stretches=(replace(stretch, **changes),)))
+    with pytest.raises(PlanError, match="two stretches of one output"):
+        verify_plan(replace(plan, stretches=(stretch, stretch)))
+    beside: tuple[dict[str, Any], ...] = ({"rows_permille": 500}, {"constants_shapes": ()})
+    for changes in beside:
+        with pytest.raises(PlanError, match="rewritten otherwise"):
+            verify_plan(replace(plan, **changes))
+    body = BodyPlan(attribute="body", plan=replace(make_plan((make_segment(0),), cores=1), stretches=(stretch,)))
+    with pytest.raises(PlanError, match="which only whole models have"):
+        verify_plan(make_plan((make_segment(0, bodies=(body,)),)))
+
+
 def test_a_plan_that_was_written_before_layers_could_stay_whole_is_read() -> None:
     body = BodyPlan(attribute="body", plan=make_plan((make_segment(0),), cores=1))
     plan = make_plan((make_segment(0, bodies=(body,)),))
     written: Any = json.loads(json.dumps(plan.to_json()))
-    del written["rows_whole"]
+    del written["rows_whole"], written["stretches"]
     del written["rows_joined"], written["segments"][0]["bodies"][0]["plan"]["rows_whole"]
     assert Plan.from_json(written) == plan
     del written["rows_rounds"]

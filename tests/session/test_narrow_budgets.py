@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import parallax
+from parallax.backends.ort import RuntimeOptions
 from parallax.errors import BudgetError
 from parallax.graph import tensor_bytes
 from parallax.memory import Budget
 from parallax.model import load_model
+from parallax.options import sliced_options
 from parallax.planner._constants import with_constants
 from parallax.schedule import Plan
 from tests._threads import in_threads
@@ -101,7 +105,7 @@ def test_what_slices_cannot_do_for_is_refused_with_the_number_that_would() -> No
         parallax.InferenceSession(model, memory_budget="4MiB", threads=2)
     least = caught.value.least_bytes
     session = parallax.InferenceSession(model, memory_budget=least, threads=2)
-    assert session.plan.rows_rounds == 3
+    assert session.plan.stretches, "slices where they are needed take less than slices of everything"
     check(session, model)
     with pytest.raises(BudgetError):
         parallax.InferenceSession(model, memory_budget=least - 1, threads=2)
@@ -171,3 +175,147 @@ def test_budgets_count_constants_that_were_computed_beside_the_weights() -> None
     assert budget is not None
     weights = loaded.weight_bytes + computed.value_bytes
     assert budget == Budget.of(256 << 20, weight_bytes=weights, segments=len(session.plan.segments))
+
+
+def stem_model() -> bytes:
+    """An image network: what its first layers make is many times what the others make."""
+    random = np.random.default_rng(1)
+    nodes, weights, last = [], [], "x"
+    for layer, (inner, outer, stride) in enumerate([(3, 32, 1), (32, 16, 2), (16, 32, 2), (32, 32, 2)]):
+        values = random.standard_normal((outer, inner, 3, 3)) / (9 * inner) ** 0.5
+        weights.append(numpy_helper.from_array(values.astype(np.float32), f"w{layer}"))
+        nodes += [
+            helper.make_node("Conv", [last, f"w{layer}"], [f"c{layer}"], strides=[stride] * 2, pads=[1] * 4),
+            helper.make_node("HardSwish", [f"c{layer}"], [f"r{layer}"]),
+        ]
+        last = f"r{layer}"
+    nodes[-1].output[0] = "y"
+    graph = helper.make_graph(
+        nodes,
+        "image",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 192, 192])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 32, 24, 24])],
+        weights,
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    made: bytes = proto.SerializeToString()
+    return made
+
+
+def image(seed: int) -> dict[str, Any]:
+    return {"x": np.random.default_rng(seed).standard_normal((1, 3, 192, 192)).astype(np.float32)}
+
+
+def share_of_run(share: float, session: parallax.InferenceSession) -> int:
+    """As ``within``, without room for further segments."""
+    budget, run = session._opened.budget, session.memory().run_peak_bytes
+    assert budget is not None
+    assert run is not None
+    return int((budget.held_bytes + share * run) / (1 - budget.margin)) + 1
+
+
+@pytest.mark.parametrize("share", [0.6, 0.3])
+def test_convolutions_that_hold_too_much_are_computed_in_slices(share: float) -> None:
+    model = stem_model()
+    roomy = parallax.InferenceSession(model, memory_budget="1GiB", threads=2)
+    budget = share_of_run(share, roomy)
+    session = parallax.InferenceSession(model, memory_budget=budget, threads=2)
+    plan = session.plan
+    assert plan.is_rewritten
+    if share == 0.3:
+        assert plan.stretches, "slices of everything wait for each other's rims, and hold too much"
+        assert len(plan.segments) == 1
+    assert Plan.from_json(plan.to_json()) == plan
+    stock = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    answers = [stock.run(None, image(seed))[0] for seed in range(8)]
+
+    def work(seed: int) -> None:
+        for _ in range(3):
+            np.testing.assert_allclose(session.run(None, image(seed))[0], answers[seed], rtol=1e-4, atol=1e-5)
+
+    in_threads(8, work)
+    usage = session.memory()
+    assert usage.admitted_peak_bytes <= usage.limit_bytes < budget
+    assert usage.run_peak_bytes < roomy.memory().run_peak_bytes
+    assert pickle.loads(pickle.dumps(session)).plan == plan
+
+
+def test_the_least_budget_that_a_refusal_names_is_enough() -> None:
+    model = stem_model()
+    with pytest.raises(BudgetError) as caught:
+        parallax.InferenceSession(model, memory_budget="1MiB", threads=2)
+    least = caught.value.least_bytes
+    session = parallax.InferenceSession(model, memory_budget=least, threads=2)
+    assert session.plan.stretches
+    np.testing.assert_allclose(
+        session.run(None, image(0))[0],
+        onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, image(0))[0],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    with pytest.raises(BudgetError):
+        parallax.InferenceSession(model, memory_budget=least - 1, threads=2)
+
+
+def test_optimisers_that_would_join_slices_are_off_beside_those_that_the_caller_disabled() -> None:
+    key = "optimization.disable_specified_optimizers"
+    given = RuntimeOptions(config=((key, "ConstantFolding;CommonSubexpressionElimination"), ("a", "b")))
+    made = dict(sliced_options(given).config)
+    assert made == {key: "ConstantFolding;CommonSubexpressionElimination;GatherSliceToSplitFusion", "a": "b"}
+    assert dict(sliced_options(RuntimeOptions()).config)[key]
+
+
+MEASURE = """
+import sys, threading
+sys.path.insert(0, {root!r})
+import parallax
+from parallax.machine import private_bytes, trim_heap
+from tests.session.test_narrow_budgets import image, stem_model
+
+session = parallax.InferenceSession(stem_model(), memory_budget={budget}, threads=2)
+feeds = [image(seed) for seed in range({threads})]
+trim_heap()
+before = private_bytes()
+stop, highest = False, 0
+def watch():
+    global highest
+    while not stop:
+        highest = max(highest, private_bytes() - before)
+watcher = threading.Thread(target=watch)
+watcher.start()
+def work(feed):
+    for _ in range(20):
+        session.run(None, feed)
+workers = [threading.Thread(target=work, args=(feed,)) for feed in feeds]
+for worker in workers: worker.start()
+for worker in workers: worker.join()
+stop = True
+watcher.join()
+print(highest, len(session.plan.stretches))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="private memory is measured by anonymous pages")
+@pytest.mark.parametrize("threads", [1, 8])
+def test_a_process_that_runs_slices_grows_by_no_more_than_the_budget(threads: int, pytestconfig: pytest.Config) -> None:
+    """A run of the whole model holds three times as much as these slices."""
+    budget = share_of_run(0.3, parallax.InferenceSession(stem_model(), memory_budget="1GiB", threads=2))
+    script = MEASURE.format(root=str(pytestconfig.rootpath), budget=budget, threads=threads)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=240, check=False)
+    assert result.returncode == 0, result.stderr
+    highest, stretches = map(int, result.stdout.split())
+    assert stretches
+    assert highest <= budget, f"{highest} bytes measured"
+
+
+def test_slices_are_for_the_planned_shape_and_others_need_room_for_the_whole_model() -> None:
+    model = tokens_model("n")
+    options: dict[str, Any] = {"threads": 2, "shapes": {"x": (1024, WIDTH)}}
+    with pytest.raises(BudgetError) as caught:
+        parallax.InferenceSession(model, memory_budget="4MiB", **options)
+    least = caught.value.least_bytes
+    session = parallax.InferenceSession(model, memory_budget=least, **options)
+    assert session.plan.stretches
+    check(session, model)
+    with pytest.raises(BudgetError, match="weights that are held twice"):
+        session.run(None, fed(40))

@@ -133,7 +133,7 @@ def plan_complaints(manifest: Manifest, plan: Plan) -> Iterator[str]:
     has_regions = any(record.region is not None for record in manifest.segments)
     if plan.is_rewritten and not has_regions:
         yield "the plan is of a model that was rewritten for a device, and has none"
-    if plan.own_shapes or plan.rows_rounds != 1:
+    if plan.own_shapes or plan.rows_rounds != 1 or plan.stretches:
         yield "the plan is of a model that was rewritten as no bundle's is"
     if has_regions and plan.provenance.source == "memory":
         yield "the plan reads its weights while it runs, and has a device"

@@ -9,16 +9,13 @@ are not in it: they are not tensors of the graph.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from parallax._record import dataclass
 from parallax.graph import Node, OpGraph, SizeExpression, SizeTable, TensorInfo, size_expression
-
-_VIEWS: Final = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
-"""Operators whose output always shares its input's bytes in ONNX Runtime (``Alias`` in its kernel definitions)."""
 
 
 class GroupPeak(NamedTuple):
@@ -46,6 +43,9 @@ class PeakTable:
     """
 
     __slots__ = ("_bodies", "_constant", "_everything", "_interior", "_members", "_sizes", "_starts", "symbols")
+
+    VIEWS: ClassVar[frozenset[str]] = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
+    """Operators whose output always shares its input's bytes in ONNX Runtime (``Alias`` in its kernel definitions)."""
 
     def __init__(
         self,
@@ -220,7 +220,7 @@ def _blocks(graph: OpGraph, nodes: Sequence[int], kept: Collection[str] | None, 
                 found.append(blocks[name])
                 continue
             last = last_use.get(name, step)
-            if not node.domain and position == 0 and node.inputs and node.op_type in _VIEWS:
+            if not node.domain and position == 0 and node.inputs and node.op_type in PeakTable.VIEWS:
                 shared = blocks.get(node.inputs[0])
                 if shared is None or not shared.is_interior:
                     if node.inputs[0]:

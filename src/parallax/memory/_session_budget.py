@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from parallax._record import dataclass
@@ -50,6 +51,11 @@ class Budget:
         if self.budget_bytes < least_budget((), arena_bytes=self.held_bytes, margin=self.margin):
             return 0
         return admission_budget(self.budget_bytes, (), arena_bytes=self.held_bytes, margin=self.margin)
+
+    def limit_of(self, segments: int) -> int:
+        """What all runs of a session of so many segments may hold; 0 where nothing is left for them."""
+        runtime = RUNTIME_BYTES + segments * SEGMENT_BYTES
+        return replace(self, runtime_bytes=runtime).limit_bytes
 
     def least_bytes(self, requirement: MemoryRequirement) -> int:
         """The smallest budget in which such a run can go on, one segment at a time."""

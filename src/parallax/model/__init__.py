@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from parallax.model._stored import StoredGraph, read_stored_graph
     from parallax.model._stored_parts import StoredWeight
     from parallax.model._survey import Survey
+    from parallax.model._tiles import SlicedGraph, Step, cut_weight_bytes, is_shape_question, slice_stretches
     from parallax.model._weighted_probe import weighted_probe
 else:
     __getattr__, __dir__ = _lazy.exports(
@@ -52,6 +53,7 @@ else:
             "_graph_only": "GraphOnly read_graph_only",
             "_probes": "Probe probe_model",
             "_rows": "RowSplit begins_rows split_rows",
+            "_tiles": "SlicedGraph Step cut_weight_bytes is_shape_question slice_stretches",
             "_save": "save_segment",
             "_segment_graph": "segment_graph",
             "_segment_model": "SegmentModel",
@@ -79,15 +81,19 @@ __all__ = [
     "RowSplit",
     "SegmentInterface",
     "SegmentModel",
+    "SlicedGraph",
+    "Step",
     "StoredGraph",
     "StoredWeight",
     "Survey",
     "begins_rows",
     "compute_constants",
+    "cut_weight_bytes",
     "declaring_model",
     "find_batch_axis",
     "glimpse",
     "hold_files",
+    "is_shape_question",
     "keep_part",
     "load_model",
     "open_batch_axis",
@@ -102,6 +108,7 @@ __all__ = [
     "scan_axes",
     "segment_graph",
     "segment_interface",
+    "slice_stretches",
     "slim_model",
     "split_rows",
     "tensor_names",

@@ -50,8 +50,8 @@ class Recipe:
     """Whether it becomes a Reshape to the shape of its output's part."""
 
 
-class CutGraph(Protocol):
-    """The graph that is split, and where its tensors are cut so far."""
+class ShapedGraph(Protocol):
+    """A graph whose shapes are known, where a rule looks at them."""
 
     @property
     def graph(self) -> OpGraph:
@@ -63,17 +63,21 @@ class CutGraph(Protocol):
         """Of ONNX's own operators."""
         ...
 
-    @property
-    def cuts(self) -> Mapping[str, Cut]:
-        """Tensor -> where it is cut; others are whole."""
-        ...
-
     def shape(self, name: str) -> tuple[int, ...]:
         """The static shape of a tensor."""
         ...
 
     def size(self, name: str, axis: int) -> int:
         """One size of it."""
+        ...
+
+
+class CutGraph(ShapedGraph, Protocol):
+    """The graph that is split, and where its tensors are cut so far."""
+
+    @property
+    def cuts(self) -> Mapping[str, Cut]:
+        """Tensor -> where it is cut; others are whole."""
         ...
 
     def is_known(self, name: str) -> bool:
@@ -140,30 +144,30 @@ def _along(axes: Callable[[CutGraph, Node], Sequence[int] | None]) -> Rule:
     return rule
 
 
-def _reduced_axes(writer: CutGraph, node: Node) -> Sequence[int] | None:
+def reduced_axes(graph: ShapedGraph, node: Node) -> Sequence[int] | None:
     if not int_attribute(node, "keepdims", 1):
         return None
     if "axes" in node.attributes:
         return ints_attribute(node, "axes", ())
     if len(node.inputs) > 1 and node.inputs[1]:
-        value = constant_value(writer.graph, node.inputs[1])
+        value = constant_value(graph.graph, node.inputs[1])
         return None if value is None else [int(axis) for axis in value.ravel()]
     return None
 
 
-def _sliced_axes(writer: CutGraph, node: Node) -> Sequence[int] | None:
+def sliced_axes(graph: ShapedGraph, node: Node) -> Sequence[int] | None:
     if len(node.inputs) < 2:
         return None
     if len(node.inputs) > 3 and node.inputs[3]:
-        value = constant_value(writer.graph, node.inputs[3])
+        value = constant_value(graph.graph, node.inputs[3])
         return None if value is None else [int(axis) for axis in value.ravel()]
-    return range(writer.size(node.inputs[1], 0))
+    return range(graph.size(node.inputs[1], 0))
 
 
-def _padded_axes(writer: CutGraph, node: Node) -> Sequence[int] | None:
+def padded_axes(graph: ShapedGraph, node: Node) -> Sequence[int] | None:
     if len(node.inputs) < 2 or (len(node.inputs) > 3 and node.inputs[3]):
         return None
-    value = constant_value(writer.graph, node.inputs[1])
+    value = constant_value(graph.graph, node.inputs[1])
     if value is None:
         return None
     rank = value.size // 2
@@ -395,7 +399,7 @@ STARTS: Final[Mapping[str, Callable[[CutGraph, Node], Cut | None]]] = {
     "MatMul": _start_rows,
 }
 
-_ELEMENTWISE: Final = (
+ELEMENTWISE: Final = (
     *("Abs", "Add", "And", "Cast", "Ceil", "Clip", "Cos", "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu"),
     *("Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Less", "LessOrEqual", "Log"),
     *("Max", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu", "Round", "Sigmoid", "Sin"),
@@ -420,16 +424,16 @@ MOVES: Final = frozenset(
 """Operators past which a runtime moves the dequantisation of what they read."""
 
 RULES: Final[Mapping[str, Rule]] = {
-    **dict.fromkeys(_ELEMENTWISE, _elementwise),
+    **dict.fromkeys(ELEMENTWISE, _elementwise),
     "Softmax": _along(softmax_axes),
     "LogSoftmax": _along(softmax_axes),
     "LpNormalization": _along(attribute_axis(-1)),
     "LayerNormalization": _along(normalised_axes),
     "RMSNormalization": _along(normalised_axes),
-    **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), _along(_reduced_axes)),
+    **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), _along(reduced_axes)),
     "Split": _along(attribute_axis(0)),
-    "Slice": _along(_sliced_axes),
-    "Pad": _along(_padded_axes),
+    "Slice": _along(sliced_axes),
+    "Pad": _along(padded_axes),
     "Concat": _concat,
     "Conv": _windowed,
     "Expand": _expand,

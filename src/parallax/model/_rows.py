@@ -27,7 +27,7 @@ from parallax.model._computed import read_by_outputs
 from parallax.model._model import Model
 from parallax.model._row_rules import MOVES, RULES, STARTS, Cut, Recipe, Rows
 
-_LEAST_OPSET: Final = 10
+LEAST_OPSET: Final = 10
 """Before, Slice took its bounds as attributes."""
 
 LEAST_ROWS: Final = 8
@@ -64,7 +64,7 @@ def split_rows(model: Model, share: float, *, whole: Collection[str] = (), joins
     if not 0 < share < 1:
         raise ConfigError(f"a share of {share}", fix="give a share above 0 and below 1")
     opset = max(model.opset_imports.get(domain, 0) for domain in ("", "ai.onnx"))
-    if opset < _LEAST_OPSET:
+    if opset < LEAST_OPSET:
         return None
     writer = _Writer(model.inferred(), model.protos, share, opset, frozenset(whole), joins_once)
     for node in writer.graph.nodes:
@@ -87,6 +87,22 @@ def split_rows(model: Model, share: float, *, whole: Collection[str] = (), joins
 def begins_rows(node: Node) -> bool:
     """Whether an operator is of a kind that is cut by itself where it has enough work; others are carried along."""
     return not node.domain and node.op_type in STARTS
+
+
+def is_dequantised(graph: OpGraph, name: str) -> bool:
+    """Whether a tensor is dequantised, and at most moved or cast since. O(nodes in between).
+
+    What reads it is fused with its dequantisation into a kernel of another precision, which two readers, or a slice in
+    between, prevent.
+    """
+    while (producer := graph.producers.get(name)) is not None:
+        node = graph.nodes[producer]
+        if node.op_type == "DequantizeLinear":
+            return True
+        if node.op_type not in MOVES:
+            return False
+        name = node.inputs[0]
+    return False
 
 
 @dataclass(slots=True)
@@ -253,7 +269,7 @@ class _Writer:
         if not all(self.is_known(name) for name in node.inputs if name):
             return None
         rule = RULES.get(node.op_type)
-        if rule is None or any(self._is_dequantised(name) for name in node.inputs):
+        if rule is None or any(is_dequantised(self.graph, name) for name in node.inputs):
             return None
         if any(name in self.cuts for name in node.inputs):
             return rule(self, node)
@@ -269,21 +285,6 @@ class _Writer:
         recipe = rule(self, node)
         del self.cuts[name]
         return recipe
-
-    def _is_dequantised(self, name: str) -> bool:
-        """Whether a tensor is dequantised, and at most moved or cast since. O(nodes in between).
-
-        What reads it is fused with its dequantisation into a kernel of another precision, which two readers, or a slice
-        in between, prevent.
-        """
-        while (producer := self.graph.producers.get(name)) is not None:
-            node = self.graph.nodes[producer]
-            if node.op_type == "DequantizeLinear":
-                return True
-            if node.op_type not in MOVES:
-                return False
-            name = node.inputs[0]
-        return False
 
     def share_of(self, size: int, granule: int = 1) -> int | None:
         """Where to cut an axis, or None where a part would be empty or the axis is short."""

@@ -18,6 +18,7 @@ from parallax.options import (
     open_devices,
     runtime_options,
     session_cores,
+    sliced_options,
     why_given_options_stay_whole,
 )
 from parallax.planner import (
@@ -123,7 +124,7 @@ def choose_plan(model: Model, options: PlanningOptions, session_options: Any, fi
 def _is_of_same_model(one: Plan, other: Plan) -> bool:
     """Whether two plans of a model speak of the same nodes."""
     rewrites = [
-        (plan.rows_permille, plan.rows_rounds, plan.rows_whole, plan.rows_joined, plan.constants_shapes)
+        (plan.rows_permille, plan.rows_rounds, plan.rows_whole, plan.rows_joined, plan.constants_shapes, plan.stretches)
         for plan in (one, other)
     ]
     return rewrites[0] == rewrites[1]
@@ -145,6 +146,8 @@ def compile_planned(
     expected = {**feed_shapes(options.calibration or {}), **(options.shapes or {})}
     if options.budget_bytes is not None:
         inherited = lean_options(inherited)
+        if plan.stretches:
+            inherited = sliced_options(inherited)
     elif not request.has_runtime_options and not all(info.is_static for info in model.graph.inputs):
         # A memory pattern is one block for all that a segment makes in a run of these shapes, which no other shapes'
         # block fits into: the allocator would come to hold one for each of the larger shapes.

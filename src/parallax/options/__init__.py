@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         planned_threads,
         runtime_options,
         session_cores,
+        sliced_options,
         why_not_compiled,
         why_not_cut,
     )
@@ -84,7 +85,7 @@ else:
             ),
             "_runtime_options": (
                 "compiled_options has_pinned_threads is_onnx_source lean_memory lean_options planned_threads "
-                "runtime_options session_cores why_not_compiled why_not_cut"
+                "runtime_options session_cores sliced_options why_not_compiled why_not_cut"
             ),
             "_unknown_keywords": "check_session_keywords",
         },
@@ -133,6 +134,7 @@ __all__ = [
     "runtime_options",
     "session_cores",
     "shows_options",
+    "sliced_options",
     "split_providers",
     "why_content_matters",
     "why_given_options_stay_whole",

@@ -46,7 +46,7 @@ from parallax.options._keywords import (
     is_same,
 )
 from parallax.options._unknown_keywords import refuses_unknown, unknown_keyword
-from parallax.schedule import SPAROA_POLICY
+from parallax.schedule import Plan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -295,7 +295,7 @@ class PlanningOptions(Options):
         """Take the planning options of a record that was just given: a share of free memory is one of what is free
         now."""
         stated = {name: getattr(options, name) for name in OPTION_RULES}
-        if options.policy == SPAROA_POLICY:
+        if options.policy == Plan.SPAROA_POLICY:
             stated |= {"policy": "adaptive", "adapt": True}
         if options.progress is not None:
             stated["progress"] = HarmlessProgress(options.progress)

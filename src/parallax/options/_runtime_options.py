@@ -7,7 +7,7 @@ import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import onnxruntime
 
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from parallax.backends.ort import RuntimeOptions
     from parallax.options._options import PlanningOptions
     from parallax.schedule import Plan
+
+
+_DISABLED_KEY: Final = "optimization.disable_specified_optimizers"
+
+_JOINING_OPTIMIZERS: Final = ("CommonSubexpressionElimination", "GatherSliceToSplitFusion")
 
 
 def runtime_options(session_options: Any) -> RuntimeOptions:
@@ -82,6 +87,18 @@ def lean_memory(session_options: Any) -> Iterator[Any]:
 def lean_options(options: RuntimeOptions) -> RuntimeOptions:
     """Return the options for segments, likewise."""
     return replace(options, enable_mem_pattern=False, enable_mem_reuse=False)
+
+
+def sliced_options(options: RuntimeOptions) -> RuntimeOptions:
+    """Likewise for a segment that computes slices one after the other: what each computes for itself stays apart.
+
+    Common subexpressions of slices would be computed once and held from one use to the next, and slices of one tensor
+    made at once.
+    """
+    config = dict(options.config)
+    names = [*filter(None, config.get(_DISABLED_KEY, "").split(";")), *_JOINING_OPTIMIZERS]
+    config[_DISABLED_KEY] = ";".join(dict.fromkeys(names))
+    return replace(options, config=tuple(config.items()))
 
 
 @contextlib.contextmanager

@@ -8,16 +8,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from parallax.memory import DEFAULT_MARGIN, Budget, MemoryRequirement
-from parallax.model import Model
+from parallax.model import Model, cut_weight_bytes
 from parallax.planner._constants import with_constants
 from parallax.planner._requirement import (
     RequirementEstimator,
     estimate_graph,
     estimate_model,
+    inside_bytes,
+    output_bytes,
     segment_peaks,
     with_peaks,
 )
-from parallax.planner._rows import in_rows_shapes
+from parallax.planner._rows import in_rows_shapes, planned_model
 from parallax.planner._whole import whole_plan
 from parallax.schedule import CPU_BACKEND, Plan
 
@@ -53,7 +55,7 @@ def fit_plan(
     first = judge(plan)
     tried = [first]
     if not first.fits:
-        for other in _narrower_plans(model, plan, shapes, first.least_bytes, may_slice=may_slice):
+        for other in _narrower_plans(model, first, shapes, may_slice=may_slice):
             tried.append(judge(other))
             if tried[-1].fits:
                 logger.info("within its memory budget: %s", other.summary)
@@ -99,15 +101,11 @@ class _Fitting:
 
 
 def _narrower_plans(
-    model: Model,
-    plan: Plan,
-    shapes: Mapping[str, Sequence[int]] | None,
-    least_bytes: int,
-    *,
-    may_slice: bool,
+    model: Model, wide: _Fitting, shapes: Mapping[str, Sequence[int]] | None, *, may_slice: bool
 ) -> Iterator[Plan]:
     """What may need less memory than a plan, the quickest first."""
-    needs = f"needs a memory budget of {least_bytes} bytes at least"
+    plan = wide.plan
+    needs = f"needs a memory budget of {wide.least_bytes} bytes at least"
     if not plan.is_uncut:
         yield whole_plan(model, f"split, it {needs}", cores=plan.cores)
         if plan.lanes > 1 and all(segment.backend == CPU_BACKEND for segment in plan.segments):
@@ -118,6 +116,10 @@ def _narrower_plans(
         shaped = model if shapes is None else model.with_shapes(shapes)
         for sliced in sliced_plans(shaped, cores=plan.cores, reason=f"otherwise, it {needs}"):
             yield sliced.plan
+        from parallax.planner._stretches import stretched_plans
+
+        room = inside_bytes(wide.budget.limit_of(1) - output_bytes(shaped.inferred()))
+        yield from stretched_plans(shaped, room_bytes=room, cores=plan.cores, reason=f"otherwise, it {needs}")
 
 
 def _one_at_a_time(plan: Plan, reason: str) -> Plan:
@@ -146,11 +148,14 @@ def check_fit(
 
 
 def _computed_bytes(model: Model, plan: Plan, shapes: Mapping[str, Sequence[int]] | None) -> int:
-    """What the values of constants take that were computed for a plan, beside the model's weights."""
-    if plan.constants_shapes is None:
+    """What constants take beside the model's weights: values that were computed for a plan, or rows of weights."""
+    if plan.constants_shapes is None and not plan.stretches:
         return 0
     given = {name: tuple(shape) for name, shape in {**plan.own_shapes, **(shapes or {})}.items()}
-    computed = with_constants(in_rows_shapes(model, given))
+    shaped = in_rows_shapes(model, given)
+    if plan.stretches:
+        return cut_weight_bytes(planned_model(shaped, plan))
+    computed = with_constants(shaped)
     return 0 if computed is None else computed.value_bytes
 
 

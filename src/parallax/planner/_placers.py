@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from parallax.errors import ConfigError
-from parallax.schedule import SPAROA_POLICY
+from parallax.schedule import Plan
 from parallax.schedule.placement import PLACERS, Placer
 
 ENTRY_POINTS: Final = "parallax.placers"
@@ -21,7 +21,7 @@ LEARNED: Final = "learned"
 EXACT: Final = "exact"
 """The placer that asks a solver, in a process of its own."""
 
-POLICIES: Final = ("adaptive", "sequential", SPAROA_POLICY)
+POLICIES: Final = ("adaptive", "sequential", Plan.SPAROA_POLICY)
 """Policies that are no placers: the first is several of them, one after the other, the second none."""
 
 
@@ -78,7 +78,7 @@ def policy_name(policy: Any) -> str:
     """
     if isinstance(policy, str):
         if policy.partition(",")[0] != LEARNED:
-            return "adaptive" if policy == SPAROA_POLICY else policy
+            return "adaptive" if policy == Plan.SPAROA_POLICY else policy
         policy = open_placer(policy)
     for name, maker in _makers(policy).items():
         if maker is type(policy) and dataclasses.is_dataclass(policy):

@@ -116,7 +116,7 @@ def estimate_graph(graph: OpGraph, plan: Plan) -> MemoryRequirement:
         )
     # As the executor plans while a run waits: what it reserves is what is counted.
     memory = MemoryModel(plan, graph, place_outputs=False).plan({}, effort=Effort.QUICK)
-    outputs = [_size(info, graph) for info in (graph.tensors.get(name) for name in graph.output_names)]
+    outputs = _output_sizes(graph)
     return split_requirement(
         plan,
         arena_bytes=memory.arena.arena_bytes,
@@ -154,6 +154,20 @@ def with_peaks(plan: Plan, peaks: Sequence[int]) -> Plan:
     """The plan with that for ``peak_bytes`` of its segments."""
     segments = tuple(replace(segment, peak_bytes=peak) for segment, peak in zip(plan.segments, peaks, strict=True))
     return replace(plan, segments=segments)
+
+
+def inside_bytes(allocated_bytes: int) -> int:
+    """The largest peak of tensors for which no more than ``allocated_bytes`` are allocated; not below 0."""
+    return max(0, allocated_bytes * FRAGMENTED // (FRAGMENTED + 1))
+
+
+def output_bytes(graph: OpGraph) -> int:
+    """What a graph's outputs take, as far as it is known."""
+    return sum(size or 0 for size in _output_sizes(graph))
+
+
+def _output_sizes(graph: OpGraph) -> list[int | None]:
+    return [_size(info, graph) for info in (graph.tensors.get(name) for name in graph.output_names)]
 
 
 def _allocated(peak_bytes: int) -> int:

@@ -9,15 +9,15 @@ import numpy as np
 
 from parallax.errors import ConfigError, PlanError
 from parallax.graph import OpGraph, TensorInfo
-from parallax.model import Model, split_rows
+from parallax.model import Model, slice_stretches, split_rows
 from parallax.schedule import CPU_BACKEND, Plan
 
 _AGAIN: Final = "make the plan again"
 
 
 def planned_model(model: Model, plan: Plan) -> Model:
-    """The model whose nodes a plan speaks of: with its constants computed and split by rows, where it says so, in the
-    shapes that this was done in.
+    """The model whose nodes a plan speaks of: with its constants computed, split by rows, or with stretches in
+    slices, where it says so, in the shapes that this was done in.
 
     Raises: PlanError if it cannot be made so.
     """
@@ -26,6 +26,8 @@ def planned_model(model: Model, plan: Plan) -> Model:
     try:
         _check_shapes(model, dict(plan.constants_shapes or ()))
         made = in_rows_shapes(model, plan.own_shapes)
+        if plan.stretches:
+            return slice_stretches(made, plan.stretches)
         if plan.constants_shapes is not None:
             from parallax.planner._constants import with_constants  # plans for devices alone need it
 

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
         CPU_BACKEND,
         PAPER_POLICY,
         PLAN_FORMAT_VERSION,
-        SPAROA_POLICY,
         BodyPlan,
         Candidate,
         Plan,
         Provenance,
         Segment,
+        Stretch,
         verify_plan,
     )
     from parallax.schedule._region_tasks import Granularity, RegionTasks, region_tasks
@@ -37,8 +37,8 @@ else:
             "_crossings": "Crossings",
             "_dispatcher": "Dispatcher",
             "_plan": (
-                "CPU_BACKEND PAPER_POLICY PLAN_FORMAT_VERSION SPAROA_POLICY BodyPlan Candidate "
-                "Plan Provenance Segment verify_plan"
+                "CPU_BACKEND PAPER_POLICY PLAN_FORMAT_VERSION BodyPlan Candidate "
+                "Plan Provenance Segment Stretch verify_plan"
             ),
             "_region_tasks": "Granularity RegionTasks region_tasks",
             "_serialise": "SerialisedPlan serialise_for_memory simulate_plan",
@@ -53,7 +53,6 @@ __all__ = [
     "CPU_BACKEND",
     "PAPER_POLICY",
     "PLAN_FORMAT_VERSION",
-    "SPAROA_POLICY",
     "AdaptivePolicy",
     "Assignment",
     "BodyPlan",
@@ -69,6 +68,7 @@ __all__ = [
     "Segment",
     "SerialisedPlan",
     "Start",
+    "Stretch",
     "Task",
     "region_tasks",
     "serialise_for_memory",

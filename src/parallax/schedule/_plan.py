@@ -24,11 +24,11 @@ PLAN_FORMAT_VERSION: Final = 6
 MAX_ROWS_ROUNDS: Final = 8
 """A model is split by rows so many times at most: each time, it has twice the nodes."""
 
+MAX_SLICES: Final = 4096
+"""Of one stretch."""
+
 CPU_BACKEND: Final = "cpu"
 """ONNX Runtime's CPU kernels, as a segment names them."""
-
-SPAROA_POLICY: Final = "sparoa"
-"""The policy of sessions that follow the machine (``adapt=True``), whose plans are those of "adaptive"."""
 
 PAPER_POLICY: Final = "parallax-paper"
 """The policy that runs a model as the Parallax paper (arXiv 2512.11532) would: see `parallax.schedule.placement`."""
@@ -74,6 +74,20 @@ class BodyPlan:
     """Of the operator: "then_branch", "else_branch" or "body"."""
     plan: Plan
     """Of the body as a model of its own (`parallax.model.Body`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """A part of a model that is computed in slices: all that leads from ``inputs`` to ``output``."""
+
+    output: str
+    """A tensor of the model. Its slices are joined."""
+    axis: int
+    """Of the output."""
+    slices: int
+    """2 at least. The rows of the output are divided evenly among them, up to one."""
+    inputs: tuple[str, ...]
+    """Tensors that are computed before, whole. Others may be as well, where operators ask for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +137,10 @@ class Plan:
     Raises nothing by itself: `from_json` and `verify_plan` refuse what could not run.
     """
 
-    LATER_FIELDS: ClassVar[frozenset[str]] = frozenset({"rows_joined", "rows_whole"})
+    LATER_FIELDS: ClassVar[frozenset[str]] = frozenset({"rows_joined", "rows_whole", "stretches"})
     """What plans of this format version may lack, since some were written before it was there."""
+    SPAROA_POLICY: ClassVar[str] = "sparoa"
+    """The policy of sessions that follow the machine (``adapt=True``), whose plans are those of "adaptive"."""
     MOST_CORES: ClassVar[int] = 4096
     """More cores or lanes than this come from no machine, but from a damaged file."""
     ENERGY_OBJECTIVES: ClassVar = ("energy", "edp")
@@ -158,12 +174,14 @@ class Plan:
     constants_shapes: tuple[tuple[str, tuple[int, ...]], ...] | None = None
     """Nodes are those of the model with its constants computed (`parallax.model.compute_constants`), before it was
     split by rows, in these shapes of the inputs that it leaves open: (input, shape). None: they stay in the graph."""
+    stretches: tuple[Stretch, ...] = ()
+    """Nodes are those of the model with these stretches computed in slices (`parallax.model.slice_stretches`)."""
 
     @property
     def is_rewritten(self) -> bool:
         """Whether nodes are those of another model than the one that was given, which is made for one shape of each
-        input: split by rows, or with its constants computed."""
-        return self.rows_permille is not None or self.constants_shapes is not None
+        input: split by rows, with its constants computed, or with stretches in slices."""
+        return self.rows_permille is not None or self.constants_shapes is not None or bool(self.stretches)
 
     @property
     def own_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -173,8 +191,10 @@ class Plan:
     @property
     def is_uncut(self) -> bool:
         """Whether the model is whole: one segment, or none, on the CPU, run by the wrapped runtime's own session."""
-        return len(self.segments) <= 1 and all(
-            segment.backend == CPU_BACKEND and not segment.bodies for segment in self.segments
+        return (
+            len(self.segments) <= 1
+            and not self.stretches
+            and all(segment.backend == CPU_BACKEND and not segment.bodies for segment in self.segments)
         )
 
     @property
@@ -237,6 +257,9 @@ class Plan:
         if self.constants_shapes is not None:
             shapes = ", ".join(f"{name} {list(shape)}" for name, shape in self.constants_shapes)
             notes.append("of the model with its constants computed" + (f", for {shapes}" if shapes else ""))
+        if self.stretches:
+            most = max(stretch.slices for stretch in self.stretches)
+            notes.append(f"of the model with {_count(len(self.stretches), 'part')} computed in slices, {most} at most")
         if not provenance.is_conclusive:
             notes.append("nothing was concluded: tuning measures again when a session is opened with tune=True")
         return Table(
@@ -404,6 +427,7 @@ def verify_plan(plan: Plan, n_nodes: int | None = None) -> None:
         raise refuse(f"shapes {plan.rows_shapes[:8]} for a split by rows are none")
     if any(size < 0 for _, shape in plan.constants_shapes or () for size in shape):
         raise refuse(f"shapes {(plan.constants_shapes or ())[:8]} to compute constants in are none")
+    _verify_stretches(plan, refuse)
     producer: dict[str, int] = {}
     for position, segment in enumerate(plan.segments):
         if segment.index != position:
@@ -442,6 +466,16 @@ def verify_plan(plan: Plan, n_nodes: int | None = None) -> None:
                 raise refuse(f"reads {tensor!r} of segment {source}, which is not among its predecessors", segment)
 
 
+def _verify_stretches(plan: Plan, refuse: Callable[[str], PlanError]) -> None:
+    if plan.stretches and (plan.rows_permille is not None or plan.constants_shapes is not None):
+        raise refuse("stretches in slices of a model that is rewritten otherwise, too")
+    if len({stretch.output for stretch in plan.stretches}) != len(plan.stretches):
+        raise refuse("two stretches of one output")
+    for stretch in plan.stretches:
+        if not 2 <= stretch.slices <= MAX_SLICES or stretch.axis < 0:
+            raise refuse(f"a stretch in {stretch.slices} slices along axis {stretch.axis}")
+
+
 def _verify_bodies(segment: Segment, refuse: Callable[[str, Segment], PlanError]) -> None:
     if segment.bodies and segment.backend != CPU_BACKEND:
         raise refuse(f"plans of bodies on backend {segment.backend!r}, which runs them itself", segment)
@@ -454,6 +488,8 @@ def _verify_bodies(segment: Segment, refuse: Callable[[str, Segment], PlanError]
             raise refuse(f"body {body.attribute!r}: {error.what}, {error.where}", segment) from error
         if body.plan.rows_permille is not None:
             raise refuse(f"body {body.attribute!r} is split by rows, which only whole models are", segment)
+        if body.plan.stretches:
+            raise refuse(f"body {body.attribute!r} has stretches in slices, which only whole models have", segment)
         if body.plan.constants_shapes is not None:
             raise refuse(f"body {body.attribute!r} is for computed constants, which whole models have", segment)
         if body.plan.cores > max(1, segment.width):
