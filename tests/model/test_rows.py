@@ -77,6 +77,11 @@ ROW_CASES: dict[str, tuple[list[onnx.NodeProto], dict[str, Array], tuple[int, ..
         {"s": weight((256,), 2), "b": weight((256,), 3)},
         (1, 128, 256),
     ),
+    "normalised, with a scale for each row": (
+        [node("LayerNormalization", "h s b", "y", axis=-1)],
+        {"s": weight((128, 1), 2), "b": weight((1, 128, 256), 3)},
+        (1, 128, 256),
+    ),
     "reduced": ([node("ReduceMean", "h axes", "m", keepdims=1), node("Sub", "h m", "y")], {"axes": numbers(-1)},
                 (1, 128, 256)),
     "heads": (
@@ -258,6 +263,16 @@ def test_enlarging_that_looks_at_neighbours_is_not_split(mode: str) -> None:
     proto = images(
         [node("Conv", "x k", "c", pads=[1, 1, 1, 1]), node("Resize", "c - s", "y", mode=mode, **attributes)],
         {"k": K3, "s": np.array([1, 1, 2, 2], np.float32)},
+        (1, 32, 256, 96),
+    )
+    assert "Resize" not in operators(split_and_compare(proto, IMAGE), 0)
+
+
+def test_enlarging_by_a_bit_more_than_the_sizes_tell_is_not_split() -> None:
+    """Rows shift against one another, where the sizes are whole multiples all the same."""
+    proto = images(
+        [node("Conv", "x k", "c", pads=[1, 1, 1, 1]), node("Resize", "c - s", "y", mode="nearest")],
+        {"k": K3, "s": np.array([1, 1, 2.007, 2], np.float32)},
         (1, 32, 256, 96),
     )
     assert "Resize" not in operators(split_and_compare(proto, IMAGE), 0)

@@ -184,6 +184,38 @@ def test_rows_of_joined_tensors_are_taken_of_those_that_have_them(slices: int) -
     assert any(entry.op_type == "Concat" and len(entry.inputs) < 3 for entry in made.graph.nodes)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("shape", [(2, 1, 32), (2, 21, 32), (21, 1), (21, 32), (1, 32), (32,), (1,)])
+def test_scales_of_a_normalisation_may_have_axes_that_are_sliced(shape: tuple[int, ...], axis: int) -> None:
+    """ONNX Runtime lets them broadcast against all axes."""
+    weights = {"scale": floats(*shape), "shift": floats(*shape)}
+    proto = make([node("Relu", "x", "a"), node("LayerNormalization", "a scale shift", "y")], [2, 21, 32], weights)
+    made = check(proto, [Stretch(output="y", axis=axis, slices=2, inputs=())])
+    assert sum(entry.op_type == "LayerNormalization" for entry in made.graph.nodes) == 2
+
+
+@pytest.mark.parametrize(("factor", "is_sliced"), [(2.0, True), (2.0015, False), (1.0015, False)])
+def test_an_enlargement_by_a_bit_more_than_its_sizes_tell_stays_whole(factor: float, is_sliced: bool) -> None:
+    """Rows shift against one another, where the sizes are whole multiples all the same."""
+    nodes = [helper.make_node("Resize", ["x", "", "scales"], ["y"], name="enlarge", mode="nearest",
+                              coordinate_transformation_mode="half_pixel")]  # fmt: skip
+    model = load_model(make(nodes, [1, 1, 500, 2], {"scales": np.array([1, 1, factor, 1], np.float32)}))
+    size = (model.inferred().tensors["y"].shape or ())[2]
+    assert size in (500, 1000)
+    stretch = Stretch(output="y", axis=2, slices=2, inputs=())
+    assert (SlicedGraph(model).steps(stretch, ()) is not None) == is_sliced
+
+
+def test_tensors_may_have_names_that_slices_would_get() -> None:
+    nodes = [
+        node("Sigmoid", "x", "y_slice0/m"),
+        node("Relu", "x", "m_rows0to2"),
+        node("Exp", "m_rows0to2", "m"),
+        node("Sub", "m y_slice0/m", "y"),
+    ]
+    check(make(nodes, [1, 4, 8], {}), [Stretch(output="y", axis=1, slices=2, inputs=("y_slice0/m",))])
+
+
 def test_rows_of_small_weights_are_counted() -> None:
     places = floats(1, 21, 32)
     proto = make([node("Add", "x places", "a"), node("Relu", "a", "y")], [1, 21, 32], {"places": places})

@@ -144,6 +144,14 @@ def _along(axes: Callable[[CutGraph, Node], Sequence[int] | None]) -> Rule:
     return rule
 
 
+def _normalisation(writer: CutGraph, node: Node) -> Recipe | None:
+    """Scale and bias are broadcast, and may have more axes than those that are normalised."""
+    recipe, broadcast = _along(normalised_axes)(writer, node), _elementwise(writer, node)
+    if recipe is None or broadcast is None:
+        return None
+    return Recipe((recipe.inputs[0], *broadcast.inputs[1:]), recipe.outputs)
+
+
 def reduced_axes(graph: ShapedGraph, node: Node) -> Sequence[int] | None:
     if not int_attribute(node, "keepdims", 1):
         return None
@@ -337,6 +345,12 @@ def _windowed(writer: CutGraph, node: Node) -> Recipe | None:
     return Recipe((needs, *[_ALL] * (len(node.inputs) - 1)), (Cut(cut.axis, at),), edit)
 
 
+def enlarges_by(graph: ShapedGraph, node: Node, axis: int, factor: int) -> bool:
+    """Whether the scale of an axis is known and just this. Sizes do not tell: 500 rows scaled by 2.001 are 1000."""
+    scales = constant_value(graph.graph, node.inputs[2])
+    return scales is not None and scales.size > axis and float(scales.ravel()[axis]) == factor
+
+
 def _resize(writer: CutGraph, node: Node) -> Recipe | None:
     """Enlarging by a whole factor to nearest neighbours: each line becomes lines of its own."""
     place, cut = _first_cut(writer, node)
@@ -358,6 +372,8 @@ def _resize(writer: CutGraph, node: Node) -> Recipe | None:
         # Nearest to the centre of a line, rounded, or the line that a corner lies in: the others look at neighbours.
         return None
     factor = out[cut.axis] // shape[cut.axis]
+    if not enlarges_by(writer, node, cut.axis, factor):
+        return None
     needs = (_both(cut, shape[cut.axis]), *[_ALL] * (len(node.inputs) - 1))
     return Recipe(needs, (Cut(cut.axis, cut.at * factor),))
 
@@ -428,8 +444,8 @@ RULES: Final[Mapping[str, Rule]] = {
     "Softmax": _along(softmax_axes),
     "LogSoftmax": _along(softmax_axes),
     "LpNormalization": _along(attribute_axis(-1)),
-    "LayerNormalization": _along(normalised_axes),
-    "RMSNormalization": _along(normalised_axes),
+    "LayerNormalization": _normalisation,
+    "RMSNormalization": _normalisation,
     **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), _along(reduced_axes)),
     "Split": _along(attribute_axis(0)),
     "Slice": _along(sliced_axes),

@@ -13,7 +13,15 @@ from typing import Final
 
 from parallax.graph import Node
 from parallax.model._node_axes import attribute_axis, int_attribute, ints_attribute, normalised_axes, softmax_axes
-from parallax.model._row_rules import ELEMENTWISE, Rows, ShapedGraph, padded_axes, reduced_axes, sliced_axes
+from parallax.model._row_rules import (
+    ELEMENTWISE,
+    Rows,
+    ShapedGraph,
+    enlarges_by,
+    padded_axes,
+    reduced_axes,
+    sliced_axes,
+)
 
 NO_ROWS: Final = Rows(0, 0, 0)
 
@@ -63,6 +71,12 @@ def _along(axes: Callable[[ShapedGraph, Node], Sequence[int] | None]) -> Rule:
         return Need((rows, *[None] * (len(node.inputs) - 1)))
 
     return rule
+
+
+def _normalisation(graph: ShapedGraph, node: Node, rows: Rows) -> Need | None:
+    """Scale and bias are broadcast, and may have more axes than those that are normalised."""
+    need = _along(normalised_axes)(graph, node, rows)
+    return None if need is None else Need((rows, *_elementwise(graph, node, rows).inputs[1:]))
 
 
 def _concat(graph: ShapedGraph, node: Node, rows: Rows) -> Need:
@@ -173,6 +187,8 @@ def _resize(graph: ShapedGraph, node: Node, rows: Rows) -> Need | None:
         node.attributes.get("nearest_mode", "round_prefer_floor"),
     )
     factor = out // size
+    if not enlarges_by(graph, node, rows.axis, factor):
+        return None
     if way not in ways or rows.low % factor or rows.high % factor:
         return None
     return Need((Rows(rows.axis, rows.low // factor, rows.high // factor), None, None))
@@ -181,7 +197,7 @@ def _resize(graph: ShapedGraph, node: Node, rows: Rows) -> Need | None:
 TILE_RULES: Final[Mapping[str, Rule]] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys(("Softmax", "LogSoftmax"), _along(softmax_axes)),
-    **dict.fromkeys(("LayerNormalization", "RMSNormalization"), _along(normalised_axes)),
+    **dict.fromkeys(("LayerNormalization", "RMSNormalization"), _normalisation),
     **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), _along(reduced_axes)),
     **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze"), _reshape),
     **dict.fromkeys(("AveragePool", "Conv", "MaxPool"), _windowed),

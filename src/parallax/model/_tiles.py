@@ -10,7 +10,7 @@ A rewrite of the graph alone. No weight is cut or copied, and every sum adds the
 from __future__ import annotations
 
 import heapq
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -84,6 +84,8 @@ class SlicedGraph:
         self.graph: OpGraph = model.inferred()
         self.opset = max(model.opset_imports.get(domain, 0) for domain in ("", "ai.onnx"))
         self.fed: frozenset[str] = frozenset(info.name for info in (*self.graph.inputs, *self.graph.overridable))
+        self.mark = _unlike((*self.graph.tensors, *self.graph.producers, *self.graph.consumers))
+        """Part of the names of all that slices make, and of no tensor's."""
         self._shapes: dict[str, tuple[int, ...] | None] = {}
         self._sliceable: dict[int, bool] = {}
 
@@ -134,7 +136,7 @@ class SlicedGraph:
         joined: list[str] = []
         for number in range(stretch.slices):
             rows = Rows(stretch.axis, bounds[number], bounds[number + 1])
-            made = _Slice(self, stretch.output, rows, stops, f"{stretch.output}_slice{number}").steps()
+            made = _Slice(self, stretch.output, rows, stops, f"{stretch.output}{self.mark}{number}").steps()
             if made is None:
                 return None
             steps += made
@@ -159,6 +161,14 @@ class SlicedGraph:
         """What some rows of a tensor take."""
         whole = tensor_bytes(self.graph, name)
         return whole if rows is None else whole // self.size(name, rows.axis) * (rows.high - rows.low)
+
+
+def _unlike(names: Collection[str]) -> str:
+    """What no name has in it."""
+    mark = "_slice"
+    while any(mark in name for name in names):
+        mark += "_"
+    return mark
 
 
 class _Slice:
@@ -251,7 +261,7 @@ class _Slice:
         if rows == there:
             return source
         if (name, rows) not in self._taken:
-            taken = self._taken[name, rows] = f"{self._part(name)}_rows{rows.low}to{rows.high}"
+            taken = self._taken[name, rows] = f"{self._label}_rows{rows.low}to{rows.high}/{name}"
             part = Rows(rows.axis, rows.low - there.low, rows.high - there.low)
             steps.append(Step(None, (source,), (taken,), (self._sliced.bytes_of(name, rows),), rows=part))
         return self._taken[name, rows]
