@@ -107,7 +107,12 @@ def stretched_plans(model: Model, *, room_bytes: int, cores: int, reason: str) -
         most = max(stretch.slices for stretch in stretches)
         text = f"{reason}: {parts} computed in slices of rows, one after the other, in {most} at most"
         plan = whole_plan(made, text, cores=cores, provenance=make_provenance("memory", text))
-        yield replace(plan, structure_digest=model.structure_digest, backfill=False, stretches=stretches)
+        # Not the runtime's own session runs it, which would take values that callers feed in place of initializers.
+        fed = tuple([info.name for info in (*made.graph.inputs, *made.graph.overridable)])
+        segments = tuple([replace(segment, inputs=fed) for segment in plan.segments])
+        yield replace(
+            plan, structure_digest=model.structure_digest, backfill=False, segments=segments, stretches=stretches
+        )
 
 
 class _Order:
