@@ -321,10 +321,11 @@ def test_slices_are_for_the_planned_shape_and_others_need_room_for_the_whole_mod
         session.run(None, fed(40))
 
 
-def test_values_fed_in_place_of_initializers_reach_the_slices() -> None:
-    """Such a model is not run by the runtime's own session, which would take them."""
+@pytest.mark.parametrize("batch", [1, "n"])
+def test_values_fed_in_place_of_initializers_reach_the_slices(batch: int | str) -> None:
+    """Such a model is not run by the runtime's own session, which would take them. Nor are other shapes than its."""
     random = np.random.default_rng(0)
-    shape, scale = (1, 8, 300, 300), random.standard_normal((8, 1, 1)).astype(np.float32)
+    shape, scale = (8, 300, 300), random.standard_normal((8, 1, 1)).astype(np.float32)
     nodes = [
         helper.make_node("Sigmoid", ["x"], ["a"]),
         helper.make_node("Mul", ["a", "scale"], ["b"]),
@@ -335,18 +336,22 @@ def test_values_fed_in_place_of_initializers_reach_the_slices() -> None:
         nodes,
         "overridden",
         [
-            helper.make_tensor_value_info("x", TensorProto.FLOAT, shape),
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, (batch, *shape)),
             helper.make_tensor_value_info("scale", TensorProto.FLOAT, scale.shape),
         ],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (*shape[:3], 1))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (batch, *shape[:2], 1))],
         [numpy_helper.from_array(scale, "scale"), numpy_helper.from_array(np.array([3]), "axes")],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     model: bytes = proto.SerializeToString()
-    roomy = parallax.InferenceSession(model, memory_budget="64GiB", threads=2)
-    session = parallax.InferenceSession(model, memory_budget=within(0.6, roomy), threads=2)
+    sizes = {1} if batch == 1 else {1, 4}
+    options: dict[str, Any] = {"threads": 2, "shapes": {"x": (max(sizes), *shape)}}
+    roomy = parallax.InferenceSession(model, memory_budget="64GiB", **options)
+    session = parallax.InferenceSession(model, memory_budget=within(0.6, roomy), **options)
     assert session.plan.stretches
+    assert [entry.name for entry in session.get_inputs()] == ["x"]
     stock = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    x = random.standard_normal(shape).astype(np.float32)
-    for feed in ({"x": x}, {"x": x, "scale": scale + 1}):
-        np.testing.assert_allclose(session.run(None, feed)[0], stock.run(None, feed)[0], rtol=1e-4, atol=1e-5)
+    for size in sizes:
+        x = random.standard_normal((size, *shape)).astype(np.float32)
+        for feed in ({"x": x}, {"x": x, "scale": scale + 1}):
+            np.testing.assert_allclose(session.run(None, feed)[0], stock.run(None, feed)[0], rtol=1e-4, atol=1e-5)

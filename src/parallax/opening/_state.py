@@ -170,7 +170,8 @@ def split_attributes(executor: Executor, interface: ModelInterface, session_opti
     if executor.forms is not None:
         # These describe the shapes that they were made for, of all that the model takes.
         for described in executor.forms.declared.inputs_meta:
-            inputs[described.name] = (described, inputs[described.name][1])
+            if described.name in inputs:  # it declares those that need not be fed, too
+                inputs[described.name] = (described, inputs[described.name][1])
     overridable = {arg.name: arg for s in sessions for arg in s.overridable_initializers}
     first = sessions[0]
     # Whoever changes the caller's object afterwards means another session. A split model has none that a copy would

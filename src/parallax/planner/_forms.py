@@ -17,7 +17,7 @@ from parallax.planner._request import PlannedModel, PlanRequest
 from parallax.planner._requirement import estimate_model
 from parallax.planner._rows import in_rows_shapes, open_inputs
 from parallax.planner._tables import DEFAULT_MIN_GAIN
-from parallax.planner._whole import make_provenance, whole_plan
+from parallax.planner._whole import fed_in_full, make_provenance, whole_plan
 from parallax.profile import surviving_tensors
 from parallax.schedule import Plan
 
@@ -110,7 +110,7 @@ def forms_of_shapes(
     compiled = partial(compile_plan, backends=request.open_backends, faults=request.faults)
 
     def make_whole() -> ShapeForm:
-        whole = whole_plan(model, "shapes that the plan is not for", cores=request.cores)
+        whole = fed_in_full(whole_plan(model, "shapes that the plan is not for", cores=request.cores), model)
         estimator = estimate_model(model, whole) if has_budget else None
         return ShapeForm(plan=whole, executor=compiled(in_memory(model), whole, runtime), estimator=estimator)
 

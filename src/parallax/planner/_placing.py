@@ -15,7 +15,7 @@ from parallax.planner._request import PlanRequest
 from parallax.planner._rows import can_share_rows
 from parallax.planner._shared import plan_shared
 from parallax.planner._tables import DEFAULT_MIN_GAIN, forced_body_plan, forced_plan
-from parallax.planner._whole import make_provenance, whole_plan
+from parallax.planner._whole import fed_in_full, make_provenance, whole_plan
 from parallax.profile import Cache, surviving_tensors
 from parallax.schedule import CPU_BACKEND, Plan
 from parallax.schedule.placement import Placer
@@ -68,7 +68,7 @@ def plan_whole_on(name: str, model: Model, *, cores: int, backend: Backend | Non
             f"{model.graph.nodes[first.node].op_type}: {first.detail}"
         )
     part = f"{len(answer.taken)} of {len(model.graph.nodes)} operators" if refused else "the whole model"
-    plan = whole_plan(model, f"{part} on {name}", cores=cores)
+    plan = fed_in_full(whole_plan(model, f"{part} on {name}", cores=cores), model)
     return replace(plan, segments=(replace(plan.segments[0], backend=name),)), ""
 
 

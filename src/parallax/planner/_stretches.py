@@ -18,7 +18,7 @@ from parallax.memory import PeakTable
 from parallax.model import Model, SlicedGraph, Step, is_shape_question, slice_stretches
 from parallax.planner._rows import can_share_rows
 from parallax.planner._tables import why_model_stays_whole
-from parallax.planner._whole import make_provenance, whole_plan
+from parallax.planner._whole import fed_in_full, make_provenance, whole_plan
 from parallax.schedule import Plan, Stretch
 
 SLICES: Final = (2, 4, 8, 16)
@@ -107,12 +107,8 @@ def stretched_plans(model: Model, *, room_bytes: int, cores: int, reason: str) -
         most = max(stretch.slices for stretch in stretches)
         text = f"{reason}: {parts} computed in slices of rows, one after the other, in {most} at most"
         plan = whole_plan(made, text, cores=cores, provenance=make_provenance("memory", text))
-        # Not the runtime's own session runs it, which would take values that callers feed in place of initializers.
-        fed = tuple([info.name for info in (*made.graph.inputs, *made.graph.overridable)])
-        segments = tuple([replace(segment, inputs=fed) for segment in plan.segments])
-        yield replace(
-            plan, structure_digest=model.structure_digest, backfill=False, segments=segments, stretches=stretches
-        )
+        plan = fed_in_full(plan, made)
+        yield replace(plan, structure_digest=model.structure_digest, backfill=False, stretches=stretches)
 
 
 class _Order:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import onnxruntime
@@ -54,6 +55,13 @@ def whole_plan(
         segments=(segment,),
         provenance=provenance,
     )
+
+
+def fed_in_full(plan: Plan, model: Model) -> Plan:
+    """A plan of the whole model for the engine to run: unlike the runtime's own session, its segment is fed nothing but
+    what the plan names, so that this names what callers may feed in place of initializers, too."""
+    fed = tuple([info.name for info in (*model.graph.inputs, *model.graph.overridable)])
+    return replace(plan, segments=tuple([replace(segment, inputs=fed) for segment in plan.segments]))
 
 
 def make_provenance(
