@@ -9,6 +9,7 @@ ever.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -295,7 +296,7 @@ class _Look:
                 for tag, begin, end in fields(data, *place, _ATTRIBUTE_FIELDS):
                     if tag == _ATTRIBUTE_TENSOR:
                         self._tensor(begin, end, None)
-        elif is_row_picker(op_type, domain, len(reads)) and all(self._is_axis_0(*place) for place in attributes):
+        elif is_row_picker(op_type, domain, len(reads)) and all(_is_axis_0(data[b:e]) for b, e in attributes):
             self._pickers.append((reads[0], reads[1]))
         self.operators[op_type] += 1
         self.domains.add(domain)
@@ -322,12 +323,6 @@ class _Look:
         if sorted(names) != _BRANCH_NAMES:
             raise OtherFormError
         self._captured[len(self._reads)] = captured
-
-    def _is_axis_0(self, start: int, stop: int) -> bool:
-        """Whether an attribute is the axis, and that is the first one."""
-        found = {tag: (begin, end) for tag, begin, end in fields(self.data, start, stop, _ATTRIBUTE_FIELDS)}
-        begin, end = found.get(_ATTRIBUTE_NAME, (0, 0))
-        return self.data[begin:end] == b"axis" and not found.get(_ATTRIBUTE_INT, (0, 0))[0]
 
     def _initializer(self, start: int, stop: int, payload: Payload | None) -> None:
         name, dims, size_bytes = self._tensor(start, stop, payload)
@@ -418,6 +413,14 @@ class _Look:
             if found:
                 total, most = self.weights_read.get(op_type, (0, 0))
                 self.weights_read[op_type] = total + sum(found), max(most, len(found))
+
+
+@functools.lru_cache(maxsize=64)
+def _is_axis_0(attribute: bytes) -> bool:
+    """Whether an attribute is the axis, and that is the first one. Models have thousands, of which few differ."""
+    found = {tag: (begin, end) for tag, begin, end in fields(attribute, 0, len(attribute), _ATTRIBUTE_FIELDS)}
+    begin, end = found.get(_ATTRIBUTE_NAME, (0, 0))
+    return attribute[begin:end] == b"axis" and not found.get(_ATTRIBUTE_INT, (0, 0))[0]
 
 
 class _Branch(_Look):
