@@ -142,6 +142,20 @@ def test_what_only_the_slower_plan_used_is_no_reason_to_try_it_again_at_once() -
     assert len(world.controller.switches) <= 60 / 5
 
 
+def test_what_a_wrongly_predicted_plan_showed_of_a_processor_is_not_taken_for_another_state() -> None:
+    """Else the setback of each of two such plans would be void as soon as the other was tried."""
+    world = World()
+    world.run_for(2)
+    world.wrong = {"shared": 2.0, "CPU": 2.0, "device": 1.0}
+    world.state = state_of({"gpu": 4.0, CPU_NARROW: 2.0, CPU_WIDE: 2.0})
+    world.run_for(5)
+    before = len(world.controller.switches)
+    world.run_for(55)
+    assert world.label == "device"
+    assert len(world.controller.switches) - before <= 55 / 5
+    assert world.controller.state.slowdown("gpu") == pytest.approx(4.0, rel=0.05)
+
+
 class CrowdedWorld(World):
     """Where others take the cores, runs take what was recorded of such."""
 

@@ -318,6 +318,9 @@ class Controller:
             measured_ns=(round(self._pace_ns), round(former.before_ns)) if former and goes_back else None,
         )
         self.switches = [*self.switches, switch][-_LONGEST_HISTORY:]
+        estimates = self._estimator.estimates
+        if former is not None and goes_back:
+            self._estimator.restore(former.estimates)
         self._trial = None
         if self._paced:
             self._trial = Trial(
@@ -326,6 +329,7 @@ class Controller:
                 before_variance=self._pace.variance,
                 dwell=self._dwell,
                 is_return=goes_back,
+                estimates=estimates,
             )
         if former is not None and goes_back and not former.is_return:
             self._dwell = former.dwell  # the plan is in force for as long as if it had not been left

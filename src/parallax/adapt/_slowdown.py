@@ -132,6 +132,15 @@ class SlowdownEstimator:
         """Take a processor to be as predicted again."""
         self._estimates.pop(processor, None)
 
+    @property
+    def estimates(self) -> Mapping[str, Slowdown]:
+        """What is known now, of each processor that something is known of."""
+        return MappingProxyType(dict(self._estimates))
+
+    def restore(self, estimates: Mapping[str, Slowdown]) -> None:
+        """Take all processors to be as they were when `estimates` was asked for, whatever runs have shown since."""
+        self._estimates = dict(estimates)
+
     def estimate(self, processor: str) -> Slowdown:
         """What is known of one processor."""
         return self._estimates.get(processor, Slowdown())

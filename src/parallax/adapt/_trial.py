@@ -8,8 +8,10 @@ counts for more, so that a wrong prediction costs some runs and no more.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 from typing import Final
 
 from parallax.adapt._decision import Dwell
@@ -62,6 +64,9 @@ class Trial:
     """As it was before; what it is again once the plan before is in force again."""
     is_return: bool
     """Whether this one was itself gone back to, because the other was slower."""
+    estimates: Mapping[str, Slowdown] = field(default_factory=lambda: MappingProxyType({}))
+    """Of all processors, from before this plan ran; what they are again if it is given up. Where a plan's prediction is
+    wrong, its runs show processors that are as slow as it is wrong, which is no other state of the machine."""
 
     def verdict(self, after_ns: float, after: Slowdown, runs: int) -> Verdict | None:
         """None: more runs are needed.
