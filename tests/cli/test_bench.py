@@ -14,8 +14,8 @@ import pytest
 
 from parallax import zoo
 from parallax.cli import Rival, Timing, _timing, compare_outputs, ratio, runtime_rivals, thread_counts, time_interleaved
-from parallax.cli._bench_report import End, percentile_ms
-from parallax.cli._bench_rounds import Measured, counted, measure_rounds
+from parallax.cli._bench_report import percentile_ms
+from parallax.cli._bench_rounds import End, Measured, counted, measure_rounds
 from parallax.cli._quiet import Deadline
 from parallax.cli._timing import Round, Turn
 from parallax.machine import CoreMeter, LoadMeter

@@ -15,9 +15,9 @@ import pytest
 
 from parallax.cli import _bench
 from parallax.cli._bench_opening import open_ours
-from parallax.cli._bench_report import End
-from parallax.cli._exits import IS_OWN_PROCESS, process_began_s
-from parallax.cli._limit import END_SHARE, Limit, begin_limit, tell_nothing
+from parallax.cli._bench_rounds import End
+from parallax.cli._exits import IS_OWN_PROCESS
+from parallax.cli._limit import END_SHARE, Limit, begin_limit, process_began_s, tell_nothing
 from parallax.cli._timing import InterleavedRounds
 from tests.cli._models import affine, invoke
 

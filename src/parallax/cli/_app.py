@@ -276,9 +276,9 @@ def bench_command(
     """
     from parallax.cli._limit import begin_limit
 
-    begin_limit(model, max_time, as_json=as_json)  # first: what it does takes long to load on a busy machine
+    limit = begin_limit(model, max_time, as_json=as_json)  # before the imports below, which the limit includes
     from parallax.cli._bench import bench_model
-    from parallax.cli._bench_course import BenchPlan
+    from parallax.cli._bench_rounds import BenchPlan
 
     how = BenchPlan(
         rounds=runs, max_time_s=max_time, callers=callers, duration_s=duration, batch=batch, tunes=tune, energy=energy
@@ -296,6 +296,7 @@ def bench_command(
             **budget_options(memory_budget, margin),
         ),
         how=how,
+        limit=limit,
         seed=seed,
         save=save,
         providers=provider or (),

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import typer
 
-from parallax.cli._bench_course import BenchPlan, Course
+from parallax.cli._bench_course import Course
 from parallax.cli._bench_opening import callers, open_ours, open_policies, open_rivals
-from parallax.cli._bench_report import OURS, End
-from parallax.cli._bench_rounds import measure_rounds
+from parallax.cli._bench_report import OURS
+from parallax.cli._bench_rounds import BenchPlan, End, measure_rounds
 from parallax.cli._callers import CallerRounds
 from parallax.cli._console import ProgressCallback, Screen
 from parallax.cli._energy import ENERGY_SHARE, EnergySource, measure_rows, source_for
-from parallax.cli._limit import LIMIT, Limit
+from parallax.cli._limit import Limit
 from parallax.cli._open import Subject, check_writable, prepare
 from parallax.cli._providers import parse_providers
 from parallax.cli._quiet import Deadline, await_idle_cores
@@ -61,6 +61,7 @@ def bench_model(
     shapes: Sequence[str],
     options: Options,
     how: BenchPlan,
+    limit: Limit,
     seed: int,
     save: Path | None,
     providers: Sequence[str],
@@ -89,7 +90,7 @@ def bench_model(
         open_placer(policy)  # what is wrong with one is said now, not after a minute of measuring
     cores = options.threads or available_cores()
     rivals = runtime_rivals(cores)
-    limit = _limit_of(how.limit_s(len(rivals) + 1 + len(policies)))
+    limit.note_loaded(how.limit_s(len(rivals) + 1 + len(policies)))
     deadline = Deadline(limit.work_s, began_s=limit.began_s)
     course = Course(model=model, limit=limit, screen=screen, how=how, save=save, cores=cores, slims=options.slim)
     limit.conclude = lambda: course.conclude(End.TIME)
@@ -116,15 +117,6 @@ def bench_model(
         raise KeyboardInterrupt
     limit.take()
     raise typer.Exit(course.conclude(ended_by))
-
-
-def _limit_of(seconds: float) -> Limit:
-    """The limit of the command that runs now, which is so many seconds long; what it needs is loaded."""
-    limit = LIMIT.get()
-    if limit is None:
-        limit = Limit(seconds, began_s=time.monotonic())
-    limit.note_loaded(seconds)
-    return limit
 
 
 # Measuring --------------------------------------------------------------------------------------------

@@ -11,47 +11,18 @@ from typing import Any
 from rich.console import Console
 
 from parallax.cli._bench_opening import Opened, Running
-from parallax.cli._bench_report import OURS, TOLERANCE, Bench, End, describe_bench, is_ours, is_tuned, render_bench
-from parallax.cli._bench_rounds import counted
+from parallax.cli._bench_report import OURS, TOLERANCE, Bench, Compared, describe_bench, is_ours, render_bench
+from parallax.cli._bench_rounds import BenchPlan, End, Measured, counted
 from parallax.cli._bench_unfinished import FirstRuns, describe_first_runs, render_first_runs
 from parallax.cli._console import Screen
 from parallax.cli._energy import BenchEnergy, EnergySource, RowEnergy, energy_of
 from parallax.cli._exits import INTERRUPTED_EXIT, say
-from parallax.cli._limit import DEFAULT_S, Limit, describe_unmeasured, say_inconclusive, tell_nothing
+from parallax.cli._limit import Limit, describe_unmeasured, say_inconclusive, tell_nothing
 from parallax.cli._open import Subject
 from parallax.cli._rivals import Difference, compare_outputs, runtime_rivals
 from parallax.cli._timing import Round
 from parallax.schedule import Plan
 from parallax.session import InferenceSession
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BenchPlan:
-    """What is measured, and for how long."""
-
-    rounds: int | None = None
-    """At most; None: as many as there is time for, 30 at most."""
-    max_time_s: float | None = None
-    """None: `DEFAULT_S`, or what ``duration_s`` needs."""
-    callers: int = 1
-    duration_s: float | None = None
-    """Seconds that each is called for; None: rounds of single runs, unless several call."""
-    batch: int | None = None
-    tunes: bool | None = None
-    """None: models are tuned, bundles are not."""
-    energy: bool = False
-    """Whether joules are wanted."""
-
-    @property
-    def is_load(self) -> bool:
-        """Whether throughput is measured, by callers that do not pause."""
-        return self.callers > 1 or self.duration_s is not None
-
-    def limit_s(self, rivals: int) -> float:
-        """Seconds after which all is to be over, with so many to be compared."""
-        if self.max_time_s is not None:
-            return self.max_time_s
-        return DEFAULT_S + (0.0 if self.duration_s is None else self.duration_s * rivals)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -100,31 +71,33 @@ class Course:
                 self.limit, self.model, as_json=self.screen.as_json, others=self._others(), tunes=self.tunes
             )
         rounds = list(self.rounds)
-        differences = self._differences(self.session)
+        compared = self._compared(self.subject, self.session)
         if rounds:
-            bench = self._bench(self.subject, self.session, rounds, differences, ended_by)
-            self._tell(describe_bench(bench), render_bench)
-            return _status(differences) or _status_of(ended_by)
+            self._tell(describe_bench(self._bench(compared, counted(rounds, ended_by))), render_bench)
+            return _status(compared.differences) or _status_of(ended_by)
         first = FirstRuns(
-            subject=self.subject,
-            session=self.session,
+            compared=compared,
             runs_ns=self._first_runs(),
             opening_s=self.opening_s,
-            differences=differences,
-            failed=dict(self.opened.failed),
-            left_out=dict(self.opened.left_out),
-            cores=self.cores,
-            callers=self.how.callers,
-            is_load=self.how.is_load,
-            batch=self.how.batch or 1,
-            wanted=self.wanted,
             others_cores=self.others_cores,
         )
         report = describe_first_runs(
             first, describe_unmeasured(self.limit, self.model, others=self._others(), tunes=self.tunes)
         )
         self._tell(report, render_first_runs)
-        return _status(differences) or say_inconclusive(report)
+        return _status(compared.differences) or say_inconclusive(report)
+
+    def _compared(self, subject: Subject, session: InferenceSession) -> Compared:
+        return Compared(
+            subject=subject,
+            session=session,
+            how=self.how,
+            cores=self.cores,
+            wanted=self.wanted,
+            differences=self._differences(session),
+            failed=dict(self.opened.failed),
+            left_out=dict(self.opened.left_out),
+        )
 
     def _first_runs(self) -> dict[str, list[float]]:
         """The ns of all runs so far, by label, in the order in which they are shown."""
@@ -153,37 +126,16 @@ class Course:
             if label in self.calls or not self.calls
         }
 
-    def _bench(
-        self,
-        subject: Subject,
-        session: InferenceSession,
-        rounds: Sequence[Round],
-        differences: Mapping[str, Difference],
-        ended_by: End,
-    ) -> Bench:
-        measured = counted(rounds, ended_by)
+    def _bench(self, compared: Compared, measured: Measured) -> Bench:
         policies = {label: rival.session.plan for label, rival in self.policies.items()}
+        plans = {OURS: compared.session.plan, **policies}
         return Bench(
-            subject=subject,
-            session=session,
-            rounds=measured.rounds,
-            others_cores=measured.others_cores,
-            disturbed=measured.disturbed,
-            is_spoiled=measured.is_spoiled,
-            ended_by=measured.ended_by,
-            wanted=self.wanted,
+            compared=compared,
+            measured=measured,
             elapsed_s=self.limit.elapsed_s,
             max_time_s=self.limit.seconds,
-            differences=differences,
-            failed=self.opened.failed,
-            left_out=self.opened.left_out,
             policies={label: plan for label, plan in policies.items() if label in self.calls},
-            cores=self.cores,
-            callers=self.how.callers,
-            is_load=self.how.is_load,
-            batch=self.how.batch or 1,
-            is_tuned=is_tuned(session.plan),
-            energy=self._energy(subject, measured.rounds, {OURS: session.plan, **policies}),
+            energy=self._energy(compared.subject, measured.rounds, plans),
         )
 
     def _energy(self, subject: Subject, rounds: Sequence[Round], plans: Mapping[str, Plan]) -> BenchEnergy | None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from parallax.cli._bench_rounds import BenchPlan, End, Measured
 from parallax.cli._console import make_table, print_line, print_table
 from parallax.cli._energy import BenchEnergy, energy_cell, energy_heading, energy_notes
 from parallax.cli._open import Subject
 from parallax.cli._plan_view import describe_adaptation, describe_plan, render_adaptation, summarise_memory
 from parallax.cli._rivals import Difference
-from parallax.cli._timing import Round, quartiles
+from parallax.cli._timing import quartiles
 from parallax.cli._units import milliseconds, significant
 from parallax.cli._verdict import Verdict, judge, speed
 from parallax.machine import DISTURBED_SHARE
@@ -35,69 +35,53 @@ _LEAST_BEYOND = 1
 """A percentile is given where at least so many runs lie beyond it."""
 
 
-class End(Enum):
-    """What ended the rounds."""
-
-    ROUNDS = "rounds"
-    """As many as were wanted."""
-    TIME = "time"
-    BUSY = "busy"
-    """As many again were disturbed."""
-    INTERRUPT = "interrupt"
-    """Ctrl-C."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
-    """What was measured, and how."""
+class Compared:
+    """What was compared, and how: what a report tells whether a round ended or not."""
 
     subject: Subject
     session: InferenceSession
-    rounds: Sequence[Round]
-    """That count; at least one."""
-    others_cores: float
-    """The most that other programs used meanwhile."""
-    disturbed: int
-    """Rounds that others disturbed, whether they count or not."""
-    is_spoiled: bool
-    """Whether some of these count."""
-    ended_by: End
+    """Ours."""
+    how: BenchPlan
+    cores: int
     wanted: int
     """Rounds that were to be measured."""
-    elapsed_s: float
-    max_time_s: float
     differences: Mapping[str, Difference]
-    """By rival."""
+    """Of outputs from ours, by rival."""
     failed: Mapping[str, str]
     """Rivals that do not run the model, and what the runtime said."""
     left_out: Mapping[str, str]
     """Rivals that were not timed, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What was measured, in one round at least."""
+
+    compared: Compared
+    measured: Measured
+    elapsed_s: float
+    max_time_s: float
     policies: Mapping[str, Plan]
     """The plans of our sessions with other policies that were timed, by label."""
-    cores: int
-    callers: int
-    is_load: bool
-    """Whether throughput was measured, by callers that do not pause."""
-    batch: int
-    is_tuned: bool
     energy: BenchEnergy | None = None
     """Joules, where they were asked for."""
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Of all that were timed, ours first."""
-        return tuple(sorted(self.rounds[0].turns, key=lambda label: (label != OURS, self._place(label))))
-
-    def _place(self, label: str) -> int:
-        return list(self.differences).index(label) if label in self.differences else -1
+        others = list(self.compared.differences)
+        timed = self.measured.rounds[0].turns
+        return tuple(sorted(timed, key=lambda label: -1 if label == OURS else others.index(label)))
 
     @property
     def obstacle(self) -> str:
         """What stands against any conclusion; "" if nothing does."""
-        if not self.is_spoiled:
+        if not self.measured.is_spoiled:
             return ""
-        if self.others_cores > DISTURBED_SHARE * self.cores:
-            return f"other programs used up to {self.others_cores:.1f} of {self.cores} cores meanwhile"
+        others_cores, cores = self.measured.others_cores, self.compared.cores
+        if others_cores > DISTURBED_SHARE * cores:
+            return f"other programs used up to {others_cores:.1f} of {cores} cores meanwhile"
         return "the host of this machine took cores away meanwhile"
 
 
@@ -106,57 +90,64 @@ def is_ours(label: str) -> bool:
     return label == OURS or label.startswith(f"{OURS}, ")
 
 
-def is_tuned(plan: Plan) -> bool:
-    """Whether a plan is what a search that nobody disturbed has found."""
-    return plan.provenance.source == "measured" and not plan.provenance.disturbed
-
-
 def describe_bench(bench: Bench) -> dict[str, Any]:
     """The document: everything that the tables show, and more."""
+    measured = bench.measured
     rows = [_describe_row(bench, label) for label in bench.labels]
     rivals = [row for row in rows if not is_ours(row["label"])]
     best = (
         max(rivals, key=lambda row: row["runs_per_s"], default=None)
-        if bench.is_load
+        if bench.compared.how.is_load
         else min(rivals, key=lambda row: row["median_ms"], default=None)
     )
     verdict = None if best is None else _verdict(bench, best["label"])
+    return describe_compared(
+        bench.compared,
+        {
+            "runs": len(measured.rounds),
+            "discarded_rounds": 0 if measured.is_spoiled else measured.disturbed,
+            "disturbed_rounds": measured.disturbed,
+            "others_cores": measured.others_cores,
+            "interrupted": measured.ended_by is End.INTERRUPT,
+            "ended_by": measured.ended_by.value,
+            "elapsed_s": bench.elapsed_s,
+            "max_time_s": bench.max_time_s,
+            "verdict": None if verdict is None else verdict.to_json(),
+            "timings": rows,
+            "best_of_onnxruntime": None if best is None else best["label"],
+            "ratio_to_best": None if best is None else best["ours_over_this"],
+            "conclusion": _conclusion(bench, None if best is None else best["label"], verdict),
+            "adaptation": describe_adaptation(bench.compared.session.adaptation),
+            "policies": {label: describe_plan(plan) for label, plan in bench.policies.items()},
+            "energy": None if bench.energy is None else bench.energy.to_json(),
+        },
+    )
+
+
+def describe_compared(compared: Compared, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The document of a bench that found ``found``: that, between what describes the bench."""
+    subject, plan = compared.subject, compared.session.plan
     return {
-        "model": bench.subject.source.label,
-        "inputs": {name: [str(value.dtype), list(value.shape)] for name, value in bench.subject.feeds.items()},
-        "threads": bench.cores,
-        "callers": bench.callers,
-        "batch": bench.batch,
-        "measures": "throughput" if bench.is_load else "latency",
-        "runs": len(bench.rounds),
-        "wanted_rounds": bench.wanted,
-        "discarded_rounds": 0 if bench.is_spoiled else bench.disturbed,
-        "disturbed_rounds": bench.disturbed,
-        "others_cores": bench.others_cores,
-        "interrupted": bench.ended_by is End.INTERRUPT,
-        "ended_by": bench.ended_by.value,
-        "elapsed_s": bench.elapsed_s,
-        "max_time_s": bench.max_time_s,
-        "tuned": bench.is_tuned,
+        "model": subject.source.label,
+        "inputs": {name: [str(value.dtype), list(value.shape)] for name, value in subject.feeds.items()},
+        "threads": compared.cores,
+        "callers": compared.how.callers,
+        "batch": compared.how.items_per_run,
+        "measures": "throughput" if compared.how.is_load else "latency",
+        "wanted_rounds": compared.wanted,
+        "tuned": plan.provenance.source == "measured" and not plan.provenance.disturbed,
         "machine": machine_fingerprint(),
-        "is_onnxruntime": bench.session.plan.is_uncut,
-        "verdict": None if verdict is None else verdict.to_json(),
-        "timings": rows,
-        "failed": dict(bench.failed),
-        "left_out": dict(bench.left_out),
-        "best_of_onnxruntime": None if best is None else best["label"],
-        "ratio_to_best": None if best is None else best["ours_over_this"],
-        "conclusion": _conclusion(bench, None if best is None else best["label"], verdict),
-        "plan": describe_plan(bench.session.plan),
-        "adaptation": describe_adaptation(bench.session.adaptation),
-        "policies": {label: describe_plan(plan) for label, plan in bench.policies.items()},
-        "memory": bench.session.memory().to_json(),
-        "energy": None if bench.energy is None else bench.energy.to_json(),
+        "is_onnxruntime": plan.is_uncut,
+        **found,
+        "failed": dict(compared.failed),
+        "left_out": dict(compared.left_out),
+        "plan": describe_plan(plan),
+        "memory": compared.session.memory().to_json(),
     }
 
 
 def _describe_row(bench: Bench, label: str) -> dict[str, Any]:
-    turns = [measured.turns[label] for measured in bench.rounds]
+    turns = [measured.turns[label] for measured in bench.measured.rounds]
     runs = np.array([ns for turn in turns for ns in turn.runs_ns])
     medians = [statistics.median(turn.runs_ns) for turn in turns]
     low, high = quartiles(medians)
@@ -170,7 +161,7 @@ def _describe_row(bench: Bench, label: str) -> dict[str, Any]:
         **{f"{name}_ms": percentile_ms(runs, percent) for name, percent in PERCENTILES.items()},
         "timed_runs": len(runs),
         "runs_per_s": runs_per_s,
-        "items_per_s": runs_per_s * bench.batch,
+        "items_per_s": runs_per_s * bench.compared.how.items_per_run,
     }
     if bench.energy is not None and label in bench.energy.rows:
         row["energy"] = bench.energy.rows[label].to_json()
@@ -178,7 +169,7 @@ def _describe_row(bench: Bench, label: str) -> dict[str, Any]:
         ratios = _ratios(bench, label)
         low, high = quartiles(ratios)
         verdict = _verdict(bench, label)
-        difference = bench.differences[label]
+        difference = bench.compared.differences[label]
         row["ours_over_this"] = {
             "median": verdict.ratio,
             "quartiles": [low, high],
@@ -206,7 +197,7 @@ def percentile_ms(runs_ns: NDArray[Any], percent: int) -> float | None:
 
 
 def _ratios(bench: Bench, label: str) -> list[float]:
-    return [measured.turns[OURS].sample_ns / measured.turns[label].sample_ns for measured in bench.rounds]
+    return [measured.turns[OURS].sample_ns / measured.turns[label].sample_ns for measured in bench.measured.rounds]
 
 
 def _verdict(bench: Bench, label: str) -> Verdict:
@@ -216,15 +207,16 @@ def _verdict(bench: Bench, label: str) -> Verdict:
 def _conclusion(bench: Bench, best: str | None, verdict: Verdict | None) -> str:
     """The sentence that a reader came for."""
     whole = ""
-    if bench.session.plan.is_uncut:
-        width = bench.session.plan.segments[0].width if bench.session.plan.segments else bench.cores
+    plan = bench.compared.session.plan
+    if plan.is_uncut:
+        width = plan.segments[0].width if plan.segments else bench.compared.cores
         whole = (
             f"The model runs whole, so that this is ONNX Runtime, on {width} thread{'s' if width > 1 else ''}: what "
             "differs from that row is noise. "
         )
     if verdict is None or best is None:
         return f"{whole}There is nothing to compare with."
-    what = " in runs per second" if bench.is_load else ""
+    what = " in runs per second" if bench.compared.how.is_load else ""
     return f"{whole}{_capitalised(verdict.sentence(OURS, f'the best of ONNX Runtime ({_short(best)}){what}'))}."
 
 
@@ -314,11 +306,7 @@ def _render_notes(report: Mapping[str, Any], console: Console) -> None:
             console,
             f"{report['discarded_rounds']} rounds were thrown away: others (or the host) took cores meanwhile",
         )
-    for label, reason in report["failed"].items():
-        print_line(console, f"{label} does not run this model: {reason}")
-    for label, reason in report["left_out"].items():
-        print_line(console, f"{label} was not timed: {reason}")
-    print_line(console, f"plan: {report['plan']['summary']}")
+    render_untimed_and_plan(report, console)
     render_adaptation(report["adaptation"], console)
     for label, plan in report["policies"].items():
         print_line(console, f"plan of {label}: {plan['summary']}")
@@ -326,6 +314,15 @@ def _render_notes(report: Mapping[str, Any], console: Console) -> None:
     if report["energy"] is not None:
         for line in energy_notes(report):
             print_line(console, line)
+
+
+def render_untimed_and_plan(report: Mapping[str, Any], console: Console) -> None:
+    """Which rivals were not timed, and why; then the plan of our session."""
+    for label, reason in report["failed"].items():
+        print_line(console, f"{label} does not run this model: {reason}")
+    for label, reason in report["left_out"].items():
+        print_line(console, f"{label} was not timed: {reason}")
+    print_line(console, f"plan: {report['plan']['summary']}")
 
 
 def _ms(value: float | None) -> str:

@@ -1,18 +1,65 @@
-"""How many rounds `parallax bench` measures, and which of them count."""
+"""What `parallax bench` is to measure, how many rounds of it are measured, and which of them count."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
-from parallax.cli._bench_report import End
 from parallax.cli._console import ProgressCallback
+from parallax.cli._limit import DEFAULT_S
 from parallax.cli._quiet import Deadline
 from parallax.cli._timing import Round, Rounds
 from parallax.cli._verdict import LEAST_SAMPLES
 from parallax.machine import AWAIT_S
 
 _PATIENT_S, _IMPATIENT_S = AWAIT_S, 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchPlan:
+    """What is measured, and for how long."""
+
+    rounds: int | None = None
+    """At most; None: as many as there is time for, 30 at most."""
+    max_time_s: float | None = None
+    """None: `DEFAULT_S`, or what ``duration_s`` needs."""
+    callers: int = 1
+    duration_s: float | None = None
+    """Seconds that each is called for; None: rounds of single runs, unless several call."""
+    batch: int | None = None
+    tunes: bool | None = None
+    """None: models are tuned, bundles are not."""
+    energy: bool = False
+    """Whether joules are wanted."""
+
+    @property
+    def is_load(self) -> bool:
+        """Whether throughput is measured, by callers that do not pause."""
+        return self.callers > 1 or self.duration_s is not None
+
+    @property
+    def items_per_run(self) -> int:
+        """The size of the batch; 1 where none was asked for."""
+        return self.batch or 1
+
+    def limit_s(self, rivals: int) -> float:
+        """Seconds after which all is to be over, with so many to be compared."""
+        if self.max_time_s is not None:
+            return self.max_time_s
+        return DEFAULT_S + (0.0 if self.duration_s is None else self.duration_s * rivals)
+
+
+class End(Enum):
+    """What ended the rounds."""
+
+    ROUNDS = "rounds"
+    """As many as were wanted."""
+    TIME = "time"
+    BUSY = "busy"
+    """As many again were disturbed."""
+    INTERRUPT = "interrupt"
+    """Ctrl-C."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,35 +9,30 @@ from typing import Any
 
 from rich.console import Console
 
-from parallax.cli._bench_report import describe_outputs, is_ours, is_tuned, outputs_cell, render_outputs
+from parallax.cli._bench_report import (
+    Compared,
+    describe_compared,
+    describe_outputs,
+    is_ours,
+    outputs_cell,
+    render_outputs,
+    render_untimed_and_plan,
+)
 from parallax.cli._console import make_table, print_line, print_table
-from parallax.cli._open import Subject
-from parallax.cli._plan_view import describe_plan
-from parallax.cli._rivals import Difference
 from parallax.cli._units import milliseconds
-from parallax.profile import machine_fingerprint
-from parallax.session import InferenceSession
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstRuns:
-    """What happened before the time was over."""
+    """What ran before the time was over."""
 
-    subject: Subject
-    session: InferenceSession
+    compared: Compared
     runs_ns: Mapping[str, Sequence[float]]
     """Of each that ran, by label: the very first run, untimed ones, and those of a round that did not end."""
     opening_s: float | None
-    """When all were opened; None where that did not end."""
-    differences: Mapping[str, Difference]
-    failed: Mapping[str, str]
-    left_out: Mapping[str, str]
-    cores: int
-    callers: int
-    is_load: bool
-    batch: int
-    wanted: int
+    """Seconds from the start of the command until all were opened; None where the time was over before."""
     others_cores: float
+    """Cores that other programs still used when waiting for them had ended."""
 
 
 def describe_first_runs(first: FirstRuns, unmeasured: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,31 +41,16 @@ def describe_first_runs(first: FirstRuns, unmeasured: Mapping[str, Any]) -> dict
     Args:
         unmeasured: why no round ended, as `describe_unmeasured` tells it.
     """
-    plan = first.session.plan
-    return {
-        **unmeasured,
-        "model": first.subject.source.label,
-        "inputs": {name: [str(value.dtype), list(value.shape)] for name, value in first.subject.feeds.items()},
-        "threads": first.cores,
-        "callers": first.callers,
-        "batch": first.batch,
-        "measures": "throughput" if first.is_load else "latency",
-        "wanted_rounds": first.wanted,
+    found = {
         "discarded_rounds": 0,
         "disturbed_rounds": 0,
         "others_cores": first.others_cores,
         "opening_s": first.opening_s,
-        "tuned": is_tuned(plan),
-        "machine": machine_fingerprint(),
-        "is_onnxruntime": plan.is_uncut,
         "timings": [_describe_row(first, label) for label in first.runs_ns],
-        "failed": dict(first.failed),
-        "left_out": dict(first.left_out),
         "best_of_onnxruntime": None,
         "ratio_to_best": None,
-        "plan": describe_plan(plan),
-        "memory": first.session.memory().to_json(),
     }
+    return {**unmeasured, **describe_compared(first.compared, found)}
 
 
 def _describe_row(first: FirstRuns, label: str) -> dict[str, Any]:
@@ -82,8 +62,8 @@ def _describe_row(first: FirstRuns, label: str) -> dict[str, Any]:
         "max_ms": max(runs_ns) / 1e6,
         "timed_runs": len(runs_ns),
     }
-    if label in first.differences:
-        row["outputs"] = describe_outputs(first.differences[label])
+    if label in first.compared.differences:
+        row["outputs"] = describe_outputs(first.compared.differences[label])
     return row
 
 
@@ -99,11 +79,7 @@ def render_first_runs(report: Mapping[str, Any], console: Console) -> None:
     print_line(console, "these are first runs, with work that later ones are spared: no comparison")
     compared = [row["outputs"] for row in report["timings"] if "outputs" in row and not is_ours(row["label"])]
     render_outputs(compared, console)
-    for label, reason in report["failed"].items():
-        print_line(console, f"{label} does not run this model: {reason}")
-    for label, reason in report["left_out"].items():
-        print_line(console, f"{label} was not timed: {reason}")
-    print_line(console, f"plan: {report['plan']['summary']}")
+    render_untimed_and_plan(report, console)
 
 
 def _how_far_it_came(report: Mapping[str, Any]) -> str:

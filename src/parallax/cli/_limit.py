@@ -14,10 +14,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from typing import Any, Final
 
-from parallax.cli._exits import BAD_INPUT_EXIT, BEGAN_S, INCONCLUSIVE_EXIT, IS_OWN_PROCESS, say
+from parallax.cli._exits import BAD_INPUT_EXIT, INCONCLUSIVE_EXIT, IS_OWN_PROCESS, say
 
 DEFAULT_S: Final = 30.0
 END_PART: Final = 0.5
@@ -144,18 +143,35 @@ class Limit:
             leave(status)
 
 
-LIMIT: Final = ContextVar[Limit | None]("LIMIT", default=None)
-"""Of the command that runs now."""
+def begin_limit(model: str, seconds: float | None, *, as_json: bool) -> Limit:
+    """Begin the limit of the command that runs now. Call this before anything that takes long to load is loaded.
 
+    The limit counts from the start of the process, if the process runs this command alone; else from now.
 
-def begin_limit(model: str, seconds: float | None, *, as_json: bool) -> None:
-    """Give the command that runs now so many seconds from when it began: before what takes long to load is loaded."""
-    began_s = BEGAN_S.get()
-    limit = Limit(DEFAULT_S if seconds is None else seconds, began_s=time.monotonic() if began_s is None else began_s)
+    Args:
+        seconds: None: `DEFAULT_S`.
+    """
+    is_own = IS_OWN_PROCESS.get()
+    limit = Limit(DEFAULT_S if seconds is None else seconds, began_s=process_began_s() if is_own else time.monotonic())
     limit.conclude = lambda: tell_nothing(limit, model, as_json=as_json)
-    LIMIT.set(limit)
-    if IS_OWN_PROCESS.get():
+    if is_own:
         limit.enforce()
+    return limit
+
+
+def process_began_s() -> float:
+    """When this process started, in seconds of the monotonic clock.
+
+    Where the system does not tell (only Linux does), the process is taken to have computed since it started.
+    """
+    now = time.monotonic()
+    try:
+        with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
+            # The second field, in brackets, may hold anything; the 22nd is ticks since the machine was started.
+            ticks = int(file.read().rpartition(")")[2].split()[19])
+        return now - max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, AttributeError, ValueError, IndexError):
+        return now - time.process_time()
 
 
 # What is said where no round has ended ----------------------------------------------------------------
