@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from parallax.cli._bench_report import OURS, TOLERANCE, Bench, Compared, describ
 from parallax.cli._bench_rounds import BenchPlan, End, Measured, counted
 from parallax.cli._bench_unfinished import FirstRuns, describe_first_runs, render_first_runs
 from parallax.cli._console import Screen
+from parallax.cli._document import document_text
 from parallax.cli._energy import BenchEnergy, EnergySource, RowEnergy, energy_of
 from parallax.cli._exits import INTERRUPTED_EXIT, say
 from parallax.cli._limit import Limit, describe_unmeasured, say_inconclusive, tell_nothing
@@ -108,7 +108,7 @@ class Course:
 
     def _tell(self, report: Mapping[str, Any], render: Callable[[Mapping[str, Any], Console], None]) -> None:
         if self.save is not None:
-            self.save.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            self.save.write_text(document_text(report), encoding="utf-8")
         self.screen.show(report, lambda console: render(report, console))
 
     def _others(self) -> str:

@@ -6,7 +6,6 @@ plain text, and progress there is a line now and then.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -18,6 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from parallax.cli._document import document_text
 
 # Wide enough that no table of ours wraps in a file or pipe, where there is no terminal to ask (nor COLUMNS).
 _PIPED_COLUMNS = 200
@@ -44,7 +45,7 @@ class Screen:
         """Print ``report`` as JSON under ``--json``, else what ``render`` draws of it."""
         if self.as_json:
             # Not through rich: it would wrap long lines.
-            sys.stdout.write(json.dumps(report, indent=2, allow_nan=False) + "\n")
+            sys.stdout.write(document_text(report))
         else:
             render(self.out)
 

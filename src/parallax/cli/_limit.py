@@ -7,7 +7,6 @@ ends the process under what still runs in it.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -16,6 +15,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from parallax.cli._document import document_text
 from parallax.cli._exits import BAD_INPUT_EXIT, INCONCLUSIVE_EXIT, IS_OWN_PROCESS, say
 
 DEFAULT_S: Final = 30.0
@@ -224,7 +224,7 @@ def tell_nothing(limit: Limit, model: str, *, as_json: bool, others: str = "", t
         )
         return BAD_INPUT_EXIT
     if as_json:
-        sys.stdout.write(json.dumps(report, indent=2, allow_nan=False) + "\n")
+        sys.stdout.write(document_text(report))
     else:
         sys.stdout.write(f"{report['conclusion']}\nnothing was measured\n")
     return say_inconclusive(report)
