@@ -25,7 +25,7 @@ MODEL = "m.onnx"
 
 
 def limit_at(now: float, *, seconds: float = 30.0, cpu_s: float = 0.0) -> Limit:
-    """One that began at 0, now, in a process that had a core for so long since."""
+    """One that began at 0, now, in a process that has used so much CPU time since."""
     used = iter([0.0])
     return Limit(seconds, began_s=0.0, clock=lambda: now, cpu=lambda: next(used, cpu_s))
 
@@ -124,8 +124,8 @@ def test_a_time_too_short_for_opening_is_bad_input_where_the_machine_did_what_it
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        "error: --max-time 2 is too short: nothing was measured in the first 1.6 s, which were over while the model "
-        "was opened; give --max-time 60, or --no-tune\n"
+        "error: --max-time 2 is too short: time ran out after 1.6 s, while the model was opened, and nothing was "
+        "measured; give --max-time 60, or --no-tune\n"
     )
 
 
@@ -134,8 +134,8 @@ def test_a_machine_that_kept_it_waiting_is_no_bad_input(capsys: pytest.CaptureFi
     assert tell_nothing(limit, MODEL, as_json=False) == 3
     out, err = capsys.readouterr()
     assert out.splitlines() == [
-        "Inconclusive: no round, in which each runs once, ended within --max-time 30: the time for it was over while "
-        "Parallax was loaded; this process had a core for 0.4 of 25 s.",
+        "Inconclusive: no round, in which each runs once, ended within --max-time 30: time ran out while Parallax was "
+        "loaded; this process got 0.4 s of CPU time in 25 s.",
         "nothing was measured",
     ]
     assert err == (
@@ -171,7 +171,7 @@ def test_first_runs_are_shown_and_nothing_is_concluded(tmp_path: Path, monkeypat
     assert json.loads(saved.read_text()) == report
     assert report["runs"] == 0
     assert (report["verdict"]["outcome"], report["verdict"]["ratio"]) == ("inconclusive", None)
-    assert "over while the first round was measured" in report["verdict"]["why"]
+    assert "time ran out while the first round was measured" in report["verdict"]["why"]
     assert "other programs used 1.5 of 2 cores" in report["verdict"]["why"]
     assert [row["label"] for row in report["timings"]][:2] == ["Parallax", "ONNX Runtime, 1 thread"]
     for row in report["timings"]:

@@ -60,5 +60,5 @@ def main() -> None:
     try:
         app(prog_name="parallax")
     finally:
-        # Most of Python's end would be a search for garbage among all that was loaded.
+        # Python's exit looks for garbage among all objects, which takes longer than the rest of the exit.
         gc.freeze()

@@ -38,8 +38,8 @@ WAIT_SHARE, WAIT_LIMIT_S = 1 / 6, 10.0
 """So much of the time others' programs are waited for, before anything is measured."""
 
 OPEN_SHARE = 0.5
-"""So much of what is left after the search for a plan the opening of ONNX Runtime's sessions may take, those that
-matter least left out."""
+"""ONNX Runtime's sessions may take this share of the time that is left after the search for a plan, to open; where it
+is not enough, those that matter least are left out."""
 
 BRIEF_RUN_S = 0.5
 """From a run of this length on, turns are their timed runs alone."""
@@ -51,7 +51,7 @@ class Setting:
 
     providers: Sequence[str]
     policies: Sequence[str]
-    """Of sessions that are timed as well."""
+    """Of further sessions of ours that are timed."""
 
 
 def bench_model(
@@ -74,6 +74,7 @@ def bench_model(
     there were) where no round ended in time, and with 130 (and what is known by then) on Ctrl-C.
 
     Args:
+        limit: the time limit of this command, which has begun.
         policies: names of others to time as well. Yardsticks among them are never tuned.
     """
     if save is not None:
@@ -125,7 +126,7 @@ def bench_model(
 def _measure(
     course: Course, subject: Subject, options: Options, setting: Setting, deadline: Deadline, progress: ProgressCallback
 ) -> End:
-    """Open all there is and measure, noting in ``course`` what is known; returns what ended it."""
+    """Open all sessions and measure, keeping ``course`` up to date; returns what ended the measurement."""
     limit, screen = course.limit, course.screen
     limit.stage = "cores were waited for"
     wait_s = min(WAIT_LIMIT_S, WAIT_SHARE * deadline.remaining_s)
@@ -163,7 +164,7 @@ def _measure(
 
 
 def _tunes(course: Course, subject: Subject) -> bool:
-    """Whether the best plan is searched for: where nobody asked for that, only if others leave us the cores for it."""
+    """Whether to search for the best plan: by default, unless other programs use the cores or the plan is fixed."""
     if course.how.tunes is not None:
         return course.how.tunes
     if subject.source.is_bundle:
@@ -172,7 +173,7 @@ def _tunes(course: Course, subject: Subject) -> bool:
         return True
     course.screen.notice(
         f"other programs still use {course.others_cores:.1f} of {course.cores} cores, and would spoil the search for "
-        f"the best plan: timed is the plan of a session that is not tuned"
+        f"the best plan: the plan of an untuned session is timed instead"
     )
     return False
 
@@ -189,7 +190,7 @@ def _make_rounds(course: Course, *, slowest_s: float, deadline: Deadline) -> tup
 
 
 def _read_meters(course: Course, source: EnergySource, deadline: Deadline) -> End | None:
-    """Add what meters tell; returns what ended it, if it is the user."""
+    """Read energy meters while all run; returns INTERRUPT if the user ended it, else None."""
     try:
         measure_rows(course.calls, source.meters, remaining_s=lambda: deadline.remaining_s, rows=course.metered)
     except KeyboardInterrupt:

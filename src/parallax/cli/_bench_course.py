@@ -1,4 +1,4 @@
-"""What is known of a `parallax bench` while it goes on, and what is told of that when it ends, wherever it is then."""
+"""The state of a `parallax bench` that is under way, and the report made of it whenever the bench ends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from parallax.session import InferenceSession
 
 @dataclass(slots=True, kw_only=True)
 class Course:
-    """What is known so far. One thread fills it; another may tell it when the time is over."""
+    """What is known so far. The main thread fills it in; when the time is over, another thread may `conclude`."""
 
     limit: Limit
     screen: Screen
@@ -39,7 +39,7 @@ class Course:
     subject: Subject | None = None
     source: EnergySource | None = None
     others_cores: float = 0.0
-    """That other programs still used when waiting for them had ended."""
+    """Cores that other programs still used when waiting for them had ended."""
     tunes: bool = False
     """Whether the best plan is searched for."""
     session: InferenceSession | None = None
@@ -48,23 +48,23 @@ class Course:
     policies: Mapping[str, Running] = field(default_factory=dict)
     opened: Opened = field(default_factory=Opened)
     opening_s: float | None = None
-    """When all were opened, from the beginning."""
+    """Seconds from the start of the command until all sessions were opened; None before."""
     calls: Mapping[str, Callable[[], object]] = field(default_factory=dict)
     """What is timed, by label; empty until that is known."""
     runs_ns: dict[str, list[float]] = field(default_factory=dict)
-    """Of all runs so far, by label, those that are not timed for a round too."""
+    """Durations of all runs before the first round ended, by label: untimed runs too."""
     rounds: list[Round] = field(default_factory=list)
-    """All that ended."""
+    """Those that have ended."""
     wanted: int = 0
     metered: dict[str, RowEnergy] = field(default_factory=dict)
 
     def log(self, label: str, runs_ns: Sequence[float]) -> None:
-        """Note runs that have ended; what is known is only told of where no round ends."""
+        """Note durations of runs, in ns, for `FirstRuns`; not needed any more once a round has ended."""
         if not self.rounds:
             self.runs_ns.setdefault(label, []).extend(runs_ns)
 
     def conclude(self, ended_by: End) -> int:
-        """Tell what is known, and save it if that is wanted; returns the exit status."""
+        """Print the report of what is known, and save it if ``save`` is set; returns the exit status."""
         self.screen.end_progress()
         if self.subject is None or self.session is None or not self.runs_ns:
             return tell_nothing(
@@ -100,7 +100,7 @@ class Course:
         )
 
     def _first_runs(self) -> dict[str, list[float]]:
-        """The ns of all runs so far, by label, in the order in which they are shown."""
+        """Durations in ns of all runs so far, by label, in the order of the table."""
         runs_ns = {OURS: list(self.runs_ns[OURS])}
         for label, rival in dict(self.opened.running).items():
             runs_ns[label] = [1e9 * rival.run_s, *self.runs_ns.get(label, ())]
@@ -117,7 +117,7 @@ class Course:
         return f"other programs used {self.others_cores:.1f} of {self.cores} cores"
 
     def _differences(self, session: InferenceSession) -> dict[str, Difference]:
-        """Of all that ran so far, from our outputs; of those that are not timed only where that is not known yet."""
+        """How rivals' outputs differ from ours: those of timed rivals or, until these are chosen, of all that ran."""
         names = [entry.name for entry in session.get_outputs()]
         ours = dict(zip(names, self.ours, strict=True))
         return {

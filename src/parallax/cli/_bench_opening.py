@@ -1,4 +1,4 @@
-"""What `parallax bench` opens: our sessions and ONNX Runtime's, each with its first run, within a given time."""
+"""The sessions that `parallax bench` opens: ours and ONNX Runtime's, each with its first run, within a given time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from parallax.planner import is_yardstick
 from parallax.session import InferenceSession
 
 TUNE_SHARE = 0.5
-"""So much of what is left after waiting for cores the search for a plan may take ..."""
+"""The search for a plan may take this share of the time that is left after waiting for cores."""
 
 
 class _OutOfTime(BaseException):
@@ -49,8 +49,8 @@ def open_ours(
         session = subject.open(replace(options, progress=watched), providers=providers)
     except _OutOfTime:
         screen.notice(
-            f"the search for the best plan did not end within {limit.seconds:.0f} s: timed is the plan of a session "
-            f"that is not tuned. `parallax tune {subject.source.label}` takes its time, and bench then uses its plan"
+            f"the search for the best plan did not end within {limit.seconds:.0f} s: the plan of an untuned session is "
+            f"timed instead. `parallax tune {subject.source.label}` has no time limit, and bench then uses its plan"
         )
         return subject.open(replace(options, tune=False), providers=providers)
     if session.plan.provenance.disturbed:
@@ -69,7 +69,7 @@ class Running:
 
 @dataclass(slots=True, kw_only=True)
 class Opened:
-    """What was opened beside our session so far; it is filled as that goes on, and may be read meanwhile."""
+    """What has been opened so far besides our session. Another thread may read it while it is filled."""
 
     running: dict[str, Running] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)

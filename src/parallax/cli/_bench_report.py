@@ -125,7 +125,7 @@ def describe_bench(bench: Bench) -> dict[str, Any]:
 
 
 def describe_compared(compared: Compared, found: Mapping[str, Any]) -> dict[str, Any]:
-    """The document of a bench that found ``found``: that, between what describes the bench."""
+    """The document: ``found``, and beside it what describes the model, the machine and the sessions."""
     subject, plan = compared.subject, compared.session.plan
     return {
         "model": subject.source.label,
@@ -181,7 +181,7 @@ def _describe_row(bench: Bench, label: str) -> dict[str, Any]:
 
 
 def describe_outputs(difference: Difference) -> dict[str, Any]:
-    """What is told of a rival's outputs."""
+    """Describe how a rival's outputs differ from ours, in JSON types."""
     return {
         "identical": difference.identical,
         "relative_difference": None if difference.detail else difference.relative,
@@ -258,7 +258,7 @@ def render_bench(report: Mapping[str, Any], console: Console) -> None:
 
 
 def render_outputs(outputs: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """How outputs compare with ONNX Runtime's, if any did."""
+    """Say how our outputs compare with ONNX Runtime's; nothing if no rival ran."""
     if not outputs:
         return
     if all(row["identical"] for row in outputs):
@@ -330,7 +330,7 @@ def _ms(value: float | None) -> str:
 
 
 def outputs_cell(outputs: Mapping[str, Any] | None) -> str:
-    """How outputs compare, in a word or two; "" of our own."""
+    """How a rival's outputs compare with ours, in a word or two; "" in our own row."""
     if outputs is None:
         return ""
     if outputs["identical"]:

@@ -1,4 +1,4 @@
-"""What `parallax bench` is to measure, how many rounds of it are measured, and which of them count."""
+"""What `parallax bench` measures, in how many rounds, and which of these rounds count."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class BenchPlan:
     """What is measured, and for how long."""
 
     rounds: int | None = None
-    """At most; None: as many as there is time for, 30 at most."""
+    """At most; None: 30."""
     max_time_s: float | None = None
     """None: `DEFAULT_S`, or what ``duration_s`` needs."""
     callers: int = 1
@@ -44,7 +44,7 @@ class BenchPlan:
         return self.batch or 1
 
     def limit_s(self, rivals: int) -> float:
-        """Seconds after which all is to be over, with so many to be compared."""
+        """The time limit, in seconds, of a bench of so many sessions."""
         if self.max_time_s is not None:
             return self.max_time_s
         return DEFAULT_S + (0.0 if self.duration_s is None else self.duration_s * rivals)
@@ -83,7 +83,7 @@ def measure_rounds(
     """Measure until there are ``wanted`` undisturbed rounds, twice as many in all, or no time for another.
 
     Args:
-        everything: to which each round is added when it has ended.
+        everything: each round is appended to it when it has ended.
 
     Returns: what ended it.
     """
@@ -118,7 +118,7 @@ def measure_rounds(
 
 
 def counted(everything: Sequence[Round], ended_by: End) -> Measured:
-    """Of all rounds, those that count."""
+    """Choose the rounds that count: the undisturbed ones if there are enough of them, else all."""
     clean = [measured for measured in everything if not measured.is_disturbed]
     disturbed = len(everything) - len(clean)
     kept = clean if len(clean) >= LEAST_SAMPLES or not disturbed else list(everything)

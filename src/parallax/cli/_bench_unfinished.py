@@ -1,4 +1,4 @@
-"""What `parallax bench` tells where no round ended: the few runs there were, from which nothing is concluded."""
+"""The report of a `parallax bench` in which no round ended: the first runs, from which nothing is concluded."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _describe_row(first: FirstRuns, label: str) -> dict[str, Any]:
 
 
 def render_first_runs(report: Mapping[str, Any], console: Console) -> None:
-    """That nothing is concluded, and what there is all the same."""
+    """Print that nothing is concluded, and why; then a table of the first runs."""
     print_line(console, report["conclusion"])
     print_line(console, _how_far_it_came(report))
     table = make_table("", "runs", "p50 ms", "least", "most", "outputs")
@@ -76,7 +76,7 @@ def render_first_runs(report: Mapping[str, Any], console: Console) -> None:
         figures = (milliseconds(row[f"{name}_ms"] * 1e6) for name in ("p50", "min", "max"))
         table.add_row(row["label"], str(row["timed_runs"]), *figures, outputs_cell(row.get("outputs")))
     print_table(console, table, optional=("most", "least", "outputs"))
-    print_line(console, "these are first runs, with work that later ones are spared: no comparison")
+    print_line(console, "these are first runs, which do work that later runs do not: their times are no comparison")
     compared = [row["outputs"] for row in report["timings"] if "outputs" in row and not is_ours(row["label"])]
     render_outputs(compared, console)
     render_untimed_and_plan(report, console)

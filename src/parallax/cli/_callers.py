@@ -21,7 +21,7 @@ class CallerRounds:
         callers: how many call at once.
         turn_s: seconds that a turn lasts, and the runs that are under way then.
         cores: how many the rivals use.
-        log: called with a rival's label and the ns of runs of it that have ended.
+        log: called after each turn; see `LogRuns`.
     """
 
     def __init__(

@@ -72,7 +72,7 @@ class Screen:
             yield report
 
     def end_progress(self) -> None:
-        """Take the bars away and give the cursor back, from any thread, before something else is shown."""
+        """Remove the progress bars and show the cursor again. May be called from any thread."""
         if self._bars is not None:
             self._bars.stop()
 

@@ -13,12 +13,12 @@ from parallax.errors import ParallaxError
 
 BAD_INPUT_EXIT: Final = 2
 INCONCLUSIVE_EXIT: Final = 3
-"""Nothing was concluded: other programs used the cores while plans were measured, or no round ended in time."""
+"""A measurement came to no conclusion: other programs used the cores, or no round ended in time."""
 INTERRUPTED_EXIT: Final = 130
 """What shells report for a process that SIGINT ended: 128 + 2."""
 
 IS_OWN_PROCESS: Final = ContextVar[bool]("IS_OWN_PROCESS", default=False)
-"""Whether this process is there for the command alone, and may be ended with it."""
+"""Whether this process runs nothing but the command, so that the command may end it."""
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -1,8 +1,8 @@
-"""The time that a command may take: it ends in it, whatever it is doing then, and says what it does not know.
+"""The time limit of a command: the command ends within it, whatever it is doing, and reports what is known by then.
 
-Loading a library, compiling a model or running it cannot be broken off, and takes ten times as long as it should where
-other programs want the same cores. So a thread watches the time. When that is over it tells what is known by then, and
-ends the process under what still runs in it.
+Loading a library, compiling a model and running it cannot be interrupted, and can take ten times as long as usual while
+other programs use the same cores. So a thread watches the time. When the time is over, this thread reports what is
+known and ends the process, even while the main thread is still at work.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from parallax.cli._exits import BAD_INPUT_EXIT, INCONCLUSIVE_EXIT, IS_OWN_PROCES
 
 DEFAULT_S: Final = 30.0
 END_PART: Final = 0.5
-"""Telling what is known and ending Python is work of the same kind as loading it, and takes up to this part of that:
-on a machine where the one is slow the other is."""
+"""The end of a command (its report, and Python's exit) is given this part of the time that loading took: a machine
+that is slow at the one is slow at the other."""
 END_SHARE: Final = 1 / 6
-"""Of the time, at most so much is left for the end; so much, until it is known how long loading took."""
+"""The end is given at most this share of the limit, and exactly this share until the time of loading is known."""
 _LEAST_END_S: Final = 0.1
 GRACE_PART: Final = 0.25
-"""Of what is left for the end: so much later than the work should be over, work that goes on is cut off."""
+"""Work that overruns is cut off when it has used up this part of the time that was kept for the end."""
 
 STARVED_SHARE: Final = 0.5
-"""A process that got a core for less than this part of its time was kept waiting, by other programs above all."""
+"""A process whose CPU time is less than this share of the elapsed time is starved: it mostly waited."""
 
 
 class Limit:
-    """Seconds within which a command ends, its start and its end included.
+    """The seconds within which a command ends, the start and the exit of its process included.
 
     Args:
-        seconds: in all.
-        began_s: by the clock.
-        clock: seconds, monotonic.
-        cpu: seconds of processors that this process used.
+        seconds: the limit.
+        began_s: when the command began, by ``clock``.
+        clock: returns seconds, monotonic.
+        cpu: returns the CPU seconds that this process has used.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class Limit:
         self.seconds = seconds
         self.began_s = began_s
         self.stage = "Parallax was loaded"
-        """What the time ended in, if it ends now: "while ..."."""
+        """What the command is doing now, as the words after "while" of a message."""
         self.conclude: Callable[[], int] = lambda: BAD_INPUT_EXIT
-        """Tells what is known by now; returns the exit status."""
+        """Reports what is known by now; returns the exit status."""
         self._clock = clock
         self._cpu = cpu
         self._cpu_before_s = 0.0 if IS_OWN_PROCESS.get() else cpu()
@@ -70,7 +70,7 @@ class Limit:
 
     @property
     def reserve_s(self) -> float:
-        """Seconds of the limit that are left for telling what is known, and for ending the process."""
+        """Seconds of the limit that are kept for the report and for the exit of the process."""
         most_s = END_SHARE * self.seconds
         return most_s if self._loading_s is None else min(most_s, max(_LEAST_END_S, END_PART * self._loading_s))
 
@@ -86,19 +86,19 @@ class Limit:
 
     @property
     def cpu_s(self) -> float:
-        """Seconds for which the command had a core."""
+        """CPU seconds that the command has used, on all cores together."""
         return self._cpu() - self._cpu_before_s
 
     @property
     def is_starved(self) -> bool:
-        """Whether the machine kept the command waiting rather than working."""
+        """Whether the command mostly waited for a core."""
         return self.cpu_s < STARVED_SHARE * self.elapsed_s
 
     def note_loaded(self, seconds: float) -> None:
-        """What the command needs is loaded now: how long that took says how long the end will take.
+        """Note that all modules of the command are loaded; how long this took sets `reserve_s`.
 
         Args:
-            seconds: the limit, which may be known only now.
+            seconds: the limit from now on; the one that the command began with may have been a guess.
         """
         with self._changed:
             self._loading_s = self.elapsed_s
@@ -106,7 +106,7 @@ class Limit:
             self._changed.notify_all()
 
     def enforce(self, leave: Callable[[int], object] = os._exit) -> threading.Thread:
-        """Have a thread `conclude` and end the process where work is to be cut off, unless it is taken before.
+        """Start a thread that concludes and ends the process after `cut_s`, unless `take` is called before.
 
         Args:
             leave: ends the process with a status, whatever other threads are doing.
@@ -116,9 +116,9 @@ class Limit:
         return thread
 
     def take(self) -> None:
-        """The caller tells what is known, and nobody else does. It does not return where somebody has begun to."""
+        """Leave the report to the caller. Does not return if the thread of `enforce` has begun to report."""
         if not self._is_mine():
-            threading.Event().wait()  # until the process ends, which is a matter of moments
+            threading.Event().wait()  # that thread ends the process soon
 
     def _is_mine(self) -> bool:
         with self._changed:
@@ -137,7 +137,7 @@ class Limit:
             status = self.conclude()
             sys.stdout.flush()
             sys.stderr.flush()
-        except BaseException:  # a bug of ours, or a reader that has gone: the process ends all the same
+        except BaseException:  # a bug of ours, or a closed pipe: the process must end in any case
             traceback.print_exc()
         finally:
             leave(status)
@@ -174,23 +174,23 @@ def process_began_s() -> float:
         return now - time.process_time()
 
 
-# What is said where no round has ended ----------------------------------------------------------------
+# Reports where no round has ended ---------------------------------------------------------------------
 
 
 def describe_unmeasured(limit: Limit, model: str, *, others: str = "", tunes: bool = False) -> dict[str, Any]:
-    """What a report holds in any case: that nothing is concluded, why, and what would help.
+    """The report of a bench without a round: it is inconclusive, why, and what would help.
 
     Args:
-        others: what other programs did, if something is known of it.
+        others: what other programs did; "" if nothing is known of it.
         tunes: whether a search for the best plan took part of the time.
     """
     elapsed_s, cpu_s = limit.elapsed_s, limit.cpu_s
     reasons = [
-        f"no round, in which each runs once, ended within --max-time {limit.seconds:g}: the time for it was over while "
+        f"no round, in which each runs once, ended within --max-time {limit.seconds:g}: time ran out while "
         f"{limit.stage}"
     ]
     if limit.is_starved:
-        reasons.append(f"this process had a core for {cpu_s:.1f} of {elapsed_s:.0f} s")
+        reasons.append(f"this process got {cpu_s:.1f} s of CPU time in {elapsed_s:.0f} s")
     if others:
         reasons.append(others)
     why = "; ".join(reasons)
@@ -211,16 +211,17 @@ def describe_unmeasured(limit: Limit, model: str, *, others: str = "", tunes: bo
 
 
 def tell_nothing(limit: Limit, model: str, *, as_json: bool, others: str = "", tunes: bool = False) -> int:
-    """Say that nothing at all was measured; returns the exit status.
+    """Report that nothing at all was measured; returns the exit status.
 
-    That is bad input where the machine did what it can, and no conclusion where it was kept from it.
+    The exit status is that of a measurement without a conclusion where other programs used the cores or the process was
+    starved; else that of bad input, since the limit is too short for this machine.
     """
     report = describe_unmeasured(limit, model, others=others, tunes=tunes)
     if not (limit.is_starved or others):
         elapsed_s = report["elapsed_s"]
         say(
-            f"error: --max-time {limit.seconds:g} is too short: nothing was measured in the first {elapsed_s:.1f} s, "
-            f"which were over while {limit.stage}; give {_longer(elapsed_s, tunes)}"
+            f"error: --max-time {limit.seconds:g} is too short: time ran out after {elapsed_s:.1f} s, while "
+            f"{limit.stage}, and nothing was measured; give {_longer(elapsed_s, tunes)}"
         )
         return BAD_INPUT_EXIT
     if as_json:

@@ -127,7 +127,7 @@ class Round:
 
 
 LogRuns = Callable[[str, Sequence[float]], None]
-"""Called with a rival's label and the ns of runs of it that have ended."""
+"""Called with the label of a rival and the durations, in ns, of runs of it that have just ended."""
 
 
 class Rounds(Protocol):
@@ -154,7 +154,7 @@ class InterleavedRounds:
         cores: how many the rivals use. None: nobody looks whether they are there.
         is_brief: whether a turn is one timed run and nothing else, for models that run for seconds: most of such a run
             is spent with pools and caches awake.
-        log: called with a rival's label and the ns of runs of it that have ended, those before the first round too.
+        log: called after each turn, and after each untimed run before the first round; see `LogRuns`.
     """
 
     def __init__(
