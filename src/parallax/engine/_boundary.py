@@ -107,9 +107,8 @@ class BoundaryPlanner:
         self._data_dependent: set[str] = set()  # (lock) tensors whose size depends on more than shapes
         self._functions: dict[str, ShapeFunction] = {}  # (lock)
         self._fitted: frozenset[str] = frozenset()  # (lock) tensors whose shape a fitted function gives
-        self._met: dict[
-            str, set[int]
-        ] = {}  # (lock) of each dimension, up to two values that functions were fitted under
+        # (lock) of each dimension, up to two values that functions were fitted under
+        self._met: dict[str, set[int]] = {}
         self._use(memory_model, dict(self._own_names))
 
     def _renamed(self, info: TensorInfo) -> tuple[Dim, ...] | None:

@@ -85,7 +85,7 @@ def bind_here() -> Bound | None:
 
 
 def move_to_first_of(cores: frozenset[int]) -> Bound | None:
-    """ViewOp the calling thread to the first of ``cores``, free to be moved on among them when that gets crowded.
+    """Move the calling thread to the first of ``cores``, free to be moved on among them when that gets crowded.
 
     Returns: what to give to `unbind`; None if it stays where it was: it is there, or its owner keeps it elsewhere.
     """

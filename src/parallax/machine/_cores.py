@@ -57,7 +57,7 @@ current_core = _find_current_core()
 
 
 def move_to_first_core() -> bool:
-    """ViewOp the calling thread to the first core, free to go elsewhere from there; whether it could be moved.
+    """Move the calling thread to the first core, free to go elsewhere from there; whether it could be moved.
 
     ONNX Runtime pins the threads of its default pool to all cores but the first. A caller that happens to sit on
     another one shares it with such a thread until the scheduler notices: some ten milliseconds in which both take

@@ -172,7 +172,7 @@ class _Clock:
         self.peak_bytes = max(self.peak_bytes, self.bytes)
 
     def advance(self) -> Start | None:
-        """ViewOp to the next end of a segment; None where nothing is in flight."""
+        """Move to the next end of a segment; None where nothing is in flight."""
         starting, computing = self.starting, self.computing
         while starting or computing:
             slow = 1 if self.contention == 1 else 1 + (self.contention - 1) * (len(computing) - 1)

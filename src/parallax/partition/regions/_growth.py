@@ -150,7 +150,7 @@ def grow(
 
 
 def peel(assignment: Assignment, units: Sequence[int]) -> None:
-    """ViewOp units at the boundary of their region to the host while that gains. ``units``: one region's, ascending.
+    """Move units at the boundary of their region to the host while that gains. ``units``: one region's, ascending.
 
     A unit is at the boundary if nothing before it, or nothing after it, is in its region: placed just before or just
     after the region, it closes no cycle.

@@ -74,7 +74,7 @@ class Assignment:
         self.cost_ns = sum(problem.cpu_ns)
 
     def place(self, units: Iterable[int], region: int) -> int:
-        """ViewOp units to a region, or to the `HOST`. Returns what that adds to the cost (negative: it gains)."""
+        """Move units to a region, or to the `HOST`. Returns what that adds to the cost (negative: it gains)."""
         before = self.cost_ns
         for unit in units:
             self._place(unit, region)

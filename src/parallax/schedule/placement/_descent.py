@@ -114,7 +114,7 @@ def _search(
 
 
 def descend(judge: QuickJudge, sides: list[int], *, ends_early: bool, seed: int, allowed: int) -> int:
-    """ViewOp pieces to other sides, and whole regions back to the CPU, as long as that helps.
+    """Move pieces to other sides, and whole regions back to the CPU, as long as that helps.
 
     Args:
         sides: per piece; they are changed.
