@@ -171,7 +171,7 @@ def cached_bundle(
     compile_model: Compiler,
     *,
     record: Callable[[int | None], CompileOptions],
-    differ: Callable[[Bundle], tuple[str, ...]],
+    differ: Callable[[Bundle], tuple[str, ...]] | None = None,
     verify: Verify,
     cache_dir: Path | None,
 ) -> Path | None:
@@ -183,7 +183,7 @@ def cached_bundle(
     Args:
         record: what a bundle remembers of the options to compile with, given the memory limit that binds it, if one
             does.
-        differ: tells in which ways the devices of a bundle are others by now.
+        differ: tells in which ways the devices of a bundle are others by now; None where it has none.
     """
     try:
         folder = cache_folder(cache_dir)
@@ -212,13 +212,13 @@ def find_cached_bundle(
     path: str,
     *,
     record: Callable[[int | None], CompileOptions],
-    differ: Callable[[Bundle], tuple[str, ...]],
     verify: Verify,
     cache_dir: Path | None,
 ) -> Path | None:
-    """As `cached_bundle`, if the bundle is there, and which model lies at ``path`` is known without reading it.
+    """Return a bundle without devices from the cache, as `cached_bundle` does, and make none.
 
-    None where not, and where the cache cannot be read.
+    None where it is not there, where the model at ``path`` would have to be read to know it, and where the cache
+    cannot be read.
     """
     try:
         folder = cache_folder(cache_dir)
@@ -228,7 +228,7 @@ def find_cached_bundle(
         _make_cache(folder)
         recorded = record(binding_limit(sum(file.size for file in source.files), None))
         target = _place(source, recorded, cache_dir)
-        if not _is_usable(target, source, recorded, verify=verify, cache_dir=cache_dir, differ=differ):
+        if not _is_usable(target, source, recorded, verify=verify, cache_dir=cache_dir):
             return None
         note_use(target)
     except (ParallaxError, OSError) as error:

@@ -111,11 +111,9 @@ def open_narrow(
     plan = opened.plan
     assert plan is not None
     narrow = replace(plan, segments=tuple([replace(segment, width=1) for segment in plan.segments]))
-    # What the session has open is not to be dropped.
-    alone = replace(request, options=replace(request.options, threads=1), forget_stock=_keep)
-    shared = opened.shared_bundle
-    if shared is not None:
-        opened_bundle = OpenedBundle.of(shared, str(shared.path), OpenedBundle.options_for(request.options))
+    alone = request.beside(threads=1)
+    if opened.shared_bundle is not None:
+        opened_bundle = OpenedBundle.from_cache(opened.shared_bundle, request.options)
     if opened_bundle is not None:
         made = BundleOpening(alone, opened_bundle).open()
         if made is None:
@@ -127,7 +125,3 @@ def open_narrow(
     runner = made.runner
     assert isinstance(runner, WholeRunner)
     return runner
-
-
-def _keep() -> None:
-    """Nothing is dropped."""

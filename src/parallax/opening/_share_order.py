@@ -1,4 +1,4 @@
-"""What is compiled into the cache for sessions that share its weights, said so that another process can do it too."""
+"""An order to compile a model into the cache for sessions that share its weights, in this process or another one."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from parallax.errors import ModelFileError
 from parallax.options import PlanningOptions
 
 if TYPE_CHECKING:
-    from parallax.bundle import Bundle, CompileOptions, SourceRecord, Verify
+    from parallax.bundle import CompileOptions, SourceRecord, Verify
     from parallax.model import HeldFiles, Model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShareOrder:
-    """A model to be compiled, whole."""
+    """A model that is to be compiled without being split."""
 
     path: str
     """Absolute."""
     states: tuple[tuple[str, tuple[int, ...]], ...]
-    """Of the files that its session holds: their location, "" for the model's own, and their `FileState`."""
+    """Location ("" for the model's own file) and `FileState` of each file that its session holds."""
     cache_dir: str | None
     """Absolute."""
     verify: Verify
@@ -46,12 +46,12 @@ class ShareOrder:
         )
 
     def to_json(self) -> str:
-        """In characters of ASCII."""
+        """As JSON, in ASCII, for the command line of another process."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> ShareOrder:
-        """What `to_json` wrote."""
+        """The order that `to_json` wrote."""
         stated: dict[str, Any] = json.loads(text)
         states = tuple([(location, tuple(state)) for location, state in stated["states"]])
         return cls(**{**stated, "states": states})
@@ -77,25 +77,23 @@ class ShareOrder:
 
 
 def find_ordered(order: ShareOrder) -> Path | None:
-    """The bundle, if it is in the cache already; None too where it would take long to know."""
+    """Return the bundle if it is in the cache; None if it is not, or if the model must be read to know that."""
     options = order.options
     return find_cached_bundle(
         order.path,
         record=partial(_record, options),
-        differ=_has_no_devices,
         verify=options.verify,
         cache_dir=options.cache_dir,
     )
 
 
 def compile_ordered(order: ShareOrder) -> Path | None:
-    """The bundle, compiled in this process unless it is in the cache; None, with a log line, where that cannot be."""
+    """Return the bundle, compiled in this process unless it is in the cache; None, with a log line, if neither works."""
     options = order.options
     return cached_bundle(
         order.path,
         _compiler(order, options),
         record=partial(_record, options),
-        differ=_has_no_devices,
         verify=options.verify,
         cache_dir=options.cache_dir,
     )
@@ -122,8 +120,3 @@ def _record(options: PlanningOptions, memory_limit: int | None) -> CompileOption
 def _states(files: HeldFiles) -> dict[str, tuple[int, ...]]:
     own = {} if files.model is None else {"": files.model.state}
     return {**own, **{location: file.state for location, file in files.external.items()}}
-
-
-def _has_no_devices(bundle: Bundle) -> tuple[str, ...]:
-    """In which ways its devices are others by now."""
-    return ()

@@ -107,9 +107,7 @@ def open_shared(request: OpeningRequest, opened: Opened, bundle: OpenedBundle) -
     assert plan is not None
     assert isinstance(runner, CountedRunner)
     threads = int(runner.sessions[0].session_options.intra_op_num_threads) or None
-    # What the session has open is not to be dropped.
-    beside = replace(request, options=replace(request.options, threads=threads), forget_stock=_keep)
-    made = BundleOpening(beside, bundle).open()
+    made = BundleOpening(request.beside(threads=threads), bundle).open()
     if made is None or made.plan is None or not made.plan.is_uncut:
         raise not_shared("the weights do not fit into memory", fix="open a bundle")
     made = made.with_plan(plan)
@@ -120,7 +118,3 @@ def open_shared(request: OpeningRequest, opened: Opened, bundle: OpenedBundle) -
 
 def not_shared(why: str, *, fix: str) -> ConfigError:
     return ConfigError(f"weights are not shared with a replica: {why}", fix=fix)
-
-
-def _keep() -> None:
-    """Nothing is dropped."""

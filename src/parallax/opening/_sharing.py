@@ -1,4 +1,4 @@
-"""How what is opened beside a session shares its weights, or why it does not."""
+"""How a session shares its weights with further sessions on its model, or why it does not."""
 
 from __future__ import annotations
 
@@ -20,48 +20,47 @@ logger = _lazy.logger(__name__)
 
 
 class Sharing(NamedTuple):
-    """How what is opened beside a session shares its weights."""
+    """How one session shares its weights with further sessions on its model."""
 
     opened: Opened
-    """What the session has open, which is not nothing."""
+    """What the session has open: neither `NOT_OPEN` nor `CLOSED`."""
     request: OpeningRequest
     look: Model | Glimpse | None
-    """What the session loaded or looked at; None where it did neither."""
+    """The model that the session loaded or looked at; None where it did neither."""
     providers: tuple[str, ...]
-    """That ONNX Runtime registered for it."""
+    """The execution providers that ONNX Runtime registered for the session."""
 
     def why_not_narrow(self) -> str | None:
         """Why the session cannot serve its callers side by side, or None."""
         return why_not_narrow(self.opened, self.request, self.providers)
 
     def bundle(self) -> BundleToShare:
-        """What of the session's model is compiled, whole, into the cache. Nothing in it is the session.
+        """Return what finds or compiles the bundle of the session's model. It does not keep the session alive.
 
-        Raises: ConfigError: it cannot be; says why.
+        Raises: ConfigError: the model can have no such bundle; says why.
         """
-        from parallax.model import HeldFiles
         from parallax.opening._shared_weights import BundleToShare, not_shared  # load the compiler
 
         source, options, look = self.request.source, self.request.options, self.look
         if source.is_bundle:
             raise not_shared("the bundle that was opened is not there any more", fix="keep it while it is used")
-        files = source.files if look is None else getattr(look, "files", None) or getattr(look, "source", None)
-        if source.path is None or not isinstance(files, HeldFiles):
+        files = source.files if look is None else look.files
+        if source.path is None or files is None:
             raise not_shared("the model was given as bytes", fix="give its path")
         if options.budget_bytes is not None:
             raise not_shared("a memory budget counts what was opened", fix="open a bundle")
         return BundleToShare(source.path, files, options)
 
     def find(self) -> OpenedBundle | None:
-        """The bundle whose weights a further session on one thread may share: the session's, or one in the cache.
+        """Return the bundle whose weights a further session on one thread may share: the session's, or a cached one.
 
-        None where there is none, and where the session was opened with what such a one cannot be opened with.
+        None where there is none, and where the session was opened with settings that such a session cannot have.
         """
         if self.why_not_narrow() is not None or self.opened.bundle is not None:
             return None
         shared = self.opened.shared_bundle
         if shared is not None:
-            return OpenedBundle.of(shared, str(shared.path), OpenedBundle.options_for(self.request.options))
+            return OpenedBundle.from_cache(shared, self.request.options)
         path, options = self.request.source.path, self.request.options
         if path is None or known_source(path, options.cache_dir) is None:
             return None  # without the compiler being loaded to look
@@ -72,7 +71,7 @@ class Sharing(NamedTuple):
             return None
 
     def is_needed(self, most_growth: float | None) -> bool:
-        """Whether there is no room for a replica with weights of its own; see `narrow_weight_bytes`."""
+        """Whether a replica must share weights, as `narrow_weight_bytes` finds no room for weights of its own."""
         try:
             narrow_weight_bytes(self.opened, self.look, self.request, most_growth=most_growth)
         except BudgetError:

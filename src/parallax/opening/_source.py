@@ -52,6 +52,11 @@ class OpenedBundle:
             devices=tuple([device.name for device in devices]),
         )
 
+    @classmethod
+    def from_cache(cls, bundle: Bundle, asked: PlanningOptions) -> OpenedBundle:
+        """A bundle from the cache, for a session that was asked for this."""
+        return cls.of(bundle, str(bundle.path), cls.options_for(asked))
+
     @staticmethod
     def options_for(asked: PlanningOptions) -> PlanningOptions:
         """What a bundle from the cache is opened with for a session that was asked for this: it was planned with it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from parallax._record import dataclass
@@ -73,6 +74,10 @@ class OpeningRequest:
     which is the owner itself or another."""
     forget_stock: Callable[[], None]
     """Drops what that opened, and the options that it was opened with."""
+
+    def beside(self, *, threads: int | None) -> OpeningRequest:
+        """The same on so many threads, beside what the session has open, which is not dropped."""
+        return replace(self, options=replace(self.options, threads=threads), forget_stock=lambda: None)
 
 
 def open_whole(
