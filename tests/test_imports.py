@@ -134,6 +134,16 @@ def test_a_model_that_stays_whole_at_sight_is_opened_without_onnx(folder: Path) 
     assert len(ours(modules)) <= 63, ours(modules)
 
 
+def test_a_session_that_follows_its_callers_loads_nothing_for_bundles_before_there_are_several(folder: Path) -> None:
+    opening = "import sys, parallax; parallax.InferenceSession(sys.argv[1], threads=2, objective='auto')"
+    modules = loaded_by(opening, folder / "model.onnx")
+    assert within(modules, ["parallax.opening._sharing"])
+    follower = {"statistics"}  # which says how sure a trial is
+    assert not within(modules, [*set(NEVER_UNASKED) - follower, *PLANNING, *RUNNING_SPLIT])
+    unneeded = ("_shared_weights", "_share_order", "_compile_apart", "_compile")
+    assert not within(modules, ["parallax.bundle._manifest", *(f"parallax.opening.{name}" for name in unneeded)])
+
+
 def test_a_small_model_is_opened_without_onnx(folder: Path) -> None:
     model = branching(folder / "small.onnx")
     np.save(folder / "small.npy", feeds()["x"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from parallax import _lazy
-from parallax.bundle import known_source
 from parallax.errors import BudgetError, ParallaxError
 from parallax.opening._narrow import narrow_weight_bytes, why_not_narrow
 from parallax.opening._source import OpenedBundle
@@ -61,6 +60,8 @@ class Sharing(NamedTuple):
         shared = self.opened.shared_bundle
         if shared is not None:
             return OpenedBundle.from_cache(shared, self.request.options)
+        from parallax.bundle import known_source  # few sessions that can share look for what they could share
+
         path, options = self.request.source.path, self.request.options
         if path is None or known_source(path, options.cache_dir) is None:
             return None  # without the compiler being loaded to look
