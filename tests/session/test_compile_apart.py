@@ -11,11 +11,10 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import pytest
 
 import parallax
@@ -27,30 +26,26 @@ from parallax.opening._compile_apart import compile_apart, why_no_python
 from parallax.opening._share_order import ShareOrder, find_ordered
 from parallax.options import Options, PlanningOptions
 from tests.session._calling import (
-    CPU,
-    INPUTS,
     LIMIT_S,
     MANY,
     MODEL,
     calling,
-    decide_trials,
     dense_chain,
     is_narrow,
     wait_until,
 )
 
+
+def stuck_program() -> str:
+    """What children run that write half a bundle, and then do nothing until they are ended."""
+    paths, _, _ = _compile_apart._program().partition("; from ")
+    return (
+        f"{paths}; import parallax.bundle._write as w, time; w.save_arranged = lambda *a: time.sleep(600); "
+        "import parallax.opening._compile_child as c; c.main()"
+    )
+
+
 posix = pytest.mark.skipif(os.name != "posix", reason="left to systems with signals and process groups")
-
-
-@pytest.fixture(scope="module")
-def wanted() -> list[Any]:
-    stock = onnxruntime.InferenceSession(MODEL, providers=[CPU])
-    return [stock.run(None, {"x": x})[0] for x in INPUTS]
-
-
-@pytest.fixture
-def decided(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    return partial(decide_trials, monkeypatch, most_growth=1.0)
 
 
 @pytest.fixture
@@ -70,12 +65,8 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
 @pytest.fixture
 def stuck(monkeypatch: pytest.MonkeyPatch, children: list[subprocess.Popen[bytes]]) -> Iterator[Any]:
     """Children write half a bundle, and then do nothing until they are ended."""
-    program = _compile_apart._program()
-    half = (
-        "import parallax.bundle._write as w, time; "
-        "w.save_arranged = lambda *a: time.sleep(600); import parallax.opening._compile_child as c; c.main()"
-    )
-    monkeypatch.setattr(_compile_apart, "_program", lambda: f"{program.split('; from ')[0]}; {half}")
+    program = stuck_program()
+    monkeypatch.setattr(_compile_apart, "_program", lambda: program)
     yield children
     for child in children:
         child.kill()
@@ -126,11 +117,11 @@ def test_a_child_compiles_what_this_process_then_finds(tmp_path: Path, children:
 def test_eight_callers_get_their_answers_while_and_after_a_child_compiles(
     tmp_path: Path,
     wanted: list[Any],
-    decided: Callable[..., None],
+    sharing_decided: Callable[..., None],
     children: list[subprocess.Popen[bytes]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    decided(narrow=True)
+    sharing_decided(narrow=True)
     monkeypatch.setattr("parallax.opening._shared_weights.compile_ordered", None)  # not in this process
     session = parallax.InferenceSession(saved(tmp_path), threads=2, objective="auto", cache_dir=tmp_path / "cache")
     with calling(session, wanted, MANY, least=50) as callers:
@@ -153,7 +144,7 @@ def test_a_child_compiles_no_other_files_than_those_that_are_held(tmp_path: Path
     path = saved(tmp_path)
     order = order_of(path, tmp_path / "cache")
     if external:
-        order = ShareOrder(**{**_fields(order), "states": (*order.states, ("weights.bin", (1, 2, 3, 4)))})
+        order = replace(order, states=(*order.states, ("weights.bin", (1, 2, 3, 4))))
     else:
         other = tmp_path / "other.onnx"
         other.write_bytes(dense_chain(depth=3))
@@ -164,9 +155,9 @@ def test_a_child_compiles_no_other_files_than_those_that_are_held(tmp_path: Path
 
 
 def test_a_file_that_changes_while_a_child_compiles_is_not_shared(
-    tmp_path: Path, wanted: list[Any], decided: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, wanted: list[Any], sharing_decided: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decided(narrow=True)
+    sharing_decided(narrow=True)
     path = saved(tmp_path)
     other = tmp_path / "other.onnx"
     other.write_bytes(dense_chain(depth=3))
@@ -187,9 +178,9 @@ def test_a_file_that_changes_while_a_child_compiles_is_not_shared(
 
 
 def test_close_ends_the_child_and_nothing_half_written_stays(
-    tmp_path: Path, wanted: list[Any], decided: Callable[..., None], stuck: list[subprocess.Popen[bytes]]
+    tmp_path: Path, wanted: list[Any], sharing_decided: Callable[..., None], stuck: list[subprocess.Popen[bytes]]
 ) -> None:
-    decided(narrow=True)
+    sharing_decided(narrow=True)
     session = parallax.InferenceSession(saved(tmp_path), threads=2, objective="auto", cache_dir=tmp_path / "cache")
     with calling(session, wanted) as callers:
         wait_until(lambda: is_half_written(tmp_path / "cache"))
@@ -203,9 +194,9 @@ def test_close_ends_the_child_and_nothing_half_written_stays(
 
 
 def test_a_session_that_is_dropped_ends_its_child(
-    tmp_path: Path, wanted: list[Any], decided: Callable[..., None], stuck: list[subprocess.Popen[bytes]]
+    tmp_path: Path, wanted: list[Any], sharing_decided: Callable[..., None], stuck: list[subprocess.Popen[bytes]]
 ) -> None:
-    decided(narrow=True)
+    sharing_decided(narrow=True)
     session: Any = parallax.InferenceSession(saved(tmp_path), threads=2, objective="auto", cache_dir=tmp_path / "cache")
     with calling(session, wanted):
         wait_until(lambda: is_half_written(tmp_path / "cache"))
@@ -219,11 +210,11 @@ def test_a_session_that_is_dropped_ends_its_child(
 
 
 def test_a_fork_does_not_wait_for_the_child(
-    tmp_path: Path, wanted: list[Any], decided: Callable[..., None], stuck: list[subprocess.Popen[bytes]]
+    tmp_path: Path, wanted: list[Any], sharing_decided: Callable[..., None], stuck: list[subprocess.Popen[bytes]]
 ) -> None:
     from parallax.adapting._background import WORK
 
-    decided(narrow=True)
+    sharing_decided(narrow=True)
     session = parallax.InferenceSession(saved(tmp_path), threads=2, objective="auto", cache_dir=tmp_path / "cache")
     with calling(session, wanted):
         wait_until(lambda: bool(stuck))
@@ -240,10 +231,8 @@ from parallax.opening import _compile_apart
 from pathlib import Path
 import parallax
 tmp = Path(sys.argv[1])
-program = _compile_apart._program()
-half = ("import parallax.bundle._write as w, time; w.save_arranged = lambda *a: time.sleep(600); "
-        "import parallax.opening._compile_child as c; c.main()")
-_compile_apart._program = lambda: program.split('; from ')[0] + "; " + half
+program = here.stuck_program()
+_compile_apart._program = lambda: program
 popen = subprocess.Popen
 def start(*a, **k):
     child = popen(*a, **k)
@@ -257,7 +246,6 @@ if WAY == "interrupt":
         _compile_apart.compile_apart(order, is_wanted=lambda: True)
     except KeyboardInterrupt:
         sys.exit(7)
-session = None
 from parallax.adapt import CALLER_RULES
 from parallax.adapting import _serving_callers
 from dataclasses import replace
@@ -336,13 +324,13 @@ def test_the_child_ends_with_its_parent(tmp_path: Path, way: str) -> None:
 def test_without_a_child_it_is_compiled_here_with_one_line_in_the_log(
     tmp_path: Path,
     wanted: list[Any],
-    decided: Callable[..., None],
+    sharing_decided: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     changed: dict[str, Any],
     why: str,
 ) -> None:
-    decided(narrow=True)
+    sharing_decided(narrow=True)
     for name, value in changed.items():
         monkeypatch.setattr(sys, name, value, raising=False)
     _is_shared_all_the_same(tmp_path, wanted, caplog, why)
@@ -360,22 +348,22 @@ def test_without_a_child_it_is_compiled_here_with_one_line_in_the_log(
 def test_a_child_that_fails_leaves_it_to_this_process(
     tmp_path: Path,
     wanted: list[Any],
-    decided: Callable[..., None],
+    sharing_decided: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     program: str,
     why: str,
 ) -> None:
-    decided(narrow=True)
+    sharing_decided(narrow=True)
     monkeypatch.setattr(_compile_apart, "_program", lambda: program)
     _is_shared_all_the_same(tmp_path, wanted, caplog, why)
 
 
 @posix
 def test_where_a_child_is_killed_this_process_does_not_try_as_well(
-    tmp_path: Path, wanted: list[Any], decided: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, wanted: list[Any], sharing_decided: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decided(narrow=True)
+    sharing_decided(narrow=True)
     monkeypatch.setattr(_compile_apart, "_program", lambda: "import os; os.kill(os.getpid(), 9)")
     monkeypatch.setattr("parallax.opening._shared_weights.compile_ordered", None)
     session = parallax.InferenceSession(saved(tmp_path), threads=2, objective="auto", cache_dir=tmp_path / "cache")
@@ -394,11 +382,11 @@ def test_a_child_that_says_much_is_heard(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_bundle_that_only_a_child_speaks_of_is_not_taken(
     tmp_path: Path,
     wanted: list[Any],
-    decided: Callable[..., None],
+    sharing_decided: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    decided(narrow=True)
+    sharing_decided(narrow=True)
     other = parallax.compile(dense_chain(depth=3), tmp_path / "other.plx")
     answer = json.dumps({"bundle": str(other), "said": ["look"]})
     monkeypatch.setattr(_compile_apart, "_program", lambda: f"print({answer!r})")
@@ -429,7 +417,3 @@ def test_what_a_child_may_not_write_is_said(tmp_path: Path, caplog: pytest.LogCa
     with pytest.raises(ConfigError, match="no bundle of it can be cached"):
         compile_apart(order_of(saved(tmp_path), cache), is_wanted=lambda: True)
     assert any("can be cached" in message for message in caplog.messages)
-
-
-def _fields(order: ShareOrder) -> dict[str, Any]:
-    return {name: getattr(order, name) for name in ("path", "states", "cache_dir", "verify", "threads", "slim")}

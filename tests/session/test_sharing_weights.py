@@ -10,7 +10,6 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +29,12 @@ from tests.session._calling import (
     LIMIT_S,
     MODEL,
     calling,
-    decide_trials,
     dense_chain,
     is_narrow,
     is_right,
     run_alone_until,
     wait_until,
 )
-
-
-@pytest.fixture
-def decided(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sets that no replica may hold weights of its own unless it must, and what a trial decides."""
-    return partial(decide_trials, monkeypatch, most_growth=1.0)
 
 
 def opened(tmp_path: Path, objective: str = "auto", **more: Any) -> Any:
@@ -55,9 +47,9 @@ def opened(tmp_path: Path, objective: str = "auto", **more: Any) -> Any:
 @pytest.mark.parametrize("objective", ["auto", "throughput"])
 @pytest.mark.parametrize("more", [{}, {"idle_trim_s": 60}, {"split": "never"}, {"slim": True}])
 def test_the_session_and_its_replica_map_the_same_weights_and_no_answer_is_wrong(
-    tmp_path: Path, wanted: list[Any], decided: Callable[..., None], objective: str, more: dict[str, Any]
+    tmp_path: Path, wanted: list[Any], sharing_decided: Callable[..., None], objective: str, more: dict[str, Any]
 ) -> None:
-    decided(narrow=True, idle_s=0.3)
+    sharing_decided(narrow=True, idle_s=0.3)
     recorder = EventRecorder()
     session = opened(tmp_path, objective, observers=[recorder], **more)
     with calling(session, wanted, least=100) as callers:
@@ -84,9 +76,9 @@ def test_the_session_and_its_replica_map_the_same_weights_and_no_answer_is_wrong
 
 
 def test_a_bundle_that_was_removed_is_made_anew(
-    tmp_path: Path, wanted: list[Any], decided: Callable[..., None]
+    tmp_path: Path, wanted: list[Any], sharing_decided: Callable[..., None]
 ) -> None:
-    decided(narrow=True, idle_s=0.1)
+    sharing_decided(narrow=True, idle_s=0.1)
     session = opened(tmp_path)
     for _ in range(2):
         with calling(session, wanted):
@@ -98,9 +90,9 @@ def test_a_bundle_that_was_removed_is_made_anew(
 
 
 def test_another_model_at_the_path_is_not_taken_for_it(
-    tmp_path: Path, wanted: list[Any], decided: Callable[..., None]
+    tmp_path: Path, wanted: list[Any], sharing_decided: Callable[..., None]
 ) -> None:
-    decided(narrow=True)
+    sharing_decided(narrow=True)
     session = opened(tmp_path)
     other = tmp_path / "other.onnx"
     other.write_bytes(dense_chain(depth=3))
@@ -112,9 +104,9 @@ def test_another_model_at_the_path_is_not_taken_for_it(
 
 
 def test_a_model_that_was_given_as_bytes_is_copied_where_that_is_allowed(
-    wanted: list[Any], decided: Callable[..., None]
+    wanted: list[Any], sharing_decided: Callable[..., None]
 ) -> None:
-    decided(narrow=True)
+    sharing_decided(narrow=True)
     for objective, is_served in (("auto", False), ("throughput", True)):
         session = parallax.InferenceSession(MODEL, threads=2, objective=objective)
         with calling(session, wanted):
@@ -126,9 +118,9 @@ def test_a_model_that_was_given_as_bytes_is_copied_where_that_is_allowed(
 
 
 def test_a_session_whose_weights_are_shared_does_all_that_it_did(
-    tmp_path: Path, wanted: list[Any], decided: Callable[..., None]
+    tmp_path: Path, wanted: list[Any], sharing_decided: Callable[..., None]
 ) -> None:
-    decided(narrow=True)
+    sharing_decided(narrow=True)
     session = opened(tmp_path)
     split = parallax.InferenceSession(MODEL, threads=2, split="always").plan
     old = session.io_binding()
@@ -198,9 +190,9 @@ def test_a_batcher_shares_the_weights_of_a_bundle_that_is_there(
 
 
 def test_a_batcher_shares_the_weights_of_its_session(
-    tmp_path: Path, wanted: list[Any], decided: Callable[..., None], measured_ways: list[Any]
+    tmp_path: Path, wanted: list[Any], sharing_decided: Callable[..., None], measured_ways: list[Any]
 ) -> None:
-    decided(narrow=True)
+    sharing_decided(narrow=True)
     session = opened(tmp_path)
     with calling(session, wanted):
         wait_until(lambda: session._opened.shared_bundle is not None)
@@ -236,9 +228,13 @@ def test_a_batcher_that_finds_no_bundle_opens_the_model_as_before(
 
 @pytest.mark.parametrize("objective", ["auto", "throughput"])
 def test_a_batcher_has_a_bundle_made_meanwhile_and_goes_over_to_it(
-    tmp_path: Path, wanted: list[Any], decided: Callable[..., None], monkeypatch: pytest.MonkeyPatch, objective: str
+    tmp_path: Path,
+    wanted: list[Any],
+    sharing_decided: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    objective: str,
 ) -> None:
-    decided(narrow=True)
+    sharing_decided(narrow=True)
     monkeypatch.setattr(_serving, "LEAST_GAIN", -100.0)  # side by side, whatever is measured here
     session = opened(tmp_path, objective)
     with session.batcher() as batcher:
@@ -264,12 +260,12 @@ def test_a_batcher_has_a_bundle_made_meanwhile_and_goes_over_to_it(
 def test_no_bundle_is_made_for_a_batcher_that_was_not_to_have_one(
     tmp_path: Path,
     wanted: list[Any],
-    decided: Callable[..., None],
+    sharing_decided: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     why: str,
 ) -> None:
     if why == "run_many":
-        decided(narrow=True)
+        sharing_decided(narrow=True)
     monkeypatch.setattr(_serving, "LEAST_GAIN", -100.0)
     session = opened(tmp_path, "latency" if why == "latency" else "auto")
     wishes: list[Any] = []
@@ -299,9 +295,9 @@ def test_no_bundle_is_made_for_a_batcher_that_was_not_to_have_one(
 
 
 def test_a_batcher_that_is_closed_is_forgotten_while_its_bundle_is_made(
-    tmp_path: Path, decided: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sharing_decided: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decided(narrow=True)
+    sharing_decided(narrow=True)
     monkeypatch.setattr(_serving, "LEAST_GAIN", -100.0)
     session = opened(tmp_path)
     batcher = session.batcher()
