@@ -21,7 +21,7 @@ from parallax.graph import ELEMENT_TYPES, NUMPY_TYPES, packed_bytes
 from parallax.model._body_operators import BODY_OPERATORS, may_have_bodies
 from parallax.model._digests import skeleton_digest, structure_digest
 from parallax.model._files import HeldFiles, open_file
-from parallax.model._survey import NO_BRANCHES, Branches, RowsPicked, Survey, is_row_picker
+from parallax.model._survey import BranchesSeen, RowsPicked, Survey, is_row_picker
 from parallax.model._versions import are_known
 from parallax.model._wire import Payload, strip_weights
 from parallax.model._wire_fields import (
@@ -80,7 +80,8 @@ _ATTRIBUTE_TYPE, _GRAPH_TYPE = 0xA0, 5
 _BRANCH_FIELDS: Final = dict.fromkeys((_ATTRIBUTE_NAME, _BRANCH, _ATTRIBUTE_TYPE), False)
 _BRANCH_NAMES: Final = [b"else_branch", b"then_branch"]
 _MOST_NESTED: Final = 16
-"""Ifs in each other that are looked into. What is nested deeper is left to protobuf, which has a bound of its own."""
+"""How deep Ifs may lie in each other to be looked into. Deeper ones are left to protobuf, which has a bound of its own.
+"""
 _VERSION_DOMAIN, _VERSION = 0x0A, 0x10
 _OPSET: Final = {_VERSION_DOMAIN: False, _VERSION: False}
 _FLOAT_BYTES: Final = {FLOAT_DATA: (1, 4), DOUBLE_DATA: (11, 8)}
@@ -160,7 +161,7 @@ def _look(held: HeldFiles | bytes, data: bytes, lifted: Mapping[int, Payload]) -
         source=held,
         survey=look.survey(),
         domains=frozenset(look.domains),
-        weights_read=look.weights_read,
+        weights_read=look.weights_read(),
         weight_bytes=look.weight_bytes,
         structure_digest=structure_digest(skeleton_digest(data), {}),
     )
@@ -185,7 +186,6 @@ class _Look:
         self.depth = depth
         self.operators: Counter[str] = Counter()
         self.domains: set[str] = set()
-        self.weights_read: dict[str, tuple[int, int]] = {}
         self.weight_bytes = 0
         self._inputs: list[str] = []
         self._outputs: list[str] = []
@@ -214,19 +214,20 @@ class _Look:
             elif tag in (INPUT, OUTPUT, VALUE_INFO):
                 self._value(tag, begin, end)
         self._check_names()
-        self._sum_weights()
 
     def survey(self) -> Survey:
-        picked = RowsPicked()
+        picked, branches = RowsPicked(), BranchesSeen()
         stated = {**self._stated, **self._elements}
         for table, indices in self._pickers:
             picked.note(self._shapes.get(table), stated.get(indices))
+        for branch in self._branches:
+            branches.note(branch.operators, branch._largest)
         return Survey(
             node_count=len(self._reads),
             operators=dict(self.operators),
             with_bodies=len(self._captured),
             loops=0,
-            branches=self._branches_seen(),
+            branches=branches.seen(),
             inputs=tuple([name for name in self._inputs if name not in self._elements]),
             outputs=tuple(self._outputs),
             largest_elements=self._largest,
@@ -234,17 +235,16 @@ class _Look:
             row_pickers=picked.nodes,
         )
 
-    def _branches_seen(self) -> Branches:
-        if not self._branches:
-            return NO_BRANCHES
-        operators: Counter[str] = Counter()
-        for branch in self._branches:
-            operators.update(branch.operators)
-        return Branches(
-            graphs=len(self._branches),
-            operators=dict(operators),
-            largest_elements=max(branch._largest for branch in self._branches),
-        )
+    def weights_read(self) -> dict[str, tuple[int, int]]:
+        """As `Glimpse.weights_read`."""
+        elements = self._elements
+        read: dict[str, tuple[int, int]] = {}
+        for op_type, reads in self._reads:
+            found = [elements[name] for name in reads if name in elements]
+            if found:
+                total, most = read.get(op_type, (0, 0))
+                read[op_type] = total + sum(found), max(most, len(found))
+        return read
 
     def _value(self, tag: int, start: int, stop: int) -> None:
         """An input, an output or a stated intermediate."""
@@ -304,7 +304,7 @@ class _Look:
         self._writes.append(writes)
 
     def _note_branches(self, op_type: str, domain: str, attributes: Sequence[tuple[int, int]]) -> None:
-        """Look into an If. How long any other operator with a body takes is not seen, so that is not looked into."""
+        """Look into an If. Raises: OtherFormError for any other operator with a body, whose time cannot be told."""
         if op_type != "If" or domain or self.depth == _MOST_NESTED:
             raise OtherFormError
         names: list[bytes] = []
@@ -315,7 +315,7 @@ class _Look:
             names.append(self.data[begin:end])
             if _BRANCH not in found or found.get(_ATTRIBUTE_TYPE) != (_GRAPH_TYPE, 0):
                 raise OtherFormError
-            branch = _Branch(self.data, {}, self.depth + 1)
+            branch = _Branch(self.data, self.depth + 1)
             branch.graph(*found[_BRANCH])
             captured |= branch.free
             self._branches += [branch, *branch._branches]
@@ -406,28 +406,20 @@ class _Look:
             raise OtherFormError
         return free
 
-    def _sum_weights(self) -> None:
-        elements = self._elements
-        for op_type, reads in self._reads:
-            found = [elements[name] for name in reads if name in elements]
-            if found:
-                total, most = self.weights_read.get(op_type, (0, 0))
-                self.weights_read[op_type] = total + sum(found), max(most, len(found))
-
 
 @functools.lru_cache(maxsize=64)
 def _is_axis_0(attribute: bytes) -> bool:
-    """Whether an attribute is the axis, and that is the first one. Models have thousands, of which few differ."""
+    """Whether an attribute is ``axis``, of value 0. Models have thousands of attributes, of which few differ."""
     found = {tag: (begin, end) for tag, begin, end in fields(attribute, 0, len(attribute), _ATTRIBUTE_FIELDS)}
     begin, end = found.get(_ATTRIBUTE_NAME, (0, 0))
     return attribute[begin:end] == b"axis" and not found.get(_ATTRIBUTE_INT, (0, 0))[0]
 
 
 class _Branch(_Look):
-    """One pass over a branch of an If. It reads what it likes of the graphs around it, and has no inputs."""
+    """One pass over a branch of an If, which has no inputs and may read any tensor of the graphs around it."""
 
-    def __init__(self, data: bytes, lifted: Mapping[int, Payload], depth: int) -> None:
-        super().__init__(data, lifted, depth)
+    def __init__(self, data: bytes, depth: int) -> None:
+        super().__init__(data, {}, depth)  # models with payloads in branches are not looked at
         self.free: set[str] = set()
         """What it reads of the graphs around it."""
 

@@ -22,16 +22,13 @@ _ONNX: Final = ("", "ai.onnx")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Branches:
-    """What the branches of the main graph's Ifs hold, and those of Ifs inside them. A run takes some of it, once."""
+    """What the branches of the main graph's Ifs hold, and those of Ifs inside them. A run takes a part of it, once."""
 
     graphs: int
     operators: Mapping[str, int]
     """As `Survey.operators`, of all these graphs together."""
     largest_elements: int
     """As `Survey.largest_elements`, of what these graphs state."""
-
-
-NO_BRANCHES: Final = Branches(graphs=0, operators={}, largest_elements=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +41,8 @@ class Survey:
     with_bodies: int
     """How many nodes of the main graph have a graph for an attribute (If, Loop, Scan, ...)."""
     loops: int
-    """How many of these run something an unknown number of times: all but Ifs that hold nothing but such Ifs."""
+    """How many of these may run something any number of times: all but Ifs whose branches, at any depth, hold no other
+    operator with a body."""
     branches: Branches
     inputs: tuple[str, ...]
     """Names of the graph's inputs that are not initializers."""
@@ -94,8 +92,8 @@ def survey_graph(graph: onnx.GraphProto) -> Survey:
     outputs = tuple(value.name for value in graph.output)
     check_text((*set(types), *inputs, *outputs))
     picked = _picked_rows(graph)
-    branches = _BranchesSeen()
-    are_bounded = [branches.note(node) for node in _nodes_with_bodies(graph, types)]
+    branches = BranchesSeen()
+    are_bounded = [_note_branches(node, branches) for node in _nodes_with_bodies(graph, types)]
     return Survey(
         node_count=len(types),
         operators=dict(Counter(types)),
@@ -110,35 +108,40 @@ def survey_graph(graph: onnx.GraphProto) -> Survey:
     )
 
 
-class _BranchesSeen:
-    """Counts what branches hold, one `note` for each node of the main graph that has bodies."""
+class BranchesSeen:
+    """Adds up what branches hold, one `note` for each of them."""
 
     def __init__(self) -> None:
         self._graphs = 0
         self._operators: Counter[str] = Counter()
         self._largest = 0
 
-    def note(self, node: onnx.NodeProto) -> bool:
-        """Count what is in the branches of an If. False if there is a loop in one, or the node is no If."""
-        if node.op_type != "If" or node.domain not in _ONNX:
-            return False
-        graphs = [attribute.g for attribute in node.attribute if attribute.type == attribute.GRAPH]
-        # All are counted, also those after one with a loop.
-        are_bounded = [self._note_branch(graph) for graph in graphs]
-        return all(are_bounded)
+    def note(self, operators: Iterable[str] | Mapping[str, int], largest_elements: int) -> None:
+        """Add a branch with operators of these types, which states tensors of at most so many elements."""
+        self._graphs += 1
+        self._operators.update(operators)
+        self._largest = max(self._largest, largest_elements)
 
     def seen(self) -> Branches:
-        if not self._graphs:
-            return NO_BRANCHES
+        """All that was noted so far."""
         return Branches(graphs=self._graphs, operators=dict(self._operators), largest_elements=self._largest)
 
-    def _note_branch(self, graph: onnx.GraphProto) -> bool:
-        types = [node.op_type for node in graph.node]
-        self._graphs += 1
-        self._operators.update(types)
-        self._largest = max(self._largest, *_stated_elements(graph, types), 0)
-        are_bounded = [self.note(node) for node in _nodes_with_bodies(graph, types)]
-        return all(are_bounded)
+
+def _note_branches(node: onnx.NodeProto, seen: BranchesSeen) -> bool:
+    """Note what is in the branches of an If. False if there is a loop in one, or the node is no If."""
+    if node.op_type != "If" or node.domain not in _ONNX:
+        return False
+    graphs = [attribute.g for attribute in node.attribute if attribute.type == attribute.GRAPH]
+    # All are noted, also those after one with a loop.
+    are_bounded = [_note_branch(graph, seen) for graph in graphs]
+    return all(are_bounded)
+
+
+def _note_branch(graph: onnx.GraphProto, seen: BranchesSeen) -> bool:
+    types = [node.op_type for node in graph.node]
+    seen.note(types, max(_stated_elements(graph, types), default=0))
+    are_bounded = [_note_branches(node, seen) for node in _nodes_with_bodies(graph, types)]
+    return all(are_bounded)
 
 
 def _picked_rows(graph: onnx.GraphProto) -> RowsPicked:

@@ -187,7 +187,7 @@ def value_info(data: bytes, start: int, stop: int) -> TensorInfo:
 
 
 def untyped_name(data: bytes, start: int, stop: int) -> str | None:
-    """The name of a ValueInfoProto that states no type, as branches of an If may have them; None where one does."""
+    """The name of a ValueInfoProto without a type, which a branch's output may be; None if a type is stated."""
     name = ""
     for tag, begin, end in fields(data, start, stop, _VALUE):
         if tag == _TYPE:
