@@ -44,13 +44,13 @@ class ServingSession(Protocol):
         ...
 
     def sharing(self) -> Sharing:
-        """How what is opened beside it shares its weights. Raises: ConfigError: it was closed."""
+        """Say how further sessions on its model share its weights. Raises: ConfigError: it was closed."""
         ...
 
     def share_weights(self, before: Runner, bundle: OpenedBundle) -> CountedRunner:
-        """Put in force, in place of ``before``, what shares its weights with what `open_narrow` opens; returns it.
+        """Run the model from ``bundle`` in place of ``before``, so that what `open_narrow` opens shares its weights.
 
-        Raises: ParallaxError: it cannot be done; says why.
+        Returns: what runs then. Raises: ParallaxError: it cannot be done; says why.
         """
         ...
 
@@ -88,8 +88,8 @@ class CallerFollower:
         self._clock = clock
         self._narrow: CountedRunner | None = None
         self._has_shared = False  # since memory was given back last
-        self._wish: Callable[[], object] | None = None
         self._lock = threading.Lock()
+        self._wish: Callable[[], object] | None = None  # (lock)
         self._thread: threading.Thread | None = None  # (lock)
         self._has_callers = threading.Event()
         self._is_stopped = threading.Event()
@@ -118,11 +118,12 @@ class CallerFollower:
                 self._thread = thread
 
     def share(self, then: Callable[[], object]) -> None:
-        """Have the session go over to a bundle in the background, where its model is large, and call ``then`` there.
+        """Have the session switch to a bundle, if its model is large, and call ``then``; both in the background.
 
-        It is not called where that cannot be. Of several wishes at once, the last one is granted.
+        ``then`` is not called where the switch fails. A later call replaces one that is still waiting.
         """
-        self._wish = then
+        with self._lock:
+            self._wish = then
         self._wake()
 
     def stop(self, why: str) -> None:
@@ -186,8 +187,9 @@ class CallerFollower:
         return self._session() is not None and not self._is_stopped.is_set()
 
     def _grant(self) -> None:
-        """Do what was wished for with `share`."""
-        wish, self._wish = self._wish, None
+        """Do what `share` was last called for."""
+        with self._lock:
+            wish, self._wish = self._wish, None
         if wish is None:
             return
         try:
@@ -198,7 +200,7 @@ class CallerFollower:
         except Exception as error:  # whatever opening a session ends with
             logger.info("weights are not shared: %s", error)
             return
-        trim_heap()  # what shared no weights has gone
+        trim_heap()  # weights that were not shared have been freed
 
     def _do(self, step: CallerStep) -> bool:
         """Returns whether to go on."""
@@ -229,7 +231,7 @@ class CallerFollower:
         if not self._policy.is_trying:
             before.trim()  # its arena has room for the runs of all callers
             if self._has_shared:
-                trim_heap()  # what shared no weights has gone, and so has what the bundle was compiled with
+                trim_heap()  # weights that were not shared have been freed, and what the bundle was compiled with
                 self._has_shared = False
         return True
 
@@ -247,7 +249,7 @@ class CallerFollower:
         try:
             return self._open_narrow(self._rules.most_growth)
         except (BudgetError, BundleError) as error:
-            refusal = error.with_traceback(None)  # whose frames hold the session, which may be dropped meanwhile
+            refusal = error.with_traceback(None)  # its frames hold the session, which may be dropped meanwhile
         try:
             self._share()
         except ParallaxError as obstacle:
@@ -263,7 +265,7 @@ class CallerFollower:
             return self._needed_session().open_narrow(self.calls, most_growth)
 
     def _share(self) -> None:
-        """Have the session go over to a bundle. While another process compiles it, the session may be dropped.
+        """Have the session switch to a bundle. While a child process compiles the bundle, the session may be dropped.
 
         Raises: ParallaxError: it cannot be done; says why.
         """
@@ -294,4 +296,6 @@ class CallerFollower:
 
 
 def _dropped() -> ConfigError:
-    return ConfigError("the session was dropped, or follows its callers no more", fix="keep it open while it is used")
+    return ConfigError(
+        "the session was dropped, or does not follow its callers any more", fix="keep it open while it is used"
+    )
