@@ -1,4 +1,4 @@
-"""Of which files on this machine the digests are remembered, so that a bundle of them is found without reading them."""
+"""Digests of models' files that are remembered on this machine, so that a bundle is found without reading the model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from parallax.bundle._manifest import SourceFile, SourceRecord
 
 
 def known_source(path: str, cache_dir: Path | None) -> SourceRecord | None:
-    """The digests of a model's files, if they are known and the files were not written to since."""
+    """Return the digests of a model's files; None unless all are remembered and no file was written to since."""
     files = []
     for name, (expected, digest) in source_files(path, cache_dir).load().items():
         location, _, place = name.partition("\n")
@@ -25,5 +25,5 @@ def known_source(path: str, cache_dir: Path | None) -> SourceRecord | None:
 
 
 def source_files(path: str, cache_dir: Path | None) -> CheckedFiles:
-    """What is remembered of the model at ``path``."""
+    """The store of what is remembered of the model at ``path``."""
     return CheckedFiles(f"source {os.path.realpath(path)}", cache_dir)

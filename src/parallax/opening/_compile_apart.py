@@ -1,7 +1,7 @@
-"""Compiling a model in a process beside this one, of a lower priority.
+"""Compiling a model in a child process of a lower priority.
 
-In this process it would take Python's lock while the runtime reads and packs the model, cores from those who call the
-session, and memory that does not all come back.
+Compiling it in this process would hold Python's lock while the runtime reads and packs the model, take cores from those
+who call the session, and take memory of which this process would not give all back.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 logger = _lazy.logger(__name__)
 
 _LOOK_S: Final = 0.05
-"""So often it is looked whether the child is still wanted."""
+"""Pause between two looks at whether the child is still wanted."""
 
 _TOLD_BYTES: Final = 1 << 16
+"""How much is read of the end of what the child printed."""
 
 _KILLED: Final = -9
+"""The return code of a child that SIGKILL ended."""
 
 
 class _ChildFailedError(Exception):
@@ -40,17 +42,19 @@ def compile_apart(order: ShareOrder, *, is_wanted: Callable[[], bool]) -> Path |
     """Have a child process compile a model into the cache, and wait for it.
 
     Args:
-        is_wanted: asked twenty times a second. The child is killed when it says no, and what it left is removed.
+        is_wanted: asked twenty times a second. Once it returns False, the child is killed, and what the child has
+            written is removed.
 
-    Returns: the bundle, as the child names it; None, with a log line, where no child can be had, or it fails.
+    Returns: the bundle, as the child names it; None, with a log line, where no child can be started, or the child
+        fails.
 
-    Raises: ConfigError if it is wanted no more, the child is killed, or says that the model cannot be compiled into the
-        cache.
+    Raises: ConfigError if the bundle is not wanted any more, the child was killed by others, or the child says that the
+        model cannot be compiled into the cache.
     """
     try:
         answer = _answer_of_child(order, is_wanted)
     except (_ChildFailedError, OSError) as error:
-        logger.info("a model is compiled in this process, as no other one can do it: %s", error)
+        logger.info("a model is compiled in this process, as no child process can compile it: %s", error)
         return None
     for note in answer["said"]:
         logger.warning("%s", note)
@@ -81,14 +85,14 @@ def _answer_of_child(order: ShareOrder, is_wanted: Callable[[], bool]) -> dict[s
                 if not is_wanted():
                     raise ConfigError("nobody waits for the bundle any more", fix="keep the session open")
         if child.returncode == _KILLED:
-            # Where memory ran out, this process would be the next one.
+            # Memory may have run out: compiled here, the model could have this process killed as well.
             raise ConfigError("the process that compiled it was killed", fix="see whether there is memory for it")
         return _read_answer(told, child.returncode)
 
 
 @contextlib.contextmanager
 def _started(order: ShareOrder, told: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """The child, which has ended when the block has."""
+    """Start the child, and end it with the block."""
     child = subprocess.Popen(
         [sys.executable, *_flags(), "-c", _program(), order.to_json(), str(os.getpid())],
         stdin=subprocess.PIPE,
@@ -101,15 +105,15 @@ def _started(order: ShareOrder, told: IO[bytes]) -> Iterator[subprocess.Popen[by
     finally:
         child.kill()
         child.wait()
-        assert child.stdin is not None  # a pipe, whose end says that this process has ended
+        assert child.stdin is not None  # a pipe; the child ends when this end of it is closed
         child.stdin.close()
         if child.returncode:
             _clear_away(order)
 
 
 def _program() -> str:
-    """Finds packages where this process does, and nowhere else: not in the folder where it happens to be."""
-    # What is no folder or file is a name for an import hook.
+    """What the child runs. It finds packages where this process does, and not in its working folder as well."""
+    # An entry that is no folder or file is left as it is: an import hook may know what it means.
     path = [os.path.abspath(entry) if os.path.exists(entry or ".") else entry for entry in sys.path]
     return f"import sys; sys.path[:] = {path!a}; from parallax.opening._compile_child import main; main()"
 
@@ -120,7 +124,7 @@ def _flags() -> list[str]:
 
 
 def _group() -> dict[str, Any]:
-    """In a group of its own, so that Ctrl-C interrupts this process, which ends it."""
+    """Puts the child into a process group of its own: Ctrl-C interrupts this process alone, which ends the child."""
     if sys.platform == "win32":
         lower = subprocess.BELOW_NORMAL_PRIORITY_CLASS | subprocess.CREATE_NO_WINDOW
         return {"creationflags": lower | subprocess.CREATE_NEW_PROCESS_GROUP}

@@ -1,7 +1,7 @@
-"""A process that compiles one model into the cache of bundles, and ends with the process that started it.
+"""The program of a child process that compiles one model into the cache of bundles, and ends with its parent.
 
-Started by `parallax.opening._compile_apart`, with a `ShareOrder` and the parent's number as arguments, and the reading
-end of a pipe that the parent holds open. The last line that it prints is its answer.
+`parallax.opening._compile_apart` starts it. Its arguments are a `ShareOrder` and the parent's process id; its standard
+input is a pipe that the parent holds open. The last line that it prints is its answer, as JSON.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from typing import Final
 from parallax.opening._share_order import ShareOrder, compile_ordered
 
 _NICENESS: Final = 5
-"""Below those who call the session, but not far: where they keep all cores busy, 19 was measured to take twice as long
-and more, and they are what the bundle is for."""
+"""A little below the callers of the session, whom the bundle is for. Where they keep all cores busy, compiling at a
+niceness of 19 was measured to take at least twice as long."""
 _SET_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG
 _MOST_TOLD: Final = 8
+"""Warnings that the answer holds at most."""
 
 
 def main() -> None:
-    """Do what the arguments say."""
-    if hasattr(os, "nice"):  # elsewhere the parent says so when it starts this
+    """Compile what the arguments say, and print the answer."""
+    if hasattr(os, "nice"):  # on Windows the parent starts this process with a lower priority
         os.nice(_NICENESS)
     _end_with_parent(int(sys.argv[2]))
     notes = _Notes()
@@ -37,7 +38,11 @@ def main() -> None:
 
 
 def _end_with_parent(parent: int) -> None:
-    """Two ways: the system's is at once; the pipe's end is seen when the runtime lets go of Python's lock."""
+    """End this process when its parent ends.
+
+    Linux sends a signal at once. Elsewhere a thread sees the end of the pipe, but not while the runtime holds Python's
+    lock.
+    """
     if sys.platform == "linux":
         with contextlib.suppress(ImportError, OSError, AttributeError):
             import ctypes
@@ -57,7 +62,7 @@ def _wait_for_end_of_parent() -> None:
 
 
 class _Notes(logging.Handler):
-    """What is to be told of in the log of the parent."""
+    """Collects warnings, which the parent writes to its own log."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

@@ -88,7 +88,7 @@ def find_ordered(order: ShareOrder) -> Path | None:
 
 
 def compile_ordered(order: ShareOrder) -> Path | None:
-    """Return the bundle, compiled in this process unless it is in the cache; None, with a log line, if neither works."""
+    """Return the bundle, compiled here unless it is in the cache; None, with a log line, where that cannot be done."""
     options = order.options
     return cached_bundle(
         order.path,

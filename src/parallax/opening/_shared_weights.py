@@ -1,7 +1,8 @@
-"""A session's model opened once more on a bundle, so that what is opened beside it shares its weights.
+"""A session's model opened once more on a bundle, so that further sessions on the model share its weights.
 
-Each C session that ONNX Runtime opens on a model packs the weights for itself. Its interface for sharing packed weights
-is not part of its Python package; but those of a bundle are pages of a file, which all sessions on it map.
+Each C session that ONNX Runtime opens on a model packs the weights for itself. ONNX Runtime's interface for sharing
+packed weights is not part of its Python package. The packed weights of a bundle are pages of a file, which all sessions
+on the bundle map.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class BundleToShare:
-    """The bundle of one session's model. It holds the model's files, and nothing else of the session.
+    """Finds or compiles the bundle of one session's model. Of the session it holds the model's files and nothing else.
 
     Args:
         path, files: of the model, as the session was given it.
@@ -40,19 +41,19 @@ class BundleToShare:
         self._order = ShareOrder.of(path, files, asked)
 
     def find(self) -> OpenedBundle | None:
-        """It, if it is in the cache. Raises: ConfigError if other files lie at the model's path by now."""
+        """Return the bundle if it is cached. Raises: ConfigError if other files lie at the model's path by now."""
         self._check_at_path()
         path = find_ordered(self._order)
         return None if path is None else self._opened(path)
 
     def compile_apart(self, is_wanted: Callable[[], bool]) -> OpenedBundle | None:
-        """Have another process compile it; None, with a log line, where none can.
+        """Have a child process compile the bundle; None, with a log line, where no child can.
 
         Args:
-            is_wanted: asked while it does so, which ends when this says no.
+            is_wanted: asked while the child compiles. Once it returns False, the child is ended.
 
         Raises:
-            ConfigError: it is wanted no more, or cannot be cached; says why.
+            ConfigError: the bundle is not wanted any more, or cannot be cached; says why.
             ParallaxError: as reading a bundle.
         """
         from parallax.opening._compile_apart import compile_apart
@@ -62,14 +63,14 @@ class BundleToShare:
         except ConfigError as error:
             self._check_at_path()
             raise not_shared(error.what, fix=error.fix or "") from error
-        # What another process says is not trusted: a bundle that this one finds by itself was made of these files.
+        # The path that the child names is not trusted: a bundle that this process finds was made of these files.
         return None if path is None else self.find()
 
     def compile_here(self) -> OpenedBundle:
-        """Compile it in this process, unless it is there.
+        """Compile the bundle in this process, unless it is in the cache.
 
         Raises:
-            ConfigError: it cannot be; says why.
+            ConfigError: it cannot be compiled or cached; says why.
             ParallaxError: as reading a bundle.
         """
         self._check_at_path()
@@ -99,7 +100,8 @@ def open_shared(request: OpeningRequest, opened: Opened, bundle: OpenedBundle) -
 
     Args:
         request: its ``open_stock`` opens beside what the session has open.
-        opened: what that is, a whole model, whose runs are counted; they go on to be.
+        opened: what the session has open, a whole model. Its runs are counted, and those of what is returned by the
+            same count.
 
     Raises: ConfigError if the bundle is not one of the whole model; ParallaxError as opening it.
     """

@@ -59,7 +59,7 @@ class OpenedBundle:
 
     @staticmethod
     def options_for(asked: PlanningOptions) -> PlanningOptions:
-        """What a bundle from the cache is opened with for a session that was asked for this: it was planned with it."""
+        """Options to open a bundle from the cache with, for a session with these; the bundle holds what was planned."""
         return PlanningOptions(cache_dir=asked.cache_dir, verify=asked.verify, threads=asked.threads)
 
     def check_same(self, bundle: Bundle) -> None:

@@ -55,7 +55,7 @@ def why_whole_at_sight(look: Glimpse, *, cores: int) -> str | None:
     # that read at most two of them each take 18 ns for as many elements as the largest weight has, by the tables; so
     # all of them together take 0.9 ms.
     if sum(elements for elements, _ in read) > DENSE_ELEMENTS:
-        # Beside dense layers, branches may hold work of any kind: planning weighs them.
+        # Branches may hold work of any kind beside the dense layers: planning estimates it.
         is_told = not survey.with_bodies and all(most <= _FEW_WEIGHTS for _, most in read)
         return DENSE if is_told else None
     from parallax.planner._small import small_at_sight  # loads the tables of costs

@@ -25,10 +25,11 @@ where it is not; a plan has a few of these, and its costs are right within a fac
 def small_at_sight(survey: Survey, *, cores: int) -> str | None:
     """Why no split of a model can save enough, from what its file states alone; None where it must be looked into.
 
-    How long a loop takes is not seen; where there is one, all else may run beside it, but where there are more, these
-    may run side by side. What an If takes is bounded by what its branches hold; a single one needs no bound, since all
-    that can be saved is what runs beside it. An operator that makes tensors larger than all that the file states (an
-    Expand) goes unseen: such a model stays whole, which costs nothing, unless it is tuned or ``min_gain`` is given.
+    How long a loop takes cannot be told from the file. One loop may run beside all else, so that all else is what can
+    be saved at most. Several loops may run side by side, so that there is no bound. The operators in its branches bound
+    what an If takes; a single If needs no bound, since only what runs beside it can be saved. An operator that makes
+    tensors larger than all that the file states (an Expand) goes unseen: such a model stays whole, which costs nothing,
+    unless it is tuned or ``min_gain`` is given.
     """
     if survey.loops > 1:
         return None

@@ -209,8 +209,8 @@ def most_work_ns(survey: Survey, *, with_branches: bool = False) -> int:
 
     Args:
         survey: of the model.
-        with_branches: whether what is in the branches of Ifs counts, as if all of them ran. Otherwise nothing in a
-            body does.
+        with_branches: whether operators in the branches of Ifs count, as if every branch ran. Other bodies never
+            count.
     """
     largest = survey.largest_elements
     most_ns = 0.0
@@ -230,7 +230,7 @@ def most_work_ns(survey: Survey, *, with_branches: bool = False) -> int:
 
 
 def _most_of(operators: Mapping[str, int]) -> float:
-    """Per element of the largest tensor, of so many nodes of each type."""
+    """Most ns per element of the largest tensor, for so many nodes of each type."""
     return sum(count * _most_ns(op_type) for op_type, count in operators.items())
 
 

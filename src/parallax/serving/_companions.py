@@ -32,12 +32,12 @@ class SharedBundle(Protocol):
 
     @property
     def model_digest(self) -> str:
-        """Of the model that it was compiled from."""
+        """Digest of the model that the bundle was compiled from."""
         ...
 
     @property
     def options(self) -> Options:
-        """What it is opened with."""
+        """The options that the bundle is opened with."""
         ...
 
 
@@ -103,7 +103,7 @@ class Companions:
     def open(self, *, threads: int) -> Any:
         """The same model on so many threads. Raises: as ``InferenceSession``.
 
-        Where there is a bundle of it, its weights are mapped, and shared with whatever else maps them.
+        Where the model has a bundle, the weights of that are mapped, and shared with all sessions that map them.
         """
         shared = self.open_shared(threads=threads)
         if shared is not None:
@@ -111,7 +111,7 @@ class Companions:
         return self._open({**self._state, "options": replace(self._state["options"], threads=threads)})
 
     def open_shared(self, *, threads: int) -> Any | None:
-        """Likewise, if it shares its weights; else None."""
+        """The same model on so many threads, if a bundle has weights to share; else None."""
         try:
             bundle = self._session.sharing().find()
             return None if bundle is None else self._open(self._state_of(bundle, threads=threads))
@@ -150,7 +150,7 @@ class Companions:
         self._files.close()
 
     def _state_of(self, bundle: SharedBundle, *, threads: int) -> dict[str, Any]:
-        """A session on a bundle that was made for the model as it was opened; it has been planned."""
+        """The state of a session on a bundle of the model. It has no options of planning: the bundle holds the plan."""
         own = {name: value for name, value in self._state.items() if name not in _OF_ITS_FILE}
         options = Options(threads=threads, cache_dir=bundle.options.cache_dir, verify=bundle.options.verify)
         return {**own, "source": bundle.path, "bundle": bundle.model_digest, "options": options}

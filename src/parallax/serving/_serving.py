@@ -55,7 +55,7 @@ class BatcherOptions:
     sizing: Sizing = Sizing.FITTED
     window_ms: float = 0.0
     is_to_stay: bool = True
-    """Whether it is worth a bundle, compiled in the background, that weights are shared by."""
+    """Whether a bundle may be compiled in the background, so that the batcher shares weights with its session."""
 
 
 def make_batcher(session: Any, options: BatcherOptions) -> Batcher:
@@ -163,11 +163,11 @@ class SessionRunner:
 
     @property
     def holds_weights(self) -> bool:
-        """Whether what runs side by side has weights of its own, though it is the session's model as it is."""
+        """Whether sessions that run side by side, on the session's own model, have weights of their own."""
         return any(way.lanes > 1 and way.alone._opened.mapped_bundle is None for way in self._ways)
 
     def share_weights(self) -> None:
-        """Put in its place what shares its weights, if there is a bundle by now. Runs in flight end as they began."""
+        """Put sessions on a bundle in their place, if there is one by now. Runs in flight end on the session before."""
         for way in tuple(self._ways):
             shared = self._companions.open_shared(threads=1) if way.lanes > 1 else None
             if shared is not None:
@@ -463,6 +463,6 @@ def _shortened(array: Any, axes: Sequence[tuple[int, str]]) -> Any:
 
 
 def _call(method: Callable[[], object] | None) -> None:
-    """What was a method of an object that is gone by now is not called."""
+    """Call a method whose object still exists; None stands for one whose object does not."""
     if method is not None:
         method()

@@ -306,7 +306,7 @@ class SwappingSession(PlannedSession):
         return runner
 
     def sharing(self) -> Sharing:
-        """How what is opened beside the session shares its weights. Raises: ConfigError: it was closed."""
+        """Say how further sessions on the model share its weights. Raises: ConfigError: the session was closed."""
         from parallax.opening import Sharing
 
         if self._opened.runner is None:
@@ -315,9 +315,9 @@ class SwappingSession(PlannedSession):
         return Sharing(self._opened, request, self._look or self._loaded, tuple(providers))
 
     def share_weights(self, before: Runner, bundle: OpenedBundle) -> CountedRunner:
-        """Switch to a bundle of the model from ``before``, with the same plan; what is opened beside shares weights.
+        """Switch from ``before`` to a bundle of the model, by the same plan, so that further sessions share weights.
 
-        Returns: what is in force then. Raises: ParallaxError: it cannot be done; says why.
+        Returns: what runs then. Raises: ParallaxError: it cannot be done; says why.
         """
         from parallax.engine import CountedRunner
         from parallax.opening import open_shared

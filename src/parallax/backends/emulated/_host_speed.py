@@ -25,9 +25,9 @@ _FLOAT: Final = 1
 def host_gemm_flops() -> float:
     """FLOP/s of a large float32 matrix product on all cores this process may use; measured once, for 0.7 seconds.
 
-    The quickest of many by the kernels that run models: another library's may do half of what they do on one processor
-    and as much on another. Where others use the cores meanwhile, that says nothing: then what one thread does in its
-    time on a core counts for each core.
+    The product is timed many times, and the quickest counts. It runs on the kernels that run models, since those of
+    another library may be half as quick on one processor and as quick on another. Where other processes use the cores
+    meanwhile, that time says nothing: then what one thread does in its time on a core counts for each core.
     """
     time.sleep(_SETTLE_S)
     cores = available_cores()
@@ -43,7 +43,7 @@ def host_gemm_flops() -> float:
 
 
 def _product_flops(width: int, clock: Callable[[], float]) -> float:
-    """On so many threads, by a clock in seconds."""
+    """FLOP/s of the product on ``width`` threads, by a clock in seconds."""
     from parallax.model import Probe, probe_model  # where the speed is stated, nobody asks
 
     product = OnnxRuntimeBackend(CPU_PROVIDER).compile(probe_model(Probe.PRODUCT), width=width)
