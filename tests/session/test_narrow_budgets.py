@@ -317,8 +317,28 @@ def test_slices_are_for_the_planned_shape_and_others_need_room_for_the_whole_mod
     session = parallax.InferenceSession(model, memory_budget=least, **options)
     assert session.plan.stretches
     check(session, model)
-    with pytest.raises(BudgetError, match="weights that are held twice"):
+    with pytest.raises(BudgetError, match="a run takes") as refused:
         session.run(None, fed(40))
+    check(session, model)
+    wider = parallax.InferenceSession(model, memory_budget=refused.value.least_bytes, **options)
+    check(wider, model)
+    check(wider, model, 40)
+    check(wider, model)
+
+
+@pytest.mark.parametrize("rows", [2048, 16])
+def test_what_a_refusal_of_other_shapes_names_is_enough_for_them_and_for_the_planned_ones(rows: int) -> None:
+    model = tokens_model("n")
+    options: dict[str, Any] = {"threads": 2, "shapes": {"x": (1024, WIDTH)}}
+    with pytest.raises(BudgetError) as caught:
+        parallax.InferenceSession(model, memory_budget="4MiB", **options)
+    session = parallax.InferenceSession(model, memory_budget=caught.value.least_bytes, **options)
+    with pytest.raises(BudgetError) as refused:
+        session.run(None, fed(rows))
+    check(session, model)
+    wider = parallax.InferenceSession(model, memory_budget=refused.value.least_bytes, **options)
+    for size in (rows, 1024, rows):
+        check(wider, model, size)
 
 
 @pytest.mark.parametrize("batch", [1, "n"])

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from parallax import _lazy
 from parallax._record import dataclass
-from parallax.errors import ParallaxError
+from parallax.errors import BudgetError, ParallaxError
 
 if TYPE_CHECKING:
     from parallax.admission import SessionMemory
     from parallax.engine._executor import Executor
     from parallax.engine._runner import Estimator
     from parallax.engine._split_runner import SplitRunner
+    from parallax.memory import Budget
     from parallax.schedule import Plan
 
 logger = _lazy.logger(__name__)
@@ -69,6 +70,8 @@ class ShapeForms:
         make_form: plans and compiles the model for these shapes; None where nothing is predicted to gain. None: all
             other shapes run whole.
         held_bytes: what the whole model holds as long as it is open, in terms of memory budgets.
+        check_unsliced: where the plan computes parts in slices because of the budget: raises BudgetError with the
+            budget in which the model would run whole at once, in all these shapes. None for other plans.
         declared: the runtime's session that describes the inputs as the model leaves them open.
     """
 
@@ -79,6 +82,7 @@ class ShapeForms:
         make_whole: Callable[[], ShapeForm],
         make_form: Callable[[Shapes], ShapeForm | None] | None,
         held_bytes: int,
+        check_unsliced: Callable[[Budget, Sequence[Shapes]], None] | None = None,
         declared: Any,
     ) -> None:
         self._names = tuple(shapes)
@@ -86,6 +90,7 @@ class ShapeForms:
         self._make_whole = make_whole
         self._make_form = make_form
         self._held_bytes = held_bytes
+        self._check_unsliced = check_unsliced
         self.declared = declared
         self._lock = threading.Lock()
         self._whole_lock = threading.Lock()
@@ -103,7 +108,8 @@ class ShapeForms:
             runner: of the plan's own executor.
             memory: admits runs; None without a budget.
 
-        Raises: BudgetError where the whole model's weights do not fit beside those that the plan holds.
+        Raises: BudgetError where the whole model's weights do not fit beside those that the plan holds and what one run
+            takes, whether in the planned shapes or in these.
         """
         key = tuple([tuple(values[name].shape()) for name in self._names])
         if key == self._own:
@@ -125,7 +131,7 @@ class ShapeForms:
                 self._making.release()
             if made is not None:
                 return made
-        return self._whole_runner(runner, memory)
+        return self._whole_runner(runner, memory, values)
 
     def executors(self) -> Sequence[Executor]:
         """Return all executors but the plan's own."""
@@ -155,16 +161,18 @@ class ShapeForms:
         logger.info("shapes %s have a plan of their own from now on: %s", shapes, form.plan.provenance.reason)
         return made
 
-    def _whole_runner(self, runner: SplitRunner, memory: SessionMemory | None) -> SplitRunner:
+    def _whole_runner(
+        self, runner: SplitRunner, memory: SessionMemory | None, values: Mapping[str, Any]
+    ) -> SplitRunner:
         whole = self._whole
         if whole is not None:
             return whole
         with self._whole_lock:
             if self._whole is None:
-                logger.info("a run brought other shapes than the plan is for: the whole model is opened beside it")
                 held = 0 if memory is None or memory.budget is None else self._held_bytes
                 if held and memory is not None:
-                    memory.hold(held)
+                    self._hold(held, runner, values, memory)
+                logger.info("a run brought other shapes than the plan is for: the whole model is opened beside it")
                 try:
                     form = self._make_whole()
                 except BaseException:
@@ -175,3 +183,20 @@ class ShapeForms:
                     weakref.finalize(form.executor, memory.let_go, held).atexit = False
                 self._whole = runner.beside(form.executor, form.plan, form.estimator)
             return self._whole
+
+    def _hold(self, held: int, runner: SplitRunner, values: Mapping[str, Any], memory: SessionMemory) -> None:
+        """Count the whole model's weights, where a run in the planned shapes and one that is fed this fit beside them.
+
+        Both must. Else a run in the planned shapes, which the budget was given for, would be refused for ever after
+        one in others.
+        """
+        planned = dict(zip(self._names, self._own, strict=True))
+        fed = {name: tuple(value.shape()) for name, value in values.items()}
+        largest = max(runner.requirement(planned), runner.requirement(fed), key=lambda found: found.least_bytes)
+        try:
+            memory.hold(held, largest)
+        except BudgetError:
+            if self._check_unsliced is not None and memory.budget is not None:
+                # In the budget that is enough by that, the plan would be another, of fewer slices: it leaves no room.
+                self._check_unsliced(memory.budget, (planned, fed))
+            raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -120,6 +120,13 @@ def forms_of_shapes(
             return None
         return ShapeForm(plan=form.plan, executor=compiled(in_memory(form.model), form.plan, runtime))
 
+    def check_unsliced(budget: Budget, runs: Sequence[Mapping[str, tuple[int, ...]]]) -> None:
+        whole = fed_in_full(whole_plan(model, "without slices", cores=request.cores), model)
+        estimator = estimate_model(model, whole)
+        shapes = max(runs, key=lambda run: estimator.requirement(run).least_bytes)
+        unsliced = Budget.of(budget.budget_bytes, weight_bytes=model.weight_bytes, margin=budget.margin)
+        unsliced.check(estimator.requirement(shapes), shapes=shapes)
+
     may_have_forms = not has_budget and all(device.room_bytes is None for device in request.devices.values())
     may_have_forms = may_have_forms and request.objective not in Plan.ENERGY_OBJECTIVES  # forms are planned by time
     return ShapeForms(
@@ -127,5 +134,6 @@ def forms_of_shapes(
         make_whole=make_whole,
         make_form=make_form if may_have_forms else None,
         held_bytes=Budget.of(0, weight_bytes=model.weight_bytes).held_bytes,
+        check_unsliced=check_unsliced if planned.plan.stretches else None,
         declared=load_session(interface),
     )
