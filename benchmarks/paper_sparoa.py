@@ -15,8 +15,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import multiprocessing
+import os
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,6 +164,21 @@ def study(subject: Subject, states: Sequence[HardwareState]) -> list[dict[str, A
     return rows
 
 
+def study_pair(name: str, device: str) -> list[dict[str, Any]]:
+    """The rows of one model on one device; what a process of its own does."""
+    states = state_grid([f"emulated:{device}"])
+    assert states[0] == CALM
+    return study(Subject.of(name, device, load_converted(name)), states)
+
+
+def study_all(models: Sequence[str], devices: Sequence[str], *, jobs: int) -> list[dict[str, Any]]:
+    """All rows, so many pairs of a model and a device at a time."""
+    pairs = [(name, device) for name in models for device in devices]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=min(jobs, len(pairs)), mp_context=context) as pool:
+        return [row for rows in pool.map(study_pair, *zip(*pairs, strict=True)) for row in rows]
+
+
 def geometric_mean(values: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
@@ -257,17 +275,16 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS), metavar="NAME")
     parser.add_argument("--devices", nargs="+", default=[*BOARDS, *PHONES], metavar="PROFILE")
     parser.add_argument("--quick", action="store_true", help=f"only {QUICK} on the boards")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="pairs at a time, each in a process of its own"
+    )
     arguments = parser.parse_args()
+    if arguments.jobs < 1:
+        parser.error(f"argument --jobs: {arguments.jobs} is below 1")
     if arguments.quick:
         arguments.models, arguments.devices = [QUICK], list(BOARDS)
     machine = describe_machine()
-    rows: list[dict[str, Any]] = []
-    for name in arguments.models:
-        model = load_converted(name)
-        for device in arguments.devices:
-            states = state_grid([f"emulated:{device}"])
-            assert states[0] == CALM
-            rows.extend(study(Subject.of(name, device, model), states))
+    rows = study_all(arguments.models, arguments.devices, jobs=arguments.jobs)
     sections = {}
     for places, devices in (("Jetson boards", BOARDS), ("phones", PHONES)):
         of_places = [row for row in rows if row["device"] in devices]
