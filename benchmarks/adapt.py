@@ -48,7 +48,7 @@ from parallax import zoo
 from parallax.adapt import crowded_states, state_grid
 from parallax.backends import open_backend
 from parallax.backends.emulated._backend import EmulatedBackend
-from parallax.cli import compare_outputs
+from parallax.cli import compare_outputs, wait_until_quiet
 from parallax.errors import ParallaxError
 from parallax.machine import private_bytes
 from parallax.planner import plans_for_states
@@ -62,12 +62,18 @@ SLOW = 4.0
 BUSY_PER_CORE = 4
 """Processes of the competitor."""
 
-PREPARE_S = 75.0
-"""From the opening of the device until the first phase: plans are made and compiled meanwhile."""
+PREPARE_S = {"mobilenetv3-s": 40.0, "distilbert": 110.0}
+MOST_PREPARE_S = 180.0
+"""From the opening of the device until the first phase, by model, and for others: plans are made and compiled
+meanwhile, and what following costs is measured."""
 
-PHASE_S = 30.0
-FOLLOW_S = 12.0
-"""Of a phase, in which the session runs; static plans have the rest of it."""
+COST_S = 20.0
+"""Of that, at most, to measure what following costs."""
+
+PHASE_S = 40.0
+FOLLOW_S, MOST_FOLLOW_S = 12.0, 24.0
+"""Of a phase, in which the session runs; longer where runs are so long that too few have ended. Static plans have the
+rest of it."""
 
 BEFORE_S = 2.0
 """The session runs for so long before a phase begins, so that it is in use when the machine changes."""
@@ -78,7 +84,8 @@ SETTLE_RUNS, SETTLE_S = 20, 1.0
 """Within the longer of both, a session is to have followed a change."""
 
 NEXT_RUNS = 20
-COST_RUNS = 4
+COST_RUNS, COST_BLOCK_S = 4, 0.25
+"""What is timed in turn: so many runs, or as many as this takes. No pool of the other session spins meanwhile."""
 LEAST_RUNS = 10_000
 TOLERANCE = 1e-3
 """Of an output's largest magnitude: plans use kernels of other widths, and what a device computes is cut elsewhere."""
@@ -134,41 +141,68 @@ class Runs:
             self.wrong.append(f"run {self.done}: {difference.relative:.1e} {difference.detail}")
         return begin, took
 
-    def run_until(self, end: float) -> list[tuple[float, float]]:
-        """Runs one after the other until that moment."""
-        samples = []
-        while time.perf_counter() < end:
+    def run_until(self, end: float, *, least: int = 0, latest: float | None = None) -> list[tuple[float, float]]:
+        """Runs one after the other until ``end``; until ``latest`` where they are fewer than ``least`` by then."""
+        samples: list[tuple[float, float]] = []
+        while (now := time.perf_counter()) < end or (len(samples) < least and latest is not None and now < latest):
             samples.append(self.run())
         return samples
 
 
-@contextmanager
-def competitor(is_there: bool) -> Iterator[Callable[[], float]]:
-    """Busy processes that end with the block; gives what tells the share of the cores that they took so far."""
-    parent = os.getpid()
-    spin = f"import os\nwhile os.getppid() == {parent}:\n    sum(range(100_000))\n"
-    cores = psutil.cpu_count() or 1
-    started = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(BUSY_PER_CORE * cores if is_there else 0)]
-    begin = time.perf_counter()
-    watched = [psutil.Process(process.pid) for process in started]
+class Competitor:
+    """Busy processes, made beforehand, so that all take the cores at once; killed with the block."""
 
-    def share() -> float:
-        used = sum(sum(process.cpu_times()[:2]) for process in watched)
-        return used / max(1e-9, cores * (time.perf_counter() - begin))
+    def __init__(self) -> None:
+        parent = os.getpid()
+        spin = f"import os\ninput()\nwhile os.getppid() == {parent}:\n    sum(range(100_000))\n"
+        self._cores = psutil.cpu_count() or 1
+        self._started = [
+            subprocess.Popen([sys.executable, "-c", spin], stdin=subprocess.PIPE)
+            for _ in range(BUSY_PER_CORE * self._cores)
+        ]
+        self._watched = [psutil.Process(process.pid) for process in self._started]
+        self._used_s = self._begin = 0.0
 
-    try:
-        yield share
-    finally:
-        for process in started:
+    def _cpu_s(self) -> float:
+        return sum(sum(process.cpu_times()[:2]) for process in self._watched)
+
+    def begin(self) -> None:
+        """Have all take the cores from now on."""
+        self._used_s, self._begin = self._cpu_s(), time.perf_counter()
+        for process in self._started:
+            assert process.stdin is not None
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+
+    def share(self) -> float:
+        """The share of the cores that they took since."""
+        return (self._cpu_s() - self._used_s) / max(1e-9, self._cores * (time.perf_counter() - self._begin))
+
+    def end(self) -> None:
+        """Kill them."""
+        for process in self._started:
             process.kill()
-        for process in started:
-            process.wait()
+        for process in self._started:
+            process.communicate()
 
 
-def write_condition(folder: Path) -> Path:
+@contextmanager
+def competitor(is_there: bool) -> Iterator[Competitor | None]:
+    """One that ends with the block; it has not begun yet."""
+    if not is_there:
+        yield None
+        return
+    made = Competitor()
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+def write_condition(folder: Path, prepare_s: float) -> Path:
     """The device's condition: each phase in turn, after the time for preparation."""
     steps = [
-        {"at_s": PREPARE_S + number * PHASE_S, "device": phase.device, "launch": 1}
+        {"at_s": prepare_s + number * PHASE_S, "device": phase.device, "launch": 1}
         for number, phase in enumerate(PHASES)
     ]
     path = folder / "condition.json"
@@ -242,23 +276,31 @@ def settled(samples: Sequence[tuple[float, float]], begin: float, best_s: float)
 def calm_cost(ours: Runs, static: Call, *, rounds: int, end: float) -> list[float]:
     """Ratios of the session that follows to the one that does not, on one plan, round by round, in turn."""
     ratios: list[float] = []
+    calls: dict[str, Call] = {"ours": ours.call, "static": static}
     while len(ratios) < rounds and time.perf_counter() < end:
-        took: dict[str, float] = {}
-        for which in ("ours", "static") if len(ratios) % 2 else ("static", "ours"):
-            call = ours.call if which == "ours" else static
-            call()
-            begin = time.perf_counter()
-            for _ in range(COST_RUNS):
-                call()
-            took[which] = time.perf_counter() - begin
+        took = {
+            which: _block_s(calls[which]) for which in (("ours", "static") if len(ratios) % 2 else ("static", "ours"))
+        }
         ratios.append(took["ours"] / took["static"])
     return ratios
+
+
+def _block_s(call: Call) -> float:
+    """Seconds of a run, on average over a block of them, when no pool of another session spins any more."""
+    wait_until_quiet()
+    call()
+    runs, begin = 0, time.perf_counter()
+    while runs < COST_RUNS or time.perf_counter() - begin < COST_BLOCK_S:
+        call()
+        runs += 1
+    return (time.perf_counter() - begin) / runs
 
 
 def measure_model(name: str, *, runs: int, threads: int, folder: Path) -> dict[str, Any]:
     """All phases of one model. ``runs``: rounds in which the calm session is compared."""
     path, feeds = Path(zoo.load(name)), zoo.example_inputs(name)
-    condition = write_condition(folder)
+    prepare_s = PREPARE_S.get(name, MOST_PREPARE_S)
+    condition = write_condition(folder, prepare_s)
     device = f"emulated:{PROFILE}?condition={condition}"
     held = open_backend(device)
     assert isinstance(held, EmulatedBackend)
@@ -282,27 +324,30 @@ def measure_model(name: str, *, runs: int, threads: int, folder: Path) -> dict[s
         ours.run()
     ready_s = time.perf_counter() - began
     say(f"{name}: {len(known.plans)} plans ready after {ready_s:.0f} s; {len(static)} static plans")
-    if ready_s > PREPARE_S - BEFORE_S:
-        raise SystemExit(f"{name}: plans were not ready within {PREPARE_S:.0f} s")
+    if ready_s > prepare_s - BEFORE_S - COST_S / 2:
+        raise SystemExit(f"{name}: plans were not ready within {prepare_s - BEFORE_S - COST_S / 2:.0f} s")
+    for call in static.values():
+        call()  # what its first run keeps is not the session's
+    last = min(time.perf_counter() + COST_S, began + prepare_s - BEFORE_S - 1)
+    ratios = calm_cost(ours, static["plan of the calm state"], rounds=runs, end=last)
     memory = [_private_mib()]
     phases = []
     for number, phase in enumerate(PHASES):
-        begin = began + PREPARE_S + number * PHASE_S
-        time.sleep(max(0.0, begin - BEFORE_S - time.perf_counter()))
-        before = ours.run_until(begin)
-        with competitor(phase.is_crowded) as share:
-            samples = ours.run_until(begin + FOLLOW_S)
-            ratios: list[float] = []
-            if phase.name == "calm":
-                middle = begin + (FOLLOW_S + PHASE_S) / 2
-                ratios = calm_cost(ours, static["plan of the calm state"], rounds=runs, end=middle)
-            taken = time_static(static, begin + PHASE_S - BEFORE_S - 1)
-            took_share = share()
+        begin = began + prepare_s + number * PHASE_S
+        with competitor(phase.is_crowded) as others:
+            time.sleep(max(0.0, begin - BEFORE_S - time.perf_counter()))
+            before = ours.run_until(begin)
+            if others is not None:
+                others.begin()
+            samples = ours.run_until(begin + FOLLOW_S, least=SETTLE_RUNS + NEXT_RUNS + 2, latest=begin + MOST_FOLLOW_S)
+            followed = time.perf_counter()
+            taken = time_static(static, begin + PHASE_S - BEFORE_S - 2)
+            took_share = 0.0 if others is None else others.share()
         memory.append(_private_mib())
         medians = {label: statistics.median(seconds) for label, seconds in taken.items() if seconds}
         best = min(medians, key=lambda label: medians[label])
         found = settled([*before, *samples], begin, medians[best])
-        steady = (begin + STEADY_S, begin + FOLLOW_S)
+        steady = (begin + STEADY_S, followed)
         switches = [switch for switch in session.adaptation.switches if steady[0] <= switch.at_s < steady[1]]
         say(f"  {phase.name}: best is {best}, {medians[best] * 1e3:.1f} ms; runs {found['runs']}")
         phases.append(
@@ -312,19 +357,15 @@ def measure_model(name: str, *, runs: int, threads: int, folder: Path) -> dict[s
                 "best": best,
                 "static_s": taken,
                 "competitor_share": took_share,
-                "calm_ratios": ratios,
                 "steady_switches": len(switches),
                 "steady_s": steady[1] - steady[0],
                 "adaptation": session.adaptation.to_json(),
             }
         )
-    end = time.perf_counter() + 60
-    while ours.done < LEAST_RUNS // len(MODELS) + 1 and time.perf_counter() < end:
-        ours.run()
-    memory.append(_private_mib())
     return {
         "model": name,
         "ready_after_s": ready_s,
+        "calm_ratios": ratios,
         "phases": phases,
         "runs": ours.done,
         "failed": ours.failed[:20],
@@ -374,7 +415,7 @@ def make_figures(results: Sequence[Mapping[str, Any]]) -> list[Figure]:
     steady = [
         phase["steady_switches"] * STEADY_S / phase["steady_s"] for result in results for phase in result["phases"]
     ]
-    ratios = [ratio for result in results for phase in result["phases"] for ratio in phase["calm_ratios"]]
+    ratios = [ratio for result in results for ratio in result["calm_ratios"]]
     growth = max(max(result["private_mib"]) - result["private_mib"][0] for result in results)
     figures = [
         rows_that_keep("adapt.away", f"states followed within {WITHIN:.2f} of the best static plan", away),
@@ -448,7 +489,7 @@ def make_report(results: Sequence[dict[str, Any]]) -> Report:
         method=(
             f"Milliseconds. The device is {PROFILE}, emulated, {SLOW:g} times slower where the state says so; others "
             f"take the cores by {BUSY_PER_CORE} busy processes for each. Each state lasts {PHASE_S:.0f} s, of which "
-            f"the session runs for {FOLLOW_S:.0f}."
+            f"the session runs for {FOLLOW_S:.0f}, or up to {MOST_FOLLOW_S:.0f} where runs are long."
         ),
         columns=[
             "model", "state", "best static plan", "its time", "ours", "ratio", "within the bound after",

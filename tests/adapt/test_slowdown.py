@@ -40,6 +40,17 @@ def test_one_slow_run_changes_nothing() -> None:
     assert after([8.0, 0.1, 1.0], calm).value == pytest.approx(1.0, rel=0.01)
 
 
+@given(seed=st.integers(0, 1000))
+def test_a_change_is_suspected_from_the_first_run_and_not_any_more_when_runs_are_as_before(seed: int) -> None:
+    noise = random.Random(seed)
+    steady = after([noise.gauss(1, 0.03) for _ in range(40)])
+    assert not steady.is_suspected
+    slow = steady.updated(4.0)
+    assert slow.is_suspected
+    assert not after([1.0] * 5, slow).is_suspected
+    assert not after([4.0] * 5, slow).is_suspected  # it has changed, and is believed
+
+
 @given(factor=st.sampled_from([0.2, 0.25, 2.0, 4.0, 8.0]))
 def test_the_third_run_after_a_jump_is_believed(factor: float) -> None:
     calm = after([1.0] * 20)

@@ -304,6 +304,12 @@ class Controller:
         """Whether the plan in force is being compared with the one before, so that its runs are not to be disturbed."""
         return self._trial is not None
 
+    @property
+    def is_suspicious(self) -> bool:
+        """Whether a processor that the plan in force uses may just have changed: its next runs should be seen soon."""
+        seen = processors_of(self._plans[self.current].ready.plan) if self._plans else ()
+        return any(self._estimator.estimate(name).is_suspected for name in seen)
+
     def switched(self, index: int, now_s: float) -> Switch:
         """The plan ``index`` is in force now."""
         before, after = self._plans[self.current], self._plans[index]

@@ -29,6 +29,9 @@ DRIFT: Final = 0.01
 OUTLIER: Final = 3.0
 """Standard deviations beyond which a run is an outlier, or the first after a change. It counts as so many."""
 
+SUSPECTED: Final = 2.0
+"""A sum of deviations from which on the next runs should be seen soon: an outlier, or several runs nearer by."""
+
 SLACK: Final = 0.5
 """Standard deviations of each run that are left out of the sums of deviations: half of the least shift looked for."""
 
@@ -74,6 +77,11 @@ class Slowdown:
     """How many runs were counted since the last change."""
     above: _Shift = _NO_SHIFT
     below: _Shift = _NO_SHIFT
+
+    @property
+    def is_suspected(self) -> bool:
+        """Whether the last runs lie so far off to one side that the processor may have changed."""
+        return max(self.above.score, self.below.score) >= SUSPECTED
 
     def updated(self, ratio: float) -> Slowdown:
         """The estimate after a run that took ``ratio`` times what was predicted.

@@ -203,7 +203,8 @@ class Follower:
                     self._decide()
                     if not self._is_trying():
                         self._probe()
-                        self._is_stopped.wait(_PAUSE_S)
+                        if not self._is_suspicious():
+                            self._is_stopped.wait(_PAUSE_S)
         except Exception as error:
             # A session that does not follow the machine is a session all the same.
             if not self._is_stopped.is_set():
@@ -352,6 +353,10 @@ class Follower:
     def _is_trying(self) -> bool:
         with self._lock:
             return self._controller is not None and self._controller.is_trying
+
+    def _is_suspicious(self) -> bool:
+        with self._lock:
+            return self._controller is not None and self._controller.is_suspicious
 
     def _probe(self) -> None:
         """Look at a processor that the plan in force does not use, if it is time to.
