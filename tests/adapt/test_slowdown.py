@@ -48,7 +48,7 @@ def test_a_change_is_suspected_from_the_first_run_and_not_any_more_when_runs_are
     slow = steady.updated(4.0)
     assert slow.is_suspected
     assert not after([1.0] * 5, slow).is_suspected
-    assert not after([4.0] * 5, slow).is_suspected  # it has changed, and is believed
+    assert not after([4.0] * 10, slow).is_suspected  # it has changed, and is believed
 
 
 @given(factor=st.sampled_from([0.2, 0.25, 2.0, 4.0, 8.0]))

@@ -47,16 +47,22 @@ class _Shift:
     score: float = 0.0
     """Sum of the deviations in standard deviations, each at most `OUTLIER` and less `SLACK`; at least 0."""
     total: float = 0.0
-    """Sum of the deviations since the score was 0."""
+    """Sum of the deviations since the score was 0, or since the first outlier."""
     runs: int = 0
     """Since then."""
+    has_outlier: bool = False
+    """Whether one of them was an outlier. What lay nearer by before the first one tells nothing of how far it went."""
 
     def updated(self, deviation: float, spread: float) -> _Shift:
         """``deviation``: in the direction that is looked at. ``spread``: the standard deviation of a run."""
         score = self.score + min(OUTLIER, deviation / spread) - SLACK
         if score <= 0:
             return _NO_SHIFT
-        return _Shift(score=score, total=self.total + deviation, runs=self.runs + 1)
+        is_outlier = deviation > OUTLIER * spread
+        if is_outlier and not self.has_outlier:
+            return _Shift(score=score, total=deviation, runs=1, has_outlier=True)
+        has_outlier = is_outlier or self.has_outlier
+        return _Shift(score=score, total=self.total + deviation, runs=self.runs + 1, has_outlier=has_outlier)
 
 
 _NO_SHIFT: Final = _Shift()
@@ -87,7 +93,8 @@ class Slowdown:
         """The estimate after a run that took ``ratio`` times what was predicted.
 
         The first run is taken as it is. A run more than `OUTLIER` deviations away is discarded. Where deviations to one
-        side add up, as those of three such runs do, the processor has changed: the runs that added up decide.
+        side add up, as those of three such runs do, the processor has changed: the runs that added up decide, from the
+        first outlier on.
 
         Raises: ConfigError unless ``ratio`` is above 0 and finite.
         """
