@@ -219,6 +219,10 @@ class HandClock:
             self._now += 1e-6
             return self._now
 
+    def pass_time(self, seconds: float) -> None:
+        with self._lock:
+            self._now += seconds
+
     def sleep(self, seconds: float) -> None:
         with self._lock:
             self.slept += seconds
@@ -254,6 +258,25 @@ def test_copies_between_host_and_device_keep_a_core_busy() -> None:
     awake_s = clock.now() - begin - clock.slept
     assert awake_s - OVERSLEEP_S == pytest.approx(backend.rates.copying_ns(10**6) / 1e9, abs=10e-6)
     assert backend.rates.copying_ns(10**6) > 100_000
+
+
+def test_what_the_emulation_copies_itself_is_part_of_the_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = HandClock()
+    moved = Work(operators=(), moved_bytes=(10**6,))
+    backend = EmulatedBackend(load_profile("pixel-6-gpu"), speed=0.5, clock=clock)
+    model = compiled(backend, chain(), options=CompileOptions(work=moved))
+    copied_s = backend.rates.copying_ns(10**6) / 1e9
+    copy = compiled_parts._copy
+
+    def copy_for_a_while(output: Any) -> Any:
+        clock.pass_time(copied_s / 2 / len(model.interface.output_names))
+        return copy(output)
+
+    monkeypatch.setattr(compiled_parts, "_copy", copy_for_a_while)
+    begin = clock.now()
+    model.run_with_ort_values({"x": value(floats(1, 4, 8))}, model.interface.output_names)
+    awake_s = clock.now() - begin - clock.slept
+    assert awake_s - OVERSLEEP_S == pytest.approx(copied_s, abs=20e-6)
 
 
 def test_nothing_copies_where_the_device_shares_the_hosts_memory() -> None:
