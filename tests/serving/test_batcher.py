@@ -341,6 +341,59 @@ def test_a_callback_may_close_and_submit() -> None:
     assert runner.closed == 1
 
 
+def test_whatever_is_done_to_a_future_the_others_are_answered() -> None:
+    def leave(done: Future[Any]) -> None:
+        raise SystemExit(3)
+
+    runner = Runner()
+    with batcher_on(runner) as batcher:
+        first = shut(runner, batcher)
+        futures = [batcher.submit(feeds(number)) for number in range(1, 9)]
+        for future in (first, *futures[:4]):
+            future.add_done_callback(leave)
+        futures[5].set_result(["mine"])
+        runner.gate.set()
+        for number, future in enumerate(futures, 1):
+            if number == 6:
+                assert future.result(PATIENCE_S) == ["mine"]
+            else:
+                assert_answers(future.result(PATIENCE_S), feeds(number))
+        assert_answers(batcher.submit(feeds(9)).result(PATIENCE_S), feeds(9))
+
+
+def test_those_who_wait_for_several_futures_hear_of_cancelled_ones() -> None:
+    runner = Runner()
+    batcher = batcher_on(runner)
+    first = shut(runner, batcher)
+    cancelled, left = batcher.submit(feeds(1)), batcher.submit(feeds(2))
+    cancelled.cancel()
+    assert wait([cancelled], PATIENCE_S).done == {cancelled}
+    closing = threading.Thread(target=batcher.close, args=(False,))
+    closing.start()
+    assert wait([left], PATIENCE_S).done == {left}
+    assert left.cancelled()
+    runner.gate.set()
+    closing.join(PATIENCE_S)
+    assert_answers(first.result(PATIENCE_S), feeds(0))
+
+
+def test_a_callback_that_raises_while_a_batcher_is_closed_keeps_no_other_request_waiting() -> None:
+    def leave(done: Future[Any]) -> None:
+        raise SystemExit(3)
+
+    runner = Runner()
+    batcher = batcher_on(runner)
+    first = shut(runner, batcher)
+    futures = [batcher.submit(feeds(number)) for number in range(1, 5)]
+    futures[0].add_done_callback(leave)
+    with pytest.raises(SystemExit):
+        batcher.close(drain=False)
+    assert wait(futures, PATIENCE_S).done == set(futures)
+    runner.gate.set()
+    batcher.close()
+    assert_answers(first.result(PATIENCE_S), feeds(0))
+
+
 def test_a_batcher_that_is_dropped_answers_what_it_took_and_ends() -> None:
     runner = Runner()
     future = batcher_on(runner).submit(feeds(3))
@@ -393,8 +446,10 @@ def test_errors_in_feeds_are_raised_when_they_are_submitted() -> None:
                 batcher.submit(wrong)
         with pytest.raises(TypeError, match="map no names of inputs"):
             batcher.submit([1])
-        with pytest.raises(TypeError, match="not hashable"):
-            batcher.submit(feeds(1), client=[])
+        for client in ([], ("alice", [])):
+            with pytest.raises(TypeError, match="not hashable") as refused:
+                batcher.submit(feeds(1), client=client)
+            assert isinstance(refused.value, ConfigError)
         for limit in (0, -1, float("nan"), float("inf"), True, "soon"):
             with pytest.raises(ConfigError, match="deadline_ms="):
                 batcher.submit(feeds(1), deadline_ms=limit)

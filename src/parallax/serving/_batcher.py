@@ -9,7 +9,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -207,9 +207,12 @@ class _Core:
         self._check_process()
         limit_s = self._slo_s if deadline_ms is None else check_milliseconds("deadline_ms", deadline_ms) / 1e3
         self._runner.check_open()
-        if not isinstance(client, Hashable):
-            raise both(ConfigError, TypeError)(f"client={client!r:.80} is not hashable", fix="give a name or a number")
-        hash(client)  # a tuple may hold what is not; TypeError is raised here, and not under the lock
+        try:
+            hash(client)  # a tuple may hold what cannot be hashed
+        except TypeError as error:
+            raise both(ConfigError, TypeError)(
+                f"client={client!r:.80} is not hashable", fix="give a name or a number"
+            ) from error
         now = time.monotonic()
         request = self._reader.read(feeds)
         future: Future[Answer] = Future()
@@ -231,7 +234,7 @@ class _Core:
         if refusal is not None:
             raise _overloaded(refusal, limit_s)
         number = ticket.number
-        future.add_done_callback(lambda done: self._forget_cancelled(number) if done.cancelled() else None)
+        future.add_done_callback(lambda done: self._forget_cancelled(number, done) if done.cancelled() else None)
         return future
 
     def _check_process(self) -> None:
@@ -241,10 +244,12 @@ class _Core:
                 fix="make one after the fork, with session.batcher()",
             )
 
-    def _forget_cancelled(self, number: int) -> None:
+    def _forget_cancelled(self, number: int, future: Future[Answer]) -> None:
         with self._condition:
-            if self._entries.pop(number, None) is not None:
-                self._scheduler.cancel(number)
+            if self._entries.pop(number, None) is None:
+                return
+            self._scheduler.cancel(number)
+        _begins(future)
 
     def begin_close(self, *, drain: bool) -> None:
         """Take no more; cancel what waits unless it is to be answered."""
@@ -254,8 +259,16 @@ class _Core:
             self._is_closing = True
             left = [] if drain else [self._entries.pop(ticket.number) for ticket in self._scheduler.cancel_all()]
             self._condition.notify_all()
+        failure: BaseException | None = None
         for entry in left:
-            entry.future.cancel()
+            try:
+                entry.future.cancel()
+            except BaseException as error:  # of a callback, or Ctrl-C: the others are cancelled all the same
+                failure = error
+                entry.future.cancel()  # Ctrl-C may have come before
+            _begins(entry.future)
+        if failure is not None:
+            raise failure
 
     def join(self) -> None:
         """Return when nothing runs any more; at once in a thread of the batcher, where callbacks of futures run."""
@@ -347,12 +360,12 @@ class _Core:
                     until = decision.until_s
                     self._condition.wait(None if until is None else max(0.0, until - time.monotonic()))
         for entry in dropped:
-            if entry.future.set_running_or_notify_cancel():
-                entry.future.set_exception(_missed(entry.ticket))
+            if _begins(entry.future):
+                _settle(entry.future, _missed(entry.ticket))
         return batch, entries
 
     def _run(self, batch: Batch, entries: Sequence[_Entry]) -> None:
-        live = [entry for entry in entries if entry.future.set_running_or_notify_cancel()]
+        live = [entry for entry in entries if _begins(entry.future)]
         outcomes, as_planned = self._outcomes(batch, live)
         now = time.monotonic()
         failed = sum(isinstance(outcome, BaseException) for outcome in outcomes)
@@ -369,10 +382,7 @@ class _Core:
             if self._scheduler.waiting:
                 self._condition.notify()
         for entry, outcome in zip(live, outcomes, strict=True):
-            if isinstance(outcome, BaseException):
-                entry.future.set_exception(outcome)
-            else:
-                entry.future.set_result(outcome)
+            _settle(entry.future, outcome)
 
     def _outcomes(self, batch: Batch, live: Sequence[_Entry]) -> tuple[list[Outcome], bool]:
         """What each request comes to, and whether the batch ran as it was planned."""
@@ -408,6 +418,29 @@ class _Core:
             self._why_stopped = f"{_FAILED_BATCHES} batches in a row failed whose requests succeed alone: {error}"
             self._reader.stop_joining()
             logger.warning("requests are run one by one from now on: %s", self._why_stopped)
+
+
+def _begins(future: Future[Answer]) -> bool:
+    """Whether a request is still to be run. Called once, by whoever took it out of those that wait: of a future that
+    was cancelled, ``concurrent.futures.wait`` and ``as_completed`` hear by this alone."""
+    try:
+        return future.set_running_or_notify_cancel()
+    except RuntimeError:
+        logger.warning("the future of a request was given a result by somebody else, so the request is not run")
+        return False
+
+
+def _settle(future: Future[Answer], outcome: Outcome) -> None:
+    """Give a future its outcome. Whatever its callbacks raise, even SystemExit, the lane goes on: others wait for it."""
+    try:
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+    except InvalidStateError:
+        logger.warning("the future of a request was given a result by somebody else, which it keeps")
+    except BaseException:
+        logger.exception("a callback of a request's future failed")
 
 
 def _overloaded(refusal: Refusal, limit_s: float | None) -> Overloaded:
