@@ -289,6 +289,79 @@ def test_a_mask_that_was_computed_in_whole_numbers_hides_as_much() -> None:
             proven(hiding(kind))
 
 
+def attended(*made: onnx.NodeProto, numbers: dict[str, Any] | None = None) -> onnx.ModelProto:
+    """What the first place attends to, where ``made`` makes "masked" of "scores" and of "bias" (0, or -1e9 for padded
+    keys), "open" (1 - the mask) and "keys" (the mask)."""
+    nodes = [
+        helper.make_node("Unsqueeze", ["mask", "one"], ["keys"]),
+        helper.make_node("Sub", ["full", "keys"], ["open"]),
+        helper.make_node("Mul", ["open", "least"], ["bias"]),
+        helper.make_node("Transpose", ["x"], ["turned"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["x", "turned"], ["scores"]),
+        *made,
+        helper.make_node("Softmax", ["masked"], ["weights"], axis=2, name="the_softmax"),
+        helper.make_node("MatMul", ["weights", "x"], ["made"]),
+        helper.make_node("Gather", ["made", "zero"], ["y"], axis=1),
+    ]
+    held = {"full": np.float32(1), "least": np.float32(-1e9), "zero": np.int64(0), "minus": np.float32(-1)}
+    return built(*nodes, inputs=MASKED, weights=TWO | held | (numbers or {}))
+
+
+@pytest.mark.parametrize("kind", [TensorProto.BOOL, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16])
+def test_what_hides_in_a_type_that_does_not_hold_it_hides_no_more(kind: int) -> None:
+    nodes = [
+        helper.make_node("Add", ["scores", "bias"], ["hidden"]),
+        helper.make_node("Cast", ["hidden"], ["small"], to=kind),
+        helper.make_node("Cast", ["small"], ["masked"], to=TensorProto.FLOAT),
+    ]
+    with pytest.raises(NotTrimmable, match=r"'the_softmax' \(Softmax\): it weighs padded places like others"):
+        proven(attended(*nodes))
+
+
+def test_a_number_that_a_type_does_not_hold_is_not_known_in_it() -> None:
+    # -1e9 modulo 256 is 0, but no processor has to make that of it.
+    nodes = [
+        helper.make_node("Cast", ["bias"], ["small"], to=TensorProto.INT8),
+        helper.make_node("Cast", ["small"], ["zeros"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["zeros"], ["padded"], perm=[0, 2, 1]),
+        helper.make_node("Mul", ["x", "padded"], ["zeroed"]),
+        helper.make_node("ReduceSum", ["zeroed", "one"], ["masked"], name="the_sum"),
+    ]
+    with pytest.raises(NotTrimmable, match=r"'the_sum' \(ReduceSum\): .*nothing makes padded ones 0"):
+        proven(attended(*nodes))
+
+
+@pytest.mark.parametrize("op_type", ["Log", "Reciprocal", "Pow", "Div", "Atanh"])
+def test_a_function_that_is_infinite_at_the_first_place_hides_it(op_type: str) -> None:
+    # Then everything is hidden, and a full run weighs padded places like all others.
+    given = {"Pow": ["open", "minus"], "Div": ["full", "open"], "Atanh": ["keys"]}.get(op_type, ["open"])
+    nodes = [
+        helper.make_node("Add", ["scores", "bias"], ["hidden"]),
+        helper.make_node(op_type, given, ["pole"]),
+        helper.make_node("Add" if op_type == "Log" else "Sub", ["hidden", "pole"], ["masked"]),
+    ]
+    with pytest.raises(NotTrimmable, match=r"'the_softmax' \(Softmax\)"):
+        proven(attended(*nodes))
+
+
+def test_the_logarithm_of_a_mask_hides() -> None:
+    nodes = [helper.make_node("Log", ["keys"], ["low"]), helper.make_node("Add", ["scores", "low"], ["masked"])]
+    assert proven(attended(*nodes)).mask == "mask"
+
+
+def test_all_but_the_first_places_are_refused_and_not_kept_for_ever() -> None:
+    nodes = [
+        helper.make_node("Slice", ["x", "one", "end", "one"], ["rest"], name="the_slice"),
+        helper.make_node("ReduceSum", ["rest", "one"], ["other"]),
+        *ZEROED,
+        helper.make_node("ReduceSum", ["zeroed", "one"], ["total"]),
+        helper.make_node("Add", ["total", "other"], ["y"]),
+    ]
+    model = built(*nodes, inputs=MASKED, weights=TWO | {"end": np.array([2**63 - 1])})
+    with pytest.raises(NotTrimmable, match=r"'the_slice' \(Slice\): it takes a part of an axis"):
+        proven(model)
+
+
 def test_an_infinity_is_told_by_its_sign() -> None:
     nodes = [
         helper.make_node("Cast", ["mask"], ["flags"], to=TensorProto.BOOL),

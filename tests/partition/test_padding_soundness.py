@@ -100,6 +100,22 @@ class Maker:
             flag = self.node("Cast", mask, to=TensorProto.BOOL)
             self.add(self.node("Where", flag, made.name, least), made.dims)
 
+    def recast(self) -> None:
+        made = self.pick()
+        kind = int(self.random.choice([TensorProto.BOOL, TensorProto.INT8, TensorProto.INT64, TensorProto.FLOAT16]))
+        self.add(self.node("Cast", self.node("Cast", made.name, to=kind), to=TensorProto.FLOAT), made.dims)
+
+    def pole(self) -> None:
+        """What is infinite for 0 or for 1, made of the mask, or of what the mask leaves out."""
+        made = self.pick()
+        mask = self.mask_for(made)
+        if mask is None:
+            return
+        if self.random.integers(2):
+            mask = self.node("Sub", self.constant(1), mask)
+        bias = self.node(str(self.random.choice(["Log", "Reciprocal"])), mask)
+        self.add(self.node(str(self.random.choice(["Add", "Sub"])), made.name, bias), made.dims)
+
     def linear(self) -> None:
         made = self.pick()
         if len(made.dims) > 1 and isinstance(made.dims[-1], int):
@@ -218,7 +234,7 @@ class Maker:
             *(self.unary, self.binary, self.zeroed, self.zeroed, self.hidden, self.hidden, self.linear),
             *(self.normalised, self.turned, self.product, self.product, self.weighed, self.weighed, self.reduced),
             *(self.reduced, self.picked, self.summed, self.shown_before, self.flattened, self.joined),
-            *(self.attended, self.attended),
+            *(self.attended, self.attended, self.recast, self.pole),
         ]
         for _ in range(int(self.random.integers(3, 16))):
             steps[int(self.random.integers(len(steps)))]()

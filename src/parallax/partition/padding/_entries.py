@@ -59,10 +59,15 @@ _NUMERIC: Final[Mapping[str, Callable[..., Any]]] = {
     "Abs": np.abs,
     "Sign": np.sign,
     "Sqrt": np.sqrt,
+    "Log": np.log,
+    "Pow": np.power,
+    "Reciprocal": lambda value: 1 / value,
     "Relu": lambda value: np.maximum(value, type(value)(0)),
     "Identity": lambda value: value,
 }
-_PASSING: Final = frozenset({"Identity", "Cast", "Add", "Sum", "Sub", "Mul", "Div", "Where", "Min", "Max", "Neg"})
+_POLES: Final = frozenset({"Acos", "Acosh", "Asin", "Atanh", "Div", "Log", "Mod", "Pow", "Reciprocal", "Tan"})
+"""Operators that are infinite or NaN for some numbers, such as the 0 and 1 that masks are made of."""
+_PASSING: Final = frozenset({"Identity", "Add", "Sum", "Sub", "Mul", "Div", "Where", "Min", "Max", "Neg"})
 """Operators of whose results something is known where an operand is not ordinary."""
 
 
@@ -71,6 +76,11 @@ def is_blocking(entry: Entry) -> bool:
     if isinstance(entry, Kind):
         return entry is Kind.BLOCKING
     return _is_float(entry) and float(entry) <= BLOCKING_BELOW
+
+
+def may_be_infinite(entry: Entry) -> bool:
+    """Whether it is known to be a number whose product with 0 may be NaN: one that hides, or no finite one."""
+    return is_blocking(entry) or (not isinstance(entry, Kind) and not np.isfinite(entry))
 
 
 def is_ordinary(entry: Entry) -> bool:
@@ -124,8 +134,10 @@ def combined(node: Node, entries: Sequence[Entry]) -> Entry:
     """What an operator that works element by element makes of numbers of which this is known."""
     if all(isinstance(entry, np.generic) for entry in entries):
         value = _computed(node, entries)
-        if value is not None:
-            return value
+        if value is not None or node.op_type in _POLES:
+            return Kind.ANY if value is None else value
+    if _divides_by_zero(node.op_type, entries):
+        return Kind.ANY
     absorbed = _absorbed(node.op_type, entries)
     if absorbed is not None:
         return absorbed
@@ -133,9 +145,17 @@ def combined(node: Node, entries: Sequence[Entry]) -> Entry:
         return Kind.ORDINARY
     if node.op_type != "Exp" and all(map(is_tame, entries)):
         return Kind.ORDINARY if all(map(is_ordinary, entries)) else Kind.STORED
+    if node.op_type == "Cast":
+        # Only types of numbers with a point are sure to keep what is low.
+        return entries[0] if _target(node).kind == "f" and isinstance(entries[0], Kind) else Kind.ANY
     if node.op_type in _PASSING:
         return _passed_on(node.op_type, entries)
     return Kind.ANY
+
+
+def _divides_by_zero(kind: str, entries: Sequence[Entry]) -> bool:
+    """Whether an operand is known that makes the result infinite or NaN, whatever the other is (or, of powers, may)."""
+    return (kind in ("Div", "Mod") and is_zero(entries[1])) or (kind == "Pow" and is_zero(entries[0]))
 
 
 def _computed(node: Node, entries: Sequence[Any]) -> np.generic | None:
@@ -144,10 +164,13 @@ def _computed(node: Node, entries: Sequence[Any]) -> np.generic | None:
     with np.errstate(all="ignore"):
         if kind == "Cast":
             return _cast(node, entries[0])
-        if (kind == "Div" and not entries[1]) or (kind == "IsInf" and node.attributes):
+        is_whole = not _is_float(entries[0])
+        if (kind == "Div" and is_whole and not entries[1]) or (kind == "IsInf" and node.attributes):
+            return None
+        if kind in ("Pow", "Reciprocal") and is_whole:
             return None
         if kind == "Div":
-            value = entries[0] / entries[1] if _is_float(entries[0]) else np.trunc(entries[0] / entries[1])
+            value = np.trunc(entries[0] / entries[1]) if is_whole else entries[0] / entries[1]
             return type(entries[0])(value)  # type: ignore[no-any-return]
         if kind in _BOOLEAN:
             return np.bool_(_BOOLEAN[kind](*entries))
@@ -164,17 +187,28 @@ def _computed(node: Node, entries: Sequence[Any]) -> np.generic | None:
 
 
 def _cast(node: Node, value: Any) -> np.generic | None:
-    code = node.attributes.get("to")
-    target = NUMPY_TYPES.get(code) if isinstance(code, int) else None
-    if target is None or (target.kind in "iu" and not np.isfinite(value)):
+    target = _target(node)
+    if target.kind in "iu":
+        # What does not fit is another number on each processor.
+        limits = np.iinfo(target)
+        if not limits.min <= float(value) <= limits.max:
+            return None
+    elif target.kind not in "bf":
         return None
     return target.type(np.asarray(value).astype(target))  # type: ignore[no-any-return]
+
+
+def _target(node: Node) -> np.dtype[Any]:
+    """What a Cast makes; objects where numpy has no such type."""
+    code = node.attributes.get("to")
+    found = NUMPY_TYPES.get(code) if isinstance(code, int) else None
+    return np.dtype(object) if found is None else found
 
 
 def _absorbed(kind: str, entries: Sequence[Entry]) -> Entry | None:
     """The result where one operand decides it, whatever number the others are. 0 times a number is 0: padded places of
     a full run are assumed to be finite."""
-    if kind == "Mul" and any(map(is_zero, entries)) and not any(map(is_blocking, entries)):
+    if kind == "Mul" and any(map(is_zero, entries)) and not any(map(may_be_infinite, entries)):
         return next(entry for entry in entries if is_zero(entry))
     if kind == "Where":
         condition, *branches = entries
@@ -190,7 +224,7 @@ def _absorbed(kind: str, entries: Sequence[Entry]) -> Entry | None:
 
 def _passed_on(kind: str, entries: Sequence[Entry]) -> Entry:
     """Of operands of which one at least is neither ordinary nor a weight."""
-    if kind in ("Identity", "Cast"):
+    if kind == "Identity":
         return entries[0]
     if kind in ("Add", "Sum"):
         if not all(map(_is_low, entries)):

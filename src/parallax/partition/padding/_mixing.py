@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from parallax.graph import Node
-from parallax.partition.padding._entries import Kind, is_blocking, is_ordinary, is_zero, joined, tamed
+from parallax.partition.padding._entries import Kind, is_blocking, is_ordinary, is_zero, joined, may_be_infinite, tamed
 from parallax.partition.padding._lengths import Length, product
 from parallax.partition.padding._seen import (
     Atoms,
@@ -87,7 +87,7 @@ def _multiplied(view: View, left: Seen, right: Seen) -> Seen:
             ends = (left.edge((len(left.axes) - 1, place)), right.edge((len(right.axes) - 2, place)))
             if not any(is_zero(edge.padded) for edge in ends):
                 raise NotProven("it sums over the sequence, and nothing makes padded places 0")
-            if any(is_blocking(edge.padded) for edge in ends):
+            if any(may_be_infinite(edge.padded) for edge in ends):
                 raise NotProven("it sums over the sequence, and padded places may be infinite")
             is_masked = True
     outer = broadcast([left.axes[:-2], right.axes[:-2]])

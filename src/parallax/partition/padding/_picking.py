@@ -63,7 +63,8 @@ def _cut_axis(view: View, atoms: Atoms, start: Length, end: Length, step: int) -
     if size.number is not None:
         return _cut_table(view, size.number, start, end, step)
     first, last = start.number, end.number
-    if atoms == (view.sequence,) and step == 1 and first is not None and last is not None and 0 <= first < last:
+    is_stated = first is not None and last is not None and 0 <= first < last < _TO_THE_END
+    if is_stated and last is not None and step == 1 and atoms == (view.sequence,):
         view.keep_at_least(last)
         return axis_of(end - start)
     raise NotProven("it takes a part of an axis that the model leaves open")
