@@ -260,6 +260,44 @@ MIXING: dict[str, tuple[list[onnx.NodeProto], dict[str, Array], str]] = {
         {"one": numbers(1), "many": numbers(99), "zero": numbers(0)},
         "Slice",
     ),
+    "three at most": (
+        [node("Slice", "x zero three zero", "y")],
+        {"zero": numbers(0), "three": numbers(3)},
+        "Slice",
+    ),
+    "multiplied by how many there are, or by three": (
+        [
+            node("Shape", "x", "s"),
+            node("Gather", "s zero", "n", axis=0),
+            node("Max", "n three", "m"),
+            node("Cast", "m", "f", to=FLOAT),
+            node("Mul", "x f", "y"),
+        ],
+        {"zero": numbers(0), "three": numbers(3)},
+        "Max",
+    ),
+    "with a number for each four": (
+        [
+            node("Shape", "x", "s"),
+            node("Gather", "s zero", "n", axis=0),
+            node("Div", "n four", "m"),
+            node("Cast", "m", "f", to=FLOAT),
+            node("Add", "x f", "y"),
+        ],
+        {"zero": numbers(0), "four": numbers(4)},
+        "Div",
+    ),
+    "otherwise where there are many": (
+        [
+            node("Shape", "x", "s"),
+            node("Gather", "s zero", "n", axis=0),
+            node("Greater", "n four", "g"),
+            node("Tanh", "x", "t"),
+            node("Where", "g x t", "y"),
+        ],
+        {"zero": numbers(0), "four": numbers(4)},
+        "Greater",
+    ),
     "rows of the mask by a wrong number": (
         [
             node("Flatten", "x", "f", axis=0),

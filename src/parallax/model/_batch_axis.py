@@ -3,7 +3,7 @@
 A model with an open leading axis need not treat what lies along it apart: it may normalise over it, or compare its
 rows. So the axis is followed through the graph in the shapes of batches of two and of three: where it lies in each
 tensor shows in the sizes that differ, and that each operator keeps requests apart follows from a rule for it. Where
-there is no rule, there is no batch axis.
+there is no rule, there is no batch axis. Sizes that are computed are compared with those of a third, large batch.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _ONNX: Final = ("", "ai.onnx")
 _CONTRIB: Final = "com.microsoft"
 _RANDOM: Final = ("Random", "Bernoulli", "Multinomial")
+_FAR: Final = 1_000_003
+"""Requests of a batch in which no tensor is computed but sizes: what they make must be as batches of two and three say.
+Else it differs from batch to batch in a way that those do not show, such as a least or a quotient of their number."""
 _FROM_SIZES: Final = frozenset({"Expand", "ConstantOfShape", "Tile"})
 """Operators that repeat a value as often as a shape says."""
 
@@ -86,6 +89,8 @@ class _Sweep:
         self._sizes: set[str] = set()
         self._values: dict[str, tuple[Any, Any]] = {}
         """Small arrays in a batch of two and of three."""
+        self._uncertain: set[str] = set()
+        """Those of `_values` of which it is not known what they are in a batch of `_FAR`."""
         for info in two.overridable:
             if self._batch_axis(info.name) is not None:
                 raise NoBatchAxis(f"the default of input {info.name!r} has an open axis")
@@ -154,9 +159,30 @@ class _Sweep:
         threes = evaluate(proto, [entry[1] for entry in known if entry is not None])
         if twos is None or threes is None:
             return False
-        for name, two, three in zip(node.outputs, twos, threes, strict=True):
+        fars = self._far_away(node, twos, threes)
+        for place, (name, two, three) in enumerate(zip(node.outputs, twos, threes, strict=True)):
             self._keep(name, two, three)
+            expected = None if fars is None else _extended(two, three)
+            if fars is None or expected is None:
+                self._uncertain.add(name)
+            elif not _is_near(fars[place], expected):
+                raise _no(node, "what it computes from the number of requests does not grow steadily with it")
         return True
+
+    def _far_away(self, node: Node, twos: Sequence[Any], threes: Sequence[Any]) -> Sequence[Any] | None:
+        """What a node makes in a batch of `_FAR`; None where that is not known, as where it grows with the batch."""
+        if any(two.shape != three.shape for two, three in zip(twos, threes, strict=True)):
+            return None
+        fed = []
+        for name in node.inputs:
+            known = self._known(name) if name else None
+            far = None if known is None or name in self._uncertain else _extended(*known)
+            if name and far is None:
+                return None
+            fed.append(far)
+        from parallax.model._arithmetic import evaluate
+
+        return evaluate(self._protos[node.index], fed)
 
     def _measure(self, node: Node) -> bool:
         shapes = [_static(graph, node.inputs[0]) for graph in (self._two, self._three)]
@@ -239,6 +265,28 @@ class _Sweep:
             return None
         axis = changed[0]
         return axis if two[axis] % 2 == 0 and two[axis] * 3 == three[axis] * 2 else None
+
+
+def _extended(two: Any, three: Any) -> Any | None:
+    """What is in a batch of `_FAR`, if numbers grow with each request by as much as from a batch of two to one of
+    three, and flags stay as they are in the latter. None where shapes differ, or the type does not hold it."""
+    if np.array_equal(two, three):
+        return two
+    if two.shape != three.shape or two.dtype.kind not in "biuf":
+        return None
+    if two.dtype.kind == "b":
+        return three
+    wide = np.float64 if two.dtype.kind == "f" else np.int64
+    first = two.astype(wide)
+    far = first + (three.astype(wide) - first) * (_FAR - 2)
+    made = far.astype(two.dtype)
+    return made if two.dtype.kind == "f" or np.array_equal(made.astype(wide), far) else None
+
+
+def _is_near(found: Any, expected: Any) -> bool:
+    if found.dtype.kind == "f":
+        return bool(np.allclose(found, expected, rtol=1e-5, atol=0, equal_nan=True))
+    return np.array_equal(found, expected)
 
 
 def _is_repeated(value: Any, axis: int, times: int) -> bool:

@@ -246,6 +246,10 @@ def _concat(view: RowView, node: Node) -> Axes | None:
     return None if int_attribute(node, "axis", 0) % len(view.shape(node.outputs[0])) == axis else [axis]
 
 
+_TO_THE_END: Final = 2**31 - 1
+"""An end of a Slice from which on exporters mean the end of the axis."""
+
+
 def _slice(view: RowView, node: Node) -> Axes | None:
     axis = view.rows(node.inputs[0])
     if axis is None or any(view.rows(name) is not None for name in node.inputs[1:] if name):
@@ -253,18 +257,25 @@ def _slice(view: RowView, node: Node) -> Axes | None:
     old, new = view.shape(node.inputs[0]), view.shape(node.outputs[0])
     if len(node.inputs) < 2:
         starts = ints_attribute(node, "starts")
+        ends: Sequence[Sequence[int]] | None = [(entry, entry) for entry in ints_attribute(node, "ends")]
         touched, steps = ints_attribute(node, "axes", range(len(starts))), (1,) * len(starts)
     else:
         given = [view.value(name) if name else None for name in (*node.inputs, *[""] * 4)[1:5]]
         if given[0] is None or (len(node.inputs) > 3 and node.inputs[3] and given[2] is None):
             return None
         starts = tuple(int(entry) for entry in given[0].reshape(-1))
+        both = view.values(node.inputs[2])
+        ends = None if both is None else list(zip(*(array.reshape(-1).tolist() for array in both), strict=True))
         touched = tuple(range(len(starts))) if given[2] is None else tuple(int(e) for e in given[2].reshape(-1))
         steps = (1,) * len(starts) if given[3] is None else tuple(int(entry) for entry in given[3].reshape(-1))
         if len(node.inputs) > 4 and node.inputs[4] and given[3] is None:
             return None
     for place, entry in enumerate(touched):
-        if entry % len(old) == axis and (starts[place] != 0 or steps[place] != 1 or old[axis] != new[axis]):
+        if entry % len(old) != axis:
+            continue
+        # What ends at a number that is stated is a part of larger batches.
+        is_to_end = ends is not None and (len(set(ends[place])) > 1 or ends[place][0] >= _TO_THE_END)
+        if starts[place] != 0 or steps[place] != 1 or old[axis] != new[axis] or not is_to_end:
             return None
     return [axis]
 

@@ -431,7 +431,7 @@ def _begins(future: Future[Answer]) -> bool:
 
 
 def _settle(future: Future[Answer], outcome: Outcome) -> None:
-    """Give a future its outcome. Whatever its callbacks raise, even SystemExit, the lane goes on: others wait for it."""
+    """Give a future its outcome. Whatever its callbacks raise, SystemExit included, the lane goes on: others wait."""
     try:
         if isinstance(outcome, BaseException):
             future.set_exception(outcome)
