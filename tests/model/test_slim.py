@@ -226,6 +226,23 @@ def test_what_no_reader_has_weights_for_goes() -> None:
     assert_same(slimmed, made, IMAGE)
 
 
+@pytest.mark.parametrize("of_scale", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "goes"), [((6,), True), ((1, 1, 6), True), ((8, 1, 6), False), ((1, 8, 6, 6), False)]
+)
+def test_channels_that_a_normalisation_has_numbers_of_its_own_for_stay(
+    shape: tuple[int, ...], goes: bool, of_scale: bool
+) -> None:
+    one, other = weights(*shape, seed=3), np.ones(6, np.float32)
+    held = {"v": weights(4, 8, 3, 3, zero=range(3, 8), axis=1, seed=1), "s": one if of_scale else other}
+    held["t"] = other if of_scale else one
+    made = chain([node("LayerNormalization", "a s t", "b", name="the_norm", axis=-1)], held)
+    slimmed = slim(made)
+    assert removed(slimmed) == ({"first": 5} if goes else {})
+    assert_same(slimmed, made, IMAGE)
+    assert goes or "LayerNormalization 'the_norm' needs all of 'a'" in refused(slimmed)
+
+
 @pytest.mark.parametrize("op_type", ["Log", "Reciprocal", "Exp", "Sqrt"])
 def test_behind_what_may_be_infinite_nothing_goes(op_type: str) -> None:
     made = model(

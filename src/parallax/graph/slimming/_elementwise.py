@@ -250,6 +250,16 @@ def soften(channels: Channels, node: Node) -> None:
     default = -1 if node.op_type == "LayerNormalization" or channels.opset >= 13 else 1
     mixed = integer(node, "axis", default) % rank
     for axis in channels.axes(name):
-        if axis < mixed or (axis > mixed and not is_to_the_end):
+        if (axis < mixed or (axis > mixed and not is_to_the_end)) and not _has_own(channels, node, axis - rank):
             ids = channels.take(name, axis).ids
             channels.give(node.outputs[0], axis, ids, unknown(len(ids)))
+
+
+def _has_own(channels: Channels, node: Node, place: int) -> bool:
+    """Whether a scale or bias has, or may have, numbers of its own for each channel.
+
+    Args:
+        place: of the axis with the channels, counted from the last one (-1).
+    """
+    shapes = [channels.shape(name) for name in node.inputs[1:] if name]
+    return any(shape is None or (-place <= len(shape) and shape[place] != 1) for shape in shapes)
