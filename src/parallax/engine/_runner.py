@@ -174,6 +174,14 @@ class WholeRunner(Runner):
         self, output_names: Any, input_feed: Mapping[str, Any], callback: Any, user_data: Any, run_options: Any
     ) -> None:
         """Return at once, and have a thread of the runtime compute outputs, as ``InferenceSession.run_async``."""
+        if max(segment.width for segment in self.plan.segments) == 1 < self.plan.cores:
+            # By a plan for one of several cores the runtime's session has no thread to do it.
+            self.check_complete(input_feed)
+            from parallax.engine._background import run_in_background
+
+            call = partial(WholeRunner.run, self, output_names, input_feed, run_options)
+            run_in_background(call, callback, user_data)
+            return
         run_async = self.stock.run_async
         if self.events.attached:
             from parallax.engine._whole_run import observed_in_background
