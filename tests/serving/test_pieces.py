@@ -149,11 +149,27 @@ def test_requests_are_filled_up_and_answers_cut_back() -> None:
         ({"words": 0}, "'words', which is no input"),
         ({"ids": "0", "mask": 0}, "'ids' with '0'"),
         ({"ids": 0}, "'mask' has the open size 'length' too"),
+        ({"ids": 0.5, "mask": 0}, r"'ids' with 0.5, which is no tensor\(int64\)"),
+        ({"ids": float("nan"), "mask": 0}, r"'ids' with nan, which is no tensor\(int64\)"),
+        ({"ids": 0, "mask": 2**63}, r"which is no tensor\(int64\)"),
     ],
 )
 def test_padding_that_says_too_little_is_refused(pad: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         find_padding(pad, TEXT, STATES, batch_axes={"ids": 0, "mask": 0})
+
+
+def test_padding_may_be_any_number_of_the_input_s_type() -> None:
+    def filled(kind: str, value: float) -> Any:
+        axis = {"x": 0}
+        return find_padding({"x": value}, [argument("x", ["batch", "length"], kind)], [], batch_axes=axis).values["x"]
+
+    assert filled("tensor(float)", 0.5) == 0.5
+    assert filled("tensor(int64)", -1.0) == -1
+    assert filled("tensor(bool)", 1) == 1
+    for kind, value in (("tensor(bool)", 2), ("tensor(uint8)", -1)):
+        with pytest.raises(ConfigError, match="which is no tensor"):
+            filled(kind, value)
 
 
 def test_padding_needs_an_open_axis() -> None:

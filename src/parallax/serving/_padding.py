@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallax.errors import ConfigError
+from parallax.graph import RUNTIME_TYPES
 
 STEP: Final = 8
 """Requests run together whose lengths, rounded up to multiples of this, are equal."""
@@ -91,6 +92,10 @@ def find_padding(
             raise ConfigError(f"pad= names {name!r}, which is no input", fix=f"the inputs are {sorted(known)}")
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ConfigError(f"pad= fills {name!r} with {value!r}", fix="give a number")
+        if not _holds(known[name].type, value):
+            raise ConfigError(
+                f"pad= fills {name!r} with {value!r}, which is no {known[name].type}", fix="give a number of that type"
+            )
     axes = {entry.name: _open_axes(entry, batch_axes.get(entry.name)) for entry in inputs}
     symbols = {symbol for name in values for _, symbol in axes[name]}
     for name in values:
@@ -120,3 +125,12 @@ def _open_axes(entry: Any, batch_axis: int | None) -> _OpenAxes:
     return tuple(
         (axis, size) for axis, size in enumerate(entry.shape) if isinstance(size, str) and size and axis != batch_axis
     )
+
+
+def _holds(runtime_type: str, value: float) -> bool:
+    """Whether a type of inputs, such as "tensor(int64)", has this number; of floating-point ones all are taken to."""
+    element = RUNTIME_TYPES.get(runtime_type)
+    if element is None or element.dtype is None or element.dtype.kind not in "biu":
+        return True
+    least, most = (0, 1) if element.dtype.kind == "b" else (np.iinfo(element.dtype).min, np.iinfo(element.dtype).max)
+    return value == value // 1 and least <= value <= most
