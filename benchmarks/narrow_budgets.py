@@ -25,7 +25,6 @@ from parallax.cli import time_interleaved
 from parallax.errors import BudgetError
 from parallax.graph import OpGraph, tensor_bytes
 from parallax.model import Model, load_model
-from parallax.planner import planned_model
 from parallax.planner._stretches import stretched_plans
 from parallax.schedule import Plan
 
@@ -50,7 +49,7 @@ def floor_of(graph: OpGraph) -> tuple[int, str]:
 def narrowest_floor(model: Model, threads: int) -> tuple[int, str]:
     """Likewise of the model in the slices that hold least."""
     plans = list(stretched_plans(model, room_bytes=0, cores=threads, reason="least"))
-    return floor_of(planned_model(model, plans[0]).inferred() if plans else model.inferred())
+    return floor_of((plans[0].model if plans else model).inferred())
 
 
 def error_of(got: Sequence[Any], want: Sequence[Any]) -> float:

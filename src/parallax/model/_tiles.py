@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final, Protocol
 
 import numpy as np
@@ -26,6 +27,9 @@ from parallax.model._propagation import shape_value
 from parallax.model._row_rules import Rows
 from parallax.model._rows import LEAST_OPSET, is_dequantised
 from parallax.model._tile_rules import NO_ROWS, Need, tile_need
+
+MOST_KEPT_STEPS: Final = 100_000
+"""Of slices that were found, so many are kept, or what a few stretches more take."""
 
 MOST_CUT_BYTES: Final = 128 << 10
 """Of a weight that rows are taken of."""
@@ -73,8 +77,24 @@ class Step:
     """Of a node's first output, at these rows."""
 
 
+@dataclass(frozen=True, slots=True)
+class Slices:
+    """What computes the slices of a stretch."""
+
+    parts: tuple[tuple[Step, ...], ...]
+    """Per slice its steps, the last of which makes its rows of the output."""
+    inputs: tuple[frozenset[str], ...]
+    """Per slice the tensors of the graph that it reads and does not make, weights left out."""
+    stopped: frozenset[str]
+    """Tensors at which slices begin because they are computed before."""
+    passed: frozenset[str]
+    """Tensors at which they would begin if those were computed before."""
+
+
 class SlicedGraph:
     """A graph of which parts are computed in slices. It follows which rows are needed, and changes nothing.
+
+    What it found is kept, so that asking again for the same takes no time; not safe to use from several threads.
 
     Args:
         model: in the shapes to slice it for.
@@ -88,6 +108,9 @@ class SlicedGraph:
         """Part of the names of all that slices make, and of no tensor's."""
         self._shapes: dict[str, tuple[int, ...] | None] = {}
         self._sliceable: dict[int, bool] = {}
+        self._needs: dict[tuple[int, Rows], Need | None] = {}
+        self._slices: dict[tuple[str, int, int], list[Slices]] = {}
+        self._kept_steps = 0
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The static shape of a tensor; () where it is not known."""
@@ -125,6 +148,25 @@ class SlicedGraph:
 
         Returns: None where its output cannot be computed in such slices.
         """
+        slices = self.slices(stretch, stops)
+        return None if slices is None else self.joined(stretch, slices)
+
+    def slices(self, stretch: StretchLike, stops: Container[str]) -> Slices | None:
+        """What computes each slice of a stretch; see `steps`."""
+        key = (stretch.output, stretch.axis, stretch.slices)
+        for known in self._slices.get(key, ()):
+            if all(name in stops for name in known.stopped) and not any(name in stops for name in known.passed):
+                return known
+        found = self._find_slices(stretch, stops)
+        if found is not None:
+            if self._kept_steps > MOST_KEPT_STEPS:
+                self._slices.clear()
+                self._kept_steps = 0
+            self._kept_steps += sum(map(len, found.parts))
+            self._slices.setdefault(key, []).append(found)
+        return found
+
+    def _find_slices(self, stretch: StretchLike, stops: Container[str]) -> Slices | None:
         shape = self.known_shape(stretch.output)
         if shape is None or stretch.axis >= len(shape) or shape[stretch.axis] < stretch.slices:
             return None
@@ -132,20 +174,37 @@ class SlicedGraph:
             return None
         size = shape[stretch.axis]
         bounds = [number * size // stretch.slices for number in range(stretch.slices + 1)]
-        steps: list[Step] = []
-        joined: list[str] = []
+        slices: list[_Slice] = []
+        parts: list[tuple[Step, ...]] = []
         for number in range(stretch.slices):
             rows = Rows(stretch.axis, bounds[number], bounds[number + 1])
-            made = _Slice(self, stretch.output, rows, stops, f"{stretch.output}{self.mark}{number}").steps()
+            slices.append(_Slice(self, stretch.output, rows, stops, f"{stretch.output}{self.mark}{number}"))
+            made = slices[-1].steps()
             if made is None:
                 return None
-            steps += made
-            joined.append(made[-1].outputs[0])
-        total = tensor_bytes(self.graph, stretch.output)
-        return [*steps, Step(None, tuple(joined), (stretch.output,), (total,), rows=Rows(stretch.axis, 0, size))]
+            parts.append(tuple(made))
+        return Slices(
+            parts=tuple(parts),
+            inputs=tuple([frozenset(one.inputs) for one in slices]),
+            stopped=frozenset().union(*[one.stopped for one in slices]),
+            passed=frozenset().union(*[one.passed for one in slices]),
+        )
+
+    def joined(self, stretch: StretchLike, slices: Slices) -> list[Step]:
+        """The steps of a stretch's slices, and one that makes its output of them."""
+        names = tuple([made[-1].outputs[0] for made in slices.parts])
+        total, size = tensor_bytes(self.graph, stretch.output), self.size(stretch.output, stretch.axis)
+        join = Step(None, names, (stretch.output,), (total,), rows=Rows(stretch.axis, 0, size))
+        return [*chain.from_iterable(slices.parts), join]
 
     def need(self, node: Node, rows: Rows) -> Need | None:
         """What rows of a node's outputs need; None where it cannot be computed in slices of them."""
+        key = (node.index, rows)
+        if key not in self._needs:
+            self._needs[key] = self._find_need(node, rows)
+        return self._needs[key]
+
+    def _find_need(self, node: Node, rows: Rows) -> Need | None:
         if node.index not in self._sliceable:
             names = [name for name in (*node.inputs, *node.outputs) if name]
             self._sliceable[node.index] = (
@@ -155,7 +214,13 @@ class SlicedGraph:
             )
         if not self._sliceable[node.index] or self.size(node.outputs[0], rows.axis) <= 1:
             return None
-        return tile_need(self, node, rows)
+        need = tile_need(self, node, rows)
+        if need is None:
+            return None
+        for name, own in zip(node.inputs, need.inputs, strict=True):
+            if own is not None and own != NO_ROWS and self.is_weight(name) and not self.may_be_cut(name):
+                return None
+        return need
 
     def bytes_of(self, name: str, rows: Rows | None) -> int:
         """What some rows of a tensor take."""
@@ -184,6 +249,12 @@ class _Slice:
         self._whole: set[str] = set()
         self._needs: dict[int, tuple[Need, Rows]] = {}
         self._taken: dict[tuple[str, Rows], str] = {}
+        self.inputs: set[str] = set()
+        """Tensors of the graph that are read and not made, weights left out."""
+        self.stopped: set[str] = set()
+        """Tensors at which it begins because they are computed before."""
+        self.passed: set[str] = set()
+        """Tensors at which it would begin if those were."""
 
     def steps(self) -> list[Step] | None:
         """In order, the last of which makes the slice; None where it cannot be made."""
@@ -198,9 +269,14 @@ class _Slice:
                 continue
             for name in node.inputs:
                 producer = graph.producers.get(name)
-                if name in self._rows and producer is not None and -producer not in seen and name not in self._stops:
-                    seen.add(-producer)
-                    heapq.heappush(waiting, -producer)
+                if producer is None or -producer in seen or name not in self._rows:
+                    continue
+                if name in self._stops:
+                    self.stopped.add(name)
+                    continue
+                self.passed.add(name)
+                seen.add(-producer)
+                heapq.heappush(waiting, -producer)
         steps: list[Step] = []
         for index in sorted(self._needs):
             steps += self._write(graph.nodes[index])
@@ -208,16 +284,14 @@ class _Slice:
 
     def _follow(self, node: Node) -> bool:
         """Whether a node is computed in this slice. What it then needs is noted."""
-        wanted = {self._rows[name] for name in node.outputs if name in self._rows}
+        wanted = [self._rows[name] for name in node.outputs if name in self._rows]
         if len({rows.axis for rows in wanted}) != 1 or not self._whole.isdisjoint(node.outputs):
             return False
-        (axis,) = {rows.axis for rows in wanted}
-        hull = Rows(axis, min(rows.low for rows in wanted), max(rows.high for rows in wanted))
+        hull = wanted[0]
+        if len(wanted) > 1:
+            hull = Rows(hull.axis, min(rows.low for rows in wanted), max(rows.high for rows in wanted))
         need = self._sliced.need(node, hull)
-        if need is None or any(
-            rows not in (None, NO_ROWS) and self._sliced.is_weight(name) and not self._sliced.may_be_cut(name)
-            for name, rows in zip(node.inputs, need.inputs, strict=True)
-        ):
+        if need is None:
             return False
         self._needs[node.index] = need, hull
         for name, rows in zip(node.inputs, need.inputs, strict=True):
@@ -243,6 +317,7 @@ class _Slice:
                 continue  # a shape is a constant of its own
             if not name or rows is None:
                 inputs.append(name)
+                self._read(name)
                 continue
             inputs.append(self._take(name, rows, steps))
         outputs = tuple([self._part(name) if name else "" for name in node.outputs])
@@ -258,6 +333,8 @@ class _Slice:
         there, source = Rows(rows.axis, 0, self._sliced.size(name, rows.axis)), name
         if producer is not None and producer in self._needs:
             there, source = self._needs[producer][1], self._part(name)
+        else:
+            self._read(name)
         if rows == there:
             return source
         if (name, rows) not in self._taken:
@@ -265,6 +342,10 @@ class _Slice:
             part = Rows(rows.axis, rows.low - there.low, rows.high - there.low)
             steps.append(Step(None, (source,), (taken,), (self._sliced.bytes_of(name, rows),), rows=part))
         return self._taken[name, rows]
+
+    def _read(self, name: str) -> None:
+        if name in self._sliced.graph.producers and not self._sliced.is_weight(name):
+            self.inputs.add(name)
 
     def _part(self, name: str) -> str:
         return f"{self._label}/{name}"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
+from parallax.errors import ConfigError, ModelError
 from parallax.memory import DEFAULT_MARGIN, Budget, MemoryRequirement
 from parallax.model import Model, cut_weight_bytes
 from parallax.planner._constants import with_constants
+from parallax.planner._request import PlannedModel
 from parallax.planner._requirement import (
     RequirementEstimator,
     estimate_graph,
@@ -32,7 +33,7 @@ def fit_plan(
     budget_bytes: int,
     shapes: Mapping[str, Sequence[int]] | None,
     *,
-    weight_bytes: int,
+    weight_bytes: int | None,
     margin: float = DEFAULT_MARGIN,
     may_slice: bool = False,
 ) -> tuple[Plan, RequirementEstimator, Budget]:
@@ -43,26 +44,23 @@ def fit_plan(
 
     Args:
         model: without ``shapes``.
-        weight_bytes: of private weights.
+        weight_bytes: of private weights; None where all are mapped, those that a plan adds among them.
         margin: share of the budget that is left free.
         may_slice: whether the model may be computed in slices of its rows.
 
     Raises: BudgetError with the budget that would do.
     """
-    judge = partial(
-        _Fitting.of, model, budget_bytes=budget_bytes, shapes=shapes, weight_bytes=weight_bytes, margin=margin
-    )
-    first = judge(plan)
+    judge = _Judge(model, shapes, budget_bytes=budget_bytes, weight_bytes=weight_bytes, margin=margin)
+    first = judge.of_plan(plan)
     tried = [first]
-    if not first.fits:
-        for other in _narrower_plans(model, first, shapes, may_slice=may_slice):
-            tried.append(judge(other))
+    if not first.fits and judge.shaped is not None:
+        for other in _narrower_plans(judge.shaped, first, may_slice=may_slice):
+            tried.append(judge.of_planned(other))
             if tried[-1].fits:
-                logger.info("within its memory budget: %s", other.summary)
+                logger.info("within its memory budget: %s", other.plan.summary)
                 break
     chosen = tried[-1] if tried[-1].fits else min(tried, key=lambda fitting: fitting.least_bytes)
-    chosen.budget.check(chosen.requirement, shapes=shapes)
-    return with_counted_peaks(chosen.plan, chosen.requirement.peaks), chosen.estimator, chosen.budget
+    return chosen.checked(shapes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,22 +72,6 @@ class _Fitting:
     budget: Budget
     requirement: MemoryRequirement
 
-    @classmethod
-    def of(
-        cls,
-        model: Model,
-        plan: Plan,
-        *,
-        budget_bytes: int,
-        shapes: Mapping[str, Sequence[int]] | None,
-        weight_bytes: int,
-        margin: float,
-    ) -> _Fitting:
-        estimator = estimate_model(model, plan, planned=shapes)
-        held = weight_bytes + _computed_bytes(model, plan, shapes)
-        budget = Budget.of(budget_bytes, weight_bytes=held, segments=len(plan.segments), margin=margin)
-        return cls(plan=plan, estimator=estimator, budget=budget, requirement=estimator.requirement({}))
-
     @property
     def fits(self) -> bool:
         return self.budget.allows(self.requirement)
@@ -99,27 +81,83 @@ class _Fitting:
         """The budget that would do."""
         return self.budget.least_bytes(self.requirement)
 
+    def checked(self, shapes: Mapping[str, Sequence[int]] | None) -> tuple[Plan, RequirementEstimator, Budget]:
+        """The plan with the peaks of its segments. Raises: BudgetError where it does not fit."""
+        self.budget.check(self.requirement, shapes=shapes)
+        return with_counted_peaks(self.plan, self.requirement.peaks), self.estimator, self.budget
 
-def _narrower_plans(
-    model: Model, wide: _Fitting, shapes: Mapping[str, Sequence[int]] | None, *, may_slice: bool
-) -> Iterator[Plan]:
-    """What may need less memory than a plan, the quickest first."""
+
+class _Judge:
+    """Says of plans of one model what they need, and whether that fits a budget.
+
+    Args:
+        model: without ``shapes``.
+        shapes: to plan for; None for those that the model has.
+        weight_bytes: as of `fit_plan`, as is ``margin``.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        shapes: Mapping[str, Sequence[int]] | None,
+        *,
+        budget_bytes: int,
+        weight_bytes: int | None,
+        margin: float,
+    ) -> None:
+        self._model, self._shapes = model, shapes
+        self._budget_bytes, self._weight_bytes, self._margin = budget_bytes, weight_bytes, margin
+        self.shaped: Model | None = model
+        """The model in the shapes to plan for; None where it does not take them, which the run will say."""
+        if shapes is not None:
+            try:
+                self.shaped = model.with_shapes(shapes)
+            except (ConfigError, ModelError):
+                self.shaped = None
+
+    def of_plan(self, plan: Plan) -> _Fitting:
+        """What a plan of the model needs."""
+        if self.shaped is None:
+            return self._fitting(plan, MemoryRequirement.UNKNOWN, 0)
+        return self.of_planned(PlannedModel(plan=plan, model=planned_model(self.shaped, plan)))
+
+    def of_planned(self, planned: PlannedModel) -> _Fitting:
+        """Likewise, where the model that it speaks of is at hand."""
+        assert self.shaped is not None
+        added = 0 if self._weight_bytes is None else _computed_bytes(self.shaped, planned)
+        return self._fitting(planned.plan, planned.requirement, added)
+
+    def _fitting(self, plan: Plan, requirement: MemoryRequirement, added_bytes: int) -> _Fitting:
+        return _Fitting(
+            plan=plan,
+            estimator=estimate_model(self._model, plan, planned=self._shapes, known=requirement),
+            budget=Budget.of(
+                self._budget_bytes,
+                weight_bytes=(self._weight_bytes or 0) + added_bytes,
+                segments=len(plan.segments),
+                margin=self._margin,
+            ),
+            requirement=requirement,
+        )
+
+
+def _narrower_plans(model: Model, wide: _Fitting, *, may_slice: bool) -> Iterator[PlannedModel]:
+    """What may need less memory than a plan, the quickest first. ``model``: in the shapes to plan for."""
     plan = wide.plan
     needs = f"needs a memory budget of {wide.least_bytes} bytes at least"
     if not plan.is_uncut:
-        yield whole_plan(model, f"split, it {needs}", cores=plan.cores)
+        yield PlannedModel(plan=whole_plan(model, f"split, it {needs}", cores=plan.cores), model=model)
         if plan.lanes > 1 and all(segment.backend == CPU_BACKEND for segment in plan.segments):
-            yield _one_at_a_time(plan, f"side by side, it {needs}")
+            one_lane = _one_at_a_time(plan, f"side by side, it {needs}")
+            yield PlannedModel(plan=one_lane, model=planned_model(model, one_lane))
     if may_slice:
         from parallax.planner._slices import sliced_plans  # few budgets are that small
 
-        shaped = model if shapes is None else model.with_shapes(shapes)
-        for sliced in sliced_plans(shaped, cores=plan.cores, reason=f"otherwise, it {needs}"):
-            yield sliced.plan
+        yield from sliced_plans(model, cores=plan.cores, reason=f"otherwise, it {needs}")
         from parallax.planner._stretches import stretched_plans
 
-        room = inside_bytes(wide.budget.limit_of(1) - output_bytes(shaped.inferred()))
-        yield from stretched_plans(shaped, room_bytes=room, cores=plan.cores, reason=f"otherwise, it {needs}")
+        room = inside_bytes(wide.budget.limit_of(1) - output_bytes(model.inferred()))
+        yield from stretched_plans(model, room_bytes=room, cores=plan.cores, reason=f"otherwise, it {needs}")
 
 
 def _one_at_a_time(plan: Plan, reason: str) -> Plan:
@@ -139,23 +177,16 @@ def check_fit(
     margin: float = DEFAULT_MARGIN,
 ) -> tuple[Plan, RequirementEstimator, Budget]:
     """This plan and no other, as `fit_plan`. Raises: BudgetError if it does not fit, with the budget that would do."""
-    estimator = estimate_model(model, plan, planned=shapes)
-    held = weight_bytes + _computed_bytes(model, plan, shapes)
-    budget = Budget.of(budget_bytes, weight_bytes=held, segments=len(plan.segments), margin=margin)
-    requirement = estimator.requirement({})
-    budget.check(requirement, shapes=shapes)
-    return with_counted_peaks(plan, requirement.peaks), estimator, budget
+    judge = _Judge(model, shapes, budget_bytes=budget_bytes, weight_bytes=weight_bytes, margin=margin)
+    return judge.of_plan(plan).checked(shapes)
 
 
-def _computed_bytes(model: Model, plan: Plan, shapes: Mapping[str, Sequence[int]] | None) -> int:
-    """What constants take beside the model's weights: values that were computed for a plan, or rows of weights."""
-    if plan.constants_shapes is None and not plan.stretches:
-        return 0
-    given = {name: tuple(shape) for name, shape in {**plan.own_shapes, **(shapes or {})}.items()}
-    shaped = in_rows_shapes(model, given)
+def _computed_bytes(model: Model, planned: PlannedModel) -> int:
+    """What constants take beside a model's weights: values that were computed for a plan, or rows of weights."""
+    plan = planned.plan
     if plan.stretches:
-        return cut_weight_bytes(planned_model(shaped, plan))
-    computed = with_constants(shaped)
+        return cut_weight_bytes(planned.model)
+    computed = None if plan.constants_shapes is None else with_constants(in_rows_shapes(model, plan.own_shapes))
     return 0 if computed is None else computed.value_bytes
 
 

@@ -39,16 +39,24 @@ class RequirementEstimator:
         plan: what is estimated.
         inputs: types of the model's inputs; only those shapes count that they leave open.
         estimate: returns the requirement for these shapes of inputs.
+        known: that for no shapes, where it was estimated before.
     """
 
     def __init__(
-        self, plan: Plan, inputs: Sequence[TensorInfo], estimate: Callable[[Shapes], MemoryRequirement]
+        self,
+        plan: Plan,
+        inputs: Sequence[TensorInfo],
+        estimate: Callable[[Shapes], MemoryRequirement],
+        *,
+        known: MemoryRequirement | None = None,
     ) -> None:
         self.plan = plan
         self._open = tuple(info.name for info in inputs if not info.is_static)
         self._estimate = estimate
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[tuple[int, ...] | None, ...], MemoryRequirement] = OrderedDict()
+        if known is not None:
+            self._known[(None,) * len(self._open)] = known
 
     @property
     def open_inputs(self) -> tuple[str, ...]:
@@ -72,12 +80,15 @@ class RequirementEstimator:
             return found
 
 
-def estimate_model(model: Model, plan: Plan, *, planned: Shapes | None = None) -> RequirementEstimator:
+def estimate_model(
+    model: Model, plan: Plan, *, planned: Shapes | None = None, known: MemoryRequirement | None = None
+) -> RequirementEstimator:
     """Return an estimator for a plan whose model is at hand.
 
     Args:
         model: without ``planned`` shapes, and not rewritten.
         planned: shapes to take where a run's are not known (before the first run).
+        known: what a run in these takes, where that was estimated before.
     """
     graph = model.graph
     own = {**plan.own_shapes, **(planned or {})}
@@ -98,7 +109,7 @@ def estimate_model(model: Model, plan: Plan, *, planned: Shapes | None = None) -
             return estimate_graph(shaped.inferred(), whole_plan(shaped, "other shapes", cores=plan.cores))
         return estimate_graph(planned_model(shaped, plan).inferred(), plan)
 
-    return RequirementEstimator(plan, (*graph.inputs, *graph.overridable), estimate)
+    return RequirementEstimator(plan, (*graph.inputs, *graph.overridable), estimate, known=known)
 
 
 def estimate_graph(graph: OpGraph, plan: Plan) -> MemoryRequirement:

@@ -8,18 +8,19 @@ fits, that is taken which computes least twice; if nothing fits, what holds leas
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Final
 
-from parallax.graph import OpGraph, tensor_bytes
+from parallax.graph import Node, OpGraph, tensor_bytes
 from parallax.memory import PeakTable
 from parallax.model import Model, SlicedGraph, Step, is_shape_question, slice_stretches
+from parallax.planner._request import PlannedModel
 from parallax.planner._rows import can_share_rows
 from parallax.planner._tables import why_model_stays_whole
 from parallax.planner._whole import fed_in_full, make_provenance, whole_plan
-from parallax.schedule import Plan, Stretch
+from parallax.schedule import Stretch
 
 SLICES: Final = (2, 4, 8, 16)
 """So many are tried."""
@@ -58,22 +59,46 @@ def find_stretches(model: Model, room_bytes: int) -> tuple[Stretch, ...] | None:
 
     Returns: None where there is nothing to slice, or that does not get there. Seconds for models of a thousand nodes.
     """
+    begun = _begin(model)
+    return None if begun is None else _narrowed(begun, room_bytes)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """How far a model is sliced."""
+
+    order: _Order
+    found: Mapping[str, Stretch]
+    """By their outputs."""
+    known: _Known
+
+
+def _begin(model: Model) -> _State | None:
+    """A model before anything is sliced; None where nothing may be."""
     sliced = SlicedGraph(model)
     if any(node.bodies for node in sliced.graph.nodes):
         return None
-    order = _Order(sliced, list(_whole_steps(sliced)))
-    found: dict[str, Stretch] = {}
-    known: _Known = {}
+    return _State(_Order(sliced, list(_whole_steps(sliced))), {}, {})
+
+
+def _narrowed(state: _State, room_bytes: int) -> tuple[tuple[Stretch, ...] | None, _State]:
+    """The stretches for this room, as `find_stretches` returns them, and how far they are those for any smaller one."""
+    shared, order, found, known = state, state.order, dict(state.found), dict(state.known)
+    is_shared = True
     while order.peak_bytes > room_bytes and len(found) < MOST_STRETCHES:
-        choice = _choose(order, room_bytes, known)
-        if choice is None:
+        choices = _choose(order, room_bytes, known)[: MOST_STRETCHES - len(found)]
+        if not choices:
             break
-        found[choice.stretch.output] = choice.stretch
-        order = order.after(choice)
+        found.update({choice.stretch.output: choice.stretch for choice in choices})
+        order = order.after(choices)
+        # Where nothing fits, what holds least is taken, whatever the room.
+        is_shared = is_shared and all(choice.peak_bytes > room_bytes for choice in choices)
+        if is_shared:
+            shared = _State(order, dict(found), dict(known))
     if order.peak_bytes > room_bytes > 0:
-        return None
+        return None, shared
     made = {name for step in order.steps for name in step.outputs if step.node is None}
-    return tuple([stretch for name, stretch in found.items() if name in made]) or None
+    return tuple([stretch for name, stretch in found.items() if name in made]) or None, shared
 
 
 def _whole_steps(sliced: SlicedGraph) -> Iterator[Step]:
@@ -85,7 +110,7 @@ def _whole_steps(sliced: SlicedGraph) -> Iterator[Step]:
         yield Step(node.index, (*node.inputs, *node.captures), node.outputs, sizes)
 
 
-def stretched_plans(model: Model, *, room_bytes: int, cores: int, reason: str) -> Iterator[Plan]:
+def stretched_plans(model: Model, *, room_bytes: int, cores: int, reason: str) -> Iterator[PlannedModel]:
     """Plans of one segment, parts of which are computed in slices: one for this room, and one that takes what it must.
 
     There are none of a model that must stay whole, or of open shapes.
@@ -98,8 +123,10 @@ def stretched_plans(model: Model, *, room_bytes: int, cores: int, reason: str) -
     """
     if why_model_stays_whole(model) is not None or not can_share_rows(model):
         return
-    for room in (room_bytes, 0) if room_bytes else (0,):
-        stretches = find_stretches(model, room)
+    state = _begin(model)
+    for room in () if state is None else (room_bytes, 0) if room_bytes else (0,):
+        assert state is not None
+        stretches, state = _narrowed(state, room)
         if stretches is None:
             continue
         made = slice_stretches(model, stretches)
@@ -108,7 +135,8 @@ def stretched_plans(model: Model, *, room_bytes: int, cores: int, reason: str) -
         text = f"{reason}: {parts} computed in slices of rows, one after the other, in {most} at most"
         plan = whole_plan(made, text, cores=cores, provenance=make_provenance("memory", text))
         plan = fed_in_full(plan, made)
-        yield replace(plan, structure_digest=model.structure_digest, backfill=False, stretches=stretches)
+        plan = replace(plan, structure_digest=model.structure_digest, backfill=False, stretches=stretches)
+        yield PlannedModel(plan=plan, model=made)
 
 
 class _Order:
@@ -124,7 +152,7 @@ class _Order:
         self.size: dict[str, int] = {}
         self._outer: set[str] = set()
         """What lies in the bytes of inputs or weights."""
-        outputs = frozenset(sliced.graph.output_names)
+        self._outputs = outputs = frozenset(sliced.graph.output_names)
         for place, step in enumerate(steps):
             for name in step.inputs:
                 if name in self.root:
@@ -147,34 +175,59 @@ class _Order:
             crossing[self.born[name] + 1] += size
             for changes in (change, crossing):
                 changes[self.last[name] + 1] -= size
-        self.cut_bytes = self._cut_bytes(steps)
+        self._cut_before = list(accumulate((_cut_bytes(sliced, step) for step in steps), initial=0))
+        """Bytes of rows of weights that steps before each take."""
+        self._made_before = list(accumulate((sum(step.sizes) for step in steps), initial=0))
+        """Bytes that steps before each make."""
+        self.cut_bytes = self._cut_before[-1]
+        """Rows of weights are held all the time."""
         self.held = [size + self.cut_bytes for size in accumulate(change)]
         """Bytes at each step."""
         self.before = list(accumulate(crossing))
         """Bytes between each step and the one before."""
         self.peak_bytes = max(self.held, default=0)
+        self._there: dict[int, tuple[str, ...]] = {}
 
-    def _cut_bytes(self, steps: Sequence[Step]) -> int:
-        """Of rows of weights: they are held all the time."""
-        is_cut = [step.node is None and self.sliced.is_weight(step.inputs[0]) for step in steps]
-        return sum(sum(step.sizes) for step, cut in zip(steps, is_cut, strict=True) if cut)
+    def after(self, choices: Sequence[_Choice]) -> _Order:
+        """What becomes of it with these, none of which overlap, in ascending order."""
+        steps: list[Step] = []
+        done = 0
+        for choice in choices:
+            steps += (*self.steps[done : choice.begin], *choice.steps)
+            done = choice.end
+        return _Order(self.sliced, [*steps, *self.steps[done:]])
 
-    def after(self, choice: _Choice) -> _Order:
-        steps = [*self.steps[: choice.begin], *choice.steps, *self.steps[choice.end :]]
-        return _Order(self.sliced, steps)
+    def floor(self, begin: int, end: int) -> int:
+        """What is held at least when the last of the steps in between makes its output in slices, however many.
+
+        Slices of the output are there, and it as well, beside what is from before and needed after.
+        """
+        last, graph = self.steps[end - 1], self.sliced.graph
+        (output,) = last.outputs
+        held = self._cut_outside(begin, end) + self.size.get(output, 0)
+        if not is_view_operator(graph.nodes[graph.producers[output]]):
+            held += last.sizes[0]
+        return held + sum(self.size[name] for name in self._there_before(begin) if self.last[name] >= end)
 
     def replaced(self, stretch: Stretch, begin: int, end: int) -> _Choice | None:
         """What becomes of the steps in between if the last makes its output in slices; None where it cannot."""
-        found = self._outside(self.sliced.steps(stretch, _Stops(self, begin)))
-        # Slices may differ in where they have to begin. What is whole for one is for all.
-        made = None if found is None else self.sliced.steps(stretch, found)
-        inputs = self._outside(made)
-        if made is None or found is None or inputs is None or not inputs <= found:
+        slices = self.sliced.slices(stretch, _Stops(self, begin))
+        if slices is None:
             return None
+        inputs = frozenset().union(*slices.inputs)
+        if any(names != inputs for names in slices.inputs):
+            # Slices differ in where they have to begin. What is whole for one is for all.
+            found = inputs
+            slices = self.sliced.slices(stretch, found)
+            if slices is None:
+                return None
+            inputs = frozenset().union(*slices.inputs)
+            if not inputs <= found:
+                return None
         there = {name for step in self.steps[begin:end] for name in step.outputs}
         if not all(name in there or self._is_there(name, begin) for name in inputs):
             return None
-        steps = self._living([*self.steps[begin : end - 1], *made], begin, end)
+        steps = self._living([*self.steps[begin : end - 1], *self.sliced.joined(stretch, slices)], end)
         return _Choice(
             stretch=Stretch(
                 output=stretch.output, axis=stretch.axis, slices=stretch.slices, inputs=tuple(sorted(inputs))
@@ -183,31 +236,32 @@ class _Order:
             end=end,
             steps=tuple(steps),
             peak_bytes=self._peak(steps, begin, end),
-            extra_bytes=_made_bytes(steps) - _made_bytes(self.steps[begin:end]),
-        )
-
-    def _outside(self, steps: Sequence[Step] | None) -> frozenset[str] | None:
-        """The tensors of the graph that steps read and do not make."""
-        if steps is None:
-            return None
-        inside = {name for step in steps for name in step.outputs}
-        read = {name for step in steps for name in step.inputs} - inside
-        return frozenset(
-            name for name in read if name in self.sliced.graph.producers and not self.sliced.is_weight(name)
+            extra_bytes=sum(sum(step.sizes) for step in steps) - self._made_before[end] + self._made_before[begin],
         )
 
     def _is_there(self, name: str, place: int) -> bool:
         root = self.root.get(name)
         return name in self._outer if root is None else self.born[root] < place <= self.last[root]
 
-    def _living(self, steps: Sequence[Step], begin: int, end: int) -> list[Step]:
+    def _there_before(self, place: int) -> tuple[str, ...]:
+        """The tensors that are made before a step and needed in it or after it."""
+        if place not in self._there:
+            self._there[place] = tuple([name for name, born in self.born.items() if born < place <= self.last[name]])
+        return self._there[place]
+
+    def _cut_outside(self, begin: int, end: int) -> int:
+        return self.cut_bytes - self._cut_before[end] + self._cut_before[begin]
+
+    def _living(self, steps: Sequence[Step], end: int) -> list[Step]:
         """Without those that nobody reads any more."""
         read: set[str] = set()
         kept: list[Step] = []
         for step in reversed(steps):
-            if any(name in read or self._is_read_from(name, end) for name in step.outputs):
-                kept.append(step)
-                read.update(step.inputs)
+            for name in step.outputs:
+                if name in read or self._is_read_from(name, end):
+                    kept.append(step)
+                    read.update(step.inputs)
+                    break
         return kept[::-1]
 
     def _is_read_from(self, name: str, place: int) -> bool:
@@ -219,12 +273,14 @@ class _Order:
         root: dict[str, str] = {}
         last: dict[str, int] = {}
         size: dict[str, int] = {}
-        born: list[list[str]] = [[] for _ in steps]
+        born: list[int] = []
+        held = self._cut_outside(begin, end) + sum(_cut_bytes(self.sliced, step) for step in steps)
         for place, step in enumerate(steps):
             for name in step.inputs:
                 own = root.get(name) or self.root.get(name)
                 if own is not None:
                     last[own] = place
+            made = 0
             for position, (name, taken) in enumerate(zip(step.outputs, step.sizes, strict=True)):
                 if not name:
                     continue
@@ -236,32 +292,31 @@ class _Order:
                             last[source] = len(steps)
                     continue
                 root[name], last[name] = name, place
-                size[name] = self.size.get(name, taken)
-                born[place].append(name)
-        held = self.cut_bytes - self._cut_bytes(self.steps[begin:end]) + self._cut_bytes(steps)
-        for name, taken in self.size.items():
-            if self.born[name] >= begin or self.last[name] < begin:
-                continue
+                size[name] = 0 if name in self._outputs else taken
+                made += size[name]
+            born.append(made)
+        for name in self._there_before(begin):
             if self.last[name] >= end:
                 last[name] = len(steps)
             if name in last:
-                held += taken
-                size[name] = taken
+                size[name] = self.size[name]
+                held += size[name]
         ends: list[int] = [0] * (len(steps) + 1)
         for name, place in last.items():
             if self._is_read_from(name, end):
                 place = len(steps)
             ends[place] += size.get(name, 0)
         peak = held
-        for place, names in enumerate(born):
-            held += sum(size[name] for name in names)
+        for made, ended in zip(born, ends, strict=False):
+            held += made
             peak = max(peak, held)
-            held -= ends[place]
+            held -= ended
         return peak
 
 
-def _made_bytes(steps: Sequence[Step]) -> int:
-    return sum(sum(step.sizes) for step in steps)
+def _cut_bytes(sliced: SlicedGraph, step: Step) -> int:
+    """Bytes of rows of a weight that a step takes."""
+    return sum(step.sizes) if step.node is None and sliced.is_weight(step.inputs[0]) else 0
 
 
 class _Stops:
@@ -279,7 +334,11 @@ def is_view(graph: OpGraph, step: Step) -> bool:
     """Whether a step's first output lies in the bytes of its first input."""
     if step.node is None or not step.inputs:
         return False
-    node = graph.nodes[step.node]
+    return is_view_operator(graph.nodes[step.node])
+
+
+def is_view_operator(node: Node) -> bool:
+    """Whether the first output of a node with inputs lies in the bytes of its first input."""
     return not node.domain and node.op_type in PeakTable.VIEWS
 
 
@@ -287,13 +346,29 @@ _Known = dict[tuple[int, int], tuple[int, int, int, int, int]]
 """(Bytes of a peak, bytes made there) -> what was chosen: (begin and end, from the peak, axis, slices, bytes then)."""
 
 
-def _choose(order: _Order, room_bytes: int, known: _Known) -> _Choice | None:
-    """The way to lower the highest peak; None where there is none."""
-    peak = max(range(len(order.steps)), key=lambda place: order.held[place])
-    key = (order.peak_bytes, sum(order.steps[peak].sizes))
+def _choose(order: _Order, room_bytes: int, known: _Known) -> list[_Choice]:
+    """Ways to lower the highest peak, and others as high of which one like it is known; none where there is none."""
+    peaks = [place for place, held in enumerate(order.held[: len(order.steps)]) if held == order.peak_bytes]
+    first = _lowered(order, peaks[0], room_bytes, known)
+    choices = [] if first is None else [first]
+    for peak in peaks[1:] if choices else ():
+        key = _key(order, peak)
+        found = _as_before(order, peak, known[key]) if key in known and peak >= choices[-1].end else None
+        if found is not None and found.begin >= choices[-1].end:
+            choices.append(found)
+    return choices
+
+
+def _key(order: _Order, peak: int) -> tuple[int, int]:
+    return order.peak_bytes, sum(order.steps[peak].sizes)
+
+
+def _lowered(order: _Order, peak: int, room_bytes: int, known: _Known) -> _Choice | None:
+    """The way to lower one peak; None where there is none."""
+    key = _key(order, peak)
     found = _as_before(order, peak, known[key]) if key in known else None
     if found is None:
-        found = _best(list(_choices(order, peak, room_bytes)), order.peak_bytes, room_bytes)
+        found = _search(order, peak, room_bytes)
         if found is not None:
             offsets = (found.begin - peak, found.end - peak)
             known[key] = (*offsets, found.stretch.axis, found.stretch.slices, found.peak_bytes)
@@ -309,32 +384,46 @@ def _as_before(order: _Order, peak: int, known: tuple[int, int, int, int, int]) 
     return choice if choice is not None and choice.peak_bytes == known[4] else None
 
 
-def _choices(order: _Order, peak: int, room_bytes: int) -> Iterator[_Choice]:
+def _search(order: _Order, peak: int, room_bytes: int) -> _Choice | None:
+    """The best of all ways to lower a peak: of those that fit the one that computes least twice, else the lowest."""
+    coarse = max(1, order.peak_bytes // 4)
+    fitting: _Choice | None = None
+    lowest: _Choice | None = None
+    most_bytes = order.peak_bytes - 1
     for end in _ends(order, peak):
         shape = order.sliced.known_shape(order.steps[end].outputs[0]) or ()
         for begin in _begins(order, peak):
+            if order.floor(begin, end + 1) > most_bytes:
+                continue
             for axis in [axis for axis, size in enumerate(shape[:3]) if size > 1]:
                 for slices in SLICES:
                     choice = _try(order, begin, end + 1, axis, slices)
                     if choice is None:
                         break
-                    yield choice
                     if choice.peak_bytes <= room_bytes:
+                        if fitting is None or _fit_key(choice, coarse) < _fit_key(fitting, coarse):
+                            fitting = choice
+                        most_bytes = room_bytes
                         break
+                    if choice.peak_bytes <= most_bytes and (lowest is None or _low_key(choice) < _low_key(lowest)):
+                        lowest = choice
+                        most_bytes = choice.peak_bytes
+    return fitting or lowest
+
+
+def _fit_key(choice: _Choice, coarse: int) -> tuple[int, int, int]:
+    """Least of what fits and is best."""
+    return choice.extra_bytes // coarse, choice.stretch.slices, choice.extra_bytes
+
+
+def _low_key(choice: _Choice) -> tuple[int, int]:
+    """Least of what holds least."""
+    return choice.peak_bytes, choice.extra_bytes
 
 
 def _try(order: _Order, begin: int, end: int, axis: int, slices: int) -> _Choice | None:
     output = order.steps[end - 1].outputs[0]
     return order.replaced(Stretch(output=output, axis=axis, slices=slices, inputs=()), begin, end)
-
-
-def _best(choices: Sequence[_Choice], peak_bytes: int, room_bytes: int) -> _Choice | None:
-    fitting = [choice for choice in choices if choice.peak_bytes <= room_bytes]
-    if fitting:
-        coarse = max(1, peak_bytes // 4)
-        return min(fitting, key=lambda one: (one.extra_bytes // coarse, one.stretch.slices, one.extra_bytes))
-    best = min(choices, key=lambda one: (one.peak_bytes, one.extra_bytes), default=None)
-    return best if best is not None and best.peak_bytes < peak_bytes else None
 
 
 def _is_own(order: _Order, place: int) -> bool:
