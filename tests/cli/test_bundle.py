@@ -41,6 +41,8 @@ def test_compile_takes_the_options_of_a_bundle(model: Path, tmp_path: Path) -> N
         "min_gain": "0.0",
         "tune": False,
         "memory_limit": None,
+        "memory_budget": None,
+        "margin": None,
         "slim": False,
         "objective": "latency",
         "padding": None,
@@ -60,6 +62,14 @@ def test_compile_cuts_by_weight_what_does_not_fit_into_the_limit(tmp_path: Path)
     assert not plan["uncut"]
     info = json.loads(invoke("bundle", "info", tmp_path / "m.plx", "--json").stdout)
     assert info["options"]["memory_limit"] == 64 << 20
+
+
+def test_compile_remembers_the_budget_that_a_bundle_is_for(model: Path, tmp_path: Path) -> None:
+    budget = ("--memory-budget", "64 MiB", "--margin", 0.2)
+    assert invoke("compile", model, "-o", tmp_path / "m.plx", *budget).exit_code == 0
+    info = json.loads(invoke("bundle", "info", tmp_path / "m.plx", "--json").stdout)
+    assert (info["options"]["memory_budget"], info["options"]["margin"]) == (64 << 20, "0.2")
+    assert f"--memory-budget {64 << 20} --margin 0.2" in info["rebuild"]
 
 
 def test_compile_tunes_a_bundle_where_it_is_told_to(model: Path, tmp_path: Path) -> None:

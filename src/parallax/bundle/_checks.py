@@ -158,6 +158,12 @@ def _option_complaints(options: CompileOptions) -> Iterator[str]:
         yield f"it was compiled with min_gain={options.min_gain[:80]!r}, which is no fraction from 0 to below 1"
     if options.memory_limit is not None and not 0 <= options.memory_limit <= MAX_BYTES:
         yield f"it was compiled for {options.memory_limit} bytes of memory, which is not possible"
+    if options.memory_budget is not None and not 1 <= options.memory_budget <= MAX_BYTES:
+        yield f"it was compiled for a budget of {options.memory_budget} bytes, which is not possible"
+    if options.margin is not None and not _is_fraction(options.margin):
+        yield f"it was compiled with margin={options.margin[:80]!r}, which is no fraction from 0 to below 1"
+    if (options.margin is None) is not (options.memory_budget is None):
+        yield "it was compiled for a budget without a margin, or for a margin of none"
     if options.padding not in (None, "trim"):
         yield f"it was compiled with an unknown way to run padding {options.padding[:80]!r}"
     if options.objective not in ("latency", *Plan.ENERGY_OBJECTIVES):

@@ -101,7 +101,9 @@ def _device_complaints(manifest: Manifest, plan: Plan) -> Iterator[str]:
         from parallax.bundle._device_checks import plan_complaints  # few bundles have any
 
         yield from plan_complaints(manifest, plan)
-    elif plan.is_rewritten or any(segment.backend != CPU_BACKEND or segment.width < 1 for segment in plan.segments):
+    elif plan.own_shapes or (plan.is_rewritten and not plan.is_sliced):
+        yield "the plan is of a model that was rewritten as no bundle's is"
+    elif any(segment.backend != CPU_BACKEND or segment.width < 1 for segment in plan.segments):
         yield "the plan is for devices, and the bundle is not"
 
 

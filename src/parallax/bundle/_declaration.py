@@ -14,5 +14,4 @@ def describe_outputs(model: Model, plan: Plan) -> bytes:
     Raises: BackendError if the runtime refuses the model.
     """
     # A plan for little memory must be compiled in little, too.
-    fits = plan.provenance.source != "memory"
-    return store_declaration(declared_outputs(model, RuntimeOptions(), optimises=fits).arguments)
+    return store_declaration(declared_outputs(model, RuntimeOptions(), optimises=not plan.is_streamed).arguments)

@@ -131,12 +131,12 @@ def _region_complaints(region: RegionRecord, graph: str) -> Iterator[str]:
 def plan_complaints(manifest: Manifest, plan: Plan) -> Iterator[str]:
     """Where a plan and its manifest do not agree on what runs on devices."""
     has_regions = any(record.region is not None for record in manifest.segments)
-    if plan.is_rewritten and not has_regions:
+    if plan.is_rewritten and not has_regions and not plan.is_sliced:
         yield "the plan is of a model that was rewritten for a device, and has none"
-    if plan.own_shapes or plan.rows_rounds != 1 or plan.stretches:
+    if plan.own_shapes or (has_regions and (plan.rows_rounds != 1 or plan.stretches)):
         yield "the plan is of a model that was rewritten as no bundle's is"
     if has_regions and plan.provenance.source == "memory":
-        yield "the plan reads its weights while it runs, and has a device"
+        yield "the plan is for little memory, and has a device"
     moved = find_transfers(plan, manifest.interface.outputs)
     for segment, record, transfers in zip(plan.segments, manifest.segments, moved, strict=True):
         region = record.region

@@ -83,6 +83,8 @@ def compile_command(options: CompileOptions, source: str, target: str, *, portab
         words += ["--objective", options.objective]
     if options.memory_limit is not None:
         words += ["--memory-limit", str(options.memory_limit)]
+    if options.memory_budget is not None:
+        words += ["--memory-budget", str(options.memory_budget), "--margin", str(options.margin)]
     if options.padding is not None:
         words += ["--padding", options.padding]
     for device in options.devices:

@@ -16,7 +16,7 @@ from parallax._record import dataclass
 from parallax.bundle._folder import data_path
 from parallax.model import StoredWeight
 
-BUNDLE_FORMAT_VERSION: Final = 8
+BUNDLE_FORMAT_VERSION: Final = 9
 """Raised whenever a bundle written before must not be read any more."""
 
 MAX_BYTES: Final = 1 << 56
@@ -82,6 +82,10 @@ class CompileOptions:
     tune: bool = False
     memory_limit: int | None = None
     """Bytes into which the weights do not fit beside the rest, so that the model was cut by weight."""
+    memory_budget: int | None = None
+    """Bytes that runs of a session on it are to keep to, so that the plan is one that fits."""
+    margin: str | None = None
+    """Share of the budget that is left free, decimal, as ``repr`` writes it."""
     padding: str | None = None
     """How padding is run: "trim", or as it is."""
     split: str = "auto"

@@ -47,7 +47,7 @@ def open_executor(
     interface = bundle.manifest.interface
     segments: Sequence[CompiledSegment]
     prefetcher = None
-    if bundle.plan.provenance.source == "memory":
+    if bundle.plan.is_streamed:
         from pathlib import Path
 
         from parallax.bundle._readahead import open_streamed

@@ -63,6 +63,7 @@ def write_bundle(
     source: SourceRecord | None = None,
     portable: bool = False,
     trimming: str | None = None,
+    optimising: RuntimeOptions | None = None,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -76,11 +77,13 @@ def write_bundle(
         model: without ``shapes``: it is kept for all shapes.
         plan: for this model.
         options: recorded, so that the bundle can be made again.
-        parts: the model whose nodes the plan speaks of, where that is not ``model`` but that split by rows.
+        parts: the model whose nodes the plan speaks of, where that is not ``model`` but that split by rows or in
+            slices.
         devices: what the plan runs on devices; None where that is nothing.
         source: of the model, if it is known; computed otherwise, by reading its files.
         portable: keep the model itself in the bundle too, so that it can be rebuilt on other machines.
         trimming: how runs leave out padding, as JSON; kept as it is.
+        optimising: options that the runtime optimises segments with; None: its defaults.
         cache_dir: where to remember that the files' digests are right.
 
     Returns: the bundle's path.
@@ -100,8 +103,12 @@ def write_bundle(
         for number, segment in enumerate(plan.segments):
             name = graph_path(generation, number)
             region = None if devices is None else devices.regions.get(number)
-            compiled = _compile_segment if region is None or region.is_emulated else _keep_segment
-            weights, told = compiled(cut, plan, segment, workspace.scratch, folder.parent / name)
+            if region is None or region.is_emulated:
+                weights, told = _compile_segment(
+                    cut, plan, segment, workspace.scratch, folder.parent / name, optimising or RuntimeOptions()
+                )
+            else:
+                weights, told = _keep_segment(cut, segment, workspace.scratch, folder.parent / name)
             nodes = () if plan.is_uncut else tuple(cut.graph.nodes[index].name for index in segment.nodes)
             segments.append(SegmentRecord(graph=name, nodes=nodes, weights=weights, region=region))
             report("compile", number + 1, len(plan.segments))
@@ -172,7 +179,7 @@ def _described(location: str, file: OpenFile) -> SourceFile:
 
 
 def _compile_segment(
-    model: Model, plan: Plan, segment: Segment, scratch: Path, target: Path
+    model: Model, plan: Plan, segment: Segment, scratch: Path, target: Path, options: RuntimeOptions
 ) -> tuple[tuple[StoredWeight, ...], bytes]:
     """Through files, so that the runtime maps the weights it packs instead of holding them twice.
 
@@ -188,7 +195,7 @@ def _compile_segment(
             str(staged),
             str(optimised),
             data_name="optimised.data",
-            options=RuntimeOptions(),
+            options=options,
             is_part=not plan.is_uncut,
         )
     except FOREIGN_EXCEPTIONS as error:
@@ -209,7 +216,7 @@ def _compile_segment(
 
 
 def _keep_segment(
-    model: Model, plan: Plan, segment: Segment, scratch: Path, target: Path
+    model: Model, segment: Segment, scratch: Path, target: Path
 ) -> tuple[tuple[StoredWeight, ...], bytes]:
     """Likewise, as it is, for a device that compiles it when the bundle is opened; without what the runtime says."""
     part = model.extract(segment.nodes, segment.inputs, segment.outputs, name=segment.name)

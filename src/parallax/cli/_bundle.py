@@ -104,6 +104,8 @@ def describe_bundle(bundle: Bundle, *, cores: int | None = None) -> dict[str, An
             "min_gain": manifest.options.min_gain,
             "tune": manifest.options.tune,
             "memory_limit": manifest.options.memory_limit,
+            "memory_budget": manifest.options.memory_budget,
+            "margin": manifest.options.margin,
             "padding": manifest.options.padding,
             "split": manifest.options.split,
             "devices": [provider_word(device) for device in manifest.options.devices],

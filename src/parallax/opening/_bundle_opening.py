@@ -10,7 +10,7 @@ import onnxruntime
 from parallax import _lazy
 from parallax.backends import ort
 from parallax.bundle import looks_like_bundle
-from parallax.errors import BundleError, ConfigError
+from parallax.errors import BudgetError, BundleError, ConfigError
 from parallax.opening._source import OpenedBundle
 from parallax.opening._state import BundleDevices, Opened, SessionState, split_attributes
 from parallax.opening._whole_model import OpeningRequest, native_class, open_whole
@@ -24,6 +24,8 @@ from parallax.options import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from parallax.bundle import Bundle
     from parallax.options import Device
 
@@ -92,29 +94,42 @@ class BundleOpening:
         if why is not None or path is None:
             logger.info("cache=True is of no effect: %s", why)
             return None
+        # What tuning may compute a whole model with beside, a bundle does not keep.
+        narrow = replace(options, devices=request.devices, backends=())
+        wide = replace(narrow, memory_budget=None, budget_bytes=None)
+        # What was decided when it was compiled is not asked of it again.
+        left = OpenedBundle.options_for(options)
+        # One bundle serves all budgets that it fits, so that a budget which is a share of what is free has it too.
+        for asked in (wide,) if options.budget_bytes is None else (wide, narrow):
+            bundle = self._cached(path, asked)
+            if bundle is None:
+                return None
+            try:
+                return self._open_at(str(bundle), left)
+            except BundleError as error:
+                logger.warning("the cached bundle of %s cannot be used: %s", path, error)
+                request.forget_stock()
+                return None
+            except BudgetError as error:
+                if asked is narrow:
+                    raise
+                logger.info("a bundle of %s is made for this memory budget: %s", path, error)
+                request.forget_stock()
+        return None
+
+    def _cached(self, path: str, asked: PlanningOptions) -> Path | None:
+        """The bundle in the cache of the model at ``path`` with these options, made if it is not there."""
         from parallax.bundle import cached_bundle
         from parallax.opening._compile import compiler_for, recorded_options
 
-        # What tuning may compute a whole model with beside, a bundle does not keep.
-        asked = replace(options, devices=request.devices, backends=())
-        bundle = cached_bundle(
+        return cached_bundle(
             path,
             compiler_for(asked),
             record=lambda limit: recorded_options(asked, memory_limit=limit),
             differ=self._changed_devices,
-            verify=options.verify,
-            cache_dir=options.cache_dir,
+            verify=asked.verify,
+            cache_dir=asked.cache_dir,
         )
-        if bundle is None:
-            return None
-        # What was decided when it was compiled is not asked of it again.
-        left = OpenedBundle.options_for(options)
-        try:
-            return self._open_at(str(bundle), left)
-        except BundleError as error:
-            logger.warning("the cached bundle of %s cannot be used: %s", path, error)
-            request.forget_stock()
-            return None
 
     def _open_at(self, path: str, options: PlanningOptions) -> Opened:
         """Open a compiled model. Its plan is fixed; what is left to the caller is how it is run."""
@@ -264,7 +279,15 @@ class BundleOpening:
         held = bundle.manifest.held_weight_bytes
         budget = Budget.of(budget_bytes, weight_bytes=held, segments=len(sessions), margin=self._request.options.margin)
         estimator = estimate_bundle(bundle, sessions)
-        budget.check(estimator.requirement({}))
+        try:
+            budget.check(estimator.requirement({}))
+        except BudgetError as error:
+            raise BudgetError(
+                error.what,
+                least_bytes=error.least_bytes,
+                where=bundle.folder,
+                fix=f"{error.fix}; or compile the bundle with the smaller budget, if a plan fits that",
+            ) from error
         return opened.within(budget, estimator)
 
 

@@ -140,7 +140,7 @@ def _cores(bundle: Bundle, options: PlanningOptions, session_options: Any) -> in
 
 
 def _refuse_decided(options: PlanningOptions, bundle: Bundle) -> None:
-    is_whole = len(bundle.plan.segments) <= 1
+    is_whole = len(bundle.plan.segments) <= 1 and not bundle.plan.stretches
     planned_as = bundle.manifest.options
     given = [name for name, rule in OPTION_RULES.items() if rule.is_decided and _is_given(getattr(options, name))]
     if options.min_gain == 0 and not is_whole:

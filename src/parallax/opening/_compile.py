@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
-from parallax.backends.ort import load_failure
+from parallax.backends.ort import RuntimeOptions, load_failure
 from parallax.bundle import (
     CompileOptions,
     DeviceParts,
@@ -24,7 +24,7 @@ from parallax.memory import parse_bytes
 from parallax.model import Model, ModelSource, load_model
 from parallax.opening._bundle_devices import asked_device
 from parallax.opening._no_effect import planning_of_no_effect
-from parallax.opening._plan_choice import plan_request
+from parallax.opening._plan_choice import may_slice, plan_request
 from parallax.opening._slimming import slimmed, slimming_note
 from parallax.opening._trimming import store_trimming, trimming_of
 from parallax.opening._what_runs import with_reason
@@ -42,6 +42,7 @@ from parallax.options import (
     gather_compile_options,
     open_devices,
     shows_options,
+    sliced_options,
     split_providers,
 )
 from parallax.planner import (
@@ -84,7 +85,8 @@ def compile(
     packed weights once; ``tune`` opens and times the model as it would run. Disk: about twice the weights.
 
     Of the options, ``memory_budget`` is what a session on this bundle will have to run in (mapped weights do not
-    count). A plan that fits is chosen; where none does, that is said now. Sessions state theirs anew.
+    count). A plan that fits is chosen, one that computes parts of the model in slices where nothing else does (of
+    models whose inputs have fixed shapes); where none does, that is said now. Sessions state theirs anew.
 
     Args:
         model: path, bytes or ``onnx.ModelProto``.
@@ -164,10 +166,18 @@ def compile_loaded(
     recorded = recorded_options(options, memory_limit=binding_limit(model.as_given.weight_bytes, memory_limit))
     plan = plan_model_within(request, memory_limit).plan
     if options.budget_bytes is not None:
-        plan, _, _ = fit_plan(model, plan, options.budget_bytes, options.shapes, weight_bytes=0, margin=options.margin)
+        plan, _, _ = fit_plan(
+            model,
+            plan,
+            options.budget_bytes,
+            options.shapes,
+            weight_bytes=None,
+            margin=options.margin,
+            may_slice=is_static and not plan.is_streamed and may_slice(options),
+        )
     parts = planned_model(shaped, plan) if plan.is_rewritten else None
     plan = with_noted_peaks(parts or shaped, plan)
-    if options.devices and plan.provenance.source == "memory":
+    if options.devices and plan.is_streamed:
         note = "; ".join(filter(None, (note, "devices are left out of a model whose weights are read while it runs")))
     if note:
         plan = with_reason(plan, f"{plan.provenance.reason}; {note}")
@@ -182,6 +192,7 @@ def compile_loaded(
         source=source,
         portable=portable,
         trimming=store_trimming(trimming),
+        optimising=sliced_options(RuntimeOptions()) if plan.stretches else None,
         cache_dir=options.cache_dir,
         progress=options.progress,
     )
@@ -242,6 +253,8 @@ def recorded_options(options: PlanningOptions, *, memory_limit: int | None) -> C
         min_gain=None if min_gain is None else repr(min_gain),
         tune=options.tune,
         memory_limit=memory_limit,
+        memory_budget=options.budget_bytes,
+        margin=None if options.budget_bytes is None else repr(options.margin),
         padding=options.padding,
         split="never" if options.devices and options.split == "never" else "auto",
         devices=tuple([asked_device(device) for device in options.devices]),
@@ -278,6 +291,8 @@ def replayed_options(recorded: CompileOptions, *, cache_dir: Path | None) -> Pla
         tune=recorded.tune,
         min_gain=None if recorded.min_gain is None else float(recorded.min_gain),
         padding="trim" if recorded.padding is not None else None,
+        memory_budget=recorded.memory_budget,
+        margin=Options().margin if recorded.margin is None else float(recorded.margin),
         split=cast("Any", recorded.split),
         cache_dir=cache_dir,
         backends=(),

@@ -110,8 +110,7 @@ def choose_plan(model: Model, options: PlanningOptions, session_options: Any, fi
         return fit(shaped, whole_plan(model, unjudged(obstacle, options), cores=cores)), None
     request = plan_request(shaped, options, session_options)
     planned = plan_model(request)
-    may_slice = not (options.is_kept_whole or is_yardstick(options.policy))
-    fitted = fit(planned.model, planned.plan, may_slice=may_slice)
+    fitted = fit(planned.model, planned.plan, may_slice=may_slice(options))
     if fitted.is_uncut:
         return fitted, None
     planned = PlannedModel(
@@ -119,6 +118,11 @@ def choose_plan(model: Model, options: PlanningOptions, session_options: Any, fi
         model=planned.model if _is_of_same_model(fitted, planned.plan) else planned_model(shaped, fitted),
     )
     return compile_planned(model, planned, request, options)
+
+
+def may_slice(options: PlanningOptions) -> bool:
+    """Whether a model may be computed in slices of its rows where a memory budget asks for that."""
+    return not (options.is_kept_whole or is_yardstick(options.policy))
 
 
 def _is_of_same_model(one: Plan, other: Plan) -> bool:

@@ -107,8 +107,8 @@ class Provenance:
     """Where a plan comes from: what was compared, and by how much the winner won.
 
     ``source`` is "tables" (predicted from cost tables), "measured" (searched and timed), "energy" (of the least
-    modelled joules), "forced" (the caller asked for it, with ``split="always"`` or a baseline's name), "memory" (split
-    to fit) or "default" (nothing promised a gain).
+    modelled joules), "forced" (the caller asked for it, with ``split="always"`` or a baseline's name), "memory" (split,
+    or computed in slices, to fit) or "default" (nothing promised a gain).
     """
 
     source: str
@@ -187,6 +187,16 @@ class Plan:
     def own_shapes(self) -> dict[str, tuple[int, ...]]:
         """Input name -> shape that it was rewritten in, for inputs that the model leaves open."""
         return {**dict(self.constants_shapes or ()), **dict(self.rows_shapes)}
+
+    @property
+    def is_sliced(self) -> bool:
+        """Whether the model, or parts of it, are computed in slices one after the other, so that a run holds less."""
+        return self.provenance.source == "memory" and self.is_rewritten
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether it is a chain of segments whose weights are read while others run, as they do not fit at once."""
+        return self.provenance.source == "memory" and not self.is_rewritten
 
     @property
     def is_uncut(self) -> bool:
