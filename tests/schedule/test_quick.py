@@ -89,13 +89,30 @@ def test_a_bound_is_kept_exactly(
     judge = QuickJudge(problem)
     sides = [data.draw(st.sampled_from(options)) for options in judge.pieces.options]
     cost = QuickJudge(problem).cost_ns(sides, ends_early=early)
-    bound = data.draw(st.integers(0, 2 * cost + 1))
-    found = judge.cost_ns(sides, ends_early=early, bound_ns=bound)
-    assert found == cost if cost < bound else found >= bound
+    for bound in data.draw(st.lists(st.integers(0, 2 * cost + 1), min_size=1, max_size=4)):
+        found = judge.cost_ns(sides, ends_early=early, bound_ns=bound)
+        assert found == cost if cost < bound else found >= bound
     # What a bound cut short is not taken for the cost later.
     assert judge.cost_ns(sides, ends_early=early) == cost
     placement = judge.pieces.placement(sides, "drawn", ends_early=early)
     assert judge.pieces.sides(placement) == sides
+
+
+def test_what_was_too_slow_is_not_predicted_again_and_counts_as_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = QuickJudge(problem_of(diamond(), device_costs_of([False] * 6, [100] * 6, [100] * 6), Machine(cores=1)))
+    sides = [CPU_SIDE] * len(judge.pieces)
+    predict, bounds = judge._predict, []
+
+    def noting(asked: list[int], ends_early: bool, bound_ns: int) -> int:
+        bounds.append(bound_ns)
+        return predict(asked, ends_early, bound_ns)
+
+    monkeypatch.setattr(judge, "_predict", noting)
+    answers = [judge.cost_ns(sides, bound_ns=bound_ns) for bound_ns in (300, 200, 300, 400, 1000, 700)]
+    assert bounds == [300, 400, 1000]
+    assert [answer >= 300 for answer in answers] == [True] * 6
+    assert answers[4:] == [600, 600]
+    assert judge.evaluations == 5, "the last one's time was known"
 
 
 @settings(max_examples=30)

@@ -57,7 +57,7 @@ class Example:
 
     def judge(self) -> QuickJudge:
         """A new judge of its placements."""
-        return QuickJudge(self.features.problem)
+        return QuickJudge(self.features.problem, pieces=self.features.pieces)
 
     def cost_ns(self, judge: QuickJudge, chosen: Sequence[bool]) -> int:
         """What the better of both ways to end regions takes, by the quick judge."""

@@ -91,6 +91,7 @@ class Episode:
         self._free = {CPU_SIDE: 0, device: 0}
         self._last_there: int | None = None
         self._piece = 0
+        self._ready_known: dict[int, int] = {}  # per side, of the branch to decide on
         self.bound_ns = self._bound()
         self._skip()
 
@@ -107,8 +108,8 @@ class Episode:
     def observe(self) -> Rows:
         """The branch to decide on: its row, the machine's and `STEP_COLUMNS`; of shape (`OBSERVATION_SIZE`,)."""
         piece, row, device = self._piece, self.row, self.features.device
-        ready = {side: self._ready_ns(piece, side) for side in self._free}
-        ends = {side: self._end_ns(piece, side) for side in self._free}
+        ready = {side: self._ready_ns(side) for side in self._free}
+        ends = {side: self._end_ns(side) for side in self._free}
         base = min(ready.values())
         scale = 1 / self.reference_ns
         reads = [self.features.pieces.flows[number] for number in self._reads[piece]]
@@ -128,7 +129,7 @@ class Episode:
             there / moving if moving else 0.0,
             piece / len(self.features.pieces),
             self.bound_ns * scale,
-            0.0 if self._advice is None else float(np.clip(self._advice[row], -5, 5)) / 5,
+            0.0 if self._advice is None else min(max(self._advice[row], -5.0), 5.0) / 5,
             scaled_work(self.features.flops[row]) - tau_work if has_thresholds else 0.0,
             self.features.zeros[row] - tau_rho if has_thresholds else 0.0,
         )
@@ -138,7 +139,7 @@ class Episode:
 
     def earliest_is_device(self) -> bool:
         """Whether the branch to decide on would end first on the device: what a list scheduler decides."""
-        return self._end_ns(self._piece, self.features.device) < self._end_ns(self._piece, CPU_SIDE)
+        return self._end_ns(self.features.device) < self._end_ns(CPU_SIDE)
 
     def step(self, on_device: bool) -> int:
         """Decide on the branch, and go on to the next. Returns: by how many ns that raised `bound_ns`."""
@@ -167,7 +168,7 @@ class Episode:
 
     def _put(self, side: int) -> None:
         piece, device = self._piece, self.features.device
-        end = self._end_ns(piece, side)
+        end = self._end_ns(side)
         for number in self._reads[piece]:
             flow = self.features.pieces.flows[number]
             at = CPU_SIDE if flow.producer == CALLER else self._sides[flow.producer]
@@ -182,21 +183,27 @@ class Episode:
         if side == device:
             self._last_there = piece
         self._piece += 1
+        self._ready_known.clear()
         self.bound_ns = self._bound()
 
     def _bound(self) -> int:
         return max(*self._free.values(), (sum(self._free.values()) + self._left_ns) // 2)
 
-    def _end_ns(self, piece: int, side: int) -> int:
+    def _end_ns(self, side: int) -> int:
+        """When the branch to decide on would end on a side."""
+        piece = self._piece
         took = self._cpu_ns[piece]
         if side != CPU_SIDE:
             took = self._device_ns[piece] + self._returning_ns[piece]
             took += self._launch_ns if self._needs_launch(piece) else 0
-        return max(self._free[side], self._ready_ns(piece, side)) + took
+        return max(self._free[side], self._ready_ns(side)) + took
 
-    def _ready_ns(self, piece: int, side: int) -> int:
-        """When all that a branch reads is on a side."""
-        device = self.features.device
+    def _ready_ns(self, side: int) -> int:
+        """When all that the branch to decide on reads is on a side."""
+        known = self._ready_known.get(side)
+        if known is not None:
+            return known
+        piece, device = self._piece, self.features.device
         ready = max((self._ends[before] for before in self.features.pieces.predecessors[piece]), default=0)
         for number in self._reads[piece]:
             flow = self.features.pieces.flows[number]
@@ -204,6 +211,7 @@ class Episode:
             at, end = (CPU_SIDE, 0) if home == CALLER else (self._sides[home], self._ends[home])
             if at != side and (number, side) not in self._moved:
                 ready = max(ready, end + flow.moving_ns[device])
+        self._ready_known[side] = ready
         return ready
 
     def _needs_launch(self, piece: int) -> bool:
