@@ -75,7 +75,7 @@ tabular: $(TABULAR)/.made ## models converted from scikit-learn, LightGBM and XG
 	$(TABULAR)/bin/python -m pytest -m slow --timeout 1800 tests/conformance/test_tabular.py
 	$(TABULAR)/bin/python benchmarks/slowness.py
 
-train-test: $(TRAIN)/.made ## small trainings of networks that place: two minutes, in an environment of its own with torch
+train-test: $(TRAIN)/.made ## small trainings of networks that place: five minutes, in an environment of its own with torch
 	$(TRAIN)/bin/python -m pytest tests/training
 
 exact: $(EXACT)/.made ## a solver in an environment of its own, for policy="exact" and benchmarks/optimum.py

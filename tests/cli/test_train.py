@@ -23,7 +23,7 @@ from parallax.training._settings import SETTINGS_NAME
 
 def asked(**given: Any) -> AskedTraining:
     nothing: dict[str, Any] = {"steps": None, "seed": None, "resume": None, "devices": (), "models": (), "output": None}
-    return AskedTraining(**{**nothing, **given})
+    return AskedTraining(**{**nothing, "ablations": False, **given})
 
 
 def test_by_default_it_learns_from_all_but_what_it_is_judged_by(tmp_path: Path) -> None:
@@ -72,9 +72,17 @@ def test_what_was_begun_goes_on_as_it_was(begun: Path) -> None:
         judged_models=[],
         judged_devices=[],
         folder=begun,
+        ablations=False,
     )
     for same in ({}, {"seed": 3}, {"models": ["zoo:swin-t"]}, {"output": begun}):
         assert _resumed_training(asked(resume=begun, **same), begun) == expected
+
+
+def test_ablations_can_be_asked_for_later_and_are_kept(begun: Path) -> None:
+    assert _resumed_training(asked(resume=begun, ablations=True), begun).ablations
+    settings = json.loads((begun / SETTINGS_NAME).read_text(encoding="utf-8"))
+    (begun / SETTINGS_NAME).write_text(json.dumps({**settings, "ablations": True}), encoding="utf-8")
+    assert _resumed_training(asked(resume=begun), begun).ablations
 
 
 @pytest.mark.parametrize(

@@ -121,3 +121,45 @@ def test_lessons_of_a_learner_say_which_side_is_better_where_it_got_to() -> None
     assert own.observations.shape == taught.observations.shape
     assert (own.observations != taught.observations).any()
     assert ((own.weights > 0) & (own.weights <= 1)).all()
+
+
+def test_agents_of_all_kinds_decide_by_a_network_of_the_same_shapes() -> None:
+    import torch
+
+    from parallax.planner._learned import Network
+    from parallax.schedule.placement import OBSERVATION_SIZE
+    from parallax.training._environment import Course
+    from parallax.training._export import scheduler_file
+    from parallax.training._scheduling import actor_of, decision, make_agent, make_ppo
+
+    courses = [Course(features=example.features) for example in random_examples(3)]
+    agents = make_agent(courses, seed=0, steps=100), make_ppo(courses, seed=0, part_steps=25)
+    actors = [actor_of(agent) for agent in agents]
+    shapes = [
+        {name: tuple(part.shape) for name, part in actor.state_dict().items() if name.startswith(("latent_pi.", "mu."))}
+        for actor in actors
+    ]
+    assert shapes[0] == shapes[1]
+    generator = np.random.default_rng(0)
+    seen = generator.standard_normal((20, OBSERVATION_SIZE)).astype(np.float32)
+    for agent, actor in zip(agents, actors, strict=True):
+        opened = Network(scheduler_file(actor), "a test")
+        for observation in seen:
+            told = decision(actor, observation)
+            action, _ = agent.predict(observation, deterministic=True)
+            assert told == (float(action[0]) > 0) == opened.decide(observation)
+    with torch.no_grad():
+        before = actors[1].mu.bias.clone()
+        agents[1].policy.action_net.bias += 1
+        assert (actors[1].mu.bias != before).all(), "an actor shares its agent's parameters"
+
+
+def test_ppo_takes_no_more_steps_than_it_is_told() -> None:
+    from parallax.training._environment import Course
+    from parallax.training._scheduling import learn, make_ppo
+
+    courses = [Course(features=example.features) for example in random_examples(3)]
+    agent = make_ppo(courses, seed=0, part_steps=50)
+    seen: list[int] = []
+    assert learn(agent, steps=51, seed=1, noted=seen.append) == 50
+    assert seen[-1] == agent.num_timesteps == 50

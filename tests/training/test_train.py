@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,7 @@ def test_what_comes_out_is_a_policy_with_a_card(trained: tuple[Path, TrainedNetw
         *(f"rewards, part {number}" for number in range(4)),
     ]
     names = {entry.name for entry in made.judged}
-    assert {"etf", "closed-form", "descent", "untrained", "trained", "trained, and etf", "trained, no rewards"} <= names
+    assert {"etf", "closed-form", "descent", "untrained", "trained", "trained, and etf", "DAgger alone"} <= names
     assert min(entry.mean_regret for entry in made.judged) == 1.0 or len(made.judged) > 1
     by_name = {entry.name: entry.mean_regret for entry in made.judged}
     assert by_name["trained, and etf"] <= by_name["etf"], "what is judged beside it is among its proposals"
@@ -103,6 +105,73 @@ def test_an_interrupted_training_goes_on_to_the_same_networks(
         assert not [at for at in stages if at.startswith(("labels", "proposer", "scheduler", "rewards, part 1"))]
 
 
+@pytest.fixture(scope="module")
+def with_ablations(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainedNetworks]:
+    folder = tmp_path_factory.mktemp("ablations")
+    return folder, train(replace(small_settings(folder.parent), ablations=True), folder)
+
+
+@needs_extra
+def test_ablations_are_rows_and_files_and_change_nothing_else(
+    trained: tuple[Path, TrainedNetworks], with_ablations: tuple[Path, TrainedNetworks]
+) -> None:
+    folder, made = with_ablations
+    assert made.digest == trained[1].digest
+    assert made.compared == {
+        "DAgger alone": folder / "scheduler-imitation.onnx",
+        "SAC alone": folder / "scheduler-sac.onnx",
+        "PPO": folder / "scheduler-ppo.onnx",
+    }
+    rows = {entry.name for entry in made.judged}
+    for name, path in made.compared.items():
+        assert {name, f"{name}, and etf"} <= rows
+        placer = open_placer(f"learned,network={made.proposer},scheduler={path}")
+        proposed = [placement.label for placement in placer.propose(random_examples(1)[0].features.problem)]
+        assert "learned scheduler" in proposed
+    files = [path.read_bytes() for path in (made.scheduler, *made.compared.values())]
+    assert len({files[0], *files[2:]}) == 3, "of rewards alone another network comes"
+    steps = {
+        name: sum(entry["steps"] for entry in made.history if entry["part"].startswith(f"{name}, part"))
+        for name in ("rewards", "SAC alone", "PPO")
+    }
+    assert steps == dict.fromkeys(steps, 120)
+    assert set(json.loads((folder / "card.json").read_text())["files"]) == {
+        "proposer.onnx",
+        "scheduler.onnx",
+        *(path.name for path in made.compared.values()),
+    }
+
+
+@needs_extra
+@pytest.mark.parametrize("stage", [None, "SAC alone, part 2", "PPO, part 1"])
+def test_ablations_may_be_asked_for_after_a_training_and_interrupted(
+    trained: tuple[Path, TrainedNetworks],
+    with_ablations: tuple[Path, TrainedNetworks],
+    tmp_path: Path,
+    stage: str | None,
+) -> None:
+    out = shutil.copytree(trained[0], tmp_path / "out")
+    settings = small_settings(tmp_path)
+    stages: list[str] = []
+
+    def note(at: str, done: int, total: int) -> None:
+        stages.append(at)
+        if at == stage and done > total // 2:
+            raise KeyboardInterrupt
+
+    if stage is not None:
+        with pytest.raises(KeyboardInterrupt):
+            train(replace(settings, ablations=True), out, progress=note)
+        stage = None
+        again = train(settings, out, progress=note)  # they were asked for before
+    else:
+        again = train(replace(settings, ablations=True), out, progress=note)
+    assert not [at for at in stages if at.startswith(("labels", "proposer", "scheduler", "rewards"))]
+    for name, path in with_ablations[1].compared.items():
+        assert again.compared[name].read_bytes() == path.read_bytes()
+    assert (out / "card.json").read_bytes() == (with_ablations[0] / "card.json").read_bytes()
+
+
 @needs_extra
 def test_rewards_begin_with_the_best_that_only_imitated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from parallax.training import _run
@@ -110,15 +179,15 @@ def test_rewards_begin_with_the_best_that_only_imitated(tmp_path: Path, monkeypa
     costs = iter([3.0, 1.0, 2.0])
     actors: list[dict[str, Any]] = []
 
-    def note(agent: Any) -> None:
-        actors.append({name: part.clone() for name, part in agent.actor.state_dict().items()})
+    def note(actor: Any) -> None:
+        actors.append({name: part.clone() for name, part in actor.state_dict().items()})
 
-    def validate(agent: Any, *_: Any) -> float:
-        note(agent)
+    def validate(actor: Any, *_: Any) -> float:
+        note(actor)
         return next(costs)
 
     def begin(agent: Any, **_: Any) -> None:
-        note(agent)
+        note(agent.actor)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(_run, "mean_cost", validate)

@@ -44,6 +44,7 @@ class AskedTraining:
     devices: Sequence[str]
     models: Sequence[str]
     output: Path | None
+    ablations: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,7 @@ class _Choices:
     judged_models: Sequence[str]
     judged_devices: Sequence[str]
     folder: Path
+    ablations: bool
 
 
 def train_networks(asked: AskedTraining, *, cache_dir: str | os.PathLike[str] | None, screen: Screen) -> None:
@@ -74,6 +76,7 @@ def train_networks(asked: AskedTraining, *, cache_dir: str | os.PathLike[str] | 
         devices=tuple(choices.devices),
         judged_models=opened(choices.judged_models),
         judged_devices=tuple(choices.judged_devices),
+        ablations=choices.ablations,
     )
     with screen.progress() as progress:
         try:
@@ -87,6 +90,7 @@ def train_networks(asked: AskedTraining, *, cache_dir: str | os.PathLike[str] | 
         "output": str(folder),
         "digest": made.digest,
         "policy": policy,
+        "compared": {name: str(path) for name, path in made.compared.items()},
         "settings": settings.to_json(),
         "history": [dict(entry) for entry in made.history],
         "judged": [
@@ -129,6 +133,7 @@ def _resumed_training(asked: AskedTraining, folder: Path) -> _Choices:
         judged_models=begun["judged_models"],
         judged_devices=begun["judged_devices"],
         folder=folder,
+        ablations=asked.ablations or bool(begun.get("ablations")),
     )
 
 
@@ -151,6 +156,7 @@ def _new_training(asked: AskedTraining) -> _Choices:
         judged_models=judged,
         judged_devices=(JUDGED_DEVICE, _ALSO_JUDGED_ON) if judged else (),
         folder=asked.output,
+        ablations=asked.ablations,
     )
 
 

@@ -19,7 +19,7 @@ def train_command(
             "--steps",
             metavar="N",
             min=100,
-            help="Steps of the scheduler; other budgets in proportion. Default: 100000.",
+            help="Steps of the scheduler; other budgets in proportion. Default: 40000.",
         ),
     ] = None,
     seed: Annotated[
@@ -39,6 +39,13 @@ def train_command(
             "--models", metavar="MODEL[,MODEL...]", help="Models to learn from besides random ones. Repeat for more."
         ),
     ] = None,
+    ablations: Annotated[
+        bool,
+        typer.Option(
+            "--ablations",
+            help="Train schedulers by rewards alone, too (SAC, PPO), to compare with. With --resume also afterwards.",
+        ),
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Write networks and checkpoints here.")
     ] = None,
@@ -47,9 +54,10 @@ def train_command(
 ) -> None:
     """Train networks that place models on devices, for policy="learned,network=...,scheduler=...".
 
-    Needs the extra "train". Takes about half an hour on an idle machine; --steps 1000 shows in a minute how it goes. By
-    default it learns from the zoo on all emulated devices but one, and from random models; some of the zoo is kept
-    apart to judge what came out. The same seed gives the same digest on one machine.
+    Needs the extra "train". Takes about twenty minutes of one core, and --ablations a third of that on top; --steps
+    1000 shows in about two how it goes. By default it learns from the zoo on all emulated devices but one, and from
+    random models; some of the zoo is kept apart to judge what came out. The same seed gives the same digest on one
+    machine.
 
     Example: `parallax train --seed 0 -o networks`
 
@@ -59,6 +67,12 @@ def train_command(
     from parallax.cli._train import AskedTraining, train_networks
 
     asked = AskedTraining(
-        steps=steps, seed=seed, resume=resume, devices=device or (), models=models or (), output=output
+        steps=steps,
+        seed=seed,
+        resume=resume,
+        devices=device or (),
+        models=models or (),
+        output=output,
+        ablations=ablations,
     )
     train_networks(asked, cache_dir=cache_dir, screen=Screen(as_json=as_json))

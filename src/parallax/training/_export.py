@@ -13,7 +13,6 @@ from typing import Any, Final
 import numpy as np
 import onnx_ir
 import torch
-from stable_baselines3 import SAC
 from torch import nn
 
 from parallax.backends.ort import RuntimeOptions, open_source
@@ -59,12 +58,12 @@ def proposer_file(network: ProposerNetwork) -> bytes:
     return content
 
 
-def scheduler_file(agent: SAC) -> bytes:
-    """The ONNX file of a scheduler: the agent's mean action. Likewise.
+def scheduler_file(actor: nn.Module) -> bytes:
+    """The ONNX file of a scheduler: an actor's mean action (`actor_of`). Likewise.
 
     Raises: InternalError if ONNX Runtime computes something else from it than torch.
     """
-    network = _Decider(agent.actor).eval()
+    network = _Decider(actor).eval()
     content = _exported(
         network,
         (_random(2, OBSERVATION_SIZE),),

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,7 +38,9 @@ from parallax.training._judging import Judged, judge_networks
 from parallax.training._labels import Example, Label, find_label, improve_label
 from parallax.training._network import ProposerNetwork
 from parallax.training._scheduling import (
+    Agent,
     Lessons,
+    actor_of,
     agent_state,
     collect_lessons,
     decision,
@@ -46,6 +48,7 @@ from parallax.training._scheduling import (
     learn,
     make_actor_optimizer,
     make_agent,
+    make_ppo,
     mean_cost,
     restore_agent,
 )
@@ -56,7 +59,16 @@ SCHEDULER_NAME: Final = "scheduler.onnx"
 IMITATION_NAME: Final = "scheduler-imitation.onnx"
 CARD_NAME: Final = "card.json"
 
-_FORMAT: Final = 1
+_TRAINED, _IMITATED, _SAC, _PPO = "trained", "DAgger alone", "SAC alone", "PPO"
+"""Schedulers, by the names of their rows."""
+
+_FILES: Final = {
+    _TRAINED: SCHEDULER_NAME,
+    _IMITATED: IMITATION_NAME,
+    _SAC: "scheduler-sac.onnx",
+    _PPO: "scheduler-ppo.onnx",
+}
+_FORMAT: Final = 2
 _DAGGER_ROUNDS: Final = 2
 _REWARD_PARTS: Final = 4
 _LABELS_PER_CHECKPOINT: Final = 32
@@ -107,8 +119,8 @@ class _Training:
         self._done = 0
         self._agent = self._new_agent()
         self._actor_optimizer = make_actor_optimizer(self._agent)
-        self._best: tuple[float, dict[str, Any]] | None = None
-        self._imitated: dict[str, Any] | None = None
+        self._by_rewards_alone = self._untrained_agents() if settings.ablations else {}
+        self._best: dict[str, tuple[float, dict[str, Any]]] = {}
         self._restore()
 
     def run(self) -> None:
@@ -129,6 +141,9 @@ class _Training:
             yield f"scheduler, round {number}", partial(self._teach_scheduler, number)
         for number in range(_REWARD_PARTS):
             yield f"rewards, part {number}", partial(self._learn_from_rewards, number)
+        for name in self._by_rewards_alone:
+            for number in range(_REWARD_PARTS):
+                yield f"{name}, part {number}", partial(self._learn_from_rewards_alone, name, number)
 
     # Parts ------------------------------------------------------------------------------------------------
 
@@ -174,14 +189,14 @@ class _Training:
 
     def _teach_scheduler(self, number: int) -> dict[str, Any]:
         """Gradient steps by what was right; from the second round on in the states that the scheduler itself meets."""
-        courses = self._courses(self._learned)
+        courses = self._courses_learned
         drawn = np.random.default_rng(self._seed("courses", number)).permutation(len(courses))
         chosen = sorted(map(int, drawn[: _CORRECTED if number else _SHOWN]))
         found = collect_lessons(
             [self._learned[place] for place in chosen],
             [self._labels[place] for place in chosen],
             [courses[place] for place in chosen],
-            decide=(lambda observation: decision(self._agent, observation)) if number else None,
+            decide=(lambda observation: decision(self._agent.actor, observation)) if number else None,
             noted=self._note(f"lessons, round {number}", total=len(chosen)),
         )
         self._lessons = found if self._lessons is None else self._lessons.joined(found)
@@ -194,18 +209,16 @@ class _Training:
             seed=self._seed("scheduler", number),
             noted=self._note(f"scheduler, round {number}", total=steps),
         )
-        return {"steps": steps, "lessons": len(self._lessons.right), **self._validate()}
+        return {"steps": steps, "lessons": len(self._lessons.right), **self._validate(_TRAINED, self._agent)}
 
     def _learn_from_rewards(self, number: int) -> dict[str, Any]:
         if not number:
-            assert self._best is not None  # every round validates
-            self._imitated = self._best[1]
+            self._best[_IMITATED] = self._best[_TRAINED]
             # Its critic was told nothing so far: of the agents that only imitated, the best one's actor is taken over.
             self._agent = self._new_agent()
-            self._agent.actor.load_state_dict(self._imitated)
-        self._agent.set_env(PlacementEnvironment(self._courses(self._learned)))
-        bounds = [self._settings.steps * place // _REWARD_PARTS for place in (number, number + 1)]
-        steps = bounds[1] - bounds[0]
+            self._agent.actor.load_state_dict(self._best[_IMITATED][1])
+        self._agent.set_env(PlacementEnvironment(self._courses_learned))
+        steps = self._steps_of_part(number)
         learn(
             self._agent,
             steps=steps,
@@ -213,14 +226,32 @@ class _Training:
             critic_alone=not number,
             noted=self._note(f"rewards, part {number}", total=steps),
         )
-        return {"steps": steps, **self._validate()}
+        return {"steps": steps, **self._validate(_TRAINED, self._agent)}
 
-    def _validate(self) -> dict[str, Any]:
-        """Keep the actor if it is the best so far on problems that were not learned from."""
-        share = mean_cost(self._agent, self._validated, self._courses(self._validated))
-        is_best = self._best is None or share < self._best[0]
+    def _learn_from_rewards_alone(self, name: str, number: int) -> dict[str, Any]:
+        """As many steps as an agent takes that imitated before; with the same proposer."""
+        agent = self._by_rewards_alone[name]
+        agent.set_env(PlacementEnvironment(self._courses_learned))
+        steps = self._steps_of_part(number)
+        taken = learn(
+            agent,
+            steps=steps,
+            seed=self._seed(name, number),
+            noted=self._note(f"{name}, part {number}", total=steps),
+        )
+        return {"steps": taken, **self._validate(name, agent)}
+
+    def _steps_of_part(self, number: int) -> int:
+        first, after = (self._settings.steps * place // _REWARD_PARTS for place in (number, number + 1))
+        return after - first
+
+    def _validate(self, name: str, agent: Agent) -> dict[str, Any]:
+        """Keep the actor if it is the best of this name so far on problems that were not learned from."""
+        actor = actor_of(agent)
+        share = mean_cost(actor, self._validated, self._courses_validated)
+        is_best = name not in self._best or share < self._best[name][0]
         if is_best:
-            self._best = share, copy.deepcopy(self._agent.actor.state_dict())
+            self._best[name] = share, copy.deepcopy(actor.state_dict())
         return {"time_by_better_side": share, "is_best": is_best}
 
     # What they share --------------------------------------------------------------------------------------
@@ -229,9 +260,25 @@ class _Training:
         torch.manual_seed(self._seed("network"))
         return ProposerNetwork()
 
-    def _new_agent(self) -> SAC:
-        plain = [Course(features=example.features) for example in self._learned]
-        return make_agent(plain, seed=self._seed("agent"), steps=self._settings.steps)
+    def _new_agent(self, purpose: str = "agent") -> SAC:
+        return make_agent(self._plain_courses(), seed=self._seed(purpose), steps=self._settings.steps)
+
+    def _untrained_agents(self) -> dict[str, Agent]:
+        part_steps = self._settings.steps // _REWARD_PARTS
+        ppo = make_ppo(self._plain_courses(), seed=self._seed(f"agent, {_PPO}"), part_steps=part_steps)
+        return {_SAC: self._new_agent(f"agent, {_SAC}"), _PPO: ppo}
+
+    def _plain_courses(self) -> list[Course]:
+        return [Course(features=example.features) for example in self._learned]
+
+    # The proposer is taught before any scheduler is, and does not change then.
+    @cached_property
+    def _courses_learned(self) -> list[Course]:
+        return self._courses(self._learned)
+
+    @cached_property
+    def _courses_validated(self) -> list[Course]:
+        return self._courses(self._validated)
 
     def _courses(self, examples: Sequence[Example]) -> list[Course]:
         courses = []
@@ -267,8 +314,8 @@ class _Training:
             "optimizer": self._optimizer.state_dict(),
             "agent": agent_state(self._agent),
             "actor_optimizer": self._actor_optimizer.state_dict(),
+            "by_rewards_alone": {name: agent_state(agent) for name, agent in self._by_rewards_alone.items()},
             "best": self._best,
-            "imitated": self._imitated,
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -287,7 +334,7 @@ class _Training:
         if state.get("format") != _FORMAT or len(state["labels"]) > len(self._learned):
             raise ConfigError(f"{str(path)!r} is of another version", fix="remove it to begin anew, or train elsewhere")
         self._done, self._history = state["done"], state["history"]
-        self._best, self._imitated = state["best"], state["imitated"]
+        self._best = state["best"]
         self._labels = [
             Label(chosen=tuple(chosen), cost_ns=cost_ns, thresholds=(thresholds[0], thresholds[1]))
             for chosen, cost_ns, thresholds in state["labels"]
@@ -298,6 +345,9 @@ class _Training:
         self._network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
         restore_agent(self._agent, state["agent"])
+        for name, agent in self._by_rewards_alone.items():
+            if name in state["by_rewards_alone"]:  # they may be asked for later
+                restore_agent(agent, state["by_rewards_alone"][name])
         self._actor_optimizer.load_state_dict(state["actor_optimizer"])
 
     def _write(self, name: str, content: bytes) -> None:
@@ -312,20 +362,19 @@ class _Training:
 
     def finish(self) -> TrainedNetworks:
         """Export and judge."""
-        assert self._best is not None  # every round validates
-        assert self._imitated is not None  # noted before rewards
         proposer, scheduler = self._folder / PROPOSER_NAME, self._folder / SCHEDULER_NAME
         self._write(PROPOSER_NAME, proposer_file(self._network))
-        self._agent.actor.load_state_dict(self._imitated)
-        self._write(IMITATION_NAME, scheduler_file(self._agent))
-        self._agent.actor.load_state_dict(self._best[1])
-        self._write(SCHEDULER_NAME, scheduler_file(self._agent))
+        for name, (_, parameters) in self._best.items():
+            actor = actor_of(self._by_rewards_alone.get(name, self._agent))
+            actor.load_state_dict(parameters)
+            self._write(_FILES[name], scheduler_file(actor))
         placer = Learned(network=str(proposer), scheduler=str(scheduler))
         assert placer.digest is not None  # set when it was made
         judged = self._judge(gather_judged(self._settings))
         made = TrainedNetworks(
             proposer=proposer,
             scheduler=scheduler,
+            compared={name: self._folder / _FILES[name] for name in self._best if name != _TRAINED},
             digest=placer.digest,
             judged=judged,
             history=tuple(self._history),
@@ -340,14 +389,13 @@ class _Training:
         with tempfile.TemporaryDirectory() as name:
             untrained = Path(name) / PROPOSER_NAME, Path(name) / SCHEDULER_NAME
             untrained[0].write_bytes(proposer_file(self._new_network()))
-            untrained[1].write_bytes(scheduler_file(self._new_agent()))
+            untrained[1].write_bytes(scheduler_file(self._new_agent().actor))
             return judge_networks(
                 problems,
                 {
                     "untrained": untrained,
-                    "trained": (self._folder / PROPOSER_NAME, self._folder / SCHEDULER_NAME),
-                    "trained, no rewards": (self._folder / PROPOSER_NAME, self._folder / IMITATION_NAME),
-                    "trained, no scheduler": (self._folder / PROPOSER_NAME, None),
+                    **{name: (self._folder / PROPOSER_NAME, self._folder / _FILES[name]) for name in self._best},
+                    "no scheduler": (self._folder / PROPOSER_NAME, None),
                 },
                 noted=self._note("judging", total=len(problems)),
             )
@@ -358,7 +406,10 @@ class _Training:
         return {
             "format": _FORMAT,
             "digest": made.digest,
-            "files": {path.name: sha256_hex(path.read_bytes()) for path in (made.proposer, made.scheduler)},
+            "files": {
+                path.name: sha256_hex(path.read_bytes())
+                for path in (made.proposer, made.scheduler, *made.compared.values())
+            },
             "features_version": FEATURES_VERSION,
             "settings": settings.to_json(),
             "learned_from": {

@@ -2,18 +2,21 @@
 
 The actor is that of a soft actor-critic (SAC, Haarnoja et al., arXiv 1812.05905; stable-baselines3's) on one number
 from -1 to 1 that is snapped at 0. Imitation with DAgger (Ross, Gordon and Bagnell, AISTATS 2011) comes first: what is
-right for a branch is asked where the learner got to.
+right for a branch is asked where the learner got to. For comparison, an agent of proximal policy optimisation (PPO,
+Schulman et al., arXiv 1707.06347; stable-baselines3's) learns from rewards alone, with a network of the same shapes.
 """
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
-from stable_baselines3 import SAC
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
@@ -29,6 +32,12 @@ _EVERY: Final = 4
 """Steps of the environment per gradient step."""
 
 _LARGEST_GRADIENT: Final = 1.0
+_ROLLOUT: Final = 2048
+"""Most steps of the environment that PPO takes before it learns from them."""
+
+_PPO_BATCH: Final = 64
+
+Agent: TypeAlias = SAC | PPO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +80,41 @@ def make_agent(courses: Sequence[Course], *, seed: int, steps: int) -> SAC:
     )
 
 
-def decision(agent: SAC, observation: Floats) -> bool:
-    """Whether the agent's mean action gives the branch to the device."""
+def make_ppo(courses: Sequence[Course], *, seed: int, part_steps: int) -> PPO:
+    """A new agent of proximal policy optimisation. ``part_steps``: that it will take per call of `learn`, at least."""
+    rollout = part_steps // math.ceil(part_steps / _ROLLOUT)
+    with warnings.catch_warnings():
+        # The last batch of a rollout may be smaller than the others, which changes nothing that matters.
+        warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
+        return PPO(
+            "MlpPolicy",
+            PlacementEnvironment(courses),
+            learning_rate=_LEARNING_RATE,
+            n_steps=rollout,
+            batch_size=_PPO_BATCH,
+            gamma=1.0,
+            policy_kwargs={"net_arch": list(_HIDDEN), "activation_fn": nn.ReLU},
+            seed=seed,
+            device="cpu",
+        )
+
+
+def actor_of(agent: Agent) -> nn.Module:
+    """The network that decides, whose ``latent_pi`` and ``mu`` have the same shapes for each kind of agent. It shares
+    its parameters with the agent."""
+    return agent.actor if isinstance(agent, SAC) else _PpoActor(agent.policy)
+
+
+class _PpoActor(nn.Module):  # type: ignore[misc]  # not installed where types are checked
+    def __init__(self, policy: nn.Module) -> None:
+        super().__init__()
+        self.latent_pi, self.mu = policy.mlp_extractor.policy_net, policy.action_net
+
+
+def decision(actor: nn.Module, observation: Floats) -> bool:
+    """Whether the actor's mean action gives the branch to the device."""
     with torch.no_grad():
-        return bool(mean_action(agent.actor, torch.from_numpy(observation[np.newaxis]))[0, 0] > 0)
+        return bool(mean_action(actor, torch.from_numpy(observation[np.newaxis]))[0, 0] > 0)
 
 
 def mean_action(actor: nn.Module, observations: torch.Tensor) -> torch.Tensor:
@@ -165,38 +205,45 @@ def make_actor_optimizer(agent: SAC) -> torch.optim.Optimizer:
     return torch.optim.AdamW((*agent.actor.latent_pi.parameters(), *agent.actor.mu.parameters()), lr=1e-3)
 
 
-def place(agent: SAC, course: Course) -> Episode:
-    """The placement that the agent makes where it does not explore."""
+def place(actor: nn.Module, course: Course) -> Episode:
+    """The placement that the actor makes where it does not explore."""
     episode = course.begin()
     while not episode.is_done:
-        episode.step(decision(agent, episode.observe()))
+        episode.step(decision(actor, episode.observe()))
     return episode
 
 
-def mean_cost(agent: SAC, examples: Sequence[Example], courses: Sequence[Course]) -> float:
-    """Geometric mean of what the agent's placements take, by what the better side alone takes, both by the quick judge;
+def mean_cost(actor: nn.Module, examples: Sequence[Example], courses: Sequence[Course]) -> float:
+    """Geometric mean of what the actor's placements take, by what the better side alone takes, both by the quick judge;
     the lower, the better."""
     shares = []
     for example, course in zip(examples, courses, strict=True):
         judge = example.judge()
         sides = ([False] * len(example.features.shown), example.features.movable)
         alone = min(example.cost_ns(judge, side) for side in sides)
-        shares.append(example.cost_ns(judge, place(agent, course).choices()) / max(1, alone))
+        shares.append(example.cost_ns(judge, place(actor, course).choices()) / max(1, alone))
     return float(np.exp(np.mean(np.log(shares))))
 
 
-def learn(agent: SAC, *, steps: int, seed: int, critic_alone: bool, noted: Callable[[int], None]) -> None:
+def learn(agent: Agent, *, steps: int, seed: int, critic_alone: bool = False, noted: Callable[[int], None]) -> int:
     """Take so many steps in the environment, with what follows from them seeded anew, so that a run that was
     interrupted and went on does the same as one that was not.
 
     Args:
-        critic_alone: leave the actor as it is. A critic that knows nothing would at once undo what the actor learned by
-            imitation.
+        steps: PPO leaves out those that would be no whole rollout.
+        critic_alone: leave the actor of a soft actor-critic as it is. A critic that knows nothing would at once undo
+            what the actor learned by imitation.
+
+    Returns: how many steps were taken.
     """
     agent.set_random_seed(seed)
     agent._last_obs = None  # so that the environment begins anew with this seed, too
-    agent.actor.requires_grad_(not critic_alone)
+    if isinstance(agent, SAC):
+        agent.actor.requires_grad_(not critic_alone)
+    else:
+        steps -= steps % agent.n_steps
     agent.learn(steps, callback=_Noting(noted), reset_num_timesteps=False)
+    return steps
 
 
 class _Noting(BaseCallback):  # type: ignore[misc]  # not installed where types are checked
@@ -216,25 +263,28 @@ class _Noting(BaseCallback):  # type: ignore[misc]  # not installed where types 
 _BUFFER: Final = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
-def agent_state(agent: SAC) -> dict[str, Any]:
+def agent_state(agent: Agent) -> dict[str, Any]:
     """All that `learn` goes on from, as tensors and plain values."""
-    buffer = agent.replay_buffer
-    filled = buffer.size()
-    return {
+    state = {
         "parameters": agent.get_parameters(),
-        "buffer": {name: torch.from_numpy(getattr(buffer, name)[:filled].copy()) for name in _BUFFER},
-        "position": (int(buffer.pos), bool(buffer.full)),
         "steps": int(agent.num_timesteps),
         "updates": int(agent._n_updates),
     }
+    if isinstance(agent, SAC):  # PPO keeps no step longer than a call of `learn`
+        buffer = agent.replay_buffer
+        filled = buffer.size()
+        state["buffer"] = {name: torch.from_numpy(getattr(buffer, name)[:filled].copy()) for name in _BUFFER}
+        state["position"] = int(buffer.pos), bool(buffer.full)
+    return state
 
 
-def restore_agent(agent: SAC, state: Mapping[str, Any]) -> None:
+def restore_agent(agent: Agent, state: Mapping[str, Any]) -> None:
     """Put an agent into a state that `agent_state` told."""
     agent.set_parameters(state["parameters"], exact_match=True, device="cpu")
-    buffer = agent.replay_buffer
-    for name in _BUFFER:
-        values = state["buffer"][name].numpy()
-        getattr(buffer, name)[: len(values)] = values
-    buffer.pos, buffer.full = state["position"]
     agent.num_timesteps, agent._n_updates = state["steps"], state["updates"]
+    if isinstance(agent, SAC):
+        buffer = agent.replay_buffer
+        for name in _BUFFER:
+            values = state["buffer"][name].numpy()
+            getattr(buffer, name)[: len(values)] = values
+        buffer.pos, buffer.full = state["position"]

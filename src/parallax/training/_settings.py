@@ -29,7 +29,7 @@ class TrainingSettings:
     Raises: ConfigError for fewer steps than `LEAST_STEPS`, a negative seed, or models without devices.
     """
 
-    steps: int = 100_000
+    steps: int = 40_000
     """Steps of the scheduler in its environment; all other budgets are in proportion to it."""
     seed: int = 0
     models: tuple[TrainingModel, ...] = ()
@@ -39,6 +39,8 @@ class TrainingSettings:
     judged_models: tuple[TrainingModel, ...] = ()
     """Judged by, not learned from."""
     judged_devices: tuple[str, ...] = ()
+    ablations: bool = False
+    """Whether schedulers are trained by rewards alone, too, to be compared with. Nothing else follows from it."""
 
     def __post_init__(self) -> None:
         if self.steps < LEAST_STEPS:
@@ -83,6 +85,7 @@ class TrainingSettings:
             "devices": list(self.devices),
             "judged_models": [model.label for model in self.judged_models],
             "judged_devices": list(self.judged_devices),
+            "ablations": self.ablations,
         }
 
 
@@ -92,6 +95,8 @@ class TrainedNetworks:
 
     proposer: Path
     scheduler: Path
+    compared: Mapping[str, Path]
+    """Schedulers that were trained otherwise, by the names of their rows in `judged`."""
     digest: str
     """Of both, as `policy="learned,network=...,scheduler=..."` has it."""
     judged: tuple[Judged, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from parallax.errors import ConfigError
@@ -21,8 +22,8 @@ def train(settings: TrainingSettings, folder: Path, *, progress: ProgressCallbac
     """Train a proposer and a scheduler, and write them to a folder.
 
     Goes on where an earlier call with the same settings in this folder was interrupted; the result is the same as
-    without the interruption. One thread computes, and the process's global seeds are set, so that on one machine the
-    same settings give the same files.
+    without the interruption. Ablations may be asked for later; once they were, later calls go on with them. One thread
+    computes, and the process's global seeds are set, so that on one machine the same settings give the same files.
 
     Raises:
         MissingExtraError: the extra ``train`` is not installed.
@@ -32,12 +33,13 @@ def train(settings: TrainingSettings, folder: Path, *, progress: ProgressCallbac
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / SETTINGS_NAME).exists():
-            if dict(read_settings(folder)) != settings.to_json():
+            begun = read_settings(folder)
+            settings = replace(settings, ablations=settings.ablations or bool(begun.get("ablations")))
+            if {**begun, "ablations": settings.ablations} != settings.to_json():
                 raise ConfigError(
                     f"{str(folder)!r} holds a training with other settings", fix="name another folder with --output"
                 )
-        else:
-            write_whole(folder / SETTINGS_NAME, json.dumps(settings.to_json(), indent=2).encode() + b"\n")
+        write_whole(folder / SETTINGS_NAME, json.dumps(settings.to_json(), indent=2).encode() + b"\n")
     except OSError as error:
         raise ConfigError(
             f"cannot write to {str(folder)!r}: {error.strerror or error}", fix="name another folder with --output"
