@@ -49,7 +49,7 @@ from parallax.planner import PlanDevice, PlanningContext, PlanRequest, plan_mode
 from parallax.planner._candidates import NO_PROVENANCE
 from parallax.planner._device_model import model_for_devices
 from parallax.planner._devices import DeviceStudy
-from parallax.profile import estimate_costs, product_flops, surviving_tensors
+from parallax.profile import estimate_costs, fusion_safe_tensors, product_flops
 from parallax.schedule import CPU_BACKEND, Plan, Segment
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "tests" / "golden" / "plans"
@@ -126,7 +126,7 @@ def make_document(name: str, model: Model, progress: Progress | None = None) -> 
         "structure": model.structure_digest,
         "shapes": {key: list(shape) for key, shape in planned_shapes(name).items()},
         "made_with": _versions(),
-        "survivors": _digest_of_survivors(model),
+        "survivors": _digest_of_fusion_safe(model),
         "costs": [_describe_costs(model, cores) for cores in CORES],
         "columns": list(COLUMNS),
         "plans": plans,
@@ -204,7 +204,7 @@ def _describe_costs(model: Model, cores: int) -> Document:
 
 
 def _describe_candidates(model: Model, *, device: str, cores: int) -> Document:
-    context = PlanningContext(model, cores=cores, survivors=surviving_tensors(model))
+    context = PlanningContext(model, cores=cores, fusion_safe=fusion_safe_tensors(model))
     found: list[tuple[str, Plan, int]]
     if device == CPU_BACKEND:
         found = [
@@ -217,7 +217,7 @@ def _describe_candidates(model: Model, *, device: str, cores: int) -> Document:
         computed = model_for_devices(request)
         if computed is not None:
             made_for = computed.model
-            context = PlanningContext(made_for, cores=cores, survivors=surviving_tensors(made_for))
+            context = PlanningContext(made_for, cores=cores, fusion_safe=fusion_safe_tensors(made_for))
         study = DeviceStudy(context, backend)
         made = [study.greedy, study.best, study.in_sequence]
         found = [(entry.label, entry.plan, entry.simulated_ns) for entry in made if entry is not None]
@@ -236,8 +236,8 @@ def _versions() -> dict[str, str]:
     return {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
 
 
-def _digest_of_survivors(model: Model) -> Document:
-    names = surviving_tensors(model)
+def _digest_of_fusion_safe(model: Model) -> Document:
+    names = fusion_safe_tensors(model)
     return {"count": len(names), "digest": _digest(sorted(names))}
 
 

@@ -68,7 +68,7 @@ def test_json_and_back_is_the_same_model(data):
         latencies_ns=tuple(data.draw(st.none() | rows) for _ in widths),
         scales=tuple(data.draw(st.floats(0.01, 100)) for _ in widths),
         known_fraction=data.draw(st.floats(0, 1)),
-        survivors=data.draw(st.none() | st.frozensets(st.text(max_size=5), max_size=3)),
+        fusion_safe=data.draw(st.none() | st.frozensets(st.text(max_size=5), max_size=3)),
     )
     assert CostModel.from_json(json.loads(json.dumps(costs.to_json()))) == costs
 

@@ -25,9 +25,9 @@ def products(rows: Rows) -> OpGraph:
     )
 
 
-def together(graph: OpGraph, survivors: set[str]) -> bool:
+def together(graph: OpGraph, fusion_safe: set[str]) -> bool:
     """Whether both products are in one unit."""
-    units = group_fusions(graph, survivors=frozenset({"x", "l", "r", "y", *survivors}), tiny_elements=0)
+    units = group_fusions(graph, fusion_safe=frozenset({"x", "l", "r", "y", *fusion_safe}), tiny_elements=0)
     names = [{graph.nodes[index].name for index in unit} for unit in units.units]
     return any({"left", "right"} <= unit for unit in names)
 

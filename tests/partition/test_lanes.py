@@ -260,7 +260,7 @@ from tests.partition._graphs import graph_of_edges
 draw = random.Random(3)
 edges = [(draw.randrange(max(0, head - 9), head), head) for head in range(1, 150) for _ in range(draw.choice((1, 2)))]
 graph = graph_of_edges(150, edges)
-units = group_fusions(graph, survivors=frozenset(f"t{index}" for index in range(150) if index % 4))
+units = group_fusions(graph, fusion_safe=frozenset(f"t{index}" for index in range(150) if index % 4))
 narrow = tuple(draw.randrange(1000, 90000) for _ in units.units)
 wide = tuple(cost * 3 // 4 for cost in narrow)
 costs = UnitCosts(narrow_ns=narrow, wide_ns=wide, flops=narrow, wide_width=2)

@@ -367,7 +367,7 @@ def test_refusals_keep_their_kind_and_say_what_is_at_fault() -> None:
 
 def test_node_in_a_unit_with_a_refused_one_is_fused_with_it() -> None:
     graph = chain("a", "b", "c")
-    units = group_fusions(graph, survivors=frozenset({"t_b"}), tiny_elements=0)
+    units = group_fusions(graph, fusion_safe=frozenset({"t_b"}), tiny_elements=0)
     device_costs = device_costs_of([0, 1, 0], [1] * 3, [900] * 3, launch_ns=10)
     plan = find_regions(graph, units, device_costs)
     verify_regions(graph, units, device_costs, plan)

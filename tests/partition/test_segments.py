@@ -162,8 +162,8 @@ def test_layers_leave_as_few_serial_segments_as_any_cut_could(
 @given(edge_lists(), st.data())
 def test_every_candidate_passes_the_judge(drawn: tuple[int, list[tuple[int, int]]], data: st.DataObject) -> None:
     graph = graph_of_edges(*drawn)
-    survivors = frozenset(data.draw(st.sets(st.sampled_from(sorted(graph.producers))))) if graph.producers else None
-    units = group_fusions(graph, survivors=survivors)
+    fusion_safe = frozenset(data.draw(st.sets(st.sampled_from(sorted(graph.producers))))) if graph.producers else None
+    units = group_fusions(graph, fusion_safe=fusion_safe)
     figures = st.lists(st.integers(0, 1000), min_size=len(units), max_size=len(units))
     costs = costs_of(units, narrow=data.draw(figures), wide=data.draw(figures), flops=data.draw(figures))
     candidates = [

@@ -23,8 +23,8 @@ def test_without_limits_every_node_is_a_unit() -> None:
     assert units.crossing == ("t0", "t1", "t2")
 
 
-def test_a_tensor_that_does_not_survive_joins_its_producer_and_readers() -> None:
-    # conv -> relu is fused by the backend, so 'a' is no survivor.
+def test_a_tensor_that_is_not_fusion_safe_joins_its_producer_and_readers() -> None:
+    # conv -> relu is fused by the backend, so 'a' is not fusion-safe.
     graph = op_graph(
         [
             ("conv1", "Conv", ["x", "w"], ["a"]),
@@ -35,8 +35,8 @@ def test_a_tensor_that_does_not_survive_joins_its_producer_and_readers() -> None
         outputs=["y"],
         initializers=["w"],
     )
-    units = group_fusions(graph, survivors=frozenset({"b", "c", "y"}))
-    verify_units(graph, units, survivors=frozenset({"b", "c", "y"}))
+    units = group_fusions(graph, fusion_safe=frozenset({"b", "c", "y"}))
+    verify_units(graph, units, fusion_safe=frozenset({"b", "c", "y"}))
     assert units.units == ((0, 1), (2,), (3,))
     assert units.crossing == ("b", "c")
 
@@ -44,7 +44,7 @@ def test_a_tensor_that_does_not_survive_joins_its_producer_and_readers() -> None
 def test_a_further_condition_on_names_is_obeyed() -> None:
     graph = graph_of_edges(3, [(0, 1), (1, 2)])
     assert group_fusions(graph, cuttable=lambda name: name != "t1").units == ((0,), (1, 2))
-    assert group_fusions(graph, survivors=frozenset({"t1"}), cuttable=lambda name: name != "t1").units == ((0, 1, 2),)
+    assert group_fusions(graph, fusion_safe=frozenset({"t1"}), cuttable=lambda name: name != "t1").units == ((0, 1, 2),)
 
 
 def test_a_cycle_among_units_is_merged_away() -> None:
@@ -58,9 +58,9 @@ def test_a_cycle_among_units_is_merged_away() -> None:
         ],
         outputs=["y", "z"],
     )
-    survivors = frozenset({"b", "c"})
-    units = group_fusions(graph, survivors=survivors)
-    verify_units(graph, units, survivors=survivors)
+    fusion_safe = frozenset({"b", "c"})
+    units = group_fusions(graph, fusion_safe=fusion_safe)
+    verify_units(graph, units, fusion_safe=fusion_safe)
     assert units.units == ((0, 1, 3), (2,))
 
 
@@ -75,8 +75,8 @@ def test_units_are_ordered_topologically_even_where_their_first_nodes_are_not() 
         ],
         outputs=["y"],
     )
-    units = group_fusions(graph, survivors=frozenset({"b", "c"}))
-    verify_units(graph, units, survivors=frozenset({"b", "c"}))
+    units = group_fusions(graph, fusion_safe=frozenset({"b", "c"}))
+    verify_units(graph, units, fusion_safe=frozenset({"b", "c"}))
     assert units.units == ((1,), (2,), (0, 3))
     assert units.unit_of == (2, 0, 1, 2)
 
@@ -91,8 +91,8 @@ def test_each_reader_of_a_constant_has_a_copy() -> None:
         ],
         outputs=["y"],
     )
-    units = group_fusions(graph, survivors=frozenset({"a", "b"}))
-    verify_units(graph, units, survivors=frozenset({"a", "b"}))
+    units = group_fusions(graph, fusion_safe=frozenset({"a", "b"}))
+    verify_units(graph, units, fusion_safe=frozenset({"a", "b"}))
     assert units.units == ((0, 1), (0, 2), (3,))
     assert units.replicated == {0}
     assert units.crossing == ("a", "b")
@@ -127,8 +127,8 @@ def test_a_large_folded_constant_with_two_readers_is_computed_once_and_may_be_cu
         initializers=["w"],
         shapes={"w": (4096, 4096), "turned": (4096, 4096)},
     )
-    units = group_fusions(graph, survivors=frozenset())
-    verify_units(graph, units, survivors=frozenset())
+    units = group_fusions(graph, fusion_safe=frozenset())
+    verify_units(graph, units, fusion_safe=frozenset())
     assert units.units == ((0,), (1,), (2,))
     assert not units.replicated
 
@@ -187,8 +187,8 @@ def test_a_copy_never_reads_a_constant_that_is_not_copied() -> None:
         outputs=["a", "b", "kept"],
         shapes={"size": (1,)},
     )
-    units = group_fusions(graph, survivors=frozenset(), tiny_elements=0)
-    verify_units(graph, units, survivors=frozenset())
+    units = group_fusions(graph, fusion_safe=frozenset(), tiny_elements=0)
+    verify_units(graph, units, fusion_safe=frozenset())
     assert units.units == ((0,), (1,), (2,), (3,))
 
 
@@ -269,15 +269,15 @@ def test_control_flow_is_marked_and_its_captures_are_dependencies() -> None:
 
 
 @given(edge_lists(), st.data())
-def test_any_survivors_give_convex_units_in_topological_order(
+def test_any_fusion_safe_tensors_give_convex_units_in_topological_order(
     drawn: tuple[int, list[tuple[int, int]]], data: st.DataObject
 ) -> None:
     graph = graph_of_edges(*drawn)
-    survivors = (
+    fusion_safe = (
         frozenset(data.draw(st.sets(st.sampled_from(sorted(graph.producers))))) if graph.producers else frozenset()
     )
-    units = group_fusions(graph, survivors=survivors)
-    verify_units(graph, units, survivors=survivors)
+    units = group_fusions(graph, fusion_safe=fusion_safe)
+    verify_units(graph, units, fusion_safe=fusion_safe)
     for members in units.units:
         verify_convex(Dag.from_graph(graph), members)
 
@@ -286,7 +286,7 @@ def test_any_survivors_give_convex_units_in_topological_order(
 def test_contraction_merges_no_more_than_it_must(drawn: tuple[int, list[tuple[int, int]]], data: st.DataObject) -> None:
     """Oracle: the finest partition closed under sharing an uncuttable tensor and lying on a common cycle."""
     graph = graph_of_edges(*drawn)
-    survivors = (
+    fusion_safe = (
         frozenset(data.draw(st.sets(st.sampled_from(sorted(graph.producers))))) if graph.producers else frozenset()
     )
     group = list(range(len(graph.nodes)))
@@ -296,7 +296,7 @@ def test_contraction_merges_no_more_than_it_must(drawn: tuple[int, list[tuple[in
         group[:] = [low if each == high else each for each in group]
 
     for name, readers in graph.consumers.items():
-        if name in graph.producers and name not in survivors:
+        if name in graph.producers and name not in fusion_safe:
             for reader in readers:
                 merge(graph.producers[name], reader)
     changed = True
@@ -319,7 +319,7 @@ def test_contraction_merges_no_more_than_it_must(drawn: tuple[int, list[tuple[in
                     merge(one, other)
                     changed = True
     expected = {tuple(node for node in range(len(group)) if group[node] == each) for each in group}
-    assert set(group_fusions(graph, survivors=survivors).units) == expected
+    assert set(group_fusions(graph, fusion_safe=fusion_safe).units) == expected
 
 
 def _diamond() -> tuple[OpGraph, UnitGraph]:
@@ -346,10 +346,10 @@ def test_the_judge_of_units_finds_broken_ones(change: dict[str, object], message
         verify_units(graph, dataclasses.replace(units, **change))  # type: ignore[arg-type]
 
 
-def test_the_judge_of_units_finds_a_cut_through_a_tensor_that_does_not_survive() -> None:
+def test_the_judge_of_units_finds_a_cut_through_a_tensor_that_is_not_fusion_safe() -> None:
     graph, units = _diamond()
-    with pytest.raises(InternalError, match="'t1', which does not survive"):
-        verify_units(graph, units, survivors=frozenset({"t0", "t2"}))
+    with pytest.raises(InternalError, match="'t1', which is not fusion-safe"):
+        verify_units(graph, units, fusion_safe=frozenset({"t0", "t2"}))
 
 
 def test_reachability_oracle_counts_itself_out() -> None:

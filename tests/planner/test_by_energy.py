@@ -23,7 +23,7 @@ from parallax.planner._by_energy import EnergyCandidate, choose
 from parallax.planner._candidates import PlanningContext
 from parallax.planner._devices import DeviceStudy, on_cores
 from parallax.planner._power import ModelledMachine, modelled_machine
-from parallax.profile import surviving_tensors
+from parallax.profile import fusion_safe_tensors
 from parallax.schedule import CPU_BACKEND, Plan, simulate_plan
 from parallax.schedule.placement import (
     JudgedPlacement,
@@ -77,7 +77,7 @@ def usage_of(planned: PlannedModel, request: PlanRequest, machine: ModelledMachi
 def baselines_of(request: PlanRequest, machine: ModelledMachine) -> dict[str, Usage]:
     """What would run otherwise, found without the planner of joules."""
     model, cores = request.model, request.cores
-    context = PlanningContext(model, cores=cores, survivors=surviving_tensors(model))
+    context = PlanningContext(model, cores=cores, fusion_safe=fusion_safe_tensors(model))
     touched = touched_bytes(context.graph)
     studies = {name: DeviceStudy(context, device.backend) for name, device in request.devices.items()}
     costs = next((study.costs for study in studies.values()), context.costs)

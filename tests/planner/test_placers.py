@@ -24,7 +24,7 @@ from parallax.planner._kept import remembered_plan
 from parallax.planner._measuring import Variant
 from parallax.planner._placers import ENTRY_POINTS, placer_names
 from parallax.planner._shared import plan_shared
-from parallax.profile import surviving_tensors
+from parallax.profile import fusion_safe_tensors
 from parallax.schedule import CPU_BACKEND
 from parallax.schedule.placement import PLACERS, Machine, Placement, PlacementProblem, find_placement
 from parallax.schedule.placement._shared_regions import find_shared_regions
@@ -104,7 +104,7 @@ def two_chains() -> bytes:
 
 def problem_of(model: Model, *names: str) -> PlacementProblem:
     """How to share a model between two cores and these devices."""
-    context = PlanningContext(model, cores=2, survivors=surviving_tensors(model))
+    context = PlanningContext(model, cores=2, fusion_safe=fusion_safe_tensors(model))
     # At a stated speed: one that is measured while the machine is busy would be another each time.
     backends = [open_backend(name, {"host_flops": 250e9}) for name in names]
     costs_of_devices = [DeviceStudy(context, backend, context.costs).device_costs for backend in backends]

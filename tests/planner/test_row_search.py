@@ -21,7 +21,7 @@ from parallax.planner._row_costs import context_of_rows
 from parallax.planner._row_search import _chains, search_rows
 from parallax.planner._rows import planned_model
 from parallax.planner._shared import device_studies, plan_shared, search_shared_rows
-from parallax.profile import estimate_costs, surviving_tensors
+from parallax.profile import estimate_costs, fusion_safe_tensors
 from parallax.schedule import verify_plan
 from parallax.schedule.placement import RowsAndRegions, ShardRows
 from tests.model._models import model, node, value, weight
@@ -137,12 +137,12 @@ def test_costs_of_rows_follow_from_those_of_the_model() -> None:
     loaded = load_model(chain_and_branches())
     split = split_rows(loaded, 0.25, whole={"left"})
     assert split is not None
-    listed = PlanningContext(loaded, cores=2, survivors=surviving_tensors(loaded))
+    listed = PlanningContext(loaded, cores=2, fusion_safe=fusion_safe_tensors(loaded))
     of_tables = context_of_rows(listed, split)
     assert of_tables.costs == estimate_costs(split.model.inferred(), cores=2)
-    survivors = of_tables.known_survivors
-    assert survivors is not None
-    assert {"y", "x"} <= survivors
+    fusion_safe = of_tables.known_fusion_safe
+    assert fusion_safe is not None
+    assert {"y", "x"} <= fusion_safe
     measured = dataclasses.replace(listed.costs.times(3), source="measured")
     of_measured = context_of_rows(PlanningContext(loaded, cores=2, costs=measured), split).costs
     assert of_measured.source == "measured"
@@ -160,7 +160,7 @@ def test_costs_of_rows_follow_from_those_of_the_model() -> None:
 
 
 def on_phone(loaded: Model) -> tuple[PlanningContext, dict[str, PlanDevice]]:
-    context = PlanningContext(loaded, cores=2, survivors=surviving_tensors(loaded))
+    context = PlanningContext(loaded, cores=2, fusion_safe=fusion_safe_tensors(loaded))
     return context, {PHONE: PlanDevice(backend=open_backend(PHONE, STATED))}
 
 

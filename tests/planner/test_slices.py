@@ -60,7 +60,7 @@ def test_there_are_no_slices_of_open_shapes_or_of_few_rows() -> None:
 
 
 def test_a_slice_runs_as_far_as_it_goes_before_the_next_begins() -> None:
-    context = PlanningContext(load_model(wide_model(8)), cores=2, survivors=None)
+    context = PlanningContext(load_model(wide_model(8)), cores=2, fusion_safe=None)
     units = context.units
     for slices in ([()] * len(units), [(unit % 2,) for unit in range(len(units))]):
         order = depth_first(units, list(slices))

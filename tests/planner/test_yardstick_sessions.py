@@ -14,7 +14,7 @@ from parallax.model import load_model
 from parallax.planner import PlanDevice, PlanningContext, open_placer
 from parallax.planner._shared import plan_shared
 from parallax.planner._zeros import WeightZeros
-from parallax.profile import surviving_tensors
+from parallax.profile import fusion_safe_tensors
 from parallax.schedule import PAPER_POLICY
 from parallax.schedule.placement import PLACERS
 from parallax.schedule.placement._thresholds import Sparsity
@@ -92,7 +92,7 @@ def test_zeros_are_those_of_the_models_own_weights(tmp_path: Path) -> None:
     assert len(zeros) == 3
     held = {entry.name: numpy_helper.to_array(entry) for entry in proto.graph.initializer}
     assert all(zeros[name] == 1 - np.count_nonzero(held[name]) / held[name].size for name in zeros)
-    context = PlanningContext(loaded, cores=2, survivors=surviving_tensors(loaded))
+    context = PlanningContext(loaded, cores=2, fusion_safe=fusion_safe_tensors(loaded))
     devices = {PHONE: PlanDevice(backend=open_backend(PHONE, {"speed": 100_000}))}
     shared = plan_shared(context, devices, Sparsity(max_zeros=0.1), name="sparsity")
     assert shared.plan is not None

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from parallax.errors import BackendError, ConfigError
 from parallax.model import load_model
 from parallax.model._graph_only import GraphOnly
-from parallax.profile import Cache, measure_costs, random_feeds, surviving_tensors
+from parallax.profile import Cache, fusion_safe_tensors, measure_costs, random_feeds
 from parallax.profile._attribution import find_covers
 from parallax.profile._measure import _fused_graph, _match_events, _midmean, _scaled
 from tests.profile.graphs import make_graph
@@ -102,7 +102,7 @@ def test_node_times_sum_to_the_latency_at_every_width(model, scratch):
 
 def test_nothing_is_left_behind(model, scratch):
     measure_costs(model, widths=[1], runs=1, warmup=0)
-    surviving_tensors(model)
+    fusion_safe_tensors(model)
     assert list(scratch.iterdir()) == []
 
 
@@ -127,16 +127,16 @@ def test_fused_operators_cover_the_nodes_they_replaced(model):
     assert sorted({index for cover in covers for index in cover}) == list(range(len(model.graph.nodes)))
 
 
-def test_survivors_are_the_tensors_that_fusion_left(model):
-    survivors = surviving_tensors(model)
-    assert {"x", "r", "g0", "g5", "ln", "y", "cond", "out"} <= survivors
-    assert survivors.isdisjoint({"c1", "bn", "mm", "g1", "g2", "g3", "g4"})
-    assert survivors <= {*model.graph.producers, "x"}
+def test_fusion_safe_tensors_are_those_that_fusion_left(model):
+    fusion_safe = fusion_safe_tensors(model)
+    assert {"x", "r", "g0", "g5", "ln", "y", "cond", "out"} <= fusion_safe
+    assert fusion_safe.isdisjoint({"c1", "bn", "mm", "g1", "g2", "g3", "g4"})
+    assert fusion_safe <= {*model.graph.producers, "x"}
 
 
-def test_a_survivor_has_the_same_value_in_the_optimised_graph(tmp_path):
+def test_a_fusion_safe_tensor_has_the_same_value_in_the_optimised_graph(tmp_path):
     proto = build_model()
-    survivors = sorted(surviving_tensors(load_model(proto)) - {"x", "out"})
+    fusion_safe = sorted(fusion_safe_tensors(load_model(proto)) - {"x", "out"})
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
@@ -144,20 +144,20 @@ def test_a_survivor_has_the_same_value_in_the_optimised_graph(tmp_path):
     ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def values(model: onnx.ModelProto) -> list[np.ndarray]:
-        for name in survivors:
+        for name in fusion_safe:
             kind = TensorProto.BOOL if name == "cond" else TensorProto.FLOAT
             model.graph.output.append(helper.make_tensor_value_info(name, kind, None))
         plain = ort.SessionOptions()
         plain.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = ort.InferenceSession(model.SerializeToString(), plain, providers=["CPUExecutionProvider"])
-        return session.run(survivors, random_feeds(load_model(build_model()).graph))
+        return session.run(fusion_safe, random_feeds(load_model(build_model()).graph))
 
     optimised = values(onnx.load(tmp_path / "optimised.onnx"))
-    for name, ours, theirs in zip(survivors, optimised, values(proto), strict=True):
+    for name, ours, theirs in zip(fusion_safe, optimised, values(proto), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def test_an_inner_transposition_moved_by_the_runtime_keeps_survivors_true(tmp_path):
+def test_an_inner_transposition_moved_by_the_runtime_keeps_fusion_safe_tensors_true(tmp_path):
     # The runtime pushes transpositions through operators; a name must not come to mean the moved tensor.
     nodes = [
         helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1]),
@@ -175,8 +175,8 @@ def test_an_inner_transposition_moved_by_the_runtime_keeps_survivors_true(tmp_pa
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     shapes = {"x": (2, 3, 4), "t": (2, 4, 3), "r": (2, 4, 3), "u": (2, 3, 4), "y": (2, 3, 4), "z": (2, 4, 3)}
-    survivors = surviving_tensors(load_model(proto))
-    assert {"y", "z"} <= survivors
+    fusion_safe = fusion_safe_tensors(load_model(proto))
+    assert {"y", "z"} <= fusion_safe
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
@@ -187,7 +187,7 @@ def test_an_inner_transposition_moved_by_the_runtime_keeps_survivors_true(tmp_pa
         value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
         for value in (*optimised.graph.value_info, *optimised.graph.output, *optimised.graph.input)
     }
-    assert all(seen[name] == shapes[name] for name in survivors)
+    assert all(seen[name] == shapes[name] for name in fusion_safe)
 
 
 def test_a_model_with_weights_in_another_file_is_measured_the_same_way(tmp_path):
@@ -204,7 +204,7 @@ def test_a_model_with_weights_in_another_file_is_measured_the_same_way(tmp_path)
     model = load_model(tmp_path / "m.onnx")
     costs = measure_costs(model, widths=[1], runs=2, feeds={"x": np.ones((5, 64), np.float32)})
     assert sum(costs.node_ns(1)) == costs.latency_ns(1)
-    assert surviving_tensors(model) == {"x", "y", "z"}
+    assert fusion_safe_tensors(model) == {"x", "y", "z"}
     assert sorted(os.listdir(tmp_path)) == ["m.data", "m.onnx"]
 
 
@@ -235,9 +235,9 @@ def test_a_cached_result_of_another_form_is_measured_anew(model, tmp_path):
     assert runs
 
 
-def test_survivors_are_cached(model, tmp_path):
+def test_fusion_safe_tensors_are_cached(model, tmp_path):
     cache = Cache(tmp_path)
-    assert surviving_tensors(model, cache=cache) == surviving_tensors(model, cache=cache)
+    assert fusion_safe_tensors(model, cache=cache) == fusion_safe_tensors(model, cache=cache)
     assert len(list(tmp_path.glob("*.json"))) == 1
 
 

@@ -15,7 +15,7 @@ from parallax.graph import OpGraph
 from parallax.model import load_model
 from parallax.partition import group_fusions
 from parallax.partition.regions import DeviceCosts, estimate_device_costs
-from parallax.profile import estimate_costs, product_flops, surviving_tensors
+from parallax.profile import estimate_costs, fusion_safe_tensors, product_flops
 from parallax.schedule.placement import Machine, PlacementProblem, default_placers, find_placement
 from parallax.schedule.placement._descent import QuickSearch, descend
 from parallax.schedule.placement._judge import Judge
@@ -46,7 +46,7 @@ def zoo_problem(name: str, phone: str) -> PlacementProblem:
     assert device_costs is not None
     return PlacementProblem(
         graph=graph,
-        groups=group_fusions(graph, survivors=surviving_tensors(model), cuttable=model.can_cut),
+        groups=group_fusions(graph, fusion_safe=fusion_safe_tensors(model), cuttable=model.can_cut),
         devices=(device_costs,),
         costs=costs,
         machine=Machine(cores=4, handover_ns=15_000, segment_overhead_ns=8_000, wide_start_ns=60_000),

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 import parallax
 from parallax.model import Model, load_model
 from parallax.planner import _tables as tables
-from parallax.profile import surviving_tensors
+from parallax.profile import fusion_safe_tensors
 
 CPU = ["CPUExecutionProvider"]
 
@@ -79,12 +79,12 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         inferred: onnx.ModelProto = infer(*arguments, **options)  # type: ignore[arg-type]
         return inferred
 
-    def survivors(model: Model) -> frozenset[str]:
-        asked.append("survivors")
-        return surviving_tensors(model)
+    def fusion_safe(model: Model) -> frozenset[str]:
+        asked.append("fusion_safe")
+        return fusion_safe_tensors(model)
 
     monkeypatch.setattr(onnx.shape_inference, "infer_shapes", infer_shapes)
-    monkeypatch.setattr(tables, "surviving_tensors", survivors)
+    monkeypatch.setattr(tables, "fusion_safe_tensors", fusion_safe)
     return asked
 
 
@@ -113,7 +113,7 @@ def test_a_clear_gain_is_taken_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     session = parallax.InferenceSession(model, threads=2)
     assert len(session.plan.segments) > 1
     assert session.plan.provenance.source == "tables"
-    assert {"types", "survivors"} <= set(asked)
+    assert {"types", "fusion_safe"} <= set(asked)
     x = np.random.default_rng(0).standard_normal((640, 640)).astype(np.float32)
     (expected,) = onnxruntime.InferenceSession(model, providers=CPU).run(None, {"x": x})
     np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=1e-4, atol=1e-4)
@@ -126,7 +126,7 @@ def test_a_gain_in_percent_is_none_where_it_is_microseconds(monkeypatch: pytest.
     left = parallax.InferenceSession(model, threads=2)
     assert left.plan.is_uncut
     assert "too small to split" in left.plan.provenance.reason
-    assert "survivors" not in asked
+    assert "fusion_safe" not in asked
     assert len(parallax.InferenceSession(model, threads=2, min_gain=0.01).plan.segments) > 1
 
 
@@ -139,7 +139,7 @@ def test_a_chain_has_nothing_to_run_beside_it_however_long_it_takes(monkeypatch:
     session = parallax.InferenceSession(chains(count=1, links=40, size=640), threads=2)
     assert session.plan.is_uncut
     assert "too small to split" in session.plan.provenance.reason
-    assert "survivors" not in asked
+    assert "fusion_safe" not in asked
 
 
 def test_a_plan_made_at_sight_says_what_the_graph_says() -> None:

@@ -16,7 +16,7 @@ from parallax.planner import PlanDevice, PlanningContext
 from parallax.planner._placing import plan_on_devices
 from parallax.planner._request import PlanRequest
 from parallax.planner._shared import plan_shared
-from parallax.profile import Cache, estimate_costs, surviving_tensors
+from parallax.profile import Cache, estimate_costs, fusion_safe_tensors
 from parallax.schedule import CPU_BACKEND
 from parallax.schedule.placement import Placement, PlacementProblem
 from parallax.sparsity import (
@@ -162,7 +162,7 @@ def test_placers_see_what_zeros_are_worth_and_prices_with_it() -> None:
     problems = []
     for worths in ({}, {CPU_BACKEND: HALVED}, {PHONE: HALVED}):
         placer = Noting()
-        context = PlanningContext(loaded, cores=2, survivors=surviving_tensors(loaded), zero_worths=worths)
+        context = PlanningContext(loaded, cores=2, fusion_safe=fusion_safe_tensors(loaded), zero_worths=worths)
         plan_shared(context, devices, placer, name="noting")
         problems += placer.problems
     plain, here, there = problems

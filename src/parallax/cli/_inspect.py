@@ -39,7 +39,7 @@ from parallax.partition import (
 )
 from parallax.partition.candidates import load_layers
 from parallax.planner import PlannedModel, PlanningContext, PlanRequest, is_yardstick, plan_model, whole_plan
-from parallax.profile import estimate_costs, surviving_tensors
+from parallax.profile import estimate_costs, fusion_safe_tensors
 from parallax.schedule import Plan
 
 
@@ -169,10 +169,10 @@ def _with_typical_shapes(
 
 
 def _table_costs(model: Model, graph: OpGraph, *, cores: int, screen: Screen) -> CostModel:
-    """Costs from tables, with the tensors that survive the runtime's optimiser: the places for cuts."""
+    """Costs from tables, with the fusion-safe tensors: the places for cuts."""
     costs = estimate_costs(graph, cores=cores)
     try:
-        return replace(costs, survivors=surviving_tensors(model))
+        return replace(costs, fusion_safe=fusion_safe_tensors(model))
     except BackendError as error:
         screen.notice(f"ONNX Runtime cannot open this model, so every tensor counts as a place for a split: {error}")
         return costs

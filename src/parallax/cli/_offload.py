@@ -23,7 +23,7 @@ from parallax.memory import device_requirement
 from parallax.model import Model
 from parallax.partition.regions import Advice, DeviceCosts, RegionPlan, RegionRule, Traffic, advise
 from parallax.planner import DEFAULT_MIN_GAIN, LOWERING_NS, DeviceStudy, PlanningContext
-from parallax.profile import estimate_costs, surviving_tensors
+from parallax.profile import estimate_costs, fusion_safe_tensors
 
 
 def describe_offload(context: PlanningContext, device: Device, *, progress: ProgressCallback) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def _describe_body(model: Model, device: Device, *, cores: int) -> tuple[dict[st
     graph = model.inferred()
     costs = estimate_costs(graph, cores=cores).times(device.cpu_factor)
     try:
-        context = PlanningContext(model, cores=cores, costs=replace(costs, survivors=surviving_tensors(model)))
+        context = PlanningContext(model, cores=cores, costs=replace(costs, fusion_safe=fusion_safe_tensors(model)))
         study = DeviceStudy(context, device.backend, room_bytes=device.room_bytes)
         capability = study.capability
     except BackendError as error:

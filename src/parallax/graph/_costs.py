@@ -33,7 +33,7 @@ class CostModel:
     """What measured kernel times were multiplied by so that they sum to the end-to-end latency."""
     known_fraction: float
     """Share of nodes (0 to 1) whose cost rests on known shapes and a known operator, or was measured."""
-    survivors: frozenset[str] | None = None
+    fusion_safe: frozenset[str] | None = None
     """Tensors that still exist in the runtime's optimised graph; None where nobody asked."""
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ class CostModel:
             "latencies_ns": list(self.latencies_ns),
             "scales": list(self.scales),
             "known_fraction": self.known_fraction,
-            "survivors": None if self.survivors is None else sorted(self.survivors),
+            "survivors": None if self.fusion_safe is None else sorted(self.fusion_safe),
         }
 
     @classmethod
@@ -110,7 +110,7 @@ class CostModel:
                 f"cost model of format {value.get('format')!r}, this version reads {FORMAT_VERSION}", fix="measure anew"
             )
         try:
-            survivors = value["survivors"]
+            fusion_safe = value["survivors"]
             return cls(
                 source=str(value["source"]),
                 widths=tuple(_int(width) for width in _list(value["widths"])),
@@ -118,7 +118,7 @@ class CostModel:
                 latencies_ns=tuple(None if ns is None else _int(ns) for ns in _list(value["latencies_ns"])),
                 scales=tuple(_float(scale) for scale in _list(value["scales"])),
                 known_fraction=_float(value["known_fraction"]),
-                survivors=None if survivors is None else frozenset(str(name) for name in _list(survivors)),
+                fusion_safe=None if fusion_safe is None else frozenset(str(name) for name in _list(fusion_safe)),
             )
         except (KeyError, TypeError, InternalError) as error:
             raise ConfigError(f"not a cost model: {error}", fix="measure anew") from error

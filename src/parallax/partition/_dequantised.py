@@ -15,19 +15,19 @@ from parallax.graph import OpGraph
 _DEQUANTISE = "DequantizeLinear"
 
 
-def find_bound(graph: OpGraph, survivors: frozenset[str], constants: frozenset[int]) -> tuple[tuple[int, ...], ...]:
+def find_bound(graph: OpGraph, fusion_safe: frozenset[str], constants: frozenset[int]) -> tuple[tuple[int, ...], ...]:
     """Groups of nodes that must stay together, for dequantised weights to stay as shared as they are. O(V + E).
 
-    Only weights that the runtime leaves dequantised in the whole model matter: those whose floats survive. A group
-    holds whatever reads one of these in the end: its floats, or anything that they are made of.
+    Only weights that the runtime leaves dequantised in the whole model matter: those whose floats are fusion-safe. A
+    group holds whatever reads one of these in the end: its floats, or anything that they are made of.
 
     Args:
-        survivors: tensors that the runtime's optimiser leaves.
+        fusion_safe: tensors that the runtime's optimiser leaves.
         constants: as `find_constants` gives them.
     """
     groups = []
     for node in graph.nodes:
-        if node.op_type != _DEQUANTISE or not any(name in survivors for name in node.outputs):
+        if node.op_type != _DEQUANTISE or not any(name in fusion_safe for name in node.outputs):
             continue
         if not _is_fixed(graph, node.inputs[0], constants):
             continue

@@ -1,8 +1,8 @@
 """Contraction: nodes that no cut may separate become one *unit*.
 
 A cut costs more than its hand-over where it separates what the backend would have fused, so units
-are joined by every tensor that does not survive the backend's own optimiser. All later algorithms
-choose among cuts between units and cannot make an illegal one.
+are joined by every tensor that is not *fusion-safe*: one that the backend's own optimiser removes. All
+later algorithms choose among cuts between units and cannot make an illegal one.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class UnitGraph:
 def group_fusions(
     graph: OpGraph,
     *,
-    survivors: frozenset[str] | None = None,
+    fusion_safe: frozenset[str] | None = None,
     cuttable: Callable[[str], bool] | None = None,
     tiny_elements: int = DEFAULT_TINY_ELEMENTS,
 ) -> UnitGraph:
@@ -83,15 +83,15 @@ def group_fusions(
     5. Groups are numbered topologically, the smallest node first where there is a choice.
 
     Args:
-        survivors: tensors a cut may cross; None allows every tensor. A constant computed once for many
+        fusion_safe: tensors a cut may cross; None allows every tensor. A constant computed once for many
             readers may be cut regardless: optimisers fold it, so it never survives by name.
         cuttable: a further condition on a tensor's name (its type, say).
         tiny_elements: 0 keeps shape arithmetic in units of its own.
     """
     constants = find_constants(graph)
     copied = find_replicable(graph, constants)
-    leader = _join_uncuttable(graph, survivors, cuttable, constants, copied)
-    bound = () if survivors is None else find_bound(graph, survivors, constants)
+    leader = _join_uncuttable(graph, fusion_safe, cuttable, constants, copied)
+    bound = () if fusion_safe is None else find_bound(graph, fusion_safe, constants)
     for group in (*bound, *find_cast_back(graph, constants)):
         kept = [index for index in group if index not in copied]
         for index in kept:
@@ -120,17 +120,17 @@ def group_fusions(
 
 def _join_uncuttable(
     graph: OpGraph,
-    survivors: frozenset[str] | None,
+    fusion_safe: frozenset[str] | None,
     cuttable: Callable[[str], bool] | None,
     constants: frozenset[int],
     copied: frozenset[int],
 ) -> UnionFind:
     joined = UnionFind(len(graph.nodes))
-    if survivors is not None or cuttable is not None:
+    if fusion_safe is not None or cuttable is not None:
         for name, producer in graph.producers.items():
             if producer in constants or name not in graph.consumers:
                 continue
-            if (survivors is None or name in survivors) and (cuttable is None or cuttable(name)):
+            if (fusion_safe is None or name in fusion_safe) and (cuttable is None or cuttable(name)):
                 continue
             for consumer in graph.consumers[name]:
                 joined.union(producer, consumer)
@@ -329,11 +329,11 @@ def _crossing_tensors(
     return tuple(tuple(names) for names in reads), tuple(tuple(names) for names in writes)
 
 
-def verify_units(graph: OpGraph, units: UnitGraph, *, survivors: frozenset[str] | None = None) -> None:
+def verify_units(graph: OpGraph, units: UnitGraph, *, fusion_safe: frozenset[str] | None = None) -> None:
     """Judge of a contraction, from the graph alone. O(V + E).
 
     Raises: InternalError if a node has no unit or several without being a constant, a unit is empty or
-        out of order, an edge is missing or goes backwards, or a tensor that is no survivor is cut.
+        out of order, an edge is missing or goes backwards, or a tensor that is not fusion-safe is cut.
     """
     homes: list[list[int]] = [[] for _ in graph.nodes]
     for unit, nodes in enumerate(units.units):
@@ -364,8 +364,8 @@ def verify_units(graph: OpGraph, units: UnitGraph, *, survivors: frozenset[str] 
                     continue
                 if len(homes[producer]) > 1:
                     raise InternalError(f"unit {unit} reads '{name}' but has no copy of it", where=node.name)
-                if survivors is not None and name not in survivors and producer not in constants:
-                    raise InternalError(f"a split runs through '{name}', which does not survive", where=node.name)
+                if fusion_safe is not None and name not in fusion_safe and producer not in constants:
+                    raise InternalError(f"a split runs through '{name}', which is not fusion-safe", where=node.name)
                 if homes[producer][0] > unit:
                     raise InternalError(f"unit {unit} reads '{name}' from the later unit {homes[producer][0]}")
                 edges.add((homes[producer][0], unit))

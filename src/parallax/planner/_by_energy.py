@@ -27,7 +27,7 @@ from parallax.planner._request import PlanRequest
 from parallax.planner._rows import can_share_rows, open_inputs, planned_model
 from parallax.planner._shared import SharedPlan, common_costs, device_studies, plan_shared
 from parallax.planner._whole import make_provenance, whole_plan
-from parallax.profile import surviving_tensors
+from parallax.profile import fusion_safe_tensors
 from parallax.schedule import Candidate, Plan, simulate_plan
 from parallax.schedule.placement import JudgedPlacement, Rank
 
@@ -119,7 +119,7 @@ class _EnergyPlanner:
         self._computed: DeviceModel | None = model_for_devices(request) if request.devices else None
         model = request.model
         shown = model if self._computed is None else self._computed.model
-        self._context = PlanningContext(shown, cores=request.cores, survivors=surviving_tensors(shown))
+        self._context = PlanningContext(shown, cores=request.cores, fusion_safe=fusion_safe_tensors(shown))
         self._bytes = touched_bytes(self._context.graph)
         backends = [device.backend for device in request.devices.values()]
         self._costs: CostModel = common_costs(self._context, backends)

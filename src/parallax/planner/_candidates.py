@@ -80,14 +80,14 @@ class PlanningContext:
         *,
         cores: int,
         costs: CostModel | None = None,
-        survivors: frozenset[str] | None = None,
+        fusion_safe: frozenset[str] | None = None,
         zero_worths: Mapping[str, ZeroWorth] | None = None,
     ) -> None:
-        """``costs``: default from tables. ``survivors``: default those of the costs; None allows every cut.
+        """``costs``: default from tables. ``fusion_safe``: default those of the costs; None allows every cut.
         ``zero_worths``: what backends were measured to make of zeros, by name; they change prices, but no costs that
         are given: measured ones are those of the model's own weights."""
         self.model = model
-        self._survivors = survivors
+        self._fusion_safe = fusion_safe
         self.cores = cores
         self.zero_worths = zero_worths or {}
         self._measured = costs
@@ -116,13 +116,13 @@ class PlanningContext:
         return None if worth is None else worth.node_factors(self.graph, self.weight_zeros)
 
     @property
-    def known_survivors(self) -> frozenset[str] | None:
+    def known_fusion_safe(self) -> frozenset[str] | None:
         """Tensors at which the model may be cut without undoing a fusion; None where nobody asked."""
-        return self.costs.survivors if self._survivors is None else self._survivors
+        return self.costs.fusion_safe if self._fusion_safe is None else self._fusion_safe
 
     @cached_property
     def units(self) -> UnitGraph:
-        return group_fusions(self.graph, survivors=self.known_survivors, cuttable=self.model.can_cut)
+        return group_fusions(self.graph, fusion_safe=self.known_fusion_safe, cuttable=self.model.can_cut)
 
     @cached_property
     def unit_costs(self) -> UnitCosts:

@@ -15,7 +15,7 @@ from parallax.model import Model
 from parallax.planner._constants import with_constants
 from parallax.planner._request import PlanRequest
 from parallax.planner._rows import can_share_rows, in_rows_shapes, open_inputs, open_shapes
-from parallax.profile import surviving_tensors
+from parallax.profile import fusion_safe_tensors
 from parallax.schedule import CPU_BACKEND, Plan
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def _is_refused(model: Model) -> bool:
     if not any(node.bodies for node in model.graph.nodes):
         return False
     try:
-        surviving_tensors(model)
+        fusion_safe_tensors(model)
     except BackendError as error:
         logger.info("constants are left in the graph: %s", error)
         return True

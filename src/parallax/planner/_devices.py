@@ -29,7 +29,7 @@ from parallax.planner._candidates import (
     host_machine,
 )
 from parallax.planner._lowering import BodyPlanner
-from parallax.profile import product_flops, surviving_tensors
+from parallax.profile import fusion_safe_tensors, product_flops
 from parallax.schedule import (
     CPU_BACKEND,
     AdaptivePolicy,
@@ -448,8 +448,8 @@ class DeviceBodyPlanner:
         if len(body.graph.nodes) < 2:
             return self._otherwise(body, cores=cores)
         try:
-            survivors = surviving_tensors(body)
-            context = PlanningContext(body, cores=cores, survivors=survivors)
+            fusion_safe = fusion_safe_tensors(body)
+            context = PlanningContext(body, cores=cores, fusion_safe=fusion_safe)
             study = DeviceStudy(context, self._backend, room_bytes=self._room_bytes)
             found = study.forced if self._forced else study.best
         except BackendError as error:

@@ -18,7 +18,7 @@ from parallax.planner._requirement import estimate_model
 from parallax.planner._rows import in_rows_shapes, open_inputs
 from parallax.planner._tables import DEFAULT_MIN_GAIN
 from parallax.planner._whole import fed_in_full, make_provenance, whole_plan
-from parallax.profile import surviving_tensors
+from parallax.profile import fusion_safe_tensors
 from parallax.schedule import Plan
 
 
@@ -49,7 +49,7 @@ def form_in_shapes(
         if split is None:
             return None
         made = split.model
-    context = PlanningContext(made, cores=request.cores, survivors=surviving_tensors(made))
+    context = PlanningContext(made, cores=request.cores, fusion_safe=fusion_safe_tensors(made))
     best: tuple[DevicePlan, DeviceStudy] | None = None
     least = DEFAULT_MIN_GAIN if request.min_gain is None else request.min_gain
     for device in request.devices.values():

@@ -19,7 +19,7 @@ from parallax.model import Body, Model
 from parallax.partition import UnitGraph, bodies_cast_back, group_fusions, is_isolated, split_around, units_of
 from parallax.partition.candidates import Cause, DraftSegment, assemble, find_boundaries
 from parallax.planner._candidates import HANDOVER_NS, SEGMENT_OVERHEAD_NS
-from parallax.profile import estimate_costs, surviving_tensors
+from parallax.profile import estimate_costs, fusion_safe_tensors
 from parallax.schedule import CPU_BACKEND, BodyPlan, Plan, Segment
 
 LOWERING_NS: Final = 45_000
@@ -140,8 +140,8 @@ class _Lowering:
         # The runtime fuses nothing with an operator that has bodies, so a cut right before or after it undoes nothing:
         # what does not survive there is a node without effect that it drops.
         around = {name for node in self._graph.nodes if node.bodies for name in (*node.inputs, *node.outputs)}
-        survivors = surviving_tensors(self._model) | around
-        return group_fusions(self._graph, survivors=survivors, cuttable=self._model.can_cut, tiny_elements=0)
+        fusion_safe = fusion_safe_tensors(self._model) | around
+        return group_fusions(self._graph, fusion_safe=fusion_safe, cuttable=self._model.can_cut, tiny_elements=0)
 
     def examine(self, segment: Segment, node: Node) -> _Lowered | str:
         """How to lower an operator of a segment, or why it stays."""

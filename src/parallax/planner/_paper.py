@@ -21,7 +21,7 @@ from parallax.planner._lowering import lower_bodies
 from parallax.planner._request import PlanDevice, PlanRequest
 from parallax.planner._tables import why_model_stays_whole
 from parallax.planner._whole import make_provenance, whole_plan
-from parallax.profile import surviving_tensors
+from parallax.profile import fusion_safe_tensors
 from parallax.schedule import PAPER_POLICY, Plan
 from parallax.schedule.placement import LayeredRun, PaperPolicy, PlacementProblem, run_by_layers
 
@@ -71,10 +71,10 @@ class _PaperPlanner:
         if obstacle is not None:
             return whole_plan(model, obstacle, cores=cores, width=threads)
         try:
-            survivors = surviving_tensors(model)
+            fusion_safe = fusion_safe_tensors(model)
         except BackendError as error:
             return whole_plan(model, f"the runtime refuses the model: {error}", cores=cores, width=threads)
-        context = PlanningContext(model, cores=cores, survivors=survivors)
+        context = PlanningContext(model, cores=cores, fusion_safe=fusion_safe)
         study = None
         if self._device is not None:
             study = DeviceStudy(context, self._device.backend, room_bytes=self._device.room_bytes)

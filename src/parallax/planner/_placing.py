@@ -16,7 +16,7 @@ from parallax.planner._rows import can_share_rows
 from parallax.planner._shared import plan_shared
 from parallax.planner._tables import DEFAULT_MIN_GAIN, forced_body_plan, forced_plan
 from parallax.planner._whole import fed_in_full, make_provenance, whole_plan
-from parallax.profile import Cache, surviving_tensors
+from parallax.profile import Cache, fusion_safe_tensors
 from parallax.schedule import CPU_BACKEND, Plan
 from parallax.schedule.placement import Placer
 from parallax.sparsity import kept_worths
@@ -89,12 +89,12 @@ def _placed(request: PlanRequest) -> tuple[Plan, str | None]:
     """The plan by prices, and the device it shares the model with."""
     model, cores = request.model, request.cores
     try:
-        survivors = surviving_tensors(model)
+        fusion_safe = fusion_safe_tensors(model)
     except BackendError as error:
         return whole_plan(model, f"the runtime refuses the model: {error}", cores=cores), None
     backends = {device.backend.info.name: device.backend for device in request.devices.values()}
     worths = kept_worths(Cache(request.cache_dir), {CPU_BACKEND: open_backend(CPU_BACKEND), **backends})
-    context = PlanningContext(model, cores=cores, survivors=survivors, zero_worths=worths)
+    context = PlanningContext(model, cores=cores, fusion_safe=fusion_safe, zero_worths=worths)
     if request.placer is not None and request.split == "auto" and not is_split_forced(request):
         return _placed_by(request.placer, request, context)
     reasons = []

@@ -18,12 +18,12 @@ def context_of_rows(context: PlanningContext, split: RowSplit) -> PlanningContex
     """
     made, cores = split.model, context.cores
     home = _Origins(context.model, split)
-    known = context.known_survivors
-    survivors = None if known is None else home.survivors(known)
+    known = context.known_fusion_safe
+    fusion_safe = None if known is None else home.fusion_safe(known)
     costs = context.costs
     if costs.source == "tables":
         worths = context.zero_worths
-        return PlanningContext(made, cores=cores, survivors=survivors, zero_worths=worths)
+        return PlanningContext(made, cores=cores, fusion_safe=fusion_safe, zero_worths=worths)
     whole, parts = (estimate_costs(graph, cores=cores) for graph in (context.graph, made.inferred()))
     rows = []
     for width, durations in zip(costs.widths, costs.durations_ns, strict=True):
@@ -33,7 +33,7 @@ def context_of_rows(context: PlanningContext, split: RowSplit) -> PlanningContex
             if origin is not None:
                 own[node.index] = round(durations[origin] * own[node.index] / max(1, listed[origin]))
         rows.append(tuple(own))
-    divided = replace(costs, durations_ns=tuple(rows), latencies_ns=(None,) * len(rows), survivors=survivors)
+    divided = replace(costs, durations_ns=tuple(rows), latencies_ns=(None,) * len(rows), fusion_safe=fusion_safe)
     return PlanningContext(made, cores=cores, costs=divided, zero_worths=context.zero_worths)
 
 
@@ -55,7 +55,7 @@ class _Origins:
         # What joins the parts of a tensor makes it under its own name.
         return None if whole in self._cut else whole
 
-    def survivors(self, known: frozenset[str]) -> frozenset[str]:
+    def fusion_safe(self, known: frozenset[str]) -> frozenset[str]:
         """Tensors of the split model that the runtime would leave in its graph, given those of the model."""
         found = {info.name for info in self._graph.inputs if info.name in known}
         for node in self._split.model.graph.nodes:

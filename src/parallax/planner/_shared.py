@@ -21,7 +21,7 @@ from parallax.planner._devices import (
 from parallax.planner._request import PlanDevice
 from parallax.planner._row_costs import context_of_rows
 from parallax.planner._row_search import FoundRows, TriedRows, search_rows
-from parallax.profile import surviving_tensors
+from parallax.profile import fusion_safe_tensors
 from parallax.schedule import Plan
 from parallax.schedule.placement import (
     Coexecution,
@@ -110,7 +110,7 @@ def plan_shared(
             made,
             cores=context.cores,
             costs=None if cost is None else cost(made),
-            survivors=surviving_tensors(made) if cost is None else None,
+            fusion_safe=fusion_safe_tensors(made) if cost is None else None,
             zero_worths=context.zero_worths,
         )
         return find(of, device_studies(of, devices, common_costs(of, backends), split=rows.split), rows)

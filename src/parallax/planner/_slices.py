@@ -27,7 +27,7 @@ from parallax.planner._request import PlannedModel
 from parallax.planner._rows import can_share_rows
 from parallax.planner._tables import why_model_stays_whole
 from parallax.planner._whole import make_provenance
-from parallax.profile import surviving_tensors
+from parallax.profile import fusion_safe_tensors
 from parallax.schedule import Assignment, Schedule
 
 ROUNDS: Final = 3
@@ -71,7 +71,7 @@ def sliced_plans(model: Model, *, cores: int, reason: str) -> Iterator[PlannedMo
             if node.name not in slices and node.name in before:
                 slices[node.name] = before[node.name]
         try:
-            context = PlanningContext(made, cores=cores, survivors=surviving_tensors(made))
+            context = PlanningContext(made, cores=cores, fusion_safe=fusion_safe_tensors(made))
         except BackendError:
             return
         proposal = _one_by_one(context, slices)

@@ -16,7 +16,7 @@ from parallax.planner._request import PlanRequest
 from parallax.planner._shared import common_costs, device_studies
 from parallax.planner._tables import why_model_stays_whole
 from parallax.planner._whole import make_provenance, whole_plan
-from parallax.profile import surviving_tensors
+from parallax.profile import fusion_safe_tensors
 from parallax.schedule import Plan
 from parallax.schedule.placement import PLACERS, PlacementProblem, find_placement
 
@@ -38,7 +38,7 @@ def plans_for_states(request: PlanRequest, first: Plan, states: Sequence[Hardwar
     Raises: BackendError: a device cannot tell what it takes, or the runtime refuses the model.
     """
     model, cores = request.model, request.cores
-    context = PlanningContext(model, cores=cores, survivors=surviving_tensors(model))
+    context = PlanningContext(model, cores=cores, fusion_safe=fusion_safe_tensors(model))
     costs = common_costs(context, [device.backend for device in request.devices.values()])
     seen: set[object] = set()
 
@@ -61,7 +61,7 @@ def plans_for_states(request: PlanRequest, first: Plan, states: Sequence[Hardwar
     computed = model_for_devices(request)
     if computed is not None:
         made = computed.model
-        context = PlanningContext(made, cores=cores, survivors=surviving_tensors(made))
+        context = PlanningContext(made, cores=cores, fusion_safe=fusion_safe_tensors(made))
         costs = common_costs(context, [device.backend for device in request.devices.values()])
     studies = device_studies(context, request.devices, costs).values()
     costs_of_devices = tuple(study.device_costs for study in studies if study.device_costs is not None)
@@ -90,8 +90,8 @@ def plans_for_states(request: PlanRequest, first: Plan, states: Sequence[Hardwar
 def _best_split(context: PlanningContext, costs: CostModel) -> Plan | None:
     """The split that is predicted to be quickest on the CPU alone, if there is one."""
     if costs is not context.costs:  # scaled to those of a device
-        survivors = surviving_tensors(context.model)
-        context = PlanningContext(context.model, cores=context.cores, costs=costs, survivors=survivors)
+        fusion_safe = fusion_safe_tensors(context.model)
+        context = PlanningContext(context.model, cores=context.cores, costs=costs, fusion_safe=fusion_safe)
     best = context.best
     if best is None or best.partition.is_uncut:
         return None

@@ -14,7 +14,7 @@ from parallax.planner._planning import plan_model
 from parallax.planner._request import PlannedModel, PlanRequest
 from parallax.planner._tables import why_model_stays_whole
 from parallax.planner._whole import make_provenance
-from parallax.profile import surviving_tensors
+from parallax.profile import fusion_safe_tensors
 from parallax.schedule import Assignment, Plan, Schedule
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def streamed_plan(model: Model, *, cores: int, room_bytes: int, reason: str) -> 
 
     Raises: BackendError if the runtime refuses the model.
     """
-    context = PlanningContext(model, cores=cores, survivors=surviving_tensors(model))
+    context = PlanningContext(model, cores=cores, fusion_safe=fusion_safe_tensors(model))
     graph, units = context.graph, context.units
     partition = by_weight(
         units,

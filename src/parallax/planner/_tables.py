@@ -14,7 +14,7 @@ from parallax.planner._candidates import PlanningContext, Proposal
 from parallax.planner._default_policy import DENSE, DENSE_ELEMENTS, KNOWN_DOMAINS, ONE_CORE, PRECOMPILED, SCALABLE
 from parallax.planner._small import LEAST_SAVING_NS, longest_path_ns, small_by_costs
 from parallax.planner._whole import make_provenance, whole_plan
-from parallax.profile import estimate_costs, surviving_tensors
+from parallax.profile import estimate_costs, fusion_safe_tensors
 from parallax.schedule import Plan
 
 DEFAULT_MIN_GAIN = 0.15
@@ -45,10 +45,10 @@ def why_model_stays_whole(model: Model) -> str | None:
 def forced_plan(model: Model, *, cores: int) -> Plan:
     """Every branch a segment, whether it gains or not: for tests, and to see what cutting costs."""
     try:
-        survivors = surviving_tensors(model)
+        fusion_safe = fusion_safe_tensors(model)
     except BackendError as error:
         return whole_plan(model, f"the runtime refuses the model: {error}", cores=cores)
-    context = PlanningContext(model, cores=cores, survivors=survivors)
+    context = PlanningContext(model, cores=cores, fusion_safe=fusion_safe)
     lanes = max(2, cores)
     proposal = context.propose(by_branches(context.units, lanes=lanes))
     # Hand-overs are what a forced cut is there to show, even where one lane would be quicker.
@@ -92,7 +92,7 @@ def plan_from_tables(model: Model, *, cores: int, min_gain: float | None = None)
     if best is not None and _promises(context, best, min_gain, least_ns):
         # Only now is the runtime's optimiser worth asking: a cut may lie only where it leaves tensors alone, and what
         # it merges or drops (equal chains, say) is not there to be run side by side.
-        context = PlanningContext(model, cores=cores, costs=context.costs, survivors=surviving_tensors(model))
+        context = PlanningContext(model, cores=cores, costs=context.costs, fusion_safe=fusion_safe_tensors(model))
         best = context.best
     if best is None:
         return whole_plan(model, "no branches worth running side by side", cores=cores)

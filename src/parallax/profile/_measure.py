@@ -89,7 +89,7 @@ def measure_costs(
     return costs
 
 
-def surviving_tensors(model: Model, *, cache: Cache | None = None) -> frozenset[str]:
+def fusion_safe_tensors(model: Model, *, cache: Cache | None = None) -> frozenset[str]:
     """Tensors of ``model`` that still exist in the graph ONNX Runtime makes of it.
 
     That is its graph after fusions ("extended" optimisation) and before the layout pass, which renames
@@ -104,10 +104,10 @@ def surviving_tensors(model: Model, *, cache: Cache | None = None) -> frozenset[
     stored = None if cache is None else cache.load(key)
     if stored is not None and isinstance(names := stored.get("names"), list):
         return frozenset(str(name) for name in names)
-    survivors = _survivors(model.graph, _fused_graph(model))
+    fusion_safe = _kept_by_fusions(model.graph, _fused_graph(model))
     if cache is not None:
-        cache.store(key, {"names": sorted(survivors)})
-    return survivors
+        cache.store(key, {"names": sorted(fusion_safe)})
+    return fusion_safe
 
 
 def _fused_graph(model: Model) -> OpGraph:
@@ -120,7 +120,7 @@ def _fused_graph(model: Model) -> OpGraph:
         return read_graph_only(path).graph
 
 
-def _survivors(graph: OpGraph, fused: OpGraph) -> frozenset[str]:
+def _kept_by_fusions(graph: OpGraph, fused: OpGraph) -> frozenset[str]:
     inputs = {info.name for info in graph.inputs}
     touched = fused.producers.keys() | fused.consumers.keys()
     found = {name for name in touched if name in graph.producers or name in inputs}
@@ -272,7 +272,7 @@ def _attribute(
         latencies_ns=tuple(timing.latency_ns for timing in timings),
         scales=tuple(scales),
         known_fraction=1.0,
-        survivors=_survivors(graph, fused),
+        fusion_safe=_kept_by_fusions(graph, fused),
     )
 
 

@@ -14,7 +14,7 @@ from parallax.backends.emulated import PREFIX, load_profile, open_emulated
 from parallax.errors import ConfigError
 from parallax.model import load_model
 from parallax.planner import DeviceStudy, PlanningContext, host_machine, with_constants
-from parallax.profile import estimate_costs, product_flops, surviving_tensors
+from parallax.profile import estimate_costs, fusion_safe_tensors, product_flops
 from parallax.schedule.placement import PlacementProblem
 from parallax.training._random_problems import random_state
 
@@ -67,7 +67,7 @@ def model_problem(model: TrainingModel, device: str) -> PlacementProblem:
     clusters = profile.cpu
     cores = clusters[0].count if len(clusters) == 1 else UNEQUAL_CORES
     costs = estimate_costs(made.inferred(), cores=cores).times(product_flops(cores) / profile.cpu_gemm_flops)
-    context = PlanningContext(made, cores=cores, costs=costs, survivors=surviving_tensors(made))
+    context = PlanningContext(made, cores=cores, costs=costs, fusion_safe=fusion_safe_tensors(made))
     device_costs = DeviceStudy(context, open_emulated(device, {"speed": 1.0}), costs).device_costs
     assert device_costs is not None  # a profile prices everything
     return PlacementProblem(

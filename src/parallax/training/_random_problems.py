@@ -46,7 +46,7 @@ def random_problem(generator: np.random.Generator) -> PlacementProblem:
     costs = _random_costs(graph, cores, zeros, worth, generator)
     problem = PlacementProblem(
         graph=graph,
-        groups=group_fusions(graph, survivors=_unfused(graph)),
+        groups=group_fusions(graph, fusion_safe=_unfused(graph)),
         devices=(_random_device(graph, costs.node_ns(cores), cores, generator),),
         costs=costs,
         machine=Machine(

@@ -50,7 +50,8 @@ def find_regions(
 
     Args:
         units: the pieces the graph may be cut into. At the grain of single nodes (``group_fusions(graph)``) everything
-            the device takes can be taken; joined by survivors, no cut separates what the CPU would fuse.
+            the device takes can be taken; where tensors that are not fusion-safe join nodes,
+            no cut separates what the CPU would fuse.
         join_siblings: let independent regions share launches wherever that is cheaper in sequence. Larger
             regions are less of a choice for what runs beside them.
 
