@@ -36,7 +36,7 @@ RESULTS = Path(__file__).parent / "results"
 
 ORIGIN = Provenance(
     source="forced",
-    uncut_ns=None,
+    whole_ns=None,
     chosen_ns=None,
     candidates=(),
     runtime_version=onnxruntime.__version__,

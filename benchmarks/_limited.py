@@ -37,7 +37,7 @@ def limited(name: str) -> Section:
             folder = Path(made)
             path = Path(zoo.load(name))
             bundle = parallax.compile(path, folder / "limited.plx", memory_limit=f"{LIMIT_MIB}MiB")
-            uncut = parallax.compile(path, folder / "uncut.plx")
+            whole = parallax.compile(path, folder / "uncut.plx")
             feeds = save_feeds(zoo.example_inputs(name), folder)
 
             def order(variant: str, opened: Path, number: int) -> Order:
@@ -55,7 +55,7 @@ def limited(name: str) -> Section:
                 ("ONNX Runtime", DEFAULT, path, RUNTIME_LIMIT_MIB),
                 (MAPPED, MAPPED, mapped, None),
                 (MAPPED, MAPPED, mapped, LIMIT_MIB),
-                ("Parallax, uncut", OURS, uncut, None),
+                ("Parallax, uncut", OURS, whole, None),
                 (f"Parallax, for {LIMIT_MIB} MiB", OURS, bundle, LIMIT_MIB),
             ]
             for number, (label, variant, opened, limit) in enumerate(attempts):

@@ -145,9 +145,9 @@ def hosted_executor(study: Study, plan: RegionPlan) -> Executor:
 def candidate_without_rows(plan: Plan) -> Candidate:
     """What tuning would have kept if no rows were shared: the quickest other one that clearly beats the CPU alone."""
     found = [entry for entry in plan.provenance.candidates if entry.measured_ns is not None]
-    uncut, *others = [entry for entry in found if not entry.label.startswith("rows shared")]
-    best = min(others, key=lambda entry: entry.measured_ns or 0, default=uncut)
-    return best if (best.measured_ns or 0) <= KEEP_RATIO * (uncut.measured_ns or 0) else uncut
+    whole, *others = [entry for entry in found if not entry.label.startswith("rows shared")]
+    best = min(others, key=lambda entry: entry.measured_ns or 0, default=whole)
+    return best if (best.measured_ns or 0) <= KEEP_RATIO * (whole.measured_ns or 0) else whole
 
 
 def call_without_rows(

@@ -127,7 +127,7 @@ def measure_model(name: str, *, runs: int, threads: int, folder: Path, streams: 
         "identical_outputs": difference.identical,
         "relative_difference": difference.relative,
         "output_detail": difference.detail,
-        "plan_is_uncut": ours.plan.is_uncut,
+        "plan_is_uncut": ours.plan.is_whole,
         "note": explain(ours.plan),
     }
 
@@ -176,19 +176,19 @@ def explain(plan: Plan) -> str:
     """What was gained or not, and why, from the plan's provenance."""
     provenance = plan.provenance
     form = (
-        f"uncut, {plan.segments[0].width} threads"
-        if plan.is_uncut
+        f"whole model, {plan.segments[0].width} threads"
+        if plan.is_whole
         else f"{len(plan.segments)} segments, {plan.lanes} lanes"
     )
     parts = [f"{form}: {provenance.reason}"]
     cuts = [candidate for candidate in provenance.candidates if candidate.segments > 1]
-    if plan.is_uncut and cuts:
+    if plan.is_whole and cuts:
         best = min(cuts, key=lambda candidate: candidate.measured_ns or candidate.simulated_ns)
         figures = f"simulated {ms(best.simulated_ns)} ms"
         figures += ", not measured" if best.measured_ns is None else f", measured {ms(best.measured_ns)} ms"
-        uncut = "" if provenance.uncut_ns is None else f", uncut {ms(provenance.uncut_ns)} ms"
-        parts.append(f"best cut: {best.label} ({best.segments} segments), {figures}{uncut}")
-    elif plan.is_uncut and provenance.candidates:
+        whole = "" if provenance.whole_ns is None else f", whole model {ms(provenance.whole_ns)} ms"
+        parts.append(f"best cut: {best.label} ({best.segments} segments), {figures}{whole}")
+    elif plan.is_whole and provenance.candidates:
         parts.append("no cut was worth simulating")
     return "; ".join(parts)
 

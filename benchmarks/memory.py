@@ -190,7 +190,7 @@ def arenas(models: Sequence[str], threads: int) -> Section:
         shapes = open_inputs(path, zoo.example_inputs(name))
         session = parallax.InferenceSession(path, min_gain=0, threads=threads, shapes=shapes)
         plan = session.plan
-        if plan.is_uncut:
+        if plan.is_whole:
             rows.append([name, "1", *[""] * 6, plan.provenance.reason])
             results.append({"model": name, "segments": 1, "reason": plan.provenance.reason})
             continue

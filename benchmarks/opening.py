@@ -90,7 +90,7 @@ def open_bundles_in_turn(name: str, *, rounds: int) -> tuple[dict[str, Timing], 
 
 def without_device(plan: Plan) -> Plan:
     """The same segments on the CPU, one after the other, each on all cores."""
-    if plan.is_uncut:
+    if plan.is_whole:
         return plan
     segments = tuple(
         replace(segment, backend=CPU_BACKEND, width=plan.cores, lane=0, priority=-segment.index)
@@ -119,7 +119,7 @@ def time_openers(
             if isinstance(session, parallax.InferenceSession):
                 plan = session.plan
                 regions = sum(segment.backend == DEVICE for segment in plan.segments)
-                plans[label] = {"uncut": plan.is_uncut, "reason": plan.provenance.reason, "regions": regions}
+                plans[label] = {"uncut": plan.is_whole, "reason": plan.provenance.reason, "regions": regions}
             del session
     timings = {label: Timing(label=label, samples_ns=tuple(values)) for label, values in samples.items()}
     return timings, plans

@@ -1,4 +1,4 @@
-"""What the engine adds: per segment on a lane or on all cores, per hand-over between lanes, per run of an uncut model.
+"""What the engine adds: per segment on a lane or on all cores, per hand-over between lanes, per run of a whole model.
 
 All but the second run operators that take next to nothing, so that the difference to bare calls of ONNX Runtime's
 C sessions is overhead. Rounds are interleaved; figures are medians of per-round differences.
@@ -33,7 +33,7 @@ from parallax.schedule import Plan
 # Bounds that the project promises, in ns.
 SEGMENT_LIMIT_NS = 10_000
 HANDOVER_LIMIT_NS = 15_000
-UNCUT_LIMIT_NS = 5_000
+WHOLE_LIMIT_NS = 5_000
 
 WIDE_LENGTH = 12
 WIDE_ROUNDS = 40
@@ -158,14 +158,14 @@ def measure_wide(*, rounds: int, cores: int) -> dict[str, list[float]]:
     return {"wide_segment": [(ours - theirs) / WIDE_LENGTH for ours, theirs in differences]}
 
 
-def measure_uncut(*, rounds: int) -> dict[str, list[float]]:
-    """Overhead of ``run`` on an uncut model in ns, and what ``onnxruntime`` takes for the same."""
+def measure_whole(*, rounds: int) -> dict[str, list[float]]:
+    """Overhead of ``run`` on a whole model in ns, and what ``onnxruntime`` takes for the same."""
     model = trivial_chain(1).SerializeToString()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     theirs = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     ours = parallax.InferenceSession(model, threads=1)
-    if not ours.plan.is_uncut:
+    if not ours.plan.is_whole:
         raise SystemExit("the trivial model was cut")
     feeds = {"t0": np.full(8, 0.5, np.float32)}
     samples = interleave(
@@ -180,7 +180,7 @@ def measure_uncut(*, rounds: int) -> dict[str, list[float]]:
 ROWS: Mapping[str, tuple[str, float | None]] = {
     "segment": ("segment on a lane: the engine beyond bare C calls, per segment", SEGMENT_LIMIT_NS),
     "handover": ("hand-over: two lanes in turn beyond one lane, per hand-over", HANDOVER_LIMIT_NS),
-    "uncut_run": ("run of an uncut model: ours beyond onnxruntime's", UNCUT_LIMIT_NS),
+    "uncut_run": ("run of an uncut model: ours beyond onnxruntime's", WHOLE_LIMIT_NS),
     "wide_segment": ("segment on all cores: cut beyond whole, per segment (it wakes its threads)", None),
     "bare_call": ("for comparison: one bare C call on a trivial segment", None),
     "onnxruntime_run": ("for comparison: onnxruntime's run of the trivial model", None),
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=41, help="segments of the chain")
     arguments = parser.parse_args()
     machine = describe_machine()
-    samples = measure_engine(length=arguments.length, rounds=arguments.rounds) | measure_uncut(rounds=arguments.rounds)
+    samples = measure_engine(length=arguments.length, rounds=arguments.rounds) | measure_whole(rounds=arguments.rounds)
     samples |= measure_wide(rounds=min(WIDE_ROUNDS, arguments.rounds), cores=available_cores())
     rows = []
     for key, (label, _) in ROWS.items():

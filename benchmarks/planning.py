@@ -40,7 +40,7 @@ def plan_once(model_bytes: bytes, *, cores: int) -> dict[str, float]:
     model.inferred()
     marks.append(clock())
     context = PlanningContext(model, cores=cores)
-    _ = context.costs, context.uncut_ns
+    _ = context.costs, context.whole_ns
     marks.append(clock())
     units = context.units
     _ = context.unit_costs

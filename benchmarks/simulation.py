@@ -1,7 +1,7 @@
 """Is what the simulator predicts what the machine does? Simulated against measured makespan on the zoo.
 
-Per model two plans: the uncut model, and the best cut that the search found (compiled even where the search would
-not). Both are timed in turn. The uncut model is predicted from measured operator costs. A cut is predicted twice, as
+Per model two plans: the whole model, and the best cut that the search found (compiled even where the search would
+not). Both are timed in turn. The whole model is predicted from measured operator costs. A cut is predicted twice, as
 tuning does it: from operator costs, to choose what to compile; then from the cost of each compiled segment, traced one
 at a time (that plan on a single lane), with hand-overs, waiting and overlap left to the simulator. The second counts.
 How much cores slow each other down (shared caches and memory) is told by two such single lanes side by side: their
@@ -67,14 +67,14 @@ def measure_model(name: str, *, threads: int, runs: int) -> list[dict[str, Any]]
     costs = measure_costs(model, widths=widths, feeds=feeds)
     context = PlanningContext(model, cores=threads, costs=costs)
     proposals = context.candidates()
-    uncut_width = min(widths, key=lambda width: sum(costs.node_ns(width)))
+    whole_width = min(widths, key=lambda width: sum(costs.node_ns(width)))
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = uncut_width
-    uncut = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    simulated = {"uncut": sum(costs.node_ns(uncut_width))}
+    options.intra_op_num_threads = whole_width
+    whole = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    simulated = {"uncut": sum(costs.node_ns(whole_width))}
     searched = dict(simulated)
-    shapes = {"uncut": (1, f"{uncut_width} threads")}
-    calls = {"uncut": lambda: uncut.run(None, feeds)}
+    shapes = {"uncut": (1, f"{whole_width} threads")}
+    calls = {"uncut": lambda: whole.run(None, feeds)}
     spans, beside = TraceRecorder(), TraceRecorder()
     if proposals:
         best = proposals[0]

@@ -160,7 +160,7 @@ def describe_plan(plan: Plan) -> Document:
         "lanes": plan.lanes,
         "backfill": plan.backfill,
         "source": plan.provenance.source,
-        "uncut_ns": plan.provenance.uncut_ns,
+        "uncut_ns": plan.provenance.whole_ns,
         "chosen_ns": plan.provenance.chosen_ns,
     }
     if plan.rows_permille is not None:

@@ -2,7 +2,8 @@
 
 For records made of int, str, bool, ``T | None``, ``tuple[T, ...]``, ``tuple[A, B]`` and other such records. What
 was written anywhere else is not trusted: a field that is missing, unknown or of another type is refused. Only those
-that a record names in ``LATER_FIELDS`` may be missing: they have their defaults then.
+that a record names in ``LATER_FIELDS`` may be missing: they have their defaults then. ``STORED_NAMES`` of a record
+gives, field by field, the names under which those stand in JSON that are called otherwise in the code.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import sys
 import types
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin
 
@@ -28,16 +29,22 @@ _FIX = "it was not written by this version, or was changed since: make the plan 
 
 def write_record(record: Any) -> dict[str, object]:
     """The record as a value of JSON types (dicts, lists, ints, strings, booleans, None)."""
-    value = _listed(asdict(record))
-    assert isinstance(value, dict)
-    return value
+    stored = _stored_names(type(record))
+    names = [field.name for field in fields(record)]
+    return {stored.get(name, name): _written(getattr(record, name)) for name in names}
 
 
-def _listed(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _listed(entry) for key, entry in value.items()}
+def _stored_names(kind: type) -> Mapping[str, str]:
+    """The names of fields in JSON where they differ, by field."""
+    found: Mapping[str, str] = getattr(kind, "STORED_NAMES", {})
+    return found
+
+
+def _written(value: object) -> object:
+    if is_dataclass(value):
+        return write_record(value)
     if isinstance(value, list | tuple):
-        return [_listed(entry) for entry in value]
+        return [_written(entry) for entry in value]
     return value
 
 
@@ -123,6 +130,7 @@ _COMMON_HINTS: dict[Any, Any] = {
 def _record_reader(kind: type) -> _Reader:
     # Made when first used: a record may hold others of its own kind.
     readers: dict[str, _Reader] = {}
+    stored = _stored_names(kind)
     later: frozenset[str] = getattr(kind, "LATER_FIELDS", frozenset())
 
     def read(value: object) -> Any:
@@ -141,6 +149,9 @@ def _record_reader(kind: type) -> _Reader:
         except _Misfit as misfit:
             misfit.steps.append(f".{name}")
             raise
+        for field, key in stored.items():
+            if key in made:
+                made[field] = made.pop(key)
         return kind(**made)
 
     return read
@@ -149,8 +160,11 @@ def _record_reader(kind: type) -> _Reader:
 def _field_readers(kind: Any) -> dict[str, _Reader]:
     # Annotations are texts of our own modules; `typing.get_type_hints` takes several times as long over them.
     names = vars(sys.modules[kind.__module__])
+    stored = _stored_names(kind)
     return {
-        field.name: _reader(_COMMON_HINTS[field.type] if field.type in _COMMON_HINTS else eval(str(field.type), names))
+        stored.get(field.name, field.name): _reader(
+            _COMMON_HINTS[field.type] if field.type in _COMMON_HINTS else eval(str(field.type), names)
+        )
         for field in fields(kind)
     }
 

@@ -551,7 +551,7 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are() -> None:
 
 @needs_openvino
 def test_the_engine_runs_what_it_compiled_like_a_session(backend: Backend) -> None:
-    """A whole model: the place where it competes with the uncut plan."""
+    """A plan of the whole model on OpenVINO: the place where it competes with the one on the CPU."""
     proto = model_of([node("Equal", ["a", "a"], ["y"])], {"a": (I64, ["n"])}, {"y": (BOOL, ["n"])})
     model = load_model(proto)
     plan = Plan(
@@ -577,7 +577,7 @@ def test_the_engine_runs_what_it_compiled_like_a_session(backend: Backend) -> No
             ),
         ),
         provenance=Provenance(
-            source="forced", uncut_ns=None, chosen_ns=None, candidates=(), runtime_version="", machine="", reason=""
+            source="forced", whole_ns=None, chosen_ns=None, candidates=(), runtime_version="", machine="", reason=""
         ),
     )
     session = backend.compile(whole(model), width=1)

@@ -58,7 +58,7 @@ def settle(*paths: Path) -> None:
     time.sleep(0.15)
 
 
-@pytest.mark.parametrize("options", [{}, {"min_gain": 0, "threads": 2}], ids=["uncut", "cut"])
+@pytest.mark.parametrize("options", [{}, {"min_gain": 0, "threads": 2}], ids=["whole", "cut"])
 def test_the_second_session_does_not_look_at_the_model(
     options: dict[str, Any], loads: list[str], tmp_path: Path
 ) -> None:

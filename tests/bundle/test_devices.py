@@ -193,7 +193,7 @@ def test_a_device_that_gains_nothing_is_not_needed(tmp_path: Path) -> None:
     assert read_manifest(made)[0].devices == ()
     for providers, shown in ((None, [CPU]), ([PHONE, CPU], [PHONE, CPU])):
         session = parallax.InferenceSession(made, providers=providers)
-        assert session.plan.is_uncut
+        assert session.plan.is_whole
         assert "no region gains anything" in session.plan.provenance.reason
         assert session.get_providers() == shown
         check_answers(session, model, rows=1)

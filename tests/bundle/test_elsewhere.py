@@ -64,7 +64,7 @@ def test_the_command_that_is_given_makes_the_bundle_anew(tmp_path: Path) -> None
     )
 
 
-@pytest.mark.parametrize("cut", [False, True], ids=["uncut", "cut"])
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
 def test_a_portable_bundle_from_elsewhere_is_made_anew_once(
     cut: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

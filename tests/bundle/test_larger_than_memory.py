@@ -144,11 +144,11 @@ def test_runs_in_less_than_half_the_memory_of_the_weights_are_right(
 
 
 @needs_paging
-def test_an_uncut_bundle_runs_there_as_well_though_nobody_reads_ahead(
+def test_a_bundle_of_a_whole_model_runs_there_as_well_though_nobody_reads_ahead(
     model: Path, feed: NDArray[np.float32], wanted: NDArray[np.float32], tmp_path: Path
 ) -> None:
-    bundle = parallax.compile(model, tmp_path / "uncut.plx", memory_limit="4 GiB")
-    assert read_bundle(bundle).plan.is_uncut
+    bundle = parallax.compile(model, tmp_path / "whole.plx", memory_limit="4 GiB")
+    assert read_bundle(bundle).plan.is_whole
     with limited(LIMIT) as group:
         found = run_within(group, bundle, feed, tmp_path, runs=2)
     assert found["same"]
@@ -168,12 +168,12 @@ def test_where_there_is_memory_enough_the_chain_runs_without_advice(
     assert "MiB of weights do not fit" in session.plan.provenance.reason
 
 
-@pytest.mark.parametrize("limit", ["", "150MiB"], ids=["uncut", "chain"])
+@pytest.mark.parametrize("limit", ["", "150MiB"], ids=["whole", "chain"])
 def test_compiling_takes_little_more_memory_than_the_weights(limit: str, model: Path, tmp_path: Path) -> None:
     weights = zoo.info(MODEL).weight_bytes
     with limited(weights * 13 // 10 + PYTHON_BYTES) as group:
         finished(python(COMPILE, group.procs, model, tmp_path / "model.plx", limit))
-    assert read_bundle(tmp_path / "model.plx").plan.is_uncut is not bool(limit)
+    assert read_bundle(tmp_path / "model.plx").plan.is_whole is not bool(limit)
 
 
 # -- what the limit decides -----------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def test_compiling_takes_little_more_memory_than_the_weights(limit: str, model: 
 def test_a_model_that_fits_is_not_cut_and_its_bundle_does_not_depend_on_the_limit(tmp_path: Path) -> None:
     manifest = read_bundle(compiled(tmp_path, memory_limit="1GiB")).manifest
     assert manifest.options.memory_limit is None
-    assert read_bundle(tmp_path / "model.plx").plan.is_uncut
+    assert read_bundle(tmp_path / "model.plx").plan.is_whole
 
 
 def test_a_bundle_remembers_the_limit_it_was_cut_for_and_how_to_make_it_again(tmp_path: Path) -> None:
@@ -195,9 +195,9 @@ def test_a_bundle_remembers_the_limit_it_was_cut_for_and_how_to_make_it_again(tm
     assert "--memory-limit 67108864" in rebuild_command(bundle.manifest, bundle.path)
 
 
-def test_a_model_that_is_to_stay_uncut_stays_uncut(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_that_is_to_stay_whole_stays_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bundle = read_bundle(compiled(tmp_path, width=600, memory_limit="64 MiB", policy="sequential"))
-    assert bundle.plan.is_uncut
+    assert bundle.plan.is_whole
     assert "cannot be read segment by segment" in caplog.text
 
 

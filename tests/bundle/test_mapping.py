@@ -34,7 +34,7 @@ print(json.dumps([opened, mappings(".data"), mappings("model.onnx")]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped, in /proc/self/smaps")
-@pytest.mark.parametrize("cut", [False, True], ids=["uncut", "cut"])
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
 def test_weights_are_mapped_and_no_page_of_them_is_private(cut: bool, tmp_path: Path) -> None:
     process = python(READ_SMAPS, compiled(tmp_path, cut=cut, width=600, portable=True), "once")
     output, errors = process.communicate(timeout=60)

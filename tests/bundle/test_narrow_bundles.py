@@ -112,7 +112,7 @@ def test_a_budget_that_only_the_session_has_is_for_the_plan_in_the_bundle(tmp_pa
     least = caught.value.least_bytes
     assert least is not None
     session = parallax.InferenceSession(bundle, memory_budget=least, threads=2)
-    assert session.plan.is_uncut
+    assert session.plan.is_whole
     check(session, model, [image(seed) for seed in range(2)])
     parallax.compile(model, bundle, threads=2, memory_budget=narrow)
     check(parallax.InferenceSession(bundle, memory_budget=narrow, threads=2), model, [image(0)])
@@ -157,7 +157,7 @@ def test_the_cache_has_a_bundle_for_all_budgets_and_one_for_each_that_is_narrowe
         check(session, model, [image(seed) for seed in range(8)])
     for wide in ("1GiB", "2GiB", None):
         session = parallax.InferenceSession(path, memory_budget=wide, **options)
-        assert session.plan.is_uncut
+        assert session.plan.is_whole
         assert session._opened.bundle is not None
         check(session, model, [image(0)])
     assert len(list((cache / "bundles").iterdir())) == 2

@@ -23,7 +23,7 @@ from tests.bundle._models import branching, compiled, expected, feeds
 
 
 @pytest.mark.parametrize("name", ["mobilenetv3-s", "lstm-if-loop"])
-@pytest.mark.parametrize("cut", [False, True], ids=["uncut", "cut"])
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
 def test_a_zoo_models_bundle_gives_the_models_bits(name: str, cut: bool, tmp_path: Path) -> None:
     options: dict[str, Any] = {"min_gain": 0, "threads": 2} if cut else {"policy": "sequential"}
     model = zoo.load(name)
@@ -47,7 +47,7 @@ def test_a_zoo_models_bundle_gives_the_models_bits(name: str, cut: bool, tmp_pat
         np.testing.assert_array_equal(got, want)
 
 
-@pytest.mark.parametrize("cut", [False, True], ids=["uncut", "cut"])
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
 def test_a_session_on_a_bundle_describes_itself_as_one_on_the_model_does(cut: bool, tmp_path: Path) -> None:
     mapped = parallax.InferenceSession(compiled(tmp_path, cut=cut))
     plain = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
@@ -60,10 +60,10 @@ def test_a_session_on_a_bundle_describes_itself_as_one_on_the_model_does(cut: bo
         assert getattr(ours, field) == getattr(theirs, field), field
 
 
-@pytest.mark.parametrize("cut", [False, True], ids=["uncut", "cut"])
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
 def test_a_bundle_runs_in_all_shapes_of_the_model(cut: bool, tmp_path: Path) -> None:
     model = branching(tmp_path / "m.onnx")
-    # An uncut model is planned for these shapes and kept for all of them.
+    # A whole model is planned for these shapes and kept for all of them.
     options: dict[str, Any] = {"min_gain": 0, "threads": 2} if cut else {"shapes": {"x": (3, 64)}}
     session = parallax.InferenceSession(parallax.compile(model, tmp_path / "m.plx", **options))
     assert session.get_inputs()[0].shape == ["rows", 64]
@@ -107,7 +107,7 @@ def test_an_initializer_that_callers_may_override_stays_so(tmp_path: Path) -> No
         )
 
 
-@pytest.mark.parametrize("cut", [False, True], ids=["uncut", "cut"])
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
 def test_a_session_on_a_bundle_is_pickled_by_its_path(cut: bool, tmp_path: Path) -> None:
     session = parallax.InferenceSession(compiled(tmp_path, cut=cut))
     copy = pickle.loads(pickle.dumps(session))
@@ -116,7 +116,7 @@ def test_a_session_on_a_bundle_is_pickled_by_its_path(cut: bool, tmp_path: Path)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@pytest.mark.parametrize("cut", [False, True], ids=["uncut", "cut"])
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_runs_the_bundle_again(cut: bool, tmp_path: Path) -> None:
     session = parallax.InferenceSession(compiled(tmp_path, cut=cut))
@@ -131,7 +131,7 @@ def test_a_forked_child_runs_the_bundle_again(cut: bool, tmp_path: Path) -> None
     assert process.exitcode == 0
 
 
-def test_an_uncut_bundle_serves_io_binding(tmp_path: Path) -> None:
+def test_a_bundle_of_a_whole_model_serves_io_binding(tmp_path: Path) -> None:
     session = parallax.InferenceSession(compiled(tmp_path))
     binding = session.io_binding()
     binding.bind_cpu_input("x", feeds()["x"])
@@ -152,7 +152,7 @@ def test_a_cut_bundle_has_a_whole_session_only_if_it_is_portable(tmp_path: Path)
     np.testing.assert_array_equal(binding.copy_outputs_to_cpu()[0], expected(tmp_path / "model.onnx", feeds()))
 
 
-@pytest.mark.parametrize("cut", [False, True], ids=["uncut", "cut"])
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
 def test_runs_of_a_bundle_are_traced(cut: bool, tmp_path: Path) -> None:
     recorder = TraceRecorder()
     session = parallax.InferenceSession(compiled(tmp_path, cut=cut), trace=recorder)
@@ -198,7 +198,7 @@ def test_a_model_that_hands_an_input_out_is_compiled_too(tmp_path: Path) -> None
     np.testing.assert_array_equal(session.run(["x"], feeds())[0], feeds()["x"])
 
 
-@pytest.mark.parametrize("cut", [False, True], ids=["uncut", "cut"])
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
 def test_a_provider_that_is_not_installed_is_warned_about_and_left_out(cut: bool, tmp_path: Path) -> None:
     bundle = compiled(tmp_path, cut=cut)
     with pytest.warns(UserWarning, match="NoSuchExecutionProvider"):

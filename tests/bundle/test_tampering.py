@@ -41,7 +41,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uncut bundle whose weights are too large to be read each time."""
+    """A bundle of a whole model whose weights are too large to be read each time."""
     return compiled(tmp_path_factory.mktemp("large"), width=600)
 
 

@@ -75,8 +75,8 @@ def test_a_device_whose_package_is_missing_gets_the_command_that_installs_it(
         parse_provider(family)
 
 
-def session(*providers: str, is_uncut: bool = True) -> SimpleNamespace:
-    plan = SimpleNamespace(is_uncut=is_uncut, segments=(), provenance=SimpleNamespace(candidates=()))
+def session(*providers: str, is_whole: bool = True) -> SimpleNamespace:
+    plan = SimpleNamespace(is_whole=is_whole, segments=(), provenance=SimpleNamespace(candidates=()))
     return SimpleNamespace(get_providers=lambda: list(providers), plan=plan)
 
 

@@ -1,4 +1,4 @@
-"""ONNX's backend test suite, case by case: Parallax does what ONNX Runtime does, uncut and cut."""
+"""ONNX's backend test suite, case by case: Parallax does what ONNX Runtime does, whole and split."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def forced_plan(model: Model, backend: Backend, name: str) -> tuple[Plan, Capabi
         for index, (boundary, region) in enumerate(zip(boundaries, made.region_of, strict=True))
     ]
     provenance = Provenance(
-        source="forced", uncut_ns=None, chosen_ns=None, candidates=(), runtime_version="", machine="", reason=""
+        source="forced", whole_ns=None, chosen_ns=None, candidates=(), runtime_version="", machine="", reason=""
     )
     plan = Plan(
         format_version=PLAN_FORMAT_VERSION,

@@ -43,7 +43,7 @@ def _differences(model: SmallModel | TabularModel) -> list[str]:
         ("split", (Verdict.IDENTICAL, Verdict.CLOSE), FORCED),
     ):
         session = parallax.InferenceSession(model.data, **own)
-        if mode.startswith("default") and not session.plan.is_uncut:
+        if mode.startswith("default") and not session.plan.is_whole:
             found.append(f"{model.name}, {mode}: split unasked: {session.plan.provenance.reason}")
         verdict, difference = judge(theirs, _outcome(session, model.feeds))
         if verdict not in allowed:

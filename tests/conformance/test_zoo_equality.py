@@ -1,4 +1,4 @@
-"""Every zoo model gives ONNX Runtime's outputs, uncut and cut, also when eight threads share the session."""
+"""Every zoo model gives ONNX Runtime's outputs, whole and split, also when eight threads share the session."""
 
 from __future__ import annotations
 

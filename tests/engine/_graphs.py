@@ -82,7 +82,7 @@ def plan_of_nodes(
         backfill=backfill,
         segments=tuple(segments),
         provenance=Provenance(
-            source="forced", uncut_ns=None, chosen_ns=None, candidates=(), runtime_version="", machine="", reason=""
+            source="forced", whole_ns=None, chosen_ns=None, candidates=(), runtime_version="", machine="", reason=""
         ),
     )
 

@@ -88,7 +88,7 @@ def executor(
         backfill=True,
         segments=tuple(segments),
         provenance=Provenance(
-            source="forced", uncut_ns=None, chosen_ns=None, candidates=(), runtime_version="", machine="", reason=""
+            source="forced", whole_ns=None, chosen_ns=None, candidates=(), runtime_version="", machine="", reason=""
         ),
     )
     return Executor(plan, compiled, inputs=["x"], outputs=list(outputs), pool=pool)

@@ -41,7 +41,7 @@ from tests.engine._flow_models import (
 )
 
 
-def uncut_around(source: Model) -> Plan:
+def whole_around(source: Model) -> Plan:
     return lowered_plan(source, cut=False)
 
 
@@ -194,7 +194,7 @@ def test_zero_iterations_return_a_copy_of_what_was_fed() -> None:
 
 
 def test_loop_state_is_handed_on_without_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    lowered = Lowered(counting_loop(condition=""), uncut_around)
+    lowered = Lowered(counting_loop(condition=""), whole_around)
     (segment,) = (part for part in lowered.executor.segments if hasattr(part.session, "executors"))
     inner = segment.session.executors["body"]
     fed: list[int] = []
@@ -226,7 +226,7 @@ def test_captured_constants_need_not_be_fed_and_may_be_where_the_model_allows_it
 
 def test_terminate_stops_a_loop_that_would_not_end() -> None:
     endless = counting_loop(count="", condition="", limit=2**62)
-    looped = Lowered(endless, uncut_around)
+    looped = Lowered(endless, whole_around)
     options = C.RunOptions()
     timer = threading.Timer(0.2, lambda: setattr(options, "terminate", True))
     timer.start()
@@ -264,7 +264,7 @@ def test_an_iteration_that_makes_another_shape_is_refused() -> None:
 
 
 def test_threads_share_a_lowered_model() -> None:
-    lowered = Lowered(nested(), uncut_around)
+    lowered = Lowered(nested(), whole_around)
     wrong: list[object] = []
 
     def hammer(seed: int) -> None:
@@ -292,7 +292,7 @@ def test_threads_share_a_lowered_model() -> None:
 
 
 def test_a_body_works_on_the_cores_of_its_segment() -> None:
-    lowered = Lowered(counting_loop(), uncut_around)
+    lowered = Lowered(counting_loop(), whole_around)
     (segment,) = lowered.lowered
     assert segment.width == 2
     assert segment.bodies[0].plan.cores == 2

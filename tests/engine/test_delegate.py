@@ -107,7 +107,7 @@ def test_a_plan_names_the_backend_that_runs_it() -> None:
     model = doubling()
     plan, obstacle = plan_whole_on("CPUExecutionProvider", model, cores=1)
     assert plan is not None, obstacle
-    assert not plan.is_uncut
+    assert not plan.is_whole
     plan = Plan.from_json(plan.to_json())
     assert plan.segments[0].backend == "CPUExecutionProvider"
     executor = compile_plan(model, plan, RuntimeOptions())

@@ -58,7 +58,7 @@ def plan_of(graph: OpGraph, placed: Sequence[tuple[str, Sequence[int]]]) -> Plan
             )
         )
     provenance = Provenance(
-        source="forced", uncut_ns=None, chosen_ns=None, candidates=(), runtime_version="", machine="", reason=""
+        source="forced", whole_ns=None, chosen_ns=None, candidates=(), runtime_version="", machine="", reason=""
     )
     return Plan(
         format_version=1,

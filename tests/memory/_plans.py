@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from parallax.schedule import PLAN_FORMAT_VERSION, Plan, Provenance, Segment, verify_plan
 
 PROVENANCE = Provenance(
-    source="default", uncut_ns=None, chosen_ns=None, candidates=(), runtime_version="", machine="", reason="a test"
+    source="default", whole_ns=None, chosen_ns=None, candidates=(), runtime_version="", machine="", reason="a test"
 )
 
 

@@ -61,8 +61,8 @@ def verify_timeline(
         assert segment.start_ns is not None
         assert segment.end_ns is not None
         timed.append((segment.start_ns, segment.end_ns, index))
-    if cut.is_uncut:
-        assert cut.predicted_ns == cut.uncut_ns == sum(wide)
+    if cut.is_whole:
+        assert cut.predicted_ns == cut.whole_ns == sum(wide)
         return
     spans = {index: (start, end) for start, end, index in timed}
     for start, end, index in timed:
@@ -79,7 +79,7 @@ def verify_timeline(
             if other != index and (is_wide or cut.segments[other].lane == segment.lane):
                 assert end <= other_start or other_end <= start, "one at a time on a lane; alone at full width"
     assert cut.predicted_ns == max(end for _, end, _ in timed)
-    assert cut.uncut_ns == sum(wide)
+    assert cut.whole_ns == sum(wide)
 
 
 CHAINS = units_of(12, [(node, node + 1) for node in range(11) if node % 3 != 2])
@@ -92,7 +92,7 @@ def test_four_serial_chains_run_in_half_the_time_on_two_lanes() -> None:
     # Two chains each, nothing to hand over in between: one segment on each lane.
     assert [(segment.lane, len(segment.units)) for segment in cut.segments] == [(0, 6), (1, 6)]
     assert [(segment.start_ns, segment.end_ns) for segment in cut.segments] == [(0, 605), (10, 615)]
-    assert (cut.predicted_ns, cut.uncut_ns) == (615, 1200)
+    assert (cut.predicted_ns, cut.whole_ns) == (615, 1200)
     assert {segment.cause for segment in cut.segments} == {Cause.PARALLEL}
     assert {segment.width for segment in cut.segments} == {1}
 
@@ -103,30 +103,30 @@ def test_four_serial_chains_have_a_lane_each_if_there_are_four() -> None:
     assert cut.predicted_ns == 315
 
 
-def test_operators_that_scale_stay_uncut_and_the_answer_says_why() -> None:
+def test_operators_that_scale_stay_whole_and_the_answer_says_why() -> None:
     cut = by_lanes(CHAINS, [100] * 12, [51] * 12, lanes=2, handover_ns=10, segment_overhead_ns=5)
-    assert cut.is_uncut
+    assert cut.is_whole
     (segment,) = cut.segments
-    assert (segment.cause, segment.width) == (Cause.UNCUT, 2)
+    assert (segment.cause, segment.width) == (Cause.WHOLE, 2)
     assert (cut.predicted_ns, segment.serial_ns) == (612, 612)
 
 
 def test_short_work_is_not_worth_a_hand_over() -> None:
-    assert by_lanes(CHAINS, [3] * 12, [3] * 12, lanes=2, handover_ns=15, segment_overhead_ns=10).is_uncut
+    assert by_lanes(CHAINS, [3] * 12, [3] * 12, lanes=2, handover_ns=15, segment_overhead_ns=10).is_whole
 
 
-def test_one_lane_and_graphs_without_choice_stay_uncut() -> None:
-    assert by_lanes(CHAINS, [100] * 12, [100] * 12, lanes=1, handover_ns=1, segment_overhead_ns=1).is_uncut
+def test_one_lane_and_graphs_without_choice_stay_whole() -> None:
+    assert by_lanes(CHAINS, [100] * 12, [100] * 12, lanes=1, handover_ns=1, segment_overhead_ns=1).is_whole
     chain = units_of(3, [(0, 1), (1, 2), (0, 2)])
-    assert by_lanes(chain, [100] * 3, [90] * 3, lanes=4, handover_ns=1, segment_overhead_ns=1).is_uncut
+    assert by_lanes(chain, [100] * 3, [90] * 3, lanes=4, handover_ns=1, segment_overhead_ns=1).is_whole
     empty = units_of(0, [])
     assert by_lanes(empty, [], [], lanes=2, handover_ns=1, segment_overhead_ns=1).segments == ()
 
 
 def test_a_gain_below_the_least_asked_for_is_left() -> None:
-    for least, is_uncut in ((0.4, False), (0.5, True)):
+    for least, is_whole in ((0.4, False), (0.5, True)):
         cut = by_lanes(CHAINS, [100] * 12, [100] * 12, lanes=2, handover_ns=10, segment_overhead_ns=5, min_gain=least)
-        assert cut.is_uncut == is_uncut
+        assert cut.is_whole == is_whole
 
 
 # A stem 0-1, a block of two arms 2-3 and 4-5, a bridge 6-7, a block of two arms 8 and 9, a tail 10.
@@ -203,7 +203,7 @@ def test_short_units_are_not_cut_from_the_long_ones_beside_them() -> None:
     costs[4] = costs[5] = 2
     cut = by_lanes(units, costs, costs, lanes=2, handover_ns=50, segment_overhead_ns=50)
     verify_timeline(units, cut, costs, costs, handover_ns=50, overhead_ns=50, width=2)
-    assert not cut.is_uncut
+    assert not cut.is_whole
     assert all(sum(costs[unit] for unit in segment.units) > 2 for segment in cut.segments)
 
 

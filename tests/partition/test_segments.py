@@ -23,7 +23,7 @@ from parallax.partition.candidates import (
     find_boundaries,
     load_layers,
 )
-from parallax.partition.candidates._segments import every_unit, uncut, verify_partition
+from parallax.partition.candidates._segments import every_unit, in_one_segment, verify_partition
 from tests.partition._graphs import edge_lists, graph_of_edges, op_graph
 
 DIAMOND = group_fusions(graph_of_edges(4, [(0, 1), (0, 2), (1, 3), (2, 3)]))
@@ -62,10 +62,10 @@ class Choose:
         )
 
 
-def test_uncut_is_one_segment_of_everything() -> None:
-    whole = uncut(DIAMOND, width=2, cost_wide=[1, 2, 3, 4])
+def test_one_segment_holds_everything() -> None:
+    whole = in_one_segment(DIAMOND, width=2, cost_wide=[1, 2, 3, 4])
     verify_partition(DIAMOND, whole)
-    assert whole.is_uncut
+    assert whole.is_whole
     assert whole.predicted_ns == whole.segments[0].end_ns == 10
     assert whole.segments[0].width == 2
 
@@ -111,7 +111,7 @@ def test_the_paper_rule_cuts_out_its_branches_and_leaves_the_rest_whole() -> Non
     assert (decision.layer, decision.parallel, decision.reason) == (1, (1, 2), Reason.BALANCED)
     # As the paper has it, the short arm keeps the whole layer serial.
     whole = by_layers(units, costs, PaperRule(), label="paper", lanes=2)
-    assert whole.is_uncut
+    assert whole.is_whole
     assert whole.decisions[0].reason is Reason.TOO_FEW_NODES
 
 
@@ -167,7 +167,7 @@ def test_every_candidate_passes_the_judge(drawn: tuple[int, list[tuple[int, int]
     figures = st.lists(st.integers(0, 1000), min_size=len(units), max_size=len(units))
     costs = costs_of(units, narrow=data.draw(figures), wide=data.draw(figures), flops=data.draw(figures))
     candidates = [
-        uncut(units, cost_wide=costs.wide_ns),
+        in_one_segment(units, cost_wide=costs.wide_ns),
         every_unit(units),
         every_unit(units, max_segments=3),
         by_branches(units),

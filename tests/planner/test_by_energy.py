@@ -286,7 +286,7 @@ def test_other_policies_propose_and_joules_decide(policy: str) -> None:
 
 def test_kept_whole_the_model_is_whole_on_some_number_of_threads() -> None:
     plan = plan_model(request_of(two_branches(batch=512), split="never")).plan
-    assert plan.is_uncut
+    assert plan.is_whole
     assert {entry.label for entry in plan.provenance.candidates} == {"whole model, 1 thread", "whole model, 2 threads"}
 
 

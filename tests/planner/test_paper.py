@@ -71,11 +71,11 @@ def test_it_is_run_even_where_the_whole_model_is_quicker() -> None:
     model = two_branches(batch=1, depth=6)
     paper = parallax.InferenceSession(model, policy=PaperPolicy(max_imbalance=1e9), threads=2)
     assert len(paper.plan.segments) > 1
-    chosen, uncut = paper.plan.provenance.chosen_ns, paper.plan.provenance.uncut_ns
+    chosen, whole = paper.plan.provenance.chosen_ns, paper.plan.provenance.whole_ns
     assert chosen is not None
-    assert uncut is not None
-    assert chosen > uncut
-    assert parallax.InferenceSession(model, threads=2).plan.is_uncut
+    assert whole is not None
+    assert chosen > whole
+    assert parallax.InferenceSession(model, threads=2).plan.is_whole
     agrees(paper, model, feeds(1))
 
 
@@ -132,14 +132,14 @@ def test_memory_that_is_not_free_runs_branches_one_by_one() -> None:
     plenty = plan_model(request).plan
     assert len(plenty.segments) > 1
     tight = plan_model(replace(request, placer=PaperPolicy(free_bytes=4096))).plan
-    assert tight.is_uncut
+    assert tight.is_whole
     assert "one by one" in tight.provenance.reason
     # The margin counts: a chain takes two tensors of a MiB.
     both = 2 * 2 * (1 << 20)
     fits = plan_model(replace(request, placer=PaperPolicy(free_bytes=2 * both, margin=0.5))).plan
     assert len(fits.segments) == len(plenty.segments)
     short = plan_model(replace(request, placer=PaperPolicy(free_bytes=2 * both, margin=0.51))).plan
-    assert short.is_uncut
+    assert short.is_whole
 
 
 def test_threads_are_capped() -> None:
@@ -178,7 +178,7 @@ def test_what_says_something_else_of_planning_is_refused(policy: Any, other: dic
 
 def test_a_model_that_cannot_be_divided_stays_whole_with_the_reason() -> None:
     session = parallax.InferenceSession(tiny(), policy=PAPER_POLICY, threads=2)
-    assert session.plan.is_uncut
+    assert session.plan.is_whole
     assert "baseline" in session.plan.provenance.reason
     np.testing.assert_array_equal(session.run(None, {"x": np.ones(4, np.float32)})[0], -np.ones(4, np.float32))
 

@@ -124,8 +124,8 @@ def test_a_session_places_as_a_registered_placer_says_on_two_devices_at_once(reg
     assert {PHONE, BOARD} <= {segment.backend for segment in plan.segments}
     assert "as mine places them" in plan.provenance.reason
     assert plan.provenance.chosen_ns is not None
-    assert plan.provenance.uncut_ns is not None
-    assert plan.provenance.chosen_ns < plan.provenance.uncut_ns
+    assert plan.provenance.whole_ns is not None
+    assert plan.provenance.chosen_ns < plan.provenance.whole_ns
     # Each device has a queue of its own, so that both compute at the same time.
     queues = {segment.backend: segment.lane for segment in plan.segments if segment.width == 0}
     assert queues[PHONE] != queues[BOARD]

@@ -45,15 +45,15 @@ def test_a_plan_is_exchanged_for_the_whole_models_where_only_that_fits_unless_it
     needed: dict[bool, int] = {}
     for plan in (planned.plan, whole_plan(model, "to compare")):
         required = replace(planned, plan=plan).requirement
-        needed[plan.is_uncut] = Budget.of(0, weight_bytes=0, segments=len(plan.segments)).least_bytes(required)
+        needed[plan.is_whole] = Budget.of(0, weight_bytes=0, segments=len(plan.segments)).least_bytes(required)
     arguments: dict[str, Any] = {"shapes": None, "weight_bytes": 0}
     for budget_bytes in sorted(needed.values()):
-        fits = {is_uncut for is_uncut, least in needed.items() if least <= budget_bytes}
+        fits = {is_whole for is_whole, least in needed.items() if least <= budget_bytes}
         fitted, estimator, budget = fit_plan(model, planned.plan, budget_bytes, **arguments)
-        assert fitted.is_uncut in fits
+        assert fitted.is_whole in fits
         assert budget.allows(estimator.requirement({}))
         if False in fits:
-            assert not check_fit(model, planned.plan, budget_bytes, **arguments)[0].is_uncut
+            assert not check_fit(model, planned.plan, budget_bytes, **arguments)[0].is_whole
         else:
             with pytest.raises(BudgetError) as refused:
                 check_fit(model, planned.plan, budget_bytes, **arguments)

@@ -60,7 +60,7 @@ def test_plans_are_given_once() -> None:
 
 def test_without_devices_there_are_the_widths_of_the_whole_model() -> None:
     plans = found(request_of(), state_grid([]))
-    widths = [plan.plan.segments[0].width for plan in plans if plan.plan.is_uncut]
+    widths = [plan.plan.segments[0].width for plan in plans if plan.plan.is_whole]
     assert sorted(widths) == [1, 2]
     for plan in plans:
         assert all(ns > 0 for ns in plan.cost_ns)

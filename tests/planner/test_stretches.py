@@ -85,7 +85,7 @@ def test_plans_are_of_one_segment_and_say_what_they_slice() -> None:
         verify_plan(plan, len(made.graph.nodes))
         assert len(plan.segments) == 1
         assert plan.is_rewritten
-        assert not plan.is_uncut
+        assert not plan.is_whole
         assert plan.structure_digest == model.structure_digest
         assert Plan.from_json(plan.to_json()) == plan
         assert "computed in slices" in str(plan)

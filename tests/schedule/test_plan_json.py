@@ -47,10 +47,10 @@ def make_segment(index: int, **fields: Any) -> Segment:
 
 
 def make_plan(segments: tuple[Segment, ...], **fields: Any) -> Plan:
-    candidate = Candidate(label="uncut", segments=1, lanes=1, simulated_ns=5, measured_ns=None)
+    candidate = Candidate(label="whole", segments=1, lanes=1, simulated_ns=5, measured_ns=None)
     provenance = Provenance(
         source="measured",
-        uncut_ns=5,
+        whole_ns=5,
         chosen_ns=None,
         candidates=(candidate, replace(candidate, measured_ns=7, note="2 lanes")),
         runtime_version="1.2.3",
@@ -345,7 +345,7 @@ def test_judge_refuses_a_body_that_is_split_by_rows() -> None:
         verify_plan(make_plan((make_segment(0, bodies=(body,)),)))
 
 
-def test_node_may_be_replicated_and_the_uncut_plan_need_not_list_nodes() -> None:
+def test_node_may_be_replicated_and_the_plan_of_a_whole_model_need_not_list_nodes() -> None:
     verify_plan(make_plan((make_segment(0, nodes=(0, 1)), make_segment(1, nodes=(0, 2)))), 3)
     verify_plan(make_plan((make_segment(0, nodes=()),)))
     verify_plan(make_plan(()))

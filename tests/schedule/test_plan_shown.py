@@ -56,7 +56,7 @@ def split_plan(**fields: Any) -> Plan:
         make_segment(1, name="on the phone", backend="emulated:pixel-6-gpu", width=0, lane=1, reason="quicker there"),
     )
     plan = make_plan(segments, **{"cores": 2, "lanes": 2} | fields)
-    told = replace(plan.provenance, reason="it gains", uncut_ns=4_000_000, chosen_ns=3_000_000)
+    told = replace(plan.provenance, reason="it gains", whole_ns=4_000_000, chosen_ns=3_000_000)
     return replace(plan, provenance=told)
 
 
@@ -73,8 +73,8 @@ def test_text_says_of_each_segment_what_runs_where_for_how_long_and_why() -> Non
         "",
         "compared, the quickest first:",
         "plan   segments  lanes  predicted ms  measured ms  note",
-        "uncut         1      1         0.000        0.000  2 lanes",
-        "uncut         1      1         0.000            -",
+        "whole         1      1         0.000        0.000  2 lanes",
+        "whole         1      1         0.000            -",
     ]
 
 
@@ -83,7 +83,7 @@ def test_html_says_the_same() -> None:
     text = str(split_plan()).splitlines()
     assert reader.paragraphs[0] == text[0]
     assert text[6] in reader.paragraphs
-    assert [row[0] for row in reader.rows] == ["segment", "segment_0", "on the phone", "plan", "uncut", "uncut"]
+    assert [row[0] for row in reader.rows] == ["segment", "segment_0", "on the phone", "plan", "whole", "whole"]
     assert reader.rows[2] == ["on the phone", "2", "emulated:pixel-6-gpu", "queue", "1", "0.001", "quicker there"]
 
 
@@ -106,8 +106,8 @@ def alone(plan: Plan, **told: Any) -> Plan:
 
 def test_a_whole_model_is_one_line() -> None:
     whole = make_plan((make_segment(0, width=2),), cores=2, lanes=1)
-    whole = alone(whole, reason="nothing gains", uncut_ns=4_000_000, chosen_ns=4_000_000)
-    assert whole.is_uncut
+    whole = alone(whole, reason="nothing gains", whole_ns=4_000_000, chosen_ns=4_000_000)
+    assert whole.is_whole
     assert str(whole) == whole.summary == "whole model, 2 threads: nothing gains"
     assert read(whole).elements == ["div", "p"]
 

@@ -171,7 +171,7 @@ def test_the_device_of_a_condition_file_is_left_and_gone_back_to(tmp_path: Path,
 
 def test_a_session_of_the_cpu_alone_has_plans_of_other_widths(want: Any) -> None:
     session = parallax.InferenceSession(MODEL, threads=2, adapt=True)
-    assert session.plan.is_uncut
+    assert session.plan.is_whole
     run_until(session, is_complete, want)
     adaptation = session.adaptation
     assert len(adaptation.plans) >= 2
@@ -348,7 +348,7 @@ def test_what_was_prepared_before_a_session_was_opened_anew_is_refused(want: Any
     session.set_providers([CPU])
     with pytest.raises(ConfigError, match="opened anew"):
         session.use_prepared(prepared, "twice")
-    assert session.plan.is_uncut
+    assert session.plan.is_whole
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------

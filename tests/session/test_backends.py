@@ -115,7 +115,7 @@ def test_a_plan_on_a_backend_is_kept_and_gives_the_same_answers(backend: str, mo
 def test_what_a_kept_plan_needs_may_be_gone(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     remember_whole_on(TWIN, model, tmp_path, as_backend="nowhere")
     session = parallax.InferenceSession(model, threads=1, cache_dir=tmp_path, backends=(TWIN,))
-    assert session.plan.is_uncut
+    assert session.plan.is_whole
     assert any("nowhere" in text for text in caplog.messages)
     plain = onnxruntime.InferenceSession(model)
     np.testing.assert_array_equal(session.run(None, feeds())[0], plain.run(None, feeds())[0])
@@ -127,7 +127,7 @@ def test_what_a_kept_plan_needs_may_be_gone(model: Path, tmp_path: Path, caplog:
 def test_a_plan_on_a_backend_is_for_those_who_ask_for_it(asked: dict[str, Any], model: Path, tmp_path: Path) -> None:
     remember_whole_on(TWIN, model, tmp_path)
     session = parallax.InferenceSession(model, cache_dir=tmp_path, **({"threads": 1} | asked))
-    assert session.plan.is_uncut
+    assert session.plan.is_whole
 
 
 @pytest.mark.parametrize("backends", ["openvino", 3, ("",), (None,)])
@@ -140,7 +140,7 @@ def test_backends_are_names(backends: Any, model: Path) -> None:
 def test_providers_that_are_named_leave_other_backends_out(model: Path, tmp_path: Path) -> None:
     remember_whole_on("openvino", model, tmp_path)
     named = parallax.InferenceSession(model, threads=1, cache_dir=tmp_path, providers=["CPUExecutionProvider"])
-    assert named.plan.is_uncut
+    assert named.plan.is_whole
     unnamed = parallax.InferenceSession(model, threads=1, cache_dir=tmp_path)
     assert unnamed.plan.segments[0].backend == "openvino"
 

@@ -203,7 +203,7 @@ def test_bundles(tmp_path: Path, cut: bool, portable: bool) -> None:
 
 def test_split_models(tmp_path: Path) -> None:
     session = parallax.InferenceSession(branching(tmp_path / "model.onnx"), split="always", threads=2)
-    assert not session.plan.is_uncut
+    assert not session.plan.is_whole
     assert_serves(session, lambda number: {"x": branching_feeds(1)["x"] + number})
 
 

@@ -200,7 +200,7 @@ def test_the_cpu_alone_runs_the_model_as_it_came() -> None:
         session = parallax.InferenceSession(
             attention(), shapes=SHAPES, providers=[(PHONE, {"speed": 0.01}), CPU], threads=2, **more
         )
-        assert session.plan.is_uncut
+        assert session.plan.is_whole
         assert session.plan.constants_shapes is None
         assert len(session.plan.segments[0].nodes) == len(load_model(attention()).graph.nodes)
         check_answers(session, LENGTH, 64)

@@ -92,7 +92,7 @@ def test_calls_of_tiny_operators_are_no_work_that_a_split_could_save(monkeypatch
     asked = looked_at(monkeypatch)
     model = products_of_features(60)
     session = parallax.InferenceSession(model, threads=2)
-    assert session.plan.is_uncut
+    assert session.plan.is_whole
     assert "too small to split" in session.plan.provenance.reason
     assert not asked
     x = np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)
@@ -103,7 +103,7 @@ def test_calls_of_tiny_operators_are_no_work_that_a_split_could_save(monkeypatch
 def test_more_calls_do_not_become_work(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = looked_at(monkeypatch)
     session = parallax.InferenceSession(products_of_features(600), threads=2)
-    assert session.plan.is_uncut
+    assert session.plan.is_whole
     assert not asked
 
 
@@ -124,20 +124,20 @@ def test_a_gain_in_percent_is_none_where_it_is_microseconds(monkeypatch: pytest.
     asked = looked_at(monkeypatch)
     model = chains(size=96)
     left = parallax.InferenceSession(model, threads=2)
-    assert left.plan.is_uncut
+    assert left.plan.is_whole
     assert "too small to split" in left.plan.provenance.reason
     assert "fusion_safe" not in asked
     assert len(parallax.InferenceSession(model, threads=2, min_gain=0.01).plan.segments) > 1
 
 
 def test_a_size_that_is_not_known_promises_nothing() -> None:
-    assert parallax.InferenceSession(chains(size=640, rows="n"), threads=2).plan.is_uncut
+    assert parallax.InferenceSession(chains(size=640, rows="n"), threads=2).plan.is_whole
 
 
 def test_a_chain_has_nothing_to_run_beside_it_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = looked_at(monkeypatch)
     session = parallax.InferenceSession(chains(count=1, links=40, size=640), threads=2)
-    assert session.plan.is_uncut
+    assert session.plan.is_whole
     assert "too small to split" in session.plan.provenance.reason
     assert "fusion_safe" not in asked
 
@@ -182,7 +182,7 @@ def test_two_loops_are_looked_into_since_they_might_run_side_by_side(monkeypatch
       body = other (int64 i, bool c, float[4] v) => (bool c2, float[4] v2) { c2 = Identity(c)  v2 = Cos(v) }
     >"""
     session = parallax.InferenceSession(onnx.parser.parse_model(LOOPS % second).SerializeToString(), threads=2)
-    assert session.plan.is_uncut  # how often they run is not known
+    assert session.plan.is_whole  # how often they run is not known
     assert "types" in asked
 
 
@@ -215,7 +215,7 @@ def test_small_ifs_are_left_whole_at_sight_however_many_there_are(monkeypatch: p
     with monkeypatch.context() as unread:
         unread.setattr("parallax.opening._source.SessionSource.read", never)
         session = parallax.InferenceSession(model, threads=2)
-    assert session.plan.is_uncut
+    assert session.plan.is_whole
     assert "too small to split" in session.plan.provenance.reason
     assert not asked
     x = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
@@ -247,7 +247,7 @@ def test_a_loop_in_a_branch_may_be_interrupted(monkeypatch: pytest.MonkeyPatch) 
 def test_session_options_leave_a_model_whole_without_a_look_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = looked_at(monkeypatch)
     session = parallax.InferenceSession(chains(size=640), onnxruntime.SessionOptions())
-    assert session.plan.is_uncut
+    assert session.plan.is_whole
     assert "session options" in session.plan.provenance.reason
     assert not asked
 
@@ -259,7 +259,7 @@ def test_a_name_that_is_no_text_is_only_the_analysis_s_trouble() -> None:
     (expected,) = onnxruntime.InferenceSession(model, providers=CPU).run(None, {"x": x})
     session = parallax.InferenceSession(model, threads=2)
     assert np.array_equal(session.run(None, {"x": x})[0], expected)
-    assert session.plan.is_uncut
+    assert session.plan.is_whole
     assert session.memory().run_peak_bytes is None
 
 

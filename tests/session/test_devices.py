@@ -117,7 +117,7 @@ def test_regions_have_a_queue_of_their_own_beside_the_cpu() -> None:
 def test_a_device_that_gains_nothing_is_left_alone_and_the_plan_says_why() -> None:
     tiny = two_branches(batch=1, depth=2)
     session = parallax.InferenceSession(tiny, providers=[PHONE, CPU])
-    assert session.plan.is_uncut
+    assert session.plan.is_whole
     assert "no region gains anything" in session.plan.provenance.reason
     assert "ms on the CPU alone" in session.plan.provenance.reason
     assert session.get_providers() == [PHONE, CPU]
@@ -179,11 +179,11 @@ def test_never_split_a_device_gets_the_whole_model_or_nothing() -> None:
         session.run(None, feeds(512))[0], expected(products, feeds(512))[0], rtol=1e-5, atol=1e-5
     )
     session = parallax.InferenceSession(mixed, providers=[fast], threads=2, split="never")
-    assert session.plan.is_uncut
+    assert session.plan.is_whole
     assert "does not take" in session.plan.provenance.reason
     assert 'split="never"' in session.plan.provenance.reason
     session = parallax.InferenceSession(products, providers=[slow], threads=2, split="never")
-    assert session.plan.is_uncut
+    assert session.plan.is_whole
     assert "does not gain" in session.plan.provenance.reason
 
 
@@ -263,7 +263,7 @@ def test_the_plan_says_what_the_device_holds_and_may_hold() -> None:
     assert "MiB there, of 2.0 MiB allowed" in session.plan.provenance.reason
     options["memory_budget"] = "1 KiB"
     session = parallax.InferenceSession(two_branches(batch=512), providers=[(PHONE, options)], threads=2)
-    assert session.plan.is_uncut
+    assert session.plan.is_whole
     assert "no region gains anything in 1.0 KiB of its memory" in session.plan.provenance.reason
 
 

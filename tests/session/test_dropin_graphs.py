@@ -180,7 +180,7 @@ def test_a_whole_model_with_an_initializer_that_may_be_overridden_requires_its_i
     ).replace("'", '"')
     model = onnx.parser.parse_model(text)
     session = parallax.InferenceSession(model.SerializeToString())
-    assert session.plan.is_uncut
+    assert session.plan.is_whole
     assert [value.name for value in session.get_overridable_initializers()] == ["w"]
     for feeds in ({"x": ramp(3), "idle": ramp(3)}, {"x": ramp(3), "idle": ramp(3), "w": ramp(3)}):
         _same_as_plain(session, model, feeds)

@@ -72,7 +72,7 @@ def test_outputs_are_declared_as_the_runtime_declares_them(make: object, tmp_pat
 
     expected = told(onnxruntime.InferenceSession(path, quiet_options(), providers=["CPUExecutionProvider"]))
     split = parallax.InferenceSession(path, min_gain=0, threads=2)
-    assert not split.plan.is_uncut
+    assert not split.plan.is_whole
     on_device = parallax.InferenceSession(path, min_gain=0, providers=["emulated:pixel-6-gpu", "CPUExecutionProvider"])
     bundles = [parallax.compile(path, tmp_path / f"{gain}.plx", min_gain=gain, threads=2) for gain in (None, 0)]
     for session in (parallax.InferenceSession(path), split, on_device, *map(parallax.InferenceSession, bundles)):

@@ -246,7 +246,7 @@ def test_a_model_that_stays_whole_is_a_run_of_one_segment_whichever_way_it_is_ru
     recorder = EventRecorder()
     model, x = branches_model().SerializeToString(), ramp(2, 4)
     session = parallax.InferenceSession(model, observers=[recorder], threads=2, **options)
-    assert session.plan.is_uncut
+    assert session.plan.is_whole
     binding = session.io_binding()
     binding.bind_cpu_input("x", x)
     binding.bind_output(session.get_outputs()[0].name)

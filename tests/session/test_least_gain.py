@@ -42,7 +42,7 @@ def promised(model: Model) -> float:
     """The share of the latency that the best split saves, by the tables."""
     context = PlanningContext(model, cores=2)
     assert context.best is not None
-    return 1 - context.best.simulated_ns / context.uncut_ns
+    return 1 - context.best.simulated_ns / context.whole_ns
 
 
 @pytest.mark.parametrize(("links", "splits"), [(4, True), (30, False), (60, False)])
@@ -50,10 +50,10 @@ def test_a_split_that_promises_less_than_the_least_gain_is_not_made_unasked(link
     model = after_a_stretch_in_sequence(links)
     assert (promised(model) >= DEFAULT_MIN_GAIN) is splits
     plan = plan_from_tables(model, cores=2)
-    assert plan.is_uncut is not splits
+    assert plan.is_whole is not splits
     if not splits:
         assert "15% is asked for" in plan.provenance.reason
-        assert not plan_from_tables(model, cores=2, min_gain=0.01).is_uncut, "the same split, on demand"
+        assert not plan_from_tables(model, cores=2, min_gain=0.01).is_whole, "the same split, on demand"
 
 
 def test_what_is_asked_for_unmeasured_is_far_above_what_the_tables_are_wrong_by() -> None:

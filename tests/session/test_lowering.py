@@ -48,11 +48,11 @@ def test_a_body_that_gains_nothing_stays_and_both_figures_say_why() -> None:
     source = load_model(counting_loop())
     plan = lower_bodies(
         source,
-        whole_plan(source, "uncut", cores=2),
-        plan_body=lambda body, *, cores: whole_plan(body, "uncut", cores=cores),
+        whole_plan(source, "whole", cores=2),
+        plan_body=lambda body, *, cores: whole_plan(body, "whole", cores=cores),
         min_gain=0.15,
     )
-    assert plan.is_uncut
+    assert plan.is_whole
     reason = plan.segments[0].reason
     assert "Loop 'loop' stays in it" in reason
     assert "us for an iteration by a plan of its own" in reason

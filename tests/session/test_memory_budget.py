@@ -35,7 +35,7 @@ MIB = 1 << 20
 PATIENCE_S = 60
 
 both_ways = pytest.mark.parametrize(
-    "session_class", [pytest.param(parallax.InferenceSession, id="uncut"), pytest.param(ForcedSplitSession, id="cut")]
+    "session_class", [pytest.param(parallax.InferenceSession, id="whole"), pytest.param(ForcedSplitSession, id="cut")]
 )
 
 
@@ -102,7 +102,7 @@ def test_what_cannot_run_is_refused_with_the_number_that_would_do(session_class)
     assert session.memory().least_budget_bytes == least
 
 
-def test_a_cut_that_does_not_fit_gives_way_to_the_uncut_model():
+def test_a_split_that_does_not_fit_gives_way_to_the_whole_model():
     x = ramp(4096, 4)
     model = branches_model(6, 1).SerializeToString()
     shapes = {"x": x.shape}
@@ -272,9 +272,9 @@ print(highest, wrong, usage.admitted_peak_bytes, usage.run_peak_bytes, len(sessi
         pytest.param("ForcedSplitSession", 40 * MIB, 1, id="cut"),
         pytest.param("ForcedSplitSession", 15 * MIB, 1, id="cut, tight"),
         pytest.param("ForcedSplitSession", 40 * MIB, 4, id="cut, several threads"),
-        pytest.param("parallax.InferenceSession", 26 * MIB, 1, id="uncut"),
-        pytest.param("parallax.InferenceSession", 26 * MIB, 4, id="uncut, several threads"),
-        pytest.param("parallax.InferenceSession", 60 * MIB, 4, id="uncut, several threads at once"),
+        pytest.param("parallax.InferenceSession", 26 * MIB, 1, id="whole"),
+        pytest.param("parallax.InferenceSession", 26 * MIB, 4, id="whole, several threads"),
+        pytest.param("parallax.InferenceSession", 60 * MIB, 4, id="whole, several threads at once"),
     ],
 )
 def test_the_process_grows_by_no_more_than_the_budget(name, budget, threads, pytestconfig):
@@ -396,7 +396,7 @@ def test_a_cut_session_tells_of_its_arenas():
     assert usage.to_json()["planned_bytes"] == usage.planned_bytes
 
 
-def test_an_uncut_session_says_none_of_what_it_does_not_know():
+def test_a_session_of_a_whole_model_says_none_of_what_it_does_not_know():
     x = ramp(8, 1024)
     session = parallax.InferenceSession(wide_model(8))
     session.run(None, {"x": x})
@@ -428,7 +428,7 @@ model, x = wide_model(4096), ramp(4096, 1024)
 session = {name}(model, memory_budget={budget!r})
 expected = session.run(None, {{"x": x}})[0]
 returned = session.trim()
-print(returned, x.nbytes, session.plan.is_uncut, np.array_equal(session.run(None, {{"x": x}})[0], expected))
+print(returned, x.nbytes, session.plan.is_whole, np.array_equal(session.run(None, {{"x": x}})[0], expected))
 """
 
 
@@ -442,9 +442,9 @@ def test_trimming_gives_memory_back_and_the_session_goes_on(name, budget, pytest
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S * 2, check=False
     )
     assert result.returncode == 0, result.stderr
-    returned, size, is_uncut, is_equal = result.stdout.split()
+    returned, size, is_whole, is_equal = result.stdout.split()
     assert is_equal == "True"
-    if budget is None and is_uncut == "True":
+    if budget is None and is_whole == "True":
         # To shrink an arena is to run something, which takes some 100 KiB of the heap.
         assert int(returned) >= int(size) // 2 - (1 << 19), "the runtime's own arena keeps its first block"
     else:
@@ -483,7 +483,7 @@ def test_a_bundle_runs_within_a_budget_and_is_refused_with_the_number(session_cl
     with pytest.raises(BudgetError) as caught:
         parallax.InferenceSession(target, memory_budget=1000, threads=2)
     session = parallax.InferenceSession(target, memory_budget=caught.value.least_bytes, threads=2)
-    assert session.plan.is_uncut == (session_class is not ForcedSplitSession)
+    assert session.plan.is_whole == (session_class is not ForcedSplitSession)
     np.testing.assert_array_equal(session.run(None, {"x": x})[0], answer(model, x))
     usage = session.memory()
     assert usage.weights_private_bytes == 0

@@ -144,7 +144,7 @@ def test_a_bundle_refuses_what_it_cannot_follow(bundles: dict[str, Path], split:
 
 def test_a_bundle_takes_what_asks_for_what_it_is(bundles: dict[str, Path]) -> None:
     assert len(parallax.InferenceSession(bundles["always"], threads=2, min_gain=0).plan.segments) > 1
-    assert parallax.InferenceSession(bundles["never"], threads=2, policy="sequential").plan.is_uncut
+    assert parallax.InferenceSession(bundles["never"], threads=2, policy="sequential").plan.is_whole
     with pytest.raises(parallax.ConfigError, match="min_gain= is decided"):
         parallax.InferenceSession(bundles["never"], threads=2, min_gain=0)
     with pytest.raises(parallax.ConfigError, match="policy= is decided"):

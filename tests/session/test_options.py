@@ -214,7 +214,7 @@ def test_always_is_what_a_least_gain_of_zero_is() -> None:
 @pytest.mark.parametrize("keywords", [{"split": "never"}, {"policy": "sequential"}])
 def test_never_keeps_the_model_whole_and_says_so(keywords: dict[str, Any]) -> None:
     session = parallax.InferenceSession(MODEL, threads=2, **keywords)
-    assert session.plan.is_uncut
+    assert session.plan.is_whole
     assert 'split="never"' in session.plan.provenance.reason
 
 
@@ -262,7 +262,7 @@ def test_a_bundle_has_decided_whether_the_model_is_split(tmp_path: Path) -> None
     split = parallax.compile(MODEL, tmp_path / "split.plx", threads=2, split="always")
     whole = parallax.compile(MODEL, tmp_path / "whole.plx", threads=2, split="never")
     assert segments(parallax.InferenceSession(split, threads=2, split="always")) > 1
-    assert parallax.InferenceSession(whole, threads=2, split="never").plan.is_uncut
+    assert parallax.InferenceSession(whole, threads=2, split="never").plan.is_whole
     for bundle, asked in ((split, "never"), (whole, "always")):
         with pytest.raises(parallax.ConfigError, match="split= is decided when a bundle is compiled"):
             parallax.InferenceSession(bundle, threads=2, split=asked)

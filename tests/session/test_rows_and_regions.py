@@ -109,7 +109,7 @@ def test_tuning_measures_both_and_later_sessions_know(tmp_path: Path, monkeypatc
 def test_a_plan_with_layers_left_whole_is_swapped_in_for_its_own_model_alone() -> None:
     plan = parallax.InferenceSession(FIXED, **OPTIONS).plan
     session = parallax.InferenceSession(FIXED, **{**OPTIONS, "policy": "cpu"})
-    assert session.plan.is_uncut
+    assert session.plan.is_whole
     session.swap_plan(plan)
     check_plan(session.plan)
     check_answers(session, FIXED)

@@ -29,7 +29,7 @@ def open_and_run(count):
     sessions = [parallax.InferenceSession(model, min_gain=0) for _ in range(count)]
     for session in sessions:
         y, z = session.run(None, {"x": x})
-        assert np.array_equal(y, x) and np.allclose(z, np.sin(x)) and session.plan.is_uncut
+        assert np.array_equal(y, x) and np.allclose(z, np.sin(x)) and session.plan.is_whole
     return sessions
 first = open_and_run(1)
 before = psutil.Process().num_threads()

@@ -172,4 +172,4 @@ def test_a_policy_shares_rows_unmeasured(rows: int | str, more: dict[str, Any]) 
             check_answers(session, model, further, seeds=1)
     # Where nothing is predicted to gain, the processor does it all.
     slow = {**options, "providers": [(PHONE, phone | {"speed": 0.1})]}
-    assert parallax.InferenceSession(model, **slow, **more).plan.is_uncut
+    assert parallax.InferenceSession(model, **slow, **more).plan.is_whole

@@ -131,7 +131,7 @@ def test_a_plan_that_was_swapped_in_stays_where_providers_cannot_be_had() -> Non
     session.swap_plan(parallax.InferenceSession(MODEL, split="never", threads=2).plan)
     with pytest.raises(ValueError, match="same length"):
         session.set_providers([CPU], [{}, {}])
-    assert session.plan.is_uncut
+    assert session.plan.is_whole
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can not fork")

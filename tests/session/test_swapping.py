@@ -48,7 +48,7 @@ def plans_of(model: bytes) -> tuple[Plan, Plan, Plan]:
     forced = parallax.InferenceSession(model, split="always", threads=2).plan
     context = PlanningContext(load_model(model), cores=2)
     chain = context.plan(context.propose(every_unit(context.units, lanes=1)), forced.provenance)
-    assert whole.is_uncut
+    assert whole.is_whole
     assert 1 < len(forced.segments) != len(chain.segments) > 1
     return whole, forced, chain
 
@@ -246,10 +246,10 @@ def test_new_providers_and_copies_plan_anew(plans: tuple[Plan, Plan, Plan]) -> N
     session = parallax.InferenceSession(MODEL, split="never", threads=2)
     session.swap_plan(plans[1])
     copy = pickle.loads(pickle.dumps(session))
-    assert copy.plan.is_uncut
+    assert copy.plan.is_whole
     np.testing.assert_array_equal(copy.run(None, {"x": x})[0], stock_answer(MODEL, x))
     session.set_providers([CPU])
-    assert session.plan.is_uncut
+    assert session.plan.is_whole
     np.testing.assert_array_equal(session.run(None, {"x": x})[0], stock_answer(MODEL, x))
 
 
@@ -311,7 +311,7 @@ def test_options_that_keep_a_model_whole_refuse_a_split_plan(plans: tuple[Plan, 
     session = parallax.InferenceSession(MODEL, options)
     assert_refused(session, plans[1], ConfigError, "parallel mode")
     session.swap_plan(plans[0])
-    assert session.plan.is_uncut
+    assert session.plan.is_whole
 
 
 def dense_model(width: int = 512) -> bytes:

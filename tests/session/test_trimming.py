@@ -354,7 +354,7 @@ def test_the_cache_keeps_both_ways_apart(tmp_path: Path) -> None:
     assert cut_to(trimming, FEEDS) == max(LENGTHS)
     check(trimming.run(None, FEEDS)[0])
     assert len(list((tmp_path / "cache" / "bundles").glob("*.plx"))) == 2
-    assert read_bundle(next((tmp_path / "cache" / "bundles").glob("*.plx"))).plan.is_uncut
+    assert read_bundle(next((tmp_path / "cache" / "bundles").glob("*.plx"))).plan.is_whole
 
 
 def test_copies_and_other_plans_go_on_trimming() -> None:

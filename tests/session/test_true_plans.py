@@ -83,7 +83,7 @@ def _check(session: parallax.InferenceSession, asked: Mapping[str, Any], events:
         segment.name: segment.backend for segment in plan.segments
     }
     assert {event.backend for event in ended} - {CPU_BACKEND} <= set(running)
-    if plan.is_uncut:
+    if plan.is_whole:
         stated = session.get_session_options().intra_op_num_threads
         assert plan.segments[0].width == (stated or physical_cores())
     lanes = {event.lane for event in ended}

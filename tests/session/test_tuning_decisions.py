@@ -97,7 +97,7 @@ def test_what_wins_twice_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_what_wins_once_and_not_again_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: int) -> None:
     measured = Measured({GREEDY: 50}, {GREEDY: second})
     plan = tuned(tmp_path, monkeypatch, measured)
-    assert plan.is_uncut
+    assert plan.is_whole
     assert plan.segments[0].backend == CPU_BACKEND
     assert len(measured.asked) == 2
     by_label = {candidate.label: candidate.measured_ns for candidate in plan.provenance.candidates}
@@ -107,14 +107,14 @@ def test_what_wins_once_and_not_again_is_not_kept(tmp_path: Path, monkeypatch: p
 def test_what_does_not_win_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = Measured({GREEDY: 96})
     plan = tuned(tmp_path, monkeypatch, measured)
-    assert plan.is_uncut
+    assert plan.is_whole
     assert len(measured.asked) == 1
     assert "nothing beat the whole model" in plan.provenance.reason
 
 
 def test_nothing_is_concluded_while_others_keep_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = tuned(tmp_path, monkeypatch, Measured({GREEDY: 50}, others=1.0))
-    assert plan.is_uncut
+    assert plan.is_whole
     assert plan.provenance.disturbed
     assert not plan.provenance.is_conclusive
     assert "other processes kept 1.0 cores busy" in plan.provenance.reason
@@ -129,7 +129,7 @@ def test_what_a_busy_machine_spoiled_is_not_kept_and_measured_again(
     plan = tuned(tmp_path, monkeypatch, again)
     assert len(again.asked) == 2
     assert plan.provenance.is_conclusive
-    assert not plan.is_uncut
+    assert not plan.is_whole
     unmeasured = Measured()
     assert tuned(tmp_path, monkeypatch, unmeasured) == plan, "what was concluded is kept"
 
@@ -149,7 +149,7 @@ def test_what_an_earlier_version_kept_of_a_busy_machine_is_ignored(
 def test_a_plan_with_wrong_answers_is_not_even_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = Measured({GREEDY: 1})
     plan = tuned(tmp_path, monkeypatch, measured, wrong=1e-3)
-    assert plan.is_uncut
+    assert plan.is_whole
     ((labels, _),) = measured.asked
     assert not [label for label in labels if PHONE in label]
     notes = {candidate.label: candidate.note for candidate in plan.provenance.candidates}
@@ -159,4 +159,4 @@ def test_a_plan_with_wrong_answers_is_not_even_measured(tmp_path: Path, monkeypa
 def test_answers_of_other_kernels_may_differ_within_tolerance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = Measured({GREEDY: 50}, {GREEDY: 50})
     plan = tuned(tmp_path, monkeypatch, measured, wrong=1e-6)
-    assert not plan.is_uncut, plan.provenance.candidates
+    assert not plan.is_whole, plan.provenance.candidates

@@ -40,7 +40,7 @@ def read_content(folder: str, manifest: Manifest) -> Plan:
                 fix=_COMPILE_AGAIN,
             )
         graphs.append(graph)
-    complaints = _whole_complaints(manifest, graphs) if plan.is_uncut else _split_complaints(manifest, plan, graphs)
+    complaints = _whole_complaints(manifest, graphs) if plan.is_whole else _split_complaints(manifest, plan, graphs)
     for complaint in (*complaints, *_declaration_complaints(folder, manifest, graphs)):
         raise BundleError(complaint, where=folder, fix=_COMPILE_AGAIN)
     return plan

@@ -53,7 +53,7 @@ def estimate_bundle(bundle: Bundle, sessions: Sequence[Any]) -> RequirementEstim
         peaks = [segment.peak_bytes for segment in plan.segments]
         if not all(peaks):
             return MemoryRequirement.UNKNOWN
-        if plan.is_uncut:
+        if plan.is_whole:
             return MemoryRequirement(fixed_bytes=0, peaks=tuple(peaks), wanted_bytes=sum(peaks))
         dims = bind_dims(inputs.values(), asked)
         memory_model = memory_model_from_types(plan, inputs, produced, interface.outputs)

@@ -109,10 +109,10 @@ def write_bundle(
                 )
             else:
                 weights, told = _keep_segment(cut, segment, workspace.scratch, folder.parent / name)
-            nodes = () if plan.is_uncut else tuple(cut.graph.nodes[index].name for index in segment.nodes)
+            nodes = () if plan.is_whole else tuple(cut.graph.nodes[index].name for index in segment.nodes)
             segments.append(SegmentRecord(graph=name, nodes=nodes, weights=weights, region=region))
             report("compile", number + 1, len(plan.segments))
-        outputs = told if plan.is_uncut and not model.is_inlined else describe_outputs(model, plan)
+        outputs = told if plan.is_whole and not model.is_inlined else describe_outputs(model, plan)
         (folder.parent / declaration_path(generation)).write_bytes(outputs)
         (folder.parent / names_path(generation)).write_bytes(store_names(model))
         (folder / "plan.json").write_text(json.dumps(plan.to_json(), indent=1) + "\n", encoding="utf-8")
@@ -196,7 +196,7 @@ def _compile_segment(
             str(optimised),
             data_name="optimised.data",
             options=options,
-            is_part=not plan.is_uncut,
+            is_part=not plan.is_whole,
         )
     except FOREIGN_EXCEPTIONS as error:
         names = [model.graph.nodes[index].name for index in segment.nodes[:8]]
@@ -234,7 +234,7 @@ def _stage(model: Model, plan: Plan, segment: Segment, scratch: Path) -> Path:
         )
     if model.why_whole is not None:
         part = model.as_defined()
-    elif plan.is_uncut:
+    elif plan.is_whole:
         inputs = [info.name for info in (*graph.inputs, *graph.overridable)]
         outputs = [info.name for info in graph.outputs]
         part = model.extract(range(len(graph.nodes)), inputs, outputs, name=segment.name)

@@ -65,8 +65,8 @@ def _answer(answer: str, factor: float | None, text: str, then: str, *, basis: s
 
 
 def _worth_as_measured(plan: Plan, arguments: str) -> dict[str, Any]:
-    whole_ns, chosen_ns = plan.provenance.uncut_ns, plan.provenance.chosen_ns
-    if plan.is_uncut or not whole_ns or not chosen_ns:
+    whole_ns, chosen_ns = plan.provenance.whole_ns, plan.provenance.chosen_ns
+    if plan.is_whole or not whole_ns or not chosen_ns:
         return _answer(
             NO,
             None,
@@ -89,7 +89,7 @@ def _worth_as_measured(plan: Plan, arguments: str) -> dict[str, Any]:
 def _worth_as_predicted(plan: Plan, prediction: Mapping[str, Any], arguments: str) -> dict[str, Any]:
     ratios = [row["ratio_to_uncut"] for row in prediction["candidates"] if row["ratio_to_uncut"] is not None]
     best = min(ratios, default=1.0)
-    if not plan.is_uncut:
+    if not plan.is_whole:
         text = f"cost tables predict that {form_of(plan)} it is {speed(best)} than the whole model; sessions open so"
         return _answer(YES, 1 / best if best else None, text, f"bench {arguments}")
     if speed(best).endswith("faster"):
@@ -133,7 +133,7 @@ def _here(
         if plan.provenance.source == "measured" and chosen_ns:
             parts.append(f"{milliseconds(chosen_ns)} ms as measured")
         else:
-            predicted_ns = chosen_ns if chosen_ns and not plan.is_uncut else prediction["uncut_ms"] * 1e6
+            predicted_ns = chosen_ns if chosen_ns and not plan.is_whole else prediction["uncut_ms"] * 1e6
             parts.append(f"about {milliseconds(predicted_ns)} ms by the cost tables, which are rough")
     if memory["run_peak_bytes"] is not None:
         parts.append(f"a run holds {size(memory['run_peak_bytes'])} beside {size(weight_bytes)} of weights")
@@ -155,7 +155,7 @@ def _right_on_device(offload: Mapping[str, Any], arguments: str) -> dict[str, An
 
 
 def _right(arguments: str, plan: Plan | None) -> dict[str, Any]:
-    if plan is not None and plan.is_uncut:
+    if plan is not None and plan.is_whole:
         text = "whole, the model is run by ONNX Runtime's own session, so that its answers are the same bits"
     else:
         text = (

@@ -137,7 +137,7 @@ def describe_compared(compared: Compared, found: Mapping[str, Any]) -> dict[str,
         "wanted_rounds": compared.wanted,
         "tuned": plan.provenance.source == "measured" and not plan.provenance.disturbed,
         "machine": machine_fingerprint(),
-        "is_onnxruntime": plan.is_uncut,
+        "is_onnxruntime": plan.is_whole,
         **found,
         "failed": dict(compared.failed),
         "left_out": dict(compared.left_out),
@@ -208,7 +208,7 @@ def _conclusion(bench: Bench, best: str | None, verdict: Verdict | None) -> str:
     """The sentence that a reader came for."""
     whole = ""
     plan = bench.compared.session.plan
-    if plan.is_uncut:
+    if plan.is_whole:
         width = plan.segments[0].width if plan.segments else bench.compared.cores
         whole = (
             f"The model runs whole, so that this is ONNX Runtime, on {width} thread{'s' if width > 1 else ''}: what "

@@ -324,14 +324,14 @@ def _predict(context: PlanningContext, rule_name: str) -> dict[str, Any]:
         "cores": cores,
         "costs": context.costs.source,
         "known_fraction": context.costs.known_fraction,
-        "uncut_ms": context.uncut_ns / 1e6,
+        "uncut_ms": context.whole_ns / 1e6,
         "candidates": [
             {
                 "label": proposal.partition.label,
                 "segments": len(proposal.partition.segments),
                 "lanes": proposal.schedule.lanes,
                 "simulated_ms": proposal.simulated_ns / 1e6,
-                "ratio_to_uncut": proposal.simulated_ns / context.uncut_ns if context.uncut_ns else None,
+                "ratio_to_uncut": proposal.simulated_ns / context.whole_ns if context.whole_ns else None,
             }
             for proposal in context.candidates()
         ],

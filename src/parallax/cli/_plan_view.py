@@ -24,7 +24,7 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
     provenance = plan.provenance
     return {
         "summary": summarise_plan(plan),
-        "uncut": plan.is_uncut,
+        "uncut": plan.is_whole,
         "policy": plan.policy,
         "cores": plan.cores,
         "lanes": plan.lanes,
@@ -47,7 +47,7 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
         ],
         "source": provenance.source,
         "reason": provenance.reason,
-        "uncut_ms": _ms(provenance.uncut_ns),
+        "uncut_ms": _ms(provenance.whole_ns),
         "chosen_ms": _ms(provenance.chosen_ns),
         "candidates": [
             {
@@ -72,7 +72,7 @@ def summarise_plan(plan: Plan) -> str:
 
 def form_of(plan: Plan) -> str:
     """``whole model, 2 threads``, ``whole model, openvino``, ``split into 12 segments on 2 lanes (3 on webgpu)``."""
-    if plan.is_uncut:
+    if plan.is_whole:
         width = plan.segments[0].width if plan.segments else plan.cores
         return f"whole model, {width} thread{'s' if width > 1 else ''}"
     on = Counter(segment.backend for segment in plan.segments if segment.backend != CPU_BACKEND)
@@ -80,11 +80,6 @@ def form_of(plan: Plan) -> str:
         return f"whole model, {plan.segments[0].backend}" if on else "whole model, with bodies split"
     form = f"split into {len(plan.segments)} segments on {plan.lanes} lanes"
     return f"{form} ({', '.join(f'{number} on {backend}' for backend, number in on.items())})" if on else form
-
-
-def in_our_words(label: str) -> str:
-    """A label that the planner gives what it compares, in the words that the command line uses."""
-    return label.replace("uncut", "whole model")
 
 
 def summarise_memory(usage: Mapping[str, int | None]) -> str:
@@ -118,7 +113,7 @@ def render_adaptation(report: Mapping[str, Any] | None, console: Console) -> Non
 def render_plan(plan: Plan, console: Console) -> None:
     """Segments, if the model is split, and the candidates that were compared."""
     print_line(console, f"plan: {summarise_plan(plan)}")
-    if not plan.is_uncut:
+    if not plan.is_whole:
         mixed = any(segment.backend != CPU_BACKEND for segment in plan.segments)
         place = ("runs on",) if mixed else ()
         table = make_table(
@@ -151,7 +146,7 @@ def render_candidates(plan: Plan, console: Console) -> None:
     table = make_table("candidate", "note", "segments", "lanes", "simulated ms", "measured ms", left=2)
     for candidate in plan.provenance.candidates:
         table.add_row(
-            in_our_words(candidate.label),
+            candidate.label,
             candidate.note,
             str(candidate.segments),
             str(candidate.lanes),

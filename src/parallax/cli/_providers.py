@@ -61,7 +61,7 @@ def check_fallback(texts: Sequence[str], session: Any) -> None:
     Raises: BackendError naming the provider.
     """
     got = {*session.get_providers(), *(segment.backend for segment in session.plan.segments)}
-    if not session.plan.is_uncut or session.plan.provenance.candidates:
+    if not session.plan.is_whole or session.plan.provenance.candidates:
         return  # a plan was made with the devices, and says what they get
     for text in texts:
         name = text.partition(",")[0].strip()

@@ -41,7 +41,7 @@ def describe_session_plan(
         "objective": objective,
         "devices": [device.name for device in devices],
         "reason": provenance.reason,
-        "cpu_ms": None if provenance.uncut_ns is None else provenance.uncut_ns / 1e6,
+        "cpu_ms": None if provenance.whole_ns is None else provenance.whole_ns / 1e6,
         "predicted_ms": None if provenance.chosen_ns is None else provenance.chosen_ns / 1e6,
         "compared": [
             {"plan": entry.label, "segments": entry.segments, "ms": entry.simulated_ns / 1e6, "note": entry.note}

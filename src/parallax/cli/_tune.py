@@ -78,7 +78,7 @@ def concluded(
 def render_tuned(plan: Plan, console: Console) -> None:
     """The plan, what it was compared with, and for which machine that holds."""
     render_plan(plan, console)
-    whole, chosen = plan.provenance.uncut_ns, plan.provenance.chosen_ns
+    whole, chosen = plan.provenance.whole_ns, plan.provenance.chosen_ns
     if whole is not None and chosen is not None:
         print_line(console, f"whole model {milliseconds(whole)} ms, chosen {milliseconds(chosen)} ms")
     print_line(console, f"machine: {plan.provenance.machine}")

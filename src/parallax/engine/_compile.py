@@ -203,7 +203,7 @@ def compile_plan(
         if progress is not None:
             progress(done, len(plan.segments))
     graph = model.graph
-    if memory_model is None and has_arenas and not plan.is_uncut:
+    if memory_model is None and has_arenas and not plan.is_whole:
         # Without the nodes: what segments need inside is of no matter to arenas, and costs most of a memory model.
         bare = replace(plan, segments=tuple([replace(segment, nodes=()) for segment in plan.segments]))
         memory_model = MemoryModel(bare, model.inferred(), place_outputs=False)
@@ -215,6 +215,6 @@ def compile_plan(
         pool=lane_pool() if lanes is None else lanes,
         memory_model=memory_model,
         prefetcher=prefetcher,
-        view_ops=() if plan.is_uncut else find_view_ops(graph, plan),
+        view_ops=() if plan.is_whole else find_view_ops(graph, plan),
         has_arenas=has_arenas,
     )

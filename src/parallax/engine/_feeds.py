@@ -51,7 +51,7 @@ def is_feedable(info: TensorInfo) -> bool:
     """Whether a cut model can take or give this value: a tensor of a type that numpy has.
 
     A model that takes or gives another (bfloat16, float8, int4), or strings, which only whole sessions convert, is run
-    uncut.
+    whole.
     """
     return info.kind == "tensor" and info.dtype in NUMPY_TYPES
 

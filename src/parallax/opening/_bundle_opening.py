@@ -173,7 +173,7 @@ class BundleOpening:
         else:
             self.opened_bundle.check_same(bundle)
         self._check_options(bundle)
-        opened = self._open_whole(bundle) if bundle.plan.is_uncut else self._open_split(bundle, devices)
+        opened = self._open_whole(bundle) if bundle.plan.is_whole else self._open_split(bundle, devices)
         opened = replace(
             opened,
             bundle=bundle,
@@ -195,12 +195,12 @@ class BundleOpening:
         from parallax.options import why_not_with_bundle, why_not_with_split_bundle
 
         names = bundle.names()
-        obstacle = None if bundle.plan.is_uncut else why_not_cut(given, None)
+        obstacle = None if bundle.plan.is_whole else why_not_cut(given, None)
         if obstacle is None:
             manifest = bundle.manifest
             locations = [file.location for file in manifest.source.files]
             obstacle = why_not_with_bundle(given, names, locations, is_trimmed=manifest.trimming is not None)
-        if obstacle is None and not bundle.plan.is_uncut:
+        if obstacle is None and not bundle.plan.is_whole:
             obstacle = why_not_with_split_bundle(given, names)
         if obstacle is not None:
             raise _not_with_a_bundle(obstacle, bundle.folder)

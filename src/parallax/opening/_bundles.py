@@ -133,7 +133,7 @@ def _cores(bundle: Bundle, options: PlanningOptions, session_options: Any) -> in
     if chosen is None and session_options is not None and session_options.intra_op_num_threads > 0:
         chosen = int(session_options.intra_op_num_threads)
     if chosen is not None:
-        return None if bundle.plan.is_uncut else chosen
+        return None if bundle.plan.is_whole else chosen
     if bundle.manifest.options.threads is not None:
         return bundle.manifest.options.threads
     return available_cores()

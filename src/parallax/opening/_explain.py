@@ -59,12 +59,12 @@ def _on_splitting(plan: Plan, options: PlanningOptions, *, is_bundle: bool, has_
     if not told.is_conclusive:
         return [f"{tune} again when the machine is idle: other processes kept it busy while plans were measured"]
     if told.source == "measured":
-        if plan.is_uncut:
+        if plan.is_whole:
             return ["nothing about the plan: splits were measured, and ONNX Runtime's own session is the best"]
         return ["nothing about the plan: it was measured to be better than the whole model on this machine"]
     if told.source == "energy":
         return [f"{tune} compares joules of measured runs; these rest on predicted times"]
-    if plan.cores < 2 and plan.is_uncut:
+    if plan.cores < 2 and plan.is_whole:
         return [
             "more than one core (threads=, CPU affinity, the container's quota): with one there is nothing to split"
         ]
@@ -72,7 +72,7 @@ def _on_splitting(plan: Plan, options: PlanningOptions, *, is_bundle: bool, has_
         return [f'leaving out what forces the split (split="always", min_gain=0), or {tune} to measure whether it pays']
     if options.is_kept_whole:
         return ['leaving out what keeps the model whole (split="never", policy="sequential")']
-    if not plan.is_uncut:
+    if not plan.is_whole:
         return [f"{tune}: this plan rests on predictions; measuring keeps it only where it wins"]
     if has_session_options:
         return ["tune=True: with session options a model is split on demand only; or leaving the options out"]

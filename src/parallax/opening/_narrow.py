@@ -41,7 +41,7 @@ def why_not_narrow(opened: Opened, request: OpeningRequest, providers: Sequence[
         return "the session follows the machine (adapt=True), which changes its plan"
     if opened.trimming is not None:
         return "runs leave out padded places (padding=), so that the rates of two forms are not of equal runs"
-    if not isinstance(opened.runner, WholeRunner) or not plan.is_uncut:
+    if not isinstance(opened.runner, WholeRunner) or not plan.is_whole:
         return "the model is split"
     if request.devices or list(providers) != [CPU_PROVIDER]:
         return "the model does not run on the CPU's kernels of ONNX Runtime alone"

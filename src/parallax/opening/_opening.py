@@ -245,7 +245,7 @@ class Opening:
         Raises: BudgetError if none does.
         """
         options, model = self._request.options, self.model
-        if options.budget_bytes is None and (shaped is None or plan.is_uncut):
+        if options.budget_bytes is None and (shaped is None or plan.is_whole):
             return plan
         from parallax.memory import Budget, MemoryRequirement
         from parallax.planner import fit_plan, with_known_peaks

@@ -111,7 +111,7 @@ def choose_plan(model: Model, options: PlanningOptions, session_options: Any, fi
     request = plan_request(shaped, options, session_options)
     planned = plan_model(request)
     fitted = fit(planned.model, planned.plan, may_slice=may_slice(options))
-    if fitted.is_uncut:
+    if fitted.is_whole:
         return fitted, None
     planned = PlannedModel(
         plan=fitted,

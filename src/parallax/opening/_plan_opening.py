@@ -72,8 +72,8 @@ def prepare_plan(request: OpeningRequest, opened: Opened, model: Model | None, p
         )
     planned = PlannedModel(plan=plan, model=planned_model(shaped, plan))
     verify_plan(plan, len(planned.model.graph.nodes))
-    obstacle = None if plan.is_uncut else why_kept_whole(request, model)
-    if obstacle is None and not plan.is_uncut and request.session_options is not None:
+    obstacle = None if plan.is_whole else why_kept_whole(request, model)
+    if obstacle is None and not plan.is_whole and request.session_options is not None:
         obstacle = why_given_options_stay_whole(request.session_options, model)
     if obstacle is not None:
         raise ConfigError(
@@ -82,7 +82,7 @@ def prepare_plan(request: OpeningRequest, opened: Opened, model: Model | None, p
         )
     if options.budget_bytes is None:
         return PreparedPlan(
-            model=model, planned=replace(planned, plan=plan if plan.is_uncut else with_known_peaks(planned.model, plan))
+            model=model, planned=replace(planned, plan=plan if plan.is_whole else with_known_peaks(planned.model, plan))
         )
     fitted, estimator, budget = check_fit(
         model, plan, options.budget_bytes, options.shapes, weight_bytes=model.weight_bytes, margin=options.margin
@@ -109,7 +109,7 @@ def open_prepared(request: OpeningRequest, prepared: PreparedPlan, opened: Opene
     model, planned, given = prepared.model, prepared.planned, request.session_options
     plan: Plan = planned.plan
     executor: Executor | None = None
-    if not plan.is_uncut:
+    if not plan.is_whole:
         model, options = in_memory_if_small(model), planning_options(request)
         shaped = model if options.shapes is None else model.with_shapes(options.shapes)
         plan, executor = compile_planned(model, planned, plan_request(shaped, options, given), options)

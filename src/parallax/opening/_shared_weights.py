@@ -110,7 +110,7 @@ def open_shared(request: OpeningRequest, opened: Opened, bundle: OpenedBundle) -
     assert isinstance(runner, CountedRunner)
     threads = int(runner.sessions[0].session_options.intra_op_num_threads) or None
     made = BundleOpening(request.beside(threads=threads), bundle).open()
-    if made is None or made.plan is None or not made.plan.is_uncut:
+    if made is None or made.plan is None or not made.plan.is_whole:
         raise not_shared("the weights do not fit into memory", fix="open a bundle")
     made = made.with_plan(plan)
     assert isinstance(made.runner, WholeRunner)

@@ -45,13 +45,13 @@ def plan_that_runs(
         plan = with_reason(plan, reason)
     if refused:
         plan = replace(plan, segments=tuple([_on_cpu(segment, refused) for segment in plan.segments]))
-    return _as_opened(plan, providers, threads) if plan.is_uncut and plan.segments else plan
+    return _as_opened(plan, providers, threads) if plan.is_whole and plan.segments else plan
 
 
 def with_reason(plan: Plan, reason: str) -> Plan:
     """The plan with another reason, as the whole model's segment gives it too."""
     told = replace(plan.provenance, reason=reason)
-    if not plan.is_uncut:
+    if not plan.is_whole:
         return replace(plan, provenance=told)
     return replace(
         plan, provenance=told, segments=tuple([replace(segment, reason=reason) for segment in plan.segments])

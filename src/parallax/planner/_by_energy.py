@@ -88,7 +88,7 @@ def of_no_effect(objective: str, plan: Plan, why: str) -> Plan:
     """A plan that joules had no part in, which says so."""
     reason = f'{plan.provenance.reason}; objective="{objective}" is of no effect: {why}'
     provenance = replace(plan.provenance, reason=reason)
-    if not plan.is_uncut:
+    if not plan.is_whole:
         return replace(plan, provenance=provenance)
     segments = tuple(replace(segment, reason=reason) for segment in plan.segments)
     return replace(plan, segments=segments, provenance=provenance)
@@ -164,7 +164,7 @@ class _EnergyPlanner:
     def _by_time(self) -> EnergyCandidate:
         """The plan by time."""
         plan, told = self._quickest, self._quickest.provenance
-        if plan.is_uncut:
+        if plan.is_whole:
             width = plan.segments[0].width if plan.segments else self._request.cores
             return self._candidate("the plan by time", plan, sum(self._costs.node_ns(width)), is_yardstick=True)
         ns = told.chosen_ns or _simulated_ns(plan)
@@ -173,7 +173,7 @@ class _EnergyPlanner:
     def _cuts(self, comparison: EnergyComparison) -> Iterator[EnergyCandidate]:
         """Cuts for the CPU alone, where the plan by time finds that cuts promise enough at all."""
         request = self._request
-        if request.devices or self._quickest.is_uncut:
+        if request.devices or self._quickest.is_whole:
             return
         context, rough = self._context, []
         for number, proposal in enumerate(context.candidates()):
@@ -288,10 +288,10 @@ def choose(
         for entry in _distinct(candidates)
     )
     provenance = make_provenance(
-        "energy", reason, uncut_ns=default.simulated_ns, chosen_ns=best.simulated_ns, candidates=compared
+        "energy", reason, whole_ns=default.simulated_ns, chosen_ns=best.simulated_ns, candidates=compared
     )
     plan = replace(best.plan, provenance=provenance)
-    if plan.is_uncut:
+    if plan.is_whole:
         plan = replace(plan, segments=tuple(replace(segment, reason=reason) for segment in plan.segments))
     return plan
 

@@ -56,7 +56,7 @@ def host_machine(cores: int) -> Machine:
 
 
 NO_PROVENANCE = Provenance(
-    source="default", uncut_ns=None, chosen_ns=None, candidates=(), runtime_version="", machine="", reason=""
+    source="default", whole_ns=None, chosen_ns=None, candidates=(), runtime_version="", machine="", reason=""
 )
 
 
@@ -143,7 +143,7 @@ class PlanningContext:
         return known
 
     @cached_property
-    def uncut_ns(self) -> int:
+    def whole_ns(self) -> int:
         """Predicted latency of the whole model at its best width."""
         return min(sum(self.costs.node_ns(width)) for width in {1, self.cores})
 
@@ -222,10 +222,10 @@ class PlanningContext:
         return replace(proposal, simulated_ns=run.makespan_ns)
 
     def candidates(self) -> tuple[Proposal, ...]:
-        """Cuts under both rules and several lane counts, best predicted first; uncut ones left out."""
+        """Cuts under both rules and several lane counts, best predicted first; whole models left out."""
         found: dict[tuple[tuple[int, tuple[int, ...]], ...], Proposal] = {}
         for partition in self._partitions():
-            if partition.is_uncut:
+            if partition.is_whole:
                 continue
             key = tuple((segment.width, segment.units) for segment in partition.segments)
             proposal = self.propose(partition)

@@ -462,7 +462,7 @@ class DeviceBodyPlanner:
             self._room_bytes = max(1, self._room_bytes - held)
         provenance = Provenance(
             source="forced" if self._forced else "tables",
-            uncut_ns=study.cpu_ns,
+            whole_ns=study.cpu_ns,
             chosen_ns=found.simulated_ns,
             candidates=(),
             runtime_version="",

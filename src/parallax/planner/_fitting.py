@@ -145,7 +145,7 @@ def _narrower_plans(model: Model, wide: _Fitting, *, may_slice: bool) -> Iterato
     """What may need less memory than a plan, the quickest first. ``model``: in the shapes to plan for."""
     plan = wide.plan
     needs = f"needs a memory budget of {wide.least_bytes} bytes at least"
-    if not plan.is_uncut:
+    if not plan.is_whole:
         yield PlannedModel(plan=whole_plan(model, f"split, it {needs}", cores=plan.cores), model=model)
         if plan.lanes > 1 and all(segment.backend == CPU_BACKEND for segment in plan.segments):
             one_lane = _one_at_a_time(plan, f"side by side, it {needs}")
@@ -192,7 +192,7 @@ def _computed_bytes(model: Model, planned: PlannedModel) -> int:
 
 def with_known_peaks(model: Model, plan: Plan) -> Plan:
     """A split plan with the peaks of its segments in the shapes of ``model``, if these tell them."""
-    peaks = None if plan.is_uncut else segment_peaks(model.inferred(), plan)
+    peaks = None if plan.is_whole else segment_peaks(model.inferred(), plan)
     return plan if peaks is None else with_counted_peaks(plan, peaks)
 
 

@@ -70,7 +70,7 @@ def form_in_shapes(
         rows_joined=plan.rows_joined,
         rows_shapes=() if split is None or computed is not None else stated,
         constants_shapes=None if computed is None else stated,
-        provenance=make_provenance("tables", study.reason, uncut_ns=study.cpu_ns, chosen_ns=found.simulated_ns),
+        provenance=make_provenance("tables", study.reason, whole_ns=study.cpu_ns, chosen_ns=found.simulated_ns),
     )
     return PlannedModel(plan=answer, model=made)
 

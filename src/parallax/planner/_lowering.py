@@ -130,7 +130,7 @@ class _Lowering:
         self._promises = promises
         self._as_barriers = as_barriers
         self._costs = estimate_costs(self._graph, cores=plan.cores)
-        stated = plan.provenance.chosen_ns or plan.provenance.uncut_ns
+        stated = plan.provenance.chosen_ns or plan.provenance.whole_ns
         self._total_ns = stated or sum(self._costs.node_ns(plan.cores))
         self._groups = [segment.nodes for segment in plan.segments]
 
@@ -182,13 +182,13 @@ class _Lowering:
                 as_barriers=self._as_barriers,
             )
             planned.append(BodyPlan(attribute=body.attribute, plan=plan))
-            uncut_ns = plan.provenance.uncut_ns
-            if uncut_ns is None:
-                uncut_ns = sum(estimate_costs(body.model.inferred(), cores=width).node_ns(width))
+            whole_ns = plan.provenance.whole_ns
+            if whole_ns is None:
+                whole_ns = sum(estimate_costs(body.model.inferred(), cores=width).node_ns(width))
             chosen_ns = plan.provenance.chosen_ns
-            plain_ns += uncut_ns
-            lowered_ns += LOWERING_NS + (uncut_ns if plan.is_uncut or chosen_ns is None else chosen_ns)
-        if self._as_barriers and all(entry.plan.is_uncut for entry in planned):
+            plain_ns += whole_ns
+            lowered_ns += LOWERING_NS + (whole_ns if plan.is_whole or chosen_ns is None else chosen_ns)
+        if self._as_barriers and all(entry.plan.is_whole for entry in planned):
             return "nothing in its bodies is divided"
         cost_ns = self._costs.node_ns(width)[node.index]
         saved_ns = round(cost_ns * (1 - lowered_ns / max(1, plain_ns)))
@@ -308,11 +308,11 @@ class _Lowering:
                     reason=lowered.reason if lowered else reason,
                 )
             )
-        before_ns = plan.provenance.uncut_ns or self._total_ns
+        before_ns = plan.provenance.whole_ns or self._total_ns
         provenance = replace(
             plan.provenance,
-            source="forced" if self._min_gain == 0 else "tables" if plan.is_uncut else plan.provenance.source,
-            uncut_ns=before_ns,
+            source="forced" if self._min_gain == 0 else "tables" if plan.is_whole else plan.provenance.source,
+            whole_ns=before_ns,
             chosen_ns=max(0, self._total_ns - sum(lowered.saved_ns for lowered in all_lowered)),
             reason="; ".join((plan.provenance.reason, *(lowered.reason for lowered in all_lowered))),
         )

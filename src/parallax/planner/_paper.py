@@ -93,7 +93,7 @@ class _PaperPlanner:
         provenance = make_provenance(
             "forced",
             self._reason(None if study is None else study.name, regions, made, budget_bytes),
-            uncut_ns=cpu_ns,
+            whole_ns=cpu_ns,
             chosen_ns=made.run.makespan_ns,
         )
         if len(made.tasks.tasks) <= 1 and not regions.regions:

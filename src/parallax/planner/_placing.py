@@ -128,7 +128,7 @@ def _placed(request: PlanRequest) -> tuple[Plan, str | None]:
         least = _least_gain(request)
         if gain >= least:
             reason = f"{study.reason}; {gain:.0%} less latency than the CPU alone"
-            provenance = make_provenance("tables", reason, uncut_ns=cpu_ns, chosen_ns=found.simulated_ns)
+            provenance = make_provenance("tables", reason, whole_ns=cpu_ns, chosen_ns=found.simulated_ns)
             return replace(found.plan, provenance=provenance), name
         reasons.append(f"{study.reason}; that is {gain:.0%} less latency, {least:.0%} is asked for")
     if is_split_forced(request):
@@ -150,7 +150,7 @@ def _placed_by(placer: Placer, request: PlanRequest, context: PlanningContext) -
     if shared.plan is not None:
         if gain >= least:
             reason = f"{reason}; {gain:.0%} less latency than the CPU alone"
-            provenance = make_provenance("tables", reason, uncut_ns=shared.cpu_ns, chosen_ns=shared.chosen_ns)
+            provenance = make_provenance("tables", reason, whole_ns=shared.cpu_ns, chosen_ns=shared.chosen_ns)
             return replace(shared.plan, provenance=provenance), shared.devices[0]
         reason = f"{reason}; that is {gain:.0%} less latency, {least:.0%} is asked for"
     return whole_plan(request.model, reason, cores=request.cores), None
@@ -170,7 +170,7 @@ def _whole_if_it_gains(study: DeviceStudy, name: str, model: Model, *, cores: in
         return None, f"the whole model does not gain on {name}: {compared}"
     reason = f"{plan.provenance.reason}: {compared}"
     return replace(
-        plan, provenance=make_provenance("tables", reason, uncut_ns=cpu_ns, chosen_ns=there.simulated_ns)
+        plan, provenance=make_provenance("tables", reason, whole_ns=cpu_ns, chosen_ns=there.simulated_ns)
     ), ""
 
 

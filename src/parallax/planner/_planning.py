@@ -120,7 +120,7 @@ def _plan_with_devices(request: PlanRequest, kept: Callable[[PlanRequest], Plan 
 def _plan_computed(request: PlanRequest, computed: DeviceModel) -> Plan:
     """The plan for the model with its constants computed, where a device has a part of it; else one for it as it is."""
     plan = plan_on_devices(replace(request, model=computed.model))
-    if plan.is_uncut:
+    if plan.is_whole:
         provenance = plan.provenance
         return whole_plan(request.model, provenance.reason, cores=request.cores, provenance=provenance)
     if not uses_devices(plan):

@@ -114,7 +114,7 @@ def estimate_model(
 
 def estimate_graph(graph: OpGraph, plan: Plan) -> MemoryRequirement:
     """Return what a run holds in the shapes that the graph is inferred with; open dimensions count as unknown."""
-    if plan.is_uncut:
+    if plan.is_whole:
         # Bodies and dead nodes included: a session of the whole model holds it as it came.
         (peak,) = PeakTable(graph, [range(len(graph.nodes))]).bind({})
         fed, fed_known = _read_inputs(graph)

@@ -78,7 +78,7 @@ def sliced_plans(model: Model, *, cores: int, reason: str) -> Iterator[PlannedMo
         provenance = make_provenance(
             "memory",
             f"{reason}: computed in {2**rounds} slices of rows, one after the other",
-            uncut_ns=context.uncut_ns,
+            whole_ns=context.whole_ns,
             chosen_ns=proposal.simulated_ns,
         )
         plan = replace(

@@ -41,9 +41,9 @@ def small_at_sight(survey: Survey, *, cores: int) -> str | None:
 def small_by_costs(graph: OpGraph, costs: CostModel, *, cores: int) -> str | None:
     """Likewise from the costs of its operators and the longest path through them."""
     narrow, wide = (_work_ns(costs.node_ns(width)) for width in (1, cores))
-    uncut = min(sum(narrow), sum(wide))
+    whole = min(sum(narrow), sum(wide))
     longest = longest_path_ns(graph, [min(pair) for pair in zip(narrow, wide, strict=True)])
-    return _why_small(uncut - max(round(longest), sum(narrow) // cores))
+    return _why_small(whole - max(round(longest), sum(narrow) // cores))
 
 
 def longest_path_ns(graph: OpGraph, weights_ns: Sequence[float]) -> float:

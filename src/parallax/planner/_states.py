@@ -93,7 +93,7 @@ def _best_split(context: PlanningContext, costs: CostModel) -> Plan | None:
         fusion_safe = fusion_safe_tensors(context.model)
         context = PlanningContext(context.model, cores=context.cores, costs=costs, fusion_safe=fusion_safe)
     best = context.best
-    if best is None or best.partition.is_uncut:
+    if best is None or best.partition.is_whole:
         return None
     reason = f"kept ready: {best.partition.label} on the CPU"
     return context.plan(best, make_provenance("tables", reason, chosen_ns=best.simulated_ns))
@@ -131,16 +131,16 @@ def describe(state: HardwareState) -> str:
 
 def _first_costs(first: Plan, whole_ns: dict[int, int]) -> tuple[int, ...]:
     """Of the plan in force; a whole model's is what was measured, or else predicted, for it."""
-    if not first.is_uncut:
+    if not first.is_whole:
         return tuple(segment.cost_ns for segment in first.segments)
     width = first.segments[0].width if first.segments else 1
-    known = first.provenance.chosen_ns or first.provenance.uncut_ns
+    known = first.provenance.chosen_ns or first.provenance.whole_ns
     return (known or whole_ns.get(width) or min(whole_ns.values()),) * len(first.segments)
 
 
 def _key(plan: Plan) -> object:
     """Tells plans apart by what they run where, whatever costs and reasons they give."""
-    if plan.is_uncut:
+    if plan.is_whole:
         return tuple(segment.width for segment in plan.segments)
     segments = tuple((segment.nodes, segment.backend, segment.width, segment.lane) for segment in plan.segments)
     return plan.constants_shapes, segments

@@ -87,7 +87,7 @@ def streamed_plan(model: Model, *, cores: int, room_bytes: int, reason: str) -> 
     )
     proposal = _in_order(context, partition)
     provenance = make_provenance(
-        "memory", reason, uncut_ns=context.uncut_ns, chosen_ns=proposal.simulated_ns if len(units) else None
+        "memory", reason, whole_ns=context.whole_ns, chosen_ns=proposal.simulated_ns if len(units) else None
     )
     return context.plan(proposal, provenance)
 

@@ -54,11 +54,11 @@ def forced_plan(model: Model, *, cores: int) -> Plan:
     # Hand-overs are what a forced cut is there to show, even where one lane would be quicker.
     proposal = replace(proposal, schedule=replace(proposal.schedule, lanes=lanes))
     reason = 'split at every branch because split="always" asks for it'
-    if proposal.partition.is_uncut:
+    if proposal.partition.is_whole:
         return whole_plan(model, "the model cannot be split: one branch", cores=cores)
     return context.plan(
         proposal,
-        make_provenance("forced", reason, uncut_ns=context.uncut_ns, chosen_ns=proposal.simulated_ns),
+        make_provenance("forced", reason, whole_ns=context.whole_ns, chosen_ns=proposal.simulated_ns),
     )
 
 
@@ -99,7 +99,7 @@ def plan_from_tables(model: Model, *, cores: int, min_gain: float | None = None)
     gain = _gain(context, best)
     if not _promises(context, best, min_gain, least_ns):
         asked = f"{min_gain:.0%} is asked for" + (f", and {least_ns / 1e3:.0f} µs" if least_ns else "")
-        saving_us = (context.uncut_ns - best.simulated_ns) / 1e3
+        saving_us = (context.whole_ns - best.simulated_ns) / 1e3
         return whole_plan(
             model, f"the best split promises {gain:.0%} less latency ({saving_us:.0f} µs); {asked}", cores=cores
         )
@@ -108,18 +108,18 @@ def plan_from_tables(model: Model, *, cores: int, min_gain: float | None = None)
         make_provenance(
             "tables",
             f"{best.partition.label}: tables promise {gain:.0%} less latency than the whole model",
-            uncut_ns=context.uncut_ns,
+            whole_ns=context.whole_ns,
             chosen_ns=best.simulated_ns,
         ),
     )
 
 
 def _promises(context: PlanningContext, proposal: Proposal, min_gain: float, least_ns: int) -> bool:
-    return _gain(context, proposal) >= min_gain and context.uncut_ns - proposal.simulated_ns >= least_ns
+    return _gain(context, proposal) >= min_gain and context.whole_ns - proposal.simulated_ns >= least_ns
 
 
 def _gain(context: PlanningContext, proposal: Proposal) -> float:
-    return 1 - proposal.simulated_ns / max(1, context.uncut_ns)
+    return 1 - proposal.simulated_ns / max(1, context.whole_ns)
 
 
 def may_gain_clearly(graph: OpGraph) -> bool:

@@ -101,7 +101,7 @@ def tune(request: PlanRequest) -> Plan:
         for variant in variants
     ]
     reference = variants[0].run()
-    limit = context.uncut_ns * MEASURED_SLACK
+    limit = context.whole_ns * MEASURED_SLACK
     chosen = [proposal for proposal in proposals if proposal.simulated_ns <= limit][:MEASURED_CANDIDATES]
     for number, proposal in enumerate(chosen):
         progress("compile", number, len(chosen))
@@ -234,10 +234,10 @@ def tune(request: PlanRequest) -> Plan:
 def _bases(variants: Sequence[Variant], request: PlanRequest) -> list[BasePlan]:
     """The plans in which bodies of control flow may be planned: the whole model, the first cut and, of each device, the
     first that shares the model with it, else the whole model beside it."""
-    whole = next(variant for variant in variants if variant.plan.is_uncut)
+    whole = next(variant for variant in variants if variant.plan.is_whole)
     bases = [BasePlan(label="whole model", plan=whole.plan)]
     cut = next(
-        (variant for variant in variants if not variant.plan.is_uncut and not _devices_of(variant.plan, request)), None
+        (variant for variant in variants if not variant.plan.is_whole and not _devices_of(variant.plan, request)), None
     )
     if cut is not None and all(segment.backend == CPU_BACKEND for segment in cut.plan.segments):
         bases.append(BasePlan(label=cut.label, plan=cut.plan))
@@ -347,12 +347,12 @@ def _finish(
     variant: Variant, medians: Sequence[int], winner: int, candidates: tuple[Candidate, ...], reason: str | None
 ) -> Plan:
     """The plan that is kept. ``reason``: why it is, where something beside time decided."""
-    uncut_ns, chosen_ns = medians[0], medians[winner]
+    whole_ns, chosen_ns = medians[0], medians[winner]
     if reason is None:
         reason = _reason_by_time(variant, medians, winner)
-    provenance = make_provenance("measured", reason, uncut_ns=uncut_ns, chosen_ns=chosen_ns, candidates=candidates)
+    provenance = make_provenance("measured", reason, whole_ns=whole_ns, chosen_ns=chosen_ns, candidates=candidates)
     plan = variant.plan
-    if plan.is_uncut:
+    if plan.is_whole:
         plan = replace(plan, segments=(replace(plan.segments[0], cost_ns=chosen_ns, reason=reason),))
     return replace(plan, provenance=provenance)
 

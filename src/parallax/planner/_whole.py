@@ -68,14 +68,14 @@ def make_provenance(
     source: str,
     reason: str,
     *,
-    uncut_ns: int | None = None,
+    whole_ns: int | None = None,
     chosen_ns: int | None = None,
     candidates: tuple[Candidate, ...] = (),
 ) -> Provenance:
     """A provenance of this machine and runtime."""
     return Provenance(
         source=source,
-        uncut_ns=uncut_ns,
+        whole_ns=whole_ns,
         chosen_ns=chosen_ns,
         candidates=candidates,
         runtime_version=onnxruntime.__version__,

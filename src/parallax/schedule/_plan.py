@@ -111,8 +111,10 @@ class Provenance:
     or computed in slices, to fit) or "default" (nothing promised a gain).
     """
 
+    STORED_NAMES: ClassVar[Mapping[str, str]] = {"whole_ns": "uncut_ns"}  # of plans that are kept already
+
     source: str
-    uncut_ns: int | None
+    whole_ns: int | None
     """Nanoseconds of a run of the whole model; None where unknown."""
     chosen_ns: int | None
     """Nanoseconds of a run of this plan, likewise."""
@@ -199,7 +201,7 @@ class Plan:
         return self.provenance.source == "memory" and not self.is_rewritten
 
     @property
-    def is_uncut(self) -> bool:
+    def is_whole(self) -> bool:
         """Whether the model is whole: one segment, or none, on the CPU, run by the wrapped runtime's own session."""
         return (
             len(self.segments) <= 1
@@ -244,7 +246,7 @@ class Plan:
         from parallax.schedule._show import Column, Table, milliseconds  # few plans are shown
 
         provenance = self.provenance
-        segments = () if self.is_uncut else self.segments
+        segments = () if self.is_whole else self.segments
         longest = sorted(segments, key=lambda segment: segment.cost_ns, reverse=True)[:listed]
         rows = [_row(segment, milliseconds(segment.cost_ns)) for segment in sorted(longest, key=lambda one: one.index)]
         notes = []
@@ -252,9 +254,9 @@ class Plan:
             notes.append(f"... and {len(segments) - listed} more, which are predicted to take no longer than these")
         if len(segments) > 1:
             notes.append(f"on {_count(self.cores, 'core')}: {_totals(segments)}")
-        if provenance.uncut_ns and provenance.chosen_ns and not self.is_uncut:
+        if provenance.whole_ns and provenance.chosen_ns and not self.is_whole:
             kind = "measured" if provenance.source == "measured" else "predicted"
-            chosen, whole = milliseconds(provenance.chosen_ns), milliseconds(provenance.uncut_ns)
+            chosen, whole = milliseconds(provenance.chosen_ns), milliseconds(provenance.whole_ns)
             notes.append(f"{kind}: {chosen} ms, and {whole} ms for the whole model on the CPU")
         if self.rows_permille is not None:
             shapes = ", ".join(f"{name} {list(shape)}" for name, shape in self.rows_shapes)
@@ -465,7 +467,7 @@ def verify_plan(plan: Plan, n_nodes: int | None = None) -> None:
             if producer.setdefault(tensor, position) != position:
                 raise refuse(f"tensor {tensor!r} is produced by segment {producer[tensor]} as well", segment)
     # A whole model may hand an input out as an output.
-    for segment in () if plan.is_uncut else plan.segments:
+    for segment in () if plan.is_whole else plan.segments:
         known = set(segment.predecessors)
         for what, names in (("inputs", segment.inputs), ("outputs", segment.outputs)):
             if len(set(names)) != len(names):

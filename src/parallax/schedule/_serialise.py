@@ -108,7 +108,7 @@ def serialise_for_memory(
     """
     if plan.lanes == 1:
         return SerialisedPlan(plan=replace(plan, backfill=False), edges=())
-    if plan.is_uncut or sum(len(segment.outputs) for segment in plan.segments) > MAX_TENSORS:
+    if plan.is_whole or sum(len(segment.outputs) for segment in plan.segments) > MAX_TENSORS:
         return SerialisedPlan(plan=plan, edges=())
     return _Search(plan, graph, dims or {}, ratio, handover_ns, segment_overhead_ns).run(max_slowdown)
 

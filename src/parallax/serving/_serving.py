@@ -347,7 +347,7 @@ class _Preparation:
         cores = self._session.plan.cores
         if cores < 2 or self._companions.why_none or not self._is_on_cpu:
             return None
-        if self._companions.is_bundle and not self._session.plan.is_uncut:
+        if self._companions.is_bundle and not self._session.plan.is_whole:
             return None  # the plan of a bundle is fixed
         try:
             return _Way(threads=1, lanes=cores, alone=self._companions.open(threads=1))

@@ -76,7 +76,7 @@ def by_lanes(
         narrow=cost_narrow, wide=cost_wide, lanes=lanes, handover_ns=handover_ns, overhead_ns=segment_overhead_ns
     )
     width = lanes * narrow_width if wide_width is None else wide_width
-    uncut_ns = sum(cost_wide)
+    whole_ns = sum(cost_wide)
     best_ns: int | None = None
     least_ns: int | None = None
     best: tuple[list[_Step], list[int], list[int], str] | None = None
@@ -95,8 +95,8 @@ def by_lanes(
                 total = max(end)
                 if best_ns is None or total < best_ns:
                     best_ns, best = total, (steps, start, end, label)
-    if best is None or best_ns is None or best_ns >= uncut_ns * (1 - min_gain):
-        return _uncut(units, width, lanes, uncut_ns, least_ns if best_ns is None else best_ns)
+    if best is None or best_ns is None or best_ns >= whole_ns * (1 - min_gain):
+        return _in_one_segment(units, width, lanes, whole_ns, least_ns if best_ns is None else best_ns)
     steps, start, end, label = best
     order = sorted(range(len(steps)), key=lambda index: (start[index], index))
     return assemble(
@@ -117,25 +117,25 @@ def by_lanes(
         label=f"{lanes} lanes, {label}",
         lanes=lanes,
         predicted_ns=best_ns,
-        uncut_ns=uncut_ns,
+        whole_ns=whole_ns,
     )
 
 
-def _uncut(units: UnitGraph, width: int, lanes: int, uncut_ns: int, cut_ns: int | None) -> Partition:
+def _in_one_segment(units: UnitGraph, width: int, lanes: int, whole_ns: int, cut_ns: int | None) -> Partition:
     segments = []
     if len(units):
         whole = DraftSegment(
             units=tuple(range(len(units))),
             width=width,
-            cause=Cause.UNCUT,
+            cause=Cause.WHOLE,
             start_ns=0,
-            end_ns=uncut_ns,
-            serial_ns=None if cut_ns is None else uncut_ns,
+            end_ns=whole_ns,
+            serial_ns=None if cut_ns is None else whole_ns,
             parallel_ns=cut_ns,
         )
         segments.append(whole)
     return assemble(
-        units, segments, label=f"{lanes} lanes, uncut", lanes=lanes, predicted_ns=uncut_ns, uncut_ns=uncut_ns
+        units, segments, label=f"{lanes} lanes, whole model", lanes=lanes, predicted_ns=whole_ns, whole_ns=whole_ns
     )
 
 

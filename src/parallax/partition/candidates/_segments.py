@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Cause(enum.Enum):
     """Why a group of units is a segment."""
 
-    UNCUT = "the whole model: no split was asked for or promised a gain"
+    WHOLE = "the whole model: no split was asked for or promised a gain"
     SERIAL = "runs by itself on all cores: nothing beside it promised a gain"
     PARALLEL = "runs beside others on its own lane: faster than one after the other"
     ALONE = "part of a parallel section during which nothing else runs: all cores"
@@ -78,13 +78,13 @@ class Partition:
     """Lanes it was made for."""
     predicted_ns: int | None = None
     """The end of the predicted timeline."""
-    uncut_ns: int | None = None
+    whole_ns: int | None = None
     """The predicted time of the whole graph, for comparison."""
     decisions: tuple[LayerDecision, ...] = ()
     """Where it was cut by layers, the rule's answer for each layer."""
 
     @property
-    def is_uncut(self) -> bool:
+    def is_whole(self) -> bool:
         """Whether there is nothing to schedule: at most one segment."""
         return len(self.segments) <= 1
 
@@ -108,7 +108,7 @@ def assemble(
     label: str,
     lanes: int,
     predicted_ns: int | None = None,
-    uncut_ns: int | None = None,
+    whole_ns: int | None = None,
     decisions: tuple[LayerDecision, ...] = (),
 ) -> Partition:
     """Join segments, given in a topological order, to a partition. O(V + E).
@@ -129,12 +129,12 @@ def assemble(
         dag=units.dag.quotient(segment_of, len(segments)),
         lanes=lanes,
         predicted_ns=predicted_ns,
-        uncut_ns=uncut_ns,
+        whole_ns=whole_ns,
         decisions=decisions,
     )
 
 
-def uncut(units: UnitGraph, *, width: int = 1, cost_wide: Sequence[int] | None = None) -> Partition:
+def in_one_segment(units: UnitGraph, *, width: int = 1, cost_wide: Sequence[int] | None = None) -> Partition:
     """Everything in one segment: the baseline. With unit costs (ns) at that width, its time is their sum."""
     total = None if cost_wide is None else sum(cost_wide)
     segments = (
@@ -142,7 +142,7 @@ def uncut(units: UnitGraph, *, width: int = 1, cost_wide: Sequence[int] | None =
             DraftSegment(
                 units=tuple(range(len(units))),
                 width=width,
-                cause=Cause.UNCUT,
+                cause=Cause.WHOLE,
                 start_ns=None if total is None else 0,
                 end_ns=total,
             )
@@ -150,7 +150,7 @@ def uncut(units: UnitGraph, *, width: int = 1, cost_wide: Sequence[int] | None =
         if len(units)
         else []
     )
-    return assemble(units, segments, label="uncut", lanes=1, predicted_ns=total, uncut_ns=total)
+    return assemble(units, segments, label="whole model", lanes=1, predicted_ns=total, whole_ns=total)
 
 
 def every_unit(units: UnitGraph, *, max_segments: int | None = None, lanes: int = 1) -> Partition:
@@ -244,7 +244,7 @@ def by_layers(
         for index in decision.parallel:
             chosen[index] = True
     if not any(chosen):
-        whole = uncut(units, width=costs.wide_width, cost_wide=costs.wide_ns)
+        whole = in_one_segment(units, width=costs.wide_width, cost_wide=costs.wide_ns)
         return dataclasses.replace(whole, label=label, lanes=lanes, decisions=decisions)
 
     stage = [0] * len(units)
@@ -271,7 +271,7 @@ def by_layers(
         [segment for _, segment in drafts],
         label=label,
         lanes=lanes,
-        uncut_ns=sum(costs.wide_ns),
+        whole_ns=sum(costs.wide_ns),
         decisions=decisions,
     )
 
