@@ -48,7 +48,7 @@ def floor_of(graph: OpGraph) -> tuple[int, str]:
 
 def narrowest_floor(model: Model, threads: int) -> tuple[int, str]:
     """Likewise of the model in the slices that hold least."""
-    plans = list(stretched_plans(model, room_bytes=0, cores=threads, reason="least"))
+    plans = list(stretched_plans(model, budget_bytes=0, cores=threads, reason="least"))
     return floor_of((plans[0].model if plans else model).inferred())
 
 

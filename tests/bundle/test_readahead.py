@@ -19,7 +19,7 @@ import pytest
 
 from parallax.bundle import _paging, _readahead
 from parallax.bundle._paging import OwnMappings, PageRange, can_page, drop, fill, mapped_share, prefer_large, request
-from parallax.bundle._readahead import SMALL_BYTES, ReadAhead, weight_room
+from parallax.bundle._readahead import SMALL_BYTES, ReadAhead, weight_budget
 from parallax.machine import free_memory_bytes
 from tests._threads import needs_stack_limits, no_new_threads
 
@@ -209,8 +209,8 @@ class Chain:
         by_path = {page_range.path: page_range for page_range in found}
         self.page_ranges = [(by_path[str(path)],) for path in self.paths]
 
-    def prefetcher(self, room_bytes: int) -> ReadAhead:
-        return ReadAhead(self.page_ranges, room=lambda held: room_bytes, owners=self.memory)
+    def prefetcher(self, budget_bytes: int) -> ReadAhead:
+        return ReadAhead(self.page_ranges, budget=lambda held: budget_bytes, owners=self.memory)
 
     def run(self, prefetcher: ReadAhead, *, part: int = 1) -> None:
         for index, memory in enumerate(self.memory):
@@ -303,13 +303,13 @@ def test_what_the_first_run_does_not_touch_is_not_read_ahead(tmp_path: Path) -> 
     chain.close()
 
 
-def test_a_room_that_shrinks_is_kept_from_the_next_run_on(chain: Chain) -> None:
-    room = 8 * SEGMENT_BYTES
-    prefetcher = ReadAhead(chain.page_ranges, room=lambda held: room, owners=chain.memory)
+def test_a_budget_that_shrinks_is_kept_from_the_next_run_on(chain: Chain) -> None:
+    budget = 8 * SEGMENT_BYTES
+    prefetcher = ReadAhead(chain.page_ranges, budget=lambda held: budget, owners=chain.memory)
     for _ in range(2):
         chain.run(prefetcher)
     assert soon(lambda: chain.present() == 8)
-    room = 4 * SEGMENT_BYTES
+    budget = 4 * SEGMENT_BYTES
     chain.run(prefetcher)
     assert soon(lambda: chain.present() <= 4)
     prefetcher.close()
@@ -332,7 +332,7 @@ def test_the_thread_ends_with_the_advisor_and_only_then_are_the_mappings_let_go(
 
 def test_a_reader_that_fails_leaves_the_runs_alone(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
     broken = [(replace(page_range, address=PAGE),) for (page_range,) in chain.page_ranges]  # where nothing is mapped
-    prefetcher = ReadAhead(broken, room=lambda held: 4 * SEGMENT_BYTES, owners=chain.memory)
+    prefetcher = ReadAhead(broken, budget=lambda held: 4 * SEGMENT_BYTES, owners=chain.memory)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             chain.run(prefetcher)
@@ -393,9 +393,9 @@ def test_who_stops_waiting_for_weights_does_not_keep_them(chain: Chain, monkeypa
     prefetcher.close()
 
 
-def test_there_is_less_room_than_memory_for_something_has_to_run(chain: Chain) -> None:
+def test_the_budget_is_less_than_the_memory_for_something_has_to_run(chain: Chain) -> None:
     for memory in chain.memory:
         assert memory[0]
     free = free_memory_bytes()
-    assert 0 < weight_room(0) < free
-    assert weight_room(1 << 62) <= free
+    assert 0 < weight_budget(0) < free
+    assert weight_budget(1 << 62) <= free

@@ -17,9 +17,9 @@ SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=12)
 class World:
     """Memory as the steps leave it, kept apart from what the window believes."""
 
-    def __init__(self, sizes: Sequence[int], room: int) -> None:
+    def __init__(self, sizes: Sequence[int], budget: int) -> None:
         self.sizes = sizes
-        self.window = Window(sizes, room)
+        self.window = Window(sizes, budget)
         self.held: set[int] = set()
         self.running: list[int] = []
         self.read_bytes = 0
@@ -75,11 +75,11 @@ class World:
 
 
 @given(SIZES, st.integers(0, 120))
-def test_every_segment_that_starts_gets_its_weights_and_the_room_is_kept(sizes: list[int], room: int) -> None:
-    world = World(sizes, room)
+def test_every_segment_that_starts_gets_its_weights_and_the_budget_is_kept(sizes: list[int], budget: int) -> None:
+    world = World(sizes, budget)
     for _ in range(3):
         world.run()
-    assert world.most_bytes <= max(room, max(sizes)), "only what runs may exceed the room, and only if it must"
+    assert world.most_bytes <= max(budget, max(sizes)), "only what runs may exceed the budget, and only if it must"
 
 
 @given(SIZES, st.data())
@@ -95,7 +95,7 @@ def test_runs_side_by_side_never_wait_for_each_other(sizes: list[int], data: st.
         for _ in range(data.draw(st.integers(0, 4))):
             world.step()
         if data.draw(st.integers(0, 9)) == 0:
-            world.window.set_room(data.draw(st.integers(0, 60)))
+            world.window.set_budget(data.draw(st.integers(0, 60)))
     world.settle()
 
 
@@ -108,14 +108,14 @@ def test_what_fits_is_read_once(sizes: list[int], spare: int) -> None:
 
 
 @given(st.integers(5, 40), st.integers(0, 39))
-def test_what_does_not_fit_is_read_again_but_for_what_stays(count: int, room: int) -> None:
-    world = World([1] * count, room)
+def test_what_does_not_fit_is_read_again_but_for_what_stays(count: int, budget: int) -> None:
+    world = World([1] * count, budget)
     world.run()
     before = world.read_bytes
     runs = 5
     for _ in range(runs):
         world.run()
-    missing = max(0, count - room)
+    missing = max(0, count - budget)
     read = (world.read_bytes - before) / runs
     assert missing <= read <= min(count, missing + BUFFERED + 1) if missing else read == 0
 
@@ -134,12 +134,12 @@ def test_what_stays_is_spread_over_the_cycle() -> None:
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.integers(0, 200))
-def test_what_stays_leaves_room_for_what_passes(sizes: list[int], room: int) -> None:
-    kept = settle(sizes, room)
-    if sum(sizes) <= room:
+def test_what_stays_leaves_room_for_what_passes(sizes: list[int], budget: int) -> None:
+    kept = settle(sizes, budget)
+    if sum(sizes) <= budget:
         assert kept == frozenset(range(len(sizes)))
     else:
-        assert sum(sizes[segment] for segment in kept) <= max(0, room - BUFFERED * max(sizes))
+        assert sum(sizes[segment] for segment in kept) <= max(0, budget - BUFFERED * max(sizes))
 
 
 def test_a_segment_found_to_need_less_makes_room() -> None:
@@ -155,9 +155,9 @@ def test_a_segment_found_to_need_less_makes_room() -> None:
 
 
 @given(SIZES, st.integers(0, 60))
-def test_a_room_that_shrinks_is_soon_kept_again(sizes: list[int], room: int) -> None:
+def test_a_budget_that_shrinks_is_soon_kept_again(sizes: list[int], budget: int) -> None:
     world = World(sizes, sum(sizes))
     world.run()
-    world.window.set_room(room)
+    world.window.set_budget(budget)
     world.settle()
-    assert world.bytes <= room
+    assert world.bytes <= budget

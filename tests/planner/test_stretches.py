@@ -43,13 +43,13 @@ def peak(model: Model) -> int:
         pytest.param(attention(), 0.6, id="attention in 60%"),
     ],
 )
-def test_the_peak_of_the_sliced_model_is_within_the_room(proto: bytes, share: float) -> None:
+def test_the_peak_of_the_sliced_model_is_within_the_budget(proto: bytes, share: float) -> None:
     model = load_model(proto)
-    room = int(share * peak(model))
-    found = find_stretches(model, room)
+    budget = int(share * peak(model))
+    found = find_stretches(model, budget)
     assert found is not None
-    assert peak(slice_stretches(model, found)) <= room
-    assert find_stretches(model, room) == found, "the same each time"
+    assert peak(slice_stretches(model, found)) <= budget
+    assert find_stretches(model, budget) == found, "the same each time"
 
 
 def test_a_model_that_fits_is_left_alone() -> None:
@@ -78,7 +78,7 @@ def test_room_for_next_to_nothing_is_not_found_and_the_least_can_be_asked_for() 
 
 def test_plans_are_of_one_segment_and_say_what_they_slice() -> None:
     model = load_model(tokens_model())
-    wide, narrow = stretched_plans(model, room_bytes=peak(model) // 2, cores=2, reason="for a test")
+    wide, narrow = stretched_plans(model, budget_bytes=peak(model) // 2, cores=2, reason="for a test")
     for planned in (wide, narrow):
         plan, made = planned.plan, planned_model(model, planned.plan)
         assert [node.name for node in made.graph.nodes] == [node.name for node in planned.model.graph.nodes]
@@ -93,7 +93,7 @@ def test_plans_are_of_one_segment_and_say_what_they_slice() -> None:
 
 
 def test_there_are_none_of_open_shapes() -> None:
-    assert not list(stretched_plans(load_model(tokens_model("n")), room_bytes=1 << 20, cores=2, reason="for a test"))
+    assert not list(stretched_plans(load_model(tokens_model("n")), budget_bytes=1 << 20, cores=2, reason="for a test"))
 
 
 @pytest.mark.parametrize(

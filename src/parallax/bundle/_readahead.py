@@ -46,7 +46,7 @@ SPARE_SHARE = 16
 """One part in so many of what is free is left to the rest of the process."""
 
 
-def weight_room(held_bytes: int) -> int:
+def weight_budget(held_bytes: int) -> int:
     """Bytes that weights may take now: what is free, less what the process's code takes and a little.
 
     Pages of files count as free, which mapped weights are, but so is code; without it nothing runs.
@@ -56,7 +56,7 @@ def weight_room(held_bytes: int) -> int:
     """
     free = free_memory_bytes()
     code = max(0, _mapped_file_bytes() - held_bytes)
-    # Of code, only a part is used again and again; it is not to take all the room there is.
+    # Of code, only a part is used again and again; it is not to take all of the budget.
     return max(0, free - max(min(code, free // 2), free // SPARE_SHARE))
 
 
@@ -86,12 +86,12 @@ def open_streamed(paths: Sequence[Path], open_all: Callable[[], Sequence[T]]) ->
     if page_ranges is None:
         logger.warning("weights are not read ahead: it is not sure which mappings are theirs")
         return opened, None
-    if sum(page_range.length for page_range in page_ranges) <= weight_room(0):
+    if sum(page_range.length for page_range in page_ranges) <= weight_budget(0):
         return opened, None
     by_path: dict[str, list[PageRange]] = {str(path): [] for path in paths}
     for page_range in page_ranges:
         by_path[page_range.path].append(page_range)
-    return opened, ReadAhead([by_path[str(path)] for path in paths], room=weight_room, owners=opened)
+    return opened, ReadAhead([by_path[str(path)] for path in paths], budget=weight_budget, owners=opened)
 
 
 class ReadAhead:
@@ -99,15 +99,15 @@ class ReadAhead:
 
     Args:
         page_ranges: of each segment, in the order they run in.
-        room: how many bytes the weights may take, given those that they take now; asked before every run, and
-            during the first. See `weight_room`.
+        budget: how many bytes the weights may take, given those that they take now; asked before every run, and
+            during the first. See `weight_budget`.
         owners: whatever must live for the mappings to last. They are kept until the last advice was given.
     """
 
     def __init__(
-        self, page_ranges: Sequence[Sequence[PageRange]], *, room: Callable[[int], int], owners: Sequence[object]
+        self, page_ranges: Sequence[Sequence[PageRange]], *, budget: Callable[[int], int], owners: Sequence[object]
     ) -> None:
-        self._reader = _Reader(page_ranges, room, owners)
+        self._reader = _Reader(page_ranges, budget, owners)
         # The thread must not outlive this object, nor be kept alive by it.
         self._stop = weakref.finalize(self, self._reader.stop)
 
@@ -128,20 +128,20 @@ class _Reader:
     """What the thread and the lanes share; everything below ``_changed`` is touched only while that is held."""
 
     def __init__(
-        self, page_ranges: Sequence[Sequence[PageRange]], room: Callable[[int], int], owners: Sequence[object]
+        self, page_ranges: Sequence[Sequence[PageRange]], budget: Callable[[int], int], owners: Sequence[object]
     ) -> None:
         self._page_ranges = [tuple(found) for found in page_ranges]
-        self._measure = room
+        self._measure = budget
         self._process = os.getpid()
         self._owners: tuple[object, ...] = tuple(owners)
         self._changed = threading.Condition()
-        self._window = Window([_size(found) for found in self._page_ranges], room(0))
+        self._window = Window([_size(found) for found in self._page_ranges], budget(0))
         self._unknown = set(range(len(page_ranges)))  # nobody has seen yet what they touch
         self._single: set[int] = (
             set()
         )  # of those that are known, the ones that are read page by page (the thread's own)
         self._ended: deque[int] = deque()  # of those, the ones whose first run is over
-        self._stale = False  # how much room there is is to be asked again
+        self._stale = False  # the budget is to be asked for again
         self._last = -1
         self._over = False
         self._thread: threading.Thread | None = None
@@ -231,7 +231,7 @@ class _Reader:
                     # Noted before it is done: a run that comes to this segment meanwhile waits for it.
                     self._window.done(step)
         if stale:
-            self._ask_room()
+            self._ask_budget()
         if ended is not None:
             self._learn(ended)
         if step is not None:
@@ -257,12 +257,12 @@ class _Reader:
             self._window.done(step)
             self._changed.notify_all()
 
-    def _ask_room(self) -> None:
+    def _ask_budget(self) -> None:
         with self._changed:
             held = self._window.held_bytes
-        room = self._measure(held)
+        budget = self._measure(held)
         with self._changed:
-            self._window.set_room(room)
+            self._window.set_budget(budget)
 
     def _learn(self, segment: int) -> None:
         """After its first run: what of a segment's weights was touched."""

@@ -36,24 +36,24 @@ class Window:
 
     Args:
         sizes: bytes of each segment's weights, in the order they run in.
-        room_bytes: what they may take together.
+        budget_bytes: what they may take together.
     """
 
-    def __init__(self, sizes: Sequence[int], room_bytes: int) -> None:
+    def __init__(self, sizes: Sequence[int], budget_bytes: int) -> None:
         self._sizes = list(sizes)
         self._present = [not size for size in sizes]
         self._users = [0] * len(sizes)
         self._wanted: dict[int, None] = {}  # in use and not present, in the order of asking
         self._now = 0
         self.held_bytes = 0
-        self.room_bytes = room_bytes
-        self._settled = settle(self._sizes, room_bytes)
+        self.budget_bytes = budget_bytes
+        self._settled = settle(self._sizes, budget_bytes)
 
-    def set_room(self, room_bytes: int) -> None:
+    def set_budget(self, budget_bytes: int) -> None:
         """From now on they may take so much."""
-        if room_bytes != self.room_bytes:
-            self.room_bytes = room_bytes
-            self._settled = settle(self._sizes, room_bytes)
+        if budget_bytes != self.budget_bytes:
+            self.budget_bytes = budget_bytes
+            self._settled = settle(self._sizes, budget_bytes)
 
     def resize(self, segment: int, size: int) -> None:
         """Less of a segment is read than was thought."""
@@ -63,7 +63,7 @@ class Window:
         if not size:
             self._present[segment] = True
             self._wanted.pop(segment, None)
-        self._settled = settle(self._sizes, self.room_bytes)
+        self._settled = settle(self._sizes, self.budget_bytes)
 
     def start(self, segment: int) -> None:
         """A run has come to this segment: it is in use, and what comes after it is needed next."""
@@ -83,9 +83,9 @@ class Window:
     def next(self) -> Step | None:
         """What to do now; None if nothing, until something changes. O(segments)."""
         for segment in self._wanted:
-            # Room or no room, it has to be there.
+            # Within the budget or not, it has to be there.
             return self._bring(segment, nearer=-1) or Step(Act.READ, segment)
-        if self.held_bytes > self.room_bytes and (victim := self._victim(nearer=-1)) is not None:
+        if self.held_bytes > self.budget_bytes and (victim := self._victim(nearer=-1)) is not None:
             return Step(Act.DROP, victim)
         for distance in range(len(self._sizes)):
             segment = (self._now + distance) % len(self._sizes)
@@ -94,8 +94,8 @@ class Window:
         return None
 
     def _bring(self, segment: int, *, nearer: int) -> Step | None:
-        """The next step to having an absent segment; None if that needs room that there is not."""
-        if self.held_bytes + self._sizes[segment] <= self.room_bytes:
+        """The next step to having an absent segment; None if the budget does not allow that yet."""
+        if self.held_bytes + self._sizes[segment] <= self.budget_bytes:
             return Step(Act.READ, segment)
         victim = self._victim(nearer=nearer)
         return None if victim is None else Step(Act.DROP, victim)
@@ -127,15 +127,15 @@ class Window:
             self.held_bytes -= self._sizes[segment]
 
 
-def settle(sizes: Sequence[int], room_bytes: int) -> frozenset[int]:
+def settle(sizes: Sequence[int], budget_bytes: int) -> frozenset[int]:
     """Which segments stay in memory, of those in a cycle: as many as leave room for the others to pass through.
 
     All of them, if all fit. Otherwise they are spread evenly, by bytes.
     """
     total = sum(sizes)
-    if total <= room_bytes:
+    if total <= budget_bytes:
         return frozenset(range(len(sizes)))
-    keep = room_bytes - BUFFERED * max(sizes)
+    keep = budget_bytes - BUFFERED * max(sizes)
     kept: set[int] = set()
     taken = passed = 0
     for segment, size in enumerate(sizes):

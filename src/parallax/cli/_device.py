@@ -33,7 +33,7 @@ class Device:
     asks for is the planner's affair."""
     speed: DeviceSpeed | None = None
     """As it was probed."""
-    room_bytes: int | None = None
+    budget_bytes: int | None = None
     """What it may hold of the model; None: as much as it likes."""
 
 
@@ -44,7 +44,7 @@ def open_device(text: str, *, cores: int, progress: ProgressCallback) -> Device:
     Raises: as `parallax.backends.open_backend`; ConfigError for the CPU itself; BackendError if probes fail.
     """
     asked = make_device(*parse_provider(text))
-    name, room_bytes = asked.name, asked.memory_bytes
+    name, budget_bytes = asked.name, asked.memory_bytes
     backend = open_backend(name, asked.options)
     if backend.info.name == open_backend(CPU_BACKEND).info.name:
         raise ConfigError(
@@ -58,11 +58,15 @@ def open_device(text: str, *, cores: int, progress: ProgressCallback) -> Device:
             f"processor, and CPU times are the tables' times {factor:.2f}, as a matrix product on this CPU shows. They "
             "are a model, not measurements."
         )
-        return Device(name=name, opened=backend, backend=backend, figures="emulated", note=note, room_bytes=room_bytes)
+        return Device(
+            name=name, opened=backend, backend=backend, figures="emulated", note=note, budget_bytes=budget_bytes
+        )
     nothing = Work(operators=())
     if backend.price(nothing) is not None and backend.transfer_ns(0) is not None:
         note = f"Device figures are those that {backend.info.name} states of itself."
-        return Device(name=name, opened=backend, backend=backend, figures="stated", note=note, room_bytes=room_bytes)
+        return Device(
+            name=name, opened=backend, backend=backend, figures="stated", note=note, budget_bytes=budget_bytes
+        )
     progress(f"probing {backend.info.name}", 0, 2)
     speed = measure_speed(backend, width=cores)
     progress(f"probing {backend.info.name}", 1, 2)
@@ -81,5 +85,5 @@ def open_device(text: str, *, cores: int, progress: ProgressCallback) -> Device:
         note=note,
         cpu_factor=factor,
         speed=speed,
-        room_bytes=room_bytes,
+        budget_bytes=budget_bytes,
     )

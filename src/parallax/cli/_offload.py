@@ -36,14 +36,16 @@ def describe_offload(context: PlanningContext, device: Device, *, progress: Prog
     """
     info, graph = device.backend.info, context.graph
     progress(f"asking {info.name}", 0, 3)
-    study = DeviceStudy(context, device.backend, room_bytes=device.room_bytes)
+    study = DeviceStudy(context, device.backend, budget_bytes=device.budget_bytes)
     capability = study.capability
     progress(f"asking {info.name}", 1, 3)
     placed = _placed(study)
     placements = _placements(study, placed)
     chosen = placed.chosen
     held = device_requirement(graph, {node for region in chosen.regions for node in region.nodes})
-    rest = device if device.room_bytes is None else replace(device, room_bytes=device.room_bytes - held.total_bytes)
+    rest = (
+        device if device.budget_bytes is None else replace(device, budget_bytes=device.budget_bytes - held.total_bytes)
+    )
     progress(f"asking {info.name}", 2, 3)
     advice = advise(graph, context.units, placed.device_costs)
     progress(f"asking {info.name}", 3, 3)
@@ -67,7 +69,7 @@ def describe_offload(context: PlanningContext, device: Device, *, progress: Prog
         "note": device.note,
         "speed": None if device.speed is None else _describe_speed(device.speed),
         "memory": {
-            "budget_bytes": device.room_bytes,
+            "budget_bytes": device.budget_bytes,
             "held_bytes": held.total_bytes,
             "weight_bytes": held.weight_bytes,
             "tensor_bytes": held.wanted_bytes,
@@ -222,7 +224,7 @@ def _describe_body(model: Model, device: Device, *, cores: int) -> tuple[dict[st
     costs = estimate_costs(graph, cores=cores).times(device.cpu_factor)
     try:
         context = PlanningContext(model, cores=cores, costs=replace(costs, fusion_safe=fusion_safe_tensors(model)))
-        study = DeviceStudy(context, device.backend, room_bytes=device.room_bytes)
+        study = DeviceStudy(context, device.backend, budget_bytes=device.budget_bytes)
         capability = study.capability
     except BackendError as error:
         cpu_ns = sum(costs.node_ns(cores))

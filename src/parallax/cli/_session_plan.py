@@ -32,7 +32,9 @@ def describe_session_plan(
         policy=policy,
         placer=open_placer(policy),
         objective=objective,
-        devices={device.name: PlanDevice(backend=device.opened, room_bytes=device.room_bytes) for device in devices},
+        devices={
+            device.name: PlanDevice(backend=device.opened, budget_bytes=device.budget_bytes) for device in devices
+        },
     )
     plan = plan_model(request).plan
     provenance = plan.provenance

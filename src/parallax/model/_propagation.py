@@ -23,7 +23,7 @@ from parallax.model._body_operators import BODY_OPERATORS
 
 _log = logging.getLogger(__name__)
 
-_ROOM_BYTES = 64 << 20
+_BUDGET_BYTES = 64 << 20
 """Bytes of all values together that a sweep keeps; past that it learns no more of them."""
 _ONNX = ("", "ai.onnx")
 _SHAPES = frozenset(("Shape", "Size"))
@@ -87,7 +87,7 @@ class _Sweep:
         self._read_columns()
         self._values: dict[str, Value | None] = {}
         self._protos: dict[str, onnx.TensorProto] = {}
-        self._room_bytes = _ROOM_BYTES
+        self._left_bytes = _BUDGET_BYTES
         self._waiting: list[int] = []
         """Nodes to infer again before anyone asks for the type of one of their outputs, ``_awaited``."""
         self._awaited: set[str] = set()
@@ -239,8 +239,8 @@ class _Sweep:
 
     def _kept(self, values: tuple[Value, ...] | None) -> tuple[Value, ...] | None:
         if values is not None:
-            self._room_bytes -= sum(value.nbytes for value in values)
-        return values if self._room_bytes >= 0 else None
+            self._left_bytes -= sum(value.nbytes for value in values)
+        return values if self._left_bytes >= 0 else None
 
     def _source(self, node: onnx.NodeProto) -> Value | None:
         """The output of a node that has a value without its inputs having one."""

@@ -67,7 +67,7 @@ def plan_request(model: Model, options: PlanningOptions, session_options: Any) -
         progress=options.progress,
         backends=options.backends,
         devices={
-            device.name: PlanDevice(backend=backends[device.name], room_bytes=device.memory_bytes, key=device.key)
+            device.name: PlanDevice(backend=backends[device.name], budget_bytes=device.memory_bytes, key=device.key)
             for device in options.devices
         },
         runtime=runtime_options(session_options),

@@ -135,7 +135,7 @@ class DeviceStudy:
         costs: of the processor; by default the context's.
         split: how the context's model was split by rows, if it was.
         sides: of such a model, the tensors that the device would make if nothing was split.
-        room_bytes: what the device may hold of the model; None: as much as it likes.
+        budget_bytes: what the device may hold of the model; None: as much as it likes.
     """
 
     def __init__(
@@ -146,10 +146,10 @@ class DeviceStudy:
         *,
         split: RowSplit | None = None,
         sides: Mapping[str, int] | None = None,
-        room_bytes: int | None = None,
+        budget_bytes: int | None = None,
     ) -> None:
         self.context = context
-        self.room_bytes = room_bytes
+        self.budget_bytes = budget_bytes
         self._split = split
         self._sides = sides
         self.backend = backend
@@ -176,12 +176,12 @@ class DeviceStudy:
     @property
     def why_not_whole(self) -> str | None:
         """Why its memory does not do for all that it takes, or None."""
-        if self.room_bytes is None:
+        if self.budget_bytes is None:
             return None
         need = device_requirement(self.context.graph, self.capability.taken).total_bytes
-        if need <= self.room_bytes:
+        if need <= self.budget_bytes:
             return None
-        return f"needs {show_bytes(need)} of its memory, where {show_bytes(self.room_bytes)} are allowed"
+        return f"needs {show_bytes(need)} of its memory, where {show_bytes(self.budget_bytes)} are allowed"
 
     @cached_property
     def coexecution(self) -> Coexecution | None:
@@ -288,14 +288,14 @@ class DeviceStudy:
             f"{self.name} takes and one thing after the other"
         )
         if found.best.plan.is_cpu_only:
-            within = "" if self.room_bytes is None else f" in {show_bytes(self.room_bytes)} of its memory"
+            within = "" if self.budget_bytes is None else f" in {show_bytes(self.budget_bytes)} of its memory"
             return f"nothing runs on {self.name}: no region gains anything{within} ({figures})"
         chosen = found.best.plan
         need = device_requirement(self.context.graph, {node for region in chosen.regions for node in region.nodes})
         return (
             f"{chosen.counted} on {self.name} beside the CPU: {found.best.makespan_ns / 1e6:.3f} ms predicted, "
             f"{figures}; they hold {show_bytes(need.total_bytes)} there"
-            + ("" if self.room_bytes is None else f", of {show_bytes(self.room_bytes)} allowed")
+            + ("" if self.budget_bytes is None else f", of {show_bytes(self.budget_bytes)} allowed")
         )
 
     def _device_costs(self, pricing: Pricing) -> DeviceCosts | None:
@@ -305,9 +305,9 @@ class DeviceStudy:
         if device_costs is not None and factors is not None:
             priced = tuple(round(ns * factor) for ns, factor in zip(device_costs.device_ns, factors, strict=True))
             device_costs = replace(device_costs, device_ns=priced)
-        if device_costs is None or self.room_bytes is None:
+        if device_costs is None or self.budget_bytes is None:
             return device_costs
-        return restrict_to_memory(graph, self.context.units, device_costs, self.room_bytes)
+        return restrict_to_memory(graph, self.context.units, device_costs, self.budget_bytes)
 
     @cached_property
     def any_device_costs(self) -> DeviceCosts:
@@ -430,16 +430,16 @@ class DeviceBodyPlanner:
 
     Args:
         backend: the device.
-        room_bytes: what all bodies together may hold there; None: as much as they like.
+        budget_bytes: what all bodies together may hold there; None: as much as they like.
         forced: whether all that it takes is to run there.
         otherwise: plans what gains nothing there.
     """
 
     def __init__(
-        self, backend: Backend, *, forced: bool, otherwise: BodyPlanner, room_bytes: int | None = None
+        self, backend: Backend, *, forced: bool, otherwise: BodyPlanner, budget_bytes: int | None = None
     ) -> None:
         self._backend = backend
-        self._room_bytes = room_bytes
+        self._budget_bytes = budget_bytes
         self._forced = forced
         self._otherwise = otherwise
 
@@ -450,16 +450,16 @@ class DeviceBodyPlanner:
         try:
             fusion_safe = fusion_safe_tensors(body)
             context = PlanningContext(body, cores=cores, fusion_safe=fusion_safe)
-            study = DeviceStudy(context, self._backend, room_bytes=self._room_bytes)
+            study = DeviceStudy(context, self._backend, budget_bytes=self._budget_bytes)
             found = study.forced if self._forced else study.best
         except BackendError as error:
             logger.info("a body stays off %s: %s", self._backend.info.name, error)
             return self._otherwise(body, cores=cores)
         if found is None:
             return self._otherwise(body, cores=cores)
-        if self._room_bytes is not None:
+        if self._budget_bytes is not None:
             held = held_bytes(context.graph, found.plan, self._backend.info.name)
-            self._room_bytes = max(1, self._room_bytes - held)
+            self._budget_bytes = max(1, self._budget_bytes - held)
         provenance = Provenance(
             source="forced" if self._forced else "tables",
             whole_ns=study.cpu_ns,

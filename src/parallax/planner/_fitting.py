@@ -156,8 +156,8 @@ def _narrower_plans(model: Model, wide: _Fitting, *, may_slice: bool) -> Iterato
         yield from sliced_plans(model, cores=plan.cores, reason=f"otherwise, it {needs}")
         from parallax.planner._stretches import stretched_plans
 
-        room = inside_bytes(wide.budget.limit_of(1) - output_bytes(model.inferred()))
-        yield from stretched_plans(model, room_bytes=room, cores=plan.cores, reason=f"otherwise, it {needs}")
+        inside_budget = inside_bytes(wide.budget.limit_of(1) - output_bytes(model.inferred()))
+        yield from stretched_plans(model, budget_bytes=inside_budget, cores=plan.cores, reason=f"otherwise, it {needs}")
 
 
 def _one_at_a_time(plan: Plan, reason: str) -> Plan:

@@ -127,7 +127,7 @@ def forms_of_shapes(
         unsliced = Budget.of(budget.budget_bytes, weight_bytes=model.weight_bytes, margin=budget.margin)
         unsliced.check(estimator.requirement(shapes), shapes=shapes)
 
-    may_have_forms = not has_budget and all(device.room_bytes is None for device in request.devices.values())
+    may_have_forms = not has_budget and all(device.budget_bytes is None for device in request.devices.values())
     may_have_forms = may_have_forms and request.objective not in Plan.ENERGY_OBJECTIVES  # forms are planned by time
     return ShapeForms(
         own,

@@ -45,9 +45,9 @@ def plan_as_the_paper(request: PlanRequest, policy: PaperPolicy) -> Plan:
     plan = planner(model, cores=cores)
     if not request.plans_bodies:
         return plan
-    if device is not None and device.room_bytes is not None:
+    if device is not None and device.budget_bytes is not None:
         held = held_bytes(model.inferred(), plan, device.backend.info.name)
-        device = replace(device, room_bytes=max(1, device.room_bytes - held))
+        device = replace(device, budget_bytes=max(1, device.budget_bytes - held))
         planner = _PaperPlanner(policy, device, free_bytes=free_bytes)
     return lower_bodies(model, plan, plan_body=_BodyPlanner(planner), min_gain=0, as_barriers=True)
 
@@ -77,7 +77,7 @@ class _PaperPlanner:
         context = PlanningContext(model, cores=cores, fusion_safe=fusion_safe)
         study = None
         if self._device is not None:
-            study = DeviceStudy(context, self._device.backend, room_bytes=self._device.room_bytes)
+            study = DeviceStudy(context, self._device.backend, budget_bytes=self._device.budget_bytes)
         costs = context.costs if study is None else study.costs
         problem = PlacementProblem(
             graph=context.graph,

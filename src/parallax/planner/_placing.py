@@ -33,11 +33,11 @@ def plan_on_devices(request: PlanRequest) -> Plan:
         return plan
     device = request.devices[chosen or next(iter(request.devices))]
     forced = is_split_forced(request)
-    room = device.room_bytes
-    if room is not None:
-        room = max(1, room - held_bytes(model.inferred(), plan, device.backend.info.name))
+    budget_bytes = device.budget_bytes
+    if budget_bytes is not None:
+        budget_bytes = max(1, budget_bytes - held_bytes(model.inferred(), plan, device.backend.info.name))
     planner = DeviceBodyPlanner(
-        device.backend, forced=forced, otherwise=forced_body_plan if forced else _whole_body, room_bytes=room
+        device.backend, forced=forced, otherwise=forced_body_plan if forced else _whole_body, budget_bytes=budget_bytes
     )
     return lower_bodies(model, plan, plan_body=planner, min_gain=_least_gain(request))
 
@@ -99,7 +99,7 @@ def _placed(request: PlanRequest) -> tuple[Plan, str | None]:
         return _placed_by(request.placer, request, context)
     reasons = []
     for name, device in request.devices.items():
-        study = DeviceStudy(context, device.backend, room_bytes=device.room_bytes)
+        study = DeviceStudy(context, device.backend, budget_bytes=device.budget_bytes)
         if request.split == "never":
             alone, why = _whole_if_it_gains(study, name, model, cores=cores)
             if alone is not None:

@@ -25,7 +25,7 @@ class PlanDevice:
     """An accelerator that a plan may use, opened."""
 
     backend: Backend
-    room_bytes: int | None = None
+    budget_bytes: int | None = None
     """What it may hold of the model; None: as much as it likes."""
     key: str = ""
     """Names it, with its options, in the key of plans that are kept."""

@@ -253,7 +253,7 @@ def device_studies(
 ) -> dict[str, DeviceStudy]:
     """A study of each device, by the name it was asked for. ``split``: how the context's model was split by rows."""
     return {
-        asked: DeviceStudy(context, device.backend, costs, split=split, room_bytes=device.room_bytes)
+        asked: DeviceStudy(context, device.backend, costs, split=split, budget_bytes=device.budget_bytes)
         for asked, device in devices.items()
     }
 

@@ -25,7 +25,7 @@ the zoo 90 to 130 MiB, of which some of the code is rarely used."""
 
 SHARE: Final = 16
 """Segments have at most one in so many of the bytes they are to fit into: one or two of them are being read while
-one runs, and all the rest of the room holds weights that stay."""
+one runs, and all the rest of the budget holds weights that stay."""
 
 MIN_SEGMENT_BYTES: Final = 1 << 20
 """Below this, calls and hand-overs would cost more than the reading."""
@@ -58,7 +58,7 @@ def plan_model_within(request: PlanRequest, memory_limit: int | None) -> Planned
     if obstacle is not None:
         logger.warning("%s, and cannot be read segment by segment: %s", shortage, obstacle)
         return plan_model(request)
-    plan = streamed_plan(model, cores=request.cores, room_bytes=limit, reason=shortage)
+    plan = streamed_plan(model, cores=request.cores, budget_bytes=limit, reason=shortage)
     if request.objective in Plan.ENERGY_OBJECTIVES:
         from parallax.planner._by_energy import of_no_effect  # few ask for it
 
@@ -66,12 +66,12 @@ def plan_model_within(request: PlanRequest, memory_limit: int | None) -> Planned
     return PlannedModel(plan=plan, model=model)
 
 
-def streamed_plan(model: Model, *, cores: int, room_bytes: int, reason: str) -> Plan:
-    """A chain of segments, each on all cores, with weights of at most a `SHARE`-th of ``room_bytes`` each.
+def streamed_plan(model: Model, *, cores: int, budget_bytes: int, reason: str) -> Plan:
+    """A chain of segments, each on all cores, with weights of at most a `SHARE`-th of ``budget_bytes`` each.
 
     Args:
         model: in the shapes to plan for.
-        room_bytes: memory that the model is to run in.
+        budget_bytes: memory that the model is to run in.
         reason: for the plan's provenance.
 
     Raises: BackendError if the runtime refuses the model.
@@ -81,7 +81,7 @@ def streamed_plan(model: Model, *, cores: int, room_bytes: int, reason: str) -> 
     partition = by_weight(
         units,
         unit_weights(graph, units),
-        segment_bytes=max(room_bytes // SHARE, MIN_SEGMENT_BYTES),
+        segment_bytes=max(budget_bytes // SHARE, MIN_SEGMENT_BYTES),
         crossing=crossing_bytes(graph, units),
         width=cores,
     )

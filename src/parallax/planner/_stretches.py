@@ -50,17 +50,17 @@ class _Choice:
     """They make so many more than those that they replace, which is a measure of the work that is done twice."""
 
 
-def find_stretches(model: Model, room_bytes: int) -> tuple[Stretch, ...] | None:
-    """The stretches with which a run of a model holds at most ``room_bytes`` of tensors beside inputs and outputs.
+def find_stretches(model: Model, budget_bytes: int) -> tuple[Stretch, ...] | None:
+    """The stretches with which a run of a model holds at most ``budget_bytes`` of tensors beside inputs and outputs.
 
     Args:
         model: in the shapes to plan for.
-        room_bytes: 0 for as little as can be found.
+        budget_bytes: 0 for as little as can be found.
 
     Returns: None where there is nothing to slice, or that does not get there. Seconds for models of a thousand nodes.
     """
     begun = _begin(model)
-    return None if begun is None else _narrowed(begun, room_bytes)[0]
+    return None if begun is None else _narrowed(begun, budget_bytes)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +81,21 @@ def _begin(model: Model) -> _State | None:
     return _State(_Order(sliced, list(_whole_steps(sliced))), {}, {})
 
 
-def _narrowed(state: _State, room_bytes: int) -> tuple[tuple[Stretch, ...] | None, _State]:
+def _narrowed(state: _State, budget_bytes: int) -> tuple[tuple[Stretch, ...] | None, _State]:
     """The stretches for this room, as `find_stretches` returns them, and how far they are those for any smaller one."""
     shared, order, found, known = state, state.order, dict(state.found), dict(state.known)
     is_shared = True
-    while order.peak_bytes > room_bytes and len(found) < MOST_STRETCHES:
-        choices = _choose(order, room_bytes, known)[: MOST_STRETCHES - len(found)]
+    while order.peak_bytes > budget_bytes and len(found) < MOST_STRETCHES:
+        choices = _choose(order, budget_bytes, known)[: MOST_STRETCHES - len(found)]
         if not choices:
             break
         found.update({choice.stretch.output: choice.stretch for choice in choices})
         order = order.after(choices)
         # Where nothing fits, what holds least is taken, whatever the room.
-        is_shared = is_shared and all(choice.peak_bytes > room_bytes for choice in choices)
+        is_shared = is_shared and all(choice.peak_bytes > budget_bytes for choice in choices)
         if is_shared:
             shared = _State(order, dict(found), dict(known))
-    if order.peak_bytes > room_bytes > 0:
+    if order.peak_bytes > budget_bytes > 0:
         return None, shared
     made = {name for step in order.steps for name in step.outputs if step.node is None}
     return tuple([stretch for name, stretch in found.items() if name in made]) or None, shared
@@ -110,23 +110,23 @@ def _whole_steps(sliced: SlicedGraph) -> Iterator[Step]:
         yield Step(node.index, (*node.inputs, *node.captures), node.outputs, sizes)
 
 
-def stretched_plans(model: Model, *, room_bytes: int, cores: int, reason: str) -> Iterator[PlannedModel]:
-    """Plans of one segment, parts of which are computed in slices: one for this room, and one that takes what it must.
+def stretched_plans(model: Model, *, budget_bytes: int, cores: int, reason: str) -> Iterator[PlannedModel]:
+    """Plans of one segment, parts of which are computed in slices: one for this budget, one that takes what it must.
 
     There are none of a model that must stay whole, or of open shapes.
 
     Args:
         model: in the shapes to plan for.
-        room_bytes: for what runs hold beside inputs and outputs.
+        budget_bytes: for what runs hold beside inputs and outputs.
         cores: the segment's threads.
         reason: why slices are asked for, for the plan's provenance.
     """
     if why_model_stays_whole(model) is not None or not can_share_rows(model):
         return
     state = _begin(model)
-    for room in () if state is None else (room_bytes, 0) if room_bytes else (0,):
+    for budget in () if state is None else (budget_bytes, 0) if budget_bytes else (0,):
         assert state is not None
-        stretches, state = _narrowed(state, room)
+        stretches, state = _narrowed(state, budget)
         if stretches is None:
             continue
         made = slice_stretches(model, stretches)
@@ -346,10 +346,10 @@ _Known = dict[tuple[int, int], tuple[int, int, int, int, int]]
 """(Bytes of a peak, bytes made there) -> what was chosen: (begin and end, from the peak, axis, slices, bytes then)."""
 
 
-def _choose(order: _Order, room_bytes: int, known: _Known) -> list[_Choice]:
+def _choose(order: _Order, budget_bytes: int, known: _Known) -> list[_Choice]:
     """Ways to lower the highest peak, and others as high of which one like it is known; none where there is none."""
     peaks = [place for place, held in enumerate(order.held[: len(order.steps)]) if held == order.peak_bytes]
-    first = _lowered(order, peaks[0], room_bytes, known)
+    first = _lowered(order, peaks[0], budget_bytes, known)
     choices = [] if first is None else [first]
     for peak in peaks[1:] if choices else ():
         key = _key(order, peak)
@@ -363,12 +363,12 @@ def _key(order: _Order, peak: int) -> tuple[int, int]:
     return order.peak_bytes, sum(order.steps[peak].sizes)
 
 
-def _lowered(order: _Order, peak: int, room_bytes: int, known: _Known) -> _Choice | None:
+def _lowered(order: _Order, peak: int, budget_bytes: int, known: _Known) -> _Choice | None:
     """The way to lower one peak; None where there is none."""
     key = _key(order, peak)
     found = _as_before(order, peak, known[key]) if key in known else None
     if found is None:
-        found = _search(order, peak, room_bytes)
+        found = _search(order, peak, budget_bytes)
         if found is not None:
             offsets = (found.begin - peak, found.end - peak)
             known[key] = (*offsets, found.stretch.axis, found.stretch.slices, found.peak_bytes)
@@ -384,7 +384,7 @@ def _as_before(order: _Order, peak: int, known: tuple[int, int, int, int, int]) 
     return choice if choice is not None and choice.peak_bytes == known[4] else None
 
 
-def _search(order: _Order, peak: int, room_bytes: int) -> _Choice | None:
+def _search(order: _Order, peak: int, budget_bytes: int) -> _Choice | None:
     """The best of all ways to lower a peak: of those that fit the one that computes least twice, else the lowest."""
     coarse = max(1, order.peak_bytes // 4)
     fitting: _Choice | None = None
@@ -400,10 +400,10 @@ def _search(order: _Order, peak: int, room_bytes: int) -> _Choice | None:
                     choice = _try(order, begin, end + 1, axis, slices)
                     if choice is None:
                         break
-                    if choice.peak_bytes <= room_bytes:
+                    if choice.peak_bytes <= budget_bytes:
                         if fitting is None or _fit_key(choice, coarse) < _fit_key(fitting, coarse):
                             fitting = choice
-                        most_bytes = room_bytes
+                        most_bytes = budget_bytes
                         break
                     if choice.peak_bytes <= most_bytes and (lowest is None or _low_key(choice) < _low_key(lowest)):
                         lowest = choice

@@ -70,10 +70,10 @@ def _with_bodies(request: PlanRequest, base: BasePlan) -> Plan:
     if base.device is None:
         return lower_bodies(model, plan, plan_body=on_cores, min_gain=gain, promises=promises)
     device = request.devices[base.device]
-    room = device.room_bytes
-    if room is not None:
-        room = max(1, room - held_bytes(model.inferred(), plan, device.backend.info.name))
+    budget_bytes = device.budget_bytes
+    if budget_bytes is not None:
+        budget_bytes = max(1, budget_bytes - held_bytes(model.inferred(), plan, device.backend.info.name))
     planner: BodyPlanner = DeviceBodyPlanner(
-        with_price(device.backend, width=request.cores), forced=False, otherwise=on_cores, room_bytes=room
+        with_price(device.backend, width=request.cores), forced=False, otherwise=on_cores, budget_bytes=budget_bytes
     )
     return lower_bodies(model, plan, plan_body=planner, min_gain=gain)

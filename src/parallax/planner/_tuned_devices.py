@@ -104,7 +104,7 @@ def _device_plans(
     """
     found: list[tuple[DevicePlan | None, str]] = []
     try:
-        study = DeviceStudy(context, with_price(device.backend, width=context.cores), room_bytes=device.room_bytes)
+        study = DeviceStudy(context, with_price(device.backend, width=context.cores), budget_bytes=device.budget_bytes)
         if device.backend.info.is_emulated:
             # It computes with the processor's kernels, so that what it does not take cannot be left to itself.
             greedy = study.greedy
@@ -151,7 +151,7 @@ def _shared_rows(
         priced = with_price(device.backend, width=context.cores)
         whole = _context_in(context, stated)
         placer = RowsAndRegions()
-        alone = DeviceStudy(whole, priced, room_bytes=device.room_bytes).placed((placer,))
+        alone = DeviceStudy(whole, priced, budget_bytes=device.budget_bytes).placed((placer,))
         if alone is None:
             return None
         sides = sides_of(whole, alone)
@@ -162,7 +162,7 @@ def _shared_rows(
             progress(number, len(tried))
             made = rows.split.model
             own = PlanningContext(made, cores=context.cores, costs=cost(made))
-            placed = DeviceStudy(own, priced, split=rows.split, sides=sides, room_bytes=device.room_bytes).best
+            placed = DeviceStudy(own, priced, split=rows.split, sides=sides, budget_bytes=device.budget_bytes).best
             if placed is not None and (best is None or placed.simulated_ns < best.simulated_ns):
                 # It is a plan for the model as it is, which is split when the plan is compiled.
                 plan = replace(
