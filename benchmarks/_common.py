@@ -1,6 +1,6 @@
 """What every benchmark shares: the machine's description, result files, tables, zoo models with inputs.
 
-Timing itself (rivals that take turns, pauses until spinning pools are quiet, ratios round by round) is
+Timing itself (variants that take turns, pauses until spinning pools are quiet, ratios round by round) is
 `parallax.cli`'s, so that `parallax bench` and these scripts measure alike.
 """
 
@@ -227,7 +227,7 @@ def in_child(script: str, name: str, *, runs: int, threads: int, more: Sequence[
 
 
 def samples_of(row: Mapping[str, Any], label: str) -> list[float]:
-    """One rival's samples of a row's ``timings``, in ns."""
+    """One variant's samples of a row's ``timings``, in ns."""
     return list(row["timings"][label]["samples_ns"])
 
 

@@ -22,7 +22,7 @@ from parallax import zoo
 from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.backends.emulated._profiles import load_profile
 from parallax.backends.ort import CPU_DEVICE, RuntimeOptions
-from parallax.cli import Rival
+from parallax.cli import Baseline
 from parallax.engine import Executor, compile_plan, lane_pool
 from parallax.engine._compile import Delegation, compile_segment
 from parallax.graph import Work, operator_work
@@ -96,8 +96,10 @@ def measure_row(name: str, phone: str, *, rounds: int, cores: int, cache: Path) 
 
 def quickest_cpu(path: Path, feeds: Mapping[str, Any], outputs: Sequence[str], *, cores: int) -> Call:
     """ONNX Runtime on the model as it is: on all cores or on one, whichever a few rounds find quicker."""
-    rivals = [Rival(label=f"{threads} threads", threads=threads) for threads in sorted({1, cores})]
-    calls: dict[str, Call] = {rival.label: partial(rival.open(path).run, outputs, feeds) for rival in rivals}
+    baselines = [Baseline(label=f"{threads} threads", threads=threads) for threads in sorted({1, cores})]
+    calls: dict[str, Call] = {
+        baseline.label: partial(baseline.open(path).run, outputs, feeds) for baseline in baselines
+    }
     found = time_in_turn(calls, rounds=3, cores=cores)
     return calls[min(found.values(), key=lambda timing: timing.median_ns).label]
 

@@ -21,7 +21,7 @@ from onnx import numpy_helper
 
 import parallax
 from parallax import zoo
-from parallax.cli import Rival, compare_outputs, time_interleaved
+from parallax.cli import Baseline, compare_outputs, time_interleaved
 
 OURS, RUNTIME, DENSE = "Parallax, slim=True", "ONNX Runtime", "ONNX Runtime, weights as they were"
 TOLERANCE = 1e-4
@@ -142,8 +142,8 @@ def measure_slimmed(name: str, *, runs: int, threads: int, folder: Path) -> dict
     feeds = zoo.example_inputs(case.model)
     say(f"{name}: opening")
     ours = parallax.InferenceSession(path, slim=True, threads=threads, shapes=open_inputs(path, feeds))
-    runtime = Rival(label=RUNTIME, threads=threads).open(path)
-    dense = Rival(label=DENSE, threads=threads).open(Path(zoo.load(case.model)))
+    runtime = Baseline(label=RUNTIME, threads=threads).open(path)
+    dense = Baseline(label=DENSE, threads=threads).open(Path(zoo.load(case.model)))
     names = [output.name for output in ours.get_outputs()]
     difference = compare_outputs(
         dict(zip(names, ours.run(names, feeds), strict=True)),

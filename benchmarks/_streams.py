@@ -28,7 +28,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from parallax.cli import Rival
+from parallax.cli import Baseline
 from parallax.graph import Dag, bottom_levels
 from parallax.partition import find_branches
 
@@ -48,7 +48,7 @@ class OptimisedNode:
     cost_ns: int
 
 
-def find_best_streams(model: Path, feeds: dict[str, np.ndarray], *, threads: int, folder: Path) -> Rival | None:
+def find_best_streams(model: Path, feeds: dict[str, np.ndarray], *, threads: int, folder: Path) -> Baseline | None:
     """The fastest of a few stream assignments for ``model``, or None if none runs or there is nothing to spread.
 
     Branches of the optimised graph, weighed by profiled time, go to the stream that finishes them first;
@@ -56,7 +56,7 @@ def find_best_streams(model: Path, feeds: dict[str, np.ndarray], *, threads: int
     operators on one thread and on all, and the winner of these without spinning inter-op threads.
     """
     nodes = read_optimised_graph(model, feeds, folder=folder)
-    rivals = []
+    baselines = []
     tried: list[list[list[str]]] = []
     for streams, handover_ns in itertools.product((threads, threads + 1), _HANDOVERS_NS):
         assignment = assign_streams(nodes, streams=streams, handover_ns=handover_ns)
@@ -66,8 +66,8 @@ def find_best_streams(model: Path, feeds: dict[str, np.ndarray], *, threads: int
         path = folder / f"streams-{len(tried)}.json"
         devices = ["0"] * len(assignment)
         path.write_text(json.dumps({"type": "DeviceBasedPartitioner", "streams": assignment, "devices": devices}))
-        rivals += [
-            Rival(
+        baselines += [
+            Baseline(
                 label=f"ONNX Runtime, hand-written streams ({len(assignment)}, {intra} intra-op)",
                 threads=intra,
                 inter_op_threads=max(3, len(assignment) + 1),
@@ -75,17 +75,17 @@ def find_best_streams(model: Path, feeds: dict[str, np.ndarray], *, threads: int
             )
             for intra in sorted({1, threads})
         ]
-    best = _fastest(rivals, model, feeds)
+    best = _fastest(baselines, model, feeds)
     if best is None:
         return None
     quiet = replace(best, inter_op_spinning=False, label=best.label.replace("intra-op)", "intra-op, no spinning)"))
     return _fastest([best, quiet], model, feeds)
 
 
-def _fastest(rivals: Sequence[Rival], model: Path, feeds: dict[str, np.ndarray]) -> Rival | None:
+def _fastest(baselines: Sequence[Baseline], model: Path, feeds: dict[str, np.ndarray]) -> Baseline | None:
     """The one with the lowest median in a trial of each; None if none ends."""
-    taken = {rival: ns for rival in rivals if (ns := _try_apart(rival, model, feeds)) is not None}
-    return min(taken, key=lambda rival: taken[rival], default=None)
+    taken = {baseline: ns for baseline in baselines if (ns := _try_apart(baseline, model, feeds)) is not None}
+    return min(taken, key=lambda baseline: taken[baseline], default=None)
 
 
 def read_optimised_graph(model: Path, feeds: dict[str, np.ndarray], *, folder: Path) -> list[OptimisedNode]:
@@ -189,11 +189,11 @@ def assign_streams(nodes: Sequence[OptimisedNode], *, streams: int, handover_ns:
     return [row for row in rows if row]
 
 
-def _try_apart(rival: Rival, model: Path, feeds: dict[str, np.ndarray]) -> float | None:
+def _try_apart(baseline: Baseline, model: Path, feeds: dict[str, np.ndarray]) -> float | None:
     """Median ns of a few runs in a process of its own; None if it fails or does not end."""
     context = multiprocessing.get_context("spawn")
     answers: Any = context.Queue()
-    process = context.Process(target=_trial, args=(rival, str(model), feeds, answers), daemon=True)
+    process = context.Process(target=_trial, args=(baseline, str(model), feeds, answers), daemon=True)
     process.start()
     try:
         median_ns: float | None = answers.get(timeout=_TRIAL_SECONDS)
@@ -205,9 +205,9 @@ def _try_apart(rival: Rival, model: Path, feeds: dict[str, np.ndarray]) -> float
         process.join()
 
 
-def _trial(rival: Rival, model: str, feeds: dict[str, np.ndarray], answers: Any) -> None:
+def _trial(baseline: Baseline, model: str, feeds: dict[str, np.ndarray], answers: Any) -> None:
     try:
-        session = rival.open(model)
+        session = baseline.open(model)
         samples = []
         for _ in range(8):
             begin = time.perf_counter_ns()

@@ -1,7 +1,7 @@
 """Kernels chosen by measuring: Parallax (tuned, with OpenVINO installed) against ONNX Runtime and OpenVINO itself.
 
 Both are set up for one request at a time on the same number of threads, in float32: ONNX Runtime with its defaults,
-OpenVINO with its latency hint, inputs shared and its own Python API. Each model has a process of its own; rivals take
+OpenVINO with its latency hint, inputs shared and its own Python API. Each model has a process of its own; variants take
 turns in it. Needs ``pip install 'parallax-runtime[openvino]'``.
 
 How much there is to gain at all is told by the column "best kernels": the share of ONNX Runtime's time that a model
@@ -39,7 +39,7 @@ from _kernels import best_kernels
 
 import parallax
 from parallax import zoo
-from parallax.cli import Rival, compare_outputs, ratio, time_interleaved
+from parallax.cli import Baseline, compare_outputs, ratio, time_interleaved
 
 OURS, RUNTIME, OPENVINO = "Parallax", "ONNX Runtime", "OpenVINO"
 
@@ -78,7 +78,7 @@ def measure_model(name: str, *, runs: int, threads: int, folder: Path) -> dict[s
         tune=True,
         cache_dir=folder / "cache",
     )
-    runtime = Rival(label=RUNTIME, threads=threads).open(path)
+    runtime = Baseline(label=RUNTIME, threads=threads).open(path)
     names = [output.name for output in ours.get_outputs()]
     difference = compare_outputs(
         dict(zip(names, ours.run(names, feeds), strict=True)),

@@ -1,12 +1,12 @@
 """Latency of the reference models: Parallax (tuned) against ONNX Runtime in every mode it offers.
 
-Rivals take turns in one process, in rotating order; each turn starts when no thread pool spins any more
+Variants take turns in one process, in rotating order; each turn starts when no thread pool spins any more
 and begins with an untimed run, so everyone is timed in the steady state of back-to-back use. The ratio is
-the median over rounds of (ours / theirs in that round) against the rival with the lowest median. Where a process's
+the median over rounds of (ours / theirs in that round) against the baseline with the lowest median. Where a process's
 threads come to lie differs from process to process, and small models show it: so each model is timed in several
-processes, of which the first tunes and finds the best rival, and the others time ours and that rival again. A promise
-of 2% needs a median that is known to better than that: within a process both go on in turns, whatever the ratio is,
-until its 95% interval is narrow enough, or they have had their time.
+processes, of which the first tunes and finds the best baseline, and the others time ours and that baseline again. A
+promise of 2% needs a median that is known to better than that: within a process both go on in turns, whatever the
+ratio is, until its 95% interval is narrow enough, or they have had their time.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ from _streams import find_best_streams
 
 import parallax
 from parallax import zoo
-from parallax.cli import Rival, Timing, compare_outputs, time_interleaved
+from parallax.cli import Baseline, Timing, compare_outputs, time_interleaved
 from parallax.schedule import Plan
 
 OURS = "Parallax"
 CHAINS = "four serial chains"
 
-# What the project promises, per row of the table: no model slower than the best rival by more than this ...
+# What the project promises, per row of the table: no model slower than the best baseline by more than this ...
 WORST_RATIO = 1.02
-# ... and the synthetic chains at most this share of the best rival's time on two cores.
+# ... and the synthetic chains at most this share of the best baseline's time on two cores.
 CHAINS_RATIO = 0.6
 
 # The median ratio is to be known to this (half of its 95% interval), if so many seconds are enough for it.
@@ -63,7 +63,7 @@ PRECISION = 0.01
 LONGEST_S = 10.0
 
 TRIAL_ROUNDS = 5
-"""In which all rivals are compared; the best of them and ours take more."""
+"""In which all baselines are compared; the best of them and ours take more."""
 
 PROCESSES = 3
 """In which each model is timed."""
@@ -91,21 +91,21 @@ def model_and_feeds(name: str, folder: Path) -> tuple[Path, dict[str, np.ndarray
 
 
 def measure_model(name: str, *, runs: int, threads: int, folder: Path, streams: bool) -> dict[str, Any]:
-    """One row: every rival's samples, ours, the comparison of outputs and the plan's story."""
+    """One row: every baseline's samples, ours, the comparison of outputs and the plan's story."""
     path, feeds = model_and_feeds(name, folder)
     say(f"{name}: tuning")
     ours = open_ours(path, feeds, threads=threads, cache=folder / "cache")
-    rivals = [Rival(label="1 thread", threads=1)]
+    baselines = [Baseline(label="1 thread", threads=1)]
     if threads > 1:
-        rivals.append(Rival(label=f"{threads} threads", threads=threads))
-    rivals.append(Rival(label="ORT_PARALLEL", threads=threads, inter_op_threads=max(2, threads)))
+        baselines.append(Baseline(label=f"{threads} threads", threads=threads))
+    baselines.append(Baseline(label="ORT_PARALLEL", threads=threads, inter_op_threads=max(2, threads)))
     found = None
     if streams:
         say(f"{name}: looking for streams")
         found = find_best_streams(path, feeds, threads=threads, folder=folder)
     if found is not None:
-        rivals.append(found)
-    sessions = {rival.label: rival.open(path) for rival in rivals}
+        baselines.append(found)
+    sessions = {baseline.label: baseline.open(path) for baseline in baselines}
     names = [output.name for output in ours.get_outputs()]
     our_outputs = dict(zip(names, ours.run(names, feeds), strict=True))
     reference = dict(zip(names, sessions["1 thread"].run(names, feeds), strict=True))
@@ -121,7 +121,7 @@ def measure_model(name: str, *, runs: int, threads: int, folder: Path, streams: 
     return {
         "model": name,
         "best": best.label,
-        "rival": asdict(next(rival for rival in rivals if rival.label == best.label)),
+        "rival": asdict(next(baseline for baseline in baselines if baseline.label == best.label)),
         "timings": {label: dump_timing(timing) for label, timing in timings.items()},
         "streams": None if found is None else found.label,
         "identical_outputs": difference.identical,
@@ -145,11 +145,11 @@ def narrow_down(
     return {ours.label: ours, theirs.label: theirs}
 
 
-def measure_again(name: str, rival: Rival, *, runs: int, threads: int, folder: Path) -> dict[str, Any]:
-    """Ours, as tuned before, and the best rival, in another process."""
+def measure_again(name: str, baseline: Baseline, *, runs: int, threads: int, folder: Path) -> dict[str, Any]:
+    """Ours, as tuned before, and the best baseline, in another process."""
     path, feeds = model_and_feeds(name, folder)
-    ours, theirs = open_ours(path, feeds, threads=threads, cache=folder / "cache"), rival.open(path)
-    calls = {OURS: lambda: ours.run(None, feeds), rival.label: lambda: theirs.run(None, feeds)}
+    ours, theirs = open_ours(path, feeds, threads=threads, cache=folder / "cache"), baseline.open(path)
+    calls = {OURS: lambda: ours.run(None, feeds), baseline.label: lambda: theirs.run(None, feeds)}
     timings = time_interleaved(calls, rounds=runs, cores=threads)
     timings = narrow_down(calls, timings, cores=threads)
     return {"timings": {label: dump_timing(timing) for label, timing in timings.items()}}
@@ -194,7 +194,7 @@ def explain(plan: Plan) -> str:
 
 
 def ratio_figure(result: Mapping[str, Any]) -> Figure:
-    """Ours to the best rival, over all processes."""
+    """Ours to the best baseline, over all processes."""
     best = result["best"]
     runs = [paired(samples_of(run, OURS), samples_of(run, best)) for run in (result, *result.get("again", ()))]
     name = result["model"]
@@ -262,8 +262,8 @@ def make_report(results: list[dict[str, Any]], *, runs: int, threads: int) -> Re
         title="Latency against ONNX Runtime",
         method=(
             f"Milliseconds per run, median (quartiles) of interleaved rounds ({TRIAL_ROUNDS} of all, then {runs} and "
-            f"more of ours and the best rival) on {threads} threads. The ratio is "
-            "ours to the rival with the lowest median, per round, over several processes, with its 95% interval; "
+            f"more of ours and the best baseline) on {threads} threads. The ratio is "
+            "ours to the baseline with the lowest median, per round, over several processes, with its 95% interval; "
             f"these two take more rounds in each, until it is known to {PRECISION:g} or {LONGEST_S:g} s have passed. "
             "ORT_PARALLEL and streams: inter-op threads as well. Streams are written from a profile "
             "of the optimised graph; the fastest of up to nine set-ups counts (-: none runs, or left out)."
@@ -280,7 +280,7 @@ def make_report(results: list[dict[str, Any]], *, runs: int, threads: int) -> Re
 
 
 def measure_in_processes(name: str, *, runs: int, threads: int, processes: int, more: Sequence[str]) -> dict[str, Any]:
-    """A row: one process tunes and compares all, the others compare ours and the best rival again."""
+    """A row: one process tunes and compares all, the others compare ours and the best baseline again."""
     with tempfile.TemporaryDirectory() as folder:
         shared = ["--folder", folder, *more]
         row = in_child(__file__, name, runs=runs, threads=threads, more=shared)
@@ -303,7 +303,7 @@ def measure_one(arguments: argparse.Namespace) -> None:
     if arguments.again is None:
         row = measure_model(name, streams=not arguments.no_streams, **given)
     else:
-        row = measure_again(name, Rival(**json.loads(arguments.again)), **given)
+        row = measure_again(name, Baseline(**json.loads(arguments.again)), **given)
     Path(result).write_text(json.dumps(row))
 
 
@@ -313,7 +313,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=PROCESSES, help="in which each model is timed")
     parser.add_argument("--no-streams", action="store_true", help="leave hand-written streams out, which take minutes")
     parser.add_argument("--folder", type=Path, help="of files that processes share (used by the script itself)")
-    parser.add_argument("--again", metavar="RIVAL", help="time ours and this rival (used by the script itself)")
+    parser.add_argument("--again", metavar="BASELINE", help="time ours and this baseline (used by the script itself)")
     arguments = parser.parse_args()
     if arguments.one:
         measure_one(arguments)

@@ -81,7 +81,7 @@ def bare_caller(executor: Executor, feeds: dict[str, Any]) -> Callable[[], objec
 
 
 def interleave(calls: dict[str, Callable[[], object]], *, rounds: int, repeats: int) -> dict[str, list[float]]:
-    """ns per call, one sample per rival and round. No pool spins here (all sessions have width 1), so no pauses."""
+    """ns per call, one sample per variant and round. No pool spins here (all sessions have width 1), so no pauses."""
     for call in calls.values():
         for _ in range(50):
             call()

@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 
 from parallax import zoo
-from parallax.cli import Rival, Timing, _timing, compare_outputs, ratio, runtime_rivals, thread_counts, time_interleaved
+from parallax.cli import (
+    Baseline,
+    Timing,
+    _timing,
+    compare_outputs,
+    ratio,
+    runtime_baselines,
+    thread_counts,
+    time_interleaved,
+)
 from parallax.cli._bench_report import percentile_ms
 from parallax.cli._bench_rounds import End, Measured, counted, measure_rounds
 from parallax.cli._quiet import Deadline
@@ -23,7 +32,7 @@ from parallax.machine._load import Reading
 from tests.cli._models import affine, branching, invoke
 
 
-def test_a_bench_times_every_rival_and_compares_outputs(tmp_path: Path) -> None:
+def test_a_bench_times_every_baseline_and_compares_outputs(tmp_path: Path) -> None:
     path = branching(tmp_path / "m.onnx")
     result = invoke(
         *("bench", path, "--runs", 2, "--threads", 2, "--no-tune", "-s", "x=4,8", "--max-time", 10),
@@ -34,7 +43,7 @@ def test_a_bench_times_every_rival_and_compares_outputs(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     labels = [row["label"] for row in report["timings"]]
-    assert labels == ["Parallax", *(rival.label for rival in runtime_rivals(2))]
+    assert labels == ["Parallax", *(baseline.label for baseline in runtime_baselines(2))]
     for row in report["timings"]:
         low, high = row["quartiles_ms"]
         assert 0 < row["min_ms"] <= low <= row["median_ms"] <= high <= row["max_ms"]
@@ -230,16 +239,16 @@ def test_ctrl_c_shows_what_was_measured_and_ends_with_130() -> None:
     assert 0 < report["runs"] < 100000
 
 
-def test_rivals_take_turns_in_rotating_order() -> None:
+def test_variants_take_turns_in_rotating_order() -> None:
     calls: list[str] = []
-    rivals = {name: (lambda name=name: calls.append(name)) for name in "abc"}
-    timings = time_interleaved(rivals, rounds=3, warmups=1)
+    variants = {name: (lambda name=name: calls.append(name)) for name in "abc"}
+    timings = time_interleaved(variants, rounds=3, warmups=1)
     assert [len(timings[name].samples_ns) for name in "abc"] == [3, 3, 3]
     turns = [name for name, before in zip(calls[3:], [None, *calls[3:]], strict=False) if name != before]
     assert "".join(turns) == "abc" + "bca" + "cab"
 
 
-def test_all_rivals_have_one_sample_per_round_in_turns_that_begin_where_the_last_began_later() -> None:
+def test_all_variants_have_one_sample_per_round_in_turns_that_begin_where_the_last_began_later() -> None:
     order: list[str] = []
 
     def call(name: str) -> None:
@@ -248,7 +257,7 @@ def test_all_rivals_have_one_sample_per_round_in_turns_that_begin_where_the_last
 
     timings = time_interleaved({name: (lambda name=name: call(name)) for name in "ab"}, rounds=3)
     assert [len(timing.samples_ns) for timing in timings.values()] == [3, 3]
-    # Warm-up, then rounds a b, b a, a b: equal neighbours are one turn after another of the same rival.
+    # Warm-up, then rounds a b, b a, a b: equal neighbours are one turn after another of the same variant.
     assert order == ["a", "b", "a", "b", "a", "b"]
 
 
@@ -300,14 +309,14 @@ def test_thread_counts_double_up_to_all(threads: int, counts: tuple[int, ...]) -
     assert thread_counts(threads) == counts
 
 
-def test_a_rival_has_the_threads_and_mode_of_its_label() -> None:
+def test_a_baseline_has_the_threads_and_mode_of_its_label() -> None:
     import onnxruntime
 
-    options = Rival(label="", threads=3, inter_op_threads=4).options()
+    options = Baseline(label="", threads=3, inter_op_threads=4).options()
     assert options.intra_op_num_threads == 3
     assert options.inter_op_num_threads == 4
     assert options.execution_mode == onnxruntime.ExecutionMode.ORT_PARALLEL
-    assert Rival(label="", threads=3).options().execution_mode == onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    assert Baseline(label="", threads=3).options().execution_mode == onnxruntime.ExecutionMode.ORT_SEQUENTIAL
 
 
 def _compare(ours: object, theirs: object):

@@ -196,7 +196,7 @@ def test_people_see_how_far_it_came(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_outputs_that_differ_are_said_to_though_no_round_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parallax.cli._bench_course.TOLERANCE", -1.0)
-    monkeypatch.setattr("parallax.cli._rivals._same_array", lambda *_: False)
+    monkeypatch.setattr("parallax.cli._baselines._same_array", lambda *_: False)
     result = bench_without_a_round(affine(tmp_path / MODEL), monkeypatch)
     assert result.exit_code == 1
     assert "outputs differ from ONNX Runtime's" in result.stderr

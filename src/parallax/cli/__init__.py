@@ -1,7 +1,7 @@
 """The ``parallax`` command: inspect, run, bench, tune and compile ONNX models from a terminal.
 
-Also what its measurements rest on, for scripts that measure more: rivals that take turns
-(`time_interleaved`), ONNX Runtime as its documentation sets it up (`Rival`), outputs compared, intervals of medians.
+Also what its measurements rest on, for scripts that measure more: variants that take turns
+(`time_interleaved`), ONNX Runtime as its documentation sets it up (`Baseline`), outputs compared, intervals of medians.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from parallax import _lazy
 
 if TYPE_CHECKING:
     from parallax.cli._app import app
-    from parallax.cli._rivals import Difference, Rival, compare_outputs, runtime_rivals, thread_counts
+    from parallax.cli._baselines import Baseline, Difference, compare_outputs, runtime_baselines, thread_counts
     from parallax.cli._timing import Ratio, Timing, quartiles, ratio, time_interleaved, wait_until_quiet
     from parallax.cli._verdict import LEAST_SAMPLES, LEVEL, median_interval
 else:
@@ -21,7 +21,7 @@ else:
         __name__,
         {
             "_app": "app",
-            "_rivals": "Difference Rival compare_outputs runtime_rivals thread_counts",
+            "_baselines": "Difference Baseline compare_outputs runtime_baselines thread_counts",
             "_timing": "Ratio Timing quartiles ratio time_interleaved wait_until_quiet",
             "_verdict": "LEAST_SAMPLES LEVEL median_interval",
         },
@@ -30,9 +30,9 @@ else:
 __all__ = [
     "LEAST_SAMPLES",
     "LEVEL",
+    "Baseline",
     "Difference",
     "Ratio",
-    "Rival",
     "Timing",
     "app",
     "compare_outputs",
@@ -40,7 +40,7 @@ __all__ = [
     "median_interval",
     "quartiles",
     "ratio",
-    "runtime_rivals",
+    "runtime_baselines",
     "thread_counts",
     "time_interleaved",
     "wait_until_quiet",

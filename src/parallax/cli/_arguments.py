@@ -339,7 +339,7 @@ TriedTuneOption = Annotated[
         help="Search for the best plan first, in half of the time at most; by default for models, not for bundles.",
     ),
 ]
-RivalPoliciesOption = Annotated[
+ComparedPoliciesOption = Annotated[
     list[str] | None,
     typer.Option(
         "--policy",

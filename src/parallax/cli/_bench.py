@@ -9,8 +9,9 @@ from pathlib import Path
 
 import typer
 
+from parallax.cli._baselines import runtime_baselines
 from parallax.cli._bench_course import Course
-from parallax.cli._bench_opening import callers, open_ours, open_policies, open_rivals
+from parallax.cli._bench_opening import callers, open_baselines, open_ours, open_policies
 from parallax.cli._bench_report import OURS
 from parallax.cli._bench_rounds import BenchPlan, End, measure_rounds
 from parallax.cli._callers import CallerRounds
@@ -20,7 +21,6 @@ from parallax.cli._limit import Limit
 from parallax.cli._open import Subject, check_writable, prepare
 from parallax.cli._providers import parse_providers
 from parallax.cli._quiet import Deadline, await_idle_cores
-from parallax.cli._rivals import runtime_rivals
 from parallax.cli._timing import InterleavedRounds, Rounds
 from parallax.errors import ConfigError
 from parallax.machine import available_cores
@@ -70,8 +70,8 @@ def bench_model(
 ) -> None:
     """Time ``model`` here and in plain ONNX Runtime, interleaved, and compare outputs.
 
-    Exits with 1 where our outputs agree with no rival's, or those of a policy not with ours, with 3 (and the runs that
-    there were) where no round ended in time, and with 130 (and what is known by then) on Ctrl-C.
+    Exits with 1 where our outputs agree with no baseline's, or those of a policy not with ours, with 3 (and the runs
+    that there were) where no round ended in time, and with 130 (and what is known by then) on Ctrl-C.
 
     Args:
         limit: the time limit of this command, which has begun.
@@ -90,8 +90,8 @@ def bench_model(
     for policy in policies:
         open_placer(policy)  # what is wrong with one is said now, not after a minute of measuring
     cores = options.threads or available_cores()
-    rivals = runtime_rivals(cores)
-    limit.note_loaded(how.limit_s(len(rivals) + 1 + len(policies)))
+    baselines = runtime_baselines(cores)
+    limit.note_loaded(how.limit_s(len(baselines) + 1 + len(policies)))
     deadline = Deadline(limit.work_s, began_s=limit.began_s)
     course = Course(model=model, limit=limit, screen=screen, how=how, save=save, cores=cores, slims=options.slim)
     limit.conclude = lambda: course.conclude(End.TIME)
@@ -141,8 +141,8 @@ def _measure(
     ours_s = time.perf_counter() - began
     course.log(OURS, (1e9 * ours_s,))
     course.policies = open_policies(setting.policies, subject, options, setting.providers, course.opened)
-    open_rivals(
-        runtime_rivals(course.cores),
+    open_baselines(
+        runtime_baselines(course.cores),
         subject,
         deadline.within(OPEN_SHARE),
         progress,
@@ -153,7 +153,7 @@ def _measure(
     course.calls = callers(session, course.opened, subject, ours_s=ours_s, deadline=deadline)
     course.opening_s = limit.elapsed_s
     limit.stage = "the first round was measured"
-    slowest_s = max([ours_s, *(rival.run_s for rival in course.opened.running.values())])
+    slowest_s = max([ours_s, *(running.run_s for running in course.opened.running.values())])
     timer, course.wanted = _make_rounds(course, slowest_s=slowest_s, deadline=deadline)
     source = course.source
     if source is None or not source.is_measured:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from parallax.cli._baselines import Difference, compare_outputs, runtime_baselines
 from parallax.cli._bench_opening import Opened, Running
 from parallax.cli._bench_report import OURS, TOLERANCE, Bench, Compared, describe_bench, is_ours, render_bench
 from parallax.cli._bench_rounds import BenchPlan, End, Measured, counted
@@ -19,7 +20,6 @@ from parallax.cli._energy import BenchEnergy, EnergySource, RowEnergy, energy_of
 from parallax.cli._exits import INTERRUPTED_EXIT, say
 from parallax.cli._limit import Limit, describe_unmeasured, say_inconclusive, tell_nothing
 from parallax.cli._open import Subject
-from parallax.cli._rivals import Difference, compare_outputs, runtime_rivals
 from parallax.cli._timing import Round
 from parallax.schedule import Plan
 from parallax.session import InferenceSession
@@ -102,8 +102,8 @@ class Course:
     def _first_runs(self) -> dict[str, list[float]]:
         """Durations in ns of all runs so far, by label, in the order of the table."""
         runs_ns = {OURS: list(self.runs_ns[OURS])}
-        for label, rival in dict(self.opened.running).items():
-            runs_ns[label] = [1e9 * rival.run_s, *self.runs_ns.get(label, ())]
+        for label, running in dict(self.opened.running).items():
+            runs_ns[label] = [1e9 * running.run_s, *self.runs_ns.get(label, ())]
         return runs_ns
 
     def _tell(self, report: Mapping[str, Any], render: Callable[[Mapping[str, Any], Console], None]) -> None:
@@ -117,17 +117,17 @@ class Course:
         return f"other programs used {self.others_cores:.1f} of {self.cores} cores"
 
     def _differences(self, session: InferenceSession) -> dict[str, Difference]:
-        """How rivals' outputs differ from ours: those of timed rivals or, until these are chosen, of all that ran."""
+        """How baselines' outputs differ from ours: those of timed ones or, until these are chosen, of all that ran."""
         names = [entry.name for entry in session.get_outputs()]
         ours = dict(zip(names, self.ours, strict=True))
         return {
-            label: compare_outputs(ours, dict(zip(names, rival.outputs, strict=True)))
-            for label, rival in dict(self.opened.running).items()
+            label: compare_outputs(ours, dict(zip(names, running.outputs, strict=True)))
+            for label, running in dict(self.opened.running).items()
             if label in self.calls or not self.calls
         }
 
     def _bench(self, compared: Compared, measured: Measured) -> Bench:
-        policies = {label: rival.session.plan for label, rival in self.policies.items()}
+        policies = {label: running.session.plan for label, running in self.policies.items()}
         plans = {OURS: compared.session.plan, **policies}
         return Bench(
             compared=compared,
@@ -141,15 +141,15 @@ class Course:
     def _energy(self, subject: Subject, rounds: Sequence[Round], plans: Mapping[str, Plan]) -> BenchEnergy | None:
         if self.source is None:
             return None
-        threads = {rival.label: rival.threads for rival in runtime_rivals(self.cores)}
+        threads = {baseline.label: baseline.threads for baseline in runtime_baselines(self.cores)}
         metered = dict(self.metered)
         return energy_of(self.source, metered, subject, rounds, plans=plans, threads=threads, slim=self.slims)
 
 
 def _status(differences: Mapping[str, Difference]) -> int:
     """1, and a line that says why, where outputs differ: ours from all of ONNX Runtime's, or a policy's from ours."""
-    rivals = [difference for label, difference in differences.items() if not is_ours(label)]
-    if rivals and not any(difference.within(TOLERANCE) for difference in rivals):
+    baselines = [difference for label, difference in differences.items() if not is_ours(label)]
+    if baselines and not any(difference.within(TOLERANCE) for difference in baselines):
         say("error: outputs differ from ONNX Runtime's beyond tolerance; please report this model")
         return 1
     for label, difference in differences.items():

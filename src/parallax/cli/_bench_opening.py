@@ -12,12 +12,12 @@ import onnxruntime
 
 from parallax.backends.ort import FOREIGN_EXCEPTIONS
 from parallax.bundle import read_bundle
+from parallax.cli._baselines import Baseline
 from parallax.cli._bench_report import OURS
 from parallax.cli._console import ProgressCallback, Screen
 from parallax.cli._open import Subject
 from parallax.cli._original import find_original
 from parallax.cli._quiet import Deadline
-from parallax.cli._rivals import Rival
 from parallax.options import Options
 from parallax.planner import is_yardstick
 from parallax.session import InferenceSession
@@ -60,7 +60,7 @@ def open_ours(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """A rival that opens and runs, with what its first run gave."""
+    """A session that opens and runs, with what its first run gave."""
 
     session: Any
     outputs: list[Any]
@@ -94,8 +94,8 @@ def open_policies(
     return dict(opened.running)
 
 
-def open_rivals(
-    rivals: Sequence[Rival],
+def open_baselines(
+    baselines: Sequence[Baseline],
     subject: Subject,
     deadline: Deadline,
     progress: ProgressCallback,
@@ -104,47 +104,47 @@ def open_rivals(
     opened: Opened,
     screen: Screen,
 ) -> None:
-    """Add sessions that open and run once, in the order of the rivals; those that matter most are opened first."""
+    """Add sessions that open and run once, in the order of the baselines; those that matter most are opened first."""
     path: Path | None = subject.source.path
     if subject.source.is_bundle:
         path, why = find_original(read_bundle(subject.source.path, verify="never"))
         if path is None:
             screen.notice(f"nothing to compare with: {why}")
-            opened.left_out.update((rival.label, why) for rival in rivals)
+            opened.left_out.update((baseline.label, why) for baseline in baselines)
             return
-    by_importance = _by_importance(rivals)
-    opened.order = (*opened.running, *(rival.label for rival in by_importance))
+    by_importance = _by_importance(baselines)
+    opened.order = (*opened.running, *(baseline.label for baseline in by_importance))
     longest_s, are_any = run_s, False
-    for number, rival in enumerate(by_importance, start=1):
+    for number, baseline in enumerate(by_importance, start=1):
         if are_any and deadline.remaining_s < longest_s:
-            opened.left_out[rival.label] = "no time was left to open it"
+            opened.left_out[baseline.label] = "no time was left to open it"
             continue
         try:
             begun = time.perf_counter()
-            session = rival.open(path or subject.source.path)
+            session = baseline.open(path or subject.source.path)
             began = time.perf_counter()
             outputs = session.run(None, subject.feeds)
             ended = time.perf_counter()
-            opened.running[rival.label] = Running(session=session, outputs=outputs, run_s=ended - began)
+            opened.running[baseline.label] = Running(session=session, outputs=outputs, run_s=ended - began)
             longest_s, are_any = max(longest_s, ended - begun), True
         except FOREIGN_EXCEPTIONS as error:
-            opened.failed[rival.label] = " ".join(str(error).split())
-        progress("opening ONNX Runtime", number, len(rivals))
-    order = [rival.label for rival in rivals]
+            opened.failed[baseline.label] = " ".join(str(error).split())
+        progress("opening ONNX Runtime", number, len(baselines))
+    order = [baseline.label for baseline in baselines]
     ours = [label for label in opened.running if label not in order]
     opened.running = {label: opened.running[label] for label in (*ours, *order) if label in opened.running}
 
 
-def _by_importance(rivals: Sequence[Rival]) -> list[Rival]:
+def _by_importance(baselines: Sequence[Baseline]) -> list[Baseline]:
     """What a session of ONNX Runtime is by default first, then one thread, the parallel mode, and the rest."""
-    most = max(rival.threads for rival in rivals)
+    most = max(baseline.threads for baseline in baselines)
 
-    def rank(rival: Rival) -> int:
-        if rival.inter_op_threads is not None:
+    def rank(baseline: Baseline) -> int:
+        if baseline.inter_op_threads is not None:
             return 2
-        return {most: 0, 1: 1}.get(rival.threads, 3)
+        return {most: 0, 1: 1}.get(baseline.threads, 3)
 
-    return sorted(rivals, key=rank)
+    return sorted(baselines, key=rank)
 
 
 def callers(
@@ -160,7 +160,9 @@ def callers(
         else:
             opened.left_out[label] = "no time was left to time it"
     calls = {OURS: _caller(session, subject)}
-    calls.update((label, _caller(rival.session, subject)) for label, rival in opened.running.items() if label in kept)
+    calls.update(
+        (label, _caller(running.session, subject)) for label, running in opened.running.items() if label in kept
+    )
     return calls
 
 

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from parallax.cli._baselines import Difference
 from parallax.cli._bench_rounds import BenchPlan, End, Measured
 from parallax.cli._console import make_table, print_line, print_table
 from parallax.cli._energy import BenchEnergy, energy_cell, energy_heading, energy_notes
 from parallax.cli._open import Subject
 from parallax.cli._plan_view import describe_adaptation, describe_plan, render_adaptation, summarise_memory
-from parallax.cli._rivals import Difference
 from parallax.cli._timing import quartiles
 from parallax.cli._units import milliseconds, significant
 from parallax.cli._verdict import Verdict, judge, speed
@@ -47,11 +47,11 @@ class Compared:
     wanted: int
     """Rounds that were to be measured."""
     differences: Mapping[str, Difference]
-    """Of outputs from ours, by rival."""
+    """Of outputs from ours, by label."""
     failed: Mapping[str, str]
-    """Rivals that do not run the model, and what the runtime said."""
+    """Baselines that do not run the model, and what the runtime said."""
     left_out: Mapping[str, str]
-    """Rivals that were not timed, and why."""
+    """Baselines that were not timed, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,11 +94,11 @@ def describe_bench(bench: Bench) -> dict[str, Any]:
     """The document: everything that the tables show, and more."""
     measured = bench.measured
     rows = [_describe_row(bench, label) for label in bench.labels]
-    rivals = [row for row in rows if not is_ours(row["label"])]
+    baselines = [row for row in rows if not is_ours(row["label"])]
     best = (
-        max(rivals, key=lambda row: row["runs_per_s"], default=None)
+        max(baselines, key=lambda row: row["runs_per_s"], default=None)
         if bench.compared.how.is_load
-        else min(rivals, key=lambda row: row["median_ms"], default=None)
+        else min(baselines, key=lambda row: row["median_ms"], default=None)
     )
     verdict = None if best is None else _verdict(bench, best["label"])
     return describe_compared(
@@ -181,7 +181,7 @@ def _describe_row(bench: Bench, label: str) -> dict[str, Any]:
 
 
 def describe_outputs(difference: Difference) -> dict[str, Any]:
-    """Describe how a rival's outputs differ from ours, in JSON types."""
+    """Describe how a baseline's outputs differ from ours, in JSON types."""
     return {
         "identical": difference.identical,
         "relative_difference": None if difference.detail else difference.relative,
@@ -258,7 +258,7 @@ def render_bench(report: Mapping[str, Any], console: Console) -> None:
 
 
 def render_outputs(outputs: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Say how our outputs compare with ONNX Runtime's; nothing if no rival ran."""
+    """Say how our outputs compare with ONNX Runtime's; nothing if no baseline ran."""
     if not outputs:
         return
     if all(row["identical"] for row in outputs):
@@ -317,7 +317,7 @@ def _render_notes(report: Mapping[str, Any], console: Console) -> None:
 
 
 def render_untimed_and_plan(report: Mapping[str, Any], console: Console) -> None:
-    """Which rivals were not timed, and why; then the plan of our session."""
+    """Which baselines were not timed, and why; then the plan of our session."""
     for label, reason in report["failed"].items():
         print_line(console, f"{label} does not run this model: {reason}")
     for label, reason in report["left_out"].items():
@@ -330,7 +330,7 @@ def _ms(value: float | None) -> str:
 
 
 def outputs_cell(outputs: Mapping[str, Any] | None) -> str:
-    """How a rival's outputs compare with ours, in a word or two; "" in our own row."""
+    """How a baseline's outputs compare with ours, in a word or two; "" in our own row."""
     if outputs is None:
         return ""
     if outputs["identical"]:

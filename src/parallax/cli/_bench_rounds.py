@@ -43,11 +43,11 @@ class BenchPlan:
         """The size of the batch; 1 where none was asked for."""
         return self.batch or 1
 
-    def limit_s(self, rivals: int) -> float:
+    def limit_s(self, variants: int) -> float:
         """The time limit, in seconds, of a bench of so many sessions."""
         if self.max_time_s is not None:
             return self.max_time_s
-        return DEFAULT_S + (0.0 if self.duration_s is None else self.duration_s * rivals)
+        return DEFAULT_S + (0.0 if self.duration_s is None else self.duration_s * variants)
 
 
 class End(Enum):

@@ -14,28 +14,28 @@ _LOOK_S = 0.05
 
 
 class CallerRounds:
-    """Rounds in which each rival in turn serves so many callers for a while; see `Rounds`.
+    """Rounds in which each variant in turn serves so many callers for a while; see `Rounds`.
 
     Args:
-        rivals: label -> a call that does one run, from any thread.
+        variants: label -> a call that does one run, from any thread.
         callers: how many call at once.
         turn_s: seconds that a turn lasts, and the runs that are under way then.
-        cores: how many the rivals use.
+        cores: how many the variants use.
         log: called after each turn; see `LogRuns`.
     """
 
     def __init__(
         self,
-        rivals: Mapping[str, Callable[[], object]],
+        variants: Mapping[str, Callable[[], object]],
         *,
         callers: int,
         turn_s: float,
         cores: int | None,
         log: LogRuns = lambda label, runs_ns: None,
     ) -> None:
-        for call in rivals.values():
+        for call in variants.values():
             wake(call)
-        self._rivals = rivals
+        self._variants = variants
         self._callers = callers
         self._turn_s = turn_s
         self._judge = witness_for(cores)
@@ -45,12 +45,12 @@ class CallerRounds:
     def measure(self, *, wait_s: float = AWAIT_S, is_over: Callable[[], bool] = lambda: False) -> Round | None:
         """One round. See `Rounds`; callers keep the cores busy by themselves, so that nobody waits for those."""
         turns: dict[str, Turn] = {}
-        for label in rotated(self._rivals, self._number):
+        for label in rotated(self._variants, self._number):
             if is_over():
                 return None
             wait_until_quiet()
-            wake(self._rivals[label])
-            turns[label] = run_callers(self._rivals[label], callers=self._callers, seconds=self._turn_s)
+            wake(self._variants[label])
+            turns[label] = run_callers(self._variants[label], callers=self._callers, seconds=self._turn_s)
             self._log(label, turns[label].runs_ns)
         self._number += 1
         return self._judge(turns)

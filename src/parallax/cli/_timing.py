@@ -1,9 +1,9 @@
-"""Timing rivals fairly: interleaved, each in its steady state, none disturbed by another's spinning pool.
+"""Timing variants fairly: interleaved, each in its steady state, none disturbed by another's spinning pool.
 
-One *round* gives every rival one *turn*, and the order rotates from round to round, so that drift of the
+One *round* gives every variant one *turn*, and the order rotates from round to round, so that drift of the
 machine (heat, neighbours) falls on all alike. A turn begins when the process is quiet: ONNX Runtime's
-default thread pools spin for tens of milliseconds after a run, and a rival timed meanwhile would lose a
-core to them. Untimed runs then wake the rival's own pool and its caches, as in back-to-back use, and go on while the
+default thread pools spin for tens of milliseconds after a run, and a variant timed meanwhile would lose a
+core to them. Untimed runs then wake the variant's own pool and its caches, as in back-to-back use, and go on while the
 machine has not given all its cores (`CoreMeter.await_cores`).
 """
 
@@ -30,7 +30,7 @@ _QUIET_PROBE_S = max(0.002, 2 * time.get_clock_info("process_time").resolution)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Durations of one rival in ns, one per round, in the order of rounds."""
+    """Durations of one variant in ns, one per round, in the order of rounds."""
 
     label: str
     samples_ns: tuple[float, ...]
@@ -57,7 +57,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """Median and quartiles of per-round ratios; below 1 the first rival was faster."""
+    """Median and quartiles of per-round ratios; below 1 the first variant was faster."""
 
     median: float
     low: float
@@ -104,7 +104,7 @@ def wait_until_quiet() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """What one rival did in one round."""
+    """What one variant did in one round."""
 
     sample_ns: float
     """It counts for the round: the median of its runs, or what a run took on average where several were made at
@@ -117,7 +117,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """One turn of each rival."""
+    """One turn of each variant."""
 
     turns: Mapping[str, Turn]
     others_cores: float
@@ -127,7 +127,7 @@ class Round:
 
 
 LogRuns = Callable[[str, Sequence[float]], None]
-"""Called with the label of a rival and the durations, in ns, of runs of it that have just ended."""
+"""Called with the label of a variant and the durations, in ns, of runs of it that have just ended."""
 
 
 class Rounds(Protocol):
@@ -149,9 +149,9 @@ class InterleavedRounds:
     """Rounds of single runs, one after the other; see the top of this module.
 
     Args:
-        rivals: label -> a call that does one run.
+        variants: label -> a call that does one run.
         warmups: untimed runs of each before the first round.
-        cores: how many the rivals use. None: nobody looks whether they are there.
+        cores: how many the variants use. None: nobody looks whether they are there.
         is_brief: whether a turn is one timed run and nothing else, for models that run for seconds: most of such a run
             is spent with pools and caches awake.
         log: called after each turn, and after each untimed run before the first round; see `LogRuns`.
@@ -159,7 +159,7 @@ class InterleavedRounds:
 
     def __init__(
         self,
-        rivals: Mapping[str, Callable[[], object]],
+        variants: Mapping[str, Callable[[], object]],
         *,
         warmups: int = 3,
         cores: int | None = None,
@@ -169,20 +169,20 @@ class InterleavedRounds:
         self._repeats = 1
         self._log = log
         if not is_brief:
-            shortest_ns = min(self._warm_up(label, call, warmups) for label, call in rivals.items())
+            shortest_ns = min(self._warm_up(label, call, warmups) for label, call in variants.items())
             self._repeats = min(_MAX_RUNS_PER_TURN, max(1, round(_TURN_NS / max(1, shortest_ns))))
-        self._rivals = rivals
+        self._variants = variants
         self._is_brief = is_brief
         self._witness = _Witness(cores)
         self._number = 0
 
     def measure(self, *, wait_s: float = AWAIT_S, is_over: Callable[[], bool] = lambda: False) -> Round | None:
-        """One round, in which each rival's runs fill some 10 ms. See `Rounds`."""
+        """One round, in which each variant's runs fill some 10 ms. See `Rounds`."""
         turns: dict[str, Turn] = {}
-        for label in rotated(self._rivals, self._number):
+        for label in rotated(self._variants, self._number):
             if is_over():
                 return None
-            turns[label] = self._turn(self._rivals[label], wait_s)
+            turns[label] = self._turn(self._variants[label], wait_s)
             self._log(label, turns[label].runs_ns)
         self._number += 1
         return self._witness.judge(turns)
@@ -237,30 +237,30 @@ def witness_for(cores: int | None) -> Callable[[Mapping[str, Turn]], Round]:
     return _Witness(cores).judge
 
 
-def rotated(rivals: Mapping[str, object], number: int) -> list[str]:
-    """The rivals' labels, beginning with another one in each round."""
-    labels = list(rivals)
+def rotated(variants: Mapping[str, object], number: int) -> list[str]:
+    """The variants' labels, beginning with another one in each round."""
+    labels = list(variants)
     shift = number % len(labels)
     return [*labels[shift:], *labels[:shift]]
 
 
 def time_interleaved(
-    rivals: Mapping[str, Callable[[], object]],
+    variants: Mapping[str, Callable[[], object]],
     *,
     rounds: int,
     warmups: int = 3,
     cores: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Timing]:
-    """Time each rival ``rounds`` times, interleaved, after ``warmups`` untimed runs of each.
+    """Time each variant ``rounds`` times, interleaved, after ``warmups`` untimed runs of each.
 
-    Each turn begins with untimed runs until the cores, idle since the last turn, are awake again. A rival
-    whose run is short does several per turn and contributes their median as one sample; all rivals do
+    Each turn begins with untimed runs until the cores, idle since the last turn, are awake again. A variant
+    whose run is short does several per turn and contributes their median as one sample; all variants do
     equally many.
 
     Args:
-        rivals: label -> a call that does one run.
-        cores: how many the rivals use. Where given, a turn waits (a second at most, with untimed runs) until no more
+        variants: label -> a call that does one run.
+        cores: how many the variants use. Where given, a turn waits (a second at most, with untimed runs) until no more
             than `DISTURBED_SHARE` of them is missing (see `CoreMeter`), and a round during which other processes took
             more, or at whose end more is missing, is measured again, whatever came out of it, up to ``rounds`` times
             in all.
@@ -268,7 +268,7 @@ def time_interleaved(
 
     Returns: label -> timing, in the order given.
     """
-    timer = InterleavedRounds(rivals, warmups=warmups, cores=cores)
+    timer = InterleavedRounds(variants, warmups=warmups, cores=cores)
     kept: list[Round] = []
     discarded = 0
     while len(kept) < rounds:
@@ -281,20 +281,20 @@ def time_interleaved(
         kept.append(measured)
         if progress is not None:
             progress(len(kept), rounds)
-    return timings_of(kept, rivals, discarded_rounds=discarded)
+    return timings_of(kept, variants, discarded_rounds=discarded)
 
 
 def timings_of(
-    rounds: Sequence[Round], rivals: Mapping[str, object], *, discarded_rounds: int = 0
+    rounds: Sequence[Round], variants: Mapping[str, object], *, discarded_rounds: int = 0
 ) -> dict[str, Timing]:
-    """By label, in the order of the rivals."""
+    """By label, in the order of the variants."""
     return {
         label: Timing(
             label=label,
             samples_ns=tuple(measured.turns[label].sample_ns for measured in rounds),
             discarded_rounds=discarded_rounds,
         )
-        for label in rivals
+        for label in variants
     }
 
 

@@ -18,7 +18,7 @@ from parallax.backends.ort import StockSession
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rival:
+class Baseline:
     """One way to run a model with ONNX Runtime's CPU provider.
 
     ``streams`` is a file for ``session.node_partition_config_file``, which spreads nodes over logical
@@ -34,7 +34,7 @@ class Rival:
     """Whether idle inter-op threads spin, which is the runtime's default; on few cores they take them from others."""
 
     def options(self) -> onnxruntime.SessionOptions:
-        """Session options for this rival; everything not named here is at the runtime's default."""
+        """Session options for this baseline; everything not named here is at the runtime's default."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3  # its warnings are about the model, and the same for everyone
@@ -64,14 +64,14 @@ def thread_counts(threads: int) -> tuple[int, ...]:
     return tuple(sorted(counts))
 
 
-def runtime_rivals(threads: int) -> tuple[Rival, ...]:
+def runtime_baselines(threads: int) -> tuple[Baseline, ...]:
     """ONNX Runtime on 1, 2, 4, ... ``threads`` threads, and its parallel mode on ``threads``."""
     plain = tuple(
-        Rival(label=f"ONNX Runtime, {n} thread{'s' if n > 1 else ''}", threads=n) for n in thread_counts(threads)
+        Baseline(label=f"ONNX Runtime, {n} thread{'s' if n > 1 else ''}", threads=n) for n in thread_counts(threads)
     )
     if threads == 1:
         return plain  # with one inter-op thread parallel mode is the sequential one
-    return (*plain, Rival(label="ONNX Runtime, ORT_PARALLEL", threads=threads, inter_op_threads=threads))
+    return (*plain, Baseline(label="ONNX Runtime, ORT_PARALLEL", threads=threads, inter_op_threads=threads))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
