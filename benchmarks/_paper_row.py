@@ -87,7 +87,7 @@ def measure_row(name: str, phone: str, *, rounds: int, cores: int, cache: Path) 
         "kept": session.plan.provenance.reason,
         "kept_without": kept.label if session.plan.rows_permille is not None else "the same",
         "rows_permille": session.plan.rows_permille,
-        "disturbed": session.plan.provenance.disturbed,
+        "disturbed": session.plan.provenance.is_noisy,
         "segments": len(session.plan.segments),
         "trial": {label: dump_timing(timing) for label, timing in trial.items()},
         "timings": {label: dump_timing(repeated[label]) for label in LABELS},

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from parallax.cli import Timing, wait_until_quiet
-from parallax.machine import DISTURBED_SHARE, CoreMeter, LoadMeter
+from parallax.machine import NOISY_SHARE, CoreMeter, LoadMeter
 
 
 def time_in_turn(calls: Mapping[str, Callable[[], object]], *, rounds: int, cores: int) -> dict[str, Timing]:
@@ -25,8 +25,8 @@ def time_in_turn(calls: Mapping[str, Callable[[], object]], *, rounds: int, core
         shift = number % len(labels)
         turns = {label: _turn(calls[label], present) for label in (*labels[shift:], *labels[:shift])}
         # Both are asked, so that each begins the next round anew.
-        taken, missing = load.disturbance(cores), present.missing_share()
-        if discarded < rounds and (taken > DISTURBED_SHARE * cores or missing > DISTURBED_SHARE):
+        taken, missing = load.cores_taken(cores), present.missing_share()
+        if discarded < rounds and (taken > NOISY_SHARE * cores or missing > NOISY_SHARE):
             discarded += 1
             continue
         for label, sample in turns.items():

@@ -61,7 +61,7 @@ def test_the_third_run_after_a_jump_is_believed(factor: float) -> None:
 
 
 @pytest.mark.parametrize("recorded", [WIDE, NARROW, DEVICE], ids=["wide", "narrow", "device"])
-def test_runs_that_others_disturb_are_no_changes_of_the_machine(recorded: tuple[float, ...]) -> None:
+def test_noisy_runs_are_no_changes_of_the_machine(recorded: tuple[float, ...]) -> None:
     estimate, changes, values = after([statistics.median(recorded)] * 10), 0, list[float]()
     for ratio in recorded:
         before, estimate = estimate.runs, estimate.updated(ratio)

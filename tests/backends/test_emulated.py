@@ -100,7 +100,7 @@ def test_speed_of_the_processor_is_that_of_the_kernels_that_run_models(
         return alone if width == 1 else together
 
     monkeypatch.setattr(host_speed, "available_cores", lambda: 2)
-    monkeypatch.setattr(LoadMeter, "disturbance", lambda self, cores: busy_cores)
+    monkeypatch.setattr(LoadMeter, "cores_taken", lambda self, cores: busy_cores)
     monkeypatch.setattr(host_speed, "_product_flops", product_flops)
     assert host_speed.host_gemm_flops.__wrapped__() == speed
     assert widths == [2, 1]

@@ -139,7 +139,7 @@ def test_a_bundle_is_not_tuned_by_bench(tmp_path: Path) -> None:
 
 
 class Rounds:
-    """Rounds that others disturb, or that end in Ctrl-C, as they are told; each takes a second of the clock."""
+    """Rounds that are noisy, or that end in Ctrl-C, as they are told; each takes a second of the clock."""
 
     def __init__(self, script: str) -> None:
         self.script = script
@@ -156,8 +156,8 @@ class Rounds:
         if kind == "^":
             raise KeyboardInterrupt
         turn = Turn(sample_ns=1e6, runs_ns=(1e6,), wall_ns=1e6)
-        is_disturbed = kind == "x"
-        return Round(turns={"a": turn}, others_cores=2.0 * is_disturbed, is_disturbed=is_disturbed)
+        is_noisy = kind == "x"
+        return Round(turns={"a": turn}, others_cores=2.0 * is_noisy, is_noisy=is_noisy)
 
     def ended(self, *, wanted: int, seconds: float = 1000.0) -> Measured:
         deadline = Deadline(seconds, lambda: self.now)
@@ -166,17 +166,17 @@ class Rounds:
         return counted(everything, ended_by)
 
 
-def test_disturbed_rounds_are_measured_again() -> None:
+def test_noisy_rounds_are_measured_again() -> None:
     rounds = Rounds("x.x.......")
     measured = rounds.ended(wanted=8)
-    assert (len(measured.rounds), measured.disturbed, measured.is_spoiled) == (8, 2, False)
+    assert (len(measured.rounds), measured.noisy, measured.is_spoiled) == (8, 2, False)
     assert measured.ended_by is End.ROUNDS
 
 
 def test_a_machine_that_stays_busy_is_said_to_be_and_not_waited_for() -> None:
     rounds = Rounds("x")
     measured = rounds.ended(wanted=8)
-    assert (len(measured.rounds), measured.disturbed, measured.is_spoiled) == (16, 16, True)
+    assert (len(measured.rounds), measured.noisy, measured.is_spoiled) == (16, 16, True)
     assert measured.others_cores == 2.0
     assert measured.ended_by is End.BUSY
     # Cores that others use do not come back by waiting in every turn.
@@ -202,9 +202,9 @@ def test_ctrl_c_leaves_what_was_measured_until_then() -> None:
     assert measured.ended_by is End.INTERRUPT
 
 
-def test_few_undisturbed_rounds_are_not_picked_out_of_many_disturbed_ones() -> None:
+def test_few_quiet_rounds_are_not_picked_out_of_many_noisy_ones() -> None:
     measured = Rounds("xx.xx.").ended(wanted=6)
-    assert len(measured.rounds) == measured.disturbed + 4 == 12
+    assert len(measured.rounds) == measured.noisy + 4 == 12
     assert measured.is_spoiled
 
 
@@ -267,7 +267,7 @@ def test_progress_counts_rounds() -> None:
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_rounds_that_other_processes_disturbed_are_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounds_that_other_processes_made_noisy_are_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     cores = os.cpu_count() or 1
     # What the system has counted after each round: others took all cores in the first and the third.
     counted = iter([(0, 0), (1, cores), (2, cores), (3, 2 * cores), (4, 2 * cores), (5, 2 * cores)])

@@ -62,5 +62,5 @@ def test_rounds_give_each_a_turn_in_rotating_order() -> None:
     for _ in range(2):
         measured = rounds.measure()
         assert set(measured.turns) == {"a", "b"}
-        assert not measured.is_disturbed
+        assert not measured.is_noisy
     assert order == ["a", "b", "a"]

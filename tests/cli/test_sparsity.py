@@ -205,7 +205,7 @@ def few_rounds(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 def test_what_is_measured_is_kept_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few_rounds(monkeypatch, 2)
     # Whether others used the cores meanwhile is not what is tested here.
-    monkeypatch.setattr(_sparsity, "DISTURBED_SHARE", 1e9)
+    monkeypatch.setattr(_sparsity, "NOISY_SHARE", 1e9)
     path = pruned(tmp_path / "m.onnx")
     report = sparsity(path, "--measure", "--cache-dir", tmp_path / "cache")
     entry = report["worth"]["backends"]["cpu"]
@@ -223,9 +223,9 @@ def test_what_is_measured_is_kept_and_said(tmp_path: Path, monkeypatch: pytest.M
     assert ZeroForm.BLOCKS.value in printed
 
 
-def test_figures_that_others_disturbed_are_shown_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noisy_figures_are_shown_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few_rounds(monkeypatch, 1)
-    monkeypatch.setattr(_sparsity, "DISTURBED_SHARE", -1.0)
+    monkeypatch.setattr(_sparsity, "NOISY_SHARE", -1.0)
     result = invoke(
         "inspect", pruned(tmp_path / "m.onnx"), "--sparsity", "--measure", "--json", "--cache-dir", tmp_path / "cache"
     )

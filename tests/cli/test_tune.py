@@ -32,7 +32,7 @@ def busy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other programs use all cores while plans are measured."""
 
     class Busy:
-        def disturbance(self, cores: int) -> float:
+        def cores_taken(self, cores: int) -> float:
             return float(cores)
 
     monkeypatch.setattr(_measuring, "LoadMeter", Busy)
@@ -103,12 +103,12 @@ def test_compile_without_a_target_tunes_and_says_what_it_is_called_now(tmp_path:
 
 
 def plans(path: Path, script: Sequence[bool]) -> tuple[Callable[[], Plan], list[Plan]]:
-    """What returns one plan after the other, which others disturbed where the script says so."""
+    """What returns one plan after the other, which are noisy where the script says so."""
     plan = parallax.InferenceSession(path).plan
     made: list[Plan] = []
 
     def tuned_once() -> Plan:
-        provenance = replace(plan.provenance, disturbed=script[len(made)], reason="others were there")
+        provenance = replace(plan.provenance, is_noisy=script[len(made)], reason="others were there")
         made.append(replace(plan, provenance=provenance))
         return made[-1]
 
@@ -129,4 +129,4 @@ def test_waiting_measures_again_until_there_is_a_conclusion(
     plan = concluded(once, cores=1, wait_s=wait_s, screen=Screen(), progress=lambda *step: None)
     assert len(made) == times
     assert plan is made[-1]
-    assert plan.provenance.disturbed is script[-1]
+    assert plan.provenance.is_noisy is script[-1]

@@ -42,9 +42,9 @@ def test_cores_beyond_those_measured_on_may_be_busy(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     counted = iter([Reading(0, 0, 0), Reading(1, 2.5, 0), Reading(2, 4.0, 0), Reading(3, 7.5, 0)])
     meter = LoadMeter(lambda: next(counted))
-    assert meter.disturbance(2) == 0.5
-    assert meter.disturbance(2) == 0
-    assert meter.disturbance(4) == 3.5
+    assert meter.cores_taken(2) == 0.5
+    assert meter.cores_taken(2) == 0
+    assert meter.cores_taken(4) == 3.5
 
 
 def test_cores_offered_are_some_and_at_most_those_there_are() -> None:

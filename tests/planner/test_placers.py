@@ -206,7 +206,7 @@ def test_tuning_measures_what_a_placer_makes_beside_all_else(
     def measured(variants: Sequence[Variant], *, rounds: int = 25, **_: Any) -> tuple[list[list[int]], float]:
         return [[50 if variant.label == "placed by mine" else 100] * rounds for variant in variants], 0.0
 
-    monkeypatch.setattr(tuning, "measure_undisturbed", measured)
+    monkeypatch.setattr(tuning, "measure_again_if_noisy", measured)
     devices = {name: PlanDevice(backend=open_backend(name)) for name in (PHONE, BOARD)}
     request = PlanRequest(
         model=load_model(two_chains()),

@@ -94,14 +94,14 @@ def test_of_measured_plans_the_one_of_the_least_metered_joules_is_kept() -> None
     variants = [counter.variant("whole", 2.0), counter.variant("hungry", 3.0), counter.variant("frugal", 1.0)]
     times = [[10 * MS] * 5, [2 * MS] * 5, [20 * MS] * 5]
     judge = MeteredJudge([counter], with_delay=False)
-    decision = decide(judge, variants, times, objective="energy", is_disturbed=False)
+    decision = decide(judge, variants, times, objective="energy", is_noisy=False)
     assert decision.winner == 2
     assert "1e+03 mJ" in decision.reasons[2]
     assert "measured by rapl:package-0" in decision.reasons[2]
     assert "modelled" not in decision.reasons[2]
     assert confirms(judge, [variants[0], variants[2]], times)
     assert not confirms(judge, [variants[0], variants[1]], times)
-    busy = decide(judge, variants, times, objective="energy", is_disturbed=True)
+    busy = decide(judge, variants, times, objective="energy", is_noisy=True)
     assert busy.winner == 0, "the machine was busy"
 
 
@@ -111,7 +111,7 @@ def test_a_meter_that_fails_decides_nothing() -> None:
     judge = MeteredJudge([counter], with_delay=False)
     counter.fails = True
     with pytest.raises(BackendError, match="was not read to the end"):
-        decide(judge, variants, [[MS] * 5] * 2, objective="energy", is_disturbed=False)
+        decide(judge, variants, [[MS] * 5] * 2, objective="energy", is_noisy=False)
     assert not confirms(judge, variants, [[MS] * 5] * 2)
 
 
@@ -133,15 +133,15 @@ def test_without_a_meter_measured_times_are_turned_into_joules() -> None:
     counter = Counter()
     variants = [counter.variant("whole, 2", 0.0), counter.variant("whole, 1", 0.0, width=1)]
     # One thread takes as long as two: it draws less at all constants within their bands.
-    decision = decide(modelled(), variants, [[10 * MS] * 9] * 2, objective="energy", is_disturbed=False)
+    decision = decide(modelled(), variants, [[10 * MS] * 9] * 2, objective="energy", is_noisy=False)
     assert decision.winner == 1
     assert "modelled from measured times, on a test" in decision.reasons[1]
     assert "never above a baseline" in decision.reasons[1]
     # Twice as long: nothing is gained for certain.
-    decision = decide(modelled(), variants, [[10 * MS] * 9, [20 * MS] * 9], objective="energy", is_disturbed=False)
+    decision = decide(modelled(), variants, [[10 * MS] * 9, [20 * MS] * 9], objective="energy", is_noisy=False)
     assert decision.winner == 0
     decision = decide(
-        modelled(with_delay=True), variants, [[10 * MS] * 9, [14 * MS] * 9], objective="edp", is_disturbed=False
+        modelled(with_delay=True), variants, [[10 * MS] * 9, [14 * MS] * 9], objective="edp", is_noisy=False
     )
     assert decision.winner == 0, "the product with the delay prefers what is quick"
 
@@ -184,7 +184,7 @@ def test_where_nothing_is_known_of_a_device_joules_do_not_decide() -> None:
 
 def test_tuned_sessions_keep_a_plan_for_each_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuned, "find_meters", lambda: ())
-    monkeypatch.setattr("parallax.planner._tuning.DISTURBED_SHARE", 1e9)
+    monkeypatch.setattr("parallax.planner._tuning.NOISY_SHARE", 1e9)
     monkeypatch.setattr("parallax.planner._measuring.PATIENCE_S", 0.1)
     given: dict[str, Any] = {"threads": 2, "cache_dir": tmp_path, "backends": ()}
     model = transposes()
@@ -205,7 +205,7 @@ def test_tuned_sessions_keep_a_plan_for_each_objective(tmp_path: Path, monkeypat
 
 def test_tuning_compares_joules_of_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuned, "find_meters", lambda: ())
-    monkeypatch.setattr("parallax.planner._tuning.DISTURBED_SHARE", 1e9)
+    monkeypatch.setattr("parallax.planner._tuning.NOISY_SHARE", 1e9)
     monkeypatch.setattr("parallax.planner._measuring.PATIENCE_S", 0.1)
     phone = ("emulated:pixel-6-gpu", {"host_flops": "6e10"})
     session = parallax.InferenceSession(

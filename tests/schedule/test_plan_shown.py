@@ -127,7 +127,7 @@ def test_a_whole_model_says_what_it_was_compared_with() -> None:
 def test_a_plan_that_a_busy_machine_decided_says_so() -> None:
     whole = make_plan((make_segment(0),), cores=1, lanes=1)
     assert "nothing was concluded" not in str(whole)
-    assert "nothing was concluded" in str(alone(whole, disturbed=True))
+    assert "nothing was concluded" in str(alone(whole, is_noisy=True))
 
 
 def test_a_whole_model_on_a_backend_is_a_table_of_one() -> None:

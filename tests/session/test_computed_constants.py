@@ -19,7 +19,7 @@ import parallax
 from parallax.errors import PlanError
 from parallax.model import load_model
 from parallax.planner import plan_model, planned_model
-from parallax.planner._measuring import measure_undisturbed
+from parallax.planner._measuring import measure_again_if_noisy
 from parallax.schedule import CPU_BACKEND, Plan
 from tests._threads import in_threads
 
@@ -125,16 +125,16 @@ def devices_win(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def measure(peers: Any, *, rounds: int = 0, **how: Any) -> Any:
         labels[:] = [peer.label for peer in peers]
-        return measure_undisturbed(peers, rounds=2, **how)
+        return measure_again_if_noisy(peers, rounds=2, **how)
 
     def pick(times: Any, whole: Any = ()) -> int:
         if len(times) == 2:
             return 1
         return next(index for index, label in enumerate(labels) if "regions" in label or "greedy" in label)
 
-    monkeypatch.setattr("parallax.planner._tuning.measure_undisturbed", measure)
+    monkeypatch.setattr("parallax.planner._tuning.measure_again_if_noisy", measure)
     monkeypatch.setattr("parallax.planner._tuning.pick_winner", pick)
-    monkeypatch.setattr("parallax.planner._tuning.DISTURBED_SHARE", 1e9)
+    monkeypatch.setattr("parallax.planner._tuning.NOISY_SHARE", 1e9)
 
 
 def test_regions_are_fewer_and_shapes_are_no_work() -> None:

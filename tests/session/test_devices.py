@@ -21,7 +21,7 @@ from parallax.engine import TraceRecorder
 from parallax.errors import BundleError, ConfigError
 from parallax.options import make_device
 from parallax.planner._devices import held_bytes
-from parallax.planner._measuring import measure_undisturbed
+from parallax.planner._measuring import measure_again_if_noisy
 from parallax.schedule import CPU_BACKEND
 from tests.engine._flow_models import decoder, decoder_feeds
 
@@ -390,9 +390,9 @@ def chain(depth: int = 4, rows: int | str = 512) -> bytes:
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tuning measures in earnest, but not for long: what is kept where is not asked here, or is set."""
     monkeypatch.setattr("parallax.planner._measuring.PATIENCE_S", 0.5)
-    measure = functools.partial(measure_undisturbed, rounds=5)
+    measure = functools.partial(measure_again_if_noisy, rounds=5)
     monkeypatch.setattr(
-        "parallax.planner._tuning.measure_undisturbed", lambda peers, *, rounds=0, **how: measure(peers, **how)
+        "parallax.planner._tuning.measure_again_if_noisy", lambda peers, *, rounds=0, **how: measure(peers, **how)
     )
 
 
@@ -400,7 +400,7 @@ def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 def rows_win(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last of what is measured is kept, whatever else the machine is doing: plans with rows shared come last."""
     monkeypatch.setattr("parallax.planner._tuning.pick_winner", lambda times, whole=(): len(times) - 1)
-    monkeypatch.setattr("parallax.planner._tuning.DISTURBED_SHARE", 1e9)
+    monkeypatch.setattr("parallax.planner._tuning.NOISY_SHARE", 1e9)
 
 
 def check_shared(session: parallax.InferenceSession, model: bytes) -> None:

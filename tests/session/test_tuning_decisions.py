@@ -76,7 +76,7 @@ class Measured:
 
 def tuned(folder: Path, monkeypatch: pytest.MonkeyPatch, measured: Measured, *, wrong: float | None = None) -> Plan:
     """The plan that tuning finds for a model that the phone takes a branch of."""
-    monkeypatch.setattr(tuning, "measure_undisturbed", measured)
+    monkeypatch.setattr(tuning, "measure_again_if_noisy", measured)
     phone = EmulatedBackend(load_profile("pixel-6-gpu"), speed=1000, processor=None if wrong is None else Wrong(wrong))
     devices = {PHONE: PlanDevice(backend=phone)}
     request = PlanRequest(model=load_model(two_branches()), cores=2, tune=True, cache_dir=folder, devices=devices)
@@ -115,7 +115,7 @@ def test_what_does_not_win_is_not_measured_again(tmp_path: Path, monkeypatch: py
 def test_nothing_is_concluded_while_others_keep_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = tuned(tmp_path, monkeypatch, Measured({GREEDY: 50}, others=1.0))
     assert plan.is_whole
-    assert plan.provenance.disturbed
+    assert plan.provenance.is_noisy
     assert not plan.provenance.is_conclusive
     assert "other processes kept 1.0 cores busy" in plan.provenance.reason
 
@@ -140,7 +140,7 @@ def test_what_an_earlier_version_kept_of_a_busy_machine_is_ignored(
     model = load_model(two_branches())
     request = PlanRequest(model=model, cores=2, cache_dir=tmp_path, backends=())
     busy = whole_plan(model, "other processes kept the cores busy", cores=2)
-    remember_plan(request, replace(busy, provenance=replace(busy.provenance, source="measured", disturbed=True)))
+    remember_plan(request, replace(busy, provenance=replace(busy.provenance, source="measured", is_noisy=True)))
     assert remembered_plan(request) is None
     remember_plan(request, replace(busy, provenance=replace(busy.provenance, source="measured")))
     assert remembered_plan(request) is not None

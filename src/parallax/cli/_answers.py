@@ -39,7 +39,7 @@ def describe_answers(
         worth = _answer(UNKNOWN, None, "ONNX Runtime, which computes, cannot open this model", f"run {arguments}")
     elif offload is not None:
         worth = _worth_on_device(offload, f"{arguments} --provider {offload['asked']}")
-    elif plan.provenance.source == "measured" and not plan.provenance.disturbed:
+    elif plan.provenance.source == "measured" and not plan.provenance.is_noisy:
         worth = _worth_as_measured(plan, arguments)
     else:
         worth = _worth_as_predicted(plan, prediction, arguments)

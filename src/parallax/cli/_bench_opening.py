@@ -53,7 +53,7 @@ def open_ours(
             f"timed instead. `parallax tune {subject.source.label}` has no time limit, and bench then uses its plan"
         )
         return subject.open(replace(options, tune=False), providers=providers)
-    if session.plan.provenance.disturbed:
+    if session.plan.provenance.is_noisy:
         screen.notice(f"tuning came to no conclusion: {session.plan.provenance.reason}")
     return session
 

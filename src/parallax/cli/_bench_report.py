@@ -20,7 +20,7 @@ from parallax.cli._plan_view import describe_adaptation, describe_plan, render_a
 from parallax.cli._timing import quartiles
 from parallax.cli._units import milliseconds, significant
 from parallax.cli._verdict import Verdict, judge, speed
-from parallax.machine import DISTURBED_SHARE
+from parallax.machine import NOISY_SHARE
 from parallax.profile import machine_fingerprint
 from parallax.schedule import Plan
 from parallax.session import InferenceSession
@@ -80,7 +80,7 @@ class Bench:
         if not self.measured.is_spoiled:
             return ""
         others_cores, cores = self.measured.others_cores, self.compared.cores
-        if others_cores > DISTURBED_SHARE * cores:
+        if others_cores > NOISY_SHARE * cores:
             return f"other programs used up to {others_cores:.1f} of {cores} cores meanwhile"
         return "the host of this machine took cores away meanwhile"
 
@@ -105,8 +105,8 @@ def describe_bench(bench: Bench) -> dict[str, Any]:
         bench.compared,
         {
             "runs": len(measured.rounds),
-            "discarded_rounds": 0 if measured.is_spoiled else measured.disturbed,
-            "disturbed_rounds": measured.disturbed,
+            "discarded_rounds": 0 if measured.is_spoiled else measured.noisy,
+            "disturbed_rounds": measured.noisy,
             "others_cores": measured.others_cores,
             "interrupted": measured.ended_by is End.INTERRUPT,
             "ended_by": measured.ended_by.value,
@@ -135,7 +135,7 @@ def describe_compared(compared: Compared, found: Mapping[str, Any]) -> dict[str,
         "batch": compared.how.items_per_run,
         "measures": "throughput" if compared.how.is_load else "latency",
         "wanted_rounds": compared.wanted,
-        "tuned": plan.provenance.source == "measured" and not plan.provenance.disturbed,
+        "tuned": plan.provenance.source == "measured" and not plan.provenance.is_noisy,
         "machine": machine_fingerprint(),
         "is_onnxruntime": plan.is_whole,
         **found,
@@ -284,12 +284,8 @@ def _how_it_was_measured(report: Mapping[str, Any]) -> str:
 
 def _rounds_measured(report: Mapping[str, Any]) -> str:
     runs, wanted = report["runs"], report["wanted_rounds"]
-    # Where too few rounds were undisturbed, those that others disturbed count as well.
-    return (
-        f"{runs} of {wanted} rounds"
-        if runs < wanted
-        else f"{runs} rounds, of which less than {wanted} were undisturbed"
-    )
+    # Where too few rounds were quiet, the noisy ones count as well.
+    return f"{runs} of {wanted} rounds" if runs < wanted else f"{runs} rounds, of which less than {wanted} were quiet"
 
 
 def _render_notes(report: Mapping[str, Any], console: Console) -> None:

@@ -57,7 +57,7 @@ class End(Enum):
     """As many as were wanted."""
     TIME = "time"
     BUSY = "busy"
-    """As many again were disturbed."""
+    """As many again were noisy."""
     INTERRUPT = "interrupt"
     """Ctrl-C."""
 
@@ -67,11 +67,11 @@ class Measured:
     """What was measured until the rounds, the time or the user's patience ended."""
 
     rounds: Sequence[Round]
-    """That count: the undisturbed ones where these are enough for an interval, else all."""
-    disturbed: int
+    """That count: the quiet ones where these are enough for an interval, else all."""
+    noisy: int
     """Rounds during which other programs used the cores."""
     is_spoiled: bool
-    """Whether disturbed rounds had to be counted."""
+    """Whether noisy rounds had to be counted."""
     others_cores: float
     """Of the cores, the most that other programs used in the rounds that count."""
     ended_by: End
@@ -80,7 +80,7 @@ class Measured:
 def measure_rounds(
     rounds: Rounds, everything: list[Round], *, wanted: int, deadline: Deadline, progress: ProgressCallback
 ) -> End:
-    """Measure until there are ``wanted`` undisturbed rounds, twice as many in all, or no time for another.
+    """Measure until there are ``wanted`` quiet rounds, twice as many in all, or no time for another.
 
     Args:
         everything: each round is appended to it when it has ended.
@@ -90,12 +90,12 @@ def measure_rounds(
     last_s = 0.0
     ended_by = End.ROUNDS
     try:
-        while sum(not done.is_disturbed for done in everything) < wanted and len(everything) < 2 * wanted:
+        while sum(not done.is_noisy for done in everything) < wanted and len(everything) < 2 * wanted:
             if deadline.remaining_s <= last_s:
                 ended_by = End.TIME
                 break
             # Cores that a host has taken come back when they are waited for; those that others use do not.
-            is_busy = bool(everything) and everything[-1].is_disturbed
+            is_busy = bool(everything) and everything[-1].is_noisy
             began = deadline.elapsed_s
             measured = rounds.measure(
                 wait_s=_IMPATIENT_S if is_busy else _PATIENT_S, is_over=lambda: not deadline.remaining_s
@@ -105,26 +105,26 @@ def measure_rounds(
                 break
             everything.append(measured)
             last_s = deadline.elapsed_s - began
-            kept = sum(not done.is_disturbed for done in everything)
+            kept = sum(not done.is_noisy for done in everything)
             if len(everything) - kept < wanted:
                 progress("rounds", kept, wanted)
             else:
                 progress("rounds (the machine is busy)", kept, wanted)
     except KeyboardInterrupt:
         ended_by = End.INTERRUPT
-    if ended_by is End.ROUNDS and sum(not done.is_disturbed for done in everything) < wanted:
+    if ended_by is End.ROUNDS and sum(not done.is_noisy for done in everything) < wanted:
         ended_by = End.BUSY
     return ended_by
 
 
 def counted(everything: Sequence[Round], ended_by: End) -> Measured:
-    """Choose the rounds that count: the undisturbed ones if there are enough of them, else all."""
-    clean = [measured for measured in everything if not measured.is_disturbed]
-    disturbed = len(everything) - len(clean)
-    kept = clean if len(clean) >= LEAST_SAMPLES or not disturbed else list(everything)
+    """Choose the rounds that count: the quiet ones if there are enough of them, else all."""
+    clean = [measured for measured in everything if not measured.is_noisy]
+    noisy = len(everything) - len(clean)
+    kept = clean if len(clean) >= LEAST_SAMPLES or not noisy else list(everything)
     return Measured(
         rounds=kept,
-        disturbed=disturbed,
+        noisy=noisy,
         is_spoiled=len(kept) > len(clean),
         others_cores=max((measured.others_cores for measured in kept), default=0.0),
         ended_by=ended_by,

@@ -93,7 +93,7 @@ def compile_model(
         "bundle": str(output),
         "bytes": held,
         "structure_digest": plan.structure_digest,
-        "concluded": not plan.provenance.disturbed,
+        "concluded": not plan.provenance.is_noisy,
         "plan": describe_plan(plan),
     }
 

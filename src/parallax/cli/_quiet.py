@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from parallax.cli._console import ProgressCallback, Screen
-from parallax.machine import DISTURBED_SHARE, LoadMeter
+from parallax.machine import NOISY_SHARE, LoadMeter
 
 POLL_S = 0.25
 """So long is looked for, to say how many cores others use."""
@@ -65,8 +65,8 @@ def await_idle_cores(
     is_said = False
     while True:
         sleep(POLL_S)
-        busy = min(load.disturbance(cores), float(cores))
-        if busy <= DISTURBED_SHARE * cores:
+        busy = min(load.cores_taken(cores), float(cores))
+        if busy <= NOISY_SHARE * cores:
             if is_said:
                 screen.notice(f"the cores are there after {deadline.elapsed_s:.0f} s")
             return 0.0

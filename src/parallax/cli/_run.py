@@ -59,7 +59,7 @@ def run_model(
     recorder = TraceRecorder() if trace is not None else None
     with screen.progress() as progress:
         session = subject.open(replace(options, trace=recorder, progress=progress), providers=providers)
-        if options.tune and session.plan.provenance.disturbed:
+        if options.tune and session.plan.provenance.is_noisy:
             screen.notice(f"tuning came to no conclusion: {session.plan.provenance.reason}")
         values = subject.run(session)  # untimed: first-run allocations are not the model's latency
         if recorder is not None:

@@ -21,7 +21,7 @@ from parallax.cli._scatter import draw_scatter
 from parallax.cli._sparsity_tables import render_sparsity
 from parallax.cli._timing import time_interleaved
 from parallax.errors import BundleError, ConfigError
-from parallax.machine import DISTURBED_SHARE, LoadMeter, available_cores
+from parallax.machine import NOISY_SHARE, LoadMeter, available_cores
 from parallax.model import Model, load_model
 from parallax.options import make_device
 from parallax.profile import Cache
@@ -183,8 +183,8 @@ def _worths(
     meter = LoadMeter()
     compare = functools.partial(_compare, progress)
     measured = {name: measure_zero_worth(backend, compare) for name, backend in backends.items()}
-    others = meter.disturbance(1)
-    if others > DISTURBED_SHARE:
+    others = meter.cores_taken(1)
+    if others > NOISY_SHARE:
         screen.notice(f"other programs used {others:.1f} cores: what was measured of zeros is shown, and not kept")
     else:
         for worth in measured.values():

@@ -1,4 +1,4 @@
-"""Timing variants fairly: interleaved, each in its steady state, none disturbed by another's spinning pool.
+"""Timing variants fairly: interleaved, each in its steady state, none slowed down by another's spinning pool.
 
 One *round* gives every variant one *turn*, and the order rotates from round to round, so that drift of the
 machine (heat, neighbours) falls on all alike. A turn begins when the process is quiet: ONNX Runtime's
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from parallax.machine import AWAIT_S, DISTURBED_SHARE, CoreMeter, LoadMeter
+from parallax.machine import AWAIT_S, NOISY_SHARE, CoreMeter, LoadMeter
 
 # Runs shorter than this are timed several at once, for the sake of the clock's grain and of noise.
 _TURN_NS = 10_000_000
@@ -122,7 +122,7 @@ class Round:
     turns: Mapping[str, Turn]
     others_cores: float
     """Of the cores measured on, those that other processes used meanwhile; 0 where nobody looked."""
-    is_disturbed: bool
+    is_noisy: bool
     """Others used cores, or the host had taken some at its end: what was measured says little."""
 
 
@@ -225,15 +225,15 @@ class _Witness:
 
     def judge(self, turns: Mapping[str, Turn]) -> Round:
         if self._used is None or self.cores is None:
-            return Round(turns=turns, others_cores=0.0, is_disturbed=False)
+            return Round(turns=turns, others_cores=0.0, is_noisy=False)
         # Both are asked, so that each begins the next round anew.
-        load, missing = self._load.disturbance(self._used), self.cores.missing_share()
-        is_disturbed = load > DISTURBED_SHARE * self._used or missing > DISTURBED_SHARE
-        return Round(turns=turns, others_cores=min(load, self._used), is_disturbed=is_disturbed)
+        load, missing = self._load.cores_taken(self._used), self.cores.missing_share()
+        is_noisy = load > NOISY_SHARE * self._used or missing > NOISY_SHARE
+        return Round(turns=turns, others_cores=min(load, self._used), is_noisy=is_noisy)
 
 
 def witness_for(cores: int | None) -> Callable[[Mapping[str, Turn]], Round]:
-    """What makes a round of its turns, and sees whether others disturbed it since the last one."""
+    """What makes a round of its turns, and sees whether it was noisy: whether others used the cores."""
     return _Witness(cores).judge
 
 
@@ -261,7 +261,7 @@ def time_interleaved(
     Args:
         variants: label -> a call that does one run.
         cores: how many the variants use. Where given, a turn waits (a second at most, with untimed runs) until no more
-            than `DISTURBED_SHARE` of them is missing (see `CoreMeter`), and a round during which other processes took
+            than `NOISY_SHARE` of them is missing (see `CoreMeter`), and a round during which other processes took
             more, or at whose end more is missing, is measured again, whatever came out of it, up to ``rounds`` times
             in all.
         progress: called with (rounds done, rounds in all).
@@ -275,7 +275,7 @@ def time_interleaved(
         measured = timer.measure()
         if measured is None:
             continue
-        if measured.is_disturbed and discarded < rounds:
+        if measured.is_noisy and discarded < rounds:
             discarded += 1
             continue
         kept.append(measured)

@@ -47,7 +47,7 @@ def tune_model(
     report = {
         "model": subject.source.label,
         "structure_digest": plan.structure_digest,
-        "concluded": not plan.provenance.disturbed,
+        "concluded": not plan.provenance.is_noisy,
         "plan": describe_plan(plan),
     }
     screen.show(report, lambda console: render_tuned(plan, console))
@@ -57,7 +57,7 @@ def tune_model(
 def concluded(
     tuned: Callable[[], Plan], *, cores: int | None, wait_s: float, screen: Screen, progress: ProgressCallback
 ) -> Plan:
-    """The plan that ``tuned`` finds; found anew, while there is time, where other programs disturbed it.
+    """The plan that ``tuned`` finds; found anew, while there is time, where the measurement was noisy.
 
     Args:
         tuned: measures and returns a plan, or what was found earlier.
@@ -70,7 +70,7 @@ def concluded(
         if deadline.remaining_s:
             await_idle_cores(screen, progress, cores=used, limit_s=deadline.remaining_s)
         plan = tuned()
-        if not plan.provenance.disturbed or not deadline.remaining_s:
+        if not plan.provenance.is_noisy or not deadline.remaining_s:
             return plan
         screen.notice(f"{plan.provenance.reason}; measuring again")
 
@@ -86,7 +86,7 @@ def render_tuned(plan: Plan, console: Console) -> None:
 
 def end_unless_concluded(plan: Plan) -> None:
     """Exit with `INCONCLUSIVE_EXIT`, saying why, where tuning came to no conclusion."""
-    if plan.provenance.disturbed:
+    if plan.provenance.is_noisy:
         say(
             f"inconclusive: {plan.provenance.reason}; run this again when the machine is idle, or with --wait 600, "
             "which waits until it is"

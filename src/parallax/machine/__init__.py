@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from parallax.machine._energy import Counts, EnergyMeter, FoundMeter, MeterInfo, find_meters
     from parallax.machine._energy_sampling import EnergyRecorder, EnergySum, MeteredEnergy
     from parallax.machine._heap import trim_heap
-    from parallax.machine._load import AWAIT_S, DISTURBED_SHARE, CoreMeter, LoadMeter
+    from parallax.machine._load import AWAIT_S, NOISY_SHARE, CoreMeter, LoadMeter
     from parallax.machine._memory import free_memory_bytes, memory_limit_bytes, private_bytes
     from parallax.machine._pressure import PressureMonitor, PressureReading
     from parallax.machine._slices import ask_for_short_slices
@@ -32,7 +32,7 @@ else:
             "_energy": "Counts EnergyMeter FoundMeter MeterInfo find_meters",
             "_energy_sampling": "EnergyRecorder EnergySum MeteredEnergy",
             "_heap": "trim_heap",
-            "_load": "AWAIT_S DISTURBED_SHARE CoreMeter LoadMeter",
+            "_load": "AWAIT_S NOISY_SHARE CoreMeter LoadMeter",
             "_memory": "free_memory_bytes memory_limit_bytes private_bytes",
             "_pressure": "PressureMonitor PressureReading",
             "_slices": "ask_for_short_slices",
@@ -42,7 +42,7 @@ else:
 
 __all__ = [
     "AWAIT_S",
-    "DISTURBED_SHARE",
+    "NOISY_SHARE",
     "CoreBinding",
     "CoreMeter",
     "Counts",

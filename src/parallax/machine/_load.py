@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import psutil
 
-DISTURBED_SHARE: Final = 0.15
+NOISY_SHARE: Final = 0.15
 """Of the cores measured on: where other processes use more than this of them, figures mean nothing."""
 
 
@@ -64,10 +64,10 @@ class LoadMeter:
         self._last = Reading(wall, busy, own)
         return max(0.0, (busy - last_busy) - (own - last_own)) / max(1e-3, wall - last_wall)
 
-    def disturbance(self, cores: int) -> float:
+    def cores_taken(self, cores: int) -> float:
         """Cores that others took since the last reading from one who uses ``cores`` of the machine's.
 
-        What they use of the cores beyond those is no disturbance. Compare with ``DISTURBED_SHARE * cores``.
+        What they use of the cores beyond those is not counted. Compare with ``NOISY_SHARE * cores``.
         """
         return max(0.0, self.others_cores() - max(0, (os.cpu_count() or cores) - cores))
 
@@ -152,7 +152,7 @@ class CoreMeter:
         self._most = max(probe(cores) for _ in range(_PROBES)) if cores > 1 else 1.0
 
     def missing_share(self) -> float:
-        """The share of the most that is missing at this moment; compare with ``DISTURBED_SHARE``."""
+        """The share of the most that is missing at this moment; compare with ``NOISY_SHARE``."""
         if self._cores < 2:
             return 0.0
         now = self._probe(self._cores)
@@ -160,13 +160,13 @@ class CoreMeter:
         return 1.0 - now / self._most
 
     def await_cores(self, work: Callable[[], object], *, limit_s: float = AWAIT_S) -> None:
-        """Do ``work``, which keeps the cores busy, until no more than `DISTURBED_SHARE` of them is missing.
+        """Do ``work``, which keeps the cores busy, until no more than `NOISY_SHARE` of them is missing.
 
         For ``limit_s`` at most. A host may leave the cores of an idle virtual machine on one of its own, and takes a
         quarter of a second of work on all of them to part them.
         """
         end = self._clock() + limit_s
-        while self.missing_share() > DISTURBED_SHARE and self._clock() < end:
+        while self.missing_share() > NOISY_SHARE and self._clock() < end:
             until = self._clock() + AWAIT_STEP_S
             work()
             while self._clock() < until:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parallax.machine import AWAIT_S, DISTURBED_SHARE, CoreMeter, LoadMeter
+from parallax.machine import AWAIT_S, NOISY_SHARE, CoreMeter, LoadMeter
 from parallax.planner._request import Progress
 from parallax.schedule import Plan
 
@@ -63,17 +63,17 @@ class Variant:
     spins: bool
 
 
-def measure_undisturbed(
+def measure_again_if_noisy(
     variants: Sequence[Variant], *, cores: int, progress: Progress, rounds: int = ROUNDS
 ) -> tuple[list[list[int]], float]:
-    """Times per variant, and how many cores others kept busy meanwhile; a disturbed measurement is done once more."""
+    """Times per variant, and how many cores others kept busy meanwhile; a noisy measurement is done once more."""
     others = 0.0
     times: list[list[int]] = []
     for stage in ("measure", "measure again: the machine was busy"):
         meter = LoadMeter()
         times = measure_interleaved(variants, progress=functools.partial(progress, stage), rounds=rounds)
-        others = meter.disturbance(cores)
-        if others <= DISTURBED_SHARE * cores:
+        others = meter.cores_taken(cores)
+        if others <= NOISY_SHARE * cores:
             break
     return times, others
 

@@ -262,7 +262,7 @@ def decide(
     times: Sequence[Sequence[int]],
     *,
     objective: str,
-    is_disturbed: bool,
+    is_noisy: bool,
 ) -> EnergyDecision:
     """The plan to keep, if it is confirmed: it must cost clearly less than the whole model on all threads in most
     rounds, as a plan by time must take clearly less.
@@ -271,7 +271,7 @@ def decide(
     """
     costs = judge.costs(variants, times)
     best = judge.best(variants, times, costs)
-    winner = best if best and not is_disturbed and is_confirmed(costs[0], costs[best]) else 0
+    winner = best if best and not is_noisy and is_confirmed(costs[0], costs[best]) else 0
     notes = judge.notes(variants, times, costs)
     reasons = tuple(
         f'objective="{objective}": {variant.label}, {notes[variant.label]}; {judge.what}' for variant in variants

@@ -12,7 +12,7 @@ from typing import Any
 from parallax.backends.ort import StockSession
 from parallax.engine import FeedBinder, FeedSpec, compile_plan, trace_durations
 from parallax.errors import BackendError, ConfigError, ParallaxError
-from parallax.machine import DISTURBED_SHARE
+from parallax.machine import NOISY_SHARE
 from parallax.model import Model
 from parallax.planner._backends import wanted_backends
 from parallax.planner._by_energy import of_no_effect
@@ -22,7 +22,7 @@ from parallax.planner._measuring import (
     ROUNDS,
     Variant,
     difference,
-    measure_undisturbed,
+    measure_again_if_noisy,
     pick_winner,
     promising,
 )
@@ -189,8 +189,8 @@ def tune(request: PlanRequest) -> Plan:
                 note=note,
             )
         )
-    times, others = measure_undisturbed(variants, cores=cores, progress=progress)
-    disturbed = others > DISTURBED_SHARE * cores
+    times, others = measure_again_if_noisy(variants, cores=cores, progress=progress)
+    is_noisy = others > NOISY_SHARE * cores
     medians = [round(statistics.median(series)) for series in times]
     measured = {variant.label: median for variant, median in zip(variants, medians, strict=True)}
     candidates = [replace(c, measured_ns=measured.get(c.label)) for c in candidates]
@@ -202,28 +202,28 @@ def tune(request: PlanRequest) -> Plan:
     decision = None
     if judge is not None and not isinstance(judge, str):
         try:
-            decision = decide(judge, variants, times, objective=request.objective, is_disturbed=disturbed)
+            decision = decide(judge, variants, times, objective=request.objective, is_noisy=is_noisy)
         except BackendError as error:
             judge = error.what
     if decision is None:
-        winner = 0 if disturbed else pick_winner(times, whole=whole) or promising(times, whole)
+        winner = 0 if is_noisy else pick_winner(times, whole=whole) or promising(times, whole)
     else:
         winner, candidates = decision.winner, list(decision.noted(candidates))
     if winner:
         rounds = ROUNDS * (CONFIRMING_ROUNDS if winner in whole else 1)
         pair = [variants[0], variants[winner]]
-        again, others = measure_undisturbed(pair, cores=cores, progress=progress, rounds=rounds)
-        disturbed = others > DISTURBED_SHARE * cores
+        again, others = measure_again_if_noisy(pair, cores=cores, progress=progress, rounds=rounds)
+        is_noisy = others > NOISY_SHARE * cores
         if judge is None or isinstance(judge, str):
             confirmed = bool(pick_winner(again, whole=[1] if winner in whole else []))
         else:
             confirmed = confirms(judge, pair, again)
-        winner = 0 if disturbed or not confirmed else winner
+        winner = 0 if is_noisy or not confirmed else winner
     reason = None if decision is None else decision.reasons[winner]
     plan = _finish(variants[winner], medians, winner, tuple(candidates), reason)
     if isinstance(judge, str):
         plan = of_no_effect(request.objective, plan, judge)
-    if disturbed:
+    if is_noisy:
         plan = _undecided(plan, others)
         logger.warning("%s; tune again when the machine is idle", plan.provenance.reason)
     else:
@@ -289,7 +289,7 @@ def _try_variant(
 def _undecided(plan: Plan, others: float) -> Plan:
     reason = f"other processes kept {others:.1f} cores busy while plans were measured, so nothing is concluded"
     segment = replace(plan.segments[0], reason=reason)
-    return replace(plan, segments=(segment,), provenance=replace(plan.provenance, reason=reason, disturbed=True))
+    return replace(plan, segments=(segment,), provenance=replace(plan.provenance, reason=reason, is_noisy=True))
 
 
 def _whole_candidate(

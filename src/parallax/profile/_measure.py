@@ -208,7 +208,7 @@ def _time_width(
         steps.advance()
     profiled = _read_profile(profile)[warmup:]
     profile.unlink()
-    # The profiler only adds. Where runs with it were the faster ones, something else disturbed those without.
+    # The profiler only adds. Where runs with it were the faster ones, those without were noisy.
     latency_ns = min(statistics.median(latencies), statistics.median(run.total_ns for run in profiled))
     return _Timing(runs=tuple(profiled), latency_ns=round(latency_ns))
 

@@ -111,7 +111,7 @@ class Provenance:
     or computed in slices, to fit) or "default" (nothing promised a gain).
     """
 
-    STORED_NAMES: ClassVar[Mapping[str, str]] = {"whole_ns": "uncut_ns"}  # of plans that are kept already
+    STORED_NAMES: ClassVar[Mapping[str, str]] = {"whole_ns": "uncut_ns", "is_noisy": "disturbed"}  # in kept plans
 
     source: str
     whole_ns: int | None
@@ -122,14 +122,14 @@ class Provenance:
     runtime_version: str
     machine: str
     reason: str
-    disturbed: bool = False
+    is_noisy: bool = False
     """Other processes used the cores while it was measured, so that nothing was concluded: tune again."""
 
     @property
     def is_conclusive(self) -> bool:
         """Whether the reason is one of the model's. False where other processes kept the machine busy while plans were
         measured: the whole model runs until a measurement succeeds, and tuning tries again each time."""
-        return not self.disturbed
+        return not self.is_noisy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

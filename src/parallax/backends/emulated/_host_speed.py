@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from parallax.backends.ort import CPU_PROVIDER, OnnxRuntimeBackend, empty_host_value, host_bytes
-from parallax.machine import DISTURBED_SHARE, LoadMeter, available_cores
+from parallax.machine import NOISY_SHARE, LoadMeter, available_cores
 
 _SIZE: Final = 768
 _SETTLE_S: Final = 0.06
@@ -33,11 +33,11 @@ def host_gemm_flops() -> float:
     cores = available_cores()
     meter = LoadMeter()
     together = _product_flops(cores, time.perf_counter)
-    is_disturbed = meter.disturbance(cores) > DISTURBED_SHARE * cores
-    alone = _product_flops(1, time.thread_time) if cores > 1 or is_disturbed else together
-    # Two threads that share a core's units do at least half of what two cores would: less was disturbed by threads of
+    is_noisy = meter.cores_taken(cores) > NOISY_SHARE * cores
+    alone = _product_flops(1, time.thread_time) if cores > 1 or is_noisy else together
+    # Two threads that share a core's units do at least half of what two cores would: less was slowed down by threads of
     # this process, which no meter tells from the product's own.
-    if is_disturbed or together < _LEAST_SHARE * cores * alone:
+    if is_noisy or together < _LEAST_SHARE * cores * alone:
         return max(together, cores * alone)
     return together
 
