@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 from parallax import zoo
 from parallax.errors import ModelError, ModelFileError
-from parallax.model import glimpse, load_model, read_model
+from parallax.model import load_model, read_model, read_summary
 
 HEADER = '<ir_version: 10, opset_import: ["" : 21]>'
 IMPORTS = [helper.make_opsetid("", 21)]
@@ -55,7 +55,7 @@ def test_gathers_that_pick_rows_of_weights_are_told_apart() -> None:
         model.graph.initializer.extend([numpy_helper.from_array(array, name) for name, array in weights.items()])
         del model.graph.value_info[:]
         read = read_model(model).survey
-        looked = glimpse(model.SerializeToString())
+        looked = read_summary(model.SerializeToString())
         assert looked is not None
         assert looked.survey == read
         return read.row_pickers, dict(read.picked_rows)

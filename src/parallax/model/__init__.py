@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from parallax.model._computed import ComputedModel, compute_constants
     from parallax.model._declaring import declaring_model
     from parallax.model._files import HeldFiles, OpenFile, hold_files
-    from parallax.model._glimpse import Glimpse, glimpse
     from parallax.model._graph_only import GraphOnly, read_graph_only
     from parallax.model._handover import SegmentInterface, proto_with_weights, segment_interface
     from parallax.model._kept_part import keep_part, read_part
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from parallax.model._source import ModelSource
     from parallax.model._stored import StoredGraph, read_stored_graph
     from parallax.model._stored_parts import StoredWeight
+    from parallax.model._summary import ModelSummary, read_summary
     from parallax.model._survey import Survey
     from parallax.model._tiles import SlicedGraph, Step, cut_weight_bytes, is_shape_question, slice_stretches
     from parallax.model._weighted_probe import weighted_probe
@@ -44,7 +44,7 @@ else:
             "_computed": "ComputedModel compute_constants",
             "_declaring": "declaring_model",
             "_files": "HeldFiles OpenFile hold_files",
-            "_glimpse": "Glimpse glimpse",
+            "_summary": "ModelSummary read_summary",
             "_handover": "SegmentInterface proto_with_weights segment_interface",
             "_kept_part": "keep_part read_part",
             "_model": "Model load_model read_model",
@@ -70,11 +70,11 @@ __all__ = [
     "BatchAxis",
     "Body",
     "ComputedModel",
-    "Glimpse",
     "GraphOnly",
     "HeldFiles",
     "Model",
     "ModelSource",
+    "ModelSummary",
     "NoBatchAxis",
     "OpenFile",
     "Probe",
@@ -91,7 +91,6 @@ __all__ = [
     "cut_weight_bytes",
     "declaring_model",
     "find_batch_axis",
-    "glimpse",
     "hold_files",
     "is_shape_question",
     "keep_part",
@@ -103,6 +102,7 @@ __all__ = [
     "read_model",
     "read_part",
     "read_stored_graph",
+    "read_summary",
     "save_arranged",
     "save_segment",
     "scan_axes",

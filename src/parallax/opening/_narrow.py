@@ -15,7 +15,7 @@ from parallax.options import CPU_PROVIDER, session_cores
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from parallax.model import Glimpse, Model
+    from parallax.model import Model, ModelSummary
     from parallax.opening._state import Opened
     from parallax.opening._whole_model import OpeningRequest
 
@@ -58,7 +58,7 @@ def why_not_narrow(opened: Opened, request: OpeningRequest, providers: Sequence[
 
 def narrow_weight_bytes(
     opened: Opened,
-    look: Model | Glimpse | None,
+    look: Model | ModelSummary | None,
     request: OpeningRequest,
     *,
     most_growth: float | None,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from parallax.engine import Executor
     from parallax.graph import OpGraph
     from parallax.memory import Budget
-    from parallax.model import Glimpse, Model
+    from parallax.model import Model, ModelSummary
     from parallax.options import PlanningOptions
     from parallax.partition.padding import Trimming
     from parallax.planner import RequirementEstimator
@@ -58,7 +58,7 @@ class Opening:
         request: OpeningRequest,
         model: Model | None,
         opened_bundle: OpenedBundle | None,
-        look: Glimpse | None = None,
+        look: ModelSummary | None = None,
     ) -> None:
         self._request = request
         self.model = model

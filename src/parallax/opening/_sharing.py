@@ -10,7 +10,7 @@ from parallax.opening._narrow import narrow_weight_bytes, why_not_narrow
 from parallax.opening._source import OpenedBundle
 
 if TYPE_CHECKING:
-    from parallax.model import Glimpse, Model
+    from parallax.model import Model, ModelSummary
     from parallax.opening._shared_weights import BundleToShare
     from parallax.opening._state import Opened
     from parallax.opening._whole_model import OpeningRequest
@@ -24,7 +24,7 @@ class Sharing(NamedTuple):
     opened: Opened
     """What the session has open: neither `NOT_OPEN` nor `CLOSED`."""
     request: OpeningRequest
-    look: Model | Glimpse | None
+    look: Model | ModelSummary | None
     """The model that the session loaded or looked at; None where it did neither."""
     providers: tuple[str, ...]
     """The execution providers that ONNX Runtime registered for the session."""

@@ -21,7 +21,7 @@ from parallax.options import PlanningOptions
 
 if TYPE_CHECKING:
     from parallax.bundle import Bundle
-    from parallax.model import Glimpse, HeldFiles, Model
+    from parallax.model import HeldFiles, Model, ModelSummary
     from parallax.options import Device
 
 T = TypeVar("T")
@@ -112,12 +112,12 @@ class SessionSource:
         assert source is not None
         return read_model(source)
 
-    def look(self) -> Glimpse | None:
+    def look(self) -> ModelSummary | None:
         """What one look at the model shows; None where it has to be read."""
-        from parallax.model import glimpse
+        from parallax.model import read_summary
 
         source = self.files or self.path or self._data
-        return None if source is None else glimpse(source)
+        return None if source is None else read_summary(source)
 
     def hold(self, path: str | None, locations: Sequence[str] = ()) -> None:
         """Keep the model's files at ``path``, if they can be opened: the runtime says what is wrong with them."""

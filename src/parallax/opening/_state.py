@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from parallax.bundle import Bundle
     from parallax.engine import Estimator, Executor, ModelInterface, Runner, SplitRunner
     from parallax.memory import Budget
-    from parallax.model import Glimpse, Model
+    from parallax.model import Model, ModelSummary
     from parallax.options import Device
     from parallax.partition.padding import Trimming
     from parallax.schedule import Plan
@@ -134,7 +134,7 @@ class Opened:
         assert self.runner is not None
         return replace(self, runner=replace(self.runner, plan=plan))
 
-    def weight_bytes(self, model: Model | Glimpse | None) -> int | None:
+    def weight_bytes(self, model: Model | ModelSummary | None) -> int | None:
         """Return the bytes of weights of what is open; None where that is not known. ``model``: what the session
         loaded or looked at, if it did."""
         if self.bundle is not None:

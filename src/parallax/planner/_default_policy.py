@@ -1,7 +1,7 @@
 """What the default policy tells of a model at sight: that it stays whole, and why.
 
 Splitting pays for few models, and most of the others show that to one look at their operators and weights. They are
-opened by what `parallax.model.glimpse` finds: no graph is built for them, and the planner is not even loaded.
+opened by what `parallax.model.read_summary` finds: no graph is built for them, and the planner is not even loaded.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from parallax.model import Glimpse
+    from parallax.model import ModelSummary
 
 KNOWN_DOMAINS: Final = frozenset(
     {
@@ -41,7 +41,7 @@ DENSE: Final = "dense layers, which scale with threads, dominate: only measuring
 _FEW_WEIGHTS: Final = 2
 
 
-def why_whole_at_sight(look: Glimpse, *, cores: int) -> str | None:
+def why_whole_at_sight(look: ModelSummary, *, cores: int) -> str | None:
     """Why the default policy leaves a model whole: what planning would say; None where that takes a closer look."""
     if cores < 2:
         return ONE_CORE

@@ -12,11 +12,11 @@ from parallax.profile import machine_fingerprint
 from parallax.schedule import PLAN_FORMAT_VERSION, Candidate, Plan, Provenance, Segment
 
 if TYPE_CHECKING:
-    from parallax.model import Glimpse, Model
+    from parallax.model import Model, ModelSummary
 
 
 def whole_plan(
-    model: Model | Glimpse | None,
+    model: Model | ModelSummary | None,
     reason: str,
     *,
     cores: int | None = None,

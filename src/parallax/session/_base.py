@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from parallax.backends.ort._declared import DeclaredSession as StockSession
     from parallax.engine import Estimator, Observer, Runner, RunnerHandle, SpanObserver, TraceSink
     from parallax.memory import MemoryRequirement
-    from parallax.model import Glimpse, Model
+    from parallax.model import Model, ModelSummary
     from parallax.opening import MemoryUsage, SessionSource
     from parallax.options import Options, PlanningOptions
     from parallax.schedule import Plan
@@ -62,7 +62,7 @@ class SessionBase(StockSession):
     _source: SessionSource | None = None
     # See `_model`.
     _loaded: Model | None = None
-    _look: Glimpse | None = None
+    _look: ModelSummary | None = None
     # Set by the untyped base class; named here for type checkers.
     _sess_options_initial: Any
     _output_names: list[str]

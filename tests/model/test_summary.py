@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from onnx import TensorProto, helper, numpy_helper
 
 from parallax.errors import ModelError
-from parallax.model import Glimpse, glimpse, load_model, read_model
+from parallax.model import ModelSummary, load_model, read_model, read_summary
 from parallax.planner._default_policy import DENSE, ONE_CORE, why_whole_at_sight
 from parallax.planner._planning import _plan_unasked
 
@@ -39,7 +39,7 @@ def model(*, width: int = 8) -> onnx.ModelProto:
     ]
     graph = helper.make_graph(
         nodes,
-        "glimpsed",
+        "summarised",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", width])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [width, None])],
         [
@@ -59,11 +59,11 @@ def model(*, width: int = 8) -> onnx.ModelProto:
     return made
 
 
-def seen(proto: onnx.ModelProto) -> Glimpse | None:
-    return glimpse(proto.SerializeToString())
+def seen(proto: onnx.ModelProto) -> ModelSummary | None:
+    return read_summary(proto.SerializeToString())
 
 
-def check_same(look: Glimpse, data: bytes) -> None:
+def check_same(look: ModelSummary, data: bytes) -> None:
     """What was seen is what is read, and the graph can be built."""
     whole = load_model(data)
     assert look.survey == whole.survey
@@ -110,7 +110,7 @@ def branching() -> onnx.ModelProto:
 
 def test_branches_are_seen_as_they_are_read() -> None:
     data = branching().SerializeToString()
-    look = glimpse(data)
+    look = read_summary(data)
     assert look is not None
     check_same(look, data)
     assert (look.survey.with_bodies, look.survey.loops, look.survey.branches.graphs) == (2, 0, 6)
@@ -141,9 +141,9 @@ def test_ifs_among_dense_layers_are_planned() -> None:
 
 
 @pytest.mark.parametrize("width", [1, 8, 600])
-def test_a_glimpse_says_what_the_model_says(width: int) -> None:
+def test_a_summary_says_what_the_model_says(width: int) -> None:
     data = model(width=width).SerializeToString()
-    look = glimpse(data)
+    look = read_summary(data)
     assert look is not None
     check_same(look, data)
     assert look.read().structure_digest == look.structure_digest
@@ -153,14 +153,14 @@ def test_files_and_bytes_are_seen_alike(tmp_path: Any) -> None:
     proto = model(width=600)
     path = tmp_path / "model.onnx"
     onnx.save_model(proto, path)
-    at_path, as_bytes = glimpse(str(path)), seen(proto)
+    at_path, as_bytes = read_summary(str(path)), seen(proto)
     assert at_path is not None
     assert as_bytes is not None
     assert at_path.structure_digest == as_bytes.structure_digest
     assert at_path.files.model is not None
     assert as_bytes.files.model is None
     path.unlink()
-    again = glimpse(at_path.files)
+    again = read_summary(at_path.files)
     assert again is not None
     assert again.structure_digest == at_path.structure_digest
     assert at_path.read().graph.nodes == load_model(proto).graph.nodes
@@ -170,7 +170,7 @@ def test_files_and_bytes_are_seen_alike(tmp_path: Any) -> None:
 @pytest.mark.parametrize("width", [1, 8, 200, 600])
 def test_reasons_are_those_of_planning(width: int, cores: int) -> None:
     data = model(width=width).SerializeToString()
-    look = glimpse(data)
+    look = read_summary(data)
     assert look is not None
     reason = why_whole_at_sight(look, cores=cores)
     if width == 200 and cores > 1:
@@ -345,13 +345,13 @@ def test_branches_are_unusual_only_where_they_differ() -> None:
     "data", [b"", b"<html>", b'{"a": 1}', b"PK\x03\x04", b"version https://git-lfs", bytes(100), b"\xff" * 100]
 )
 def test_what_is_no_model_is_not_seen(data: bytes) -> None:
-    assert glimpse(data) is None
+    assert read_summary(data) is None
 
 
 def test_what_cannot_be_opened_is_not_seen(tmp_path: Any) -> None:
-    assert glimpse(str(tmp_path)) is None
-    assert glimpse(str(tmp_path / "none.onnx")) is None
-    assert glimpse("\0") is None
+    assert read_summary(str(tmp_path)) is None
+    assert read_summary(str(tmp_path / "none.onnx")) is None
+    assert read_summary("\0") is None
 
 
 @pytest.mark.parametrize("make", [model, branching])
@@ -363,7 +363,7 @@ def test_damaged_bytes_are_seen_as_protobuf_reads_them_or_not_at_all(make: Calla
         damaged = bytearray(data)
         for place in rng.integers(len(data), size=rng.integers(1, 3)):
             damaged[place] = rng.integers(256)
-        look = glimpse(bytes(damaged))
+        look = read_summary(bytes(damaged))
         if look is not None:
             # Nobody looked inside of attributes. The runtime refuses what is no message there, and then it is read.
             with suppress(DecodeError):
@@ -376,7 +376,7 @@ def test_damaged_bytes_are_seen_as_protobuf_reads_them_or_not_at_all(make: Calla
 @pytest.mark.parametrize("cut", range(1, 120, 7))
 def test_a_model_cut_short_is_not_seen(cut: int) -> None:
     data = model().SerializeToString()
-    look = glimpse(data[:-cut])
+    look = read_summary(data[:-cut])
     if look is not None:  # what is missing was a whole field at the end
         check_same(look, data[:-cut])
 

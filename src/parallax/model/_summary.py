@@ -96,8 +96,11 @@ _LIFTED: Final = {4: (1,), 10: (11,)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Glimpse:
-    """A model that was looked at. Its graph is sound: each tensor has one definition, which comes before its uses."""
+class ModelSummary:
+    """What the default policy has to know of a model.
+
+    The graph is sound: each tensor has one definition, which comes before its uses.
+    """
 
     source: HeldFiles | bytes
     survey: Survey
@@ -121,8 +124,8 @@ class Glimpse:
         return read_model(self.source)
 
 
-def glimpse(source: str | bytes | HeldFiles) -> Glimpse | None:
-    """Look at a model given by path, as bytes or as the files that were opened before. Microseconds per node.
+def read_summary(source: str | bytes | HeldFiles) -> ModelSummary | None:
+    """Summarise a model given by path, as bytes or as the files that were opened before. Microseconds per node.
 
     None where it must be read as a whole, be it to say what is wrong with it.
     """
@@ -139,7 +142,7 @@ def glimpse(source: str | bytes | HeldFiles) -> Glimpse | None:
         return None
 
 
-def _look(held: HeldFiles | bytes, data: bytes, lifted: Mapping[int, Payload]) -> Glimpse:
+def _look(held: HeldFiles | bytes, data: bytes, lifted: Mapping[int, Payload]) -> ModelSummary:
     ir_version = 0
     opsets: dict[str, int] = {}
     place = None
@@ -157,7 +160,7 @@ def _look(held: HeldFiles | bytes, data: bytes, lifted: Mapping[int, Payload]) -
         raise OtherFormError
     look = _Look(data, lifted)
     look.graph(*place)
-    return Glimpse(
+    return ModelSummary(
         source=held,
         survey=look.survey(),
         domains=frozenset(look.domains),
@@ -236,7 +239,7 @@ class _Look:
         )
 
     def weights_read(self) -> dict[str, tuple[int, int]]:
-        """As `Glimpse.weights_read`."""
+        """As `ModelSummary.weights_read`."""
         elements = self._elements
         read: dict[str, tuple[int, int]] = {}
         for op_type, reads in self._reads:
