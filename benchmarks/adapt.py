@@ -90,7 +90,7 @@ LEAST_RUNS = 10_000
 TOLERANCE = 1e-3
 """Of an output's largest magnitude: plans use kernels of other widths, and what a device computes is cut elsewhere."""
 
-WITHIN, CALM_COST, STEADY_S = 1.10, 1.01, 5.0
+WITHIN, NOMINAL_COST, STEADY_S = 1.10, 1.01, 5.0
 
 Call = Callable[[], Sequence[Any]]
 
@@ -273,7 +273,7 @@ def settled(samples: Sequence[tuple[float, float]], begin: float, best_s: float)
     }
 
 
-def calm_cost(ours: Runs, static: Call, *, rounds: int, end: float) -> list[float]:
+def nominal_cost(ours: Runs, static: Call, *, rounds: int, end: float) -> list[float]:
     """Ratios of the session that follows to the one that does not, on one plan, round by round, in turn."""
     ratios: list[float] = []
     calls: dict[str, Call] = {"ours": ours.call, "static": static}
@@ -297,7 +297,7 @@ def _block_s(call: Call) -> float:
 
 
 def measure_model(name: str, *, runs: int, threads: int, folder: Path) -> dict[str, Any]:
-    """All phases of one model. ``runs``: rounds in which the calm session is compared."""
+    """All phases of one model. ``runs``: rounds in which the session in the nominal state is compared."""
     path, feeds = Path(zoo.load(name)), zoo.example_inputs(name)
     prepare_s = PREPARE_S.get(name, MOST_PREPARE_S)
     condition = write_condition(folder, prepare_s)
@@ -329,7 +329,7 @@ def measure_model(name: str, *, runs: int, threads: int, folder: Path) -> dict[s
     for call in static.values():
         call()  # what its first run keeps is not the session's
     last = min(time.perf_counter() + COST_S, began + prepare_s - BEFORE_S - 1)
-    ratios = calm_cost(ours, static["plan of the calm state"], rounds=runs, end=last)
+    ratios = nominal_cost(ours, static["plan of the calm state"], rounds=runs, end=last)
     memory = [_private_mib()]
     phases = []
     for number, phase in enumerate(PHASES):
@@ -426,7 +426,7 @@ def make_figures(results: Sequence[Mapping[str, Any]]) -> list[Figure]:
             value=statistics.median(ratios) if ratios else float("nan"),
             unit="ratio",
             interval=median_interval(ratios),
-            bound=CALM_COST,
+            bound=NOMINAL_COST,
         ),
         Figure(
             name="adapt.steady",

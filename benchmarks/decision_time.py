@@ -49,7 +49,7 @@ from _sections import Section, publish_sections
 from _threshold_predictors import FITTED, Case, case_of, predicted_ns
 from paper_sparoa import BOARDS, MODELS, OURS, PHONES, QUICK, Subject, machine_of
 
-from parallax.adapt import CALM, HardwareState, ReadyPlan, choose_portfolio, in_state, state_grid
+from parallax.adapt import NOMINAL, HardwareState, ReadyPlan, choose_portfolio, in_state, state_grid
 from parallax.backends.emulated import load_profile
 from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.model import split_rows
@@ -74,11 +74,11 @@ ELSEWHERE: Final = frozenset({"shard-rows", FIXED_SHARE, PAPER_POLICY, "descent"
 STEPS: Final = 300
 """Placements that a descent without a time looks at."""
 
-CALM_OF: Final = (ETF, "closed-form", "thresholds", ETF_DESCENT, JUDGED)
-"""Whose decisions for the calm state are kept in the others, as an ablation."""
+NOMINAL_OF: Final = (ETF, "closed-form", "thresholds", ETF_DESCENT, JUDGED)
+"""Whose decisions for the nominal state are kept in the others, as an ablation."""
 
 ABLATIONS: Final = (
-    *((f"{name}, no state", name) for name in CALM_OF),
+    *((f"{name}, no state", name) for name in NOMINAL_OF),
     ("thresholds, no rho", "thresholds"),
     ("thresholds, no intensity", "thresholds"),
     ("thresholds", ETF_DESCENT),
@@ -108,7 +108,7 @@ def searches(networks: Mapping[str, Propose]) -> dict[str, Propose]:
 
 
 def split_problem(subject: Subject) -> PlacementProblem | None:
-    """The model split by rows, at the share that balances both sides when all is calm; None where it has no rows."""
+    """The model split by rows, at the share that balances both sides in the nominal state; None without rows."""
     (device_costs,) = subject.problem.devices
     split = split_rows(subject.context.model, device_costs.balanced_share)
     if split is None:
@@ -160,7 +160,7 @@ def stored_answers(
 def study(
     subject: Subject, states: Sequence[HardwareState], trained: Sequence[Trained]
 ) -> tuple[list[Row], list[Case]]:
-    """One row and one case per state, the calm one first."""
+    """One row and one case per state, the nominal one first."""
     began = time.perf_counter()
     subject = dataclasses.replace(
         subject, problem=dataclasses.replace(subject.problem, zeros=WeightZeros(subject.context.model))
@@ -170,7 +170,7 @@ def study(
     rows: list[Row] = []
     cases: list[Case] = []
     ready: list[ReadyPlan] = []
-    calm: dict[str, Sequence[Decision]] = {}
+    nominal: dict[str, Sequence[Decision]] = {}
     for state in states:
         problem = in_state(subject.problem, state)
         decisions: dict[str, Sequence[Decision]] = {}
@@ -191,9 +191,9 @@ def study(
         decisions[JUDGED] = [
             Decision(after_s=judged_s, placement=dataclasses.replace(kept, ends_early=best.ends_early))
         ]
-        calm = calm or decisions
-        for name in (*CALM_OF, *(name for name in networks if ", " not in name)):
-            answers[f"{name}, no state"] = simulated.answers(calm[name][-1:])
+        nominal = nominal or decisions
+        for name in (*NOMINAL_OF, *(name for name in networks if ", " not in name)):
+            answers[f"{name}, no state"] = simulated.answers(nominal[name][-1:])
         if split is not None:
             of_state = in_state(split, state)
             make_ready(of_state)
@@ -317,8 +317,8 @@ def regret_section(rows: Sequence[Row], title: str, places: str, more: Mapping[s
             "column too; `local-search` is the placer, with its own number of steps",
             f"`{JUDGED}`: the best of {', '.join(OURS)} by the simulator, as sessions plan in the background",
             f"`{STORED}`: at most three plans per graph, chosen for all states; `{STORED_OTHERS}`: none of them was "
-            "made for the state that they are asked in, unless that is the calm one",
-            f"`{FIXED_SHARE}`: the model was split by rows before, at the share of the calm state; it is another "
+            "made for the state that they are asked in, unless that is the nominal one",
+            f"`{FIXED_SHARE}`: the model was split by rows before, at the share of the nominal state; it is another "
             "graph, and not among what is best known, so that it can be below 1",
         ],
     )
@@ -404,7 +404,7 @@ def ablation_section(rows: Sequence[Row], labels: Sequence[str]) -> Section:
         title="Ablations, simulated",
         method=(
             "However long it takes: regret of what is left when something is left out, and what a run takes, "
-            "**simulated**, as a share of that with it. No state: what was decided in the calm state is kept. No rho: "
+            "**simulated**, as a share of that with it. No state: decisions of the nominal state are kept. No rho: "
             "a threshold of work alone. No intensity: a threshold of zeros alone."
         ),
         columns=["what is left", "of", "regret", "worst row", "share of the whole's time"],
@@ -524,7 +524,7 @@ def main() -> None:
             say(f"the time is over: {number} of {len(asked)} graphs were asked about")
             break
         states = state_grid([f"emulated:{device}"])
-        assert states[0] == CALM
+        assert states[0] == NOMINAL
         subject = Subject.of(name, device, models[name])
         found, told = study(subject, states[::5] if arguments.quick else states, trained)
         rows.extend(found)

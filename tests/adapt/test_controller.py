@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallax.adapt import (
-    CALM,
     CPU_NARROW,
     CPU_WIDE,
+    NOMINAL,
     Controller,
     HardwareState,
     ReadyPlan,
@@ -63,7 +63,7 @@ class World:
         for label, plan in (("shared", shared_plan()), ("CPU", cpu_plan()), ("device", device_plan())):
             self.controller.add(ready(label, plan))
         self.now_ns = 0
-        self.state = CALM
+        self.state = NOMINAL
         self.wrong: dict[str, float] = {}
         """Plan -> how many times as long as the state explains it takes in truth."""
         self.spread = 0.0
@@ -176,7 +176,7 @@ BOTH = state_of({"gpu": 4.0, CPU_NARROW: 5.0, CPU_WIDE: 5.0})
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_it_keeps_the_plan_of_the_calm_state_while_all_is_calm(seed: int) -> None:
+def test_it_keeps_the_plan_of_the_nominal_state_while_that_lasts(seed: int) -> None:
     world = World(seed)
     world.run_for(20)
     assert world.label == "shared"
@@ -195,7 +195,7 @@ def test_it_goes_over_within_twenty_runs_and_comes_back(state: HardwareState) ->
     world.run_for(30)
     assert world.label == world.best()
     assert len(world.controller.switches) == before, "one that has gone over stays"
-    world.state = CALM
+    world.state = NOMINAL
     # The side that is not used is found to be quick again by a probe, whose pauses have doubled meanwhile.
     world.run_for(70)
     assert world.label == "shared"
@@ -207,7 +207,7 @@ def test_one_slow_run_is_no_reason() -> None:
     for _ in range(10):
         world.state = SLOW_DEVICE
         world.run()
-        world.state = CALM
+        world.state = NOMINAL
         world.run_for(0.5)
     assert world.controller.switches == []
 

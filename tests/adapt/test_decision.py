@@ -48,8 +48,8 @@ def test_plans_that_alternate_dwell_longer_each_time() -> None:
     assert pauses[1:6] == [1, 2, 4, 8, 16]
     assert dwell.least_s == 60
     # In five seconds of alternating, no more than one switch after the first few.
-    calm = dwell.switched(now + 1000)
-    assert calm.least_s == 1
+    settled = dwell.switched(now + 1000)
+    assert settled.least_s == 1
 
 
 @given(st.lists(st.tuples(st.floats(0, 0.5), st.booleans()), min_size=1, max_size=40))

@@ -67,7 +67,7 @@ def test_there_must_be_a_plan_and_a_state() -> None:
         choose_portfolio([[1]], most=0)
 
 
-def test_the_grid_begins_with_the_calm_state_and_holds_each_state_once() -> None:
+def test_the_grid_begins_with_the_nominal_state_and_holds_each_state_once() -> None:
     states = state_grid(["gpu"])
     assert len(states) == 12
     assert dict(states[0].slowdowns) == {}

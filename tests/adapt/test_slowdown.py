@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallax.adapt import CALM, CPU_NARROW, CPU_WIDE, HardwareState, Slowdown, SlowdownEstimator
+from parallax.adapt import CPU_NARROW, CPU_WIDE, NOMINAL, HardwareState, Slowdown, SlowdownEstimator
 from parallax.errors import ConfigError
 from tests.adapt._recorded import DEVICE, NARROW, WIDE
 
@@ -34,10 +34,10 @@ def test_the_first_run_decides_nearly_alone() -> None:
 
 
 def test_one_slow_run_changes_nothing() -> None:
-    calm = after([1.0] * 20)
-    assert after([8.0, 1.0, 1.0], calm).value == pytest.approx(1.0, rel=0.01)
+    nominal = after([1.0] * 20)
+    assert after([8.0, 1.0, 1.0], nominal).value == pytest.approx(1.0, rel=0.01)
     # Neither do two that are far off in opposite directions.
-    assert after([8.0, 0.1, 1.0], calm).value == pytest.approx(1.0, rel=0.01)
+    assert after([8.0, 0.1, 1.0], nominal).value == pytest.approx(1.0, rel=0.01)
 
 
 @given(seed=st.integers(0, 1000))
@@ -53,10 +53,10 @@ def test_a_change_is_suspected_from_the_first_run_and_not_any_more_when_runs_are
 
 @given(factor=st.sampled_from([0.2, 0.25, 2.0, 4.0, 8.0]))
 def test_the_third_run_after_a_jump_is_believed(factor: float) -> None:
-    calm = after([1.0] * 20)
-    assert after([factor] * 2, calm).value == calm.value
-    assert after([factor] * 3, calm).value == pytest.approx(factor, rel=0.05)
-    back = after([factor] * 20, calm)
+    nominal = after([1.0] * 20)
+    assert after([factor] * 2, nominal).value == nominal.value
+    assert after([factor] * 3, nominal).value == pytest.approx(factor, rel=0.05)
+    back = after([factor] * 20, nominal)
     assert after([1.0] * 3, back).value == pytest.approx(1.0, rel=0.05)
 
 
@@ -70,7 +70,7 @@ def test_noisy_runs_are_no_changes_of_the_machine(recorded: tuple[float, ...]) -
     assert changes <= 3
     mean = statistics.geometric_mean(recorded)
     assert all(mean / 1.5 < value < 1.5 * mean for value in values[30:])
-    # A calm machine is seen again soon.
+    # The nominal state is seen again soon.
     for _ in range(20):
         estimate = estimate.updated(1.0)
     assert estimate.value == pytest.approx(1.0, rel=0.25)
@@ -120,4 +120,4 @@ def test_a_state_refuses_what_is_no_factor() -> None:
     with pytest.raises(ConfigError, match="slow-down of 0"):
         HardwareState(slowdowns={"cpu": 0.0})
     with pytest.raises(ConfigError, match="slow-down of nan"):
-        CALM.slowed("cpu", math.nan)
+        NOMINAL.slowed("cpu", math.nan)

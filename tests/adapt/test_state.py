@@ -12,9 +12,9 @@ import pytest
 
 import parallax
 from parallax.adapt import (
-    CALM,
     CPU_NARROW,
     CPU_WIDE,
+    NOMINAL,
     HardwareState,
     MeteredRun,
     RunMeter,
@@ -56,7 +56,7 @@ def test_processors_are_told_apart_by_backend_and_width() -> None:
 @pytest.mark.parametrize(
     ("state", "ms"),
     [
-        (CALM, 4),
+        (NOMINAL, 4),
         (slowed(gpu=2), 7),
         (slowed(narrow=2, wide=1), 5),
         (slowed(narrow=1, wide=3), 6),
@@ -67,26 +67,26 @@ def test_processors_are_told_apart_by_backend_and_width() -> None:
 def test_a_plan_is_simulated_with_what_each_processor_takes(state: HardwareState, ms: int) -> None:
     plan = side_by_side()
     assert predict_ns(plan, state) == ms * 1_000_000
-    assert predict_ns(plan, CALM, cost_ns=segment_costs_ns(plan, state)) == ms * 1_000_000
+    assert predict_ns(plan, NOMINAL, cost_ns=segment_costs_ns(plan, state)) == ms * 1_000_000
 
 
 def test_a_problem_in_a_state_is_answered_for_that_state() -> None:
     problem = problem_of(load_model(two_chains()), PHONE, BOARD)
     placers = [PLACERS[name]() for name in ("by-cost", "greedy")]
-    calm = find_placement(problem, placers)
-    assert calm.best.plan.regions, "both chains are quicker on a device"
-    useless = in_state(problem, CALM.slowed(PHONE, 1e6).slowed(BOARD, 1e6))
+    nominal = find_placement(problem, placers)
+    assert nominal.best.plan.regions, "both chains are quicker on a device"
+    useless = in_state(problem, NOMINAL.slowed(PHONE, 1e6).slowed(BOARD, 1e6))
     found = find_placement(useless, placers)
     assert found.best.plan.is_cpu_only
-    assert found.cpu_only_ns == calm.cpu_only_ns
-    one = find_placement(in_state(problem, CALM.slowed(PHONE, 1e6)), placers)
+    assert found.cpu_only_ns == nominal.cpu_only_ns
+    one = find_placement(in_state(problem, NOMINAL.slowed(PHONE, 1e6)), placers)
     assert {problem.devices[device].device for device in one.best.regions.device_of} == {BOARD}
     busy = in_state(problem, HardwareState(slowdowns={CPU_NARROW: 3.0, CPU_WIDE: 5.0}))
-    assert find_placement(busy, placers).cpu_only_ns == pytest.approx(5 * calm.cpu_only_ns, rel=0.01)
+    assert find_placement(busy, placers).cpu_only_ns == pytest.approx(5 * nominal.cpu_only_ns, rel=0.01)
     by_width = dict(zip(busy.costs.widths, busy.costs.durations_ns, strict=True))
     before = dict(zip(problem.costs.widths, problem.costs.durations_ns, strict=True))
     assert sum(by_width[1]) == pytest.approx(3 * sum(before[1]), rel=0.01)
-    assert in_state(problem, CALM).costs == problem.costs
+    assert in_state(problem, NOMINAL).costs == problem.costs
 
 
 def metered(session: Any, feeds: dict[str, Any], *, runs: int) -> list[MeteredRun]:
@@ -178,5 +178,5 @@ def test_a_state_cannot_be_changed_through_what_it_was_made_of() -> None:
     state = HardwareState(slowdowns=MappingProxyType(dict(factors)))
     factors["gpu"] = 9.0
     assert state.slowdown("gpu") == 2.0
-    assert CALM.slowed("gpu", 2.0) == state
-    assert dict(CALM.slowdowns) == {}
+    assert NOMINAL.slowed("gpu", 2.0) == state
+    assert dict(NOMINAL.slowdowns) == {}

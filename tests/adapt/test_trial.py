@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parallax.adapt import CALM, CPU_NARROW, CPU_WIDE, HardwareState, Slowdown, processor_of
+from parallax.adapt import CPU_NARROW, CPU_WIDE, NOMINAL, HardwareState, Slowdown, processor_of
 from parallax.adapt._decision import Dwell
 from parallax.adapt._trial import FIRST_SETBACK_S, MOST_RUNS, MOST_SETBACK_S, Setback, Trial, Verdict
 from tests.adapt._recorded import DEVICE, NARROW, WIDE
@@ -122,10 +122,10 @@ def test_among_noisy_runs_it_goes_over_within_twenty_runs_or_a_second(state: Har
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_after_noisy_runs_a_calm_machine_is_seen(seed: int) -> None:
+def test_after_noisy_runs_the_nominal_state_is_seen(seed: int) -> None:
     world = crowded(seed)
     world.run_for(20)
-    world.state, world.spread = CALM, 0.0
+    world.state, world.spread = NOMINAL, 0.0
     world.run_for(70)
     assert world.label == "shared"
     slowdowns = world.controller.state.slowdowns
@@ -187,7 +187,7 @@ class CrowdedWorld(World):
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("state", [CALM, SLOW_DEVICE])
+@pytest.mark.parametrize("state", [NOMINAL, SLOW_DEVICE])
 def test_among_recorded_runs_there_are_few_switches_and_the_way_back_is_found(state: HardwareState, seed: int) -> None:
     world = CrowdedWorld(seed)
     world.run_for(5)
@@ -198,9 +198,9 @@ def test_among_recorded_runs_there_are_few_switches_and_the_way_back_is_found(st
     world.run_for(60)
     assert len(world.controller.switches) - before <= 60 / 5
     # Several threads lose more than the device, and the device more than nothing: 12 ms times 2.5, 8 ms times 1.4.
-    assert world.mean_ns("device") < (world.mean_ns("CPU") if state is CALM else math.inf)
-    assert world.label in ("shared", "device") if state is CALM else ("CPU", "shared")
-    world.is_crowded, world.state = False, CALM
+    assert world.mean_ns("device") < (world.mean_ns("CPU") if state is NOMINAL else math.inf)
+    assert world.label in ("shared", "device") if state is NOMINAL else ("CPU", "shared")
+    world.is_crowded, world.state = False, NOMINAL
     world.run_for(80)
     assert world.label == "shared"
     before = len(world.controller.switches)

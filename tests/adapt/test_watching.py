@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import pytest
 
-from parallax.adapt import CALM, CPU_NARROW, CPU_WIDE, Controller, MeteredRun, ProbePlan, ReadyPlan
+from parallax.adapt import CPU_NARROW, CPU_WIDE, NOMINAL, Controller, MeteredRun, ProbePlan, ReadyPlan
 from parallax.events import Event
 from parallax.schedule import Plan
 from tests.adapt.test_controller import MACHINE, MS, cpu_plan, device_plan, ready, run_events, shared_plan
@@ -63,17 +63,17 @@ def test_runs_in_other_shapes_tell_nothing() -> None:
     controller = controller_of(planned, ready("device", device_plan()))
     observe_runs(controller, cpu_plan(), [48 * MS], begin_ns=0)  # fed 0 bytes
     assert controller.runs == 0
-    assert controller.state == CALM
+    assert controller.state == NOMINAL
 
 
 def test_first_runs_of_a_plan_tell_nothing_nor_what_began_before_they_ended() -> None:
     controller = controller_of(ready("device", device_plan()), ready("CPU", cpu_plan()))
     observe_runs(controller, device_plan(), [800 * MS], begin_ns=0, count=2)
-    assert controller.state == CALM
+    assert controller.state == NOMINAL
     late = list(run_events(device_plan(), 99, 800 * MS, [1600 * MS]))
     for event in late:
         controller.observe(event)
-    assert controller.state == CALM
+    assert controller.state == NOMINAL
     assert controller.runs == 3
     observe_runs(controller, device_plan(), [8 * MS], begin_ns=2400 * MS, count=1)
     assert controller.state.slowdown("gpu") == pytest.approx(1.0)
@@ -103,11 +103,13 @@ def test_a_hastened_probe_keeps_to_its_share_of_the_time() -> None:
     assert planned.hastened(20.0).next_s == 20.0
 
 
-def test_no_plan_is_better_than_the_first_in_the_calm_state() -> None:
+def test_no_plan_is_better_than_the_first_in_the_nominal_state() -> None:
     first, other = ready("shared", shared_plan()), ready("device", device_plan())
-    assert other.no_better_when_calm(first, MACHINE) == other
-    raised = first.no_better_when_calm(other, MACHINE)
-    assert raised.predict_ns(CALM, MACHINE) >= other.predict_ns(CALM, MACHINE) > first.predict_ns(CALM, MACHINE)
+    assert other.no_better_when_nominal(first, MACHINE) == other
+    raised = first.no_better_when_nominal(other, MACHINE)
+    assert (
+        raised.predict_ns(NOMINAL, MACHINE) >= other.predict_ns(NOMINAL, MACHINE) > first.predict_ns(NOMINAL, MACHINE)
+    )
     assert raised.plan == first.plan
 
 

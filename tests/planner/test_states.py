@@ -1,4 +1,4 @@
-"""Plans for other states of the machine: which there are, what they cost when all is calm, and that they can run."""
+"""Plans for other states of the machine: which there are, what they cost in the nominal one, and that they run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from parallax.adapt import CALM, CPU_NARROW, CPU_WIDE, HardwareState, ReadyPlan, choose_portfolio, state_grid
+from parallax.adapt import CPU_NARROW, CPU_WIDE, NOMINAL, HardwareState, ReadyPlan, choose_portfolio, state_grid
 from parallax.backends import open_backend
 from parallax.backends.ort import RuntimeOptions
 from parallax.engine import compile_plan
@@ -32,7 +32,7 @@ def found(request: PlanRequest, states: Sequence[HardwareState]) -> list[ReadyPl
 def test_a_slow_device_has_a_plan_without_it() -> None:
     plans = found(request_of(PHONE), state_grid([PHONE]))
     assert plans[0].label == "the plan in force"
-    slow = CALM.slowed(PHONE, 1000.0)
+    slow = NOMINAL.slowed(PHONE, 1000.0)
     best = min(plans, key=lambda plan: plan.predict_ns(slow, MACHINE))
     assert all(segment.backend == "cpu" for segment in best.plan.segments)
     busy = HardwareState(slowdowns={CPU_NARROW: 1000.0, CPU_WIDE: 1000.0})
@@ -40,7 +40,7 @@ def test_a_slow_device_has_a_plan_without_it() -> None:
     assert {segment.backend for segment in there.plan.segments} == {PHONE}
 
 
-def test_the_plan_for_a_state_is_no_worse_in_it_than_that_of_the_calm_one() -> None:
+def test_the_plan_for_a_state_is_no_worse_in_it_than_that_of_the_nominal_one() -> None:
     states = state_grid([PHONE])
     plans = found(request_of(PHONE), states)
     for state in states:
@@ -53,7 +53,7 @@ def test_the_plan_for_a_state_is_no_worse_in_it_than_that_of_the_calm_one() -> N
 
 
 def test_plans_are_given_once() -> None:
-    plans = found(request_of(PHONE), [CALM] * 4)
+    plans = found(request_of(PHONE), [NOMINAL] * 4)
     keys = {tuple((segment.nodes, segment.backend, segment.width) for segment in plan.plan.segments) for plan in plans}
     assert len(keys) == len(plans)
 

@@ -160,7 +160,7 @@ def test_nothing_is_switched_unless_something_became_slow(hand: Hand, want: Any)
 @pytest.mark.slow
 def test_the_device_of_a_condition_file_is_left_and_gone_back_to(tmp_path: Path, want: Any) -> None:
     path = tmp_path / "condition.json"
-    # Slower at once: a plan that is opened for the calm device is left however long its others take to compile.
+    # Slower at once: a plan that is opened for the device as predicted is left however long its others take to compile.
     steps = [{"at_s": 0, "device": 40, "launch": 40}]
     path.write_text(json.dumps({"format": 1, "steps": steps}))
     session = parallax.InferenceSession(MODEL, providers=[f"{PHONE}?condition={path}", CPU], threads=2, policy="sparoa")

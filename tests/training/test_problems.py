@@ -26,7 +26,7 @@ def test_a_problem_is_of_the_device_at_its_own_speed_and_the_same_every_time(tmp
     assert model_problem(model, "pixel-6-gpu").machine.cores == 4, "four equal ones for a phone's"
 
 
-def test_states_slow_costs_and_the_first_is_calm(tmp_path: Path) -> None:
+def test_states_slow_costs_and_the_first_is_nominal(tmp_path: Path) -> None:
     problem = model_problem(small_settings(tmp_path).models[0], "pixel-6-gpu")
     states = drawn_states(problem, 6, np.random.default_rng(0))
     found = [made for _, made in problems_in_states(problem, "two chains", states=states)]

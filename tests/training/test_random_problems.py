@@ -84,7 +84,7 @@ def test_problems_differ_in_what_is_best_and_in_what_there_is_to_see() -> None:
     assert 0 < refused < GRAPHS
 
 
-def test_some_states_are_calm_and_none_is_quicker_than_that() -> None:
+def test_some_states_are_nominal_and_none_is_quicker_than_that() -> None:
     states = [random_state(drawn(number), DEVICE) for number in range(200)]
     assert 10 < sum(not state.slowdowns for state in states) < 100
     assert all(factor >= 1 for state in states for factor in state.slowdowns.values())

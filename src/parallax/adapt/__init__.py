@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     )
     from parallax.adapt._slowdown import Slowdown, SlowdownEstimator
     from parallax.adapt._state import (
-        CALM,
         CPU_NARROW,
         CPU_WIDE,
+        NOMINAL,
         HardwareState,
-        calm_costs_ns,
         in_state,
+        nominal_costs_ns,
         predict_ns,
         processor_of,
         processors_of,
@@ -42,8 +42,8 @@ else:
             "_portfolio": "DEVICE_FACTORS MOST_PLANS Portfolio choose_portfolio crowded_states state_grid",
             "_slowdown": "Slowdown SlowdownEstimator",
             "_state": (
-                "CALM CPU_NARROW CPU_WIDE HardwareState calm_costs_ns in_state predict_ns processor_of processors_of "
-                "segment_costs_ns"
+                "CPU_NARROW CPU_WIDE NOMINAL HardwareState in_state nominal_costs_ns predict_ns processor_of "
+                "processors_of segment_costs_ns"
             ),
             "_status": "Adaptation KeptPlan",
         },
@@ -51,11 +51,11 @@ else:
 
 __all__ = [
     "CALLER_RULES",
-    "CALM",
     "CPU_NARROW",
     "CPU_WIDE",
     "DEVICE_FACTORS",
     "MOST_PLANS",
+    "NOMINAL",
     "Adaptation",
     "CallerForm",
     "CallerPolicy",
@@ -74,10 +74,10 @@ __all__ = [
     "SlowdownEstimator",
     "Switch",
     "better_plan",
-    "calm_costs_ns",
     "choose_portfolio",
     "crowded_states",
     "in_state",
+    "nominal_costs_ns",
     "predict_ns",
     "processor_of",
     "processors_of",

@@ -15,7 +15,7 @@ from typing import Final
 from parallax.adapt._decision import CHANGED, PROBE_SHARE, SAVED_S, Dwell, ProbePlan, better_plan, least_gain
 from parallax.adapt._meter import MeteredRun, RunMeter
 from parallax.adapt._slowdown import Slowdown, SlowdownEstimator
-from parallax.adapt._state import CALM, CPU_NARROW, CPU_WIDE, HardwareState, predict_ns, processors_of
+from parallax.adapt._state import CPU_NARROW, CPU_WIDE, NOMINAL, HardwareState, predict_ns, processors_of
 from parallax.adapt._trial import Setback, Trial, Verdict
 from parallax.events import Event
 from parallax.schedule import Plan
@@ -40,7 +40,7 @@ class ReadyPlan:
     """How it was found, for people."""
     plan: Plan
     cost_ns: tuple[int, ...]
-    """What each segment takes when all is calm."""
+    """What each segment takes in the nominal state."""
     switch_ns: int = 0
     """What going over to it costs: its first runs that take longer."""
     input_bytes: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
@@ -51,13 +51,13 @@ class ReadyPlan:
         """What a run takes in a state. ``machine``: see `parallax.adapt.predict_ns`."""
         return predict_ns(self.plan, state, machine=machine, cost_ns=self.cost_ns)
 
-    def no_better_when_calm(self, first: ReadyPlan, machine: Machine) -> ReadyPlan:
-        """The same with costs by which it takes no less than ``first`` in the calm state.
+    def no_better_when_nominal(self, first: ReadyPlan, machine: Machine) -> ReadyPlan:
+        """The same with costs by which it takes no less than ``first`` in the nominal state.
 
         The plan that a session opens with was chosen for that state, with more care (and perhaps measured), so that
         nothing but another state is a reason to leave it.
         """
-        own_ns, least_ns = self.predict_ns(CALM, machine), first.predict_ns(CALM, machine)
+        own_ns, least_ns = self.predict_ns(NOMINAL, machine), first.predict_ns(NOMINAL, machine)
         if own_ns >= least_ns:
             return self
         factor = least_ns / max(1, own_ns)
@@ -104,8 +104,8 @@ class _Known:
     """What is kept of each ready plan."""
 
     ready: ReadyPlan
-    calm_ns: int
-    """What a run takes by it in the calm state."""
+    nominal_ns: int
+    """What a run takes by it in the nominal state."""
     predicted_ns: int = 0
     """What it takes in the state in which plans were compared last."""
 
@@ -141,7 +141,7 @@ class Controller:
     _fresh: int = field(init=False, default=0)
     _warm_ns: int = field(init=False, default=0)
     _pace: Slowdown = field(init=False, default_factory=Slowdown)
-    """How long whole runs by the plan in force take, against what they take when all is calm."""
+    """How long whole runs by the plan in force take, against what they take in the nominal state."""
     _paced: int = field(init=False, default=0)
     """Runs that this is made of."""
     _trial: Trial | None = field(init=False, default=None)
@@ -167,7 +167,7 @@ class Controller:
 
     def add(self, ready: ReadyPlan) -> int:
         """Another plan is ready; returns its index. The first one added is in force."""
-        self._plans.append(_Known(ready, calm_ns=max(1, ready.predict_ns(CALM, self.machine))))
+        self._plans.append(_Known(ready, nominal_ns=max(1, ready.predict_ns(NOMINAL, self.machine))))
         self._compared = None
         return len(self._plans) - 1
 
@@ -185,7 +185,7 @@ class Controller:
             self._fresh, self._warm_ns = self._fresh + 1, event.time_ns
         elif event.time_ns - run.duration_ns >= self._warm_ns:
             if index == self.current:
-                self._pace = self._pace.updated(max(1, run.duration_ns) / run.concurrent / known.calm_ns)
+                self._pace = self._pace.updated(max(1, run.duration_ns) / run.concurrent / known.nominal_ns)
                 self._paced += 1
             self._count(run.ratios(known.ready.cost_ns), event.time_ns / 1e9)
         return run
@@ -269,7 +269,7 @@ class Controller:
     @property
     def _pace_ns(self) -> float:
         """What a run by the plan in force takes, as measured."""
-        return self._pace.value * self._plans[self.current].calm_ns
+        return self._pace.value * self._plans[self.current].nominal_ns
 
     def _judge(self, trial: Trial, state: HardwareState, now_s: float) -> int | None:
         """The plan before, if it was quicker; else the one in force stays, or goes on being tried."""

@@ -14,11 +14,11 @@ HORIZON_S: Final = 1.0
 """A switch must pay for itself in what runs take in this time."""
 
 LEAST_DWELL_S: Final = 1.0
-"""A plan is in force for at least so long; doubled each time that plans alternate sooner than `CALM_S`."""
+"""A plan is in force for at least so long; doubled each time that plans alternate sooner than `SETTLED_S`."""
 
 MOST_DWELL_S: Final = 60.0
 
-CALM_S: Final = 5.0
+SETTLED_S: Final = 5.0
 """Without a switch for so long after a plan might have been left, the dwelling time is the least again."""
 
 PROBE_SHARE: Final = 0.01
@@ -88,7 +88,7 @@ class Dwell:
 
     def switched(self, now_s: float) -> Dwell:
         """After a switch: soon after the last one, the next must wait for twice as long."""
-        was_soon = now_s - self.since_s < self.least_s + CALM_S
+        was_soon = now_s - self.since_s < self.least_s + SETTLED_S
         return Dwell(since_s=now_s, least_s=min(MOST_DWELL_S, 2 * self.least_s) if was_soon else LEAST_DWELL_S)
 
 

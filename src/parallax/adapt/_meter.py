@@ -34,8 +34,8 @@ class MeteredRun:
         a processor is slow by what others do to it, not by what its own runs do.
 
         Args:
-            cost_ns: what each segment takes when all is calm, in place of the plan's own predictions. Segments without
-                a prediction (0) tell nothing.
+            cost_ns: what each segment takes in the nominal state, in place of the plan's own predictions. Segments
+                without a prediction (0) tell nothing.
         """
         observed: dict[str, int] = defaultdict(int)
         predicted: dict[str, int] = defaultdict(int)

@@ -16,7 +16,7 @@ MOST_PLANS: Final = 3
 """Plans that a session keeps ready: each holds its segments' packed weights, and two are nearly as good as all."""
 
 CPU_FACTORS: Final = (1.0, 2.0, 5.0)
-"""Slow-downs of the CPU that plans are made for: calm, half of it taken, 80% of it taken."""
+"""Slow-downs of the CPU that plans are made for: none, half of it taken, 80% of it taken."""
 
 DEVICE_FACTORS: Final = (1.0, 2.0, 4.0, 8.0)
 """Slow-downs of a device that plans are made for."""
@@ -34,7 +34,7 @@ def state_grid(
     cpu_factors: Sequence[float] = CPU_FACTORS,
     device_factors: Sequence[float] = DEVICE_FACTORS,
 ) -> tuple[HardwareState, ...]:
-    """The states that plans are made for, the calm one first: every slow-down of the CPU with every one of a device.
+    """The states that plans are made for, the nominal one first: every slow-down of the CPU with every one of a device.
 
     Several devices are slowed one at a time, not in all combinations.
     """
@@ -70,7 +70,7 @@ class Portfolio:
     """Plans to keep ready, as indices of candidates."""
 
     chosen: tuple[int, ...]
-    """Ascending; the first candidate, which is the plan of the calm state, always among them."""
+    """Ascending; the first candidate, which is the plan of the nominal state, always among them."""
     mean_regret: float
     """Geometric mean over the states of the best chosen plan's time against the best candidate's; at least 1."""
     worst_regret: float
@@ -90,7 +90,7 @@ def choose_portfolio(
     which is within 1 - 1/e of the best gain (a submodular one: Nemhauser, Wolsey and Fisher 1978).
 
     Args:
-        times_ns: per candidate, what it takes in each state. The first is the plan of the calm state.
+        times_ns: per candidate, what it takes in each state. The first is the plan of the nominal state.
         sizes_bytes: per candidate, what it holds beyond what all share.
         bound_bytes: what the candidates other than the first may hold together; None: no bound.
         most: plans to keep, at least 1.

@@ -161,7 +161,7 @@ class SlowdownEstimator:
         return self._estimates.get(processor, Slowdown())
 
     def least(self, processor: str) -> float | None:
-        """The least slow-down that runs have shown so far: that of a calm machine. None: too few runs."""
+        """The least slow-down that runs have shown so far: that of the nominal state. None: too few runs."""
         return self._least.get(processor)
 
     def state(self, *, free_cores: float | None = None, free_bytes: int | None = None) -> HardwareState:

@@ -20,7 +20,7 @@ CPU_WIDE: Final = f"{CPU_BACKEND}:wide"
 """The processor "cpu:wide": several cores of the CPU for one segment. Where a competitor has some of the cores, a
 segment on all of them is slowed more than one on a single core, since its slowest thread decides."""
 
-_CALM: Final = 1.0
+_NOMINAL: Final = 1.0
 _IDEAL: Final = Machine(cores=1)
 
 
@@ -63,7 +63,7 @@ class HardwareState:
         known = self.slowdowns.get(processor)
         if known is None and processor in _OTHER_WIDTH:
             known = self.slowdowns.get(_OTHER_WIDTH[processor])
-        return _CALM if known is None else known
+        return _NOMINAL if known is None else known
 
     def slowed(self, processor: str, factor: float) -> HardwareState:
         """The same state with another slow-down of one processor."""
@@ -72,7 +72,7 @@ class HardwareState:
 
 _OTHER_WIDTH: Final = {CPU_NARROW: CPU_WIDE, CPU_WIDE: CPU_NARROW}
 
-CALM: Final = HardwareState()
+NOMINAL: Final = HardwareState()
 """Everything takes what was predicted."""
 
 
@@ -80,16 +80,16 @@ def segment_costs_ns(plan: Plan, state: HardwareState, cost_ns: Sequence[int] | 
     """What each segment of a plan would take in a state.
 
     Args:
-        cost_ns: what each takes when all is calm, in place of the plan's own predictions.
+        cost_ns: what each takes in the nominal state, in place of the plan's own predictions.
     """
-    calm = [segment.cost_ns for segment in plan.segments] if cost_ns is None else cost_ns
+    nominal = [segment.cost_ns for segment in plan.segments] if cost_ns is None else cost_ns
     return tuple(
-        round(ns * state.slowdown(processor_of(segment))) for ns, segment in zip(calm, plan.segments, strict=True)
+        round(ns * state.slowdown(processor_of(segment))) for ns, segment in zip(nominal, plan.segments, strict=True)
     )
 
 
-def calm_costs_ns(plan: Plan, state: HardwareState) -> tuple[int, ...]:
-    """What each segment would take if all were calm, of a plan whose costs are those of a state: the inverse of
+def nominal_costs_ns(plan: Plan, state: HardwareState) -> tuple[int, ...]:
+    """What each segment would take in the nominal state, of a plan whose costs are those of a state: the inverse of
     `segment_costs_ns`."""
     return tuple(round(segment.cost_ns / state.slowdown(processor_of(segment))) for segment in plan.segments)
 
@@ -105,7 +105,7 @@ def predict_ns(
 
     Args:
         machine: says what segments and hand-overs cost around the kernels; by default nothing.
-        cost_ns: what each segment takes when all is calm, in place of the plan's own predictions.
+        cost_ns: what each segment takes in the nominal state, in place of the plan's own predictions.
     """
     run = simulate_plan(
         plan,

@@ -255,7 +255,7 @@ class Follower:
         candidates = [
             found[0],
             *(
-                plan.no_better_when_calm(found[0], machine)
+                plan.no_better_when_nominal(found[0], machine)
                 for plan in found[1:]
                 if self._allows_splits or len(plan.plan.segments) == 1
             ),

@@ -57,7 +57,7 @@ class Calibration:
     times: ProbeTimes
     slowdown: float
     least: float | None = None
-    """The slow-down that the processor has when all is calm; None where it is not known."""
+    """The slow-down that the processor has in the nominal state; None where it is not known."""
 
     def slowdown_by(self, times: ProbeTimes) -> float:
         """How slow the processor is where a probe takes this."""
@@ -106,7 +106,7 @@ class ProcessorProbe:
 
         Args:
             slowdown: of the processor now.
-            least: that it has when all is calm; None where it is not known.
+            least: that it has in the nominal state; None where it is not known.
         """
         self._calibration = Calibration(times=self._times(), slowdown=slowdown, least=least)
 

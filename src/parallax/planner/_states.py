@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from parallax.adapt import CPU_NARROW, CPU_WIDE, HardwareState, ReadyPlan, calm_costs_ns, in_state
+from parallax.adapt import CPU_NARROW, CPU_WIDE, HardwareState, ReadyPlan, in_state, nominal_costs_ns
 from parallax.graph import CostModel, tensor_bytes
 from parallax.model import Model
 from parallax.planner._candidates import PlanningContext, host_machine
@@ -84,7 +84,7 @@ def plans_for_states(request: PlanRequest, first: Plan, states: Sequence[Hardwar
         reason = f"kept ready: {best.plan.counted} on {' and '.join(dict.fromkeys(names))}, {label}"
         plan = replace(plan, provenance=make_provenance("tables", reason, chosen_ns=best.makespan_ns))
         plan = plan if computed is None else computed.plan(plan)
-        yield from once(ReadyPlan(label=label, plan=plan, cost_ns=calm_costs_ns(plan, state)))
+        yield from once(ReadyPlan(label=label, plan=plan, cost_ns=nominal_costs_ns(plan, state)))
 
 
 def _best_split(context: PlanningContext, costs: CostModel) -> Plan | None:

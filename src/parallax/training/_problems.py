@@ -47,7 +47,7 @@ def device_profile(name: str) -> str:
 
 
 def model_problem(model: TrainingModel, device: str) -> PlacementProblem:
-    """The problem of a model on a device in the calm state, at the device's own speed. Takes a second at most.
+    """The problem of a model on a device in the nominal state, at the device's own speed. Takes a second at most.
 
     Args:
         device: the name of a profile.
@@ -84,6 +84,6 @@ def problems_in_states(
 
 
 def drawn_states(problem: PlacementProblem, count: int, generator: np.random.Generator) -> list[HardwareState]:
-    """The calm state, and others that are drawn."""
+    """The nominal state, and others that are drawn."""
     device = problem.devices[0].device
     return [HardwareState(), *(random_state(generator, device) for _ in range(count - 1))]

@@ -63,7 +63,7 @@ def random_problem(generator: np.random.Generator) -> PlacementProblem:
 
 
 def random_state(generator: np.random.Generator, device: str) -> HardwareState:
-    """A state of the machine: in a third of all cases calm, else the CPU, the device or both slower."""
+    """A state of the machine: in a third of all cases the nominal one, else the CPU, the device or both slower."""
     slow_cpu, slow_device = (bool(drawn) for drawn in generator.random(2) < 0.58)
     factors: dict[str, float] = {}
     if slow_cpu:
