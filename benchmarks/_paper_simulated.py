@@ -15,7 +15,7 @@ from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.backends.emulated._profiles import DeviceProfile, load_profile
 from parallax.graph import CostModel, OpGraph
 from parallax.model import Model, RowSplit, load_model
-from parallax.partition import UnitGraph, find_branches
+from parallax.partition import FusionGroups, find_branches
 from parallax.partition.regions import RegionPlan, RegionRule, find_regions
 from parallax.profile import estimate_costs
 from parallax.schedule.placement import Machine
@@ -98,11 +98,11 @@ def _table_gemm_flops(cores: int) -> float:
     return 2 * size**3 / duration * 1e9
 
 
-def shape_of(units: UnitGraph, plan: RegionPlan | None) -> Shape:
+def shape_of(groups: FusionGroups, plan: RegionPlan | None) -> Shape:
     """Nodes, layers, layers of more than one branch, widest layer; with regions contracted."""
-    dag = units.dag if plan is None else plan.dag
-    regions = frozenset() if plan is None else frozenset(plan.region_groups)
-    flow = units.control_flow if plan is None else {plan.group_of[unit] for unit in units.control_flow}
+    dag = groups.dag if plan is None else plan.dag
+    regions = frozenset() if plan is None else frozenset(plan.region_clusters)
+    flow = groups.control_flow if plan is None else {plan.cluster_of[group] for group in groups.control_flow}
     found = find_branches(dag, control_flow=flow, regions=regions)
     return Shape(
         nodes=len(dag), layers=len(found.layers), parallel_layers=found.parallel_layers, branches=found.max_branches
@@ -127,7 +127,7 @@ def simulate_row(name: str, phone: str, model: Model, assumption: Assumption, *,
     found = study.coexecution(flips=flips)
     split = best_split(study, costs_of, found)
     _, _, heft_ns = study.heft(greedy)
-    sequential = find_regions(study.graph, study.units, study.device_costs, join_siblings=True)
+    sequential = find_regions(study.graph, study.groups, study.device_costs, join_siblings=True)
     return {
         "model": name,
         "phone": phone,
@@ -140,9 +140,9 @@ def simulate_row(name: str, phone: str, model: Model, assumption: Assumption, *,
         "heft_ns": heft_ns,
         **ours(study, found.best, split),
         "fragments": len(greedy.regions),
-        "shape_original": str(shape_of(study.units, None)),
-        "shape_greedy": str(shape_of(study.units, greedy)),
-        "shape_regions": str(shape_of(study.units, found.best.plan)),
+        "shape_original": str(shape_of(study.groups, None)),
+        "shape_greedy": str(shape_of(study.groups, greedy)),
+        "shape_regions": str(shape_of(study.groups, found.best.plan)),
         "paper_ms": PAPER_MS.get((name, phone)),
         "paper_shapes": PAPER_SHAPES.get(name) if phone == "pixel-6-gpu" else None,
     }

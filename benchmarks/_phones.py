@@ -11,7 +11,7 @@ from _common import ORIGIN
 from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.graph import CostModel, Dag, OpGraph, Verdict, tensor_bytes
 from parallax.model import Model, RowSplit
-from parallax.partition import UnitGraph, group_fusions
+from parallax.partition import FusionGroups, group_fusions
 from parallax.partition.candidates import Cause, DraftSegment, Partition, find_boundaries
 from parallax.partition.regions import (
     DeviceCosts,
@@ -66,7 +66,7 @@ class Study:
 
     model: Model
     graph: OpGraph
-    units: UnitGraph
+    groups: FusionGroups
     costs: CostModel
     backend: EmulatedBackend
     device_costs: DeviceCosts
@@ -82,7 +82,7 @@ class Study:
         return cls(
             model=model,
             graph=graph,
-            units=group_fusions(graph, cuttable=model.can_cut),
+            groups=group_fusions(graph, cuttable=model.can_cut),
             costs=costs,
             backend=backend,
             device_costs=device_costs,
@@ -98,8 +98,8 @@ class Study:
         return sum(self.device_costs.transfer.ns(self.size(name)) for name in names)
 
     def regions(self, rule: RegionRule) -> RegionPlan:
-        plan = find_regions(self.graph, self.units, self.device_costs, rule=rule)
-        verify_regions(self.graph, self.units, self.device_costs, plan)
+        plan = find_regions(self.graph, self.groups, self.device_costs, rule=rule)
+        verify_regions(self.graph, self.groups, self.device_costs, plan)
         return plan
 
     def largest(self, plan: RegionPlan, count: int) -> RegionPlan:
@@ -107,7 +107,9 @@ class Study:
         kept = sorted(
             sorted(plan.regions, key=lambda region: -len(region.nodes))[:count], key=lambda region: region.index
         )
-        return RegionPlacer(self.graph, self.units, self.device_costs).place(regions=[region.units for region in kept])
+        return RegionPlacer(self.graph, self.groups, self.device_costs).place(
+            regions=[region.groups for region in kept]
+        )
 
     def hosted_ns(self, plan: RegionPlan) -> int:
         """The plan in sequence, with every tensor of every region moved through the host's memory."""
@@ -134,10 +136,10 @@ class Study:
             rank: what makes one placement better than another.
             cores: of the machine's, that are used; by default all.
         """
-        placers = (*default_placers(len(self.units))[:-1], LocalSearch(flips))
+        placers = (*default_placers(len(self.groups))[:-1], LocalSearch(flips))
         problem = on_cores(self.problem(split, sides), self.machine.cores if cores is None else cores)
         found = find_placement(problem, placers, rank=rank)
-        verify_regions(self.graph, self.units, problem.devices[0], found.best.plan)
+        verify_regions(self.graph, self.groups, problem.devices[0], found.best.plan)
         return found
 
     def placed(
@@ -146,21 +148,23 @@ class Study:
         return find_placement(self.problem(split, sides), placers)
 
     def problem(self, split: RowSplit | None = None, sides: Mapping[str, int] | None = None) -> PlacementProblem:
-        graph, units = self.graph, self.units
+        graph, groups = self.graph, self.groups
         return PlacementProblem(
             graph=graph,
-            groups=units,
+            groups=groups,
             devices=(self.device_costs,),
             costs=self.costs,
             machine=self.machine,
-            row_parts={} if split is None else row_parts(graph, units, split.parts),
-            rows_elsewhere=None if split is None or sides is None else rows_elsewhere(graph, units, split.parts, sides),
+            row_parts={} if split is None else row_parts(graph, groups, split.parts),
+            rows_elsewhere=None
+            if split is None or sides is None
+            else rows_elsewhere(graph, groups, split.parts, sides),
         )
 
     def sequential(self, plan: RegionPlan) -> tuple[RegionTasks, Schedule]:
         """One thing after the other, on all cores or on the device."""
         tasks = region_tasks(
-            self.units, plan, self.costs, widths=sorted({1, self.machine.cores}), granularity=Granularity.COARSE
+            self.groups, plan, self.costs, widths=sorted({1, self.machine.cores}), granularity=Granularity.COARSE
         )
         schedule = Schedule(
             policy="sequential",
@@ -183,14 +187,14 @@ class Study:
         """HEFT decides for each region whether it runs on the device; the processor is one lane. And its makespan."""
         cores = self.machine.cores
         made = region_tasks(
-            self.units, plan, self.costs, widths=sorted({1, cores}), granularity=Granularity.COARSE, allow_both=True
+            self.groups, plan, self.costs, widths=sorted({1, cores}), granularity=Granularity.COARSE, allow_both=True
         )
-        graph, units = self.graph, self.units
+        graph, groups = self.graph, self.groups
         task_of: dict[int, int] = {
             node: task
-            for task, inside in enumerate(made.units)
-            for node in units.nodes_of(inside)
-            if node not in units.replicated
+            for task, inside in enumerate(made.groups)
+            for node in groups.nodes_of(inside)
+            if node not in groups.replicated
         }
         transfers: dict[tuple[int, int], int] = {}
         fixed = [0] * len(made.tasks)
@@ -229,12 +233,12 @@ class Study:
     def plan(self, tasks: RegionTasks, schedule: Schedule) -> Plan:
         """What an engine can compile: what has width 0 is the device's."""
         drafts = tuple(
-            DraftSegment(units=inside, width=assignment.width, cause=Cause.FORCED)
-            for inside, assignment in zip(tasks.units, schedule.assignments, strict=True)
+            DraftSegment(groups=inside, width=assignment.width, cause=Cause.FORCED)
+            for inside, assignment in zip(tasks.groups, schedule.assignments, strict=True)
         )
         dag = Dag.from_predecessors([task.predecessors for task in tasks.tasks])
         partition = Partition(label="", segments=drafts, dag=dag, lanes=schedule.lanes)
-        boundaries = find_boundaries(self.graph, self.units, partition)
+        boundaries = find_boundaries(self.graph, self.groups, partition)
         read = {name for boundary in boundaries for name in boundary.inputs}
         unread = tuple(info.name for info in self.graph.inputs if info.name not in read)
         segments = []
@@ -285,12 +289,12 @@ class Split:
 
 def best_split(study: Study, costs_of: Callable[[RowSplit], CostModel], alone: Coexecution) -> Split | None:
     """What ``policy="rows-and-regions"`` finds. ``alone``: the best placement of the model as it is."""
-    placed = alone.best.regions.placed(len(study.units))
+    placed = alone.best.regions.placed(len(study.groups))
     sides = {
         name: device
         for node in study.graph.nodes
         for name in node.outputs
-        if (device := placed[study.units.unit_of[node.index]]) is not None
+        if (device := placed[study.groups.group_of[node.index]]) is not None
     }
 
     def of(split: RowSplit) -> Study:

@@ -116,10 +116,10 @@ def split_problem(subject: Subject) -> PlacementProblem | None:
     profile, machine = load_profile(subject.device), machine_of(load_profile(subject.device))
     costs = phone_costs(split.model.inferred(), profile, cores=machine.cores)
     study = Study.of(split.model, costs, EmulatedBackend(profile, speed=1.0), machine)
-    parts = row_parts(study.graph, study.units, split.parts)
+    parts = row_parts(study.graph, study.groups, split.parts)
     return PlacementProblem(
         graph=study.graph,
-        groups=study.units,
+        groups=study.groups,
         devices=(study.device_costs,),
         costs=costs,
         machine=machine,

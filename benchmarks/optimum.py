@@ -111,7 +111,7 @@ def model_row(name: str, phone: str, solver: Solver, seconds: float) -> Row:
     backend = EmulatedBackend(profile, speed=1.0)
     study = Study.of(model, phone_costs(model.inferred(), profile), backend, PHONE)
     problem = PlacementProblem(
-        graph=study.graph, groups=study.units, devices=(study.device_costs,), costs=study.costs, machine=PHONE
+        graph=study.graph, groups=study.groups, devices=(study.device_costs,), costs=study.costs, machine=PHONE
     )
     greedy = study.hosted_ns(study.regions(RegionRule.GREEDY))
     row = compare(problem, greedy, solver, seconds)

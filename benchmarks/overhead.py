@@ -26,7 +26,7 @@ from parallax.cli import quartiles, time_interleaved
 from parallax.engine import Executor, SpanObserver, TraceRecorder, compile_plan
 from parallax.machine import available_cores
 from parallax.model import Model, load_model
-from parallax.partition.candidates._segments import every_unit
+from parallax.partition.candidates._segments import every_group
 from parallax.planner import PlanningContext
 from parallax.schedule import Plan
 
@@ -42,7 +42,7 @@ WIDE_ROUNDS = 40
 def chain_plan(model: Model, *, lanes: int) -> Plan:
     """Every operator a segment of its own; with two lanes, each on the other lane than its predecessor."""
     context = PlanningContext(model, cores=max(1, lanes))
-    plan = context.plan(context.propose(every_unit(context.units, lanes=lanes)), ORIGIN)
+    plan = context.plan(context.propose(every_group(context.groups, lanes=lanes)), ORIGIN)
     return replace(
         plan,
         cores=lanes,

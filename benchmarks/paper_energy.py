@@ -154,7 +154,7 @@ def paper_run(study: Study, touched: int, *, with_device: bool) -> Usage:
     """As ``policy="parallax-paper"`` would run it."""
     policy = PaperPolicy(free_bytes=FREE_BYTES)
     problem = PlacementProblem(
-        graph=study.graph, groups=study.units, devices=(study.device_costs,), costs=study.costs, machine=study.machine
+        graph=study.graph, groups=study.groups, devices=(study.device_costs,), costs=study.costs, machine=study.machine
     )
     regions = policy.regions(problem) if with_device else nothing(study)
     made = run_by_layers(problem, regions, policy, budget_bytes=int(FREE_BYTES * (1 - policy.margin)))
@@ -164,7 +164,7 @@ def paper_run(study: Study, touched: int, *, with_device: bool) -> Usage:
 
 def nothing(study: Study) -> RegionPlan:
     """Everything on the CPU."""
-    return RegionPlacer(study.graph, study.units, study.device_costs).place(regions=[])
+    return RegionPlacer(study.graph, study.groups, study.device_costs).place(regions=[])
 
 
 class OursOf:

@@ -80,7 +80,7 @@ class Subject:
         costs = phone_costs(model.inferred(), profile, cores=machine.cores)
         study = Study.of(model, costs, EmulatedBackend(profile, speed=1.0), machine)
         problem = PlacementProblem(
-            graph=study.graph, groups=study.units, devices=(study.device_costs,), costs=costs, machine=machine
+            graph=study.graph, groups=study.groups, devices=(study.device_costs,), costs=costs, machine=machine
         )
         context = PlanningContext(model, cores=machine.cores, costs=costs)
         return cls(name=name, device=device, problem=problem, context=context)

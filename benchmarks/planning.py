@@ -1,8 +1,8 @@
 """Planning time against model size: random DAGs of 1,000, 10,000 and 100,000 operators.
 
-Planning is everything after costs are known: contraction to units, branches and layers, candidates, their
+Planning is everything after costs are known: contraction to fusion groups, branches and layers, candidates, their
 schedules and simulations, and the plan. Loading, shape inference and cost tables are shown beside it. No
-operator of these graphs can be fused, so every one is a unit of its own: the worst case.
+operator of these graphs can be fused, so every one is a group of its own: the worst case.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def plan_once(model_bytes: bytes, *, cores: int) -> dict[str, float]:
     context = PlanningContext(model, cores=cores)
     _ = context.costs, context.whole_ns
     marks.append(clock())
-    units = context.units
-    _ = context.unit_costs
+    groups = context.groups
+    _ = context.group_costs
     marks.append(clock())
     proposals = context.candidates()
     marks.append(clock())
@@ -59,7 +59,7 @@ def plan_once(model_bytes: bytes, *, cores: int) -> dict[str, float]:
         "search": search,
         "plan": plan,
         "planning": group_fusions + search + plan,
-        "units": float(len(units)),
+        "units": float(len(groups)),
         "candidates": float(len(proposals)),
     }
 

@@ -95,9 +95,9 @@ def test_tables_name_every_part_and_hold_no_escape_codes(tmp_path: Path) -> None
     assert "input x: float32 [4]" in result.stdout
 
 
-def test_fused_operators_lie_in_one_unit() -> None:
+def test_fused_operators_lie_in_one_group() -> None:
     structure = inspect("zoo:resnet18")["structure"]
-    # Each Relu is fused into the convolution before it, so fewer units than operators.
+    # Each Relu is fused into the convolution before it, so fewer groups than operators.
     assert structure["units"]["nodes"] < structure["operators"]["nodes"]
 
 

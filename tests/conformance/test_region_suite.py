@@ -74,19 +74,19 @@ FREE = DeviceSpeed(launch_ns=0, flops_per_s=math.inf, memory_bytes_per_s=math.in
 def forced_plan(model: Model, backend: Backend, name: str) -> tuple[Plan, Capability]:
     """Everything the backend takes on its queue (as runtimes' own placements have it), the rest on the CPU."""
     graph = model.inferred()
-    units = group_fusions(graph, cuttable=model.can_cut, tiny_elements=0)
+    groups = group_fusions(graph, cuttable=model.can_cut, tiny_elements=0)
     capability = backend.capability(model)
     costs = estimate_costs(graph, cores=1)
     device_costs = estimate_device_costs(graph, capability, FREE, cpu_ns=costs.node_ns(1))
     assert device_costs is not None
-    regions = find_regions(graph, units, device_costs, rule=RegionRule.GREEDY)
-    made = region_tasks(units, regions, costs, widths=(1,), granularity=Granularity.COARSE)
+    regions = find_regions(graph, groups, device_costs, rule=RegionRule.GREEDY)
+    made = region_tasks(groups, regions, costs, widths=(1,), granularity=Granularity.COARSE)
     drafts = [
-        DraftSegment(units=inside, width=1, cause=Cause.FORCED if region is None else Cause.DEVICE)
-        for inside, region in zip(made.units, made.region_of, strict=True)
+        DraftSegment(groups=inside, width=1, cause=Cause.FORCED if region is None else Cause.DEVICE)
+        for inside, region in zip(made.groups, made.region_of, strict=True)
     ]
-    partition = assemble(units, drafts, label="everything it takes", lanes=2)
-    boundaries = find_boundaries(graph, units, partition)
+    partition = assemble(groups, drafts, label="everything it takes", lanes=2)
+    boundaries = find_boundaries(graph, groups, partition)
     read = {tensor for boundary in boundaries for tensor in boundary.inputs}
     unread = tuple(info.name for info in (*graph.inputs, *graph.overridable) if info.name not in read)
     segments = [

@@ -153,12 +153,12 @@ def test_whatever_is_placed_then_fits(data: st.DataObject) -> None:
     graph = graph_of(nodes, weights, outputs=[names[-1]])
     cpu_ns = data.draw(st.lists(st.integers(0, 5000), min_size=count, max_size=count))
     declined = frozenset(data.draw(st.lists(st.integers(0, count - 1), max_size=2)))
-    units = group_fusions(graph, tiny_elements=0)
+    groups = group_fusions(graph, tiny_elements=0)
     limit = data.draw(st.integers(1, 2000))
-    limited = restrict_to_memory(graph, units, device_costs_of(graph, cpu_ns=cpu_ns, declined=declined), limit)
+    limited = restrict_to_memory(graph, groups, device_costs_of(graph, cpu_ns=cpu_ns, declined=declined), limit)
     assert all(limited.declined[node] is not None for node in declined)
     for rule in (RegionRule.GREEDY, RegionRule.MODEL):
-        plan = find_regions(graph, units, limited, rule=rule)
+        plan = find_regions(graph, groups, limited, rule=rule)
         held = {node for region in plan.regions for node in region.nodes}
         assert device_requirement(graph, held).total_bytes <= limit
 
@@ -166,8 +166,8 @@ def test_whatever_is_placed_then_fits(data: st.DataObject) -> None:
 @pytest.mark.parametrize("margin", [0.0, 0.5])
 def test_the_margin_stays_free(margin: float) -> None:
     graph = layers(4)
-    units = group_fusions(graph, tiny_elements=0)
-    limited = restrict_to_memory(graph, units, device_costs_of(graph), 700, margin=margin)
+    groups = group_fusions(graph, tiny_elements=0)
+    limited = restrict_to_memory(graph, groups, device_costs_of(graph), 700, margin=margin)
     taken = [node for node, answer in enumerate(limited.declined) if answer is None]
     assert device_requirement(graph, taken).total_bytes <= 700 * (1 - margin)
     assert sum(node % 2 == 0 for node in taken) == (2 if margin == 0 else 1)
@@ -175,9 +175,9 @@ def test_the_margin_stays_free(margin: float) -> None:
 
 def test_a_tenth_of_a_devices_memory_is_left_free_unless_said_otherwise() -> None:
     graph = layers(4)
-    units = group_fusions(graph, tiny_elements=0)
+    groups = group_fusions(graph, tiny_elements=0)
     device_costs = device_costs_of(graph)
     everything = device_requirement(graph, [node.index for node in graph.nodes]).total_bytes
     room = -(-everything * 10 // 9)
-    assert restrict_to_memory(graph, units, device_costs, room) is device_costs
-    assert restrict_to_memory(graph, units, device_costs, room - 2) is not device_costs
+    assert restrict_to_memory(graph, groups, device_costs, room) is device_costs
+    assert restrict_to_memory(graph, groups, device_costs, room - 2) is not device_costs

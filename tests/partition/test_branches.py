@@ -86,9 +86,9 @@ def test_control_flow_is_a_split_merge_whatever_its_degrees() -> None:
         outputs=["d"],
         bodies={"cond": body},
     )
-    units = group_fusions(graph)
-    found = find_branches(units.dag, control_flow=units.control_flow)
-    verify_branches(units.dag, found)
+    groups = group_fusions(graph)
+    found = find_branches(groups.dag, control_flow=groups.control_flow)
+    verify_branches(groups.dag, found)
     assert [(branch.nodes, branch.kind) for branch in found.branches] == [
         ((0, 1), NodeClass.SEQUENTIAL),
         ((2,), NodeClass.SPLIT_MERGE),

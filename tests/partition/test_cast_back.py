@@ -31,24 +31,24 @@ def captured(rows: Rows) -> OpGraph:
     )
 
 
-def unit_of(graph: OpGraph, name: str) -> set[str]:
-    """The names in the unit of a node."""
-    units = group_fusions(graph, tiny_elements=0)
-    return next(names for unit in units.units if name in (names := {graph.nodes[index].name for index in unit}))
+def group_of(graph: OpGraph, name: str) -> set[str]:
+    """The names in the group of a node."""
+    groups = group_fusions(graph, tiny_elements=0)
+    return next(names for group in groups.members if name in (names := {graph.nodes[index].name for index in group}))
 
 
 @pytest.mark.parametrize("rows", [TWO, WITH_MORE], ids=["two casts", "something between"])
 def test_casts_there_and_back_stay_with_what_they_cast(rows: Rows) -> None:
-    assert unit_of(captured(rows), "make") == {"make", *(name for name, *_ in rows)}
+    assert group_of(captured(rows), "make") == {"make", *(name for name, *_ in rows)}
 
 
 def test_one_cast_may_part_from_what_it_casts() -> None:
-    assert unit_of(captured(ONE), "make") == {"make"}
+    assert group_of(captured(ONE), "make") == {"make"}
 
 
 def test_casts_that_no_body_captures_may_part_from_what_they_cast() -> None:
     graph = op_graph([("make", "Sin", ["x"], ["a"]), *TWO, ("read", "Neg", ["c"], ["y"])], outputs=["y"])
-    assert unit_of(graph, "make") == {"make"}
+    assert group_of(graph, "make") == {"make"}
 
 
 def test_casts_in_an_arm_stay_with_what_they_cast() -> None:
@@ -63,7 +63,7 @@ def test_casts_in_an_arm_stay_with_what_they_cast() -> None:
         bodies={"if": arm},
         captures={"if": ["a"]},
     )
-    assert unit_of(graph, "make") == {"make", "if"}
+    assert group_of(graph, "make") == {"make", "if"}
     assert bodies_cast_back(graph.nodes[1]), "by itself, what the arm casts would be its input"
     assert not bodies_cast_back(captured(TWO).nodes[-1]), "there, the casts are outside"
 

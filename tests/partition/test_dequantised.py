@@ -26,10 +26,10 @@ def products(rows: Rows) -> OpGraph:
 
 
 def together(graph: OpGraph, fusion_safe: set[str]) -> bool:
-    """Whether both products are in one unit."""
-    units = group_fusions(graph, fusion_safe=frozenset({"x", "l", "r", "y", *fusion_safe}), tiny_elements=0)
-    names = [{graph.nodes[index].name for index in unit} for unit in units.units]
-    return any({"left", "right"} <= unit for unit in names)
+    """Whether both products are in one group."""
+    groups = group_fusions(graph, fusion_safe=frozenset({"x", "l", "r", "y", *fusion_safe}), tiny_elements=0)
+    names = [{graph.nodes[index].name for index in group} for group in groups.members]
+    return any({"left", "right"} <= group for group in names)
 
 
 ONE_WEIGHT: Rows = [("d", "DequantizeLinear", ["q", "s", "z"], ["w"]), ("l0", "Identity", ["w"], ["wl"]),
@@ -48,7 +48,7 @@ APART: Rows = [("dl", "DequantizeLinear", ["q", "s", "z"], ["wl"]),
 @pytest.mark.parametrize(
     "rows", [ONE_WEIGHT, SHARED_VALUES, SHARED_SCALES, TURNED], ids=["floats", "values", "scales", "turned values"]
 )
-def test_readers_of_a_shared_weight_stay_in_one_unit(rows: Rows) -> None:
+def test_readers_of_a_shared_weight_stay_in_one_group(rows: Rows) -> None:
     assert together(products(rows), {"w", "wl", "wr"})
 
 

@@ -25,8 +25,8 @@ def test_operator_that_parts_a_region_is_the_first_advice() -> None:
         shapes=dict.fromkeys(("x", "t_a", "t_b", "t_c", "t_d"), (25,)),
     )
     device_costs = device_costs_of([0, 1, 0, 1], [5, 5, 5, 5], [100, 20, 100, 4], launch_ns=30, ns_per_byte=0.1)
-    units = group_fusions(graph, tiny_elements=0)
-    (erf,) = advise(graph, units, device_costs)
+    groups = group_fusions(graph, tiny_elements=0)
+    (erf,) = advise(graph, groups, device_costs)
     # With Erf on the device one launch and two transfers go, and 15 ns of it; TopK there would gain nothing.
     assert (erf.op_type, erf.nodes, erf.gain_ns) == ("Erf", (1,), 30 + 20 + 15)
     assert erf.remedy == (
@@ -45,13 +45,13 @@ def test_each_gain_is_that_of_a_placement_without_the_obstacle(case: tuple[OpGra
         for index, answer in enumerate(device_costs.declined)
     )
     device_costs = dataclasses.replace(device_costs, declined=declined)
-    units = group_fusions(graph, tiny_elements=0)
-    advice = advise(graph, units, device_costs, most=100)
+    groups = group_fusions(graph, tiny_elements=0)
+    advice = advise(graph, groups, device_costs, most=100)
     gains = [entry.gain_ns for entry in advice]
     assert gains == sorted(gains, reverse=True)
     for entry in advice:
         assert entry.gain_ns > 0
         assert {declined[node].verdict for node in entry.nodes} == {entry.verdict}  # type: ignore[union-attr]
         without = tuple(None if node in entry.nodes else answer for node, answer in enumerate(declined))
-        then = find_regions(graph, units, dataclasses.replace(device_costs, declined=without))
-        assert (entry.now_ns, entry.then_ns) == (find_regions(graph, units, device_costs).chosen_ns, then.chosen_ns)
+        then = find_regions(graph, groups, dataclasses.replace(device_costs, declined=without))
+        assert (entry.now_ns, entry.then_ns) == (find_regions(graph, groups, device_costs).chosen_ns, then.chosen_ns)

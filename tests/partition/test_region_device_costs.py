@@ -85,13 +85,13 @@ def test_figures_for_another_graph_are_refused() -> None:
 
 
 def test_placement_that_is_given_is_taken_as_far_as_the_device_goes() -> None:
-    units = group_fusions(GRAPH, tiny_elements=0)
+    groups = group_fusions(GRAPH, tiny_elements=0)
     device_costs = device_costs_of([0, 0, 1], [5, 5, 5], [1, 1, 1], launch_ns=10)
-    plan = RegionPlacer(GRAPH, units, device_costs).place(range(3))
-    verify_regions(GRAPH, units, device_costs, plan)
+    plan = RegionPlacer(GRAPH, groups, device_costs).place(range(3))
+    verify_regions(GRAPH, groups, device_costs, plan)
     assert [region.nodes for region in plan.regions] == [(0, 1)]
     assert plan.chosen_ns > plan.cpu_only_ns
-    part = RegionPlacer(GRAPH, units, device_costs).place([1])
+    part = RegionPlacer(GRAPH, groups, device_costs).place([1])
     assert [found.verdict for found in part.verdicts] == [
         Verdict.BALANCED_TO_CPU,
         Verdict.TAKEN,
@@ -100,10 +100,10 @@ def test_placement_that_is_given_is_taken_as_far_as_the_device_goes() -> None:
 
 
 def test_regions_found_with_another_offer_are_described_with_this_one() -> None:
-    units = group_fusions(GRAPH, tiny_elements=0)
+    groups = group_fusions(GRAPH, tiny_elements=0)
     true, eager = (device_costs_of([0, 0, 0], [5, 5, 5], [cpu] * 3, launch_ns=10) for cpu in (4, 400))
-    found = find_regions(GRAPH, units, eager)
-    plan = RegionPlacer(GRAPH, units, true).place(regions=[region.units for region in found.regions])
-    verify_regions(GRAPH, units, true, plan)
-    assert [region.units for region in plan.regions] == [region.units for region in found.regions]
+    found = find_regions(GRAPH, groups, eager)
+    plan = RegionPlacer(GRAPH, groups, true).place(regions=[region.groups for region in found.regions])
+    verify_regions(GRAPH, groups, true, plan)
+    assert [region.groups for region in plan.regions] == [region.groups for region in found.regions]
     assert plan.cpu_only_ns == 12

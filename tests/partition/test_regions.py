@@ -34,10 +34,10 @@ every_rule = pytest.mark.parametrize("rule", [rule for rule in RegionRule if rul
 
 
 def plan_of(graph: OpGraph, device_costs: DeviceCosts, **settings: object) -> RegionPlan:
-    """At the granularity of single nodes, so that units are nodes."""
-    units = group_fusions(graph, tiny_elements=0)
-    plan = find_regions(graph, units, device_costs, **settings)  # type: ignore[arg-type]
-    verify_regions(graph, units, device_costs, plan)
+    """At the granularity of single nodes, so that groups are nodes."""
+    groups = group_fusions(graph, tiny_elements=0)
+    plan = find_regions(graph, groups, device_costs, **settings)  # type: ignore[arg-type]
+    verify_regions(graph, groups, device_costs, plan)
     return plan
 
 
@@ -70,8 +70,8 @@ def test_regions_can_all_be_contracted_at_once(
     verify_dag(plan.dag)
     for region in plan.regions:
         verify_convex(dag, region.nodes)
-    # Convex one by one is not enough: the graph of all groups must have an order.
-    order = {node: plan.group_of[node] for node in range(len(dag))}
+    # Convex one by one is not enough: the graph of all clusters must have an order.
+    order = {node: plan.cluster_of[node] for node in range(len(dag))}
     assert all(order[tail] <= order[head] for head, preds in enumerate(dag.predecessors) for tail in preds)
 
 
@@ -80,10 +80,10 @@ def test_regions_can_all_be_contracted_at_once(
 def test_contracted_graph_divides_into_branches_with_each_region_one_of_them(case: tuple[OpGraph, DeviceCosts]) -> None:
     graph, device_costs = case
     plan = plan_of(graph, device_costs)
-    found = find_branches(plan.dag, regions=frozenset(plan.region_groups))
+    found = find_branches(plan.dag, regions=frozenset(plan.region_clusters))
     verify_branches(plan.dag, found)
-    for group in plan.region_groups:
-        assert found.branches[found.branch_of[group]].nodes == (group,)
+    for cluster in plan.region_clusters:
+        assert found.branches[found.branch_of[cluster]].nodes == (cluster,)
 
 
 @every_rule
@@ -140,16 +140,16 @@ def test_every_node_has_a_verdict_that_fits(case: tuple[OpGraph, DeviceCosts]) -
 
 @settings(max_examples=60)
 @given(case=priced_graphs(), data=st.data())
-def test_cost_kept_up_while_units_move_is_that_of_counting_anew(
+def test_cost_kept_up_while_groups_move_is_that_of_counting_anew(
     case: tuple[OpGraph, DeviceCosts], data: st.DataObject
 ) -> None:
     graph, device_costs = case
-    units = group_fusions(graph, tiny_elements=0)
-    problem = build_problem(graph, units, device_costs)
+    groups = group_fusions(graph, tiny_elements=0)
+    problem = build_problem(graph, groups, device_costs)
     assignment = Assignment(problem)
     for _ in range(data.draw(st.integers(0, 30)) if len(problem) else 0):
         assignment.place([data.draw(st.integers(0, len(problem) - 1))], data.draw(st.integers(-1, 3)))
-    regions = [[unit for unit in range(len(problem)) if assignment.region_of[unit] == region] for region in range(4)]
+    regions = [[group for group in range(len(problem)) if assignment.region_of[group] == region] for region in range(4)]
     assert assignment.cost_ns == cost_of(problem, [region for region in regions if region])
 
 
@@ -160,17 +160,17 @@ def test_pieces_of_a_wave_are_not_connected_and_waves_never_fall(dag: Dag, data:
     cuts = Cuts(after=data.draw(st.sets(st.integers(0, 60))), before=data.draw(st.sets(st.integers(0, 60))))
     waves = find_waves(dag, takes, cuts)
     pieces = find_pieces(dag, takes, waves, cuts)
-    assert sorted(unit for piece in pieces for unit in piece) == [unit for unit, taken in enumerate(takes) if taken]
+    assert sorted(group for piece in pieces for group in piece) == [group for group, taken in enumerate(takes) if taken]
     for head, preds in enumerate(dag.predecessors):
         for tail in preds:
             ends = takes[tail] and (not takes[head] or cuts.between(tail, head))
             assert waves[tail] + ends <= waves[head]
     below = reachability(dag)
     for piece in pieces:
-        assert len({waves[unit] for unit in piece}) == 1
+        assert len({waves[group] for group in piece}) == 1
         for other in pieces:
             if other is not piece and waves[other[0]] == waves[piece[0]]:
-                assert not any(below[unit].intersection(other) for unit in piece)
+                assert not any(below[group].intersection(other) for group in piece)
 
 
 def test_same_arguments_give_the_same_plan() -> None:
@@ -365,12 +365,12 @@ def test_refusals_keep_their_kind_and_say_what_is_at_fault() -> None:
     assert plan.verdicts[1].reason == "the device does not compute in this element type: input 'x'"
 
 
-def test_node_in_a_unit_with_a_refused_one_is_fused_with_it() -> None:
+def test_node_in_a_group_with_a_refused_one_is_fused_with_it() -> None:
     graph = chain("a", "b", "c")
-    units = group_fusions(graph, fusion_safe=frozenset({"t_b"}), tiny_elements=0)
+    groups = group_fusions(graph, fusion_safe=frozenset({"t_b"}), tiny_elements=0)
     device_costs = device_costs_of([0, 1, 0], [1] * 3, [900] * 3, launch_ns=10)
-    plan = find_regions(graph, units, device_costs)
-    verify_regions(graph, units, device_costs, plan)
+    plan = find_regions(graph, groups, device_costs)
+    verify_regions(graph, groups, device_costs, plan)
     assert plan.verdicts[0].reason == "cannot be separated from a node that the device declines: 'b' (Relu)"
     assert [found.verdict for found in plan.verdicts[1:]] == [Verdict.UNSUPPORTED_OPERATOR, Verdict.TAKEN]
 
@@ -419,27 +419,27 @@ def test_given_placement_is_not_searched_for() -> None:
 
 def test_judge_refuses_plans_broken_on_purpose() -> None:
     graph = chain(*"abcde")
-    units = group_fusions(graph, tiny_elements=0)
+    groups = group_fusions(graph, tiny_elements=0)
     device_costs = device_costs_of([0] * 5, [5, 5, 300, 5, 5], [100, 100, 20, 100, 100], launch_ns=40, ns_per_byte=0.1)
-    plan = find_regions(graph, units, device_costs)
-    verify_regions(graph, units, device_costs, plan)
+    plan = find_regions(graph, groups, device_costs)
+    verify_regions(graph, groups, device_costs, plan)
     refusing = dataclasses.replace(device_costs, declined=(None, NO, None, None, None))
     with pytest.raises(InternalError, match="holds a node that 'toy' declines"):
-        verify_regions(graph, units, refusing, plan)
+        verify_regions(graph, groups, refusing, plan)
     with pytest.raises(InternalError, match="and it costs"):
-        verify_regions(graph, units, device_costs, dataclasses.replace(plan, chosen_ns=plan.chosen_ns - 1))
+        verify_regions(graph, groups, device_costs, dataclasses.replace(plan, chosen_ns=plan.chosen_ns - 1))
     with pytest.raises(InternalError, match="disagrees with the regions"):
-        verify_regions(graph, units, device_costs, dataclasses.replace(plan, verdicts=plan.verdicts[::-1]))
-    swapped = dataclasses.replace(plan, regions=(plan.regions[0], dataclasses.replace(plan.regions[1], units=(0, 1))))
+        verify_regions(graph, groups, device_costs, dataclasses.replace(plan, verdicts=plan.verdicts[::-1]))
+    swapped = dataclasses.replace(plan, regions=(plan.regions[0], dataclasses.replace(plan.regions[1], groups=(0, 1))))
     with pytest.raises(InternalError, match="in regions 0 and 1"):
-        verify_regions(graph, units, device_costs, swapped)
-    # a and c in one region, b outside: not convex, so no order of groups is topological.
+        verify_regions(graph, groups, device_costs, swapped)
+    # a and c in one region, b outside: not convex, so no order of clusters is topological.
     broken = dataclasses.replace(
         plan,
-        regions=(dataclasses.replace(plan.regions[0], units=(0, 2)),),
-        groups=((0, 2), (1,), (3,), (4,)),
-        group_of=(0, 1, 0, 2, 3),
-        region_groups=(0,),
+        regions=(dataclasses.replace(plan.regions[0], groups=(0, 2)),),
+        clusters=((0, 2), (1,), (3,), (4,)),
+        cluster_of=(0, 1, 0, 2, 3),
+        region_clusters=(0,),
     )
     with pytest.raises(InternalError, match="closes a cycle"):
-        verify_regions(graph, units, device_costs, broken)
+        verify_regions(graph, groups, device_costs, broken)

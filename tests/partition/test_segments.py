@@ -10,36 +10,38 @@ from hypothesis import strategies as st
 from parallax.errors import ConfigError, InternalError
 from parallax.graph import Dag
 from parallax.graph._dag import verify_convex
-from parallax.partition import CostRule, PaperRule, UnitGraph, find_branches, group_fusions
+from parallax.partition import CostRule, FusionGroups, PaperRule, find_branches, group_fusions
 from parallax.partition._refine import BranchLoad, LayerDecision, Reason
 from parallax.partition.candidates import (
     Cause,
     DraftSegment,
+    GroupCosts,
     Partition,
-    UnitCosts,
     assemble,
     by_branches,
     by_layers,
     find_boundaries,
     load_layers,
 )
-from parallax.partition.candidates._segments import every_unit, in_one_segment, verify_partition
+from parallax.partition.candidates._segments import every_group, in_one_segment, verify_partition
 from tests.partition._graphs import edge_lists, graph_of_edges, op_graph
 
 DIAMOND = group_fusions(graph_of_edges(4, [(0, 1), (0, 2), (1, 3), (2, 3)]))
 
 
-def inception() -> UnitGraph:
+def inception() -> FusionGroups:
     """0 splits into arms 1-2-3, 4-5-6 and 7; 8 joins them, 9 follows."""
     edges = [(0, 1), (1, 2), (2, 3), (0, 4), (4, 5), (5, 6), (0, 7), (3, 8), (6, 8), (7, 8), (8, 9)]
     return group_fusions(graph_of_edges(10, edges))
 
 
-def costs_of(units: UnitGraph, *, narrow: Sequence[int], wide: Sequence[int], flops: Sequence[int] = ()) -> UnitCosts:
-    return UnitCosts(
+def costs_of(
+    groups: FusionGroups, *, narrow: Sequence[int], wide: Sequence[int], flops: Sequence[int] = ()
+) -> GroupCosts:
+    return GroupCosts(
         narrow_ns=tuple(narrow),
         wide_ns=tuple(wide),
-        flops=tuple(flops) or (100,) * len(units),
+        flops=tuple(flops) or (100,) * len(groups),
         narrow_width=1,
         wide_width=2,
     )
@@ -70,38 +72,38 @@ def test_one_segment_holds_everything() -> None:
     assert whole.segments[0].width == 2
 
 
-def test_every_unit_is_the_finest_cut() -> None:
-    finest = every_unit(DIAMOND)
+def test_every_group_is_the_finest_cut() -> None:
+    finest = every_group(DIAMOND)
     verify_partition(DIAMOND, finest)
     assert finest.dag == DIAMOND.dag
     assert [segment.cause for segment in finest.segments] == [Cause.FORCED] * 4
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(3, [(0,), (1,), (2, 3)]), (2, [(0, 1), (2, 3)]), (9, None)])
-def test_a_limit_on_segments_makes_runs_of_units(limit: int, expected: list[tuple[int, ...]] | None) -> None:
-    limited = every_unit(DIAMOND, max_segments=limit)
+def test_a_limit_on_segments_makes_runs_of_groups(limit: int, expected: list[tuple[int, ...]] | None) -> None:
+    limited = every_group(DIAMOND, max_segments=limit)
     verify_partition(DIAMOND, limited)
-    assert [segment.units for segment in limited.segments] == (expected or [(0,), (1,), (2,), (3,)])
+    assert [segment.groups for segment in limited.segments] == (expected or [(0,), (1,), (2,), (3,)])
 
 
 def test_no_segments_at_all_are_refused() -> None:
     with pytest.raises(ConfigError, match="at least one segment"):
-        every_unit(DIAMOND, max_segments=0)
+        every_group(DIAMOND, max_segments=0)
 
 
 def test_by_branches_cuts_along_branches() -> None:
-    units = inception()
-    cut = by_branches(units)
-    verify_partition(units, cut)
-    assert [segment.units for segment in cut.segments] == [(0,), (1, 2, 3), (4, 5, 6), (7,), (8,), (9,)]
+    groups = inception()
+    cut = by_branches(groups)
+    verify_partition(groups, cut)
+    assert [segment.groups for segment in cut.segments] == [(0,), (1, 2, 3), (4, 5, 6), (7,), (8,), (9,)]
 
 
 def test_the_paper_rule_cuts_out_its_branches_and_leaves_the_rest_whole() -> None:
-    units = inception()
-    costs = costs_of(units, narrow=[10] * 10, wide=[6] * 10)
-    cut = by_layers(units, costs, PaperRule(drop_outliers=True), label="paper", lanes=2)
-    verify_partition(units, cut)
-    assert [(segment.units, segment.cause, segment.width) for segment in cut.segments] == [
+    groups = inception()
+    costs = costs_of(groups, narrow=[10] * 10, wide=[6] * 10)
+    cut = by_layers(groups, costs, PaperRule(drop_outliers=True), label="paper", lanes=2)
+    verify_partition(groups, cut)
+    assert [(segment.groups, segment.cause, segment.width) for segment in cut.segments] == [
         ((0, 7), Cause.SERIAL, 2),
         ((1, 2, 3), Cause.BRANCH, 1),
         ((4, 5, 6), Cause.BRANCH, 1),
@@ -110,7 +112,7 @@ def test_the_paper_rule_cuts_out_its_branches_and_leaves_the_rest_whole() -> Non
     (decision,) = cut.decisions
     assert (decision.layer, decision.parallel, decision.reason) == (1, (1, 2), Reason.BALANCED)
     # As the paper has it, the short arm keeps the whole layer serial.
-    whole = by_layers(units, costs, PaperRule(), label="paper", lanes=2)
+    whole = by_layers(groups, costs, PaperRule(), label="paper", lanes=2)
     assert whole.is_whole
     assert whole.decisions[0].reason is Reason.TOO_FEW_NODES
 
@@ -124,8 +126,8 @@ def test_a_rule_knows_nodes_without_copied_constants() -> None:
         ],
         outputs=["a", "b"],
     )
-    units = group_fusions(graph)
-    loads = load_layers(units, find_branches(units.dag), costs_of(units, narrow=[3, 4], wide=[1, 2], flops=[7, 8]))
+    groups = group_fusions(graph)
+    loads = load_layers(groups, find_branches(groups.dag), costs_of(groups, narrow=[3, 4], wide=[1, 2], flops=[7, 8]))
     assert loads == (
         (
             BranchLoad(branch=0, nodes=1, flops=7, narrow_ns=3, wide_ns=1),
@@ -138,22 +140,22 @@ def test_a_rule_knows_nodes_without_copied_constants() -> None:
 def test_layers_leave_as_few_serial_segments_as_any_cut_could(
     drawn: tuple[int, list[tuple[int, int]]], data: st.DataObject
 ) -> None:
-    units = group_fusions(graph_of_edges(*drawn))
-    found = find_branches(units.dag)
+    groups = group_fusions(graph_of_edges(*drawn))
+    found = find_branches(groups.dag)
     wanted = data.draw(st.sets(st.integers(0, max(len(found.branches) - 1, 0))))
-    flat = costs_of(units, narrow=[1] * len(units), wide=[1] * len(units))
-    cut = by_layers(units, flat, Choose(frozenset(wanted)), label="chosen", lanes=2)
-    verify_partition(units, cut)
+    flat = costs_of(groups, narrow=[1] * len(groups), wide=[1] * len(groups))
+    cut = by_layers(groups, flat, Choose(frozenset(wanted)), label="chosen", lanes=2)
+    verify_partition(groups, cut)
     chosen = {branch for decision in cut.decisions for branch in decision.parallel}
     if not chosen:
         assert len(cut.segments) <= 1
         return
-    # Along one path, runs of serial units with a chosen branch between them can never share a segment.
-    runs = [0] * len(units)
-    for unit, preds in enumerate(units.dag.predecessors):
-        is_serial = found.branch_of[unit] not in chosen
+    # Along one path, runs of serial groups with a chosen branch between them can never share a segment.
+    runs = [0] * len(groups)
+    for group, preds in enumerate(groups.dag.predecessors):
+        is_serial = found.branch_of[group] not in chosen
         starts = [runs[pred] + (is_serial and found.branch_of[pred] in chosen) for pred in preds]
-        runs[unit] = max([*starts, int(is_serial)])
+        runs[group] = max([*starts, int(is_serial)])
     serial = [segment for segment in cut.segments if segment.cause is Cause.SERIAL]
     assert len(serial) == max(runs)
     assert len(cut.segments) == len(serial) + len(chosen)
@@ -163,24 +165,24 @@ def test_layers_leave_as_few_serial_segments_as_any_cut_could(
 def test_every_candidate_passes_the_judge(drawn: tuple[int, list[tuple[int, int]]], data: st.DataObject) -> None:
     graph = graph_of_edges(*drawn)
     fusion_safe = frozenset(data.draw(st.sets(st.sampled_from(sorted(graph.producers))))) if graph.producers else None
-    units = group_fusions(graph, fusion_safe=fusion_safe)
-    figures = st.lists(st.integers(0, 1000), min_size=len(units), max_size=len(units))
-    costs = costs_of(units, narrow=data.draw(figures), wide=data.draw(figures), flops=data.draw(figures))
+    groups = group_fusions(graph, fusion_safe=fusion_safe)
+    figures = st.lists(st.integers(0, 1000), min_size=len(groups), max_size=len(groups))
+    costs = costs_of(groups, narrow=data.draw(figures), wide=data.draw(figures), flops=data.draw(figures))
     candidates = [
-        in_one_segment(units, cost_wide=costs.wide_ns),
-        every_unit(units),
-        every_unit(units, max_segments=3),
-        by_branches(units),
-        by_layers(units, costs, PaperRule(min_nodes=1, balance=3, drop_outliers=True), label="paper", lanes=2),
-        by_layers(units, costs, CostRule(lanes=2, handover_ns=10), label="cost", lanes=2),
+        in_one_segment(groups, cost_wide=costs.wide_ns),
+        every_group(groups),
+        every_group(groups, max_segments=3),
+        by_branches(groups),
+        by_layers(groups, costs, PaperRule(min_nodes=1, balance=3, drop_outliers=True), label="paper", lanes=2),
+        by_layers(groups, costs, CostRule(lanes=2, handover_ns=10), label="cost", lanes=2),
     ]
     for candidate in candidates:
-        verify_partition(units, candidate)
+        verify_partition(groups, candidate)
         nodes: list[int] = []
-        for segment, boundary in zip(candidate.segments, find_boundaries(graph, units, candidate), strict=True):
-            verify_convex(units.dag, segment.units)
+        for segment, boundary in zip(candidate.segments, find_boundaries(graph, groups, candidate), strict=True):
+            verify_convex(groups.dag, segment.groups)
             verify_convex(Dag.from_graph(graph), boundary.nodes)
-            assert boundary.nodes == units.nodes_of(segment.units)
+            assert boundary.nodes == groups.nodes_of(segment.groups)
             assert boundary.outputs, "a segment without results could not be run"
             nodes.extend(boundary.nodes)
         assert sorted(nodes) == list(range(len(graph.nodes)))
@@ -202,50 +204,50 @@ def test_boundaries_name_what_a_segment_reads_and_hands_on() -> None:
         captures={"cond": ["b", "two"]},
     )
     graph = dataclasses.replace(graph, overridable=(graph.tensors["scale"],))
-    units = group_fusions(graph)
-    assert units.units == ((0, 1), (2,), (3,), (0, 4))
+    groups = group_fusions(graph)
+    assert groups.members == ((0, 1), (2,), (3,), (0, 4))
     cut = assemble(
-        units,
+        groups,
         [
-            DraftSegment(units=(0, 1), width=1, cause=Cause.FORCED),
-            DraftSegment(units=(2,), width=1, cause=Cause.FORCED),
-            DraftSegment(units=(3,), width=1, cause=Cause.FORCED),
+            DraftSegment(groups=(0, 1), width=1, cause=Cause.FORCED),
+            DraftSegment(groups=(2,), width=1, cause=Cause.FORCED),
+            DraftSegment(groups=(3,), width=1, cause=Cause.FORCED),
         ],
         label="test",
         lanes=1,
     )
-    first, second, third = find_boundaries(graph, units, cut)
+    first, second, third = find_boundaries(graph, groups, cut)
     assert (first.nodes, first.inputs, first.outputs) == ((0, 1, 2), ("x",), ("a", "b"))
     assert (second.nodes, second.inputs, second.outputs) == ((3,), ("a", "scale"), ("c",))
     assert (third.nodes, third.inputs, third.outputs) == ((0, 4), ("flag", "b"), ("y",))
 
 
 def test_a_reason_tells_both_times() -> None:
-    segment = DraftSegment(units=(0,), width=1, cause=Cause.PARALLEL, serial_ns=9000, parallel_ns=5500)
+    segment = DraftSegment(groups=(0,), width=1, cause=Cause.PARALLEL, serial_ns=9000, parallel_ns=5500)
     assert segment.reason.endswith("(5.5 us side by side, 9.0 us serially)")
-    assert DraftSegment(units=(0,), width=1, cause=Cause.FORCED).reason == Cause.FORCED.value
+    assert DraftSegment(groups=(0,), width=1, cause=Cause.FORCED).reason == Cause.FORCED.value
 
 
 @pytest.mark.parametrize(
-    ("groups", "message"),
+    ("parts", "message"),
     [
         ([(0,), (1, 2)], "missing"),
         ([(0,), (1, 2), (3,), (4,)], "unknown"),
-        ([(0,), (1, 2), (2, 3)], "unit 2 is in segments 1 and 2"),
+        ([(0,), (1, 2), (2, 3)], "group 2 is in segments 1 and 2"),
         ([(0,), (), (1, 2), (3,)], "segment 1 is empty"),
         ([(0, 3), (1,), (2,)], "leads back, from segment 1 to 0"),
         ([(1,), (0,), (2,), (3,)], "leads back, from segment 1 to 0"),
         ([(0,), (2, 1), (3,)], "ascending"),
     ],
 )
-def test_the_judge_of_partitions_finds_broken_ones(groups: list[tuple[int, ...]], message: str) -> None:
+def test_the_judge_of_partitions_finds_broken_ones(parts: list[tuple[int, ...]], message: str) -> None:
     verify_partition(DIAMOND, [(0,), (1, 2), (3,)])
     with pytest.raises(InternalError, match=message):
-        verify_partition(DIAMOND, groups)
+        verify_partition(DIAMOND, parts)
 
 
 def _with(index: int, **changes: object) -> Partition:
-    base = every_unit(DIAMOND)
+    base = every_group(DIAMOND)
     segments = list(base.segments)
     segments[index] = dataclasses.replace(segments[index], **changes)  # type: ignore[arg-type]
     return dataclasses.replace(base, segments=tuple(segments))
@@ -258,7 +260,7 @@ def _with(index: int, **changes: object) -> Partition:
         (_with(1, lane=1), "lane 1 of 1"),
         (_with(1, start_ns=3), "not both"),
         (_with(1, start_ns=3, end_ns=2), "from 3 to 2"),
-        (dataclasses.replace(every_unit(DIAMOND), dag=Dag.from_edges(4, [(0, 1)])), "edges differ"),
+        (dataclasses.replace(every_group(DIAMOND), dag=Dag.from_edges(4, [(0, 1)])), "edges differ"),
     ],
 )
 def test_the_judge_of_partitions_reads_every_field(broken: Partition, message: str) -> None:
@@ -268,21 +270,22 @@ def test_the_judge_of_partitions_reads_every_field(broken: Partition, message: s
 
 def test_the_judge_of_partitions_finds_a_start_before_its_operand() -> None:
     segments = [
-        DraftSegment(units=(unit,), width=1, cause=Cause.FORCED, start_ns=unit * 10, end_ns=unit * 10 + 11)
-        for unit in range(4)
+        DraftSegment(groups=(group,), width=1, cause=Cause.FORCED, start_ns=group * 10, end_ns=group * 10 + 11)
+        for group in range(4)
     ]
     with pytest.raises(InternalError, match="segment 1 starts before segment 0"):
         verify_partition(DIAMOND, assemble(DIAMOND, segments, label="test", lanes=1))
 
 
 @pytest.mark.parametrize(
-    ("groups", "message"), [([(0, 1), (1, 2, 3)], "unit 1 is in segments 0 and 1"), ([(0, 1), (2,)], "unit 3 is in no")]
+    ("parts", "message"),
+    [([(0, 1), (1, 2, 3)], "group 1 is in segments 0 and 1"), ([(0, 1), (2,)], "group 3 is in no")],
 )
-def test_assembling_refuses_what_does_not_cover_each_unit_once(groups: list[tuple[int, ...]], message: str) -> None:
+def test_assembling_refuses_what_does_not_cover_each_group_once(parts: list[tuple[int, ...]], message: str) -> None:
     with pytest.raises(InternalError, match=message):
         assemble(
             DIAMOND,
-            [DraftSegment(units=units, width=1, cause=Cause.FORCED) for units in groups],
+            [DraftSegment(groups=groups, width=1, cause=Cause.FORCED) for groups in parts],
             label="test",
             lanes=1,
         )

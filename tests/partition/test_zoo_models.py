@@ -8,9 +8,9 @@ from parallax import zoo
 from parallax.model import load_model
 from parallax.partition import find_branches, group_fusions
 from parallax.partition._branches import verify_branches, verify_layers
-from parallax.partition._units import verify_units
+from parallax.partition._fusion_groups import verify_groups
 from parallax.partition.candidates import by_branches
-from parallax.partition.candidates._segments import every_unit, verify_partition
+from parallax.partition.candidates._segments import every_group, verify_partition
 
 
 @pytest.mark.parametrize(
@@ -26,12 +26,12 @@ def test_branches_and_layers_of_reference_models(
     name: str, branches: int, layers: int, parallel_layers: int, max_branches: int
 ) -> None:
     graph = load_model(zoo.load(name)).graph
-    units = group_fusions(graph, tiny_elements=0)
-    verify_units(graph, units)
-    found = find_branches(units.dag, control_flow=units.control_flow)
-    verify_branches(units.dag, found)
+    groups = group_fusions(graph, tiny_elements=0)
+    verify_groups(graph, groups)
+    found = find_branches(groups.dag, control_flow=groups.control_flow)
+    verify_branches(groups.dag, found)
     verify_layers(found)
-    for cut in (by_branches(units), every_unit(units)):
-        verify_partition(units, cut)
+    for cut in (by_branches(groups), every_group(groups)):
+        verify_partition(groups, cut)
     counts = (len(found.branches), len(found.layers), found.parallel_layers, found.max_branches)
     assert counts == (branches, layers, parallel_layers, max_branches)

@@ -16,7 +16,7 @@ from parallax.backends.emulated import EmulatedBackend, load_profile
 from parallax.energy import Band, EnergyComparison, PowerModel, Usage
 from parallax.graph import CostModel, OpGraph
 from parallax.model import load_model
-from parallax.partition import UnitGraph, group_fusions
+from parallax.partition import FusionGroups, group_fusions
 from parallax.partition.regions import DeviceCosts
 from parallax.planner import PlanDevice, PlannedModel, PlanRequest, open_placer, plan_model, power_of, touched_bytes
 from parallax.planner._by_energy import EnergyCandidate, choose
@@ -176,7 +176,7 @@ def test_of_random_problems_what_is_chosen_is_never_above_a_baseline_if_any_cand
         scales=(1.0, 1.0),
         known_fraction=1.0,
     )
-    groups: UnitGraph = group_fusions(graph, tiny_elements=0)
+    groups: FusionGroups = group_fusions(graph, tiny_elements=0)
     problem = PlacementProblem(
         graph=graph, groups=groups, devices=(device_costs,), costs=costs, machine=Machine(cores=2, handover_ns=2)
     )

@@ -110,7 +110,7 @@ def problem_of(model: Model, *names: str) -> PlacementProblem:
     costs_of_devices = [DeviceStudy(context, backend, context.costs).device_costs for backend in backends]
     return PlacementProblem(
         graph=context.graph,
-        groups=context.units,
+        groups=context.groups,
         devices=tuple(device_costs for device_costs in costs_of_devices if device_costs is not None),
         costs=context.costs,
         machine=Machine(cores=2, handover_ns=10_000, segment_overhead_ns=5_000),
@@ -231,8 +231,8 @@ def test_two_devices_together_are_predicted_quicker_than_each_alone() -> None:
     """Each chain on a device of its own, which both work at the same time: the time of one, not of both."""
     problem = problem_of(load_model(two_chains()), PHONE, PHONE)
     groups = problem.groups
-    left = {group for group, nodes in enumerate(groups.units) if problem.graph.nodes[nodes[0]].name[8:9] == "a"}
-    right = {group for group, nodes in enumerate(groups.units) if problem.graph.nodes[nodes[0]].name[8:9] == "b"}
+    left = {group for group, nodes in enumerate(groups.members) if problem.graph.nodes[nodes[0]].name[8:9] == "a"}
+    right = {group for group, nodes in enumerate(groups.members) if problem.graph.nodes[nodes[0]].name[8:9] == "b"}
     devices = tuple(0 if group in left else 1 if group in right else None for group in range(len(groups)))
 
     class Both:

@@ -219,11 +219,11 @@ def test_sides_are_those_of_the_placement() -> None:
     loaded = load_model(chain_and_branches())
     context, devices = on_phone(loaded)
     found = _alone(context, devices)
-    placed = found.best.regions.placed(len(context.units))
+    placed = found.best.regions.placed(len(context.groups))
     sides = sides_of(context, found)
     for entry in context.graph.nodes:
         for name in entry.outputs:
-            assert sides.get(name) == placed[context.units.unit_of[entry.index]]
+            assert sides.get(name) == placed[context.groups.group_of[entry.index]]
 
 
 @pytest.mark.parametrize("evaluations", [0, -1, 1.5, True])

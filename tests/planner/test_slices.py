@@ -61,13 +61,13 @@ def test_there_are_no_slices_of_open_shapes_or_of_few_rows() -> None:
 
 def test_a_slice_runs_as_far_as_it_goes_before_the_next_begins() -> None:
     context = PlanningContext(load_model(wide_model(8)), cores=2, fusion_safe=None)
-    units = context.units
-    for slices in ([()] * len(units), [(unit % 2,) for unit in range(len(units))]):
-        order = depth_first(units, list(slices))
-        assert sorted(order) == list(range(len(units)))
-        place = {unit: position for position, unit in enumerate(order)}
-        for unit in range(len(units)):
-            assert all(place[before] < place[unit] for before in units.dag.predecessors[unit])
+    groups = context.groups
+    for slices in ([()] * len(groups), [(group % 2,) for group in range(len(groups))]):
+        order = depth_first(groups, list(slices))
+        assert sorted(order) == list(range(len(groups)))
+        place = {group: position for position, group in enumerate(order)}
+        for group in range(len(groups)):
+            assert all(place[before] < place[group] for before in groups.dag.predecessors[group])
 
 
 def test_a_budget_between_two_plans_takes_the_one_that_fits() -> None:

@@ -15,7 +15,7 @@ CORES = 2
 def made_of(tasks: list[Task], regions: set[int]) -> RegionTasks:
     return RegionTasks(
         tasks=tuple(tasks),
-        units=tuple((task.index,) for task in tasks),
+        groups=tuple((task.index,) for task in tasks),
         region_of=tuple(task.index if task.index in regions else None for task in tasks),
     )
 
@@ -38,14 +38,14 @@ def test_a_chain_becomes_one_task() -> None:
     made = made_of([cpu(0, (), 10), cpu(1, (0,), 20), cpu(2, (1,), 30)], set())
     coarse, _ = coarsen(made, *scheduled(made))
     assert [(task.predecessors, task.cost_ns) for task in coarse.tasks] == [((), ((1, 60), (2, 60)))]
-    assert coarse.units == ((0, 1, 2),)
+    assert coarse.groups == ((0, 1, 2),)
 
 
 def test_a_chain_is_not_joined_beyond_what_the_device_waits_for() -> None:
     # 0 -> 1 -> 3 on the CPU, and the device waits for 0 alone.
     made = made_of([cpu(0, (), 10), cpu(1, (0,), 50), device(2, (0,), 50), cpu(3, (1, 2), 10)], {2})
     coarse, _ = coarsen(made, *scheduled(made))
-    assert (0,) in coarse.units
+    assert (0,) in coarse.groups
     assert coarse.region_of.count(2) == 1
 
 
@@ -77,17 +77,17 @@ def graphs(draw: st.DrawFn) -> RegionTasks:
 def test_joined_tasks_cover_all_in_a_topological_order(made: RegionTasks, overhead_ns: int) -> None:
     schedule, run = scheduled(made, overhead_ns=overhead_ns)
     coarse, kept = coarsen(made, schedule, run)
-    assert sorted(unit for inside in coarse.units for unit in inside) == list(range(len(made.tasks)))
-    home = {unit: number for number, inside in enumerate(coarse.units) for unit in inside}
+    assert sorted(group for inside in coarse.groups for group in inside) == list(range(len(made.tasks)))
+    home = {group: number for number, inside in enumerate(coarse.groups) for group in inside}
     for task in made.tasks:
         for before in task.predecessors:
             assert home[before] <= home[task.index]
             if home[before] != home[task.index]:
                 assert home[before] in coarse.tasks[home[task.index]].predecessors
-    for number, inside in enumerate(coarse.units):
+    for number, inside in enumerate(coarse.groups):
         region = coarse.region_of[number]
         assert (region is None) or inside == (region,)
         for place, (width, ns) in enumerate(coarse.tasks[number].cost_ns):
-            assert ns == sum(made.tasks[unit].cost_ns[place][1] for unit in inside)
-            assert all(made.tasks[unit].cost_ns[place][0] == width for unit in inside)
+            assert ns == sum(made.tasks[group].cost_ns[place][1] for group in inside)
+            assert all(made.tasks[group].cost_ns[place][0] == width for group in inside)
     simulate(coarse.tasks, kept, segment_overhead_ns=overhead_ns)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from parallax.errors import ConfigError
 from parallax.graph import CostModel, OpGraph
-from parallax.partition import UnitGraph, group_fusions
+from parallax.partition import FusionGroups, group_fusions
 from parallax.partition.regions import DeviceCosts, RegionPlacer, find_regions
 from parallax.partition.regions._verify import verify_regions
 from parallax.schedule import Crossings, Granularity, region_tasks
@@ -34,7 +34,7 @@ def costs_of(device_costs: DeviceCosts, *, cores: int = 1) -> CostModel:
     )
 
 
-def finest(graph: OpGraph) -> UnitGraph:
+def finest(graph: OpGraph) -> FusionGroups:
     return group_fusions(graph, tiny_elements=0)
 
 
@@ -56,11 +56,11 @@ def diamond() -> OpGraph:
 
 def test_region_is_a_task_of_the_queue_and_chains_are_tasks_of_the_cpu() -> None:
     graph = diamond()
-    units = finest(graph)
+    groups = finest(graph)
     device_costs = device_costs_of([1, 0, 1, 0, 1, 1], [5] * 6, [100] * 6, launch_ns=10, ns_per_byte=0.1)
-    plan = find_regions(graph, units, device_costs)
-    made = region_tasks(units, plan, costs_of(device_costs, cores=2), widths=(1, 2))
-    assert made.units == ((0,), (1, 3), (2, 4), (5,))
+    plan = find_regions(graph, groups, device_costs)
+    made = region_tasks(groups, plan, costs_of(device_costs, cores=2), widths=(1, 2))
+    assert made.groups == ((0,), (1, 3), (2, 4), (5,))
     assert made.region_of == (None, 0, None, None)
     # Two nodes, a launch, a tensor there and one back.
     assert [task.cost_ns for task in made.tasks] == [
@@ -70,21 +70,21 @@ def test_region_is_a_task_of_the_queue_and_chains_are_tasks_of_the_cpu() -> None
         ((1, 100), (2, 100)),
     ]
     assert [task.predecessors for task in made.tasks] == [(), (0,), (0,), (1, 2)]
-    both = region_tasks(units, plan, costs_of(device_costs), widths=(1,), allow_both=True)
+    both = region_tasks(groups, plan, costs_of(device_costs), widths=(1,), allow_both=True)
     assert both.tasks[1].cost_ns == ((0, 40), (1, 200))
 
 
 def test_parts_of_the_cpu_pay_for_tensors_across_and_for_waking_threads() -> None:
     graph = diamond()
-    units = finest(graph)
+    groups = finest(graph)
     device_costs = device_costs_of([1, 0, 1, 0, 1, 1], [5] * 6, [100] * 6, launch_ns=10, ns_per_byte=0.1)
-    plan = find_regions(graph, units, device_costs)
+    plan = find_regions(graph, groups, device_costs)
     made = region_tasks(
-        units,
+        groups,
         plan,
         costs_of(device_costs, cores=2),
         widths=(1, 2),
-        crossings=Crossings(graph, units, 0.1),  # 10 ns for each of the tensors
+        crossings=Crossings(graph, groups, 0.1),  # 10 ns for each of the tensors
         wide_start_ns=7,
     )
     assert [task.cost_ns for task in made.tasks] == [
@@ -97,15 +97,15 @@ def test_parts_of_the_cpu_pay_for_tensors_across_and_for_waking_threads() -> Non
 
 def test_a_model_in_one_piece_pays_for_neither() -> None:
     graph = diamond()
-    units = finest(graph)
+    groups = finest(graph)
     device_costs = device_costs_of([0] * 6, [5] * 6, [100] * 6, launch_ns=10, ns_per_byte=0.1)
     made = region_tasks(
-        units,
-        RegionPlacer(graph, units, device_costs).place(),
+        groups,
+        RegionPlacer(graph, groups, device_costs).place(),
         costs_of(device_costs, cores=2),
         widths=(1, 2),
         granularity=Granularity.COARSE,
-        crossings=Crossings(graph, units, 0.1),
+        crossings=Crossings(graph, groups, 0.1),
         wide_start_ns=7,
     )
     assert [task.cost_ns for task in made.tasks] == [((1, 600), (2, 600))]
@@ -113,34 +113,34 @@ def test_a_model_in_one_piece_pays_for_neither() -> None:
 
 def test_stretches_of_the_cpu_end_where_one_side_waits_for_the_other() -> None:
     graph = diamond()
-    units = finest(graph)
+    groups = finest(graph)
     device_costs = device_costs_of([1, 0, 1, 0, 1, 1], [5] * 6, [100] * 6, launch_ns=10, ns_per_byte=0.1)
-    plan = find_regions(graph, units, device_costs)
-    made = region_tasks(units, plan, costs_of(device_costs), widths=(1,), granularity=Granularity.COARSE)
-    assert made.units == ((0,), (1, 3), (2, 4), (5,))
+    plan = find_regions(graph, groups, device_costs)
+    made = region_tasks(groups, plan, costs_of(device_costs), widths=(1,), granularity=Granularity.COARSE)
+    assert made.groups == ((0,), (1, 3), (2, 4), (5,))
     assert [task.predecessors for task in made.tasks] == [(), (0,), (0,), (1, 2)]
     alone = region_tasks(
-        units,
-        RegionPlacer(graph, units, device_costs).place(),
+        groups,
+        RegionPlacer(graph, groups, device_costs).place(),
         costs_of(device_costs),
         widths=(1,),
         granularity=Granularity.COARSE,
     )
-    assert alone.units == (tuple(range(6)),)
+    assert alone.groups == (tuple(range(6)),)
 
 
 @settings(max_examples=50)
 @given(case=priced_graphs(), granularity=st.sampled_from(Granularity))
-def test_tasks_hold_every_unit_once_and_depend_on_earlier_ones_only(
+def test_tasks_hold_every_group_once_and_depend_on_earlier_ones_only(
     case: tuple[OpGraph, DeviceCosts], granularity: Granularity
 ) -> None:
     graph, device_costs = case
-    units = finest(graph)
-    plan = find_regions(graph, units, device_costs)
-    made = region_tasks(units, plan, costs_of(device_costs), widths=(1,), granularity=granularity)
-    task_of = {unit: index for index, inside in enumerate(made.units) for unit in inside}
-    assert sum(map(len, made.units)) == len(units) == len(task_of)
-    edges = {(task_of[tail], task_of[head]) for head, preds in enumerate(units.dag.predecessors) for tail in preds}
+    groups = finest(graph)
+    plan = find_regions(graph, groups, device_costs)
+    made = region_tasks(groups, plan, costs_of(device_costs), widths=(1,), granularity=granularity)
+    task_of = {group: index for index, inside in enumerate(made.groups) for group in inside}
+    assert sum(map(len, made.groups)) == len(groups) == len(task_of)
+    edges = {(task_of[tail], task_of[head]) for head, preds in enumerate(groups.dag.predecessors) for tail in preds}
     stated = {(before, task.index) for task in made.tasks for before in task.predecessors}
     assert stated == {(tail, head) for tail, head in edges if tail != head}
     assert all(tail < head for tail, head in stated)
@@ -198,15 +198,15 @@ def test_best_placement_is_legal_and_never_predicted_slower_than_the_cpu_or_the_
     case: tuple[OpGraph, DeviceCosts],
 ) -> None:
     graph, device_costs = case
-    units = finest(graph)
+    groups = finest(graph)
     found = coexecution(graph, device_costs, Machine(cores=2), moves=6)
     best = found.best
-    verify_regions(graph, units, device_costs, best.plan)
+    verify_regions(graph, groups, device_costs, best.plan)
     lanes = 2 + (1 if best.plan.regions else 0)
     verify_schedule(best.tasks.tasks, best.schedule, cores=2, lanes=lanes)
     assert best.makespan_ns <= min(found.cpu_only_ns, found.greedy_ns)
     assert best.makespan_ns == min(makespan for _, makespan in found.tried)
-    assert sorted(unit for inside in best.tasks.units for unit in inside) == list(range(len(units)))
+    assert sorted(group for inside in best.tasks.groups for group in inside) == list(range(len(groups)))
 
 
 def test_same_arguments_give_the_same_placement() -> None:
@@ -240,10 +240,10 @@ def test_impossible_arguments_are_refused() -> None:
 
 def test_a_placement_of_the_callers_own_is_tried_and_kept_where_it_is_best() -> None:
     graph = diamond()
-    units = finest(graph)
+    groups = finest(graph)
     device_costs = device_costs_of([0] * 6, [100] * 6, [100] * 6, launch_ns=10, ns_per_byte=0.1)
     machine = Machine(cores=1)
-    chain = frozenset(unit for unit, nodes in enumerate(units.units) if nodes in ((1,), (3,)))
+    chain = frozenset(group for group, nodes in enumerate(groups.members) if nodes in ((1,), (3,)))
     found = coexecution(graph, device_costs, machine, moves=0, row_parts={"mine": chain})
     assert "mine" in dict(found.tried)
     # first, b1, b2 and last on the CPU, and beside them a launch, two transfers, a1 and a2.

@@ -101,17 +101,17 @@ def test_every_group_runs_once_in_steps_within_threads(
     regions = policy.regions(problem)
     verify_regions(graph, problem.groups, device_costs, regions)
     made = run_by_layers(problem, regions, policy, budget_bytes=budget)
-    assert sorted(unit for inside in made.tasks.units for unit in inside) == list(range(len(problem.groups)))
+    assert sorted(group for inside in made.tasks.groups for group in inside) == list(range(len(problem.groups)))
     tasks = made.tasks.tasks
     verify_schedule(tasks, made.schedule, cores=cores, lanes=made.schedule.lanes)
     assert made.schedule.policy == PAPER_POLICY
     # Edges of the graph are among the predecessors.
-    task_of = {unit: index for index, inside in enumerate(made.tasks.units) for unit in inside}
+    task_of = {group: index for index, inside in enumerate(made.tasks.groups) for group in inside}
     for head, preds in enumerate(problem.groups.dag.predecessors):
         assert {task_of[pred] for pred in preds} - {task_of[head]} <= set(tasks[task_of[head]].predecessors)
     spans = {span.segment: span for span in made.run.timeline}
     # What runs at the same time are branches of one layer: no more than the cap, and within the budget.
-    parts = [problem.groups.nodes_of(inside) for inside in made.tasks.units]
+    parts = [problem.groups.nodes_of(inside) for inside in made.tasks.groups]
     peaks = branch_peaks(graph, parts)
     for span in made.run.timeline:
         beside = [other for other in spans.values() if other.start_ns <= span.start_ns < other.end_ns]
@@ -129,7 +129,7 @@ def test_every_group_runs_once_in_steps_within_threads(
 def test_branches_of_a_layer_run_side_by_side_and_the_next_layer_waits_for_all_of_them() -> None:
     graph = fan(3, 4)
     made = layered(graph, on_cpu(graph), PaperPolicy(max_threads=3))
-    sizes = [len(inside) for inside in made.tasks.units]
+    sizes = [len(inside) for inside in made.tasks.groups]
     assert sizes == [1, 4, 4, 4, 1]
     assert [task.predecessors for task in made.tasks.tasks] == [(), (0,), (0,), (0,), (1, 2, 3)]
     assert [assignment.width for assignment in made.schedule.assignments] == [3, 1, 1, 1, 3]
@@ -140,9 +140,9 @@ def test_branches_of_a_layer_run_side_by_side_and_the_next_layer_waits_for_all_o
 def test_branches_of_two_operators_are_too_short_unless_that_is_allowed() -> None:
     graph = diamond()
     strict = layered(graph, on_cpu(graph), PaperPolicy())
-    assert [len(inside) for inside in strict.tasks.units] == [6]
+    assert [len(inside) for inside in strict.tasks.groups] == [6]
     loose = layered(graph, on_cpu(graph), PaperPolicy(min_branch_nodes=2))
-    assert [len(inside) for inside in loose.tasks.units] == [1, 2, 2, 1]
+    assert [len(inside) for inside in loose.tasks.groups] == [1, 2, 2, 1]
 
 
 @pytest.mark.parametrize(("fit", "sizes"), [(3, [1, 4, 4, 4, 1]), (2, [1, 4, 4, 5]), (1, [14])])
@@ -151,7 +151,7 @@ def test_as_many_branches_run_at_once_as_fit_and_the_others_one_by_one(fit: int,
     chain = range(1, 5)
     (peak,) = branch_peaks(graph, [tuple(chain)])
     made = layered(graph, on_cpu(graph), PaperPolicy(), budget_bytes=fit * peak)
-    assert sorted(len(inside) for inside in made.tasks.units) == sorted(sizes)
+    assert sorted(len(inside) for inside in made.tasks.groups) == sorted(sizes)
     # A branch that fits alone has nothing beside it.
     assert made.left_out == {3: 0, 2: 1, 1: 2}[fit]
     assert made.most_branches == (fit if fit > 1 else 0)

@@ -23,7 +23,7 @@ from parallax.engine import EventRecorder
 from parallax.errors import BudgetError, ConfigError, PlanError
 from parallax.events import Event, PlanSwapped, RunAdmitted, SegmentStarted
 from parallax.model import load_model
-from parallax.partition.candidates._segments import every_unit
+from parallax.partition.candidates._segments import every_group
 from parallax.planner import PlanningContext
 from parallax.schedule import Plan
 from tests.engine._replay import verify_events
@@ -47,7 +47,7 @@ def plans_of(model: bytes) -> tuple[Plan, Plan, Plan]:
     whole = parallax.InferenceSession(model, split="never", threads=2).plan
     forced = parallax.InferenceSession(model, split="always", threads=2).plan
     context = PlanningContext(load_model(model), cores=2)
-    chain = context.plan(context.propose(every_unit(context.units, lanes=1)), forced.provenance)
+    chain = context.plan(context.propose(every_group(context.groups, lanes=1)), forced.provenance)
     assert whole.is_whole
     assert 1 < len(forced.segments) != len(chain.segments) > 1
     return whole, forced, chain

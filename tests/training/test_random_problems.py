@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from parallax.graph import OpGraph, node_work
-from parallax.partition._units import verify_units
+from parallax.partition._fusion_groups import verify_groups
 from parallax.schedule.placement import BRANCH_COLUMNS, BranchFeatures, find_placement
 from parallax.training._random_problems import DEVICE, random_graph, random_problem, random_state
 
@@ -58,12 +58,12 @@ def test_the_same_seed_gives_the_same_problems_and_another_gives_others() -> Non
     assert rows[0].shape != rows[2].shape or not np.array_equal(rows[0], rows[2])
 
 
-def test_units_are_sound_and_join_products_with_their_activations() -> None:
+def test_groups_are_sound_and_join_products_with_their_activations() -> None:
     joined = 0
     for number in range(GRAPHS):
         problem = random_problem(drawn(number))
-        verify_units(problem.graph, problem.groups)
-        joined += sum(len(unit) == 2 for unit in problem.groups.units)
+        verify_groups(problem.graph, problem.groups)
+        joined += sum(len(group) == 2 for group in problem.groups.members)
     assert joined > GRAPHS
 
 

@@ -30,10 +30,10 @@ from parallax.model import Model, load_model, slim_model
 from parallax.partition import (
     BranchGraph,
     CostRule,
+    FusionGroups,
     NodeClass,
     PaperRule,
     RefinementRule,
-    UnitGraph,
     classify,
     find_branches,
 )
@@ -107,7 +107,7 @@ def inspect_model(
             **_describe_operators(graph),
             "memory": _describe_memory(loaded),
             "control_flow": _describe_control_flow(graph),
-            "structure": _describe_structure(graph, context.units),
+            "structure": _describe_structure(graph, context.groups),
             "prediction": _predict(context, rule),
         }
         if device is not None:
@@ -284,14 +284,14 @@ def _describe_control_flow(graph: OpGraph) -> list[dict[str, Any]]:
 # How it hangs together --------------------------------------------------------------------------------
 
 
-def _describe_structure(graph: OpGraph, units: UnitGraph) -> dict[str, Any]:
-    """Classes, branches and layers of the operators, and of the units that no cut may separate."""
+def _describe_structure(graph: OpGraph, groups: FusionGroups) -> dict[str, Any]:
+    """Classes, branches and layers of the operators, and of the fusion groups that no cut may separate."""
     nodes = Dag.from_graph(graph)
     bodies = frozenset(node.index for node in graph.nodes if node.bodies)
     return {
         "operators": _describe_dag(nodes, bodies),
-        "units": _describe_dag(units.dag, units.control_flow),
-        "tensors_that_may_be_cut": len(units.crossing),
+        "units": _describe_dag(groups.dag, groups.control_flow),
+        "tensors_that_may_be_cut": len(groups.crossing),
     }
 
 
@@ -314,10 +314,10 @@ def _describe_dag(dag: Dag, control_flow: frozenset[int]) -> dict[str, Any]:
 def _predict(context: PlanningContext, rule_name: str) -> dict[str, Any]:
     cores = context.cores
     rule: RefinementRule = PaperRule() if rule_name == "paper" else CostRule(lanes=max(2, cores), handover_ns=0)
-    found = find_branches(context.units.dag, control_flow=context.units.control_flow)
+    found = find_branches(context.groups.dag, control_flow=context.groups.control_flow)
     decisions = [
         rule.decide(layer, loads)
-        for layer, loads in enumerate(load_layers(context.units, found, context.unit_costs))
+        for layer, loads in enumerate(load_layers(context.groups, found, context.group_costs))
         if len(loads) > 1
     ]
     return {

@@ -47,7 +47,7 @@ def describe_offload(context: PlanningContext, device: Device, *, progress: Prog
         device if device.budget_bytes is None else replace(device, budget_bytes=device.budget_bytes - held.total_bytes)
     )
     progress(f"asking {info.name}", 2, 3)
-    advice = advise(graph, context.units, placed.device_costs)
+    advice = advise(graph, context.groups, placed.device_costs)
     progress(f"asking {info.name}", 3, 3)
     per_node = [describe_node(graph, placed.device_costs, verdict) for verdict in explained(chosen, placed.alone)]
     bodies: list[dict[str, Any]] = []

@@ -14,7 +14,7 @@ from dataclasses import replace
 from parallax.graph import OpGraph, Rejection, Verdict, tensor_bytes
 from parallax.memory._budget import DEFAULT_MARGIN, show_bytes
 from parallax.memory._requirement import MemoryRequirement
-from parallax.partition import UnitGraph, find_constants
+from parallax.partition import FusionGroups, find_constants
 from parallax.partition.regions import DeviceCosts, find_regions
 
 
@@ -69,7 +69,7 @@ def _need(graph: OpGraph, nodes: Collection[int], constants: frozenset[int]) -> 
 
 
 def restrict_to_memory(
-    graph: OpGraph, units: UnitGraph, device_costs: DeviceCosts, limit_bytes: int, *, margin: float = DEFAULT_MARGIN
+    graph: OpGraph, groups: FusionGroups, device_costs: DeviceCosts, limit_bytes: int, *, margin: float = DEFAULT_MARGIN
 ) -> DeviceCosts:
     """The costs of what fits into a device's memory: the rest is declined with `Verdict.OUT_OF_MEMORY`.
 
@@ -79,67 +79,71 @@ def restrict_to_memory(
     taken. O(V log V) for each.
 
     Args:
-        units: the pieces that are offered or declined as wholes.
+        groups: the pieces that are offered or declined as wholes.
         limit_bytes: what the device may hold.
         margin: share of it left free, for what estimates do not see.
     """
     constants = find_constants(graph)
     usable = math.floor(limit_bytes * (1 - margin))
     offered = [
-        unit
-        for unit, nodes in enumerate(units.units)
+        group
+        for group, nodes in enumerate(groups.members)
         if all(device_costs.declined[node] is None for node in nodes if node not in constants)
         and any(node not in constants for node in nodes)
     ]
 
     def fits(chosen: Sequence[int]) -> bool:
-        return _need(graph, units.nodes_of(chosen), constants).total_bytes <= usable
+        return _need(graph, groups.nodes_of(chosen), constants).total_bytes <= usable
 
     if fits(offered):
         return device_costs
     best: DeviceCosts | None = None
     best_ns = 0
-    for order in _orders(graph, units, device_costs, offered, constants):
+    for order in _orders(graph, groups, device_costs, offered, constants):
         low, high = 0, len(order)  # so many fit, so many do not: more never need less
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(order[:middle]) else (low, middle)
-        limited = _without(units, device_costs, order[low:], constants, limit_bytes)
-        cost_ns = find_regions(graph, units, limited, join_siblings=True).chosen_ns
+        limited = _without(groups, device_costs, order[low:], constants, limit_bytes)
+        cost_ns = find_regions(graph, groups, limited, join_siblings=True).chosen_ns
         if best is None or cost_ns < best_ns:
             best, best_ns = limited, cost_ns
-    assert best is not None  # there are units, or all would have fitted
+    assert best is not None  # there are groups, or all would have fitted
     return best
 
 
 def _orders(
-    graph: OpGraph, units: UnitGraph, device_costs: DeviceCosts, offered: Sequence[int], constants: frozenset[int]
+    graph: OpGraph, groups: FusionGroups, device_costs: DeviceCosts, offered: Sequence[int], constants: frozenset[int]
 ) -> Iterator[list[int]]:
-    """Orders in which to fill the device, the units that are to be there first at the front."""
-    weights = {unit: _need(graph, units.units[unit], constants).weight_bytes for unit in offered}
+    """Orders in which to fill the device, the groups that are to be there first at the front."""
+    weights = {group: _need(graph, groups.members[group], constants).weight_bytes for group in offered}
     gains = {
-        unit: sum(device_costs.cpu_ns[node] - device_costs.device_ns[node] for node in units.units[unit])
-        for unit in offered
+        group: sum(device_costs.cpu_ns[node] - device_costs.device_ns[node] for node in groups.members[group])
+        for group in offered
     }
 
-    def worth(unit: int) -> int:
+    def worth(group: int) -> int:
         # In powers of two, so that among what is worth as much neighbours come together.
-        return math.frexp(max(0, gains[unit]) / max(1, weights[unit]))[1]
+        return math.frexp(max(0, gains[group]) / max(1, weights[group]))[1]
 
-    by_worth = sorted(offered, key=lambda unit: (-worth(unit), unit))
+    by_worth = sorted(offered, key=lambda group: (-worth(group), group))
     for order in (by_worth, list(offered), list(reversed(offered))):
         # What has no weights joins what has, and costs only while it is alive.
-        yield sorted(order, key=lambda unit: weights[unit] > 0)
+        yield sorted(order, key=lambda group: weights[group] > 0)
         yield order
 
 
 def _without(
-    units: UnitGraph, device_costs: DeviceCosts, left_out: Sequence[int], constants: frozenset[int], limit_bytes: int
+    groups: FusionGroups,
+    device_costs: DeviceCosts,
+    left_out: Sequence[int],
+    constants: frozenset[int],
+    limit_bytes: int,
 ) -> DeviceCosts:
     declined = list(device_costs.declined)
     answer = Rejection(verdict=Verdict.OUT_OF_MEMORY, detail=f"{show_bytes(limit_bytes)} are allowed")
-    for unit in left_out:
-        for node in units.units[unit]:
+    for group in left_out:
+        for node in groups.members[group]:
             if node not in constants:
                 declined[node] = answer
     return replace(device_costs, declined=tuple(declined))

@@ -1,4 +1,4 @@
-"""One unit taken out of the segment that holds it: what is left becomes segments before, beside and after it."""
+"""A fusion group taken out of its segment: what is left becomes segments before, beside and after it."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from parallax.graph import OpGraph
 from parallax.partition._constants import find_constants
 
 if TYPE_CHECKING:
-    from parallax.partition._units import UnitGraph
+    from parallax.partition._fusion_groups import FusionGroups
 
 
-def is_isolated(graph: OpGraph, units: UnitGraph, node: int) -> bool:
-    """Whether a node's unit holds nothing else but constants. O(V + E)."""
+def is_isolated(graph: OpGraph, groups: FusionGroups, node: int) -> bool:
+    """Whether a node's group holds nothing else but constants. O(V + E)."""
     constants = find_constants(graph)
-    return all(index == node or index in constants for index in units.units[units.unit_of[node]])
+    return all(index == node or index in constants for index in groups.members[groups.group_of[node]])
 
 
-def units_of(units: UnitGraph, nodes: Sequence[int]) -> tuple[int, ...] | None:
-    """The units that make up these nodes exactly, copies of constants included; None if the nodes cut through one."""
-    found = tuple(sorted({units.unit_of[node] for node in nodes if node not in units.replicated}))
-    return found if units.nodes_of(found) == tuple(sorted(set(nodes))) else None
+def groups_of(groups: FusionGroups, nodes: Sequence[int]) -> tuple[int, ...] | None:
+    """The groups that make up these nodes exactly, copies of constants included; None if the nodes cut through one."""
+    found = tuple(sorted({groups.group_of[node] for node in nodes if node not in groups.replicated}))
+    return found if groups.nodes_of(found) == tuple(sorted(set(nodes))) else None
 
 
 def split_around(
-    units: UnitGraph, members: Sequence[int], unit: int, *, beside: bool
+    groups: FusionGroups, members: Sequence[int], group: int, *, beside: bool
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Divide the units of a segment into those before ``unit``, beside it and after it, each ascending.
+    """Divide the groups of a segment into those before ``group``, beside it and after it, each ascending.
 
-    In the order before, ``unit``, beside, after no edge leads back, so each is convex.
+    In the order before, ``group``, beside, after no edge leads back, so each is convex.
 
     Args:
         beside: False counts what is beside it among those before.
     """
     inside = set(members)
-    ahead = _reach(unit, units.dag.predecessors) & inside
-    behind = _reach(unit, units.dag.successors) & inside
-    rest = inside - ahead - behind - {unit}
+    ahead = _reach(group, groups.dag.predecessors) & inside
+    behind = _reach(group, groups.dag.successors) & inside
+    rest = inside - ahead - behind - {group}
     if not beside:
         ahead |= rest
         rest = set()

@@ -79,7 +79,7 @@ def find_constants(graph: OpGraph) -> frozenset[int]:
 
 
 def find_replicable(graph: OpGraph, constants: frozenset[int]) -> frozenset[int]:
-    """The constants each reader may have a copy of, so that no cut runs through them and no unit waits for them.
+    """The constants each reader may have a copy of, so that no cut runs through them and no group waits for them.
 
     A copy keeps a constant what it is to the runtime: an operand that can be folded, fused and packed
     ahead of time. Left out are those the model returns, those whose copies would take too much

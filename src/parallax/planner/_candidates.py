@@ -11,8 +11,8 @@ from functools import cached_property
 
 from parallax.graph import CostModel, OpGraph, node_flops, tensor_bytes
 from parallax.model import Model
-from parallax.partition import CostRule, PaperRule, RefinementRule, UnitGraph, find_branches, group_fusions
-from parallax.partition.candidates import Partition, UnitCosts, by_lanes, by_layers, find_boundaries
+from parallax.partition import CostRule, FusionGroups, PaperRule, RefinementRule, find_branches, group_fusions
+from parallax.partition.candidates import GroupCosts, Partition, by_lanes, by_layers, find_boundaries
 from parallax.planner._zeros import WeightZeros
 from parallax.profile import estimate_costs
 from parallax.schedule import (
@@ -91,7 +91,7 @@ class PlanningContext:
         self.cores = cores
         self.zero_worths = zero_worths or {}
         self._measured = costs
-        self._unit_ns: dict[int, tuple[int, ...]] = {}
+        self._group_ns: dict[int, tuple[int, ...]] = {}
         self._crossing: dict[str, int] = {}
         self._plans: dict[int, tuple[Proposal, SerialisedPlan]] = {}
 
@@ -121,25 +121,25 @@ class PlanningContext:
         return self.costs.fusion_safe if self._fusion_safe is None else self._fusion_safe
 
     @cached_property
-    def units(self) -> UnitGraph:
+    def groups(self) -> FusionGroups:
         return group_fusions(self.graph, fusion_safe=self.known_fusion_safe, cuttable=self.model.can_cut)
 
     @cached_property
-    def unit_costs(self) -> UnitCosts:
+    def group_costs(self) -> GroupCosts:
         flops = [node_flops(self.graph, node) or 0 for node in self.graph.nodes]
-        return UnitCosts(
-            narrow_ns=self.unit_ns(1),
-            wide_ns=self.unit_ns(self.cores),
-            flops=self.units.unit_costs(flops),
+        return GroupCosts(
+            narrow_ns=self.group_ns(1),
+            wide_ns=self.group_ns(self.cores),
+            flops=self.groups.group_costs(flops),
             narrow_width=1,
             wide_width=self.cores,
         )
 
-    def unit_ns(self, width: int) -> tuple[int, ...]:
-        """Cost of each unit at ``width`` threads."""
-        known = self._unit_ns.get(width)
+    def group_ns(self, width: int) -> tuple[int, ...]:
+        """Cost of each group at ``width`` threads."""
+        known = self._group_ns.get(width)
         if known is None:
-            known = self._unit_ns[width] = self.units.unit_costs(self.costs.node_ns(width))
+            known = self._group_ns[width] = self.groups.group_costs(self.costs.node_ns(width))
         return known
 
     @cached_property
@@ -188,15 +188,15 @@ class PlanningContext:
         )
 
     def tasks(self, partition: Partition) -> tuple[Task, ...]:
-        """The segments as a policy sees them, with the summed costs of their units and of crossing their boundary."""
-        boundaries = find_boundaries(self.graph, self.units, partition)
+        """The segments as a policy sees them, with the summed costs of their groups and of crossing their boundary."""
+        boundaries = find_boundaries(self.graph, self.groups, partition)
         tasks = []
         for index, (segment, boundary) in enumerate(zip(partition.segments, boundaries, strict=True)):
             crossing = sum(self._crossing_ns(name) for name in (*boundary.inputs, *boundary.outputs))
             costs = []
             for width in sorted({1, segment.width, self.cores}):
-                unit_ns = self.unit_ns(width)
-                costs.append((width, crossing + sum(unit_ns[unit] for unit in segment.units)))
+                group_ns = self.group_ns(width)
+                costs.append((width, crossing + sum(group_ns[group] for group in segment.groups)))
             tasks.append(Task(index=index, predecessors=partition.dag.predecessors[index], cost_ns=tuple(costs)))
         return tuple(tasks)
 
@@ -227,7 +227,7 @@ class PlanningContext:
         for partition in self._partitions():
             if partition.is_whole:
                 continue
-            key = tuple((segment.width, segment.units) for segment in partition.segments)
+            key = tuple((segment.width, segment.groups) for segment in partition.segments)
             proposal = self.propose(partition)
             if key not in found or proposal.simulated_ns < found[key].simulated_ns:
                 found[key] = proposal
@@ -239,23 +239,23 @@ class PlanningContext:
         return next(iter(self.candidates()), None)
 
     def _partitions(self) -> Iterator[Partition]:
-        cores, units = self.cores, self.units
+        cores, groups = self.cores, self.groups
         if cores < 2:
             return
         for lanes in sorted({lanes for lanes in (2, 3, 4, cores) if lanes <= cores}):
             # Lanes of one thread leave cores idle where there are few of them: try sharing all cores out, too.
             for width in sorted({1, cores // lanes}):
                 yield by_lanes(
-                    units,
-                    cost_narrow=self.unit_ns(width),
-                    cost_wide=self.unit_ns(cores),
+                    groups,
+                    cost_narrow=self.group_ns(width),
+                    cost_wide=self.group_ns(cores),
                     narrow_width=width,
                     wide_width=cores,
                     lanes=lanes,
                     handover_ns=HANDOVER_NS,
                     segment_overhead_ns=SEGMENT_OVERHEAD_NS,
                 )
-        branches = find_branches(units.dag, control_flow=units.control_flow)
+        branches = find_branches(groups.dag, control_flow=groups.control_flow)
         if branches.max_branches < 2:
             return
         by_cost = CostRule(lanes=cores, handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS)
@@ -265,7 +265,7 @@ class PlanningContext:
             "layers, paper rule without outliers": PaperRule(drop_outliers=True),
         }
         for label, rule in rules.items():
-            yield by_layers(units, self.unit_costs, rule, label=label, lanes=cores, branches=branches)
+            yield by_layers(groups, self.group_costs, rule, label=label, lanes=cores, branches=branches)
 
     def plan(self, proposal: Proposal, provenance: Provenance) -> Plan:
         """The plan that a proposal stands for, within the memory of a sequential one. It may number segments anew."""
@@ -275,7 +275,7 @@ class PlanningContext:
         """The plan, without its provenance, and what keeping its memory small took."""
         known = self._plans.get(id(proposal))
         if known is None:
-            plan = build_plan(self.model, self.graph, self.units, proposal, NO_PROVENANCE, cores=self.cores)
+            plan = build_plan(self.model, self.graph, self.groups, proposal, NO_PROVENANCE, cores=self.cores)
             made = serialise_for_memory(
                 plan, self.graph, handover_ns=HANDOVER_NS, segment_overhead_ns=SEGMENT_OVERHEAD_NS
             )
@@ -286,7 +286,7 @@ class PlanningContext:
 def build_plan(
     model: Model,
     graph: OpGraph,
-    units: UnitGraph,
+    groups: FusionGroups,
     proposal: Proposal,
     provenance: Provenance,
     *,
@@ -300,7 +300,7 @@ def build_plan(
     """
     elsewhere = delegated or {}
     partition, schedule = proposal.partition, proposal.schedule
-    boundaries = find_boundaries(graph, units, partition)
+    boundaries = find_boundaries(graph, groups, partition)
     read = {name for boundary in boundaries for name in boundary.inputs}
     # Inputs that no node reads still belong to the model: the first segment carries them.
     unread = tuple(info.name for info in (*graph.inputs, *graph.overridable) if info.name not in read)

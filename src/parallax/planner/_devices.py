@@ -91,16 +91,16 @@ def placement_problem(
         split: how the context's model was split by rows, if it was.
         sides: of such a model, tensor -> device that would make it if nothing was split; others are the processor's.
     """
-    graph, units = context.graph, context.units
+    graph, groups = context.graph, context.groups
     here = context.zero_worths.get(CPU_BACKEND)
     return PlacementProblem(
         graph=graph,
-        groups=units,
+        groups=groups,
         devices=tuple(costs_of_devices),
         costs=costs,
         machine=host_machine(context.cores),
-        row_parts={} if split is None else row_parts(graph, units, split.parts),
-        rows_elsewhere=None if split is None or sides is None else rows_elsewhere(graph, units, split.parts, sides),
+        row_parts={} if split is None else row_parts(graph, groups, split.parts),
+        rows_elsewhere=None if split is None or sides is None else rows_elsewhere(graph, groups, split.parts, sides),
         zeros=context.weight_zeros,
         zero_worth={} if here is None else here.saved_shares(node.op_type for node in graph.nodes),
     )
@@ -108,10 +108,10 @@ def placement_problem(
 
 def sides_of(context: PlanningContext, found: Coexecution) -> dict[str, int]:
     """Tensors that a placement of a context's model has devices make, each with its device."""
-    placed = found.best.regions.placed(len(context.units))
+    placed = found.best.regions.placed(len(context.groups))
     sides: dict[str, int] = {}
     for node in context.graph.nodes:
-        device = placed[context.units.unit_of[node.index]]
+        device = placed[context.groups.group_of[node.index]]
         if device is not None:
             sides.update(dict.fromkeys(filter(None, node.outputs), device))
     return sides
@@ -188,7 +188,7 @@ class DeviceStudy:
         """The best placement found beside the processor; None where the device has no prices."""
         if self.device_costs is None:
             return None
-        return self.placed(default_placers(len(self.context.units)))
+        return self.placed(default_placers(len(self.context.groups)))
 
     def placed(
         self, placers: Sequence[Placer], *, rank: Rank = quickest, cores: int | None = None
@@ -209,7 +209,7 @@ class DeviceStudy:
     def placed_by(self, rank: Rank, *, cores: int) -> DevicePlan | None:
         """The best placement by another rank than time, on so many cores; None where it leaves nothing to the device,
         or that has no prices."""
-        found = self.placed(default_placers(len(self.context.units)), rank=rank, cores=cores)
+        found = self.placed(default_placers(len(self.context.groups)), rank=rank, cores=cores)
         return None if found is None else self._best_of(found)
 
     def _best_of(self, found: Coexecution) -> DevicePlan | None:
@@ -229,7 +229,7 @@ class DeviceStudy:
         """The regions that pay where nothing runs side by side; None where the device has no prices."""
         if self.device_costs is None:
             return None
-        return find_regions(self.context.graph, self.context.units, self.device_costs, join_siblings=True)
+        return find_regions(self.context.graph, self.context.groups, self.device_costs, join_siblings=True)
 
     @property
     def regions(self) -> RegionPlan | None:
@@ -307,7 +307,7 @@ class DeviceStudy:
             device_costs = replace(device_costs, device_ns=priced)
         if device_costs is None or self.budget_bytes is None:
             return device_costs
-        return restrict_to_memory(graph, self.context.units, device_costs, self.budget_bytes)
+        return restrict_to_memory(graph, self.context.groups, device_costs, self.budget_bytes)
 
     @cached_property
     def any_device_costs(self) -> DeviceCosts:
@@ -320,16 +320,16 @@ class DeviceStudy:
 
     @cached_property
     def _all_regions(self) -> RegionPlan:
-        return find_regions(self.context.graph, self.context.units, self.any_device_costs, rule=RegionRule.GREEDY)
+        return find_regions(self.context.graph, self.context.groups, self.any_device_costs, rule=RegionRule.GREEDY)
 
     @cached_property
     def _crossings(self) -> Crossings:
-        return Crossings(self.context.graph, self.context.units, self._machine.crossing_ns_per_byte)
+        return Crossings(self.context.graph, self.context.groups, self._machine.crossing_ns_per_byte)
 
     def _tasks(self, regions: RegionPlan, granularity: Granularity) -> RegionTasks:
         widths = sorted({1, self._cores})
         return region_tasks(
-            self.context.units,
+            self.context.groups,
             regions,
             self.costs,
             widths=widths,
@@ -388,9 +388,9 @@ def plan_of_regions(
     """
     drafts = []
     delegated: dict[int, tuple[str, str]] = {}
-    for index, (inside, number) in enumerate(zip(tasks.units, tasks.region_of, strict=True)):
+    for index, (inside, number) in enumerate(zip(tasks.groups, tasks.region_of, strict=True)):
         cause = Cause.BESIDE if number is None else Cause.DEVICE
-        drafts.append(DraftSegment(units=inside, width=schedule.assignments[index].width, cause=cause))
+        drafts.append(DraftSegment(groups=inside, width=schedule.assignments[index].width, cause=cause))
         if number is not None:
             region = regions.regions[number]
             delegated[index] = (
@@ -399,7 +399,7 @@ def plan_of_regions(
                 f"{region.cpu_ns / 1e3:.1f} us on the CPU",
             )
     label = f"regions on {' and '.join(dict.fromkeys(names))}"
-    partition = assemble(context.units, drafts, label=label, lanes=schedule.lanes)
+    partition = assemble(context.groups, drafts, label=label, lanes=schedule.lanes)
     durations = tuple(
         dict(task.cost_ns)[assignment.width] for task, assignment in zip(tasks.tasks, schedule.assignments, strict=True)
     )
@@ -407,7 +407,7 @@ def plan_of_regions(
     return build_plan(
         context.model,
         context.graph,
-        context.units,
+        context.groups,
         proposal,
         NO_PROVENANCE,
         cores=context.cores,

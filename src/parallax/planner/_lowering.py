@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from parallax.errors import BackendError
 from parallax.graph import Node, OpGraph
 from parallax.model import Body, Model
-from parallax.partition import UnitGraph, bodies_cast_back, group_fusions, is_isolated, split_around, units_of
+from parallax.partition import FusionGroups, bodies_cast_back, group_fusions, groups_of, is_isolated, split_around
 from parallax.partition.candidates import Cause, DraftSegment, assemble, find_boundaries
 from parallax.planner._candidates import HANDOVER_NS, SEGMENT_OVERHEAD_NS
 from parallax.profile import estimate_costs, fusion_safe_tensors
@@ -54,7 +54,7 @@ class _Piece:
     """A segment in the making: an old one, or a part of it."""
 
     origin: Segment
-    units: tuple[int, ...]
+    groups: tuple[int, ...]
     width: int
     lowered: _Lowered | None = None
     place: str = ""
@@ -132,10 +132,10 @@ class _Lowering:
         self._costs = estimate_costs(self._graph, cores=plan.cores)
         stated = plan.provenance.chosen_ns or plan.provenance.whole_ns
         self._total_ns = stated or sum(self._costs.node_ns(plan.cores))
-        self._groups = [segment.nodes for segment in plan.segments]
+        self._segment_nodes = [segment.nodes for segment in plan.segments]
 
     @cached_property
-    def _units(self) -> UnitGraph:
+    def _groups(self) -> FusionGroups:
         """The finest pieces between which a cut may lie. Raises: BackendError if the runtime refuses the model."""
         # The runtime fuses nothing with an operator that has bodies, so a cut right before or after it undoes nothing:
         # what does not survive there is a node without effect that it drops.
@@ -159,12 +159,12 @@ class _Lowering:
         if isinstance(lowered, str):
             return stays + lowered
         try:
-            units = self._units
+            groups = self._groups
         except BackendError as error:
             return stays + error.what
-        if not is_isolated(self._graph, units, node.index):
+        if not is_isolated(self._graph, groups, node.index):
             return stays + "the runtime fuses it with what is around it, or what lies between cannot be handed over"
-        if any(units_of(units, nodes) is None for nodes in self._groups):
+        if any(groups_of(groups, nodes) is None for nodes in self._segment_nodes):
             return stays + "the plan splits where the runtime would fuse"
         return lowered if self._as_barriers else self._put_beside(segment, node, bodies, lowered)
 
@@ -216,8 +216,8 @@ class _Lowering:
         narrow = self._cores - 1
         if segment.lane is not None or not 1 <= narrow < segment.width:
             return lowered
-        members = units_of(self._units, segment.nodes) or ()
-        _, beside, _ = split_around(self._units, members, self._units.unit_of[node.index], beside=True)
+        members = groups_of(self._groups, segment.nodes) or ()
+        _, beside, _ = split_around(self._groups, members, self._groups.group_of[node.index], beside=True)
         alone_ns = self._cost_ns(beside, 1)
         if alone_ns <= HANDOVER_NS + SEGMENT_OVERHEAD_NS:
             return lowered
@@ -231,16 +231,16 @@ class _Lowering:
         figures = f"{together_ns / 1e3:.1f} us side by side, {serial_ns / 1e3:.1f} us serially"
         return replace(side, reason=f"{side.reason}; others run beside it ({figures})")
 
-    def _cost_ns(self, units: Sequence[int], width: int) -> int:
-        costs = self._units.unit_costs(self._costs.node_ns(width))
-        return sum(costs[unit] for unit in units)
+    def _cost_ns(self, groups: Sequence[int], width: int) -> int:
+        costs = self._groups.group_costs(self._costs.node_ns(width))
+        return sum(costs[group] for group in groups)
 
     def apply(self, plan: Plan, all_lowered: Mapping[int, _Lowered]) -> Plan:
         """The plan with these operators in segments of their own."""
         pieces: list[_Piece] = []
         for segment in plan.segments:
-            members = units_of(self._units, segment.nodes) or ()
-            parts = [_Piece(origin=segment, units=members, width=segment.width)]
+            members = groups_of(self._groups, segment.nodes) or ()
+            parts = [_Piece(origin=segment, groups=members, width=segment.width)]
             for index in segment.nodes:
                 lowered = all_lowered.get(index)
                 if lowered is not None:
@@ -249,27 +249,27 @@ class _Lowering:
         return self._rebuilt(plan, pieces, list(all_lowered.values()))
 
     def _take_out(self, parts: Sequence[_Piece], lowered: _Lowered) -> list[_Piece]:
-        unit = self._units.unit_of[lowered.node]
+        group = self._groups.group_of[lowered.node]
         made: list[_Piece] = []
         for part in parts:
-            if unit not in part.units:
+            if group not in part.groups:
                 made.append(part)
                 continue
             name = self._graph.nodes[lowered.node].name
-            before, beside, after = split_around(self._units, part.units, unit, beside=lowered.beside)
+            before, beside, after = split_around(self._groups, part.groups, group, beside=lowered.beside)
             if before:
-                made.append(replace(part, units=before, place=f"before {name!r}"))
-            made.append(replace(part, units=(unit,), width=lowered.width, lowered=lowered))
+                made.append(replace(part, groups=before, place=f"before {name!r}"))
+            made.append(replace(part, groups=(group,), width=lowered.width, lowered=lowered))
             if beside:
-                made.append(replace(part, units=beside, width=1, place=f"beside {name!r}"))
+                made.append(replace(part, groups=beside, width=1, place=f"beside {name!r}"))
             if after:
-                made.append(replace(part, units=after, place=f"after {name!r}"))
+                made.append(replace(part, groups=after, place=f"after {name!r}"))
         return made
 
     def _rebuilt(self, plan: Plan, pieces: Sequence[_Piece], all_lowered: Sequence[_Lowered]) -> Plan:
-        drafts = [DraftSegment(units=piece.units, width=max(1, piece.width), cause=Cause.FORCED) for piece in pieces]
-        partition = assemble(self._units, drafts, label="lowered", lanes=plan.lanes)
-        boundaries = find_boundaries(self._graph, self._units, partition)
+        drafts = [DraftSegment(groups=piece.groups, width=max(1, piece.width), cause=Cause.FORCED) for piece in pieces]
+        partition = assemble(self._groups, drafts, label="lowered", lanes=plan.lanes)
+        boundaries = find_boundaries(self._graph, self._groups, partition)
         read = {name for boundary in boundaries for name in boundary.inputs}
         unread = tuple(name for segment in plan.segments for name in segment.inputs if name not in read)
         homes: dict[int, list[int]] = {}
@@ -303,7 +303,7 @@ class _Lowering:
                     if lowered
                     else origin.cost_ns
                     if whole
-                    else self._cost_ns(piece.units, piece.width),
+                    else self._cost_ns(piece.groups, piece.width),
                     bodies=lowered.bodies if lowered else (),
                     reason=lowered.reason if lowered else reason,
                 )

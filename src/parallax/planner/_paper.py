@@ -81,7 +81,7 @@ class _PaperPlanner:
         costs = context.costs if study is None else study.costs
         problem = PlacementProblem(
             graph=context.graph,
-            groups=context.units,
+            groups=context.groups,
             devices=(_no_device(context.graph, costs.node_ns(cores)) if study is None else study.any_device_costs,),
             costs=costs,
             machine=host_machine(cores),

@@ -19,7 +19,7 @@ from typing import Final
 from parallax.errors import BackendError
 from parallax.graph import OpGraph
 from parallax.model import Model, split_rows
-from parallax.partition import UnitGraph
+from parallax.partition import FusionGroups
 from parallax.partition.candidates import Cause, DraftSegment, assemble
 from parallax.planner._candidates import PlanningContext, Proposal
 from parallax.planner._constants import with_constants
@@ -94,16 +94,16 @@ def sliced_plans(model: Model, *, cores: int, reason: str) -> Iterator[PlannedMo
 
 def _one_by_one(context: PlanningContext, slices: Mapping[str, _Slice]) -> Proposal:
     """Each slice as far as it goes, before the next begins."""
-    units = context.units
-    of_unit = [_slice_of(context.graph, units, unit, slices) for unit in range(len(units))]
-    order = depth_first(units, of_unit)
+    groups = context.groups
+    slice_of = [_slice_of(context.graph, groups, group, slices) for group in range(len(groups))]
+    order = depth_first(groups, slice_of)
     drafts = [
-        DraftSegment(units=tuple(sorted(run)), width=context.cores, cause=Cause.MEMORY)
-        for run in (list(group) for _, group in groupby(order, key=of_unit.__getitem__))
+        DraftSegment(groups=tuple(sorted(run)), width=context.cores, cause=Cause.MEMORY)
+        for run in (list(group) for _, group in groupby(order, key=slice_of.__getitem__))
     ]
-    partition = assemble(units, drafts, label="slices of rows", lanes=1)
-    unit_ns = context.unit_ns(context.cores)
-    durations = tuple(sum(unit_ns[unit] for unit in draft.units) for draft in drafts)
+    partition = assemble(groups, drafts, label="slices of rows", lanes=1)
+    group_ns = context.group_ns(context.cores)
+    durations = tuple(sum(group_ns[group] for group in draft.groups) for draft in drafts)
     return Proposal(
         partition=partition,
         schedule=Schedule(
@@ -121,37 +121,37 @@ def _one_by_one(context: PlanningContext, slices: Mapping[str, _Slice]) -> Propo
     )
 
 
-def _slice_of(graph: OpGraph, units: UnitGraph, unit: int, slices: Mapping[str, _Slice]) -> _Slice:
+def _slice_of(graph: OpGraph, groups: FusionGroups, group: int, slices: Mapping[str, _Slice]) -> _Slice:
     """A fusion group may hold what is computed for all slices beside nodes of one. What nobody else reads, such as rows
     of a constant, is of the slice that reads it."""
-    inside = set(units.units[unit])
+    inside = set(groups.members[group])
     found = {
         slices.get(graph.nodes[node].name, ())
-        for node in inside - units.replicated
+        for node in inside - groups.replicated
         if graph.nodes[node].name in slices or not inside.issuperset(graph.successors[node])
     }
     return found.pop() if len(found) == 1 else ()
 
 
-def depth_first(units: UnitGraph, of_unit: list[_Slice]) -> list[int]:
-    """A topological order of units that stays with a slice as long as anything of it is ready. O((V + E) log V).
+def depth_first(groups: FusionGroups, slice_of: list[_Slice]) -> list[int]:
+    """A topological order of groups that stays with a slice as long as anything of it is ready. O((V + E) log V).
 
     Then comes what is computed for all, since slices may wait for it, then the slice that is ready first.
     """
-    waiting = [len(before) for before in units.dag.predecessors]
+    waiting = [len(before) for before in groups.dag.predecessors]
     ready: dict[_Slice, list[int]] = {}
-    for unit, count in enumerate(waiting):
+    for group, count in enumerate(waiting):
         if not count:
-            heapq.heappush(ready.setdefault(of_unit[unit], []), unit)
+            heapq.heappush(ready.setdefault(slice_of[group], []), group)
     order: list[int] = []
     current: _Slice = ()
     while any(ready.values()):
         if not ready.get(current):
             current = min((key for key, queue in ready.items() if queue), key=lambda key: (key != (), ready[key][0]))
-        unit = heapq.heappop(ready[current])
-        order.append(unit)
-        for after in units.dag.successors[unit]:
+        group = heapq.heappop(ready[current])
+        order.append(group)
+        for after in groups.dag.successors[group]:
             waiting[after] -= 1
             if not waiting[after]:
-                heapq.heappush(ready.setdefault(of_unit[after], []), after)
+                heapq.heappush(ready.setdefault(slice_of[after], []), after)
     return order

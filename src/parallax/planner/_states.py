@@ -69,7 +69,7 @@ def plans_for_states(request: PlanRequest, first: Plan, states: Sequence[Hardwar
         return
     problem = PlacementProblem(
         graph=context.graph,
-        groups=context.units,
+        groups=context.groups,
         devices=costs_of_devices,
         costs=costs,
         machine=host_machine(cores),

@@ -7,7 +7,7 @@ from typing import Final
 
 from parallax.machine import memory_limit_bytes
 from parallax.model import Model
-from parallax.partition.candidates import Partition, by_weight, crossing_bytes, unit_weights
+from parallax.partition.candidates import Partition, by_weight, crossing_bytes, group_weights
 from parallax.planner._candidates import PlanningContext, Proposal
 from parallax.planner._choices import is_kept_whole
 from parallax.planner._planning import plan_model
@@ -77,25 +77,25 @@ def streamed_plan(model: Model, *, cores: int, budget_bytes: int, reason: str) -
     Raises: BackendError if the runtime refuses the model.
     """
     context = PlanningContext(model, cores=cores, fusion_safe=fusion_safe_tensors(model))
-    graph, units = context.graph, context.units
+    graph, groups = context.graph, context.groups
     partition = by_weight(
-        units,
-        unit_weights(graph, units),
+        groups,
+        group_weights(graph, groups),
         segment_bytes=max(budget_bytes // SHARE, MIN_SEGMENT_BYTES),
-        crossing=crossing_bytes(graph, units),
+        crossing=crossing_bytes(graph, groups),
         width=cores,
     )
     proposal = _in_order(context, partition)
     provenance = make_provenance(
-        "memory", reason, whole_ns=context.whole_ns, chosen_ns=proposal.simulated_ns if len(units) else None
+        "memory", reason, whole_ns=context.whole_ns, chosen_ns=proposal.simulated_ns if len(groups) else None
     )
     return context.plan(proposal, provenance)
 
 
 def _in_order(context: PlanningContext, partition: Partition) -> Proposal:
     """One after the other, in the order the weights are read in."""
-    unit_ns = context.unit_ns(context.cores)
-    durations = tuple(sum(unit_ns[unit] for unit in segment.units) for segment in partition.segments)
+    group_ns = context.group_ns(context.cores)
+    durations = tuple(sum(group_ns[group] for group in segment.groups) for segment in partition.segments)
     return Proposal(
         partition=partition,
         schedule=Schedule(

@@ -50,7 +50,7 @@ def forced_plan(model: Model, *, cores: int) -> Plan:
         return whole_plan(model, f"the runtime refuses the model: {error}", cores=cores)
     context = PlanningContext(model, cores=cores, fusion_safe=fusion_safe)
     lanes = max(2, cores)
-    proposal = context.propose(by_branches(context.units, lanes=lanes))
+    proposal = context.propose(by_branches(context.groups, lanes=lanes))
     # Hand-overs are what a forced cut is there to show, even where one lane would be quicker.
     proposal = replace(proposal, schedule=replace(proposal.schedule, lanes=lanes))
     reason = 'split at every branch because split="always" asks for it'

@@ -36,65 +36,65 @@ def coarsen(made: RegionTasks, schedule: Schedule, run: SimulatedRun) -> tuple[R
     by_lane: dict[int, list[Span]] = {}
     for span in sorted(spans, key=lambda span: (span.start_ns, span.end_ns, span.segment)):
         by_lane.setdefault(span.lane, []).append(span)
-    groups: list[list[int]] = []
+    chains: list[list[int]] = []
     for lane in by_lane.values():
-        group: list[int] = []
+        chain: list[int] = []
         inside: set[int] = set()
         width = 0
         for span in lane:
             index = span.segment
             on_device = made.region_of[index] is not None
-            joins = bool(group) and not on_device and made.region_of[group[0]] is None
+            joins = bool(chain) and not on_device and made.region_of[chain[0]] is None
             if joins:
                 joins = all(
-                    before in inside or ended[before] <= begun[group[0]] for before in tasks[index].predecessors
+                    before in inside or ended[before] <= begun[chain[0]] for before in tasks[index].predecessors
                 )
             if joins:
                 joins = all(
                     after in inside or after == index or begun[after] >= span.end_ns
-                    for member in group
+                    for member in chain
                     for after in successors[member]
                 )
             if joins and span.width != width:
                 # All of it is as wide as the widest: what runs beside it must leave the cores for that.
                 wider = max(width, span.width)
-                joins = wider + _beside(by_lane, span.lane, begun[group[0]], span.end_ns) <= schedule.cores
+                joins = wider + _beside(by_lane, span.lane, begun[chain[0]], span.end_ns) <= schedule.cores
                 width = wider if joins else width
             if not joins:
-                group, inside, width = [], set(), span.width
-                groups.append(group)
-            group.append(index)
+                chain, inside, width = [], set(), span.width
+                chains.append(chain)
+            chain.append(index)
             inside.add(index)
     # A region may begin at the moment at which what it needs ends, so ends come first where beginnings are equal.
-    groups.sort(key=lambda group: (begun[group[0]], ended[group[-1]], group[0]))
-    of = {index: number for number, group in enumerate(groups) for index in group}
+    chains.sort(key=lambda chain: (begun[chain[0]], ended[chain[-1]], chain[0]))
+    of = {index: number for number, chain in enumerate(chains) for index in chain}
     joined = []
-    for number, group in enumerate(groups):
-        needed = {of[pred] for index in group for pred in tasks[index].predecessors} - {number}
-        widths = [threads for threads, _ in tasks[group[0]].cost_ns]
-        costs = [dict(tasks[index].cost_ns) for index in group]
+    for number, chain in enumerate(chains):
+        needed = {of[pred] for index in chain for pred in tasks[index].predecessors} - {number}
+        widths = [threads for threads, _ in tasks[chain[0]].cost_ns]
+        costs = [dict(tasks[index].cost_ns) for index in chain]
         joined.append(
             Task(
                 index=number,
                 predecessors=tuple(sorted(needed)),
                 cost_ns=tuple((threads, sum(cost[threads] for cost in costs)) for threads in widths),
-                peak_bytes=max(tasks[index].peak_bytes for index in group),
+                peak_bytes=max(tasks[index].peak_bytes for index in chain),
             )
         )
-    widest = [max(group, key=lambda index: schedule.assignments[index].width) for group in groups]
+    widest = [max(chain, key=lambda index: schedule.assignments[index].width) for chain in chains]
     assignments = tuple(
         Assignment(
             segment=number,
             width=schedule.assignments[index].width,
-            priority=len(groups) - number,
+            priority=len(chains) - number,
             lane=spans[index].lane,
         )
         for number, index in enumerate(widest)
     )
     coarse = RegionTasks(
         tasks=tuple(joined),
-        units=tuple(tuple(sorted(unit for index in group for unit in made.units[index])) for group in groups),
-        region_of=tuple(made.region_of[group[0]] for group in groups),
+        groups=tuple(tuple(sorted(group for index in chain for group in made.groups[index])) for chain in chains),
+        region_of=tuple(made.region_of[chain[0]] for chain in chains),
     )
     return coarse, replace(schedule, assignments=assignments)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from parallax.errors import ConfigError
 from parallax.graph import CostModel, UnionFind, Verdict
-from parallax.partition import UnitGraph, find_branches
+from parallax.partition import FusionGroups, find_branches
 from parallax.partition.regions import RegionPlan
 from parallax.schedule._crossings import Crossings
 from parallax.schedule._tasks import Task
@@ -28,14 +28,14 @@ class RegionTasks:
     """What runs where, as tasks for a policy: width 0 is the device's queue."""
 
     tasks: tuple[Task, ...]
-    units: tuple[tuple[int, ...], ...]
-    """Units of each task, ascending."""
+    groups: tuple[tuple[int, ...], ...]
+    """Fusion groups of each task, ascending."""
     region_of: tuple[int | None, ...]
     """The region each task is."""
 
 
 def region_tasks(
-    units: UnitGraph,
+    groups: FusionGroups,
     plan: RegionPlan,
     costs: CostModel,
     *,
@@ -62,28 +62,28 @@ def region_tasks(
         raise ConfigError(f"widths {tuple(widths)}", fix="give widths that ascend from 1")
     folded = {verdict.node for verdict in plan.verdicts if verdict.verdict is Verdict.FOLDED}
     by_width = [
-        (width, units.unit_costs([0 if node in folded else ns for node, ns in enumerate(costs.node_ns(width))]))
+        (width, groups.group_costs([0 if node in folded else ns for node, ns in enumerate(costs.node_ns(width))]))
         for width in widths
     ]
-    part_of = _branches(units, plan) if granularity is Granularity.BRANCHES else _coarse_parts(plan)
+    part_of = _branches(groups, plan) if granularity is Granularity.BRANCHES else _coarse_parts(plan)
     parts: list[list[int]] = [[] for _ in range(max(part_of, default=-1) + 1)]
-    for group, part in enumerate(part_of):
-        parts[part].append(group)
+    for cluster, part in enumerate(part_of):
+        parts[part].append(cluster)
     between = plan.dag.quotient(part_of, len(parts))
-    region_at = {group: index for index, group in enumerate(plan.region_groups)}
+    region_at = {cluster: index for index, cluster in enumerate(plan.region_clusters)}
     tasks: list[Task] = []
     members: list[tuple[int, ...]] = []
     crossing_ns = [0] * len(parts)
     if crossings is not None:
-        crossing_ns = crossings.of_parts([part_of[group] for group in plan.group_of], len(parts))
+        crossing_ns = crossings.of_parts([part_of[cluster] for cluster in plan.cluster_of], len(parts))
     wide_ns = wide_start_ns if len(parts) > 1 else 0
     region_of: list[int | None] = []
-    for part, groups in enumerate(parts):
-        inside = tuple(sorted(unit for group in groups for unit in plan.groups[group]))
-        region = region_at.get(groups[0])
+    for part, clusters in enumerate(parts):
+        inside = tuple(sorted(group for cluster in clusters for group in plan.clusters[cluster]))
+        region = region_at.get(clusters[0])
         cost = tuple(
-            (width, sum([unit_ns[unit] for unit in inside]) + crossing_ns[part] + (wide_ns if width > 1 else 0))
-            for width, unit_ns in by_width
+            (width, sum([group_ns[group] for group in inside]) + crossing_ns[part] + (wide_ns if width > 1 else 0))
+            for width, group_ns in by_width
         )
         if region is not None:
             queue = ((0, plan.regions[region].device_ns),)
@@ -91,40 +91,40 @@ def region_tasks(
         tasks.append(Task(index=part, predecessors=between.predecessors[part], cost_ns=cost))
         members.append(inside)
         region_of.append(region)
-    return RegionTasks(tasks=tuple(tasks), units=tuple(members), region_of=tuple(region_of))
+    return RegionTasks(tasks=tuple(tasks), groups=tuple(members), region_of=tuple(region_of))
 
 
-def _branches(units: UnitGraph, plan: RegionPlan) -> tuple[int, ...]:
-    control_flow = {plan.group_of[unit] for unit in units.control_flow}
-    return find_branches(plan.dag, control_flow=control_flow, regions=frozenset(plan.region_groups)).branch_of
+def _branches(groups: FusionGroups, plan: RegionPlan) -> tuple[int, ...]:
+    control_flow = {plan.cluster_of[group] for group in groups.control_flow}
+    return find_branches(plan.dag, control_flow=control_flow, regions=frozenset(plan.region_clusters)).branch_of
 
 
 def _coarse_parts(plan: RegionPlan) -> tuple[int, ...]:
-    """Per group its part: groups of the host that edges connect and that stand alike to the device.
+    """Per cluster its part: clusters of the host that edges connect and that stand alike to the device.
 
-    Counted are the changes to the host on the way to a group (``ups``), and those to the device on the way from it
+    Counted are the changes to the host on the way to a cluster (``ups``), and those to the device on the way from it
     (``downs``). Along an edge the one never falls and the other never rises, and an edge from or to the device
-    changes one of them; so in the order of (ups, -downs, first group) every edge ascends, and parts are numbered in it.
+    changes one of them; so in the order of (ups, -downs, first cluster) every edge ascends, and parts are numbered so.
     """
     dag = plan.dag
     is_region = [False] * len(dag)
-    for group in plan.region_groups:
-        is_region[group] = True
+    for cluster in plan.region_clusters:
+        is_region[cluster] = True
     ups: list[int] = []
-    for group, preds in enumerate(dag.predecessors):
-        ups.append(max((ups[pred] + (is_region[pred] and not is_region[group]) for pred in preds), default=0))
+    for cluster, preds in enumerate(dag.predecessors):
+        ups.append(max((ups[pred] + (is_region[pred] and not is_region[cluster]) for pred in preds), default=0))
     downs = [0] * len(dag)
-    for group in range(len(dag) - 1, -1, -1):
-        for target in dag.successors[group]:
-            downs[group] = max(downs[group], downs[target] + (is_region[target] and not is_region[group]))
+    for cluster in range(len(dag) - 1, -1, -1):
+        for target in dag.successors[cluster]:
+            downs[cluster] = max(downs[cluster], downs[target] + (is_region[target] and not is_region[cluster]))
     parts = UnionFind(len(dag))
-    for group, preds in enumerate(dag.predecessors):
+    for cluster, preds in enumerate(dag.predecessors):
         for pred in preds:
-            if is_region[group] or is_region[pred]:
+            if is_region[cluster] or is_region[pred]:
                 continue
-            if ups[pred] == ups[group] and downs[pred] == downs[group]:
-                parts.union(pred, group)
-    leaders = [parts.find(group) for group in range(len(dag))]
-    order = sorted(set(leaders), key=lambda group: (ups[group], -downs[group], group))
-    number = {group: index for index, group in enumerate(order)}
-    return tuple([number[group] for group in leaders])
+            if ups[pred] == ups[cluster] and downs[pred] == downs[cluster]:
+                parts.union(pred, cluster)
+    leaders = [parts.find(cluster) for cluster in range(len(dag))]
+    order = sorted(set(leaders), key=lambda cluster: (ups[cluster], -downs[cluster], cluster))
+    number = {cluster: index for index, cluster in enumerate(order)}
+    return tuple([number[cluster] for cluster in leaders])

@@ -71,7 +71,7 @@ def model_problem(model: TrainingModel, device: str) -> PlacementProblem:
     device_costs = DeviceStudy(context, open_emulated(device, {"speed": 1.0}), costs).device_costs
     assert device_costs is not None  # a profile prices everything
     return PlacementProblem(
-        graph=context.graph, groups=context.units, devices=(device_costs,), costs=costs, machine=host_machine(cores)
+        graph=context.graph, groups=context.groups, devices=(device_costs,), costs=costs, machine=host_machine(cores)
     )
 
 

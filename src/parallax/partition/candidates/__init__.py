@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 from parallax import _lazy
 
 if TYPE_CHECKING:
-    from parallax.partition.candidates._by_weight import by_weight, crossing_bytes, unit_weights
+    from parallax.partition.candidates._by_weight import by_weight, crossing_bytes, group_weights
     from parallax.partition.candidates._lanes import by_lanes
     from parallax.partition.candidates._segments import (
         Cause,
         DraftSegment,
+        GroupCosts,
         Partition,
-        UnitCosts,
         assemble,
         by_branches,
         by_layers,
@@ -22,10 +22,10 @@ else:
     __getattr__, __dir__ = _lazy.exports(
         __name__,
         {
-            "_by_weight": "by_weight crossing_bytes unit_weights",
+            "_by_weight": "by_weight crossing_bytes group_weights",
             "_lanes": "by_lanes",
             "_segments": (
-                "Cause DraftSegment Partition UnitCosts assemble by_branches by_layers find_boundaries load_layers"
+                "Cause DraftSegment Partition GroupCosts assemble by_branches by_layers find_boundaries load_layers"
             ),
         },
     )
@@ -33,8 +33,8 @@ else:
 __all__ = [
     "Cause",
     "DraftSegment",
+    "GroupCosts",
     "Partition",
-    "UnitCosts",
     "assemble",
     "by_branches",
     "by_lanes",
@@ -42,6 +42,6 @@ __all__ = [
     "by_weight",
     "crossing_bytes",
     "find_boundaries",
+    "group_weights",
     "load_layers",
-    "unit_weights",
 ]

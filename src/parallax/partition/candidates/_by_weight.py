@@ -16,20 +16,20 @@ from parallax.graph import OpGraph, tensor_bytes
 from parallax.partition.candidates._segments import Cause, DraftSegment, Partition, assemble
 
 if TYPE_CHECKING:
-    from parallax.partition._units import UnitGraph
+    from parallax.partition._fusion_groups import FusionGroups
 
 SEGMENT_COST_BYTES = 256 << 10
 """What one more segment is worth, in bytes held across a cut: its call takes as long as moving so much."""
 
 
-def unit_weights(graph: OpGraph, units: UnitGraph) -> tuple[int, ...]:
-    """Bytes of the initializers that each unit reads, those that several read counted for each. O(V + E).
+def group_weights(graph: OpGraph, groups: FusionGroups) -> tuple[int, ...]:
+    """Bytes of the initializers that each group reads, those that several read counted for each. O(V + E).
 
     Tables that are only gathered from count nothing: a run reads a few of their rows.
     """
     tables = lookup_tables(graph)
     weights = []
-    for nodes in units.units:
+    for nodes in groups.members:
         names = {name for index in nodes for name in (*graph.nodes[index].inputs, *graph.nodes[index].captures)}
         weights.append(sum(tensor_bytes(graph, name) for name in names - tables if name in graph.initializers))
     return tuple(weights)
@@ -45,27 +45,27 @@ def lookup_tables(graph: OpGraph) -> frozenset[str]:
     )
 
 
-def crossing_bytes(graph: OpGraph, units: UnitGraph) -> dict[str, int]:
-    """Bytes of the tensors that cross between units, see `parallax.graph.tensor_bytes`."""
-    return {name: tensor_bytes(graph, name) for name in units.crossing}
+def crossing_bytes(graph: OpGraph, groups: FusionGroups) -> dict[str, int]:
+    """Bytes of the tensors that cross between groups, see `parallax.graph.tensor_bytes`."""
+    return {name: tensor_bytes(graph, name) for name in groups.crossing}
 
 
 def by_weight(
-    units: UnitGraph,
+    groups: FusionGroups,
     weights: Sequence[int],
     *,
     segment_bytes: int,
     crossing: Mapping[str, int],
     width: int = 1,
 ) -> Partition:
-    """A chain of runs of consecutive units, of at most ``segment_bytes`` of weights each. O(V + E).
+    """A chain of runs of consecutive groups, of at most ``segment_bytes`` of weights each. O(V + E).
 
     Of all such chains the one with the least sum of bytes held across its cuts, each cut counting `SEGMENT_COST_BYTES`
-    more, so that segments are not smaller than they must be without a reason. A unit heavier than the bound is in a
+    more, so that segments are not smaller than they must be without a reason. A group heavier than the bound is in a
     segment without other weights. (Shortest path over the cuts, with a sliding-window minimum.)
 
     Args:
-        weights: bytes of weights per unit.
+        weights: bytes of weights per group.
         crossing: bytes of boundary tensors (`crossing_bytes`); one that is missing counts nothing.
         width: threads of every segment.
 
@@ -73,8 +73,8 @@ def by_weight(
     """
     if segment_bytes < 1:
         raise ConfigError(f"segment_bytes is {segment_bytes}", fix="allow at least one byte")
-    size = len(units)
-    held = bytes_across(units, crossing)
+    size = len(groups)
+    held = bytes_across(groups, crossing)
     before = [0, *itertools.accumulate(min(weight, segment_bytes) for weight in weights)]
     cost = [0] * (size + 1)
     previous = [0] * (size + 1)
@@ -94,21 +94,21 @@ def by_weight(
         ends.append(end)
         end = previous[end]
     drafts = [
-        DraftSegment(units=tuple(range(low, high)), width=width, cause=Cause.WEIGHT)
+        DraftSegment(groups=tuple(range(low, high)), width=width, cause=Cause.WEIGHT)
         for low, high in itertools.pairwise([0, *reversed(ends)])
     ]
-    return assemble(units, drafts, label=f"at most {segment_bytes} bytes of weights", lanes=1)
+    return assemble(groups, drafts, label=f"at most {segment_bytes} bytes of weights", lanes=1)
 
 
-def bytes_across(units: UnitGraph, crossing: Mapping[str, int]) -> list[int]:
-    """For each cut, before unit ``i`` of their order, the bytes produced before it and read after it. O(V + E)."""
+def bytes_across(groups: FusionGroups, crossing: Mapping[str, int]) -> list[int]:
+    """For each cut, before group ``i`` of their order, the bytes produced before it and read after it. O(V + E)."""
     last: dict[str, int] = {}
-    for unit, names in enumerate(units.reads):
+    for group, names in enumerate(groups.reads):
         for name in names:
-            last[name] = unit
-    change = [0] * (len(units) + 2)
-    for unit, names in enumerate(units.writes):
+            last[name] = group
+    change = [0] * (len(groups) + 2)
+    for group, names in enumerate(groups.writes):
         for name in names:
-            change[unit + 1] += crossing.get(name, 0)
+            change[group + 1] += crossing.get(name, 0)
             change[last[name] + 1] -= crossing.get(name, 0)
-    return list(itertools.accumulate(change))[: len(units) + 1]
+    return list(itertools.accumulate(change))[: len(groups) + 1]

@@ -17,25 +17,25 @@ from parallax.partition.candidates._pieces import ParallelSection, Terms, cut_sc
 from parallax.partition.candidates._segments import Cause, DraftSegment, Partition, assemble
 
 if TYPE_CHECKING:
-    from parallax.partition._units import UnitGraph
+    from parallax.partition._fusion_groups import FusionGroups
 
 
 @dataclass(slots=True, kw_only=True)
 class _Step:
     """One segment to be, in order of time. ``exclusive``: nothing runs beside it."""
 
-    units: list[int]
+    groups: list[int]
     lane: int
     exclusive: bool
     cause: Cause
     section: int
-    """The first unit of the section that was decided at once."""
+    """The first group of the section that was decided at once."""
     serial_ns: int
     parallel_ns: int
 
 
 def by_lanes(
-    units: UnitGraph,
+    groups: FusionGroups,
     cost_narrow: Sequence[int],
     cost_wide: Sequence[int],
     *,
@@ -48,17 +48,17 @@ def by_lanes(
 ) -> Partition:
     """Cut where the predicted time is less than that of the whole graph; whole where it is nowhere. O((V + E) log V).
 
-    1. Barriers (units comparable with every other) split the graph into blocks. A block runs side by side if
+    1. Barriers (groups comparable with every other) split the graph into blocks. A block runs side by side if
        its list schedule on the lanes, cut into segments and run again with their overhead and hand-overs,
-       takes less time than its units one after the other on all cores.
-    2. The same is tried with barriers that only units not worth a hand-over could run beside, and with the
+       takes less time than its groups one after the other on all cores.
+    2. The same is tried with barriers that only groups not worth a hand-over could run beside, and with the
        whole graph as one block, for graphs that have no barriers or cheap ones.
     3. What runs alone in the timeline gets full width; neighbours in time that do so are one segment.
     4. The best of these is kept if it beats the sum of ``cost_wide``, which is that of the whole.
 
     Args:
-        cost_narrow: ns per unit at ``narrow_width`` threads, the width of a lane.
-        cost_wide: ns per unit at ``wide_width`` threads (default ``lanes * narrow_width``), the whole machine.
+        cost_narrow: ns per group at ``narrow_width`` threads, the width of a lane.
+        cost_wide: ns per group at ``wide_width`` threads (default ``lanes * narrow_width``), the whole machine.
         handover_ns: from the end of a segment to the start of one on another lane that waited for it.
         segment_overhead_ns: added to each segment's duration.
         min_gain: fraction of the serial time a cut must save, for each block and in all.
@@ -67,10 +67,10 @@ def by_lanes(
         carries the two times compared for its block (for an answer that splits nothing: for the graph, where "side by
         side" is the least it could take if that alone ruled it out).
     """
-    if lanes < 1 or len(cost_narrow) != len(units) or len(cost_wide) != len(units):
+    if lanes < 1 or len(cost_narrow) != len(groups) or len(cost_wide) != len(groups):
         raise ConfigError(
-            f"{lanes} lanes, {len(cost_narrow)} narrow and {len(cost_wide)} wide costs for {len(units)} units",
-            fix="give at least one lane and one cost per unit",
+            f"{lanes} lanes, {len(cost_narrow)} narrow and {len(cost_wide)} wide costs for {len(groups)} groups",
+            fix="give at least one lane and one cost per group",
         )
     terms = Terms(
         narrow=cost_narrow, wide=cost_wide, lanes=lanes, handover_ns=handover_ns, overhead_ns=segment_overhead_ns
@@ -80,30 +80,30 @@ def by_lanes(
     best_ns: int | None = None
     least_ns: int | None = None
     best: tuple[list[_Step], list[int], list[int], str] | None = None
-    if lanes > 1 and len(units) > 1:
-        search = _Search(units, terms, min_gain)
+    if lanes > 1 and len(groups) > 1:
+        search = _Search(groups, terms, min_gain)
         proposals = [("by blocks", _merge_exclusive(search.block_steps(search.barriers)))]
         rough = search.rough_barriers()
         if rough != search.barriers:
             proposals.append(("by rough blocks", _merge_exclusive(search.block_steps(rough))))
-        if 0 < len(search.barriers) < len(units):
+        if 0 < len(search.barriers) < len(groups):
             proposals.append(("as one block", _merge_exclusive(search.whole_steps())))
         least_ns = proposals[0][1][0].parallel_ns
         for label, steps in proposals:
             if len(steps) > 1:
-                start, end = _replay(units, steps, terms)
+                start, end = _replay(groups, steps, terms)
                 total = max(end)
                 if best_ns is None or total < best_ns:
                     best_ns, best = total, (steps, start, end, label)
     if best is None or best_ns is None or best_ns >= whole_ns * (1 - min_gain):
-        return _in_one_segment(units, width, lanes, whole_ns, least_ns if best_ns is None else best_ns)
+        return _in_one_segment(groups, width, lanes, whole_ns, least_ns if best_ns is None else best_ns)
     steps, start, end, label = best
     order = sorted(range(len(steps)), key=lambda index: (start[index], index))
     return assemble(
-        units,
+        groups,
         [
             DraftSegment(
-                units=tuple(sorted(steps[index].units)),
+                groups=tuple(sorted(steps[index].groups)),
                 width=width if steps[index].exclusive else narrow_width,
                 cause=steps[index].cause,
                 lane=steps[index].lane,
@@ -121,11 +121,11 @@ def by_lanes(
     )
 
 
-def _in_one_segment(units: UnitGraph, width: int, lanes: int, whole_ns: int, cut_ns: int | None) -> Partition:
+def _in_one_segment(groups: FusionGroups, width: int, lanes: int, whole_ns: int, cut_ns: int | None) -> Partition:
     segments = []
-    if len(units):
+    if len(groups):
         whole = DraftSegment(
-            units=tuple(range(len(units))),
+            groups=tuple(range(len(groups))),
             width=width,
             cause=Cause.WHOLE,
             start_ns=0,
@@ -135,12 +135,12 @@ def _in_one_segment(units: UnitGraph, width: int, lanes: int, whole_ns: int, cut
         )
         segments.append(whole)
     return assemble(
-        units, segments, label=f"{lanes} lanes, whole model", lanes=lanes, predicted_ns=whole_ns, whole_ns=whole_ns
+        groups, segments, label=f"{lanes} lanes, whole model", lanes=lanes, predicted_ns=whole_ns, whole_ns=whole_ns
     )
 
 
 def _blocks(size: int, barriers: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Half-open ranges of units: each barrier, and what lies between two of them."""
+    """Half-open ranges of groups: each barrier, and what lies between two of them."""
     low = 0
     for barrier in barriers:
         if low < barrier:
@@ -154,11 +154,11 @@ def _blocks(size: int, barriers: Sequence[int]) -> Iterator[tuple[int, int]]:
 class _Search:
     """What both proposals share: barriers, priorities, and how fast a section could be at best."""
 
-    def __init__(self, units: UnitGraph, terms: Terms, min_gain: float) -> None:
-        self.units, self.terms, self.min_gain = units, terms, min_gain
-        self.barriers = find_barriers(units.dag)
-        self.priority = bottom_levels(units.dag.predecessors, terms.narrow)
-        # Whatever its width, no unit takes less than this, nor less of the lanes' joint time.
+    def __init__(self, groups: FusionGroups, terms: Terms, min_gain: float) -> None:
+        self.groups, self.terms, self.min_gain = groups, terms, min_gain
+        self.barriers = find_barriers(groups.dag)
+        self.priority = bottom_levels(groups.dag.predecessors, terms.narrow)
+        # Whatever its width, no group takes less than this, nor less of the lanes' joint time.
         pairs = list(zip(terms.narrow, terms.wide, strict=True))
         self._shortest = [min(narrow, wide) for narrow, wide in pairs]
         self._lane_time = [min(narrow, terms.lanes * wide) for narrow, wide in pairs]
@@ -166,25 +166,25 @@ class _Search:
         self._decided: dict[tuple[int, int], tuple[int, int, ParallelSection | None]] = {}
 
     def rough_barriers(self) -> list[int]:
-        """Barriers if units not worth a hand-over are left out of account.
+        """Barriers if groups not worth a hand-over are left out of account.
 
         A mask or a size computed on the side then no longer hides that the rest is a sequence. Blocks remain
         ranges of a topological order, so they are legal whatever lies at their ends.
         """
         worth = self.terms.handover_ns + self.terms.overhead_ns
-        return find_barriers(self.units.dag, [cost > worth for cost in self.terms.wide])
+        return find_barriers(self.groups.dag, [cost > worth for cost in self.terms.wide])
 
     def block_steps(self, barriers: Sequence[int]) -> list[_Step]:
         """Each block side by side where that pays, serially elsewhere."""
         steps: list[_Step] = []
-        for low, high in _blocks(len(self.units), barriers):
+        for low, high in _blocks(len(self.groups), barriers):
             serial, parallel, section = self._decide(low, high)
             if section is not None:
                 steps.extend(_section_steps(section, low, serial, parallel))
                 continue
             steps.append(
                 _Step(
-                    units=list(range(low, high)),
+                    groups=list(range(low, high)),
                     lane=0,
                     exclusive=True,
                     cause=Cause.SERIAL,
@@ -217,7 +217,7 @@ class _Search:
 
     def whole_steps(self) -> list[_Step]:
         """The graph as one block; empty where that cannot pay. Barriers run alone, so they have full width."""
-        size, serial = len(self.units), sum(self.terms.wide)
+        size, serial = len(self.groups), sum(self.terms.wide)
         if self._least(0, size) + self.terms.overhead_ns >= serial * (1 - self.min_gain):
             return []
         costs = list(self.terms.narrow)
@@ -228,7 +228,7 @@ class _Search:
 
     def _schedule(self, low: int, high: int, costs: Sequence[int]) -> ParallelSection:
         schedule = list_schedule(
-            self.units.dag,
+            self.groups.dag,
             costs,
             self.priority,
             low,
@@ -236,28 +236,28 @@ class _Search:
             lanes=self.terms.lanes,
             handover_ns=self.terms.handover_ns,
         )
-        return cut_schedule(self.units.dag, schedule, self.terms)
+        return cut_schedule(self.groups.dag, schedule, self.terms)
 
     def _least(self, low: int, high: int) -> int:
         """No schedule of a section takes less: its work shared by the lanes, and its longest path."""
         shared = sum(self._lane_time[low:high]) // self.terms.lanes
-        successors, shortest = self.units.dag.successors, self._shortest
+        successors, shortest = self.groups.dag.successors, self._shortest
         levels = [0] * (high - low)
-        for unit in range(high - 1, low - 1, -1):
+        for group in range(high - 1, low - 1, -1):
             longest = 0
-            for target in successors[unit]:
+            for target in successors[group]:
                 if target >= high:
                     break
                 if levels[target - low] > longest:
                     longest = levels[target - low]
-            levels[unit - low] = longest + shortest[unit]
+            levels[group - low] = longest + shortest[group]
         return max(shared, max(levels))
 
 
 def _section_steps(section: ParallelSection, first: int, serial: int, parallel: int) -> list[_Step]:
     return [
         _Step(
-            units=list(piece.units),
+            groups=list(piece.groups),
             lane=piece.lane,
             exclusive=piece.exclusive,
             cause=Cause.ALONE if piece.exclusive else Cause.PARALLEL,
@@ -280,7 +280,7 @@ def _merge_exclusive(steps: Sequence[_Step]) -> list[_Step]:
         if Cause.SERIAL in (last.cause, step.cause):
             last.cause = Cause.SERIAL
             last.lane = 0
-        last.units.extend(step.units)
+        last.groups.extend(step.groups)
         if step.section != last.section:
             last.section = step.section
             last.serial_ns += step.serial_ns
@@ -288,19 +288,19 @@ def _merge_exclusive(steps: Sequence[_Step]) -> list[_Step]:
     return merged
 
 
-def _replay(units: UnitGraph, steps: Sequence[_Step], terms: Terms) -> tuple[list[int], list[int]]:
+def _replay(groups: FusionGroups, steps: Sequence[_Step], terms: Terms) -> tuple[list[int], list[int]]:
     """Start and end of each step, run in the given order on its lane."""
-    home = [0] * len(units)
+    home = [0] * len(groups)
     for index, step in enumerate(steps):
-        for unit in step.units:
-            home[unit] = index
+        for group in step.groups:
+            home[group] = index
     free_at = [0] * terms.lanes
     start, end = [0] * len(steps), [0] * len(steps)
     for index, step in enumerate(steps):
         # A run begins on lane 0; waking another lane is a hand-over.
         begin = max(free_at) if step.exclusive else max(free_at[step.lane], terms.handover_ns if step.lane else 0)
-        for unit in step.units:
-            for pred in units.dag.predecessors[unit]:
+        for group in step.groups:
+            for pred in groups.dag.predecessors[group]:
                 before = home[pred]
                 if before != index:
                     done = end[before] if steps[before].lane == step.lane else end[before] + terms.handover_ns
@@ -308,7 +308,7 @@ def _replay(units: UnitGraph, steps: Sequence[_Step], terms: Terms) -> tuple[lis
                         begin = done
         costs = terms.wide if step.exclusive else terms.narrow
         start[index] = begin
-        end[index] = begin + terms.overhead_ns + sum([costs[unit] for unit in step.units])
+        end[index] = begin + terms.overhead_ns + sum([costs[group] for group in step.groups])
         free_at[step.lane] = end[index]
         if step.exclusive:
             free_at = [max(each, end[index]) for each in free_at]

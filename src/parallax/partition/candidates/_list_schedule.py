@@ -1,4 +1,4 @@
-"""A list schedule: who would run what, when, if each unit ran on one lane.
+"""A list schedule: who would run what, when, if each fusion group ran on one lane.
 
 It is a prediction made to decide where to cut; what runs at run time is decided by the dispatcher.
 """
@@ -14,25 +14,25 @@ from parallax.graph import Dag
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListSchedule:
-    """A timeline of the units ``low`` .. ``low + len(lane) - 1``; ``lane[i]`` is that of unit ``low + i``. In ns."""
+    """A timeline of the groups ``low`` .. ``low + len(lane) - 1``; ``lane[i]`` is that of group ``low + i``. In ns."""
 
     low: int
     lane: list[int]
     start: list[int]
     finish: list[int]
     order: list[int]
-    """Units in the order they were placed: topological, and ascending in start on each lane."""
+    """Groups in the order they were placed: topological, and ascending in start on each lane."""
 
 
 def list_schedule(
     dag: Dag, costs: Sequence[int], priority: Sequence[int], low: int, high: int, *, lanes: int, handover_ns: int
 ) -> ListSchedule:
-    """Schedule the units ``low`` .. ``high - 1`` on equal lanes, highest priority first. O((V + E) log V).
+    """Schedule the groups ``low`` .. ``high - 1`` on equal lanes, highest priority first. O((V + E) log V).
 
-    Graham's list scheduling, driven by events: whenever a lane is free, the ready unit of highest
+    Graham's list scheduling, driven by events: whenever a lane is free, the ready group of highest
     priority (its longest path, as a rule) is placed where it can start first. Data from another lane
-    arrives ``handover_ns`` later; what lies before ``low`` is done at 0 on lane 0. A unit that can start no
-    later on the busy lane that made its last operand waits for that lane, once, so a chain of short units
+    arrives ``handover_ns`` later; what lies before ``low`` is done at 0 on lane 0. A group that can start no
+    later on the busy lane that made its last operand waits for that lane, once, so a chain of short groups
     stays together. Ties fall to the lane longest idle, then to the lower index.
     """
     size = high - low
@@ -43,11 +43,11 @@ def list_schedule(
     waiting = [0] * size
     predecessors, successors = dag.predecessors, dag.successors
     ready: list[tuple[int, int]] = []
-    for unit in range(low, high):
-        count = len([pred for pred in predecessors[unit] if pred >= low])
-        waiting[unit - low] = count
+    for group in range(low, high):
+        count = len([pred for pred in predecessors[group] if pred >= low])
+        waiting[group - low] = count
         if count == 0:
-            ready.append((-priority[unit], unit))
+            ready.append((-priority[group], group))
     heapq.heapify(ready)
     running: list[tuple[int, int]] = []
     free_at = [0] * lanes
@@ -58,10 +58,10 @@ def list_schedule(
     while True:
         while ready and idle:
             entry = heapq.heappop(ready)
-            unit = entry[1]
+            group = entry[1]
             # arrival of its operands: on the lane that delivers the last of them, and elsewhere
             home = last = others = 0
-            for pred in predecessors[unit]:
+            for pred in predecessors[group]:
                 if pred < low:
                     continue
                 end, lane = finish[pred - low], lane_of[pred - low]
@@ -79,28 +79,28 @@ def list_schedule(
                 chosen, begin = home, max(now, at_home)
             else:
                 begin = max(now, last + handover_ns)
-                if not has_waited[unit - low] and max(free_at[home], at_home) <= begin:
-                    has_waited[unit - low] = True
+                if not has_waited[group - low] and max(free_at[home], at_home) <= begin:
+                    has_waited[group - low] = True
                     waits_for[home].append(entry)
                     continue
                 chosen = min(idle, key=lambda lane: (free_at[lane], lane))
             idle.remove(chosen)
-            end = begin + max(1, costs[unit])
-            lane_of[unit - low], start[unit - low], finish[unit - low] = chosen, begin, end
+            end = begin + max(1, costs[group])
+            lane_of[group - low], start[group - low], finish[group - low] = chosen, begin, end
             free_at[chosen] = end
-            order.append(unit)
-            heapq.heappush(running, (end, unit))
+            order.append(group)
+            heapq.heappush(running, (end, group))
         if not running:
             break
         now = running[0][0]
         while running and running[0][0] == now:
-            _, unit = heapq.heappop(running)
-            lane = lane_of[unit - low]
+            _, group = heapq.heappop(running)
+            lane = lane_of[group - low]
             idle.append(lane)
             for entry in waits_for[lane]:
                 heapq.heappush(ready, entry)
             waits_for[lane].clear()
-            for target in successors[unit]:
+            for target in successors[group]:
                 if target < high:
                     waiting[target - low] -= 1
                     if waiting[target - low] == 0:

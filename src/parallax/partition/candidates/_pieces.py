@@ -1,4 +1,4 @@
-"""Pieces: a list schedule cut into runs of units that stay together on their lane.
+"""Pieces: a list schedule cut into runs of fusion groups that stay together on their lane.
 
 A piece starts when its operands are there and hands over when it ends, so each cut costs overhead and
 each cut left out may make another lane wait. Pieces form an acyclic graph at every step.
@@ -18,9 +18,9 @@ _MAX_DEGREE = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """Units that run in one go. ``exclusive``: at full width, while nothing else runs."""
+    """Groups that run in one go. ``exclusive``: at full width, while nothing else runs."""
 
-    units: tuple[int, ...]
+    groups: tuple[int, ...]
     lane: int
     exclusive: bool
 
@@ -35,7 +35,7 @@ class ParallelSection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What cutting costs: per-unit ns on one lane and on all cores, and the price of hand-overs and segments."""
+    """What cutting costs: ns per group on one lane and on all cores, and the price of hand-overs and segments."""
 
     narrow: Sequence[int]
     wide: Sequence[int]
@@ -48,33 +48,33 @@ class _Pieces:
     """The working state: pieces by number, with their edges, positions and estimated times.
 
     Invariants: ``position`` orders living pieces topologically, no two alike; ``preds`` and ``succs`` mirror each
-    other and name living pieces only; a dead piece has no units.
+    other and name living pieces only; a dead piece has no groups.
     """
 
     def __init__(self, dag: Dag, schedule: ListSchedule, terms: Terms) -> None:
         self.terms = terms
-        self.units: list[list[int]] = []
+        self.groups: list[list[int]] = []
         self.lane: list[int] = []
         self.start: list[int] = []
         self.end: list[int] = []
         piece_of = self._cut(dag, schedule, terms.handover_ns)
-        self.position = list(range(len(self.units)))
-        self.cost = [sum([terms.narrow[unit] for unit in members]) for members in self.units]
-        self.preds: list[set[int]] = [set() for _ in self.units]
-        self.succs: list[set[int]] = [set() for _ in self.units]
+        self.position = list(range(len(self.groups)))
+        self.cost = [sum([terms.narrow[group] for group in members]) for members in self.groups]
+        self.preds: list[set[int]] = [set() for _ in self.groups]
+        self.succs: list[set[int]] = [set() for _ in self.groups]
         low = schedule.low
-        for unit in schedule.order:
-            piece = piece_of[unit - low]
-            for pred in dag.predecessors[unit]:
+        for group in schedule.order:
+            piece = piece_of[group - low]
+            for pred in dag.predecessors[group]:
                 if pred >= low and piece_of[pred - low] != piece:
                     self.preds[piece].add(piece_of[pred - low])
                     self.succs[piece_of[pred - low]].add(piece)
 
     def _cut(self, dag: Dag, schedule: ListSchedule, handover_ns: int) -> list[int]:
-        """Keep units of a lane together as long as it delays nothing in the schedule.
+        """Keep groups of a lane together as long as it delays nothing in the schedule.
 
-        A unit joins the piece before it if the operands it gets from other lanes are there when that piece
-        starts, and other lanes need the results of that piece only after the unit is done. The first
+        A group joins the piece before it if the operands it gets from other lanes are there when that piece
+        starts, and other lanes need the results of that piece only after the group is done. The first
         condition makes pieces acyclic: along an edge between them the start grows.
         """
         low, high = schedule.low, schedule.low + len(schedule.lane)
@@ -83,35 +83,35 @@ class _Pieces:
         never = max(finishes) + handover_ns + 1
         current: dict[int, int] = {}
         due: dict[int, int] = {}
-        for unit in schedule.order:
-            lane = lanes[unit - low]
+        for group in schedule.order:
+            lane = lanes[group - low]
             arrival = 0
-            for pred in dag.predecessors[unit]:
+            for pred in dag.predecessors[group]:
                 if pred >= low and lanes[pred - low] != lane and finishes[pred - low] + handover_ns > arrival:
                     arrival = finishes[pred - low] + handover_ns
             needed = never
-            for target in dag.successors[unit]:
+            for target in dag.successors[group]:
                 if target < high and lanes[target - low] != lane and starts[target - low] < needed:
                     needed = starts[target - low]
-            finish = finishes[unit - low]
+            finish = finishes[group - low]
             piece = current.get(lane, -1)
             if piece < 0 or arrival > self.start[piece] or finish + handover_ns > due[lane]:
-                piece = current[lane] = len(self.units)
+                piece = current[lane] = len(self.groups)
                 due[lane] = needed
-                self.units.append([])
+                self.groups.append([])
                 self.lane.append(lane)
-                self.start.append(starts[unit - low])
+                self.start.append(starts[group - low])
                 self.end.append(finish)
-            self.units[piece].append(unit)
+            self.groups[piece].append(group)
             self.end[piece] = finish
             if needed < due[lane]:
                 due[lane] = needed
-            piece_of[unit - low] = piece
+            piece_of[group - low] = piece
         return piece_of
 
     def living(self) -> list[int]:
         """Pieces that were not merged into another, in topological order."""
-        return sorted((piece for piece, units in enumerate(self.units) if units), key=self.position.__getitem__)
+        return sorted((piece for piece, groups in enumerate(self.groups) if groups), key=self.position.__getitem__)
 
     def merged_position(self, first: int, second: int) -> int | None:
         """Where a merger of two pieces would stand, or None if it is not known to be legal. O(degree).
@@ -145,8 +145,8 @@ class _Pieces:
                 self.succs[keep].add(target)
         self.preds[gone].clear()
         self.succs[gone].clear()
-        self.units[keep].extend(self.units[gone])
-        self.units[gone] = []
+        self.groups[keep].extend(self.groups[gone])
+        self.groups[gone] = []
         self.cost[keep] += self.cost[gone]
         self.position[keep] = position
 
@@ -184,7 +184,7 @@ class _Pieces:
         changed = False
         worth = self.terms.overhead_ns + self.terms.handover_ns
         for piece in self.living():
-            if not self.units[piece] or self.cost[piece] > worth:
+            if not self.groups[piece] or self.cost[piece] > worth:
                 continue
             if max(len(self.preds[piece]), len(self.succs[piece])) > _MAX_DEGREE:
                 continue
@@ -210,7 +210,7 @@ class _Pieces:
         numbers = self.living()
         place_of = {number: place for place, number in enumerate(numbers)}
         cut = _Timeline(
-            units=[self.units[number].copy() for number in numbers],
+            groups=[self.groups[number].copy() for number in numbers],
             lane=[self.lane[number] for number in numbers],
             cost=[self.cost[number] for number in numbers],
             preds=[[place_of[pred] for pred in self.preds[number]] for number in numbers],
@@ -226,13 +226,13 @@ class _Timeline:
     def __init__(
         self,
         *,
-        units: list[list[int]],
+        groups: list[list[int]],
         lane: list[int],
         cost: list[int],
         preds: list[list[int]],
         exclusive: list[bool],
     ) -> None:
-        self.units, self.lane, self.cost, self.preds, self.exclusive = units, lane, cost, preds, exclusive
+        self.groups, self.lane, self.cost, self.preds, self.exclusive = groups, lane, cost, preds, exclusive
         self.start: list[int] = []
         self.end: list[int] = []
         self.makespan = 0
@@ -265,19 +265,19 @@ class _Timeline:
         wide = terms.wide
         for place, is_alone in enumerate(_run_alone(self.start, self.end)):
             if is_alone:
-                cost = sum([wide[unit] for unit in self.units[place]])
+                cost = sum([wide[group] for group in self.groups[place]])
                 if cost < self.cost[place]:
                     self.cost[place], self.exclusive[place] = cost, True
         if any(self.exclusive):
             self.run(terms)
 
     def section(self) -> ParallelSection:
-        order = sorted(range(len(self.units)), key=lambda place: (self.start[place], place))
+        order = sorted(range(len(self.groups)), key=lambda place: (self.start[place], place))
         return ParallelSection(
             pieces=tuple(
                 [
                     Piece(
-                        units=tuple(sorted(self.units[place])), lane=self.lane[place], exclusive=self.exclusive[place]
+                        groups=tuple(sorted(self.groups[place])), lane=self.lane[place], exclusive=self.exclusive[place]
                     )
                     for place in order
                 ]

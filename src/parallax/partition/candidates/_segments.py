@@ -1,4 +1,4 @@
-"""Candidate partitions: the units of a graph grouped into segments, and the simple ways to do it.
+"""Candidate partitions: the fusion groups of a graph grouped into segments, and the simple ways to do it.
 
 A partition is a proposal. It says what to cut, how wide each piece would run and why; which proposal
 becomes the plan is decided by simulation and measurement elsewhere.
@@ -19,11 +19,11 @@ from parallax.partition._branches import Branch, BranchGraph, find_branches
 from parallax.partition._refine import BranchLoad, LayerDecision, RefinementRule
 
 if TYPE_CHECKING:
-    from parallax.partition._units import UnitGraph
+    from parallax.partition._fusion_groups import FusionGroups
 
 
 class Cause(enum.Enum):
-    """Why a group of units is a segment."""
+    """Why a set of fusion groups is a segment."""
 
     WHOLE = "the whole model: no split was asked for or promised a gain"
     SERIAL = "runs by itself on all cores: nothing beside it promised a gain"
@@ -41,7 +41,7 @@ class Cause(enum.Enum):
 class DraftSegment:
     """A proposed segment. Durations in ns; a figure nobody predicted is None."""
 
-    units: tuple[int, ...]
+    groups: tuple[int, ...]
     """Ascending, never empty."""
     width: int
     """Threads it would use."""
@@ -67,7 +67,7 @@ class DraftSegment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Partition:
-    """A graph cut into segments: each unit in exactly one, indices a topological order, so each convex."""
+    """A graph cut into segments: each group in exactly one, indices a topological order, so each convex."""
 
     label: str
     """Names the candidate for people, parameters included."""
@@ -102,7 +102,7 @@ class Boundary:
 
 
 def assemble(
-    units: UnitGraph,
+    groups: FusionGroups,
     segments: Sequence[DraftSegment],
     *,
     label: str,
@@ -113,20 +113,20 @@ def assemble(
 ) -> Partition:
     """Join segments, given in a topological order, to a partition. O(V + E).
 
-    Raises: InternalError if they are not in a topological order or do not cover the units once.
+    Raises: InternalError if they are not in a topological order or do not cover the groups once.
     """
-    segment_of = [-1] * len(units)
+    segment_of = [-1] * len(groups)
     for index, segment in enumerate(segments):
-        for unit in segment.units:
-            if segment_of[unit] >= 0:
-                raise InternalError(f"unit {unit} is in segments {segment_of[unit]} and {index} of '{label}'")
-            segment_of[unit] = index
+        for group in segment.groups:
+            if segment_of[group] >= 0:
+                raise InternalError(f"group {group} is in segments {segment_of[group]} and {index} of '{label}'")
+            segment_of[group] = index
     if -1 in segment_of:
-        raise InternalError(f"unit {segment_of.index(-1)} is in no segment of '{label}'")
+        raise InternalError(f"group {segment_of.index(-1)} is in no segment of '{label}'")
     return Partition(
         label=label,
         segments=tuple(segments),
-        dag=units.dag.quotient(segment_of, len(segments)),
+        dag=groups.dag.quotient(segment_of, len(segments)),
         lanes=lanes,
         predicted_ns=predicted_ns,
         whole_ns=whole_ns,
@@ -134,52 +134,52 @@ def assemble(
     )
 
 
-def in_one_segment(units: UnitGraph, *, width: int = 1, cost_wide: Sequence[int] | None = None) -> Partition:
-    """Everything in one segment: the baseline. With unit costs (ns) at that width, its time is their sum."""
+def in_one_segment(groups: FusionGroups, *, width: int = 1, cost_wide: Sequence[int] | None = None) -> Partition:
+    """Everything in one segment: the baseline. With the groups' costs (ns) at that width, its time is their sum."""
     total = None if cost_wide is None else sum(cost_wide)
     segments = (
         [
             DraftSegment(
-                units=tuple(range(len(units))),
+                groups=tuple(range(len(groups))),
                 width=width,
                 cause=Cause.WHOLE,
                 start_ns=None if total is None else 0,
                 end_ns=total,
             )
         ]
-        if len(units)
+        if len(groups)
         else []
     )
-    return assemble(units, segments, label="whole model", lanes=1, predicted_ns=total, whole_ns=total)
+    return assemble(groups, segments, label="whole model", lanes=1, predicted_ns=total, whole_ns=total)
 
 
-def every_unit(units: UnitGraph, *, max_segments: int | None = None, lanes: int = 1) -> Partition:
-    """The finest cut: each unit a segment. With a limit, runs of consecutive units of nearly equal length.
+def every_group(groups: FusionGroups, *, max_segments: int | None = None, lanes: int = 1) -> Partition:
+    """The finest cut: each group a segment. With a limit, runs of consecutive groups of nearly equal length.
 
     A run of a topological order only has edges to later runs, so the limit needs no further check.
     """
-    count = len(units) if max_segments is None else min(max_segments, len(units))
-    if count < 1 and len(units):
+    count = len(groups) if max_segments is None else min(max_segments, len(groups))
+    if count < 1 and len(groups):
         raise ConfigError(f"max_segments is {max_segments}", fix="allow at least one segment")
-    bounds = [index * len(units) // count for index in range(count + 1)] if count else [0]
+    bounds = [index * len(groups) // count for index in range(count + 1)] if count else [0]
     segments = [
-        DraftSegment(units=tuple(range(low, high)), width=1, cause=Cause.FORCED)
+        DraftSegment(groups=tuple(range(low, high)), width=1, cause=Cause.FORCED)
         for low, high in itertools.pairwise(bounds)
     ]
-    label = "every unit" if max_segments is None else f"every unit, at most {max_segments} segments"
-    return assemble(units, segments, label=label, lanes=lanes)
+    label = "every group" if max_segments is None else f"every group, at most {max_segments} segments"
+    return assemble(groups, segments, label=label, lanes=lanes)
 
 
-def by_branches(units: UnitGraph, *, lanes: int = 1) -> Partition:
+def by_branches(groups: FusionGroups, *, lanes: int = 1) -> Partition:
     """Each branch a segment, whatever it costs: a forced cut along the paper's branches."""
-    found = find_branches(units.dag, control_flow=units.control_flow)
-    segments = [DraftSegment(units=branch.nodes, width=1, cause=Cause.FORCED) for branch in found.branches]
-    return assemble(units, segments, label="every branch", lanes=lanes)
+    found = find_branches(groups.dag, control_flow=groups.control_flow)
+    segments = [DraftSegment(groups=branch.nodes, width=1, cause=Cause.FORCED) for branch in found.branches]
+    return assemble(groups, segments, label="every branch", lanes=lanes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnitCosts:
-    """What each unit costs: ns on one lane and on all cores, FLOPs. Indexed by unit."""
+class GroupCosts:
+    """What each group costs: ns on one lane and on all cores, FLOPs. Indexed by group."""
 
     narrow_ns: tuple[int, ...]
     wide_ns: tuple[int, ...]
@@ -190,33 +190,33 @@ class UnitCosts:
 
 
 def load_layers(
-    units: UnitGraph, found: BranchGraph, costs: UnitCosts, *, regions: frozenset[int] = frozenset()
+    groups: FusionGroups, found: BranchGraph, costs: GroupCosts, *, regions: frozenset[int] = frozenset()
 ) -> tuple[tuple[BranchLoad, ...], ...]:
-    """For each layer what a refinement rule may know of its branches. ``regions`` are units that are one. O(V)."""
+    """For each layer what a refinement rule may know of its branches. ``regions`` are groups that are one. O(V)."""
     return tuple(
-        tuple(_load(units, found.branches[branch], costs, regions) for branch in layer) for layer in found.layers
+        tuple(_load(groups, found.branches[branch], costs, regions) for branch in layer) for layer in found.layers
     )
 
 
-def _load(units: UnitGraph, branch: Branch, costs: UnitCosts, regions: frozenset[int]) -> BranchLoad:
+def _load(groups: FusionGroups, branch: Branch, costs: GroupCosts, regions: frozenset[int]) -> BranchLoad:
     members = branch.nodes
-    replicated = units.replicated
-    nodes = sum(len(units.units[unit]) for unit in members)
+    replicated = groups.replicated
+    nodes = sum(len(groups.members[group]) for group in members)
     if replicated:
-        nodes -= sum(node in replicated for unit in members for node in units.units[unit])
+        nodes -= sum(node in replicated for group in members for node in groups.members[group])
     return BranchLoad(
         branch=branch.index,
         nodes=nodes,
-        flops=sum([costs.flops[unit] for unit in members]),
-        narrow_ns=sum([costs.narrow_ns[unit] for unit in members]),
-        wide_ns=sum([costs.wide_ns[unit] for unit in members]),
+        flops=sum([costs.flops[group] for group in members]),
+        narrow_ns=sum([costs.narrow_ns[group] for group in members]),
+        wide_ns=sum([costs.wide_ns[group] for group in members]),
         is_region=members[0] in regions,
     )
 
 
 def by_layers(
-    units: UnitGraph,
-    costs: UnitCosts,
+    groups: FusionGroups,
+    costs: GroupCosts,
     rule: RefinementRule,
     *,
     label: str,
@@ -225,17 +225,17 @@ def by_layers(
 ) -> Partition:
     """The branches a rule chooses become segments, everything else as few serial segments as possible. O(V + E).
 
-    Each unit has a *stage*: the most runs of serial units on a path to it, its own run included. Serial
-    units of one stage are one segment. Fewer are impossible, for the runs along one path are kept apart by
+    Each group has a *stage*: the most runs of serial groups on a path to it, its own run included. Serial
+    groups of one stage are one segment. Fewer are impossible, for the runs along one path are kept apart by
     the branches between them; and none of it makes a cycle, for an edge never leads to a lower stage, and
-    within a stage only from serial units to branches and among branches.
+    within a stage only from serial groups to branches and among branches.
 
-    ``branches`` are those of the unit graph, for callers that try several rules.
+    ``branches`` are those of the graph of fusion groups, for callers that try several rules.
     """
-    found = find_branches(units.dag, control_flow=units.control_flow) if branches is None else branches
+    found = find_branches(groups.dag, control_flow=groups.control_flow) if branches is None else branches
     none: frozenset[int] = frozenset()
     decisions = tuple(
-        rule.decide(index, [_load(units, found.branches[branch], costs, none) for branch in layer])
+        rule.decide(index, [_load(groups, found.branches[branch], costs, none) for branch in layer])
         for index, layer in enumerate(found.layers)
         if len(layer) > 1
     )
@@ -244,30 +244,30 @@ def by_layers(
         for index in decision.parallel:
             chosen[index] = True
     if not any(chosen):
-        whole = in_one_segment(units, width=costs.wide_width, cost_wide=costs.wide_ns)
+        whole = in_one_segment(groups, width=costs.wide_width, cost_wide=costs.wide_ns)
         return dataclasses.replace(whole, label=label, lanes=lanes, decisions=decisions)
 
-    stage = [0] * len(units)
+    stage = [0] * len(groups)
     serial: dict[int, list[int]] = {}
     is_chosen = [chosen[branch] for branch in found.branch_of]
-    for unit, preds in enumerate(units.dag.predecessors):
-        level = 0 if is_chosen[unit] else 1
+    for group, preds in enumerate(groups.dag.predecessors):
+        level = 0 if is_chosen[group] else 1
         for pred in preds:
-            level = max(level, stage[pred] + (is_chosen[pred] and not is_chosen[unit]))
-        stage[unit] = level
-        if not is_chosen[unit]:
-            serial.setdefault(level, []).append(unit)
+            level = max(level, stage[pred] + (is_chosen[pred] and not is_chosen[group]))
+        stage[group] = level
+        if not is_chosen[group]:
+            serial.setdefault(level, []).append(group)
     drafts: list[tuple[tuple[int, int, int], DraftSegment]] = []
     for level, members in serial.items():
-        segment = DraftSegment(units=tuple(members), width=costs.wide_width, cause=Cause.SERIAL)
+        segment = DraftSegment(groups=tuple(members), width=costs.wide_width, cause=Cause.SERIAL)
         drafts.append(((level, 0, 0), segment))
     for branch in found.branches:
         if chosen[branch.index]:
-            segment = DraftSegment(units=branch.nodes, width=costs.narrow_width, cause=Cause.BRANCH)
+            segment = DraftSegment(groups=branch.nodes, width=costs.narrow_width, cause=Cause.BRANCH)
             drafts.append(((stage[branch.nodes[0]], 1, branch.index), segment))
     drafts.sort(key=lambda draft: draft[0])
     return assemble(
-        units,
+        groups,
         [segment for _, segment in drafts],
         label=label,
         lanes=lanes,
@@ -276,9 +276,9 @@ def by_layers(
     )
 
 
-def find_boundaries(graph: OpGraph, units: UnitGraph, partition: Partition) -> tuple[Boundary, ...]:
+def find_boundaries(graph: OpGraph, groups: FusionGroups, partition: Partition) -> tuple[Boundary, ...]:
     """The nodes and boundary tensors of each segment, as an engine needs them. O(V + E)."""
-    nodes = [units.nodes_of(segment.units) for segment in partition.segments]
+    nodes = [groups.nodes_of(segment.groups) for segment in partition.segments]
     homes: list[set[int]] = [set() for _ in graph.nodes]
     for segment, members in enumerate(nodes):
         for index in members:
@@ -307,33 +307,33 @@ def find_boundaries(graph: OpGraph, units: UnitGraph, partition: Partition) -> t
     )
 
 
-def verify_partition(units: UnitGraph, segments: Partition | Iterable[Sequence[int]]) -> None:
-    """Judge of a partition, from the unit graph alone. O(V + E).
+def verify_partition(groups: FusionGroups, segments: Partition | Iterable[Sequence[int]]) -> None:
+    """Judge of a partition, from the graph of fusion groups alone. O(V + E).
 
-    Each unit must be in exactly one segment, and no edge may lead to an earlier segment. That makes the
+    Each group must be in exactly one segment, and no edge may lead to an earlier segment. That makes the
     segment graph acyclic and its indices a topological order; and a path that left a segment and came
     back would need an edge to an earlier one, so each segment is convex.
 
-    Raises: InternalError naming the unit, edge or segment at fault.
+    Raises: InternalError naming the group, edge or segment at fault.
     """
-    groups = [tuple(segment.units) for segment in segments.segments] if isinstance(segments, Partition) else segments
+    parts = [tuple(segment.groups) for segment in segments.segments] if isinstance(segments, Partition) else segments
     home: dict[int, int] = {}
     count = 0
-    for index, members in enumerate(groups):
+    for index, members in enumerate(parts):
         count += 1
         if not members:
             raise InternalError(f"segment {index} is empty")
         if list(members) != sorted(members):
             raise InternalError(f"segment {index} is not in ascending order: {members}")
-        for unit in members:
-            if unit in home:
-                raise InternalError(f"unit {unit} is in segments {home[unit]} and {index}")
-            home[unit] = index
-    if set(home) != set(range(len(units.units))):
-        strays = sorted(set(home) ^ set(range(len(units.units))))
-        raise InternalError(f"units missing from the segments, or unknown ones in them: {strays[:5]}")
+        for group in members:
+            if group in home:
+                raise InternalError(f"group {group} is in segments {home[group]} and {index}")
+            home[group] = index
+    if set(home) != set(range(len(groups.members))):
+        strays = sorted(set(home) ^ set(range(len(groups.members))))
+        raise InternalError(f"groups missing from the segments, or unknown ones in them: {strays[:5]}")
     edges: set[tuple[int, int]] = set()
-    for head, preds in enumerate(units.dag.predecessors):
+    for head, preds in enumerate(groups.dag.predecessors):
         for tail in preds:
             if home[tail] > home[head]:
                 raise InternalError(f"edge {tail} -> {head} leads back, from segment {home[tail]} to {home[head]}")
@@ -343,7 +343,7 @@ def verify_partition(units: UnitGraph, segments: Partition | Iterable[Sequence[i
         return
     stated = {(tail, head) for head, preds in enumerate(segments.dag.predecessors) for tail in preds}
     if edges != stated or len(segments.dag) != count:
-        raise InternalError(f"segment edges differ from the unit graph's: {sorted(edges ^ stated)[:3]}")
+        raise InternalError(f"segment edges differ from those between fusion groups: {sorted(edges ^ stated)[:3]}")
     for index, segment in enumerate(segments.segments):
         if segment.width < 1 or (segment.lane is not None and not 0 <= segment.lane < segments.lanes):
             raise InternalError(f"segment {index} has width {segment.width} on lane {segment.lane} of {segments.lanes}")

@@ -11,7 +11,7 @@ from parallax.partition.regions._plan import DeviceCosts
 from parallax.partition.regions._regions import find_regions
 
 if TYPE_CHECKING:
-    from parallax.partition._units import UnitGraph
+    from parallax.partition._fusion_groups import FusionGroups
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Advice:
 
 def advise(
     graph: OpGraph,
-    units: UnitGraph,
+    groups: FusionGroups,
     device_costs: DeviceCosts,
     *,
     most: int = 12,
@@ -56,20 +56,20 @@ def advise(
 
     One placement for each of up to ``most`` reasons, those on which the CPU spends most.
     """
-    now = find_regions(graph, units, device_costs)
-    groups: dict[tuple[Verdict, str], list[int]] = {}
+    now = find_regions(graph, groups, device_costs)
+    by_reason: dict[tuple[Verdict, str], list[int]] = {}
     for found in now.verdicts:
         if found.verdict.is_refusal:
-            groups.setdefault((found.verdict, graph.nodes[found.node].op_type), []).append(found.node)
+            by_reason.setdefault((found.verdict, graph.nodes[found.node].op_type), []).append(found.node)
     ranked = sorted(
-        groups, key=lambda key: (-sum(device_costs.cpu_ns[node] for node in groups[key]), key[0].name, key[1])
+        by_reason, key=lambda key: (-sum(device_costs.cpu_ns[node] for node in by_reason[key]), key[0].name, key[1])
     )
     advice: list[Advice] = []
     for verdict, op_type in ranked[:most]:
-        nodes = groups[verdict, op_type]
+        nodes = by_reason[verdict, op_type]
         allowed = set(nodes)
         declined = tuple(None if node in allowed else answer for node, answer in enumerate(device_costs.declined))
-        then = find_regions(graph, units, dataclasses.replace(device_costs, declined=declined))
+        then = find_regions(graph, groups, dataclasses.replace(device_costs, declined=declined))
         if then.chosen_ns < now.chosen_ns:
             advice.append(
                 Advice(

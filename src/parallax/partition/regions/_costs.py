@@ -1,4 +1,4 @@
-"""What placements of one graph on one device are made on: the costs of its units, and the tensors between them."""
+"""What placements of a graph on a device are made on: the costs of its fusion groups, and the tensors between them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from parallax.partition._constants import find_constants
 from parallax.partition.regions._problem import HOST, RegionProblem, TensorTransfer
 
 if TYPE_CHECKING:
-    from parallax.partition._units import UnitGraph
+    from parallax.partition._fusion_groups import FusionGroups
     from parallax.partition.regions._plan import DeviceCosts
 
 
-def build_problem(graph: OpGraph, units: UnitGraph, device_costs: DeviceCosts) -> RegionProblem:
+def build_problem(graph: OpGraph, groups: FusionGroups, device_costs: DeviceCosts) -> RegionProblem:
     """The problem of placing a graph on one device. Linear in the graph."""
-    copied = copied_constants(graph, units)
+    copied = copied_constants(graph, groups)
     takes = tuple(
         all(device_costs.declined[node] is None for node in nodes if node not in copied)
         and any(node not in copied for node in nodes)
-        for nodes in units.units
+        for nodes in groups.members
     )
     tensors: list[TensorTransfer] = []
-    reads: list[list[int]] = [[] for _ in units.units]
-    writes: list[list[int]] = [[] for _ in units.units]
+    reads: list[list[int]] = [[] for _ in groups.members]
+    writes: list[list[int]] = [[] for _ in groups.members]
 
     def add(name: str, producer: int, readers: Iterable[int]) -> None:
-        outside = sorted({unit for unit in readers if unit != producer})
+        outside = sorted({group for group in readers if group != producer})
         returned = name in graph.output_names and producer >= 0
         if not outside and not returned:
             return
@@ -45,25 +45,27 @@ def build_problem(graph: OpGraph, units: UnitGraph, device_costs: DeviceCosts) -
                 down_ns=moving,
             )
         )
-        for unit in outside:
-            reads[unit].append(number)
+        for group in outside:
+            reads[group].append(number)
         if producer >= 0:
             writes[producer].append(number)
 
-    unit_of = units.unit_of
+    group_of = groups.group_of
     for info in (*graph.inputs, *graph.overridable):
-        add(info.name, HOST, (unit_of[node] for node in graph.consumers.get(info.name, ()) if node not in copied))
+        add(info.name, HOST, (group_of[node] for node in graph.consumers.get(info.name, ()) if node not in copied))
     for name, producer in graph.producers.items():
         if producer not in copied:
             add(
-                name, unit_of[producer], (unit_of[node] for node in graph.consumers.get(name, ()) if node not in copied)
+                name,
+                group_of[producer],
+                (group_of[node] for node in graph.consumers.get(name, ()) if node not in copied),
             )
     device_ns, cpu_ns = device_costs.device_ns, device_costs.cpu_ns
     return RegionProblem(
-        dag=units.dag,
+        dag=groups.dag,
         takes=takes,
-        device_ns=tuple(sum(device_ns[node] for node in nodes if node not in copied) for nodes in units.units),
-        cpu_ns=tuple(sum(cpu_ns[node] for node in nodes if node not in copied) for nodes in units.units),
+        device_ns=tuple(sum(device_ns[node] for node in nodes if node not in copied) for nodes in groups.members),
+        cpu_ns=tuple(sum(cpu_ns[node] for node in nodes if node not in copied) for nodes in groups.members),
         launch_ns=device_costs.launch_ns,
         tensors=tuple(tensors),
         reads=tuple(map(tuple, reads)),
@@ -72,14 +74,14 @@ def build_problem(graph: OpGraph, units: UnitGraph, device_costs: DeviceCosts) -
     )
 
 
-def copied_constants(graph: OpGraph, units: UnitGraph) -> frozenset[int]:
+def copied_constants(graph: OpGraph, groups: FusionGroups) -> frozenset[int]:
     """Constants that go where they are read, or are folded there: neither side computes them in a run."""
     return frozenset(
         node
         for node in find_constants(graph)
-        if node in units.replicated
+        if node in groups.replicated
         or (
-            all(units.unit_of[reader] == units.unit_of[node] for reader in graph.successors[node])
+            all(groups.group_of[reader] == groups.group_of[node] for reader in graph.successors[node])
             and not any(name in graph.output_names for name in graph.nodes[node].outputs)
         )
     )

@@ -1,6 +1,6 @@
 """Growing convex regions: waves of what a device takes, and what of each wave is worth taking.
 
-Everything rests on one number per unit, its *wave*: how often a path to it has gone from the device back to the
+Everything rests on one number per fusion group, its *wave*: how often a path to it has gone from the device back to the
 host. Edges never lead to a lower wave, and one from the device to the host always leads to a higher one. So if
 each region lies within one wave, ordering by (wave, host before device) orders the contracted graph, which
 therefore has no cycle. Within a wave, pieces that no edge connects are not connected at all (a path would have
@@ -22,7 +22,7 @@ _ROUNDS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cuts:
-    """Where a wave ends on the device although nothing makes it: after some units, and before others."""
+    """Where a wave ends on the device although nothing makes it: after some groups, and before others."""
 
     after: Collection[int] = frozenset()
     before: Collection[int] = frozenset()
@@ -36,17 +36,17 @@ NO_CUTS = Cuts()
 
 
 def find_waves(dag: Dag, takes: Sequence[bool], cuts: Cuts = NO_CUTS) -> list[int]:
-    """The wave of each unit. O(V + E).
+    """The wave of each group. O(V + E).
 
     The waves that ONNX Runtime's greedy partitioning goes through (``CreateSupportedPartitionNodeGroups`` in
     ``core/providers/partitioning_utils.cc``): a wave takes all it can reach without passing through the host.
     """
     waves: list[int] = []
-    for unit, preds in enumerate(dag.predecessors):
+    for group, preds in enumerate(dag.predecessors):
         wave = 0
-        mine = takes[unit]
+        mine = takes[group]
         for pred in preds:
-            at = waves[pred] + (takes[pred] and (not mine or cuts.between(pred, unit)))
+            at = waves[pred] + (takes[pred] and (not mine or cuts.between(pred, group)))
             if at > wave:
                 wave = at
         waves.append(wave)
@@ -55,36 +55,36 @@ def find_waves(dag: Dag, takes: Sequence[bool], cuts: Cuts = NO_CUTS) -> list[in
 
 def find_fragments(waves: Sequence[int], takes: Sequence[bool]) -> list[list[int]]:
     """What a greedy partition makes: all that is taken in a wave, connected or not. In order of waves."""
-    groups: dict[int, list[int]] = {}
-    for unit, wave in enumerate(waves):
-        if takes[unit]:
-            groups.setdefault(wave, []).append(unit)
-    return [groups[wave] for wave in sorted(groups)]
+    by_wave: dict[int, list[int]] = {}
+    for group, wave in enumerate(waves):
+        if takes[group]:
+            by_wave.setdefault(wave, []).append(group)
+    return [by_wave[wave] for wave in sorted(by_wave)]
 
 
 def find_pieces(dag: Dag, takes: Sequence[bool], waves: list[int], cuts: Cuts = NO_CUTS) -> list[list[int]]:
     """Connected pieces of each wave, late rather than early; ``waves`` is brought up to date. O((V + E) log V).
 
     A piece that nobody waits for before some later wave, and that wave's device part is a reader, joins it there:
-    computed early, it would be a launch of its own. Pieces come in order of waves, then of their first unit.
+    computed early, it would be a launch of its own. Pieces come in order of waves, then of their first group.
     """
     joined = UnionFind(len(dag))
-    for unit, preds in enumerate(dag.predecessors):
-        if takes[unit]:
+    for group, preds in enumerate(dag.predecessors):
+        if takes[group]:
             for pred in preds:
-                if takes[pred] and waves[pred] == waves[unit]:
-                    joined.union(pred, unit)
+                if takes[pred] and waves[pred] == waves[group]:
+                    joined.union(pred, group)
     pieces: dict[int, list[int]] = {}
-    for unit, taken in enumerate(takes):
+    for group, taken in enumerate(takes):
         if taken:
-            pieces.setdefault(joined.find(unit), []).append(unit)
+            pieces.setdefault(joined.find(group), []).append(group)
     for leader in sorted(pieces, key=lambda leader: (-waves[leader], -leader)):
         wave = waves[leader]
         latest: int | None = None
         joins: int | None = None
-        for unit in pieces[leader]:
-            for target in dag.successors[unit]:
-                if takes[target] and not cuts.between(unit, target):
+        for group in pieces[leader]:
+            for target in dag.successors[group]:
+                if takes[target] and not cuts.between(group, target):
                     at = waves[target]
                     if at == wave:
                         continue
@@ -99,17 +99,17 @@ def find_pieces(dag: Dag, takes: Sequence[bool], waves: list[int], cuts: Cuts = 
         if latest is None or latest <= wave or joins is None:
             continue
         target_leader = joined.find(joins)
-        for unit in pieces[leader]:
-            waves[unit] = latest
+        for group in pieces[leader]:
+            waves[group] = latest
         # It may link several pieces of that wave; all of them become one.
         linked = {target_leader}
-        for unit in pieces[leader]:
-            for to in dag.successors[unit]:
-                if takes[to] and waves[to] == latest and not cuts.between(unit, to):
+        for group in pieces[leader]:
+            for to in dag.successors[group]:
+                if takes[to] and waves[to] == latest and not cuts.between(group, to):
                     linked.add(joined.find(to))
         linked.discard(leader)
         first = min(linked | {leader})
-        merged = sorted(unit for one in (*linked, leader) for unit in pieces.pop(one))
+        merged = sorted(group for one in (*linked, leader) for group in pieces.pop(one))
         for one in (*linked, leader):
             joined.union(first, one)
         pieces[first] = merged
@@ -122,7 +122,7 @@ def grow(
     """Choose what of each piece becomes regions, so that the cost falls with every choice. About linear.
 
     Per piece the cheapest of: nothing, all of it, the intervals that a two-state dynamic program over its
-    topological order picks (exact for a chain), each followed by peeling off units at the boundary that are
+    topological order picks (exact for a chain), each followed by peeling off groups at the boundary that are
     cheaper on the host. Tensors between two regions need not move, so pieces depend on each other: they are
     looked at in turn from all of them whole and from none, and the cheaper end counts. At last pieces of one wave
     that are short for a launch of their own share one; with ``join_siblings`` all of a wave do where that is
@@ -149,22 +149,22 @@ def grow(
     return min(found, key=lambda assignment: assignment.cost_ns)
 
 
-def peel(assignment: Assignment, units: Sequence[int]) -> None:
-    """Move units at the boundary of their region to the host while that gains. ``units``: one region's, ascending.
+def peel(assignment: Assignment, groups: Sequence[int]) -> None:
+    """Move groups at the boundary of their region to the host while that gains. ``groups``: one region's, ascending.
 
-    A unit is at the boundary if nothing before it, or nothing after it, is in its region: placed just before or just
+    A group is at the boundary if nothing before it, or nothing after it, is in its region: placed just before or just
     after the region, it closes no cycle.
     """
     dag, region_of = assignment.problem.dag, assignment.region_of
-    for order, neighbours in ((units, dag.predecessors), (tuple(reversed(units)), dag.successors)):
-        for unit in order:
-            region = region_of[unit]
+    for order, neighbours in ((groups, dag.predecessors), (tuple(reversed(groups)), dag.successors)):
+        for group in order:
+            region = region_of[group]
             if region < 0 or assignment.members[region] == 1:
                 continue
-            if any(region_of[other] == region for other in neighbours[unit]):
+            if any(region_of[other] == region for other in neighbours[group]):
                 continue
-            if assignment.place((unit,), HOST) >= 0:
-                assignment.place((unit,), region)
+            if assignment.place((group,), HOST) >= 0:
+                assignment.place((group,), region)
 
 
 def _choose(assignment: Assignment, piece: Sequence[int], next_region: int) -> int:
@@ -182,12 +182,12 @@ def _choose(assignment: Assignment, piece: Sequence[int], next_region: int) -> i
         else:
             next_region = _place_intervals(assignment, piece, labels, next_region)
         regions: dict[int, list[int]] = {}
-        for unit in piece:
-            if assignment.region_of[unit] >= 0:
-                regions.setdefault(assignment.region_of[unit], []).append(unit)
-        for units in regions.values():
-            peel(assignment, units)
-            kept = [unit for unit in units if assignment.region_of[unit] >= 0]
+        for group in piece:
+            if assignment.region_of[group] >= 0:
+                regions.setdefault(assignment.region_of[group], []).append(group)
+        for groups in regions.values():
+            peel(assignment, groups)
+            kept = [group for group in groups if assignment.region_of[group] >= 0]
             region = assignment.region_of[kept[0]]
             if assignment.place(kept, HOST) > 0:
                 assignment.place(kept, region)
@@ -198,15 +198,15 @@ def _choose(assignment: Assignment, piece: Sequence[int], next_region: int) -> i
 
 
 def _intervals(assignment: Assignment, piece: Sequence[int]) -> list[bool]:
-    """Which units of a piece the device should run: a two-state dynamic program over its topological order.
+    """Which groups of a piece the device should run: a two-state dynamic program over its topological order.
 
-    The state is the side the unit is on. A change of side costs the transfer of all that is alive there within
-    the piece, one to the device a launch as well. Tensors from and to outside are charged to the first unit
+    The state is the side the group is on. A change of side costs the transfer of all that is alive there within
+    the piece, one to the device a launch as well. Tensors from and to outside are charged to the first group
     that reads them, and to the one that makes them.
     """
     problem, region_of = assignment.problem, assignment.region_of
     tensors = problem.tensors
-    position = {unit: index for index, unit in enumerate(piece)}
+    position = {group: index for index, group in enumerate(piece)}
     size = len(piece)
     up = [0] * (size + 1)
     down = [0] * (size + 1)
@@ -214,10 +214,10 @@ def _intervals(assignment: Assignment, piece: Sequence[int]) -> list[bool]:
     host = [0] * size
     last_read: dict[int, int] = {}
     first_read: set[int] = set()
-    for index, unit in enumerate(piece):
-        device[index] += problem.device_ns[unit]
-        host[index] += problem.cpu_ns[unit]
-        for number in problem.reads[unit]:
+    for index, group in enumerate(piece):
+        device[index] += problem.device_ns[group]
+        host[index] += problem.cpu_ns[group]
+        for number in problem.reads[group]:
             item = tensors[number]
             if item.producer in position:
                 last_read[number] = index
@@ -228,12 +228,12 @@ def _intervals(assignment: Assignment, piece: Sequence[int]) -> list[bool]:
                 else:
                     device[index] += item.up_ns
     inside: dict[int, int] = dict.fromkeys(last_read, 0)
-    for unit in piece:
-        for number in problem.reads[unit]:
+    for group in piece:
+        for number in problem.reads[group]:
             if number in inside:
                 inside[number] += 1
-    for index, unit in enumerate(piece):
-        for number in problem.writes[unit]:
+    for index, group in enumerate(piece):
+        for number in problem.writes[group]:
             item = tensors[number]
             outside = item.readers - inside.get(number, 0)
             if item.returned or outside > assignment.device_readers[number]:
@@ -267,12 +267,12 @@ def _intervals(assignment: Assignment, piece: Sequence[int]) -> list[bool]:
 
 
 def _place_intervals(assignment: Assignment, piece: Sequence[int], labels: Sequence[bool], next_region: int) -> int:
-    """Each run of labelled units becomes regions, one per connected part of it."""
+    """Each run of labelled groups becomes regions, one per connected part of it."""
     predecessors, region_of = assignment.problem.dag.predecessors, assignment.region_of
     run: list[int] = []
-    for unit, label in (*zip(piece, labels, strict=True), (-1, False)):
+    for group, label in (*zip(piece, labels, strict=True), (-1, False)):
         if label:
-            run.append(unit)
+            run.append(group)
             continue
         if run:
             low = next_region
@@ -308,33 +308,32 @@ def _share_launches(
             continue
         whole: list[Sequence[int]] = []
         for piece in siblings:
-            places = {assignment.region_of[unit] for unit in piece} - {HOST}
+            places = {assignment.region_of[group] for group in piece} - {HOST}
             if len(places) <= 1:
                 whole.append(piece)
         short = [piece for piece in whole if _work(assignment, piece) < problem.launch_ns]
-        groups = (whole, short) if join_siblings else (short,)
-        for group in groups:
-            if len(group) < 2:
+        for together in (whole, short) if join_siblings else (short,):
+            if len(together) < 2:
                 continue
             # First what is on the device already, then with the dropped pieces as well.
-            kept = [[unit for unit in piece if assignment.region_of[unit] >= 0] for piece in group]
-            for parts in ([part for part in kept if part], group):
+            kept = [[group for group in piece if assignment.region_of[group] >= 0] for piece in together]
+            for parts in ([part for part in kept if part], together):
                 if len(parts) < 2:
                     continue
-                units = sorted(unit for part in parts for unit in part)
-                before = assignment.snapshot(units)
-                gain = -assignment.place(units, next_region)
-                if parts is group:
+                groups = sorted(group for part in parts for group in part)
+                before = assignment.snapshot(groups)
+                gain = -assignment.place(groups, next_region)
+                if parts is together:
                     cost = assignment.cost_ns
-                    peel(assignment, units)
+                    peel(assignment, groups)
                     gain += cost - assignment.cost_ns
                 if gain > 0:
                     next_region += 1
                 else:
-                    assignment.restore(units, before)
+                    assignment.restore(groups, before)
 
 
 def _work(assignment: Assignment, piece: Sequence[int]) -> int:
     """Time of a piece on the device; all of it where none of it is there."""
-    kept = [unit for unit in piece if assignment.region_of[unit] >= 0]
-    return sum(assignment.problem.device_ns[unit] for unit in kept or piece)
+    kept = [group for group in piece if assignment.region_of[group] >= 0]
+    return sum(assignment.problem.device_ns[group] for group in kept or piece)

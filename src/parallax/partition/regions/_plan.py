@@ -107,10 +107,10 @@ class NodeVerdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Region:
-    """Units that the device runs in one launch. Convex, and all regions can be contracted at once."""
+    """Fusion groups that the device runs in one launch. Convex, and all regions can be contracted at once."""
 
     index: int
-    units: tuple[int, ...]
+    groups: tuple[int, ...]
     nodes: tuple[int, ...]
     """Both ascending. Constants that its readers copy are among the nodes."""
     compute_ns: int
@@ -148,8 +148,8 @@ class Traffic:
 class RegionPlan:
     """Which nodes run where on one device, and why. Times are of a run one thing after the other.
 
-    ``group_of`` numbers the units' groups: each region is one, every other unit its own; ``dag`` is the graph of
-    these groups in a topological order, as branches and schedules are built from it.
+    ``cluster_of`` numbers clusters of fusion groups: each region is one, every other group its own; ``dag`` is the
+    graph of these clusters in a topological order, as branches and schedules are built from it.
     """
 
     device: str
@@ -158,11 +158,11 @@ class RegionPlan:
     verdicts: tuple[NodeVerdict, ...]
     """One per node."""
     dag: Dag
-    groups: tuple[tuple[int, ...], ...]
-    """Units of each node of ``dag``, ascending."""
-    group_of: tuple[int, ...]
-    region_groups: tuple[int, ...]
-    """The group of each region."""
+    clusters: tuple[tuple[int, ...], ...]
+    """Fusion groups of each node of ``dag``, ascending."""
+    cluster_of: tuple[int, ...]
+    region_clusters: tuple[int, ...]
+    """The cluster of each region."""
     cpu_only_ns: int
     greedy_ns: int
     chosen_ns: int

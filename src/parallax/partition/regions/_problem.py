@@ -1,9 +1,9 @@
 """What a placement costs, exactly: who computes what, and which tensors move between host and device.
 
-The model is sequential: every unit's time on the side it is on, one launch per region, and each tensor moved
+The model is sequential: every fusion group's time on the side it is on, one launch per region, and each tensor moved
 once where both sides need it. What runs at the same time is for the simulator to find out; this is what a
 placement adds to the work there is. `RegionProblem` is what is given, `Assignment` a placement that can be changed
-unit by unit at a cost that depends on the unit's own tensors alone.
+group by group at a cost that depends on the group's own tensors alone.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class TensorTransfer(NamedTuple):
 
     name: str
     producer: int
-    """The unit that computes it, or `HOST` for an input of the model."""
+    """The group that computes it, or `HOST` for an input of the model."""
     readers: int
-    """Units other than its producer that read it."""
+    """Groups other than its producer that read it."""
     returned: bool
     """Whether the model hands it out, so that the host needs it at the end."""
     size_bytes: int
@@ -36,20 +36,20 @@ class TensorTransfer(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionProblem:
-    """The units of a graph, what each costs on either side, and the tensors between them."""
+    """The groups of a graph, what each costs on either side, and the tensors between them."""
 
     dag: Dag
     takes: tuple[bool, ...]
-    """Which units the device takes."""
+    """Which groups the device takes."""
     device_ns: tuple[int, ...]
     cpu_ns: tuple[int, ...]
     launch_ns: int
     """Of one region, whatever is in it."""
     tensors: tuple[TensorTransfer, ...]
     reads: tuple[tuple[int, ...], ...]
-    """Per unit: what it reads and did not make, by index into ``tensors``."""
+    """Per group: what it reads and did not make, by index into ``tensors``."""
     writes: tuple[tuple[int, ...], ...]
-    """Per unit: what it makes that others read or the model hands out."""
+    """Per group: what it makes that others read or the model hands out."""
     folded: frozenset[int] = frozenset()
     """Nodes that are computed when the model is loaded, and cost neither side anything."""
 
@@ -58,7 +58,7 @@ class RegionProblem:
 
 
 class Assignment:
-    """A placement that is being worked on: each unit on the host or in a region.
+    """A placement that is being worked on: each group on the host or in a region.
 
     ``cost_ns`` is always that of the whole placement, launches and transfers included.
     """
@@ -70,24 +70,24 @@ class Assignment:
         self.region_of = [HOST] * len(problem)
         self.device_readers = [0] * len(problem.tensors)
         self.members: dict[int, int] = {}
-        """Region -> number of its units; a region without units is not there."""
+        """Region -> number of its groups; a region without groups is not there."""
         self.cost_ns = sum(problem.cpu_ns)
 
-    def place(self, units: Iterable[int], region: int) -> int:
-        """Move units to a region, or to the `HOST`. Returns what that adds to the cost (negative: it gains)."""
+    def place(self, groups: Iterable[int], region: int) -> int:
+        """Move groups to a region, or to the `HOST`. Returns what that adds to the cost (negative: it gains)."""
         before = self.cost_ns
-        for unit in units:
-            self._place(unit, region)
+        for group in groups:
+            self._place(group, region)
         return self.cost_ns - before
 
-    def snapshot(self, units: Sequence[int]) -> list[int]:
-        """Where units are, for `restore`."""
-        return [self.region_of[unit] for unit in units]
+    def snapshot(self, groups: Sequence[int]) -> list[int]:
+        """Where groups are, for `restore`."""
+        return [self.region_of[group] for group in groups]
 
-    def restore(self, units: Sequence[int], places: Sequence[int]) -> None:
-        """Put units back to where they were."""
-        for unit, region in zip(units, places, strict=True):
-            self._place(unit, region)
+    def restore(self, groups: Sequence[int], places: Sequence[int]) -> None:
+        """Put groups back to where they were."""
+        for group, region in zip(groups, places, strict=True):
+            self._place(group, region)
 
     def transfer_ns(self, number: int) -> int:
         """What moving this tensor costs in the placement as it is."""
@@ -97,8 +97,8 @@ class Assignment:
             return item.down_ns if item.returned or readers < item.readers else 0
         return item.up_ns if readers else 0
 
-    def _place(self, unit: int, region: int) -> None:
-        was = self.region_of[unit]
+    def _place(self, group: int, region: int) -> None:
+        was = self.region_of[group]
         if was == region:
             return
         problem = self.problem
@@ -115,13 +115,13 @@ class Assignment:
                 cost += problem.launch_ns
             members[region] = count + 1
         if (was >= 0) == (region >= 0):
-            self.region_of[unit] = region
+            self.region_of[group] = region
             self.cost_ns += cost
             return
         sign = 1 if region >= 0 else -1
-        cost += sign * (problem.device_ns[unit] - problem.cpu_ns[unit])
+        cost += sign * (problem.device_ns[group] - problem.cpu_ns[group])
         tensors, device_readers, region_of = problem.tensors, self.device_readers, self.region_of
-        for number in problem.reads[unit]:
+        for number in problem.reads[group]:
             item = tensors[number]
             readers = device_readers[number]
             device_readers[number] = readers + sign
@@ -131,28 +131,28 @@ class Assignment:
                     cost += item.down_ns * ((readers + sign < item.readers) - (readers < item.readers))
             else:
                 cost += item.up_ns * ((readers + sign > 0) - (readers > 0))
-        for number in problem.writes[unit]:
+        for number in problem.writes[group]:
             item = tensors[number]
             readers = device_readers[number]
             down = item.down_ns if item.returned or readers < item.readers else 0
             up = item.up_ns if readers else 0
             cost += sign * (down - up)
-        region_of[unit] = region
+        region_of[group] = region
         self.cost_ns += cost
 
 
 def cost_of(problem: RegionProblem, regions: Sequence[Sequence[int]]) -> int:
     """The cost of a placement, counted anew from nothing. O(V + E)."""
     place = [HOST] * len(problem)
-    for region, units in enumerate(regions):
-        for unit in units:
-            place[unit] = region
+    for region, groups in enumerate(regions):
+        for group in groups:
+            place[group] = region
     total = problem.launch_ns * len(regions)
     on_device = [0] * len(problem.tensors)
-    for unit, region in enumerate(place):
-        total += problem.cpu_ns[unit] if region == HOST else problem.device_ns[unit]
+    for group, region in enumerate(place):
+        total += problem.cpu_ns[group] if region == HOST else problem.device_ns[group]
         if region != HOST:
-            for number in problem.reads[unit]:
+            for number in problem.reads[group]:
                 on_device[number] += 1
     for number, item in enumerate(problem.tensors):
         if item.producer >= 0 and place[item.producer] != HOST:

@@ -30,12 +30,12 @@ from parallax.partition.regions._plan import (
 from parallax.partition.regions._problem import HOST, Assignment, RegionProblem
 
 if TYPE_CHECKING:
-    from parallax.partition._units import UnitGraph
+    from parallax.partition._fusion_groups import FusionGroups
 
 
 def find_regions(
     graph: OpGraph,
-    units: UnitGraph,
+    groups: FusionGroups,
     device_costs: DeviceCosts,
     *,
     rule: RegionRule = RegionRule.MODEL,
@@ -44,12 +44,12 @@ def find_regions(
 ) -> RegionPlan:
     """Choose the regions of a graph for one device. About linear: some ten thousand nodes a second.
 
-    A unit can be taken if the device takes all its nodes; constants that its readers copy go where they are
+    A group can be taken if the device takes all its nodes; constants that its readers copy go where they are
     read. With `RegionRule.MODEL` the placement never costs more than the CPU alone, and with ``join_siblings``
     never more than the greedy one.
 
     Args:
-        units: the pieces the graph may be cut into. At the grain of single nodes (``group_fusions(graph)``) everything
+        groups: the pieces the graph may be cut into. At the grain of single nodes (``group_fusions(graph)``) everything
             the device takes can be taken; where tensors that are not fusion-safe join nodes,
             no cut separates what the CPU would fuse.
         join_siblings: let independent regions share launches wherever that is cheaper in sequence. Larger
@@ -60,7 +60,7 @@ def find_regions(
     _verify_device_costs(graph, device_costs)
     if rule is RegionRule.GIVEN:
         raise ConfigError("a given placement is not found", fix="use RegionPlacer")
-    problem = build_problem(graph, units, device_costs)
+    problem = build_problem(graph, groups, device_costs)
     greedy = _greedy(problem)
     fragments = greedy.fragments
     judged: dict[int, NodeVerdict] = {}
@@ -70,7 +70,7 @@ def find_regions(
         assignment = grow(problem, pieces, waves, join_siblings=join_siblings)
         if join_siblings and greedy.assignment.cost_ns < assignment.cost_ns:
             assignment = greedy.assignment
-        judged = _judge_pieces(units, assignment, pieces)
+        judged = _judge_pieces(groups, assignment, pieces)
     elif rule is RegionRule.GREEDY:
         assignment = greedy.assignment
     else:
@@ -78,7 +78,7 @@ def find_regions(
         bounds = PaperThresholds() if thresholds is None else thresholds
         copied = problem.folded
         for number, fragment in enumerate(fragments):
-            nodes = [node for node in units.nodes_of(fragment) if node not in copied]
+            nodes = [node for node in groups.nodes_of(fragment) if node not in copied]
             fails = _fails_threshold(problem, device_costs, fragment, nodes, bounds)
             if fails is None:
                 assignment.place(fragment, number)
@@ -87,7 +87,7 @@ def find_regions(
                     (node, NodeVerdict(node=node, verdict=fails[0], measured=fails[1], bound=fails[2]))
                     for node in nodes
                 )
-    return _describe(graph, units, device_costs, problem, assignment, greedy, rule, judged)
+    return _describe(graph, groups, device_costs, problem, assignment, greedy, rule, judged)
 
 
 class RegionPlacer:
@@ -99,15 +99,15 @@ class RegionPlacer:
     Args: as `find_regions`. Raises: ConfigError as `find_regions`.
     """
 
-    def __init__(self, graph: OpGraph, units: UnitGraph, device_costs: DeviceCosts) -> None:
+    def __init__(self, graph: OpGraph, groups: FusionGroups, device_costs: DeviceCosts) -> None:
         _verify_device_costs(graph, device_costs)
-        self._graph, self._units, self._device_costs = graph, units, device_costs
-        self._problem = build_problem(graph, units, device_costs)
+        self._graph, self._groups, self._device_costs = graph, groups, device_costs
+        self._problem = build_problem(graph, groups, device_costs)
         self._greedy = _greedy(self._problem)
 
     @property
     def takes(self) -> tuple[bool, ...]:
-        """Which units the device takes."""
+        """Which groups the device takes."""
         return self._problem.takes
 
     def place(
@@ -121,34 +121,34 @@ class RegionPlacer:
         """Describe a placement. O((V + E) log V).
 
         Args:
-            on_device: the units wanted there; those the device does not take stay on the CPU.
-            regions: the regions themselves instead, such as those that other costs led to; units as above.
-            cut_after: units after which a region ends although the device goes on: what the host does with their
+            on_device: the groups wanted there; those the device does not take stay on the CPU.
+            regions: the regions themselves instead, such as those that other costs led to; groups as above.
+            cut_after: groups after which a region ends although the device goes on: what the host does with their
                 results begins earlier, for one more launch.
-            cut_before: units before which one ends, so that the device need not wait for what they read of the
+            cut_before: groups before which one ends, so that the device need not wait for what they read of the
                 host's.
 
         Raises: InternalError if ``regions`` cannot be contracted at once.
         """
-        problem, units = self._problem, self._units
+        problem, groups = self._problem, self._groups
         if regions is not None:
-            on_device = frozenset(unit for region in regions for unit in region)
-        wanted = [taken and unit in on_device for unit, taken in enumerate(problem.takes)]
+            on_device = frozenset(group for region in regions for group in region)
+        wanted = [taken and group in on_device for group, taken in enumerate(problem.takes)]
         assignment = Assignment(problem)
         pieces = regions
         if pieces is None:
             cuts = Cuts(after=cut_after, before=cut_before)
             pieces = find_pieces(problem.dag, wanted, find_waves(problem.dag, wanted, cuts), cuts)
         for number, piece in enumerate(pieces):
-            assignment.place([unit for unit in piece if wanted[unit]], number)
+            assignment.place([group for group in piece if wanted[group]], number)
         judged = {
             node: NodeVerdict(node=node, verdict=Verdict.BALANCED_TO_CPU)
-            for unit, taken in enumerate(problem.takes)
-            if taken and not wanted[unit]
-            for node in units.units[unit]
+            for group, taken in enumerate(problem.takes)
+            if taken and not wanted[group]
+            for node in groups.members[group]
         }
         return _describe(
-            self._graph, units, self._device_costs, problem, assignment, self._greedy, RegionRule.GIVEN, judged
+            self._graph, groups, self._device_costs, problem, assignment, self._greedy, RegionRule.GIVEN, judged
         )
 
 
@@ -205,12 +205,15 @@ def _fails_threshold(
 ) -> tuple[Verdict, float, float] | None:
     members = set(fragment)
     crossing = {
-        number for unit in fragment for number in problem.reads[unit] if problem.tensors[number].producer not in members
+        number
+        for group in fragment
+        for number in problem.reads[group]
+        if problem.tensors[number].producer not in members
     }
-    for unit in fragment:
-        for number in problem.writes[unit]:
+    for group in fragment:
+        for number in problem.writes[group]:
             item = problem.tensors[number]
-            inside = sum(number in problem.reads[other] for other in problem.dag.successors[unit] if other in members)
+            inside = sum(number in problem.reads[other] for other in problem.dag.successors[group] if other in members)
             if item.returned or inside < item.readers:
                 crossing.add(number)
     moved = sum(problem.tensors[number].size_bytes for number in crossing)
@@ -224,34 +227,36 @@ def _fails_threshold(
     return None
 
 
-def _judge_pieces(units: UnitGraph, assignment: Assignment, pieces: Sequence[Sequence[int]]) -> dict[int, NodeVerdict]:
+def _judge_pieces(
+    groups: FusionGroups, assignment: Assignment, pieces: Sequence[Sequence[int]]
+) -> dict[int, NodeVerdict]:
     """For what was supported and is not taken: the costs of the two ways, given where all else is."""
     found: dict[int, NodeVerdict] = {}
     problem, region_of = assignment.problem, assignment.region_of
     unused = max((region for region in region_of if region >= 0), default=-1) + 1
     for piece in pieces:
-        dropped = [unit for unit in piece if region_of[unit] < 0]
+        dropped = [group for group in piece if region_of[group] < 0]
         if not dropped:
             continue
-        neighbours = {region_of[unit] for unit in piece} - {HOST}
+        neighbours = {region_of[group] for group in piece} - {HOST}
         verdict = Verdict.CHEAPER_ON_CPU if neighbours else Verdict.GAINS_NOTHING
         # All of the piece that was dropped is judged at once where none is taken, else each stretch by itself.
         for stretch in (dropped,) if not neighbours else _stretches(problem.dag, dropped):
-            cpu = sum(problem.cpu_ns[unit] for unit in stretch)
+            cpu = sum(problem.cpu_ns[group] for group in stretch)
             beside = {
                 region_of[other]
-                for unit in stretch
-                for other in (*problem.dag.predecessors[unit], *problem.dag.successors[unit])
+                for group in stretch
+                for other in (*problem.dag.predecessors[group], *problem.dag.successors[group])
             } & neighbours
             added = assignment.place(stretch, min(beside) if beside else unused)
             assignment.place(stretch, HOST)
-            for node in units.nodes_of(stretch):
+            for node in groups.nodes_of(stretch):
                 found[node] = NodeVerdict(node=node, verdict=verdict, device_ns=cpu + added, cpu_ns=cpu)
     return found
 
 
 def _stretches(dag: Dag, members: Sequence[int]) -> list[list[int]]:
-    """Connected parts of a set of units, ascending."""
+    """Connected parts of a set of groups, ascending."""
     label: dict[int, int] = {}
     parts: dict[int, list[int]] = {}
     inside = set(members)
@@ -261,9 +266,9 @@ def _stretches(dag: Dag, members: Sequence[int]) -> list[list[int]]:
         stack = [start]
         label[start] = start
         while stack:
-            unit = stack.pop()
-            parts.setdefault(start, []).append(unit)
-            for other in (*dag.predecessors[unit], *dag.successors[unit]):
+            group = stack.pop()
+            parts.setdefault(start, []).append(group)
+            for other in (*dag.predecessors[group], *dag.successors[group]):
                 if other in inside and other not in label:
                     label[other] = start
                     stack.append(other)
@@ -283,12 +288,12 @@ def _tally(assignment: Assignment) -> dict[int, _Tally]:
     problem, region_of = assignment.problem, assignment.region_of
     tallies = {region: _Tally() for region in assignment.members}
     readers: list[list[int]] = [[] for _ in problem.tensors]
-    for unit, numbers in enumerate(problem.reads):
+    for group, numbers in enumerate(problem.reads):
         for number in numbers:
-            readers[number].append(unit)
+            readers[number].append(group)
     for number, item in enumerate(problem.tensors):
         source = region_of[item.producer] if item.producer >= 0 else HOST
-        reading = [region_of[unit] for unit in readers[number]]
+        reading = [region_of[group] for group in readers[number]]
         others = dict.fromkeys(region for region in reading if region not in (HOST, source))
         if source != HOST:
             if item.returned or HOST in reading:
@@ -316,7 +321,7 @@ def _traffic(assignment: Assignment, tallies: dict[int, _Tally]) -> Traffic:
 
 def _describe(
     graph: OpGraph,
-    units: UnitGraph,
+    groups: FusionGroups,
     device_costs: DeviceCosts,
     problem: RegionProblem,
     assignment: Assignment,
@@ -325,21 +330,22 @@ def _describe(
     judged: dict[int, NodeVerdict],
 ) -> RegionPlan:
     by_region: dict[int, list[int]] = {}
-    for unit, region in enumerate(assignment.region_of):
+    for group, region in enumerate(assignment.region_of):
         if region != HOST:
-            by_region.setdefault(region, []).append(unit)
+            by_region.setdefault(region, []).append(group)
     leaders = contracted_order(problem.dag.predecessors, by_region.values())
     if leaders is None:
         raise InternalError(f"contracting the regions of {device_costs.device!r} closes a cycle")
     labels = sorted(by_region, key=lambda label: by_region[label][0])
     rank = {leader: index for index, leader in enumerate(leaders)}
     labels.sort(key=lambda label: rank[by_region[label][0]])
-    group_of = [
-        rank[by_region[region][0]] if region != HOST else rank[unit] for unit, region in enumerate(assignment.region_of)
+    cluster_of = [
+        rank[by_region[region][0]] if region != HOST else rank[group]
+        for group, region in enumerate(assignment.region_of)
     ]
-    groups: list[list[int]] = [[] for _ in leaders]
-    for unit, group in enumerate(group_of):
-        groups[group].append(unit)
+    clusters: list[list[int]] = [[] for _ in leaders]
+    for group, cluster in enumerate(cluster_of):
+        clusters[cluster].append(group)
     tallies = _tally(assignment)
     tensors = problem.tensors
     regions: list[Region] = []
@@ -349,17 +355,17 @@ def _describe(
         tally = tallies[label]
         gain = assignment.place(members, HOST)
         assignment.place(members, label)
-        nodes = units.nodes_of(members)
+        nodes = groups.nodes_of(members)
         regions.append(
             Region(
                 index=index,
-                units=tuple(members),
+                groups=tuple(members),
                 nodes=nodes,
-                compute_ns=sum(problem.device_ns[unit] for unit in members),
+                compute_ns=sum(problem.device_ns[group] for group in members),
                 launch_ns=problem.launch_ns,
                 transfer_ns=sum(tensors[number].up_ns for number in tally.uploads)
                 + sum(tensors[number].down_ns for number in tally.downloads),
-                cpu_ns=sum(problem.cpu_ns[unit] for unit in members),
+                cpu_ns=sum(problem.cpu_ns[group] for group in members),
                 gain_ns=gain,
                 flops=sum(device_costs.flops[node] for node in nodes),
                 uploads=tuple(tensors[number].name for number in tally.uploads),
@@ -371,11 +377,11 @@ def _describe(
         device=device_costs.device,
         rule=rule,
         regions=tuple(regions),
-        verdicts=_verdicts(graph, units, device_costs, problem, assignment, index_of, judged, regions),
-        dag=problem.dag.quotient(group_of, len(groups)),
-        groups=tuple(map(tuple, groups)),
-        group_of=tuple(group_of),
-        region_groups=tuple(rank[by_region[label][0]] for label in labels),
+        verdicts=_verdicts(graph, groups, device_costs, problem, assignment, index_of, judged, regions),
+        dag=problem.dag.quotient(cluster_of, len(clusters)),
+        clusters=tuple(map(tuple, clusters)),
+        cluster_of=tuple(cluster_of),
+        region_clusters=tuple(rank[by_region[label][0]] for label in labels),
         cpu_only_ns=sum(problem.cpu_ns),
         greedy_ns=greedy.assignment.cost_ns,
         chosen_ns=assignment.cost_ns,
@@ -386,7 +392,7 @@ def _describe(
 
 def _verdicts(
     graph: OpGraph,
-    units: UnitGraph,
+    groups: FusionGroups,
     device_costs: DeviceCosts,
     problem: RegionProblem,
     assignment: Assignment,
@@ -398,8 +404,8 @@ def _verdicts(
     found: list[NodeVerdict] = []
     for node in graph.nodes:
         index = node.index
-        unit = units.unit_of[index]
-        region = assignment.region_of[unit]
+        group = groups.group_of[index]
+        region = assignment.region_of[group]
         declined = device_costs.declined[index]
         if index in copied:
             found.append(NodeVerdict(node=index, verdict=Verdict.FOLDED))
@@ -420,7 +426,9 @@ def _verdicts(
             found.append(judged[index])
         else:
             refused = next(
-                other for other in units.units[unit] if device_costs.declined[other] is not None and other not in copied
+                other
+                for other in groups.members[group]
+                if device_costs.declined[other] is not None and other not in copied
             )
             name = graph.nodes[refused].name
             found.append(

@@ -30,9 +30,9 @@ def make_question(problem: PlacementProblem, *, seconds: float, kept: int = 1) -
     groups = [
         {
             "before": list(problem.groups.dag.predecessors[group]),
-            "cpu_ns": [unit_ns[group] for unit_ns in by_width],
+            "cpu_ns": [group_ns[group] for group_ns in by_width],
             "device_ns": [
-                unit_ns[group] if taken[group] else None for unit_ns, taken in zip(there, problem.takes, strict=True)
+                group_ns[group] if taken[group] else None for group_ns, taken in zip(there, problem.takes, strict=True)
             ],
         }
         for group in range(len(problem.groups))

@@ -6,7 +6,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 
 from parallax.graph import OpGraph, tensor_bytes
-from parallax.partition import UnitGraph
+from parallax.partition import FusionGroups
 
 CALLER: int = -1
 """Who makes the model's inputs."""
@@ -25,14 +25,14 @@ class Flow:
     """Whether it is an output of the model."""
 
 
-def find_flows(graph: OpGraph, groups: UnitGraph, folded: Set[int]) -> tuple[Flow, ...]:
+def find_flows(graph: OpGraph, groups: FusionGroups, folded: Set[int]) -> tuple[Flow, ...]:
     """Every tensor that moves where its producer and a reader are on different sides. O(V + E).
 
     Args:
         folded: nodes that are computed when the model is loaded, on either side.
     """
     flows = []
-    group_of = groups.unit_of
+    group_of = groups.group_of
 
     def add(name: str, producer: int) -> None:
         readers = {group_of[node] for node in graph.consumers.get(name, ()) if node not in folded} - {producer}

@@ -44,7 +44,7 @@ class LayeredRun:
 class _Part:
     """One task in the making."""
 
-    units: tuple[int, ...]
+    groups: tuple[int, ...]
     region: int | None
     width: int
     reason: str
@@ -70,11 +70,11 @@ def run_by_layers(
     Returns: a schedule of at most ``policy.max_threads`` threads at the same time, beside the device's queue.
     """
     groups = problem.groups
-    control_flow = {regions.group_of[group] for group in groups.control_flow}
-    found = find_branches(regions.dag, control_flow=control_flow, regions=frozenset(regions.region_groups))
-    region_at = {group: index for index, group in enumerate(regions.region_groups)}
+    control_flow = {regions.cluster_of[group] for group in groups.control_flow}
+    found = find_branches(regions.dag, control_flow=control_flow, regions=frozenset(regions.region_clusters))
+    region_at = {cluster: index for index, cluster in enumerate(regions.region_clusters)}
     members = [
-        tuple(sorted(unit for node in branch.nodes for unit in regions.groups[node])) for branch in found.branches
+        tuple(sorted(group for node in branch.nodes for group in regions.clusters[node])) for branch in found.branches
     ]
     region_of = [region_at.get(branch.nodes[0]) for branch in found.branches]
     loads = _loads(problem, members, region_of)
@@ -179,13 +179,13 @@ def _loads(
 ) -> list[BranchLoad]:
     """What the rule may know of each branch: operators and their work. It asks for no times."""
     groups, graph = problem.groups, problem.graph
-    flops = groups.unit_costs([node_flops(graph, node) or 0 for node in graph.nodes])
-    operators = groups.unit_costs([1] * len(graph.nodes))
+    flops = groups.group_costs([node_flops(graph, node) or 0 for node in graph.nodes])
+    operators = groups.group_costs([1] * len(graph.nodes))
     return [
         BranchLoad(
             branch=branch,
-            nodes=sum(operators[unit] for unit in inside),
-            flops=sum(flops[unit] for unit in inside),
+            nodes=sum(operators[group] for group in inside),
+            flops=sum(flops[group] for group in inside),
             narrow_ns=0,
             wide_ns=0,
             is_region=region_of[branch] is not None,
@@ -217,12 +217,12 @@ def _tasks(problem: PlacementProblem, regions: RegionPlan, steps: Sequence[Seque
     parts = [part for step in steps for part in step]
     part_of = [0] * len(groups)
     for index, part in enumerate(parts):
-        for unit in part.units:
-            part_of[unit] = index
+        for group in part.groups:
+            part_of[group] = index
     data = groups.dag.quotient(part_of, len(parts)).predecessors
     crossing_ns = problem.crossings.of_parts(part_of, len(parts))
     widths = sorted({1, *(part.width for part in parts if part.width)})
-    unit_ns: Mapping[int, Sequence[int]] = {width: problem.group_ns(problem.costs.node_ns(width)) for width in widths}
+    group_ns: Mapping[int, Sequence[int]] = {width: problem.group_ns(problem.costs.node_ns(width)) for width in widths}
     wide_ns = machine.wide_start_ns if len(parts) > 1 else 0
     tasks = []
     before: tuple[int, ...] = ()
@@ -236,7 +236,7 @@ def _tasks(problem: PlacementProblem, regions: RegionPlan, steps: Sequence[Seque
                 cost = tuple(
                     (
                         width,
-                        sum([unit_ns[width][unit] for unit in part.units])
+                        sum([group_ns[width][group] for group in part.groups])
                         + crossing_ns[index]
                         + (wide_ns if width > 1 else 0),
                     )
@@ -248,7 +248,7 @@ def _tasks(problem: PlacementProblem, regions: RegionPlan, steps: Sequence[Seque
         before = tuple(range(first, index))
     return RegionTasks(
         tasks=tuple(tasks),
-        units=tuple(part.units for part in parts),
+        groups=tuple(part.groups for part in parts),
         region_of=tuple(part.region for part in parts),
     )
 

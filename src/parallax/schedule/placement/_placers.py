@@ -70,7 +70,7 @@ class Greedy:
             by_size = sorted(plan.regions, key=lambda region: (-len(region.nodes), region.index))
             kept = sorted(by_size[: self.partitions], key=lambda region: region.index)
             label = f"the {self.partitions} largest of all supported"
-            pieces = tuple(region.units for region in kept)
+            pieces = tuple(region.groups for region in kept)
             given = Placement.on_device(problem, label, itertools.chain.from_iterable(pieces), device=device)
             yield dataclasses.replace(given, regions=pieces)
 
@@ -100,7 +100,7 @@ class ByCost:
                     plan = find_regions(problem.graph, problem.groups, scaled, join_siblings=joined)
                     label = f"regions by cost x{factor:g}{', joined' if joined else ''}"
                     yield Placement.of_regions(problem, label, plan, device=device)
-                    chosen.update(group for region in plan.regions for group in region.units)
+                    chosen.update(group for region in plan.regions for group in region.groups)
                 label = f"regions by cost x{factor:g}, cut early"
                 yield Placement.on_device(problem, label, chosen, device=device, ends_early=True)
 
@@ -173,7 +173,7 @@ def _branch_tasks(
     transfers: dict[tuple[int, int], int] = {}
     for producer, names in enumerate(groups.writes):
         for name in names:
-            readers = {task_of[groups.unit_of[node]] for node in graph.consumers[name]} - {task_of[producer]}
+            readers = {task_of[groups.group_of[node]] for node in graph.consumers[name]} - {task_of[producer]}
             for reader in sorted(readers)[:1]:
                 edge = (task_of[producer], reader)
                 transfers[edge] = transfers.get(edge, 0) + device_costs.transfer.ns(tensor_bytes(graph, name))

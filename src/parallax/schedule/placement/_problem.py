@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from parallax.errors import ConfigError
 from parallax.graph import CostModel, OpGraph, Verdict, bottom_levels, node_work, tensor_bytes, top_levels
-from parallax.partition import UnitGraph
+from parallax.partition import FusionGroups
 from parallax.partition.regions import DeviceCosts, RegionPlacer, RegionPlan
 from parallax.schedule._crossings import Crossings
 from parallax.schedule.placement._flows import Flow, find_flows
@@ -79,7 +79,7 @@ class Placement:
     @classmethod
     def of_regions(cls, problem: PlacementProblem, label: str, plan: RegionPlan, *, device: int = 0) -> Placement:
         """The regions of a plan, which may have been found with other costs than the problem's."""
-        regions = tuple(region.units for region in plan.regions)
+        regions = tuple(region.groups for region in plan.regions)
         placed = cls.on_device(problem, label, [group for region in regions for group in region], device=device)
         return replace(placed, regions=regions)
 
@@ -106,12 +106,12 @@ class Placement:
 class PlacementProblem:
     """One question to a placer. Pure: whoever is asked twice answers alike.
 
-    Groups are numbered in a topological order; `parallax.partition.UnitGraph` says what reads what.
+    Groups are numbered in a topological order; `parallax.partition.FusionGroups` says what reads what.
     """
 
     graph: OpGraph
     """The model, with types."""
-    groups: UnitGraph
+    groups: FusionGroups
     """Its fusion groups: what the CPU's runtime computes in one kernel, or nobody may separate."""
     devices: tuple[DeviceCosts, ...]
     """What each device says of each node, and what it would cost there. Their ``cpu_ns`` are those of all cores."""
@@ -139,11 +139,11 @@ class PlacementProblem:
     def features(self) -> tuple[GroupFeatures, ...]:
         """What is known of each fusion group."""
         graph, groups = self.graph, self.groups
-        flops = groups.unit_costs([node_work(graph, node).flops or 0 for node in graph.nodes])
-        there = [groups.unit_costs(device.device_ns) for device in self.devices]
+        flops = groups.group_costs([node_work(graph, node).flops or 0 for node in graph.nodes])
+        there = [groups.group_costs(device.device_ns) for device in self.devices]
         return tuple(
             GroupFeatures(
-                operators=tuple(graph.nodes[node].op_type for node in groups.units[group]),
+                operators=tuple(graph.nodes[node].op_type for node in groups.members[group]),
                 flops=flops[group],
                 read_bytes=sum(tensor_bytes(graph, name) for name in groups.reads[group]),
                 written_bytes=sum(tensor_bytes(graph, name) for name in groups.writes[group]),
@@ -198,7 +198,7 @@ class PlacementProblem:
 
         Not among the `features`: to find it may take reading all weights.
         """
-        return tuple(weight_zeros(self.graph, nodes, self.zeros) for nodes in self.groups.units)
+        return tuple(weight_zeros(self.graph, nodes, self.zeros) for nodes in self.groups.members)
 
     @cached_property
     def crossings(self) -> Crossings:
@@ -213,7 +213,7 @@ class PlacementProblem:
 
     def group_ns(self, node_ns: Iterable[int]) -> tuple[int, ...]:
         """Times of nodes, summed by fusion group; those computed at load count nothing."""
-        return self.groups.unit_costs([0 if node in self.folded else ns for node, ns in enumerate(node_ns)])
+        return self.groups.group_costs([0 if node in self.folded else ns for node, ns in enumerate(node_ns)])
 
     @property
     def cpu_only(self) -> Placement:
@@ -238,7 +238,7 @@ FIRST_ROWS: Final = "first rows"
 """Label of the first part of a model split by rows, among `PlacementProblem.row_parts`."""
 
 
-def row_parts(graph: OpGraph, groups: UnitGraph, parts: tuple[Set[str], Set[str]]) -> dict[str, frozenset[int]]:
+def row_parts(graph: OpGraph, groups: FusionGroups, parts: tuple[Set[str], Set[str]]) -> dict[str, frozenset[int]]:
     """What a model split by rows is made for, by label: either part alone on the device, as fusion groups.
 
     Args:
@@ -249,7 +249,7 @@ def row_parts(graph: OpGraph, groups: UnitGraph, parts: tuple[Set[str], Set[str]
 
 
 def rows_elsewhere(
-    graph: OpGraph, groups: UnitGraph, parts: tuple[Set[str], Set[str]], sides: Mapping[str, int]
+    graph: OpGraph, groups: FusionGroups, parts: tuple[Set[str], Set[str]], sides: Mapping[str, int]
 ) -> tuple[int | None, ...]:
     """`PlacementProblem.rows_elsewhere` of a model split by rows.
 
@@ -260,18 +260,18 @@ def rows_elsewhere(
     first, others = _groups_of_parts(graph, groups, parts)
     inside = first | others
     found: list[int | None] = []
-    for group, nodes in enumerate(groups.units):
+    for group, nodes in enumerate(groups.members):
         made = (sides[name] for node in nodes for name in graph.nodes[node].outputs if name in sides)
         found.append(None if group in inside else next(made, None))
     return tuple(found)
 
 
 def _groups_of_parts(
-    graph: OpGraph, groups: UnitGraph, parts: tuple[Set[str], Set[str]]
+    graph: OpGraph, groups: FusionGroups, parts: tuple[Set[str], Set[str]]
 ) -> tuple[frozenset[int], frozenset[int]]:
     first, others = (
         frozenset(
-            group for group, nodes in enumerate(groups.units) if any(graph.nodes[node].name in part for node in nodes)
+            group for group, nodes in enumerate(groups.members) if any(graph.nodes[node].name in part for node in nodes)
         )
         for part in parts
     )

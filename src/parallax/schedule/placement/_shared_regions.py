@@ -24,7 +24,7 @@ class SharedRegions:
     def key(self) -> frozenset[tuple[int, tuple[int, ...]]]:
         """Tells placements apart: which groups each region holds, and on which device."""
         pairs = zip(self.device_of, self.plan.regions, strict=True)
-        return frozenset((device, region.units) for device, region in pairs)
+        return frozenset((device, region.groups) for device, region in pairs)
 
     @property
     def busiest_ns(self) -> int:
@@ -38,7 +38,7 @@ class SharedRegions:
         """Per fusion group of so many the device that it runs on; None: the CPU."""
         devices: list[int | None] = [None] * groups
         for device, region in zip(self.device_of, self.plan.regions, strict=True):
-            for group in region.units:
+            for group in region.groups:
                 devices[group] = device
         return devices
 
@@ -87,28 +87,28 @@ def _joined(problem: PlacementProblem, used: Sequence[int], plans: Sequence[Regi
     """Plans of several devices as one: what passes from one device to another passes through the host's memory."""
     dag = problem.groups.dag
     pairs = [(device, region) for device, plan in zip(used, plans, strict=True) for region in plan.regions]
-    leaders = contracted_order(dag.predecessors, [region.units for _, region in pairs])
+    leaders = contracted_order(dag.predecessors, [region.groups for _, region in pairs])
     if leaders is None:
         return None
     rank = {leader: index for index, leader in enumerate(leaders)}
-    pairs.sort(key=lambda pair: rank[pair[1].units[0]])
+    pairs.sort(key=lambda pair: rank[pair[1].groups[0]])
     index_of = {(device, region.index): index for index, (device, region) in enumerate(pairs)}
     regions = [dataclasses.replace(region, index=index) for index, (_, region) in enumerate(pairs)]
-    inside = {group: region for region in regions for group in region.units}
-    group_of = [rank[inside[group].units[0] if group in inside else group] for group in range(len(dag))]
-    groups: list[list[int]] = [[] for _ in leaders]
-    for group, at in enumerate(group_of):
-        groups[at].append(group)
+    inside = {group: region for region in regions for group in region.groups}
+    cluster_of = [rank[inside[group].groups[0] if group in inside else group] for group in range(len(dag))]
+    clusters: list[list[int]] = [[] for _ in leaders]
+    for group, at in enumerate(cluster_of):
+        clusters[at].append(group)
     cpu_only_ns = plans[0].cpu_only_ns
     plan = RegionPlan(
         device=" and ".join(plan.device for plan in plans),
         rule=RegionRule.GIVEN,
         regions=tuple(regions),
         verdicts=tuple(_verdict(said, used, index_of) for said in zip(*(plan.verdicts for plan in plans), strict=True)),
-        dag=dag.quotient(group_of, len(groups)),
-        groups=tuple(map(tuple, groups)),
-        group_of=tuple(group_of),
-        region_groups=tuple(rank[region.units[0]] for region in regions),
+        dag=dag.quotient(cluster_of, len(clusters)),
+        clusters=tuple(map(tuple, clusters)),
+        cluster_of=tuple(cluster_of),
+        region_clusters=tuple(rank[region.groups[0]] for region in regions),
         cpu_only_ns=cpu_only_ns,
         greedy_ns=min(plan.greedy_ns for plan in plans),
         chosen_ns=cpu_only_ns - sum(cpu_only_ns - plan.chosen_ns for plan in plans),

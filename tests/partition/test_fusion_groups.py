@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 from parallax.errors import InternalError
 from parallax.graph import Dag, OpGraph
 from parallax.graph._dag import verify_convex
-from parallax.partition import UnitGraph, group_fusions
-from parallax.partition._units import verify_units
+from parallax.partition import FusionGroups, group_fusions
+from parallax.partition._fusion_groups import verify_groups
 from tests.partition._graphs import edge_lists, graph_of_edges, op_graph, reachability
 
 
-def test_without_limits_every_node_is_a_unit() -> None:
+def test_without_limits_every_node_is_a_group() -> None:
     graph = graph_of_edges(4, [(0, 1), (0, 2), (1, 3), (2, 3)])
-    units = group_fusions(graph)
-    assert units.units == ((0,), (1,), (2,), (3,))
-    assert units.dag == Dag.from_graph(graph)
-    assert units.reads == ((), ("t0",), ("t0",), ("t1", "t2"))
-    assert units.crossing == ("t0", "t1", "t2")
+    groups = group_fusions(graph)
+    assert groups.members == ((0,), (1,), (2,), (3,))
+    assert groups.dag == Dag.from_graph(graph)
+    assert groups.reads == ((), ("t0",), ("t0",), ("t1", "t2"))
+    assert groups.crossing == ("t0", "t1", "t2")
 
 
 def test_a_tensor_that_is_not_fusion_safe_joins_its_producer_and_readers() -> None:
@@ -35,20 +35,22 @@ def test_a_tensor_that_is_not_fusion_safe_joins_its_producer_and_readers() -> No
         outputs=["y"],
         initializers=["w"],
     )
-    units = group_fusions(graph, fusion_safe=frozenset({"b", "c", "y"}))
-    verify_units(graph, units, fusion_safe=frozenset({"b", "c", "y"}))
-    assert units.units == ((0, 1), (2,), (3,))
-    assert units.crossing == ("b", "c")
+    groups = group_fusions(graph, fusion_safe=frozenset({"b", "c", "y"}))
+    verify_groups(graph, groups, fusion_safe=frozenset({"b", "c", "y"}))
+    assert groups.members == ((0, 1), (2,), (3,))
+    assert groups.crossing == ("b", "c")
 
 
 def test_a_further_condition_on_names_is_obeyed() -> None:
     graph = graph_of_edges(3, [(0, 1), (1, 2)])
-    assert group_fusions(graph, cuttable=lambda name: name != "t1").units == ((0,), (1, 2))
-    assert group_fusions(graph, fusion_safe=frozenset({"t1"}), cuttable=lambda name: name != "t1").units == ((0, 1, 2),)
+    assert group_fusions(graph, cuttable=lambda name: name != "t1").members == ((0,), (1, 2))
+    assert group_fusions(graph, fusion_safe=frozenset({"t1"}), cuttable=lambda name: name != "t1").members == (
+        (0, 1, 2),
+    )
 
 
-def test_a_cycle_among_units_is_merged_away() -> None:
-    # 0 and 3 are joined; 0 -> 1 -> 3 would leave the unit and come back, 0 -> 2 is free to go.
+def test_a_cycle_among_groups_is_merged_away() -> None:
+    # 0 and 3 are joined; 0 -> 1 -> 3 would leave the group and come back, 0 -> 2 is free to go.
     graph = op_graph(
         [
             ("n0", "Split", ["x"], ["a", "b"]),
@@ -59,13 +61,13 @@ def test_a_cycle_among_units_is_merged_away() -> None:
         outputs=["y", "z"],
     )
     fusion_safe = frozenset({"b", "c"})
-    units = group_fusions(graph, fusion_safe=fusion_safe)
-    verify_units(graph, units, fusion_safe=fusion_safe)
-    assert units.units == ((0, 1, 3), (2,))
+    groups = group_fusions(graph, fusion_safe=fusion_safe)
+    verify_groups(graph, groups, fusion_safe=fusion_safe)
+    assert groups.members == ((0, 1, 3), (2,))
 
 
-def test_units_are_ordered_topologically_even_where_their_first_nodes_are_not() -> None:
-    # Unit {0, 3} needs node 2, which needs node 1: the unit with the smallest node comes last.
+def test_groups_are_ordered_topologically_even_where_their_first_nodes_are_not() -> None:
+    # Group {0, 3} needs node 2, which needs node 1: the group with the smallest node comes last.
     graph = op_graph(
         [
             ("n0", "Relu", ["x"], ["a"]),
@@ -75,10 +77,10 @@ def test_units_are_ordered_topologically_even_where_their_first_nodes_are_not() 
         ],
         outputs=["y"],
     )
-    units = group_fusions(graph, fusion_safe=frozenset({"b", "c"}))
-    verify_units(graph, units, fusion_safe=frozenset({"b", "c"}))
-    assert units.units == ((1,), (2,), (0, 3))
-    assert units.unit_of == (2, 0, 1, 2)
+    groups = group_fusions(graph, fusion_safe=frozenset({"b", "c"}))
+    verify_groups(graph, groups, fusion_safe=frozenset({"b", "c"}))
+    assert groups.members == ((1,), (2,), (0, 3))
+    assert groups.group_of == (2, 0, 1, 2)
 
 
 def test_each_reader_of_a_constant_has_a_copy() -> None:
@@ -91,13 +93,13 @@ def test_each_reader_of_a_constant_has_a_copy() -> None:
         ],
         outputs=["y"],
     )
-    units = group_fusions(graph, fusion_safe=frozenset({"a", "b"}))
-    verify_units(graph, units, fusion_safe=frozenset({"a", "b"}))
-    assert units.units == ((0, 1), (0, 2), (3,))
-    assert units.replicated == {0}
-    assert units.crossing == ("a", "b")
-    assert units.unit_costs([100, 1, 2, 4]) == (1, 2, 4)
-    assert units.nodes_of([0, 1]) == (0, 1, 2)
+    groups = group_fusions(graph, fusion_safe=frozenset({"a", "b"}))
+    verify_groups(graph, groups, fusion_safe=frozenset({"a", "b"}))
+    assert groups.members == ((0, 1), (0, 2), (3,))
+    assert groups.replicated == {0}
+    assert groups.crossing == ("a", "b")
+    assert groups.group_costs([100, 1, 2, 4]) == (1, 2, 4)
+    assert groups.nodes_of([0, 1]) == (0, 1, 2)
 
 
 def test_what_is_folded_from_constants_is_copied_with_them() -> None:
@@ -111,9 +113,9 @@ def test_what_is_folded_from_constants_is_copied_with_them() -> None:
         outputs=["a", "b"],
         shapes={"zeros": (8,)},
     )
-    units = group_fusions(graph)
-    verify_units(graph, units)
-    assert units.units == ((0, 1, 2), (0, 1, 3))
+    groups = group_fusions(graph)
+    verify_groups(graph, groups)
+    assert groups.members == ((0, 1, 2), (0, 1, 3))
 
 
 def test_a_large_folded_constant_with_two_readers_is_computed_once_and_may_be_cut() -> None:
@@ -127,10 +129,10 @@ def test_a_large_folded_constant_with_two_readers_is_computed_once_and_may_be_cu
         initializers=["w"],
         shapes={"w": (4096, 4096), "turned": (4096, 4096)},
     )
-    units = group_fusions(graph, fusion_safe=frozenset())
-    verify_units(graph, units, fusion_safe=frozenset())
-    assert units.units == ((0,), (1,), (2,))
-    assert not units.replicated
+    groups = group_fusions(graph, fusion_safe=frozenset())
+    verify_groups(graph, groups, fusion_safe=frozenset())
+    assert groups.members == ((0,), (1,), (2,))
+    assert not groups.replicated
 
 
 def test_a_large_folded_constant_with_one_reader_joins_it() -> None:
@@ -140,7 +142,7 @@ def test_a_large_folded_constant_with_one_reader_joins_it() -> None:
         initializers=["w"],
         shapes={"turned": (4096, 4096)},
     )
-    assert group_fusions(graph).units == ((0, 1),)
+    assert group_fusions(graph).members == ((0, 1),)
 
 
 def test_an_overridable_initializer_is_no_constant() -> None:
@@ -152,7 +154,7 @@ def test_an_overridable_initializer_is_no_constant() -> None:
     )
     assert group_fusions(graph).replicated == {0}
     fed = dataclasses.replace(graph, overridable=(graph.tensors["w"],))
-    assert group_fusions(fed, tiny_elements=0).units == ((0,), (1,), (2,))
+    assert group_fusions(fed, tiny_elements=0).members == ((0,), (1,), (2,))
 
 
 def test_random_constants_are_not_copied() -> None:
@@ -161,7 +163,7 @@ def test_random_constants_are_not_copied() -> None:
         outputs=["a", "b"],
         shapes={"r": (2,)},
     )
-    assert group_fusions(graph).units == ((0,), (1,), (2,))
+    assert group_fusions(graph).members == ((0,), (1,), (2,))
 
 
 def test_a_constant_the_model_returns_stays_in_one_place() -> None:
@@ -169,10 +171,10 @@ def test_a_constant_the_model_returns_stays_in_one_place() -> None:
         [("two", "Constant", [], ["two"]), ("a", "Add", ["x", "two"], ["a"]), ("b", "Sub", ["x", "two"], ["b"])],
         outputs=["a", "b", "two"],
     )
-    units = group_fusions(graph)
-    verify_units(graph, units)
-    assert units.units == ((0,), (1,), (2,))
-    assert units.crossing == ("two",)
+    groups = group_fusions(graph)
+    verify_groups(graph, groups)
+    assert groups.members == ((0,), (1,), (2,))
+    assert groups.crossing == ("two",)
 
 
 def test_a_copy_never_reads_a_constant_that_is_not_copied() -> None:
@@ -187,9 +189,9 @@ def test_a_copy_never_reads_a_constant_that_is_not_copied() -> None:
         outputs=["a", "b", "kept"],
         shapes={"size": (1,)},
     )
-    units = group_fusions(graph, fusion_safe=frozenset(), tiny_elements=0)
-    verify_units(graph, units, fusion_safe=frozenset())
-    assert units.units == ((0,), (1,), (2,), (3,))
+    groups = group_fusions(graph, fusion_safe=frozenset(), tiny_elements=0)
+    verify_groups(graph, groups, fusion_safe=frozenset())
+    assert groups.members == ((0,), (1,), (2,), (3,))
 
 
 def test_shape_arithmetic_joins_what_it_measures() -> None:
@@ -205,10 +207,10 @@ def test_shape_arithmetic_joins_what_it_measures() -> None:
         initializers=["w", "zero"],
         shapes={"s": (4,), "zero": (1,), "n": (1,), "a": (1, 64, 80, 80)},
     )
-    units = group_fusions(graph)
-    verify_units(graph, units)
-    assert units.units == ((0, 1, 2), (3,), (4,))
-    assert group_fusions(graph, tiny_elements=0).units == ((0,), (1,), (2,), (3,), (4,))
+    groups = group_fusions(graph)
+    verify_groups(graph, groups)
+    assert groups.members == ((0, 1, 2), (3,), (4,))
+    assert group_fusions(graph, tiny_elements=0).members == ((0,), (1,), (2,), (3,), (4,))
 
 
 def test_shape_arithmetic_on_two_tensors_joins_its_only_reader() -> None:
@@ -225,12 +227,12 @@ def test_shape_arithmetic_on_two_tensors_joins_its_only_reader() -> None:
         initializers=["w"],
         shapes={"sp": (4,), "sq": (4,), "s": (4,), "p": (1, 64, 80, 80), "q": (1, 64, 80, 80)},
     )
-    units = group_fusions(graph)
-    verify_units(graph, units)
-    assert units.units == ((0, 2), (1, 3), (4, 5))
+    groups = group_fusions(graph)
+    verify_groups(graph, groups)
+    assert groups.members == ((0, 2), (1, 3), (4, 5))
 
 
-def test_dead_nodes_never_make_a_unit_without_results() -> None:
+def test_dead_nodes_never_make_a_group_without_results() -> None:
     graph = op_graph(
         [
             ("a", "Relu", ["x"], ["a"]),
@@ -240,17 +242,17 @@ def test_dead_nodes_never_make_a_unit_without_results() -> None:
         ],
         outputs=["y"],
     )
-    units = group_fusions(graph)
-    verify_units(graph, units)
-    assert units.units == ((0, 3), (1, 2))
+    groups = group_fusions(graph)
+    verify_groups(graph, groups)
+    assert groups.members == ((0, 3), (1, 2))
 
 
 @pytest.mark.parametrize("rows", [[], [("c", "Constant", [], ["c"])], [("dead", "Relu", ["x"], ["u"])]])
 def test_graphs_without_work_are_contracted_too(rows: list[tuple[str, str, list[str], list[str]]]) -> None:
     graph = op_graph(rows, outputs=["x"])
-    units = group_fusions(graph)
-    verify_units(graph, units)
-    assert len(units) == len(rows)
+    groups = group_fusions(graph)
+    verify_groups(graph, groups)
+    assert len(groups) == len(rows)
 
 
 def test_control_flow_is_marked_and_its_captures_are_dependencies() -> None:
@@ -261,24 +263,24 @@ def test_control_flow_is_marked_and_its_captures_are_dependencies() -> None:
         bodies={"cond": body},
         captures={"cond": ["a"]},
     )
-    units = group_fusions(graph)
-    verify_units(graph, units)
-    assert units.units == ((0,), (1,))
-    assert units.control_flow == {1}
-    assert units.reads == ((), ("a",))
+    groups = group_fusions(graph)
+    verify_groups(graph, groups)
+    assert groups.members == ((0,), (1,))
+    assert groups.control_flow == {1}
+    assert groups.reads == ((), ("a",))
 
 
 @given(edge_lists(), st.data())
-def test_any_fusion_safe_tensors_give_convex_units_in_topological_order(
+def test_any_fusion_safe_tensors_give_convex_groups_in_topological_order(
     drawn: tuple[int, list[tuple[int, int]]], data: st.DataObject
 ) -> None:
     graph = graph_of_edges(*drawn)
     fusion_safe = (
         frozenset(data.draw(st.sets(st.sampled_from(sorted(graph.producers))))) if graph.producers else frozenset()
     )
-    units = group_fusions(graph, fusion_safe=fusion_safe)
-    verify_units(graph, units, fusion_safe=fusion_safe)
-    for members in units.units:
+    groups = group_fusions(graph, fusion_safe=fusion_safe)
+    verify_groups(graph, groups, fusion_safe=fusion_safe)
+    for members in groups.members:
         verify_convex(Dag.from_graph(graph), members)
 
 
@@ -289,11 +291,11 @@ def test_contraction_merges_no_more_than_it_must(drawn: tuple[int, list[tuple[in
     fusion_safe = (
         frozenset(data.draw(st.sets(st.sampled_from(sorted(graph.producers))))) if graph.producers else frozenset()
     )
-    group = list(range(len(graph.nodes)))
+    leader_of = list(range(len(graph.nodes)))
 
     def merge(one: int, other: int) -> None:
-        low, high = sorted((group[one], group[other]))
-        group[:] = [low if each == high else each for each in group]
+        low, high = sorted((leader_of[one], leader_of[other]))
+        leader_of[:] = [low if each == high else each for each in leader_of]
 
     for name, readers in graph.consumers.items():
         if name in graph.producers and name not in fusion_safe:
@@ -302,27 +304,27 @@ def test_contraction_merges_no_more_than_it_must(drawn: tuple[int, list[tuple[in
     changed = True
     while changed:
         changed = False
-        reach = {each: {each} for each in group}
-        for _ in group:
+        reach = {each: {each} for each in leader_of}
+        for _ in leader_of:
             for head, preds in enumerate(graph.predecessors):
                 for tail in preds:
                     for each in reach:
-                        if group[tail] in reach[each]:
-                            reach[each].add(group[head])
-        for one in range(len(group)):
+                        if leader_of[tail] in reach[each]:
+                            reach[each].add(leader_of[head])
+        for one in range(len(leader_of)):
             for other in range(one):
                 if (
-                    group[one] != group[other]
-                    and group[one] in reach[group[other]]
-                    and group[other] in reach[group[one]]
+                    leader_of[one] != leader_of[other]
+                    and leader_of[one] in reach[leader_of[other]]
+                    and leader_of[other] in reach[leader_of[one]]
                 ):
                     merge(one, other)
                     changed = True
-    expected = {tuple(node for node in range(len(group)) if group[node] == each) for each in group}
-    assert set(group_fusions(graph, fusion_safe=fusion_safe).units) == expected
+    expected = {tuple(node for node in range(len(leader_of)) if leader_of[node] == each) for each in leader_of}
+    assert set(group_fusions(graph, fusion_safe=fusion_safe).members) == expected
 
 
-def _diamond() -> tuple[OpGraph, UnitGraph]:
+def _diamond() -> tuple[OpGraph, FusionGroups]:
     graph = graph_of_edges(4, [(0, 1), (0, 2), (1, 3), (2, 3)])
     return graph, group_fusions(graph)
 
@@ -330,26 +332,26 @@ def _diamond() -> tuple[OpGraph, UnitGraph]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"units": ((0,), (1,), (2,), ())}, "empty"),
-        ({"units": ((0,), (1,), (2,), (2, 3))}, "disagree"),
-        ({"units": ((0,), (1,), (2,), (2, 3)), "replicated": frozenset({2})}, "depends on the inputs"),
-        ({"units": ((1,), (0,), (2,), (3,)), "unit_of": (1, 0, 2, 3)}, "from the later unit"),
-        ({"unit_of": (0, 2, 1, 3)}, "unit_of"),
+        ({"members": ((0,), (1,), (2,), ())}, "empty"),
+        ({"members": ((0,), (1,), (2,), (2, 3))}, "disagree"),
+        ({"members": ((0,), (1,), (2,), (2, 3)), "replicated": frozenset({2})}, "depends on the inputs"),
+        ({"members": ((1,), (0,), (2,), (3,)), "group_of": (1, 0, 2, 3)}, "from the later group"),
+        ({"group_of": (0, 2, 1, 3)}, "group_of"),
         ({"dag": Dag.from_edges(4, [(0, 1), (0, 2), (1, 3)])}, "edges differ"),
         ({"writes": (("t0",), ("t1",), (), ())}, "crossing tensors"),
     ],
 )
-def test_the_judge_of_units_finds_broken_ones(change: dict[str, object], message: str) -> None:
-    graph, units = _diamond()
-    verify_units(graph, units)
+def test_the_judge_of_groups_finds_broken_ones(change: dict[str, object], message: str) -> None:
+    graph, groups = _diamond()
+    verify_groups(graph, groups)
     with pytest.raises(InternalError, match=message):
-        verify_units(graph, dataclasses.replace(units, **change))  # type: ignore[arg-type]
+        verify_groups(graph, dataclasses.replace(groups, **change))  # type: ignore[arg-type]
 
 
-def test_the_judge_of_units_finds_a_cut_through_a_tensor_that_is_not_fusion_safe() -> None:
-    graph, units = _diamond()
+def test_the_judge_of_groups_finds_a_cut_through_a_tensor_that_is_not_fusion_safe() -> None:
+    graph, groups = _diamond()
     with pytest.raises(InternalError, match="'t1', which is not fusion-safe"):
-        verify_units(graph, units, fusion_safe=frozenset({"t0", "t2"}))
+        verify_groups(graph, groups, fusion_safe=frozenset({"t0", "t2"}))
 
 
 def test_reachability_oracle_counts_itself_out() -> None:

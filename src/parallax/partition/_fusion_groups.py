@@ -1,8 +1,8 @@
-"""Contraction: nodes that no cut may separate become one *unit*.
+"""Contraction: nodes that no cut may separate become one *fusion group*.
 
-A cut costs more than its hand-over where it separates what the backend would have fused, so units
-are joined by every tensor that is not *fusion-safe*: one that the backend's own optimiser removes. All
-later algorithms choose among cuts between units and cannot make an illegal one.
+A cut costs more than its hand-over where it separates what the backend would have fused, so groups are
+joined by every tensor that is not *fusion-safe*: one that the backend's own optimiser removes. All later
+algorithms choose among cuts between groups and cannot make an illegal one.
 """
 
 from __future__ import annotations
@@ -22,46 +22,46 @@ DEFAULT_TINY_ELEMENTS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnitGraph:
-    """A graph seen as units: the finest pieces it may be cut into.
+class FusionGroups:
+    """A graph seen as fusion groups: the finest pieces it may be cut into.
 
-    Invariants (`verify_units` checks them): every node is in exactly one unit, except that the nodes
-    in ``replicated`` are in each unit that reads them; unit indices are a topological order of an
-    acyclic graph, so every unit is convex.
+    Invariants (`verify_groups` checks them): every node is in exactly one group, except that the nodes
+    in ``replicated`` are in each group that reads them; group indices are a topological order of an
+    acyclic graph, so every group is convex.
     """
 
-    units: tuple[tuple[int, ...], ...]
-    """Node indices of each unit, ascending; never empty."""
+    members: tuple[tuple[int, ...], ...]
+    """Node indices of each group, ascending; never empty."""
     dag: Dag
-    """Edges between units."""
-    unit_of: tuple[int, ...]
-    """The unit of each node; the first of them for a replicated node."""
+    """Edges between groups."""
+    group_of: tuple[int, ...]
+    """The group of each node; the first of them for a replicated node."""
     replicated: frozenset[int]
-    """Nodes in more than one unit. Their value depends on no input of the model (a ``Constant``, or what a
+    """Nodes in more than one group. Their value depends on no input of the model (a ``Constant``, or what a
     runtime folds from constants at load), so a copy in each reader costs a run nothing."""
     reads: tuple[tuple[str, ...], ...]
-    """For each unit the tensors of other units it reads, in order of first use."""
+    """For each group the tensors of other groups it reads, in order of first use."""
     writes: tuple[tuple[str, ...], ...]
-    """For each unit the tensors other units read from it, in order of production."""
+    """For each group the tensors other groups read from it, in order of production."""
     control_flow: frozenset[int]
-    """Units that hold an If, Loop or Scan, or any node with a body."""
+    """Groups that hold an If, Loop or Scan, or any node with a body."""
 
     def __len__(self) -> int:
-        return len(self.units)
+        return len(self.members)
 
     @property
     def crossing(self) -> tuple[str, ...]:
-        """Every tensor that crosses between units, in order of production."""
+        """Every tensor that crosses between groups, in order of production."""
         return tuple(name for names in self.writes for name in names)
 
-    def nodes_of(self, units: Sequence[int]) -> tuple[int, ...]:
-        """The nodes of several units together, ascending, replicated ones once."""
-        return tuple(sorted({node for unit in units for node in self.units[unit]}))
+    def nodes_of(self, groups: Sequence[int]) -> tuple[int, ...]:
+        """The nodes of several groups together, ascending, replicated ones once."""
+        return tuple(sorted({node for group in groups for node in self.members[group]}))
 
-    def unit_costs(self, node_costs: Sequence[int]) -> tuple[int, ...]:
-        """The sum of a per-node figure over each unit; replicated nodes count nothing, being folded at load."""
+    def group_costs(self, node_costs: Sequence[int]) -> tuple[int, ...]:
+        """The sum of a per-node figure over each group; replicated nodes count nothing, being folded at load."""
         replicated = self.replicated
-        return tuple(sum(node_costs[node] for node in unit if node not in replicated) for unit in self.units)
+        return tuple(sum(node_costs[node] for node in group if node not in replicated) for group in self.members)
 
 
 def group_fusions(
@@ -70,11 +70,11 @@ def group_fusions(
     fusion_safe: frozenset[str] | None = None,
     cuttable: Callable[[str], bool] | None = None,
     tiny_elements: int = DEFAULT_TINY_ELEMENTS,
-) -> UnitGraph:
+) -> FusionGroups:
     """Merge nodes until only cuttable tensors lie between them. O(E log V).
 
     1. Constants that each reader can copy are set aside (see `find_replicable`); dead nodes, which no output of the
-       model needs, are tied to a live one, so that no unit is without a result.
+       model needs, are tied to a live one, so that no group is without a result.
     2. Producer and readers of every tensor that may not be cut are joined (union-find), and what reads a dequantised
        weight together (see `find_bound`), and casts that a body captures with what they cast (see `find_cast_back`).
     3. Cycles among the joined groups are merged away (strongly connected components, Tarjan 1972, iterative).
@@ -86,7 +86,7 @@ def group_fusions(
         fusion_safe: tensors a cut may cross; None allows every tensor. A constant computed once for many
             readers may be cut regardless: optimisers fold it, so it never survives by name.
         cuttable: a further condition on a tensor's name (its type, say).
-        tiny_elements: 0 keeps shape arithmetic in units of its own.
+        tiny_elements: 0 keeps shape arithmetic in groups of its own.
     """
     constants = find_constants(graph)
     copied = find_replicable(graph, constants)
@@ -106,7 +106,7 @@ def group_fusions(
         edges = _group_edges(graph, group_of, groups, copied)
         order = topological_order(edges)
         if len(order) < len(edges):
-            raise InternalError("merging strongly connected components left a cycle among units")
+            raise InternalError("merging strongly connected components left a cycle among groups")
     if tiny_elements > 0:
         merged = _attach_tiny(graph, group_of, groups, edges, order, copied, tiny_elements)
         if merged is not None:
@@ -255,103 +255,103 @@ def _build(
     predecessors: Sequence[Sequence[int]],
     order: Sequence[int],
     copied: frozenset[int],
-) -> UnitGraph:
+) -> FusionGroups:
     rank = [0] * len(order)
     for position, group in enumerate(order):
         rank[group] = position
     members: list[list[int]] = [[] for _ in order]
-    unit_of = [-1 if group < 0 else rank[group] for group in group_of]
-    for index, unit in enumerate(unit_of):
-        if unit >= 0:
-            members[unit].append(index)
-    replicated = _place_copies(graph, unit_of, members, copied)
+    numbered = [-1 if group < 0 else rank[group] for group in group_of]
+    for index, group in enumerate(numbered):
+        if group >= 0:
+            members[group].append(index)
+    replicated = _place_copies(graph, numbered, members, copied)
     rows = [[rank[pred] for pred in predecessors[group]] for group in order]
     rows.extend([] for _ in range(len(members) - len(order)))
-    reads, writes = _crossing_tensors(graph, unit_of, members, copied)
-    return UnitGraph(
-        units=tuple(tuple(sorted(nodes)) for nodes in members),
+    reads, writes = _crossing_tensors(graph, numbered, members, copied)
+    return FusionGroups(
+        members=tuple(tuple(sorted(nodes)) for nodes in members),
         dag=Dag.from_predecessors(rows),
-        unit_of=tuple(unit_of),
+        group_of=tuple(numbered),
         replicated=frozenset(replicated),
         reads=reads,
         writes=writes,
         control_flow=frozenset(
-            unit_of[node.index] for node in graph.nodes if node.bodies or node.op_type in CONTROL_FLOW_OPS
+            numbered[node.index] for node in graph.nodes if node.bodies or node.op_type in CONTROL_FLOW_OPS
         ),
     )
 
 
 def _place_copies(
-    graph: OpGraph, unit_of: list[int], members: list[list[int]], copied: frozenset[int]
+    graph: OpGraph, group_of: list[int], members: list[list[int]], copied: frozenset[int]
 ) -> frozenset[int]:
-    """Put each copied constant into every unit that reads it, directly or through another. Returns those in several."""
+    """Put each copied constant into every group that reads it, also through another one. Returns those in several."""
     replicated: set[int] = set()
     places: dict[int, set[int]] = {}
     for index in sorted(copied, reverse=True):
-        units: set[int] = set()
+        groups: set[int] = set()
         for target in graph.successors[index]:
             if target in copied:
-                units |= places[target]
+                groups |= places[target]
             else:
-                units.add(unit_of[target])
-        if not units:
-            # Read by nobody: kept, so that every node has a unit, where it does not matter.
-            units.add(0)
+                groups.add(group_of[target])
+        if not groups:
+            # Read by nobody: kept, so that every node has a group, where it does not matter.
+            groups.add(0)
             if not members:
                 members.append([])  # the model is nothing but unread constants
-        places[index] = units
-        unit_of[index] = min(units)
-        for unit in units:
-            members[unit].append(index)
-        if len(units) > 1:
+        places[index] = groups
+        group_of[index] = min(groups)
+        for group in groups:
+            members[group].append(index)
+        if len(groups) > 1:
             replicated.add(index)
     return frozenset(replicated)
 
 
 def _crossing_tensors(
-    graph: OpGraph, unit_of: Sequence[int], members: Sequence[Sequence[int]], copied: frozenset[int]
+    graph: OpGraph, group_of: Sequence[int], members: Sequence[Sequence[int]], copied: frozenset[int]
 ) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, ...], ...]]:
     reads: list[dict[str, None]] = [{} for _ in members]
     written: set[str] = set()
     for node in graph.nodes:
         if node.index in copied:
             continue
-        unit = unit_of[node.index]
+        group = group_of[node.index]
         for name in (*node.inputs, *node.captures):
             producer = graph.producers.get(name)
-            if producer is not None and producer not in copied and unit_of[producer] != unit:
-                reads[unit][name] = None
+            if producer is not None and producer not in copied and group_of[producer] != group:
+                reads[group][name] = None
                 written.add(name)
     writes: list[list[str]] = [[] for _ in members]
     for node in graph.nodes:
         if node.index not in copied:
-            writes[unit_of[node.index]].extend(name for name in node.outputs if name in written)
+            writes[group_of[node.index]].extend(name for name in node.outputs if name in written)
     return tuple(tuple(names) for names in reads), tuple(tuple(names) for names in writes)
 
 
-def verify_units(graph: OpGraph, units: UnitGraph, *, fusion_safe: frozenset[str] | None = None) -> None:
+def verify_groups(graph: OpGraph, groups: FusionGroups, *, fusion_safe: frozenset[str] | None = None) -> None:
     """Judge of a contraction, from the graph alone. O(V + E).
 
-    Raises: InternalError if a node has no unit or several without being a constant, a unit is empty or
+    Raises: InternalError if a node has no group or several without being a constant, a group is empty or
         out of order, an edge is missing or goes backwards, or a tensor that is not fusion-safe is cut.
     """
     homes: list[list[int]] = [[] for _ in graph.nodes]
-    for unit, nodes in enumerate(units.units):
+    for group, nodes in enumerate(groups.members):
         if not nodes or list(nodes) != sorted(set(nodes)):
-            raise InternalError(f"unit {unit} is empty, unsorted or repeats a node: {nodes}")
+            raise InternalError(f"group {group} is empty, unsorted or repeats a node: {nodes}")
         for index in nodes:
-            homes[index].append(unit)
+            homes[index].append(group)
     constants = find_constants(graph)
     for index, places in enumerate(homes):
         name = graph.nodes[index].name
         if not places:
-            raise InternalError("a node is in no unit", where=name)
-        if units.unit_of[index] != places[0]:
-            raise InternalError(f"unit_of says {units.unit_of[index]}, the units say {places}", where=name)
-        if (len(places) > 1) != (index in units.replicated):
-            raise InternalError(f"replicated nodes and units disagree: units {places}", where=name)
+            raise InternalError("a node is in no group", where=name)
+        if groups.group_of[index] != places[0]:
+            raise InternalError(f"group_of says {groups.group_of[index]}, the groups say {places}", where=name)
+        if (len(places) > 1) != (index in groups.replicated):
+            raise InternalError(f"replicated nodes and groups disagree: groups {places}", where=name)
         if len(places) > 1 and index not in constants:
-            raise InternalError(f"a node that depends on the inputs is in several units: {places}", where=name)
+            raise InternalError(f"a node that depends on the inputs is in several groups: {places}", where=name)
     edges: set[tuple[int, int]] = set()
     crossing: set[str] = set()
     for node in graph.nodes:
@@ -359,19 +359,19 @@ def verify_units(graph: OpGraph, units: UnitGraph, *, fusion_safe: frozenset[str
             producer = graph.producers.get(name)
             if producer is None:
                 continue
-            for unit in homes[node.index]:
-                if unit in homes[producer]:
+            for group in homes[node.index]:
+                if group in homes[producer]:
                     continue
                 if len(homes[producer]) > 1:
-                    raise InternalError(f"unit {unit} reads '{name}' but has no copy of it", where=node.name)
+                    raise InternalError(f"group {group} reads '{name}' but has no copy of it", where=node.name)
                 if fusion_safe is not None and name not in fusion_safe and producer not in constants:
                     raise InternalError(f"a split runs through '{name}', which is not fusion-safe", where=node.name)
-                if homes[producer][0] > unit:
-                    raise InternalError(f"unit {unit} reads '{name}' from the later unit {homes[producer][0]}")
-                edges.add((homes[producer][0], unit))
+                if homes[producer][0] > group:
+                    raise InternalError(f"group {group} reads '{name}' from the later group {homes[producer][0]}")
+                edges.add((homes[producer][0], group))
                 crossing.add(name)
-    stated = {(pred, unit) for unit, preds in enumerate(units.dag.predecessors) for pred in preds}
+    stated = {(pred, group) for group, preds in enumerate(groups.dag.predecessors) for pred in preds}
     if edges != stated:
-        raise InternalError(f"unit edges differ from the graph's: {sorted(edges ^ stated)[:3]}")
-    if crossing != set(units.crossing):
-        raise InternalError(f"crossing tensors differ from the graph's: {sorted(crossing ^ set(units.crossing))[:3]}")
+        raise InternalError(f"group edges differ from the graph's: {sorted(edges ^ stated)[:3]}")
+    if crossing != set(groups.crossing):
+        raise InternalError(f"crossing tensors differ from the graph's: {sorted(crossing ^ set(groups.crossing))[:3]}")
