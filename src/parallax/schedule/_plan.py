@@ -7,13 +7,16 @@ everything after it is mechanism. ``Plan.to_json`` and ``Plan.from_json`` are ex
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from parallax._json_records import parse_json, read_record, write_record
 from parallax._record import dataclass
 from parallax.errors import PlanError
+
+if TYPE_CHECKING:
+    from parallax.schedule._show import Table
 
 PLAN_FORMAT_VERSION: Final = 6
 """Of ``Plan.to_json``: raised whenever a plan written before must not be read any more."""
@@ -216,7 +219,7 @@ class Plan:
         """Says in one line: ``whole model, 2 threads: reason``, ``whole model on openvino, 2 threads: reason`` or
         ``split into 12 segments on 2 lanes: reason``."""
         if len(self.segments) > 1:
-            form = f"split into {len(self.segments)} segments on {self.lanes} lane{'' if self.lanes == 1 else 's'}"
+            form = f"split into {len(self.segments)} segments on {_count(self.lanes, 'lane')}"
             on = Counter(segment.backend for segment in self.segments if segment.backend != CPU_BACKEND)
             if on:
                 form += f" ({', '.join(f'{number} on {backend}' for backend, number in on.items())})"
@@ -224,21 +227,69 @@ class Plan:
             form = "whole model"
             for segment in self.segments:
                 form += "" if segment.backend == CPU_BACKEND else f" on {segment.backend}"
-                form += f", {segment.width} thread{'' if segment.width == 1 else 's'}" if segment.width else ""
+                form += f", {_count(segment.width, 'thread')}" if segment.width else ""
                 form += ", bodies of control flow planned one by one" if segment.bodies else ""
         return f"{form}: {self.provenance.reason}"
 
     def __str__(self) -> str:
         """What runs where, on how many threads, why, and what was compared: for people, on one screen."""
-        from parallax.schedule._plan_tables import plan_text  # few plans are shown
-
-        return plan_text(self)
+        tables = (self._table(_LISTED_SEGMENTS), self._comparison())
+        return "\n\n".join(table.to_text(_SCREEN) for table in tables if table is not None)
 
     def _repr_html_(self) -> str:
         """The same in HTML, which notebooks show, with more segments."""
-        from parallax.schedule._plan_tables import plan_html
+        tables = (self._table(_LISTED_IN_HTML), self._comparison())
+        return f"<div>{''.join(table.to_html() for table in tables if table is not None)}</div>"
 
-        return plan_html(self)
+    def _table(self, listed: int) -> Table:
+        """The segments, ``listed`` of them at most: those that take longest."""
+        from parallax.schedule._show import Column, Table, milliseconds  # few plans are shown
+
+        provenance = self.provenance
+        segments = () if self.is_whole else self.segments
+        longest = sorted(segments, key=lambda segment: segment.cost_ns, reverse=True)[:listed]
+        rows = [_row(segment, milliseconds(segment.cost_ns)) for segment in sorted(longest, key=lambda one: one.index)]
+        notes = []
+        if len(segments) > listed:
+            notes.append(f"... and {len(segments) - listed} more, which are predicted to take no longer than these")
+        if len(segments) > 1:
+            notes.append(f"on {_count(self.cores, 'core')}: {_totals(segments)}")
+        if provenance.whole_ns and provenance.chosen_ns and not self.is_whole:
+            kind = "measured" if provenance.source == "measured" else "predicted"
+            chosen, whole = milliseconds(provenance.chosen_ns), milliseconds(provenance.whole_ns)
+            notes.append(f"{kind}: {chosen} ms, and {whole} ms for the whole model on the CPU")
+        if self.rows_permille is not None:
+            shapes = ", ".join(f"{name} {list(shape)}" for name, shape in self.rows_shapes)
+            rounds = "" if self.rows_rounds == 1 else f", {self.rows_rounds} times over"
+            whole = f", {_count(len(self.rows_whole), 'layer')} left whole" if self.rows_whole else ""
+            notes.append(
+                f"of the model with layers split by rows, {self.rows_permille} thousandths in the first part"
+                f"{rounds}{whole}" + (f", for {shapes}" if shapes else "")
+            )
+        if self.constants_shapes is not None:
+            shapes = ", ".join(f"{name} {list(shape)}" for name, shape in self.constants_shapes)
+            notes.append("of the model with its constants computed" + (f", for {shapes}" if shapes else ""))
+        if self.stretches:
+            most = max(stretch.slices for stretch in self.stretches)
+            notes.append(f"of the model with {_count(len(self.stretches), 'part')} computed in slices, {most} at most")
+        if not provenance.is_conclusive:
+            notes.append("nothing was concluded: tuning measures again when a session is opened with tune=True")
+        return Table(
+            title=self.summary,
+            columns=tuple([Column(head=head, is_number=is_number) for head, is_number in _COLUMNS]),
+            rows=tuple(rows),
+            notes=tuple(notes),
+        )
+
+    def _comparison(self) -> Table | None:
+        """What was compared; None where nothing was."""
+        from parallax.schedule._show import comparison
+
+        entries = [
+            (one.label, one.segments, one.lanes, one.simulated_ns, one.measured_ns, one.note)
+            for one in self.provenance.candidates
+        ]
+        return comparison(entries) if entries else None
 
     def to_json(self) -> dict[str, object]:
         """Return a value of JSON types; `from_json` is its exact inverse, also through a JSON text."""
@@ -263,6 +314,55 @@ class Plan:
         plan = read_record(cls, parsed, "plan")
         verify_plan(plan)
         return plan
+
+
+_SCREEN: Final = 80
+"""Columns of a terminal."""
+
+_LISTED_SEGMENTS: Final = 12
+_LISTED_IN_HTML: Final = 40
+
+_COLUMNS: Final = (
+    ("segment", False),
+    ("operators", True),
+    ("runs on", False),
+    ("threads", True),
+    ("lane", True),
+    ("ms", True),
+    ("why", False),
+)
+"""What stands in a row, and whether that is a number."""
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _totals(segments: Sequence[Segment]) -> str:
+    """Of each backend: its segments, their operators and their time."""
+    parts = []
+    for backend in dict.fromkeys(segment.backend for segment in segments):
+        own = [segment for segment in segments if segment.backend == backend]
+        operators = sum(len(segment.nodes) for segment in own)
+        busy_ns = sum(segment.cost_ns for segment in own)
+        parts.append(
+            f"{_count(operators, 'operator')} in {_count(len(own), 'segment')} on {backend}"
+            + (f", {busy_ns / 1e6:.3f} ms in all" if busy_ns else "")
+        )
+    return "; ".join(parts)
+
+
+def _row(segment: Segment, predicted_ms: str) -> tuple[str, ...]:
+    bodies = "".join(f"; {body.attribute}: {body.plan.summary}" for body in segment.bodies)
+    return (
+        segment.name,
+        str(len(segment.nodes)),
+        segment.backend,
+        str(segment.width) if segment.width else "queue",
+        "any" if segment.lane is None else str(segment.lane),
+        predicted_ms,
+        segment.reason + bodies,
+    )
 
 
 def verify_plan(plan: Plan, n_nodes: int | None = None) -> None:

@@ -117,3 +117,38 @@ def _clean(text: str, longest: int = _LONGEST_LINE) -> str:
     """One line of characters that can be shown, the others escaped as in Python, and not too long."""
     shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text[: longest + 1])
     return _cut(shown, longest)
+
+
+Compared = tuple[str, int, int, int, int | None, str]
+"""A way to run a model that was looked at: its label, segments, lanes, predicted and measured nanoseconds, a note."""
+
+_COMPARED: Final = (
+    ("plan", False),
+    ("segments", True),
+    ("lanes", True),
+    ("predicted ms", True),
+    ("measured ms", True),
+    ("note", False),
+)
+"""What stands in a row, and whether that is a number."""
+
+_LISTED: Final = 6
+
+
+def comparison(entries: Sequence[Compared]) -> Table:
+    """The quickest of what was compared, first those that were measured."""
+    known = sorted(entries, key=lambda entry: (entry[4] is None, entry[4] or entry[3]))
+    rows: list[tuple[str, ...]] = [
+        (label, str(segments), str(lanes), milliseconds(predicted_ns), milliseconds(measured_ns), note)
+        for label, segments, lanes, predicted_ns, measured_ns, note in known[:_LISTED]
+    ]
+    columns = [Column(head=head, is_number=is_number) for head, is_number in _COMPARED]
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    more = len(entries) - len(rows)
+    return Table(
+        title="compared, the quickest first:",
+        columns=tuple(columns),
+        rows=tuple(rows),
+        notes=(f"... and {more} more",) if more else (),
+    )
