@@ -53,7 +53,6 @@ from parallax.schedule.placement import (
     row_parts,
     rows_elsewhere,
 )
-from parallax.schedule.placement._judge import LocalSearch
 
 DEFAULT_PARTITIONS = {"tflite-gpu": 1, "nnapi": 3}
 """Fragments that TensorFlow Lite delegates unless told otherwise, the largest first: ``max_delegated_partitions`` in
@@ -136,7 +135,7 @@ class Study:
             rank: what makes one placement better than another.
             cores: of the machine's, that are used; by default all.
         """
-        placers = (*default_placers(len(self.groups))[:-1], LocalSearch(flips))
+        placers = default_placers(len(self.groups), moves=flips)
         problem = on_cores(self.problem(split, sides), self.machine.cores if cores is None else cores)
         found = find_placement(problem, placers, rank=rank)
         verify_regions(self.graph, self.groups, problem.devices[0], found.best.plan)

@@ -38,7 +38,7 @@ from parallax.backends.emulated._backend import EmulatedBackend
 from parallax.model import Model
 from parallax.planner import PlanningContext
 from parallax.planner._devices import plan_of_regions
-from parallax.planner._states import describe
+from parallax.planner._states import STATE_PLACERS, describe
 from parallax.schedule.placement import (
     PLACERS,
     Machine,
@@ -58,7 +58,7 @@ QUICK = "mobilenetv3-s"
 NOT_YARDSTICKS = frozenset({"shard-rows", "local-search", "descent", "exact"})
 """Placers that split the model, or that are what ours is made of."""
 
-OURS = ("by-cost", "greedy", "heft", "cpu")
+OURS = (*STATE_PLACERS, "cpu")
 """What plans are made with in the background, and what the stored ones are made with."""
 
 MEAN_REGRET, WORST_REGRET, AGAINST_NOMINAL = 1.01, 1.05, 1.10

@@ -15,7 +15,7 @@ from parallax.partition.regions import DeviceCosts, RegionPlacer, find_regions
 from parallax.partition.regions._verify import verify_regions
 from parallax.schedule import Crossings, Granularity, region_tasks
 from parallax.schedule.placement import Coexecution, Machine, PlacementProblem, find_placement
-from parallax.schedule.placement._judge import LocalSearch, default_placers
+from parallax.schedule.placement._judge import default_placers
 from tests.partition._device_costs import device_costs_of, priced_graphs
 from tests.partition._graphs import op_graph
 from tests.schedule._policies import verify_schedule
@@ -165,8 +165,7 @@ def coexecution(
         machine=machine,
         row_parts=row_parts or {},
     )
-    *placers, _ = default_placers(len(problem.groups))
-    return find_placement(problem, (*placers, LocalSearch(moves)))
+    return find_placement(problem, default_placers(len(problem.groups), moves=moves))
 
 
 def test_device_no_quicker_than_the_processor_takes_the_branch_beside_it() -> None:

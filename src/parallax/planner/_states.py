@@ -20,7 +20,7 @@ from parallax.profile import fusion_safe_tensors
 from parallax.schedule import Plan
 from parallax.schedule.placement import PLACERS, PlacementProblem, find_placement
 
-_PLACERS: Final = ("by-cost", "greedy", "heft")
+STATE_PLACERS: Final = ("by-cost", "greedy", "heft", "etf", "chain-dp", "stages")
 """Asked in each state. Moving branches one by one would take seconds per state, for a percent."""
 
 
@@ -75,7 +75,7 @@ def plans_for_states(request: PlanRequest, first: Plan, states: Sequence[Hardwar
         machine=host_machine(cores),
     )
     for state in states:
-        best = find_placement(in_state(problem, state), [PLACERS[name]() for name in _PLACERS]).best
+        best = find_placement(in_state(problem, state), [PLACERS[name]() for name in STATE_PLACERS]).best
         if best.plan.is_cpu_only:
             continue
         names = [costs_of_devices[device].device for device in best.regions.device_of]

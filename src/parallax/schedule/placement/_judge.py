@@ -18,9 +18,12 @@ from parallax.schedule._coarsen import coarsen
 from parallax.schedule._region_tasks import Granularity, RegionTasks, region_tasks
 from parallax.schedule._simulate import SimulatedRun, simulate
 from parallax.schedule._tasks import Schedule
+from parallax.schedule.placement._chain_dp import ChainDp
+from parallax.schedule.placement._etf import EarliestFinish
 from parallax.schedule.placement._placers import ByCost, Greedy, Heft, ShardRows, branches_of
 from parallax.schedule.placement._problem import Placement, PlacementProblem, Placer
 from parallax.schedule.placement._shared_regions import SharedRegions, find_shared_regions
+from parallax.schedule.placement._stages import Stages
 
 logger = logging.getLogger(__name__)
 
@@ -90,10 +93,17 @@ class Improver(Protocol):
         ...
 
 
-def default_placers(groups: int) -> tuple[Placer, ...]:
-    """Those of the policy "adaptive" for a model of so many fusion groups, in order."""
-    moves = LOCAL_SEARCH_MOVES if groups <= _MOST_GROUPS_MOVED else 0
-    return (ByCost(), Greedy(), Heft(), ShardRows(), LocalSearch(moves))
+def default_placers(groups: int, *, moves: int | None = None) -> tuple[Placer, ...]:
+    """Those of the policy "adaptive" for a model of so many fusion groups, in order.
+
+    What moves branches comes before the last three: moves from a better start may end worse, and take longest.
+
+    Args:
+        moves: of branches, at most; by default 64, and none for large models.
+    """
+    if moves is None:
+        moves = LOCAL_SEARCH_MOVES if groups <= _MOST_GROUPS_MOVED else 0
+    return (ByCost(), Greedy(), Heft(), ShardRows(), LocalSearch(moves), EarliestFinish(), ChainDp(), Stages())
 
 
 def find_placement(problem: PlacementProblem, placers: Sequence[Placer], *, rank: Rank = quickest) -> Coexecution:
