@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
+import onnxruntime
+import pytest
 from onnx import helper, numpy_helper
 
 from parallax.model import load_model
@@ -61,6 +65,33 @@ def test_what_operators_imply_outweighs_what_the_file_says() -> None:
     graph = load_model(stale()).inferred()
     assert graph.tensors["a"].shape == ("n", 3)
     assert load_model(stale()).graph.tensors["a"].shape == (7, 3)
+
+
+@pytest.mark.parametrize("operator", ["AveragePool", "LpPool", "MaxPool"])
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        pytest.param({"kernel_shape": [2, 2], "strides": [2, 2], "pads": [1, 1, 1, 1]}, id="padding"),
+        pytest.param({"kernel_shape": [3, 3], "strides": [3, 3], "pads": [0, 1, 2, 0]}, id="padding of one end"),
+        pytest.param({"kernel_shape": [1, 2], "strides": [2, 3], "pads": [0, 1, 0, 0]}, id="stride beyond the window"),
+        pytest.param({"kernel_shape": [2, 1], "strides": [4, 3]}, id="no padding"),
+        pytest.param(
+            {"kernel_shape": [3, 2], "dilations": [2, 1], "strides": [4, 2], "pads": [2, 1, 2, 1]}, id="dilated"
+        ),
+        pytest.param({"kernel_shape": [2, 2], "strides": [2, 2], "auto_pad": "SAME_UPPER"}, id="padded alike"),
+    ],
+)
+def test_pools_have_no_windows_that_begin_in_the_padding_at_the_end(operator: str, attributes: dict[str, Any]) -> None:
+    for rows in range(5, 17):
+        proto = model(
+            [node(operator, "x", "a", ceil_mode=1, **attributes), node("Relu", "a", "y")],
+            [value("x", (1, 2, rows, rows + 3))],
+            [value("y", None)],
+        )
+        proto.opset_import[0].version = 19
+        feeds = {"x": weight((1, 2, rows, rows + 3))}
+        found = load_model(proto).inferred().tensors["a"].shape
+        assert found == onnxruntime.InferenceSession(proto.SerializeToString()).run(None, feeds)[0].shape
 
 
 def test_a_cut_at_a_tensor_with_a_stale_shape_accepts_what_flows_there() -> None:

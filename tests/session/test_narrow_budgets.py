@@ -240,6 +240,39 @@ def test_convolutions_that_hold_too_much_are_computed_in_slices(share: float) ->
     assert pickle.loads(pickle.dumps(session)).plan == plan
 
 
+@pytest.mark.parametrize("share", [0.6, 0.9])
+def test_behind_a_pool_that_leaves_out_its_last_window_rows_are_counted_as_there_are(share: float) -> None:
+    random = np.random.default_rng(0)
+    weights = {"w": (16, 4, 3, 3), "u": (48, 16, 3, 3)}
+    initializers = [
+        numpy_helper.from_array(random.standard_normal(shape).astype(np.float32), name)
+        for name, shape in weights.items()
+    ]
+    initializers.append(numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales"))
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("MaxPool", ["a"], ["p"], kernel_shape=[2, 2], strides=[2, 2], pads=[1, 1, 1, 1], ceil_mode=1),
+        helper.make_node("Resize", ["p", "", "scales"], ["b"], mode="linear"),
+        helper.make_node("Relu", ["b"], ["c"]),
+        helper.make_node("Conv", ["c", "u"], ["d"], pads=[1, 1, 1, 1]),
+        helper.make_node("ReduceMean", ["d"], ["y"], axes=[1]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "pool",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 65, 65])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        initializers,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    wide = parallax.InferenceSession(model, memory_budget="1GiB", threads=2)
+    session = parallax.InferenceSession(model, memory_budget=share_of_run(share, wide), threads=2)
+    assert session.plan.is_rewritten
+    feed = {"x": random.standard_normal((1, 4, 65, 65)).astype(np.float32)}
+    answer = onnxruntime.InferenceSession(model).run(None, feed)[0]
+    np.testing.assert_allclose(session.run(None, feed)[0], answer, rtol=1e-4, atol=1e-4)
+
+
 def test_the_least_budget_that_a_refusal_names_is_enough() -> None:
     model = stem_model()
     with pytest.raises(BudgetError) as caught:

@@ -15,13 +15,18 @@ import logging
 import threading
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import onnx
+import onnx.helper
 import onnx.shape_inference
 
+from parallax.model._nested import walk_nodes
 from parallax.model._propagation import propagate
 
 _log = logging.getLogger(__name__)
+
+_POOLS: Final = frozenset({"AveragePool", "LpPool", "MaxPool"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +64,7 @@ def infer_types(model: onnx.ModelProto) -> InferredTypes:
     for value in bare.graph.output:
         if value.type.WhichOneof("value") == "tensor_type":
             value.type.tensor_type.ClearField("shape")
+    _leave_out_windows_in_padding(bare)
     overridable = _set_aside_overridable(bare)
     inferred = _infer(bare)
     proven, learned = _types(inferred)
@@ -99,6 +105,42 @@ def _set_aside_overridable(model: onnx.ModelProto) -> list[onnx.TensorProto]:
         del model.graph.initializer[:]
         model.graph.initializer.extend(kept)
     return overridable
+
+
+def _leave_out_windows_in_padding(model: onnx.ModelProto) -> None:
+    """Change pools so that inference counts their windows as ONNX Runtime does.
+
+    With ``ceil_mode``, the runtime leaves out a window that begins in the padding at the end, or behind it; inference
+    counts it. With so little padding that there is no such window, both count the same.
+    """
+    for node in walk_nodes(model.graph.node):
+        if node.op_type not in _POOLS or node.domain not in ("", "ai.onnx"):
+            continue
+        given = {attribute.name: attribute for attribute in node.attribute}
+        mode = given.get("auto_pad")
+        if "ceil_mode" not in given or not given["ceil_mode"].i or (mode is not None and mode.s != b"NOTSET"):
+            continue
+        kernel = list(given["kernel_shape"].ints) if "kernel_shape" in given else []
+        axes = len(kernel)
+        ones = [1] * axes
+        strides = list(given["strides"].ints) if "strides" in given else ones
+        dilations = list(given["dilations"].ints) if "dilations" in given else ones
+        pads = list(given["pads"].ints) if "pads" in given else [0] * 2 * axes
+        if not axes or len(strides) != axes or len(dilations) != axes or len(pads) != 2 * axes:
+            continue  # inference refuses it
+        reach = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
+        # All windows begin before the padding at the end where that is at most the window less the stride. Inference
+        # refuses padding below 0: where the stride is longer, the window becomes as long.
+        windows = list(map(max, reach, strides))
+        ends = [
+            min(pad + window - size, window - stride)
+            for pad, window, size, stride in zip(pads[axes:], windows, reach, strides, strict=True)
+        ]
+        if (windows, ends) != (reach, pads[axes:]):
+            for name in given.keys() & {"kernel_shape", "dilations", "pads"}:
+                node.attribute.remove(given[name])
+            changed = {"kernel_shape": windows, "pads": [*pads[:axes], *ends]}
+            node.attribute.extend(onnx.helper.make_attribute(name, sizes) for name, sizes in changed.items())
 
 
 def _types(inferred: onnx.ModelProto) -> tuple[dict[str, onnx.TypeProto], dict[str, onnx.TypeProto]]:
