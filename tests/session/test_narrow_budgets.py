@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import parallax
-from parallax.backends.ort import RuntimeOptions
+from parallax.backends.ort import RuntimeOptions, make_session
 from parallax.errors import BudgetError
 from parallax.graph import tensor_bytes
 from parallax.memory import Budget
@@ -294,8 +294,28 @@ def test_optimisers_that_would_join_slices_are_off_beside_those_that_the_caller_
     key = "optimization.disable_specified_optimizers"
     given = RuntimeOptions(config=((key, "ConstantFolding;CommonSubexpressionElimination"), ("a", "b")))
     made = dict(sliced_options(given).config)
-    assert made == {key: "ConstantFolding;CommonSubexpressionElimination;GatherSliceToSplitFusion", "a": "b"}
+    assert made == {key: "ConstantFolding;CommonSubexpressionElimination;GatherSliceToSplitFusion;Pad_Fusion", "a": "b"}
     assert dict(sliced_options(RuntimeOptions()).config)[key]
+
+
+def test_optimisers_that_are_off_for_slices_are_so_in_their_session() -> None:
+    """A Pad and its pool, which the runtime refuses when it has joined them."""
+    nodes = [
+        helper.make_node("Pad", ["x", "rims"], ["p"]),
+        helper.make_node("AveragePool", ["p"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "padded",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 20, 20])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.array([0, 0, 2, 2, 0, 0, 2, 2], np.int64), "rims")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    segment = load_model(proto).extract_whole()
+    with pytest.raises(Exception, match="Pad should be smaller than kernel"):
+        make_session(segment, width=1, options=RuntimeOptions())
+    make_session(segment, width=1, options=sliced_options(RuntimeOptions()))
 
 
 MEASURE = """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _DISABLED_KEY: Final = "optimization.disable_specified_optimizers"
 
-_JOINING_OPTIMIZERS: Final = ("CommonSubexpressionElimination", "GatherSliceToSplitFusion")
+_JOINING_OPTIMIZERS: Final = ("CommonSubexpressionElimination", "GatherSliceToSplitFusion", "Pad_Fusion")
 
 
 def runtime_options(session_options: Any) -> RuntimeOptions:
@@ -93,7 +93,9 @@ def sliced_options(options: RuntimeOptions) -> RuntimeOptions:
     """Likewise for a segment that computes slices one after the other: what each computes for itself stays apart.
 
     Common subexpressions of slices would be computed once and held from one use to the next, and slices of one tensor
-    made at once.
+    made at once. Padding would become part of the pool that reads it, also where the runtime refuses so much of a pool
+    (observed with 1.31.1): of a whole model that is for its author to see, but slices are the only reader of a tensor
+    that others read too.
     """
     config = dict(options.config)
     names = [*filter(None, config.get(_DISABLED_KEY, "").split(";")), *_JOINING_OPTIMIZERS]

@@ -29,6 +29,8 @@ CPU_DEVICE: Any = C.OrtDevice(C.OrtDevice.cpu(), C.OrtDevice.default_memory(), 0
 
 _AFFINITY_KEY = "session.intra_op_thread_affinities"
 
+_DISABLED_KEY: Final = "optimization.disable_specified_optimizers"
+
 _SLOWER_FUSIONS: Final = frozenset({"SkipLayerNormFusion"})
 """Names of ONNX Runtime's optimizers that are disabled for parts of a model. SkipLayerNormFusion replaces Add and
 LayerNormalization by SkipLayerNormalization where shapes are known. Measured with ONNX Runtime 1.31.1 on an AMD EPYC,
@@ -96,7 +98,7 @@ def make_session(
     session_options = _segment_options(options, width)
     lend_weights(session_options, segment)
     session = C.InferenceSession(session_options, segment.proto, False, False)
-    session.initialize_session([CPU_PROVIDER], [dict(provider_options or {})], set(_SLOWER_FUSIONS))
+    session.initialize_session([CPU_PROVIDER], [dict(provider_options or {})], _disabled(options))
     return session
 
 
@@ -198,8 +200,14 @@ def save_optimised(source: str, target: str, *, data_name: str, options: Runtime
     ):
         session_options.add_session_config_entry(key, value)
     session = C.InferenceSession(session_options, source, True, False)
-    session.initialize_session([CPU_PROVIDER], [{}], set(_SLOWER_FUSIONS if is_part else ()))
+    session.initialize_session([CPU_PROVIDER], [{}], _disabled(options) if is_part else set())
     return session
+
+
+def _disabled(options: SessionSettings) -> set[str]:
+    """The optimizers to disable for a part of a model. The runtime takes names that are passed in place of those in the
+    config, so these are among them."""
+    return {*_SLOWER_FUSIONS, *filter(None, dict(options.config).get(_DISABLED_KEY, "").split(";"))}
 
 
 def make_value(array: np.ndarray[Any, Any], onnx_type: int = 0) -> onnxruntime.OrtValue:
