@@ -74,6 +74,9 @@ def kept_apart(
     return axis
 
 
+HOW_MANY = (node("Shape", "x", "s"), node("Gather", "s zero", "n", axis=0))
+"""How many requests there are, as ``n``."""
+
 CASES: dict[str, tuple[list[onnx.NodeProto], dict[str, Array]]] = {
     "matrix product with bias": (
         [node("MatMul", "x w", "h"), node("Add", "h b", "y")],
@@ -123,8 +126,7 @@ CASES: dict[str, tuple[list[onnx.NodeProto], dict[str, Array]]] = {
     ),
     "sizes computed": (
         [
-            node("Shape", "x", "s"),
-            node("Gather", "s zero", "n", axis=0),
+            *HOW_MANY,
             node("Concat", "n rest", "t", axis=0),
             node("Reshape", "x t", "r"),
             node("Expand", "token wide", "e"),
@@ -152,8 +154,7 @@ CASES: dict[str, tuple[list[onnx.NodeProto], dict[str, Array]]] = {
     "rows of the mask by number": (
         [
             node("Flatten", "x", "f", axis=0),
-            node("Shape", "x", "s"),
-            node("Gather", "s zero", "n", axis=0),
+            *HOW_MANY,
             node("Range", "zero n one", "r"),
             node("Reshape", "r column", "c"),
             node("Mul", "c size", "m"),
@@ -267,8 +268,7 @@ MIXING: dict[str, tuple[list[onnx.NodeProto], dict[str, Array], str]] = {
     ),
     "multiplied by how many there are, or by three": (
         [
-            node("Shape", "x", "s"),
-            node("Gather", "s zero", "n", axis=0),
+            *HOW_MANY,
             node("Max", "n three", "m"),
             node("Cast", "m", "f", to=FLOAT),
             node("Mul", "x f", "y"),
@@ -278,8 +278,7 @@ MIXING: dict[str, tuple[list[onnx.NodeProto], dict[str, Array], str]] = {
     ),
     "with a number for each four": (
         [
-            node("Shape", "x", "s"),
-            node("Gather", "s zero", "n", axis=0),
+            *HOW_MANY,
             node("Div", "n four", "m"),
             node("Cast", "m", "f", to=FLOAT),
             node("Add", "x f", "y"),
@@ -289,8 +288,7 @@ MIXING: dict[str, tuple[list[onnx.NodeProto], dict[str, Array], str]] = {
     ),
     "otherwise where there are many": (
         [
-            node("Shape", "x", "s"),
-            node("Gather", "s zero", "n", axis=0),
+            *HOW_MANY,
             node("Greater", "n four", "g"),
             node("Tanh", "x", "t"),
             node("Where", "g x t", "y"),
@@ -301,8 +299,7 @@ MIXING: dict[str, tuple[list[onnx.NodeProto], dict[str, Array], str]] = {
     "rows of the mask by a wrong number": (
         [
             node("Flatten", "x", "f", axis=0),
-            node("Shape", "x", "s"),
-            node("Gather", "s zero", "n", axis=0),
+            *HOW_MANY,
             node("Range", "zero n one", "r"),
             node("Mul", "r size", "i"),
             node("Gather", "f i", "y", axis=1),
@@ -313,8 +310,7 @@ MIXING: dict[str, tuple[list[onnx.NodeProto], dict[str, Array], str]] = {
     "doubled": ([node("Concat", "x x", "y", axis=0)], {}, "Concat"),
     "divided by how many there are": (
         [
-            node("Shape", "x", "s"),
-            node("Gather", "s zero", "n", axis=0),
+            *HOW_MANY,
             node("Cast", "n", "f", to=FLOAT),
             node("Div", "x f", "y"),
         ],
@@ -323,8 +319,7 @@ MIXING: dict[str, tuple[list[onnx.NodeProto], dict[str, Array], str]] = {
     ),
     "numbered": (
         [
-            node("Shape", "x", "s"),
-            node("Gather", "s zero", "n", axis=0),
+            *HOW_MANY,
             node("Range", "zero n one", "r"),
             node("Cast", "r", "f", to=FLOAT),
             node("Reshape", "f column", "c"),

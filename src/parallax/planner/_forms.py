@@ -109,8 +109,11 @@ def forms_of_shapes(
     assert interface is not None  # it has open inputs
     compiled = partial(compile_plan, backends=request.open_backends, faults=request.faults)
 
+    def plan_whole() -> Plan:
+        return fed_in_full(whole_plan(model, "shapes that the plan is not for", cores=request.cores), model)
+
     def make_whole() -> ShapeForm:
-        whole = fed_in_full(whole_plan(model, "shapes that the plan is not for", cores=request.cores), model)
+        whole = plan_whole()
         estimator = estimate_model(model, whole) if has_budget else None
         return ShapeForm(plan=whole, executor=compiled(in_memory(model), whole, runtime), estimator=estimator)
 
@@ -121,11 +124,12 @@ def forms_of_shapes(
         return ShapeForm(plan=form.plan, executor=compiled(in_memory(form.model), form.plan, runtime))
 
     def check_unsliced(budget: Budget, runs: Sequence[Mapping[str, tuple[int, ...]]]) -> None:
-        whole = fed_in_full(whole_plan(model, "without slices", cores=request.cores), model)
-        estimator = estimate_model(model, whole)
-        shapes = max(runs, key=lambda run: estimator.requirement(run).least_bytes)
+        estimator = estimate_model(model, plan_whole())
+        requirement, shapes = max(
+            ((estimator.requirement(run), run) for run in runs), key=lambda found: found[0].least_bytes
+        )
         unsliced = Budget.of(budget.budget_bytes, weight_bytes=model.weight_bytes, margin=budget.margin)
-        unsliced.check(estimator.requirement(shapes), shapes=shapes)
+        unsliced.check(requirement, shapes=shapes)
 
     may_have_forms = not has_budget and all(device.budget_bytes is None for device in request.devices.values())
     may_have_forms = may_have_forms and request.objective not in Plan.ENERGY_OBJECTIVES  # forms are planned by time
