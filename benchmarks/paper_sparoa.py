@@ -216,7 +216,7 @@ def make_figures(rows: Sequence[Mapping[str, Any]], places: str) -> list[Figure]
             AGAINST_NOMINAL,
             at_least=True,
         ),
-        figure("calm_worst", "the same, the worst row", max(nominal_plan), None),
+        figure("calm_worst", "the plan of the calm state, kept, against ours, the worst row", max(nominal_plan), None),
         figure(
             "calm_device",
             "in the calm state, ours against the device alone, geometric mean",
