@@ -81,7 +81,7 @@ class Study:
         return cls(
             model=model,
             graph=graph,
-            groups=group_fusions(graph, cuttable=model.can_cut),
+            groups=group_fusions(graph, may_cross=model.can_split_at),
             costs=costs,
             backend=backend,
             device_costs=device_costs,

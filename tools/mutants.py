@@ -21,7 +21,7 @@ COPY = ROOT / "build" / "mutants"
 
 TESTS = {
     "graph/": ("tests/graph",),
-    "memory/_budget": ("tests/memory/test_budget.py", "tests/memory/test_device_room.py"),
+    "memory/_budget": ("tests/memory/test_budget.py", "tests/memory/test_device_memory.py"),
     "memory/_fit": ("tests/memory/test_planners.py", "tests/memory/test_reuse_edges.py"),
     "memory/": ("tests/memory",),
     "engine/_work": ("tests/engine/test_work.py",),

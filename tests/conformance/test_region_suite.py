@@ -74,7 +74,7 @@ FREE = DeviceSpeed(launch_ns=0, flops_per_s=math.inf, memory_bytes_per_s=math.in
 def forced_plan(model: Model, backend: Backend, name: str) -> tuple[Plan, Capability]:
     """Everything the backend takes on its queue (as runtimes' own placements have it), the rest on the CPU."""
     graph = model.inferred()
-    groups = group_fusions(graph, cuttable=model.can_cut, tiny_elements=0)
+    groups = group_fusions(graph, may_cross=model.can_split_at, tiny_elements=0)
     capability = backend.capability(model)
     costs = estimate_costs(graph, cores=1)
     device_costs = estimate_device_costs(graph, capability, FREE, cpu_ns=costs.node_ns(1))

@@ -263,7 +263,7 @@ def examine(data: bytes) -> None:
         dict(graph.tensors)
         dict(graph.constants)
         for name in graph.producers:
-            loaded.can_cut(name)
+            loaded.can_split_at(name)
         names = [[info.name for info in infos] for infos in (graph.inputs, graph.outputs)]
         loaded.extract(range(len(graph.nodes)), *names, name="all")
     except ParallaxError:

@@ -48,7 +48,7 @@ def run_cut(loaded: Model, cuts: list[int], feeds: Mapping[str, Array]) -> dict[
         outputs = [n for n in sorted(produced) if n in graph.output_names or needed_after.get(n, -1) >= end]
         if not outputs:
             continue
-        assert all(loaded.can_cut(name) for name in outputs)
+        assert all(loaded.can_split_at(name) for name in outputs)
         segment = loaded.extract(nodes, inputs, outputs, name=f"{start}..{end}")
         have.update(zip(outputs, run(segment, {name: have[name] for name in inputs}), strict=True))
         start = end

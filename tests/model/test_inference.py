@@ -129,20 +129,20 @@ def test_the_file_fills_the_gaps_of_foreign_operators_for_what_follows_too() -> 
 
 def test_only_dense_tensors_of_a_known_type_can_be_cut_at() -> None:
     loaded = load_model(foreign())
-    assert [loaded.can_cut(name) for name in ("x", "a", "b", "c", "unheard")] == [True, True, True, False, False]
+    assert [loaded.can_split_at(name) for name in ("x", "a", "b", "c", "unheard")] == [True, True, True, False, False]
     sequences = model(
         [node("SequenceConstruct", "x x", "s"), node("SequenceAt", "s i", "y"), node("Cast", "x", "t", to=8)],
         [value("x", (2, 3)), value("i", (), INT64)],
         [value("y", None), value("t", None, 8)],
     )
     loaded = load_model(sequences)
-    assert {name: loaded.can_cut(name) for name in "xsyt"} == {"x": True, "s": False, "y": True, "t": False}
+    assert {name: loaded.can_split_at(name) for name in "xsyt"} == {"x": True, "s": False, "y": True, "t": False}
     assert loaded.inferred().tensors["s"].kind == "sequence"
 
 
 def test_initializers_can_be_cut_at_unless_they_are_strings() -> None:
     loaded = load_model(conv_model())
-    assert [loaded.can_cut(name) for name in ("w", "bias", "words")] == [True, True, False]
+    assert [loaded.can_split_at(name) for name in ("w", "bias", "words")] == [True, True, False]
 
 
 def test_a_model_that_inference_rejects_keeps_its_declared_types() -> None:

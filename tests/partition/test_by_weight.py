@@ -113,7 +113,7 @@ def test_a_table_that_is_only_gathered_from_weighs_nothing_and_one_that_is_multi
 def test_a_transformer_is_cut_into_segments_that_hold_all_its_weights_once() -> None:
     model = load_model(load("whisper-tiny-encoder"))
     graph = model.inferred()
-    groups = group_fusions(graph, cuttable=model.can_cut)
+    groups = group_fusions(graph, may_cross=model.can_split_at)
     weights = group_weights(graph, groups)
     assert 0.99 * model.weight_bytes <= sum(weights) <= 1.01 * model.weight_bytes
     partition = by_weight(groups, weights, segment_bytes=4 << 20, crossing=crossing_bytes(graph, groups), width=2)

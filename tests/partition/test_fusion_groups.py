@@ -43,8 +43,8 @@ def test_a_tensor_that_is_not_fusion_safe_joins_its_producer_and_readers() -> No
 
 def test_a_further_condition_on_names_is_obeyed() -> None:
     graph = graph_of_edges(3, [(0, 1), (1, 2)])
-    assert group_fusions(graph, cuttable=lambda name: name != "t1").members == ((0,), (1, 2))
-    assert group_fusions(graph, fusion_safe=frozenset({"t1"}), cuttable=lambda name: name != "t1").members == (
+    assert group_fusions(graph, may_cross=lambda name: name != "t1").members == ((0,), (1, 2))
+    assert group_fusions(graph, fusion_safe=frozenset({"t1"}), may_cross=lambda name: name != "t1").members == (
         (0, 1, 2),
     )
 
@@ -286,7 +286,7 @@ def test_any_fusion_safe_tensors_give_convex_groups_in_topological_order(
 
 @given(edge_lists(max_size=25), st.data())
 def test_contraction_merges_no_more_than_it_must(drawn: tuple[int, list[tuple[int, int]]], data: st.DataObject) -> None:
-    """Oracle: the finest partition closed under sharing an uncuttable tensor and lying on a common cycle."""
+    """Oracle: the finest partition closed under sharing a tensor that may not cross and lying on a common cycle."""
     graph = graph_of_edges(*drawn)
     fusion_safe = (
         frozenset(data.draw(st.sets(st.sampled_from(sorted(graph.producers))))) if graph.producers else frozenset()

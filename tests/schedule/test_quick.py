@@ -46,7 +46,7 @@ def zoo_problem(name: str, phone: str) -> PlacementProblem:
     assert device_costs is not None
     return PlacementProblem(
         graph=graph,
-        groups=group_fusions(graph, fusion_safe=fusion_safe_tensors(model), cuttable=model.can_cut),
+        groups=group_fusions(graph, fusion_safe=fusion_safe_tensors(model), may_cross=model.can_split_at),
         devices=(device_costs,),
         costs=costs,
         machine=Machine(cores=4, handover_ns=15_000, segment_overhead_ns=8_000, wide_start_ns=60_000),

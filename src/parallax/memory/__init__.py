@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         peak_of_schedule,
         show_bytes,
     )
-    from parallax.memory._device_room import device_requirement, restrict_to_memory
+    from parallax.memory._device_memory import device_requirement, restrict_to_memory
     from parallax.memory._lifetimes import Lifetimes, find_lifetimes
     from parallax.memory._memory_model import MemoryModel, PlanCache
     from parallax.memory._peaks import PeakTable, input_symbols
@@ -31,7 +31,7 @@ else:
         {
             "_arena": "ALIGNMENT_BYTES ArenaPlan Effort plan_arena",
             "_budget": "DEFAULT_MARGIN find_serialisation_edges parse_bytes peak_of_schedule show_bytes",
-            "_device_room": "device_requirement restrict_to_memory",
+            "_device_memory": "device_requirement restrict_to_memory",
             "_reuse_edges": "find_reuse_edges",
             "_lifetimes": "Lifetimes find_lifetimes",
             "_memory_model": "MemoryModel PlanCache",

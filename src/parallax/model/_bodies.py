@@ -65,7 +65,7 @@ class BodyParts:
     protos: Sequence[onnx.NodeProto]
     weights: Mapping[str, Weight]
     nested: Mapping[int, Weight]
-    can_cut: Callable[[str], bool]
+    can_split_at: Callable[[str], bool]
     declare: Callable[[str], onnx.ValueInfoProto]
     """The proven type of a tensor that may be cut."""
     shell: Callable[[], onnx.ModelProto]
@@ -98,7 +98,7 @@ def why_no_bodies(parts: BodyParts, node: Node) -> str | None:
     if node.op_type == "Scan" and opset < _SCAN_VERSION:
         return f"Scan of operator set {opset} works on batches"
     for name in filter(None, (*node.inputs, *node.outputs, *node.captures)):
-        if not parts.can_cut(name):
+        if not parts.can_split_at(name):
             return f"{name!r} is not a tensor of numbers whose type is known"
         element = ELEMENT_TYPES.get(parts.declare(name).type.tensor_type.elem_type)
         if element is None or element.code == STRING_TYPE or element.is_packed:

@@ -41,8 +41,8 @@ class Extractor:
         self._annotations = {note.tensor_name: note for note in graph.quantization_annotation}
         self._overridable = frozenset(info.name for info in built.graph.overridable)
 
-    def can_cut(self, name: str) -> bool:
-        """See ``Model.can_cut``."""
+    def can_split_at(self, name: str) -> bool:
+        """See ``Model.can_split_at``."""
         if (tensor := self._initializers.get(name)) is not None:
             return bool(tensor.data_type != onnx.TensorProto.STRING)
         kind = self.type_of(name)

@@ -249,9 +249,9 @@ class Model:
         }
         return {index: value for index, value in found.items() if value is not None}
 
-    def can_cut(self, tensor_name: str) -> bool:
+    def can_split_at(self, tensor_name: str) -> bool:
         """Whether this tensor may cross a segment: a dense tensor of known, fixed-size element type."""
-        return self._extractor.can_cut(tensor_name)
+        return self._extractor.can_split_at(tensor_name)
 
     def weight(self, name: str) -> View | None:
         """The values of a large initializer, mapped and read-only; None for any other, see `constant_value`."""
@@ -357,7 +357,7 @@ class Model:
             protos=self._built.protos,
             weights=parts.weights,
             nested=parts.nested,
-            can_cut=extractor.can_cut,
+            can_split_at=extractor.can_split_at,
             declare=extractor.declare,
             shell=extractor.shell,
         )

@@ -68,10 +68,10 @@ def group_fusions(
     graph: OpGraph,
     *,
     fusion_safe: frozenset[str] | None = None,
-    cuttable: Callable[[str], bool] | None = None,
+    may_cross: Callable[[str], bool] | None = None,
     tiny_elements: int = DEFAULT_TINY_ELEMENTS,
 ) -> FusionGroups:
-    """Merge nodes until only cuttable tensors lie between them. O(E log V).
+    """Merge nodes until every tensor between them is one that a boundary may cross. O(E log V).
 
     1. Constants that each reader can copy are set aside (see `find_replicable`); dead nodes, which no output of the
        model needs, are tied to a live one, so that no group is without a result.
@@ -85,12 +85,12 @@ def group_fusions(
     Args:
         fusion_safe: tensors a cut may cross; None allows every tensor. A constant computed once for many
             readers may be cut regardless: optimisers fold it, so it never survives by name.
-        cuttable: a further condition on a tensor's name (its type, say).
+        may_cross: a further condition on a tensor's name (its type, say).
         tiny_elements: 0 keeps shape arithmetic in groups of its own.
     """
     constants = find_constants(graph)
     copied = find_replicable(graph, constants)
-    leader = _join_uncuttable(graph, fusion_safe, cuttable, constants, copied)
+    leader = _join_across_unsafe(graph, fusion_safe, may_cross, constants, copied)
     bound = () if fusion_safe is None else find_bound(graph, fusion_safe, constants)
     for group in (*bound, *find_cast_back(graph, constants)):
         kept = [index for index in group if index not in copied]
@@ -118,19 +118,19 @@ def group_fusions(
     return _build(graph, group_of, edges, order, copied)
 
 
-def _join_uncuttable(
+def _join_across_unsafe(
     graph: OpGraph,
     fusion_safe: frozenset[str] | None,
-    cuttable: Callable[[str], bool] | None,
+    may_cross: Callable[[str], bool] | None,
     constants: frozenset[int],
     copied: frozenset[int],
 ) -> UnionFind:
     joined = UnionFind(len(graph.nodes))
-    if fusion_safe is not None or cuttable is not None:
+    if fusion_safe is not None or may_cross is not None:
         for name, producer in graph.producers.items():
             if producer in constants or name not in graph.consumers:
                 continue
-            if (fusion_safe is None or name in fusion_safe) and (cuttable is None or cuttable(name)):
+            if (fusion_safe is None or name in fusion_safe) and (may_cross is None or may_cross(name)):
                 continue
             for consumer in graph.consumers[name]:
                 joined.union(producer, consumer)

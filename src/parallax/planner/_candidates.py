@@ -122,7 +122,7 @@ class PlanningContext:
 
     @cached_property
     def groups(self) -> FusionGroups:
-        return group_fusions(self.graph, fusion_safe=self.known_fusion_safe, cuttable=self.model.can_cut)
+        return group_fusions(self.graph, fusion_safe=self.known_fusion_safe, may_cross=self.model.can_split_at)
 
     @cached_property
     def group_costs(self) -> GroupCosts:

@@ -243,7 +243,7 @@ class DeviceStudy:
         device has no prices."""
         if self.device_costs is None:
             return None
-        nodes = group_fusions(self.context.graph, cuttable=self.context.model.can_cut)
+        nodes = group_fusions(self.context.graph, may_cross=self.context.model.can_split_at)
         return find_regions(self.context.graph, nodes, self.device_costs, rule=rule)
 
     @cached_property

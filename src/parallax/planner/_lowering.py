@@ -141,7 +141,7 @@ class _Lowering:
         # what does not survive there is a node without effect that it drops.
         around = {name for node in self._graph.nodes if node.bodies for name in (*node.inputs, *node.outputs)}
         fusion_safe = fusion_safe_tensors(self._model) | around
-        return group_fusions(self._graph, fusion_safe=fusion_safe, cuttable=self._model.can_cut, tiny_elements=0)
+        return group_fusions(self._graph, fusion_safe=fusion_safe, may_cross=self._model.can_split_at, tiny_elements=0)
 
     def examine(self, segment: Segment, node: Node) -> _Lowered | str:
         """How to lower an operator of a segment, or why it stays."""

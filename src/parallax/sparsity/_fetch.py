@@ -102,7 +102,7 @@ def fetch_tensors(
     Args:
         model: in the shapes of the examples.
         examples: feeds (input name -> array), all of the same shapes.
-        names: of tensors that `Model.can_cut` allows, outputs of nodes of the main graph.
+        names: of tensors that `Model.can_split_at` allows, outputs of nodes of the main graph.
         visit: see `Visit`; tensors in the order of the model, the examples of each in their order.
         width: threads of one run.
         limit_bytes: see `plan_fetches`.

@@ -63,7 +63,7 @@ def study_zeros(
         if main is not None and main in graph.producers and not _why_unseen(model, graph, node, main):
             wanted[main] = None
         for position, name in operands.weights(node):
-            if name in graph.producers and _held(model, name) is None and model.can_cut(name):
+            if name in graph.producers and _held(model, name) is None and model.can_split_at(name):
                 wanted[name] = None
                 readers.setdefault(name, []).append((node.index, position))
 
@@ -189,7 +189,7 @@ def _why_unseen(model: Model, graph: OpGraph, node: Node, main: str | None) -> s
     info = graph.tensors.get(main)
     if info is not None and (info.kind != "tensor" or (info.dtype and info.dtype not in NUMPY_TYPES)):
         return f"its input {main!r} is no tensor of numbers that numpy has"
-    if main in graph.producers and not model.can_cut(main):
+    if main in graph.producers and not model.can_split_at(main):
         return f"the type of its input {main!r} is not known"
     return ""
 
