@@ -131,10 +131,9 @@ def test_a_load_is_followed_within_two_seconds_though_samples_come_late(late_s: 
     served.late_s = lambda: rng.expovariate(1 / late_s)
     served.until(20)
     assert "1.4" in served.policy.describe()
-    assert served.policy.form is WIDE
     served.until(22)
     assert served.policy.form is NARROW
-    served.until(30)
+    served.until(28 + THROUGHPUT.idle_s + 2)
     assert served.policy.form is WIDE
 
 
@@ -172,14 +171,14 @@ def test_trials_whose_halves_do_not_agree_are_decided_by_their_median() -> None:
     assert served.policy.form is NARROW
 
 
-def test_a_caller_that_is_left_alone_has_all_threads_again_and_an_idle_replica_goes() -> None:
+def test_where_one_caller_is_left_an_idle_replica_goes() -> None:
     for left in (0, 1):
         served = world(lambda now, left=left: 4 if now < 5 else left).until(5)
         assert served.policy.form is NARROW
-        served.until(5.5)
-        assert served.policy.form is WIDE
-        assert served.policy.has_replica
+        served.until(5 + THROUGHPUT.idle_s - 1)
+        assert served.policy.form is NARROW, "whose runs have all threads where each is alone"
         served.until(5 + THROUGHPUT.idle_s + 1)
+        assert served.policy.form is WIDE
         assert not served.policy.has_replica
         assert served.steps[-1][1] is CallerStep.DROP
         served.until(served.now + 1)
@@ -187,9 +186,10 @@ def test_a_caller_that_is_left_alone_has_all_threads_again_and_an_idle_replica_g
 
 
 def test_what_was_measured_is_known_when_callers_come_again() -> None:
-    served = world(lambda now: 4 if now < 5 or now >= 8 else 1).until(8)
+    served = world(lambda now: 4 if now < 5 or now >= 48 else 1).until(48)
     tried = served.count(CallerStep.USE_NARROW)
-    served.until(8.5)
+    assert served.policy.form is WIDE
+    served.until(49)
     assert served.policy.form is NARROW
     assert served.count(CallerStep.USE_NARROW) == tried + 1
 
@@ -263,7 +263,7 @@ def test_callers_that_come_and_go_do_not_make_it_change_all_the_time() -> None:
     served = world(lambda now: 4 if now % 1.2 < 0.6 else 1).until(5)
     before = len(served.steps)
     served.until(65)
-    assert len(served.steps) - before <= 12
+    assert len(served.steps) == before
 
 
 def test_how_many_callers_there_are_counts() -> None:

@@ -82,7 +82,7 @@ def test_two_thousand_runs_of_eight_threads_over_a_change_each_way_and_none_is_w
     for before, after in itertools.pairwise(swaps):
         assert after.previous == before.plan
     assert [swap.plan.segments[0].width for swap in swaps[-2:]] == [1, 2]
-    assert swaps[-1].reason == "at most one caller is left"
+    assert swaps[-1].reason == "for some time there was at most one caller"
     assert len(verify_events(events)) >= sum(callers.ran)
     assert {event.plan.segments[0].width for event in events if isinstance(event, RunAdmitted)} == {1, 2}
 
@@ -90,7 +90,7 @@ def test_two_thousand_runs_of_eight_threads_over_a_change_each_way_and_none_is_w
 def test_the_second_time_nothing_is_tried_any_more(
     tmp_path: Path, wanted: list[Any], decided: Callable[..., None]
 ) -> None:
-    decided(narrow=True)
+    decided(narrow=True, idle_s=0.3)
     recorder = EventRecorder()
     session = opened(tmp_path, "model", objective="throughput", observers=[recorder])
     for _ in range(2):
@@ -99,6 +99,34 @@ def test_the_second_time_nothing_is_tried_any_more(
             wait_until(lambda: is_narrow(session) and not session._callers._policy.is_trying)
         run_alone_until(session, wanted, lambda: not is_narrow(session))
     assert len([event for event in recorder.take() if isinstance(event, PlanSwapped)]) == 2
+
+
+def test_a_run_that_is_alone_has_all_threads_though_others_went_on_side_by_side(
+    tmp_path: Path, wanted: list[Any], decided: Callable[..., None]
+) -> None:
+    decided(narrow=True)
+    recorder = EventRecorder()
+    session = opened(tmp_path, "model", objective="throughput", observers=[recorder])
+    with calling(session, wanted, MANY):
+        wait_until(lambda: is_narrow(session) and not session._callers._policy.is_trying)
+        recorder.take()
+        wait_until(lambda: session._callers.calls.ended > 1000)
+    admitted = [event for event in recorder.take() if isinstance(event, RunAdmitted)]
+    assert sum(event.plan.segments[0].width == 1 for event in admitted) > len(admitted) / 2
+    arrived = threading.Event()
+    for run in (
+        lambda: session.run(None, {"x": INPUTS[0]}),
+        lambda: session.run_with_ort_values(None, {"x": onnxruntime.OrtValue.ortvalue_from_numpy(INPUTS[0])}),
+        lambda: session.run_async(None, {"x": INPUTS[0]}, lambda *_: arrived.set(), None) or arrived.wait(LIMIT_S),
+    ):
+        assert is_narrow(session)
+        time.sleep(0.2)  # runs were in flight together until now
+        recorder.take()
+        run()
+        (alone,) = [event for event in recorder.take() if isinstance(event, RunAdmitted)]
+        assert alone.plan.segments[0].width == 2
+    assert not session._callers.calls.in_flight
+    assert session.runners.current.places._free == 2  # type: ignore[attr-defined]
 
 
 def test_a_model_that_gains_nothing_stays_as_it_was_opened(

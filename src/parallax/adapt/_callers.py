@@ -40,12 +40,6 @@ TRIAL_RUNS: Final = 6
 TRIAL_MOST_S: Final = 5.0
 """... but for no longer than this, however few runs have ended."""
 
-LEAST_STAY_S: Final = 1.0
-"""Where the narrow form was in force for less, callers must keep coming for twice as long before it is again."""
-
-MOST_CROWDED_S: Final = 1.0
-"""That time is at most this: a load that comes to stay is followed within two seconds, whatever was before."""
-
 FIRST_PAUSE_S: Final = 30.0
 """After a trial that the narrow form lost, or a replica that could not be made, the next attempt comes no sooner ..."""
 
@@ -77,7 +71,8 @@ class CallerForm(Enum):
     WIDE = "wide"
     """The plan that it was opened with: each run has all threads, which several callers share."""
     NARROW = "narrow"
-    """Each run has one thread, that of its caller; the runs of several callers go on side by side."""
+    """A run that finds others in flight has one thread, that of its caller, so that the runs of several callers go on
+    side by side; one that finds none has all threads."""
 
 
 class CallerStep(Enum):
@@ -104,7 +99,7 @@ class CallerRules:
     least_gain: float
     """The part by which the narrow form must serve more runs a second."""
     idle_s: float
-    """A replica that was not in force for so many seconds goes."""
+    """Where at most one caller came for so many seconds, the wide form is in force again, and the replica goes."""
     most_growth: float
     """A replica with weights of its own must not make the process's private memory larger than by this factor; beyond
     that it is to share the weights of what the session has open ..."""
@@ -209,8 +204,7 @@ class CallerPolicy:
         self._samples: deque[tuple[float, int]] = deque()
         self._in_flight = self._overlap = 0  # sums of these, as they are and with 2 for more than that
         self._crowded_since: float | None = None
-        self._needed_s = rules.crowded_s
-        self._narrow_since = self._used_s = -math.inf
+        self._used_s = -math.inf
         self._trial: _Trial | None = None
         self._left: _Trial | None = None  # one whose callers went before it ended
         self._gains: dict[int, float] = {}
@@ -270,7 +264,7 @@ class CallerPolicy:
 
     def _is_crowded(self, now_s: float) -> bool:
         since = self._crowded_since
-        return since is not None and now_s - since >= 0.9 * self._needed_s
+        return since is not None and now_s - since >= 0.9 * self._rules.crowded_s
 
     def _is_alone(self, now_s: float) -> bool:
         """Whether a whole window shows at most one caller."""
@@ -297,11 +291,13 @@ class CallerPolicy:
         return self._begin_trial(level, now_s, in_flight, ended)
 
     def _while_narrow(self, now_s: float, in_flight: int, ended: int) -> CallerStep:
+        if self._crowded_since is None:
+            if now_s - self._used_s < self._rules.idle_s or not self._is_alone(now_s):
+                return CallerStep.WAIT  # which costs one caller nothing: its runs have all threads in this form, too
+            return self._use(CallerForm.WIDE, "for some time there was at most one caller")
         self._used_s = now_s
-        if self._is_alone(now_s):
-            return self._use(CallerForm.WIDE, "at most one caller is left")
         level = self._level
-        if self._crowded_since is None or now_s - self._crowded_since < self._rules.crowded_s:
+        if now_s - self._crowded_since < self._rules.crowded_s:
             return CallerStep.WAIT
         gain = self._gains.get(level)
         if gain is None or now_s - self._judged_s[level] >= VERDICT_S:
@@ -329,7 +325,6 @@ class CallerPolicy:
         self._used_s = now_s
         if self._is_alone(now_s):
             trial.left_s, self._left, self._trial = now_s, trial, None
-            self._narrow_since = -math.inf  # that stay was short since it was a trial
             return self._use(CallerForm.WIDE, "the callers have gone")
         if not trial.sample(now_s, ended):
             return CallerStep.WAIT
@@ -396,11 +391,6 @@ class CallerPolicy:
 
     def switched(self, form: CallerForm, now_s: float, in_flight: int, ended: int) -> None:
         """Another form is in force from now on; the runs in flight end in the one before."""
-        if form is CallerForm.NARROW:
-            self._narrow_since = now_s
-        elif self._trial is None:
-            was_short = now_s - self._narrow_since < LEAST_STAY_S
-            self._needed_s = min(MOST_CROWDED_S, 2 * self._needed_s) if was_short else self._rules.crowded_s
         self.form = form
         self._begin_leg(ended, in_flight)
 
@@ -411,7 +401,7 @@ class CallerPolicy:
         """How long to wait for the next sample."""
         if self._trial is not None:
             return 0.002
-        is_settled = self.form is CallerForm.WIDE and (bool(self.refusal) or bool(self._gains))
+        is_settled = bool(self.refusal) or bool(self._gains)
         return 0.04 if is_settled else 0.01
 
     def may_sleep(self, now_s: float) -> bool:

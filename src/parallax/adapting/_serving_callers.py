@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from parallax import _lazy
 from parallax.adapt import CALLER_RULES, CallerForm, CallerPolicy, CallerStep
 from parallax.adapting._background import WORK
-from parallax.engine import CallCount, CountedRunner
+from parallax.engine import CountedRunner
 from parallax.errors import BudgetError, BundleError, ConfigError, ParallaxError
 from parallax.machine import trim_heap
 
@@ -33,7 +33,7 @@ _LOOK_S: Final = 1.0
 class ServingSession(Protocol):
     """The part of a session that can serve its callers side by side."""
 
-    def open_narrow(self, calls: CallCount, most_growth: float | None) -> CountedRunner:
+    def open_narrow(self, most_growth: float | None) -> CountedRunner:
         """Open the model once more, on one thread, in the memory that there is for it.
 
         Raises:
@@ -262,7 +262,7 @@ class CallerFollower:
 
     def _open_narrow(self, most_growth: float | None) -> CountedRunner:
         with WORK.turn:  # a fork waits for it
-            return self._needed_session().open_narrow(self.calls, most_growth)
+            return self._needed_session().open_narrow(most_growth)
 
     def _share(self) -> None:
         """Have the session switch to a bundle. While a child process compiles the bundle, the session may be dropped.

@@ -10,7 +10,7 @@ from parallax import _lazy
 if TYPE_CHECKING:
     from parallax.engine._background import run_in_background
     from parallax.engine._compile import compile_plan
-    from parallax.engine._counted_runs import CallCount, CountedRunner
+    from parallax.engine._counted_runs import CallCount, CountedRunner, SideBySideRunner
     from parallax.engine._declared import Declaration, declare_outputs, declared_outputs, store_declaration
     from parallax.engine._delegate import DelegatedSession, refused_segments
     from parallax.engine._durations import RunDurations
@@ -45,7 +45,7 @@ else:
         {
             "_background": "run_in_background",
             "_compile": "compile_plan",
-            "_counted_runs": "CallCount CountedRunner",
+            "_counted_runs": "CallCount CountedRunner SideBySideRunner",
             "_declared": "Declaration declare_outputs declared_outputs store_declaration",
             "_delegate": "DelegatedSession refused_segments",
             "_durations": "RunDurations",
@@ -93,6 +93,7 @@ __all__ = [
     "SegmentSpan",
     "ShapeForm",
     "ShapeForms",
+    "SideBySideRunner",
     "SpanObserver",
     "SplitRunner",
     "TraceRecorder",

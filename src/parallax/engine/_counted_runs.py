@@ -5,12 +5,24 @@ Counting costs a run a fifth of a microsecond and no lock. Sessions that do not 
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, Final
 
 from parallax._record import dataclass
+from parallax.engine._fair_semaphore import FairSemaphore
 from parallax.engine._runner import WholeRunner
+
+_ALONE_S: Final = 0.05
+"""A run that begins so long after runs were in flight together last is alone. Not at once: between short runs of two
+callers there are moments with one in flight, and the threads of one that ran wide then would take the cores of the
+others for as long as they spin."""
+
+
+def _values_of(runner: WholeRunner) -> dict[str, Any]:
+    return {field.name: getattr(runner, field.name) for field in fields(WholeRunner)}
 
 
 class CallCount:
@@ -51,14 +63,11 @@ class CountedRunner(WholeRunner):
     """Has ONNX Runtime run the whole model, as `WholeRunner`, and counts the runs in flight. See `CountedRunner.of`."""
 
     calls: CallCount
-    is_alone: bool = False
-    """Whether its session has no threads but those of its callers; ONNX Runtime then runs nothing in the background."""
 
     @classmethod
-    def of(cls, runner: WholeRunner, calls: CallCount, *, is_alone: bool = False) -> CountedRunner:
+    def of(cls, runner: WholeRunner, calls: CallCount) -> CountedRunner:
         """Make the same runner, whose runs are counted in ``calls``."""
-        same = {field.name: getattr(runner, field.name) for field in fields(WholeRunner)}
-        return cls(**same, calls=calls, is_alone=is_alone)
+        return cls(**_values_of(runner), calls=calls)
 
     # What a class with slots derives from is named in full: the class that ``super()`` would look for is another one.
 
@@ -88,12 +97,6 @@ class CountedRunner(WholeRunner):
     def run_async(
         self, output_names: Any, input_feed: Mapping[str, Any], callback: Any, user_data: Any, run_options: Any
     ) -> None:
-        if self.is_alone:
-            self.check_complete(input_feed)
-            from parallax.engine._background import run_in_background
-
-            run_in_background(lambda: self.run(output_names, input_feed, run_options), callback, user_data)
-            return
         calls = self.calls
         in_flight = calls.begin()
 
@@ -107,3 +110,84 @@ class CountedRunner(WholeRunner):
         except BaseException:
             in_flight.pop()
             raise
+
+
+class _Overlap:
+    """When runs were in flight together last, in seconds on the clock of ``time.monotonic``."""
+
+    __slots__ = ("seen_s",)
+
+    def __init__(self) -> None:
+        self.seen_s = -math.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SideBySideRunner(CountedRunner):
+    """Has runs go on side by side, each on the thread of its caller, for as many callers at a time as there are cores.
+
+    The others wait in the order in which they came: more runs than cores would only take turns on them, each taking
+    longer and holding memory meanwhile. Where no runs overlap, they go to ``wide``. See `SideBySideRunner.beside`.
+    """
+
+    wide: CountedRunner
+    """What runs in place of this one where no runs overlap, counted in the same ``calls``."""
+    places: FairSemaphore
+    overlap: _Overlap
+
+    @classmethod
+    def beside(cls, wide: CountedRunner, runner: WholeRunner, *, cores: int) -> SideBySideRunner:
+        """Make the same as ``runner``, whose session has no threads but those of its callers.
+
+        Args:
+            cores: so many runs go on at a time.
+        """
+        places, overlap = FairSemaphore(cores), _Overlap()
+        return cls(**_values_of(runner), calls=wide.calls, wide=wide, places=places, overlap=overlap)
+
+    def _is_alone(self) -> bool:
+        """Whether a run that begins now is to have all threads."""
+        now_s = time.monotonic()
+        if self.calls.in_flight:
+            self.overlap.seen_s = now_s
+        return now_s - self.overlap.seen_s > _ALONE_S
+
+    def _end(self, in_flight: list[None]) -> None:
+        """A run that was counted ends."""
+        in_flight.pop()
+        self.calls.ended += 1
+        if in_flight:
+            self.overlap.seen_s = time.monotonic()
+
+    def run(self, output_names: Any, input_feed: Any, run_options: Any = None, memory: Any = None) -> Any:
+        if self._is_alone():
+            return self.wide.run(output_names, input_feed, run_options, memory)
+        in_flight = self.calls.begin()
+        try:
+            with self.places:
+                return WholeRunner.run(self, output_names, input_feed, run_options, memory)
+        finally:
+            self._end(in_flight)
+
+    def run_values(
+        self, output_names: Any, input_feed: Mapping[str, Any], run_options: Any = None, memory: Any = None
+    ) -> Any:
+        if self._is_alone():
+            return self.wide.run_values(output_names, input_feed, run_options, memory)
+        in_flight = self.calls.begin()
+        try:
+            with self.places:
+                return WholeRunner.run_values(self, output_names, input_feed, run_options, memory)
+        finally:
+            self._end(in_flight)
+
+    def run_async(
+        self, output_names: Any, input_feed: Mapping[str, Any], callback: Any, user_data: Any, run_options: Any
+    ) -> None:
+        if self._is_alone():
+            self.wide.run_async(output_names, input_feed, callback, user_data, run_options)
+            return
+        # Its session has no threads but those of its callers: ONNX Runtime runs nothing in the background then.
+        self.check_complete(input_feed)
+        from parallax.engine._background import run_in_background
+
+        run_in_background(lambda: self.run(output_names, input_feed, run_options), callback, user_data)

@@ -15,7 +15,7 @@ from parallax.session._base import SessionBase
 if TYPE_CHECKING:
     from parallax.adapt import Adaptation
     from parallax.adapting import CallerFollower, Follower
-    from parallax.engine import CallCount, CountedRunner, Runner, RunnerHandle
+    from parallax.engine import CountedRunner, Runner, RunnerHandle
     from parallax.opening import OpenedBundle, Sharing
     from parallax.options import AskedProviders, Device, PlanningOptions
     from parallax.planner import PlanRequest
@@ -270,21 +270,20 @@ class SwappingSession(PlannedSession):
 
     # -- following the callers --------------------------------------------------------------------------
 
-    def open_narrow(self, calls: CallCount, most_growth: float | None) -> CountedRunner:
+    def open_narrow(self, most_growth: float | None) -> CountedRunner:
         """Open the model once more, on one thread, for callers side by side: see `parallax.adapting.CallerFollower`.
 
         It holds weights of its own, which a memory budget counts until nobody holds it; those of a bundle are shared.
 
-        Raises:
-            BudgetError: there is no room for it.
-            ConfigError: the session was closed or opened anew meanwhile.
+        Raises: BudgetError: there is no room for it; ConfigError: the session was closed or opened anew meanwhile.
         """
-        from parallax.engine import CountedRunner
+        from parallax.engine import CountedRunner, SideBySideRunner
         from parallax.opening import narrow_weight_bytes, open_narrow
+        from parallax.options import session_cores
 
         with self._swap_lock:
             before, memory = self._opened, self._memory
-            if before.runner is None:
+            if not isinstance(before.runner, CountedRunner):
                 raise _opened_anew()
             request = self._opening_request(self._open_separately)
             held = narrow_weight_bytes(before, self._look or self._loaded, request, most_growth=most_growth)
@@ -296,7 +295,8 @@ class SwappingSession(PlannedSession):
                 if memory is not None:
                     memory.let_go(held)
                 raise
-            runner = CountedRunner.of(opened, calls, is_alone=True)
+            cores = session_cores(self._parallax_options, None)
+            runner = SideBySideRunner.beside(before.runner, opened, cores=cores)
             if memory is not None:
                 weakref.finalize(runner, memory.let_go, held).atexit = False
             with self._lazy_lock:
