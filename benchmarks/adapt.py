@@ -3,9 +3,10 @@
 Each model runs in a session with ``adapt=True`` beside an emulated device, whose condition makes it four times slower
 at stated times (its prices do not say so), and beside a competitor of real processes, four busy ones for each core, so
 that fair scheduling leaves a fifth of the cores to the session. After each change the session runs on for some
-seconds. Then, in the same state, static plans take turns: the whole model on all cores, half of them and one, branches
-side by side, and the best placements for a grid of states, each compiled by a session that follows nothing. The best of
-them is what ours is compared with. Devices are emulated, the processor's part and all times are real.
+seconds. Then, in the same state, static plans take turns in a process of their own: the whole model on all cores, half
+of them and one, branches side by side, and the best placements for a grid of states, each compiled by a session that
+follows nothing. The best of them is what ours is compared with. Devices are emulated, the processor's part and all
+times are real.
 
 A device that the plan in force does not use is seen by probes alone, at most 1% of the time, whose pauses double while
 nothing changes: so "back" cannot be noticed at once, and how long it took is told beside the verdict.
@@ -19,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,30 +36,22 @@ from _common import (
     make_parser,
     measure_as_child,
     ms,
-    open_inputs,
     pick_models,
     publish,
     say,
 )
+from _environment import as_installed
 from _figures import Figure, Verdict, counted
 from _intervals import median_interval, rows_that_keep
+from _static_plans import PROFILE, SLOW, Call, block_s, device_in, session_options
 
 import parallax
 from parallax import zoo
-from parallax.adapt import crowded_states, state_grid
 from parallax.backends import open_backend
-from parallax.backends.emulated._backend import EmulatedBackend
-from parallax.cli import compare_outputs, wait_until_quiet
-from parallax.errors import ParallaxError
-from parallax.machine import private_bytes
-from parallax.planner import plans_for_states
+from parallax.cli import compare_outputs
+from parallax.machine import free_memory_bytes, private_bytes
 
 MODELS = ("mobilenetv3-s", "swin-t", "distilbert")
-PROFILE = "pixel-6-gpu"
-
-SLOW = 4.0
-"""How many times as long as by its profile the device takes in its slow phases."""
-
 BUSY_PER_CORE = 4
 """Processes of the competitor."""
 
@@ -78,21 +71,21 @@ rest of it."""
 BEFORE_S = 2.0
 """The session runs for so long before a phase begins, so that it is in use when the machine changes."""
 
-STATIC_PLANS = 6
-
 SETTLE_RUNS, SETTLE_S = 20, 1.0
 """Within the longer of both, a session is to have followed a change."""
 
 NEXT_RUNS = 20
-COST_RUNS, COST_BLOCK_S = 4, 0.25
-"""What is timed in turn: so many runs, or as many as this takes. No pool of the other session spins meanwhile."""
+COST_RUNS = 4
+"""At least so many runs are timed in turn."""
+COMPARE_S = 8.0
+"""A session that has all its plans compares them once, with nothing slowed, for some seconds at most."""
+FREE_SHARE = 4
+"""Without a memory budget, plans that are kept ready take at most this part of what is free (`docs/adapt.md`)."""
 LEAST_RUNS = 10_000
 TOLERANCE = 1e-3
 """Of an output's largest magnitude: plans use kernels of other widths, and what a device computes is cut elsewhere."""
 
 WITHIN, NOMINAL_COST, STEADY_S = 1.10, 1.01, 5.0
-
-Call = Callable[[], Sequence[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,52 +192,50 @@ def competitor(is_there: bool) -> Iterator[Competitor | None]:
         made.end()
 
 
-def write_condition(folder: Path, prepare_s: float) -> Path:
-    """The device's condition: each phase in turn, after the time for preparation."""
-    steps = [
-        {"at_s": prepare_s + number * PHASE_S, "device": phase.device, "launch": 1}
-        for number, phase in enumerate(PHASES)
-    ]
-    path = folder / "condition.json"
-    path.write_text(json.dumps({"format": 1, "steps": steps}), encoding="utf-8")
-    return path
+class StaticPlans:
+    """A process with static plans (`_static_plans.py`), which ends with the block.
 
+    Raises: RuntimeError if it ends before its plans are ready.
+    """
 
-def static_calls(session: Any, feeds: Mapping[str, Any], device: str) -> dict[str, Call]:
-    """By label: the plan of a session, and others of the same model, each compiled and left as it is."""
-    request = session.planning_request()
-    first = session.runners.current
-    states = (*state_grid([device], device_factors=(1.0, SLOW)), *crowded_states())
-    calls: dict[str, Call] = {"plan of the calm state": lambda: list(first.run(None, feeds))}
-    for ready in plans_for_states(request, first.plan, states):
-        if len(calls) == STATIC_PLANS:
-            break
-        if ready.plan is first.plan:
-            continue
-        try:
-            runner = session.prepare_plan(ready.plan).runner
-        except ParallaxError as error:
-            say(f"  not compared with {ready.label}: {error}")
-            continue
-        calls[ready.label] = _call_of(runner, feeds)
-    return calls
+    def __init__(self, name: str, *, threads: int, steps: Sequence[tuple[float, float]]) -> None:
+        script = Path(__file__).with_name("_static_plans.py")
+        command = [sys.executable, str(script), name, str(threads), json.dumps(list(steps))]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=as_installed()
+        )
 
+    def __enter__(self) -> StaticPlans:
+        return self
 
-def _call_of(runner: Any, feeds: Mapping[str, Any]) -> Call:
-    return lambda: list(runner.run(None, feeds))
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
 
+    def labels(self) -> list[str]:
+        """Of its plans, when all are ready."""
+        return list(self._read())
 
-def time_static(calls: Mapping[str, Call], end: float) -> dict[str, list[float]]:
-    """Seconds of runs by label, in rounds of turns, until that moment. The first run of a turn is not timed."""
-    samples: dict[str, list[float]] = {label: [] for label in calls}
-    while time.perf_counter() < end:
-        for label, call in calls.items():
-            call()
-            for _ in range(3):
-                begin = time.perf_counter()
-                call()
-                samples[label].append(time.perf_counter() - begin)
-    return samples
+    def time_in_turn(self, until: float) -> dict[str, list[float]]:
+        """See `_static_plans.time_in_turn`."""
+        return dict(self._ask({"until": until}))
+
+    def block_s(self) -> float:
+        """See `_static_plans.block_s`: of the plan that a session opens with."""
+        return float(self._ask({"block": COST_RUNS}))
+
+    def _ask(self, order: Mapping[str, Any]) -> Any:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"static plans: their process ended with {self._process.wait()}")
+        return json.loads(line)
 
 
 def settled(samples: Sequence[tuple[float, float]], begin: float, best_s: float) -> dict[str, Any]:
@@ -273,95 +264,59 @@ def settled(samples: Sequence[tuple[float, float]], begin: float, best_s: float)
     }
 
 
-def nominal_cost(ours: Runs, static: Call, *, rounds: int, end: float) -> list[float]:
-    """Ratios of the session that follows to the one that does not, on one plan, round by round, in turn."""
+def nominal_cost(ours: Runs, static: StaticPlans, *, rounds: int, end: float) -> list[float]:
+    """Ratios of the session that follows to one that does not, round by round, in turn, each in its own process."""
     ratios: list[float] = []
-    calls: dict[str, Call] = {"ours": ours.call, "static": static}
     while len(ratios) < rounds and time.perf_counter() < end:
-        took = {
-            which: _block_s(calls[which]) for which in (("ours", "static") if len(ratios) % 2 else ("static", "ours"))
-        }
-        ratios.append(took["ours"] / took["static"])
+        if len(ratios) % 2:
+            mine, theirs = block_s(ours.call, COST_RUNS), static.block_s()
+        else:
+            theirs, mine = static.block_s(), block_s(ours.call, COST_RUNS)
+        ratios.append(mine / theirs)
     return ratios
-
-
-def _block_s(call: Call) -> float:
-    """Seconds of a run, on average over a block of them, when no pool of another session spins any more."""
-    wait_until_quiet()
-    call()
-    runs, begin = 0, time.perf_counter()
-    while runs < COST_RUNS or time.perf_counter() - begin < COST_BLOCK_S:
-        call()
-        runs += 1
-    return (time.perf_counter() - begin) / runs
 
 
 def measure_model(name: str, *, runs: int, threads: int, folder: Path) -> dict[str, Any]:
     """All phases of one model. ``runs``: rounds in which the session in the nominal state is compared."""
     path, feeds = Path(zoo.load(name)), zoo.example_inputs(name)
     prepare_s = PREPARE_S.get(name, MOST_PREPARE_S)
-    condition = write_condition(folder, prepare_s)
-    device = f"emulated:{PROFILE}?condition={condition}"
-    held = open_backend(device)
-    assert isinstance(held, EmulatedBackend)
-    began = held.since.moment
     reference = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [output.name for output in reference.get_outputs()]
     wanted = dict(zip(names, reference.run(None, feeds), strict=True))
     del reference
-    options: dict[str, Any] = {
-        "providers": [device, "CPUExecutionProvider"],
-        "threads": threads,
-        "shapes": open_inputs(path, feeds),
-    }
-    session: Any = parallax.InferenceSession(path, adapt=True, **options)
-    plain: Any = parallax.InferenceSession(path, **options)
-    ours = Runs(call=lambda: session.run(None, feeds), names=names, wanted=wanted)
-    static = static_calls(plain, feeds, held.info.name)
-    while not (known := session.adaptation).is_complete:
-        if known.ended is not None:
-            raise SystemExit(f"{name}: {known.ended}")
+    began = time.perf_counter()
+    steps = [(began, 1.0)]
+    steps += [(began + prepare_s + number * PHASE_S, phase.device) for number, phase in enumerate(PHASES)]
+    device = device_in(folder, steps)
+    # Held, so that the device is opened once, and its condition's time begins now.
+    held = open_backend(device)
+    options = session_options(path, feeds, device, threads)
+    with StaticPlans(name, threads=threads, steps=steps) as static:
+        free = free_memory_bytes()
+        session: Any = parallax.InferenceSession(path, adapt=True, **options)
+        ours = Runs(call=lambda: session.run(None, feeds), names=names, wanted=wanted)
         ours.run()
-    ready_s = time.perf_counter() - began
-    say(f"{name}: {len(known.plans)} plans ready after {ready_s:.0f} s; {len(static)} static plans")
-    if ready_s > prepare_s - BEFORE_S - COST_S / 2:
-        raise SystemExit(f"{name}: plans were not ready within {prepare_s - BEFORE_S - COST_S / 2:.0f} s")
-    for call in static.values():
-        call()  # what its first run keeps is not the session's
-    last = min(time.perf_counter() + COST_S, began + prepare_s - BEFORE_S - 1)
-    ratios = nominal_cost(ours, static["plan of the calm state"], rounds=runs, end=last)
-    memory = [_private_mib()]
-    phases = []
-    for number, phase in enumerate(PHASES):
-        begin = began + prepare_s + number * PHASE_S
-        with competitor(phase.is_crowded) as others:
-            time.sleep(max(0.0, begin - BEFORE_S - time.perf_counter()))
-            before = ours.run_until(begin)
-            if others is not None:
-                others.begin()
-            samples = ours.run_until(begin + FOLLOW_S, least=SETTLE_RUNS + NEXT_RUNS + 2, latest=begin + MOST_FOLLOW_S)
-            followed = time.perf_counter()
-            taken = time_static(static, begin + PHASE_S - BEFORE_S - 2)
-            took_share = 0.0 if others is None else others.share()
+        memory = [_private_mib()]
+        while not (known := session.adaptation).is_complete:
+            if known.ended is not None:
+                raise SystemExit(f"{name}: {known.ended}")
+            ours.run()
+        ready_s = time.perf_counter() - began
+        labels = static.labels()
+        all_ready_s = time.perf_counter() - began
+        say(f"{name}: {len(known.plans)} plans ready after {ready_s:.0f} s; {len(labels)} static plans")
+        if all_ready_s > prepare_s - BEFORE_S - COST_S / 2 - COMPARE_S:
+            raise SystemExit(f"{name}: all plans were ready after {all_ready_s:.0f} of {prepare_s:.0f} s, too late")
+        ours.run_until(time.perf_counter() + COMPARE_S)  # in which a session compares its plans once
+        last = min(time.perf_counter() + COST_S, began + prepare_s - BEFORE_S - 1)
+        ratios = nominal_cost(ours, static, rounds=runs, end=last)
         memory.append(_private_mib())
-        medians = {label: statistics.median(seconds) for label, seconds in taken.items() if seconds}
-        best = min(medians, key=lambda label: medians[label])
-        found = settled([*before, *samples], begin, medians[best])
-        steady = (begin + STEADY_S, followed)
-        switches = [switch for switch in session.adaptation.switches if steady[0] <= switch.at_s < steady[1]]
-        say(f"  {phase.name}: best is {best}, {medians[best] * 1e3:.1f} ms; runs {found['runs']}")
-        phases.append(
-            {
-                **asdict(phase),
-                **found,
-                "best": best,
-                "static_s": taken,
-                "competitor_share": took_share,
-                "steady_switches": len(switches),
-                "steady_s": steady[1] - steady[0],
-                "adaptation": session.adaptation.to_json(),
-            }
-        )
+        phases = []
+        for number, phase in enumerate(PHASES):
+            begin = began + prepare_s + number * PHASE_S
+            phases.append(measure_phase(phase, begin, ours=ours, session=session, static=static))
+            memory.append(_private_mib())
+    del held
     return {
         "model": name,
         "ready_after_s": ready_s,
@@ -373,7 +328,39 @@ def measure_model(name: str, *, runs: int, threads: int, folder: Path) -> dict[s
         "failures": len(ours.failed),
         "wrongs": len(ours.wrong),
         "private_mib": memory,
+        "allowed_mib": free / 2**20 / FREE_SHARE,
         "log": str(session.adaptation),
+    }
+
+
+def measure_phase(phase: Phase, begin: float, *, ours: Runs, session: Any, static: StaticPlans) -> dict[str, Any]:
+    """One state of the machine, from ``begin`` on the clock of `time.perf_counter`."""
+    with competitor(phase.is_crowded) as others:
+        time.sleep(max(0.0, begin - BEFORE_S - time.perf_counter()))
+        before = ours.run_until(begin)
+        if others is not None:
+            others.begin()
+        samples = ours.run_until(begin + FOLLOW_S, least=SETTLE_RUNS + NEXT_RUNS + 2, latest=begin + MOST_FOLLOW_S)
+        followed = time.perf_counter()
+        taken = static.time_in_turn(begin + PHASE_S - BEFORE_S - 2)
+        took_share = 0.0 if others is None else others.share()
+    medians = {label: statistics.median(seconds) for label, seconds in taken.items() if seconds}
+    best = min(medians, key=lambda label: medians[label])
+    found = settled([*before, *samples], begin, medians[best])
+    steady = (begin + STEADY_S, followed)
+    switches = [switch for switch in session.adaptation.switches if steady[0] <= switch.at_s < steady[1]]
+    say(f"  {phase.name}: best is {best}, {medians[best] * 1e3:.1f} ms; runs {found['runs']}")
+    return {
+        **asdict(phase),
+        **found,
+        "best": best,
+        "best_s": medians[best],
+        "best_interval_s": median_interval(taken[best]),
+        "static_medians_s": medians,
+        "competitor_share": took_share,
+        "steady_switches": len(switches),
+        "steady_s": steady[1] - steady[0],
+        "adaptation": session.adaptation.to_json(),
     }
 
 
@@ -386,9 +373,9 @@ def _private_mib() -> float:
 
 def ratio_figure(model: str, phase: Mapping[str, Any]) -> Figure:
     """Ours after a change, against the best static plan of that state."""
-    next_s, best_s = phase["next_s"], phase["static_s"][phase["best"]]
-    ours, best = median_interval(next_s), median_interval(best_s)
-    value = statistics.median(next_s) / statistics.median(best_s) if next_s else float("nan")
+    next_s, best = phase["next_s"], phase["best_interval_s"]
+    ours = median_interval(next_s)
+    value = statistics.median(next_s) / phase["best_s"] if next_s else float("nan")
     after = phase["within_after_s"]
     return Figure(
         name=f"adapt.{model}.{phase['name'].replace(' ', '_')}",
@@ -416,7 +403,7 @@ def make_figures(results: Sequence[Mapping[str, Any]]) -> list[Figure]:
         phase["steady_switches"] * STEADY_S / phase["steady_s"] for result in results for phase in result["phases"]
     ]
     ratios = [ratio for result in results for ratio in result["calm_ratios"]]
-    growth = max(max(result["private_mib"]) - result["private_mib"][0] for result in results)
+    held = max((max(result["private_mib"]) - result["private_mib"][0]) / result["allowed_mib"] for result in results)
     figures = [
         rows_that_keep("adapt.away", f"states followed within {WITHIN:.2f} of the best static plan", away),
         rows_that_keep("adapt.back", "the same, back to a calm machine", back),
@@ -448,12 +435,13 @@ def make_figures(results: Sequence[Mapping[str, Any]]) -> list[Figure]:
         counted("adapt.failed", "of these: failed", sum(result["failures"] for result in results), bound=0),
         counted("adapt.wrong", "of these: wrong", sum(result["wrongs"] for result in results), bound=0),
         Figure(
-            name="adapt.growth",
-            what="private memory beyond what it was with all plans ready, the most of all models",
-            value=growth,
-            unit="MiB",
-            interval=(growth, growth),
-            bound=64.0,
+            name="adapt.memory",
+            what="private memory that following adds, relative to the quarter of what was free that it may take, the "
+            "most of all models",
+            value=held,
+            unit="ratio",
+            interval=(held, held),
+            bound=1.0,
             headline=False,
         ),
     ]
@@ -470,13 +458,12 @@ def make_report(results: Sequence[dict[str, Any]]) -> Report:
         for phase in result["phases"]:
             figure = ratio_figure(result["model"], phase)
             after = phase["within_after_s"]
-            best_s = statistics.median(phase["static_s"][phase["best"]])
             rows.append(
                 [
                     result["model"],
                     phase["name"],
                     phase["best"],
-                    ms(best_s * 1e9),
+                    ms(phase["best_s"] * 1e9),
                     "-" if not phase["next_s"] else ms(statistics.median(phase["next_s"]) * 1e9),
                     "-" if figure.verdict is Verdict.NO_BOUND else f"{figure.value:.3f} ({figure.verdict})",
                     "-" if after is None else f"{after:.1f} s",

@@ -46,9 +46,9 @@ def cpu_plan() -> Plan:
     return make_plan((make_segment(0, width=2, cost_ns=12 * MS),), cores=2, lanes=1)
 
 
-def device_plan() -> Plan:
-    """8 ms on the device."""
-    return make_plan((make_segment(0, backend="gpu", width=0, lane=0, cost_ns=8 * MS),), cores=2, lanes=1)
+def device_plan(ms: int = 8) -> Plan:
+    """So many milliseconds on the device."""
+    return make_plan((make_segment(0, backend="gpu", width=0, lane=0, cost_ns=ms * MS),), cores=2, lanes=1)
 
 
 def ready(label: str, plan: Plan) -> ReadyPlan:

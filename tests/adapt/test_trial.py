@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import statistics
 from dataclasses import replace
 from typing import Final
@@ -16,7 +17,7 @@ from parallax.adapt import CPU_NARROW, CPU_WIDE, NOMINAL, HardwareState, Slowdow
 from parallax.adapt._decision import Dwell
 from parallax.adapt._trial import FIRST_SETBACK_S, MOST_RUNS, MOST_SETBACK_S, Setback, Trial, Verdict
 from tests.adapt._recorded import DEVICE, NARROW, WIDE
-from tests.adapt.test_controller import BOTH, BUSY_CPU, SLOW_DEVICE, World, state_of
+from tests.adapt.test_controller import BOTH, BUSY_CPU, MACHINE, SLOW_DEVICE, World, device_plan, ready, state_of
 
 
 def trial(before_ns: float = 100.0, *, is_return: bool = False) -> Trial:
@@ -41,6 +42,71 @@ def test_a_verdict_waits_until_it_is_sure_or_there_were_runs_enough(
     after_ns: float, runs: int, verdict: Verdict | None
 ) -> None:
     assert trial().verdict(after_ns, Slowdown(variance=0.001), runs) is verdict
+
+
+@pytest.mark.parametrize(
+    ("after_ns", "runs", "verdict"),
+    [
+        (50.0, 2, None),
+        (80.0, 3, Verdict.KEPT),
+        (92.0, 3, None),
+        (92.0, MOST_RUNS, Verdict.SLOWER),  # in doubt
+        (100.0, MOST_RUNS, Verdict.SLOWER),
+        (112.0, 3, Verdict.SLOWER),
+    ],
+)
+def test_a_plan_of_which_nothing_is_predicted_must_prove_quicker(
+    after_ns: float, runs: int, verdict: Verdict | None
+) -> None:
+    comparison = replace(trial(), is_comparison=True)
+    assert comparison.verdict(after_ns, Slowdown(variance=0.001), runs) is verdict
+
+
+def comparing(wrong: float, seed: int = 0) -> World:
+    """A fourth plan is predicted to take 7 ms, where the one in force takes 6, and all are to be compared."""
+    world = World(seed)
+    world.controller.add(ready("other", device_plan(7)))
+    world.wrong = {"other": wrong}
+    world.controller.compare_in_nominal()
+    return world
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_in_the_nominal_state_a_plan_that_may_be_quicker_is_measured_once(seed: int) -> None:
+    world = comparing(1.0, seed)
+    world.run_for(400)
+    assert world.label == "shared"
+    there, back = world.controller.switches
+    assert (there.after, back.after) == ("other", "shared")
+    assert back.at_s - there.at_s < 0.5
+    assert re.fullmatch(r"compared once with shared, which takes \d\.\d+ ms, with nothing slowed", there.reason)
+    assert "ms measured" in back.reason
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_plan_that_proves_quicker_in_the_nominal_state_is_the_one_for_it_from_then_on(seed: int) -> None:
+    world = comparing(0.7, seed)  # 4.9 ms in truth
+    world.run_for(20)
+    assert world.label == "other"
+    assert [switch.after for switch in world.controller.switches] == ["other"]
+    assert world.controller.plans[3].predict_ns(NOMINAL, MACHINE) == pytest.approx(4.9e6, rel=0.05)
+    assert world.controller.state.slowdown("gpu") == pytest.approx(1.0, rel=0.05), "the device is as it was"
+    world.state = SLOW_DEVICE  # 19.6 ms by it, 24 by the first one, 12 by the CPU
+    world.run_for(3)
+    assert world.label == "CPU"
+    world.state = NOMINAL
+    world.run_for(100)
+    assert world.label == "other"
+
+
+def test_plans_are_not_compared_where_others_take_the_cores() -> None:
+    world = comparing(0.7)
+    world.spread = 0.4
+    world.run_for(30)
+    assert not any(switch.is_comparison for switch in world.controller.switches)
+    world.spread = 0.0
+    world.run_for(60)
+    assert world.label == "other"
 
 
 def test_setbacks_become_longer_up_to_a_limit_and_end_when_the_machine_changes() -> None:

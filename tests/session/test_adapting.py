@@ -153,8 +153,8 @@ def test_nothing_is_switched_unless_something_became_slow(hand: Hand, want: Any)
     # Where other processes have the cores, a run of half a millisecond may take fifty: that is for the session to see.
     for switch in session.adaptation.switches:
         before_ns, after_ns = switch.measured_ns or (switch.before_ns, switch.after_ns)
-        assert after_ns <= 0.96 * before_ns
-        assert switch.measured_ns is not None or max(switch.state.slowdowns.values()) > 5
+        assert switch.is_comparison or after_ns <= 0.96 * before_ns
+        assert switch.is_comparison or switch.measured_ns or max(switch.state.slowdowns.values()) > 5
 
 
 @pytest.mark.slow

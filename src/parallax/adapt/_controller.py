@@ -16,7 +16,7 @@ from parallax.adapt._decision import CHANGED, PROBE_SHARE, SAVED_S, Dwell, Probe
 from parallax.adapt._meter import MeteredRun, RunMeter
 from parallax.adapt._slowdown import Slowdown, SlowdownEstimator
 from parallax.adapt._state import CPU_NARROW, CPU_WIDE, NOMINAL, HardwareState, predict_ns, processors_of
-from parallax.adapt._trial import Setback, Trial, Verdict
+from parallax.adapt._trial import LEAST_RUNS_BEFORE, Setback, Trial, Verdict
 from parallax.events import Event
 from parallax.schedule import Plan
 from parallax.schedule.placement import Machine
@@ -27,6 +27,16 @@ _NOTICEABLE: Final = 0.02
 _FRESH_RUNS: Final = 2
 """Of a plan, after it came into force, before it may be left: its first runs are those of cold caches. They, and what
 began before they had ended, tell nothing of the machine."""
+
+_ALIKE: Final = 1.25
+"""A plan that is predicted to take at most so many times as long as the first one in the nominal state may be quicker
+there in truth."""
+
+_NOMINAL_WITHIN: Final = 1.15
+"""In the nominal state processors take at most so many times as long as the least that they were seen to take, ..."""
+
+_NOMINAL_NOISE: Final = 0.2
+"""... and runs differ by at most this standard deviation of the logarithm."""
 
 _LONGEST_HISTORY: Final = 64
 """Switches that are remembered for people."""
@@ -55,12 +65,16 @@ class ReadyPlan:
         """The same with costs by which it takes no less than ``first`` in the nominal state.
 
         The plan that a session opens with was chosen for that state, with more care (and perhaps measured), so that
-        nothing but another state is a reason to leave it.
+        no prediction is a reason to leave it there; a measurement is (`Controller.compare_in_nominal`).
         """
         own_ns, least_ns = self.predict_ns(NOMINAL, machine), first.predict_ns(NOMINAL, machine)
         if own_ns >= least_ns:
             return self
         factor = least_ns / max(1, own_ns)
+        return self.scaled(factor)
+
+    def scaled(self, factor: float) -> ReadyPlan:
+        """The same, which takes so many times as long in every state."""
         return replace(self, cost_ns=tuple(math.ceil(ns * factor) for ns in self.cost_ns))
 
     def is_expected(self, run: MeteredRun) -> bool:
@@ -83,6 +97,8 @@ class Switch:
     measured_ns: tuple[int, int] | None = None
     """What a run took by the plan before, and by the one after when that was in force last; None where nothing but
     predictions led to the switch."""
+    is_comparison: bool = False
+    """Whether the plan after is to be measured once in the nominal state, whatever is predicted of it."""
 
     @property
     def reason(self) -> str:
@@ -90,6 +106,8 @@ class Switch:
         if self.measured_ns is not None:
             before_ns, after_ns = self.measured_ns
             return f"{after_ns / 1e6:.2f} ms measured, {before_ns / 1e6:.2f} ms by {self.before}"
+        if self.is_comparison:
+            return f"compared once with {self.before}, which takes {self.before_ns / 1e6:.2f} ms, with nothing slowed"
         slow = ", ".join(
             f"{name} at {factor:.2g} times its predicted time"
             for name, factor in sorted(self.state.slowdowns.items())
@@ -150,6 +168,10 @@ class Controller:
     """Of plans that were measured to be slower than another; also those that are over, since the next one is longer."""
     _goes_back: bool = field(init=False, default=False)
     """Whether the plan that was decided on is one to go back to."""
+    _to_compare: list[int] = field(init=False, default_factory=list)
+    """Plans that are to be measured once in the nominal state."""
+    _compares: bool = field(init=False, default=False)
+    """Whether the plan that was decided on is one of these."""
 
     @property
     def plans(self) -> tuple[ReadyPlan, ...]:
@@ -170,6 +192,15 @@ class Controller:
         self._plans.append(_Known(ready, nominal_ns=max(1, ready.predict_ns(NOMINAL, self.machine))))
         self._compared = None
         return len(self._plans) - 1
+
+    def compare_in_nominal(self) -> None:
+        """Have each plan that may be as quick as the first one in the nominal state be measured there once.
+
+        To be called when all plans are ready, since runs take longer while others are compiled. A plan that proves
+        quicker stays in force, and its predictions are scaled to what was measured.
+        """
+        most_ns = _ALIKE * self._plans[0].nominal_ns if self._plans else 0
+        self._to_compare = [index for index, known in enumerate(self._plans) if known.nominal_ns <= most_ns]
 
     def observe(self, event: Event) -> MeteredRun | None:
         """Take in an event; returns the run that it ended, if it was one by the plan in force."""
@@ -225,7 +256,15 @@ class Controller:
         if self._trial is not None:
             return self._judge(self._trial, state, now_s)
         gain = least_gain(self._deviation)
-        if not self._dwell.may_switch(now_s) or not self._is_worth_comparing(state, gain, now_s):
+        if not self._dwell.may_switch(now_s):
+            return None
+        if self.current in self._to_compare:
+            self._to_compare.remove(self.current)
+        if self._to_compare and self.is_nominal:
+            self._predict(state)
+            self._compares = True
+            return self._to_compare.pop(0)
+        if not self._is_worth_comparing(state, gain, now_s):
             return None
         self._compared, self._compared_gain, self._compared_s = state, gain, now_s
         self._predict(state)
@@ -278,6 +317,9 @@ class Controller:
             return None
         if verdict is Verdict.KEPT:
             self._trial, self._compared = None, None
+            if trial.is_comparison:
+                self._scale_to(trial)
+                return None
             lost = self._setbacks.get(trial.before)
             if lost is None or lost.state is not None:
                 self._setbacks[trial.before] = Setback.after(lost, now_s)
@@ -295,6 +337,19 @@ class Controller:
         self._predict(state)
         return trial.before
 
+    def _scale_to(self, trial: Trial) -> None:
+        """The plan in force was measured to be quicker in the nominal state: have predictions say so, too.
+
+        What its runs showed of processors is as wrong as its prediction was.
+        """
+        known, before = self._plans[self.current], self._plans[trial.before]
+        factor = self._pace_ns / trial.before_ns * before.nominal_ns / known.nominal_ns
+        scaled = known.ready.scaled(factor)
+        nominal_ns = max(1, scaled.predict_ns(NOMINAL, self.machine))
+        self._pace = replace(self._pace, value=self._pace_ns / nominal_ns)
+        self._plans[self.current] = _Known(scaled, nominal_ns=nominal_ns)
+        self._estimator.restore(trial.estimates)
+
     def _predict(self, state: HardwareState) -> None:
         for known in self._plans:
             known.predicted_ns = known.ready.predict_ns(state, self.machine)
@@ -310,6 +365,15 @@ class Controller:
         seen = processors_of(self._plans[self.current].ready.plan) if self._plans else ()
         return any(self._estimator.estimate(name).is_suspected for name in seen)
 
+    @property
+    def is_nominal(self) -> bool:
+        """Whether runs enough by the plan in force lie close together, and as low as they ever did."""
+        if self._paced < LEAST_RUNS_BEFORE or self.is_suspicious or self._pace.noise > _NOMINAL_NOISE**2:
+            return False
+        state, seen = self.state, processors_of(self._plans[self.current].ready.plan)
+        least = {name: self._estimator.least(name) for name in seen}
+        return all(ns is not None and state.slowdown(name) <= _NOMINAL_WITHIN * ns for name, ns in least.items())
+
     def switched(self, index: int, now_s: float) -> Switch:
         """The plan ``index`` is in force now."""
         before, after = self._plans[self.current], self._plans[index]
@@ -322,6 +386,7 @@ class Controller:
             after_ns=after.predicted_ns,
             state=self.state,
             measured_ns=(round(self._pace_ns), round(former.before_ns)) if former and goes_back else None,
+            is_comparison=self._compares,
         )
         self.switches = [*self.switches, switch][-_LONGEST_HISTORY:]
         estimates = self._estimator.estimates
@@ -335,13 +400,14 @@ class Controller:
                 before_variance=self._pace.variance,
                 dwell=self._dwell,
                 is_return=goes_back,
+                is_comparison=self._compares,
                 estimates=estimates,
             )
         if former is not None and goes_back and not former.is_return:
             self._dwell = former.dwell  # the plan is in force for as long as if it had not been left
         else:
             self._dwell = self._dwell.switched(now_s)
-        self.current, self._fresh, self._compared, self._goes_back = index, 0, None, False
+        self.current, self._fresh, self._compared, self._goes_back, self._compares = index, 0, None, False, False
         self._pace, self._paced = Slowdown(noise=self._pace.noise), 0  # runs differ as much by one plan as by the other
         return switch
 
@@ -359,13 +425,17 @@ class Controller:
         return None
 
     @property
+    def processors(self) -> frozenset[str]:
+        """All that any plan uses."""
+        each: Sequence[frozenset[str]] = [processors_of(known.ready.plan) for known in self._plans]
+        return frozenset().union(*each)
+
+    @property
     def hidden(self) -> frozenset[str]:
         """Processors that another plan uses and the one in force does not: its runs tell nothing of them."""
         if not self._plans:
             return frozenset()
-        used = processors_of(self._plans[self.current].ready.plan)
-        others: Sequence[frozenset[str]] = [processors_of(known.ready.plan) for known in self._plans]
-        return frozenset().union(*others) - used
+        return self.processors - processors_of(self._plans[self.current].ready.plan)
 
     def probed(self, processor: str, ratio: float | None, *, took_s: float, now_s: float) -> None:
         """A probe of a processor ended now.
@@ -385,7 +455,9 @@ class Controller:
                 self._setbacks[index] = replace(setback, state=setback.state.slowed(processor, after))
         self._next_probe_s = max(self._next_probe_s, now_s - SAVED_S) + took_s / PROBE_SHARE
         planned = self._probes.get(processor, ProbePlan(next_s=now_s))
-        self._probes[processor] = planned.probed(now_s, took_s=took_s, before=before, after=after)
+        # One that is slow is not used for that reason, so that it matters when it is quick again.
+        is_slow = _is_change(self._estimator.least(processor) or 1.0, after) and after > 1
+        self._probes[processor] = planned.probed(now_s, took_s=took_s, before=before, after=after, is_slow=is_slow)
 
 
 _OTHER_WIDTH: Final = {CPU_NARROW: CPU_WIDE, CPU_WIDE: CPU_NARROW}

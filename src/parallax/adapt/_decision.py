@@ -30,6 +30,9 @@ SAVED_S: Final = 10.0
 FIRST_PAUSE_S: Final = 1.0
 MOST_PAUSE_S: Final = 64.0
 
+MOST_PAUSE_IF_SLOW_S: Final = 4.0
+"""Of a processor that was found slow: a plan that uses it is better as soon as it is quick again."""
+
 CHANGED: Final = 0.25
 """A probe that finds a processor faster or slower by this part has found a change."""
 
@@ -107,15 +110,17 @@ class ProbePlan:
         """Whether it is time."""
         return now_s >= self.next_s
 
-    def probed(self, now_s: float, *, took_s: float, before: float, after: float) -> ProbePlan:
+    def probed(self, now_s: float, *, took_s: float, before: float, after: float, is_slow: bool = False) -> ProbePlan:
         """After a probe that ended now.
 
         Args:
             took_s: the time that it took.
             before, after: the slow-down as it was known, and as the probe found it.
+            is_slow: whether the processor is slower than in the nominal state.
         """
         has_changed = abs(after - before) > CHANGED * before
-        pause = FIRST_PAUSE_S if has_changed else min(MOST_PAUSE_S, 2 * self.pause_s)
+        most = MOST_PAUSE_IF_SLOW_S if is_slow else MOST_PAUSE_S
+        pause = FIRST_PAUSE_S if has_changed else min(most, 2 * self.pause_s)
         earliest = now_s + took_s / PROBE_SHARE
         return replace(self, next_s=max(now_s + pause, earliest), pause_s=pause, earliest_s=earliest)
 

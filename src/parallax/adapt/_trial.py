@@ -25,6 +25,9 @@ MOST_RUNS: Final = 16
 """After so many a trial ends. Where it is still in doubt which plan is quicker, the one in force stays: to go back
 would be one more switch for nothing."""
 
+LEAST_RUNS_BEFORE: Final = 16
+"""Of the plan in force, before another one is compared with it without being predicted to be quicker."""
+
 SURE: Final = 2.0
 """Standard deviations by which a difference is beyond doubt."""
 
@@ -64,6 +67,8 @@ class Trial:
     """As it was before; what it is again once the plan before is in force again."""
     is_return: bool
     """Whether this one was itself gone back to, because the other was slower."""
+    is_comparison: bool = False
+    """Whether nothing is predicted to be gained by it, so that it is kept only if it is surely quicker."""
     estimates: Mapping[str, Slowdown] = field(default_factory=lambda: MappingProxyType({}))
     """Of all processors, from before this plan ran; what they are again if it is given up. Where a plan's prediction is
     wrong, its runs show processors that are as slow as it is wrong, which is no other state of the machine."""
@@ -80,6 +85,10 @@ class Trial:
             return None
         slower = math.log(after_ns / self.before_ns)
         doubt = SURE * math.sqrt(self.before_variance + after.variance)
+        if self.is_comparison:
+            if slower < -max(WORSE, doubt):
+                return Verdict.KEPT
+            return Verdict.SLOWER if slower > doubt or runs >= MOST_RUNS else None
         if slower > WORSE + doubt:
             return Verdict.SLOWER
         if slower < -doubt:

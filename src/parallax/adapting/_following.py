@@ -117,6 +117,7 @@ class Follower:
         self._watched = 0  # (lock) runs that ended since one looks
         self._probes: dict[str, ProcessorProbe | None] = {}  # the thread's own
         self._left: dict[str, float] = {}  # the thread's own: processors -> how slow they were when they were left
+        self._has_nominal_probes = False  # the thread's own
         self._has_news = threading.Event()
         self._is_stopped = threading.Event()
         self._is_complete = False
@@ -200,6 +201,7 @@ class Follower:
                 self._watch()
                 self._await_news()
                 if not self._is_stopped.is_set():
+                    self._calibrate_probes()
                     self._decide()
                     if not self._is_trying():
                         self._probe()
@@ -269,6 +271,8 @@ class Follower:
         ).chosen
         for index in chosen[1:]:
             self._prepare(candidates[index])
+        with self._lock:
+            self._controller.compare_in_nominal()
         self._is_complete = not self._is_stopped.is_set()
 
     def _found(self, request: PlanRequest, first: Plan) -> list[ReadyPlan]:
@@ -358,6 +362,25 @@ class Follower:
         with self._lock:
             return self._controller is not None and self._controller.is_suspicious
 
+    def _calibrate_probes(self) -> None:
+        """In the nominal state, once: note what probes of all processors take there, while all plans are ready."""
+        if self._has_nominal_probes or not self._is_complete:
+            return
+        with self._lock:
+            controller = self._controller
+            if controller is None or not controller.is_nominal:
+                return
+            slowdowns = {name: controller.least_slowdown(name) or 1.0 for name in controller.processors}
+        self._has_nominal_probes = True
+        for processor, slowdown in slowdowns.items():
+            try:
+                with WORK.turn:
+                    probe = self._probe_of(processor)
+                    if probe is not None:
+                        probe.calibrate_nominal(slowdown)
+            except ParallaxError as error:
+                logger.info("%s cannot be probed: %s", processor, error)
+
     def _probe(self) -> None:
         """Look at a processor that the plan in force does not use, if it is time to.
 
@@ -380,8 +403,7 @@ class Follower:
                 probe = self._probe_of(processor)
                 began = self._clock()
                 if probe is not None and (processor in self._left or not probe.is_calibrated):
-                    probe.calibrate(known, least)
-                    ratio = known
+                    ratio = probe.calibrate(known, least)
                 elif probe is not None:
                     ratio = probe.ratio()
         except ParallaxError as error:

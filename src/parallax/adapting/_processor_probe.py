@@ -58,9 +58,21 @@ class Calibration:
     slowdown: float
     least: float | None = None
     """The slow-down that the processor has in the nominal state; None where it is not known."""
+    nominal: ProbeTimes | None = None
+    """What the probe took in the nominal state, if it was made in it."""
+
+    def is_nominal(self, times: ProbeTimes) -> bool:
+        """Whether a probe that takes this takes no longer than in the nominal state, its quickest run neither."""
+        if self.nominal is None:
+            return False
+        return (
+            times.mean_ns <= _CONTENDED * self.nominal.mean_ns and times.least_ns <= _CONTENDED * self.nominal.least_ns
+        )
 
     def slowdown_by(self, times: ProbeTimes) -> float:
         """How slow the processor is where a probe takes this."""
+        if self.is_nominal(times):
+            return self.slowdown if self.least is None else min(self.least, self.slowdown)
         power = 1.0
         contention = self.times.mean_ns / self.times.least_ns
         is_between = times.mean_ns < self.times.mean_ns
@@ -101,14 +113,31 @@ class ProcessorProbe:
         """Whether it is known what it takes when the processor is how slow."""
         return self._calibration is not None
 
-    def calibrate(self, slowdown: float, least: float | None = None) -> None:
-        """Note what it takes now, where the processor is known to be so slow. Raises: BackendError.
+    def calibrate_nominal(self, slowdown: float) -> None:
+        """Note what it takes now, in the nominal state. Raises: BackendError.
 
         Args:
-            slowdown: of the processor now.
-            least: that it has in the nominal state; None where it is not known.
+            slowdown: of the processor in that state: what is predicted of it may be wrong.
         """
-        self._calibration = Calibration(times=self._times(), slowdown=slowdown, least=least)
+        times = self._times()
+        self._calibration = Calibration(times=times, slowdown=slowdown, least=slowdown, nominal=times)
+
+    def calibrate(self, slowdown: float, least: float | None = None) -> float:
+        """Note what it takes now, where the processor is taken to be so slow. Raises: BackendError.
+
+        Args:
+            slowdown: of the processor now, by runs. Several of them must agree before a change is believed, so that
+                this may be that of a state which has just ended.
+            least: that it has in the nominal state; None where it is not known.
+
+        Returns: ``slowdown``; what it is in the nominal state where the probe takes no longer than there.
+        """
+        times, known = self._times(), self._calibration
+        if known is not None and known.is_nominal(times):
+            return known.slowdown_by(times)
+        nominal = None if known is None else known.nominal
+        self._calibration = Calibration(times=times, slowdown=slowdown, least=least, nominal=nominal)
+        return slowdown
 
     def ratio(self) -> float:
         """How slow the processor is now; to be called once it is calibrated. Raises: BackendError."""
