@@ -34,11 +34,27 @@ def arrivals(kind: str, *, rate: float, seconds: float, seed: int) -> list[float
     return moments
 
 
+def servable(moments: Sequence[float], *, capacity: float, limit_s: float) -> int:
+    """How many requests that come at these moments could be served in time at all.
+
+    By a server that serves ``capacity`` a second one by one, knows what comes, and so takes what ends within the limit.
+    """
+    free = 0.0
+    served = 0
+    for moment in moments:
+        end = max(free, moment) + 1 / capacity
+        if end <= moment + limit_s:
+            free, served = end, served + 1
+    return served
+
+
 @dataclass(slots=True)
 class Slice:
     """What became of the requests of some seconds."""
 
     seconds: float
+    servable: int = 0
+    """See `servable`."""
     offered: int = 0
     refused: int = 0
     dropped: int = 0
@@ -47,7 +63,9 @@ class Slice:
     lost: int = 0
     """Without an answer long after the end."""
     times_s: list[float] = field(default_factory=list)
-    """From the moment at which a request was to come to its answer."""
+    """From when a request was handed over to its answer."""
+    lags_s: list[float] = field(default_factory=list)
+    """How much later than it was to come a request was handed over: the batcher's threads have Python's lock, too."""
     refusals_s: list[float] = field(default_factory=list)
     """What refusals took."""
 
@@ -104,6 +122,7 @@ def open_loop(batcher: Batcher, answers: Answers, moments: Sequence[float], *, s
         number = draw.randrange(len(answers.feeds))
         result.offered += 1
         asked = time.perf_counter()
+        result.lags_s.append(asked - begin - moment)
         try:
             future = batcher.submit(answers.feeds[number], client=number % 4)
         except Overloaded:
@@ -111,8 +130,8 @@ def open_loop(batcher: Batcher, answers: Answers, moments: Sequence[float], *, s
             result.refused += 1
             continue
         future.add_done_callback(note)
-        pending.append((number, begin + moment, future))
-    for number, due, future in pending:
+        pending.append((number, asked, future))
+    for number, asked, future in pending:
         try:
             answer = future.result(60)
         except DeadlineMissed:
@@ -123,7 +142,7 @@ def open_loop(batcher: Batcher, answers: Answers, moments: Sequence[float], *, s
             result.failed += 1
         else:
             # The callback may be a moment later than the result.
-            result.times_s.append(ends.get(future, time.perf_counter()) - due)
+            result.times_s.append(ends.get(future, time.perf_counter()) - asked)
             result.wrong += not answers.is_right(number, answer)
     return result
 

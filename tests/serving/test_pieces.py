@@ -193,9 +193,10 @@ class Clock:
 @pytest.mark.parametrize(
     ("seconds", "measured", "best"),
     [
-        (lambda size: 0.01 * size, [1, 2], 1),
+        (lambda size: 0.01 * size, [1, 2, 4], 1),
+        (lambda size: 0.05 if size == 2 else 0.01 + 0.001 * size, [1, 2, 4, 8, 16, 32], 32),
         (lambda size: 0.01 + 0.001 * size, [1, 2, 4, 8, 16, 32], 32),
-        (lambda size: 0.01 + 0.001 * size if size < 8 else 0.01 * size, [1, 2, 4, 8], 4),
+        (lambda size: 0.01 + 0.001 * size if size < 8 else 0.01 * size, [1, 2, 4, 8, 16], 4),
     ],
 )
 def test_sizes_are_measured_while_larger_ones_gain(seconds: Any, measured: list[int], best: int) -> None:

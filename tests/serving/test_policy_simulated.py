@@ -203,6 +203,22 @@ def test_nearly_all_that_is_taken_ends_in_time_and_overload_costs_little(name, l
         assert not outcome.refused
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", WAYS)
+def test_where_some_batches_stall_less_is_taken_until_nearly_all_of_it_ends_in_time(name, seed):
+    ways = WAYS[name]
+    steady, draw = noisy(ways, seed), random.Random(seed)
+    coming = poisson(1.5 * capacity(name), 60, limit_s=0.15, clients="abcd", seed=seed)
+    outcome = serve(
+        BatchScheduler(ways, max_batch=32, max_queue=1000, elements=8),
+        ways,
+        coming,
+        lambda b: steady(b) * (2.0 if draw.random() < 0.04 else 1.0),
+    )
+    assert len(good(outcome)) >= 0.99 * len(outcome.admitted)
+    assert len(good(outcome)) / 60 >= 0.8 * capacity(name)
+
+
 def test_after_machine_slows_down_and_recovers_requests_are_taken_again():
     ways = (WIDE,)
     scheduler = BatchScheduler(ways, max_batch=8, max_queue=100, elements=8)

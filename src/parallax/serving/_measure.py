@@ -11,6 +11,10 @@ from typing import Final
 LEAST_GAIN: Final = 0.03
 """Of the time per request: what a larger batch, or another setting, has to save to be worth it."""
 
+_PATIENCE: Final = 2
+"""Sizes in a row that save nothing, after which no larger one is tried. One alone may have a slow kernel, or have been
+measured while other work had the cores."""
+
 _LEAST_RUNS: Final = 4
 _MOST_RUNS: Final = 64
 _WARM_UPS: Final = 1
@@ -26,7 +30,7 @@ def measure_setting(
     most_s: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[tuple[int, float], ...]:
-    """Time batches of these sizes, until a larger one saves nothing any more.
+    """Time batches of these sizes, until two larger ones in a row save nothing any more.
 
     Args:
         run: runs a batch of a size; called from several threads at once where there are several lanes.
@@ -41,22 +45,33 @@ def measure_setting(
     Raises: what ``run`` raises.
     """
     points = list(after)
+    best, vain = best_point(points) if points else None, 0
     for size in sizes:
         if points and most_s is not None and points[-1][1] * size / points[-1][0] > most_s:
             break
-        points.append((size, _median_s(run, size, lanes=lanes, budget_s=budget_s, clock=clock)))
-        if len(points) > 1 and not _is_cheaper(points[-1], points[-2]):
+        point = size, _median_s(run, size, lanes=lanes, budget_s=budget_s, clock=clock)
+        points.append(point)
+        if best is None or _is_cheaper(point, best):
+            best, vain = point, 0
+            continue
+        vain += 1
+        if vain == _PATIENCE:
             break
     return tuple(points[len(after) :])
 
 
-def best_size(points: Sequence[tuple[int, float]]) -> int:
-    """The size with the least time per request; of those that are as good, the smallest."""
+def best_point(points: Sequence[tuple[int, float]]) -> tuple[int, float]:
+    """That with the least time per request; of those that are as good, the smallest."""
     best = points[0]
     for point in points[1:]:
         if _is_cheaper(point, best):
             best = point
-    return best[0]
+    return best
+
+
+def best_size(points: Sequence[tuple[int, float]]) -> int:
+    """The size of `best_point`."""
+    return best_point(points)[0]
 
 
 def request_s(points: Sequence[tuple[int, float]], lanes: int) -> float:

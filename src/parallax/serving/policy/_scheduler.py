@@ -33,6 +33,18 @@ PROBE_SPREAD: Final = 1.5
 PROBE_S: Final = 1.0
 """Where all requests are refused, one is tried after so long without a run."""
 
+LATE_SHARE: Final = 0.005
+"""Of the requests that are taken, so many may end after their deadline."""
+
+LATE_STEP: Final = 0.02
+"""By which one that does raises the factor on what requests are predicted to wait; those in time lower it, by so much
+less that `LATE_SHARE` of them keep it where it is. A quantile is tracked in this way without a model of what deviates
+(Gibbs and Candes, NeurIPS 2021, arXiv 2106.00170, equation 2)."""
+
+FIRST_CAUTION: Final = 1.1
+MOST_CAUTION: Final = 2.0
+"""The factor at first, and at most; it is 1 at least."""
+
 _MOST_CLASSES: Final = 256
 """Classes of shapes whose costs are remembered."""
 
@@ -84,6 +96,7 @@ class BatchScheduler:
         self._recent: OrderedDict[Hashable, float] = OrderedDict()  # client -> when its last request was taken
         self._dropped: list[Ticket] = []
         self._probes: set[int] = set()
+        self._caution = FIRST_CAUTION
         self._last_end_s = -math.inf
         self._next_batch = 0
         self.counts = Counts()
@@ -134,11 +147,12 @@ class BatchScheduler:
         return waiting
 
     def predicted_end_s(self, ticket: Ticket, now_s: float) -> float:
-        """When a request that comes now would have ended, with a probability of about 95%.
+        """When a request that comes now would have ended: in so many cases that `LATE_SHARE` of those taken are late.
 
         Before it run, at most, as many requests of every client as its own client has waiting, and one more of each
         other: of those that wait now, and of those that come meanwhile. What runs before it is taken at its mean, with
-        the deviation of a sum; the request's own batch at its 95th percentile.
+        the deviation of a sum; the request's own batch at its 95th percentile. The wait is multiplied by what those
+        that were late so far have taught.
         """
         state = self._state(ticket.shapes)
         waiting = len(self._waiting)
@@ -156,7 +170,8 @@ class BatchScheduler:
         before_s *= 1 + (fit.spread - 1) / math.sqrt(rounds)
         # Where that many wait, those that come meanwhile fill its batch.
         own = most if before else min(most, beside // lanes + 1)
-        return self._free_s(now_s, waits=before > 0) + before_s + fit.p95_s(own)
+        wait_s = self._free_s(now_s, waits=before > 0) - now_s + before_s
+        return now_s + self._caution * wait_s + fit.p95_s(own)
 
     def _ahead(self, ticket: Ticket, waiting: int, now_s: float) -> int:
         """How many requests are expected to run before one that comes now."""
@@ -230,6 +245,9 @@ class BatchScheduler:
         if running.is_probe and taken_s <= fit.stated_s(size) * PROBE_SPREAD:
             fit.restart()
         missed = any(ticket.deadline_s is not None and now_s > ticket.deadline_s for ticket in batch.tickets)
+        if not running.is_probe:
+            for ticket in batch.tickets:
+                self._learn_caution(ticket, was_late=ticket.deadline_s is not None and now_s > ticket.deadline_s)
         is_trial = self._sizing is Sizing.TRIAL
         was_late = missed or (not is_trial and taken_s > batch.predicted_s)
         limit.observe(size, was_late=was_late, may_shrink=is_trial or fit.is_bad)
@@ -436,7 +454,14 @@ class BatchScheduler:
             self._drop(first)
         return None
 
+    def _learn_caution(self, ticket: Ticket, *, was_late: bool) -> None:
+        if ticket.deadline_s is None:
+            return
+        step = LATE_STEP if was_late else -LATE_STEP * LATE_SHARE / (1 - LATE_SHARE)
+        self._caution = min(MOST_CAUTION, max(1.0, self._caution + step))
+
     def _drop(self, ticket: Ticket) -> None:
+        self._learn_caution(ticket, was_late=True)
         self._forget(ticket)
         self._dropped.append(ticket)
         self.counts = replace(self.counts, dropped=self.counts.dropped + 1)
