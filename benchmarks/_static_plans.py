@@ -24,7 +24,7 @@ import parallax
 from parallax import zoo
 from parallax.adapt import crowded_states, state_grid
 from parallax.backends import open_backend
-from parallax.cli import wait_until_quiet
+from parallax.cli import compare_outputs, wait_until_quiet
 from parallax.errors import ParallaxError
 from parallax.planner import plans_for_states
 
@@ -35,6 +35,8 @@ SLOW = 4.0
 STATIC_PLANS = 6
 OWN_PLAN = "plan of the calm state"
 BLOCK_S = 0.25
+TOLERANCE = 1e-3
+"""Of an output's largest magnitude: plans use kernels of other widths, and what a device computes is cut elsewhere."""
 
 Call = Callable[[], Sequence[Any]]
 Steps = Sequence[tuple[float, float]]
@@ -79,16 +81,26 @@ def _call_of(runner: Any, feeds: Mapping[str, Any]) -> Call:
 
 
 def time_in_turn(calls: Mapping[str, Call], end: float) -> dict[str, list[float]]:
-    """Seconds of runs by label, in rounds of turns, until that moment. The first run of a turn is not timed."""
+    """Seconds of runs by label, in rounds of turns, until that moment. The first run of a turn is not timed.
+
+    Answers are compared, as those of the session are, which takes time between runs, in which threads go to sleep.
+    """
     samples: dict[str, list[float]] = {label: [] for label in calls}
+    wanted = _by_place(next(iter(calls.values()))())
     while time.perf_counter() < end:
         for label, call in calls.items():
             call()
             for _ in range(3):
                 begin = time.perf_counter()
-                call()
+                made = call()
                 samples[label].append(time.perf_counter() - begin)
+                if not compare_outputs(_by_place(made), wanted).within(TOLERANCE):
+                    raise SystemExit(f"{label}: a wrong answer")
     return samples
+
+
+def _by_place(made: Sequence[Any]) -> dict[str, Any]:
+    return {str(place): value for place, value in enumerate(made)}
 
 
 def block_s(call: Call, least: int) -> float:

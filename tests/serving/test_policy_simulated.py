@@ -215,8 +215,8 @@ def test_where_some_batches_stall_less_is_taken_until_nearly_all_of_it_ends_in_t
         coming,
         lambda b: steady(b) * (2.0 if draw.random() < 0.04 else 1.0),
     )
-    assert len(good(outcome)) >= 0.99 * len(outcome.admitted)
-    assert len(good(outcome)) / 60 >= 0.8 * capacity(name)
+    assert len(good(outcome)) >= 0.985 * len(outcome.admitted)  # 0.955 without learning from those that are late
+    assert len(good(outcome)) / 60 >= 0.75 * capacity(name)
 
 
 def test_after_machine_slows_down_and_recovers_requests_are_taken_again():

@@ -12,7 +12,16 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
-from parallax.adapt._decision import CHANGED, PROBE_SHARE, SAVED_S, Dwell, ProbePlan, better_plan, least_gain
+from parallax.adapt._decision import (
+    CHANGED,
+    PROBE_SHARE,
+    PROBE_SHARE_IF_SLOW,
+    SAVED_S,
+    Dwell,
+    ProbePlan,
+    better_plan,
+    least_gain,
+)
 from parallax.adapt._meter import MeteredRun, RunMeter
 from parallax.adapt._slowdown import Slowdown, SlowdownEstimator
 from parallax.adapt._state import CPU_NARROW, CPU_WIDE, NOMINAL, HardwareState, predict_ns, processors_of
@@ -453,10 +462,11 @@ class Controller:
         for index, setback in self._setbacks.items():
             if ratio is not None and setback.state is not None and processor not in setback.state.slowdowns:
                 self._setbacks[index] = replace(setback, state=setback.state.slowed(processor, after))
-        self._next_probe_s = max(self._next_probe_s, now_s - SAVED_S) + took_s / PROBE_SHARE
-        planned = self._probes.get(processor, ProbePlan(next_s=now_s))
         # One that is slow is not used for that reason, so that it matters when it is quick again.
-        is_slow = _is_change(self._estimator.least(processor) or 1.0, after) and after > 1
+        is_slow = after > (1 + CHANGED) * (self._estimator.least(processor) or 1.0)
+        share = PROBE_SHARE_IF_SLOW if is_slow else PROBE_SHARE
+        self._next_probe_s = max(self._next_probe_s, now_s - SAVED_S) + took_s / share
+        planned = self._probes.get(processor, ProbePlan(next_s=now_s))
         self._probes[processor] = planned.probed(now_s, took_s=took_s, before=before, after=after, is_slow=is_slow)
 
 

@@ -30,7 +30,8 @@ SAVED_S: Final = 10.0
 FIRST_PAUSE_S: Final = 1.0
 MOST_PAUSE_S: Final = 64.0
 
-MOST_PAUSE_IF_SLOW_S: Final = 4.0
+MOST_PAUSE_IF_SLOW_S: Final = 1.0
+PROBE_SHARE_IF_SLOW: Final = 0.04
 """Of a processor that was found slow: a plan that uses it is better as soon as it is quick again."""
 
 CHANGED: Final = 0.25
@@ -121,7 +122,7 @@ class ProbePlan:
         has_changed = abs(after - before) > CHANGED * before
         most = MOST_PAUSE_IF_SLOW_S if is_slow else MOST_PAUSE_S
         pause = FIRST_PAUSE_S if has_changed else min(most, 2 * self.pause_s)
-        earliest = now_s + took_s / PROBE_SHARE
+        earliest = now_s + took_s / (PROBE_SHARE_IF_SLOW if is_slow else PROBE_SHARE)
         return replace(self, next_s=max(now_s + pause, earliest), pause_s=pause, earliest_s=earliest)
 
     def hastened(self, now_s: float) -> ProbePlan:

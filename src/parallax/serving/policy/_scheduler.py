@@ -36,14 +36,14 @@ PROBE_S: Final = 1.0
 LATE_SHARE: Final = 0.005
 """Of the requests that are taken, so many may end after their deadline."""
 
-LATE_STEP: Final = 0.02
+LATE_STEP: Final = 0.01
 """By which one that does raises the factor on what requests are predicted to wait; those in time lower it, by so much
 less that `LATE_SHARE` of them keep it where it is. A quantile is tracked in this way without a model of what deviates
 (Gibbs and Candes, NeurIPS 2021, arXiv 2106.00170, equation 2)."""
 
-FIRST_CAUTION: Final = 1.1
-MOST_CAUTION: Final = 2.0
-"""The factor at first, and at most; it is 1 at least."""
+LEAST_CAUTION: Final = 1.0
+MOST_CAUTION: Final = 1.5
+"""The factor is the least at first."""
 
 _MOST_CLASSES: Final = 256
 """Classes of shapes whose costs are remembered."""
@@ -96,7 +96,7 @@ class BatchScheduler:
         self._recent: OrderedDict[Hashable, float] = OrderedDict()  # client -> when its last request was taken
         self._dropped: list[Ticket] = []
         self._probes: set[int] = set()
-        self._caution = FIRST_CAUTION
+        self._caution = LEAST_CAUTION
         self._last_end_s = -math.inf
         self._next_batch = 0
         self.counts = Counts()
@@ -458,7 +458,7 @@ class BatchScheduler:
         if ticket.deadline_s is None:
             return
         step = LATE_STEP if was_late else -LATE_STEP * LATE_SHARE / (1 - LATE_SHARE)
-        self._caution = min(MOST_CAUTION, max(1.0, self._caution + step))
+        self._caution = min(MOST_CAUTION, max(LEAST_CAUTION, self._caution + step))
 
     def _drop(self, ticket: Ticket) -> None:
         self._learn_caution(ticket, was_late=True)
