@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _thread
+import signal
 import threading
 import time
 
@@ -70,13 +70,36 @@ def test_a_place_is_free_again_after_an_error() -> None:
         assert semaphore._free == 0
 
 
+def test_a_thread_that_is_in_enters_again_without_waiting() -> None:
+    semaphore, order = FairSemaphore(1), list[str]()
+
+    def work() -> None:
+        with semaphore:
+            order.append("other")
+
+    with semaphore:
+        other = threading.Thread(target=work)
+        other.start()
+        wait_for(semaphore, 1)
+        with semaphore:
+            order.append("again")
+        time.sleep(0.01)
+        order.append("still in")
+    other.join(LIMIT_S)
+    assert order == ["again", "still in", "other"]
+    assert semaphore._free == 1
+    assert not semaphore._inside
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="this system sends no signals to threads")
 def test_an_interrupted_wait_takes_no_place() -> None:
-    semaphore, is_over = FairSemaphore(1), threading.Event()
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    semaphore, is_over, main = FairSemaphore(1), threading.Event(), threading.get_ident()
 
     def hold() -> None:
         with semaphore:
             wait_for(semaphore, 1)
-            _thread.interrupt_main()
+            signal.pthread_kill(main, signal.SIGINT)
             is_over.wait(LIMIT_S)
 
     holder = threading.Thread(target=hold)
@@ -84,8 +107,11 @@ def test_an_interrupted_wait_takes_no_place() -> None:
     end = time.monotonic() + LIMIT_S
     while semaphore._free and time.monotonic() < end:
         time.sleep(0.001)
-    with pytest.raises(KeyboardInterrupt), semaphore:
-        pass
+    try:
+        with pytest.raises(KeyboardInterrupt), semaphore:
+            pass
+    finally:
+        signal.signal(signal.SIGINT, former)
     assert not semaphore._waiting
     is_over.set()
     holder.join(LIMIT_S)

@@ -24,7 +24,7 @@ import parallax
 from parallax.adapt import CALLER_RULES
 from parallax.adapting import _serving_callers
 from parallax.engine import CountedRunner, EventRecorder, WholeRunner
-from parallax.events import PlanSwapped, RunAdmitted
+from parallax.events import PlanSwapped, RunAdmitted, RunEnded
 from tests.engine._replay import verify_events
 from tests.partition._encoders import Choices, encoder
 from tests.session._calling import (
@@ -110,7 +110,8 @@ def test_a_run_that_is_alone_has_all_threads_though_others_went_on_side_by_side(
     with calling(session, wanted, MANY):
         wait_until(lambda: is_narrow(session) and not session._callers._policy.is_trying)
         recorder.take()
-        wait_until(lambda: session._callers.calls.ended > 1000)
+        before = session._callers.calls.ended
+        wait_until(lambda: session._callers.calls.ended > before + 200)
     admitted = [event for event in recorder.take() if isinstance(event, RunAdmitted)]
     assert sum(event.plan.segments[0].width == 1 for event in admitted) > len(admitted) / 2
     arrived = threading.Event()
@@ -127,6 +128,29 @@ def test_a_run_that_is_alone_has_all_threads_though_others_went_on_side_by_side(
         assert alone.plan.segments[0].width == 2
     assert not session._callers.calls.in_flight
     assert session.runners.current.places._free == 2  # type: ignore[attr-defined]
+
+
+def test_observers_that_run_the_session_themselves_wait_for_nobody(
+    tmp_path: Path, wanted: list[Any], decided: Callable[..., None]
+) -> None:
+    decided(narrow=True)
+    inside = threading.local()
+    asked = list[bool]()
+
+    def observe(event: Any) -> None:
+        if isinstance(event, RunEnded) and not getattr(inside, "is_here", False):
+            inside.is_here = True
+            try:
+                asked.append(is_right(session.run(None, {"x": INPUTS[3]})[0], wanted[3]))
+            finally:
+                inside.is_here = False
+
+    session = opened(tmp_path, "model", objective="throughput", observers=[observe])
+    with calling(session, wanted, MANY):
+        wait_until(lambda: is_narrow(session) and not session._callers._policy.is_trying)
+        before = len(asked)
+        wait_until(lambda: len(asked) > before + 200)
+    assert all(asked)
 
 
 def test_a_model_that_gains_nothing_stays_as_it_was_opened(
