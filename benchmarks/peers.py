@@ -25,7 +25,7 @@ from _common import Report, describe_machine, make_parser, pick_models, publish,
 from _environment import as_installed
 from _figures import Figure, counted
 from _intervals import figure_of_medians, paired, rows_that_keep
-from _peer import OURS, OURS_BUNDLE, PEERS, RUNTIME_NARROW, VARIANTS
+from _peer import OURS, OURS_BUNDLE, PEERS, RUNTIME_NARROW, RUNTIME_WIDE, VARIANTS
 
 import parallax
 from parallax import zoo
@@ -175,9 +175,9 @@ def samples(row: Mapping[str, Any], variant: str, count: int, key: str) -> list[
     return [each[key] for each in row["turns"][variant][count]]
 
 
-def best_of(row: Mapping[str, Any], count: int, key: str) -> list[float]:
+def best_of(row: Mapping[str, Any], count: int, key: str, peers: Sequence[str] = PEERS) -> list[float]:
     """Of the peer that is best at this number of callers."""
-    candidates = [samples(row, peer, count, key) for peer in PEERS if peer in row["turns"]]
+    candidates = [samples(row, peer, count, key) for peer in peers if peer in row["turns"]]
     return max(candidates, key=statistics.median) if key == "rate" else min(candidates, key=statistics.median)
 
 
@@ -220,6 +220,19 @@ def figures_of(results: Sequence[Mapping[str, Any]], ours: str, prefix: str, lab
     if not rows:
         return []
     figures = [*throughput.values(), *tails.values(), *memory.values()]
+    figures += [
+        figure_of_medians(
+            f"{prefix}.runtime.{name}",
+            f"{label}: {what} with 1, 2, 4 and 8 callers, relative to the better of ONNX Runtime with one thread and "
+            "with all, whose kernels both use, geometric mean",
+            [
+                [paired(samples(row, ours, count, key), best_of(row, count, key, (RUNTIME_NARROW, RUNTIME_WIDE)))]
+                for row in rows
+                for count in CALLERS
+            ],
+        )
+        for name, key, what in (("rate", "rate", "runs a second"), ("p99", "p99_ms", "99th percentile of a run"))
+    ]
     figures += [
         rows_that_keep(
             f"{prefix}.throughput",
