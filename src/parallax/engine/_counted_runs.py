@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, Final
 
@@ -151,34 +152,32 @@ class SideBySideRunner(CountedRunner):
             self.overlap.seen_s = now_s
         return now_s - self.overlap.seen_s > _ALONE_S
 
-    def _end(self, in_flight: list[None]) -> None:
-        """A run that was counted ends."""
-        in_flight.pop()
-        self.calls.ended += 1
-        if in_flight:
-            self.overlap.seen_s = time.monotonic()
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Around one run, once it is its turn."""
+        in_flight = self.calls.begin()
+        try:
+            with self.places:
+                yield
+        finally:
+            in_flight.pop()
+            self.calls.ended += 1
+            if in_flight:
+                self.overlap.seen_s = time.monotonic()
 
     def run(self, output_names: Any, input_feed: Any, run_options: Any = None, memory: Any = None) -> Any:
         if self._is_alone():
             return self.wide.run(output_names, input_feed, run_options, memory)
-        in_flight = self.calls.begin()
-        try:
-            with self.places:
-                return WholeRunner.run(self, output_names, input_feed, run_options, memory)
-        finally:
-            self._end(in_flight)
+        with self._counted():
+            return WholeRunner.run(self, output_names, input_feed, run_options, memory)
 
     def run_values(
         self, output_names: Any, input_feed: Mapping[str, Any], run_options: Any = None, memory: Any = None
     ) -> Any:
         if self._is_alone():
             return self.wide.run_values(output_names, input_feed, run_options, memory)
-        in_flight = self.calls.begin()
-        try:
-            with self.places:
-                return WholeRunner.run_values(self, output_names, input_feed, run_options, memory)
-        finally:
-            self._end(in_flight)
+        with self._counted():
+            return WholeRunner.run_values(self, output_names, input_feed, run_options, memory)
 
     def run_async(
         self, output_names: Any, input_feed: Mapping[str, Any], callback: Any, user_data: Any, run_options: Any
