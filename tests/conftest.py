@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 
 import pytest
@@ -37,9 +38,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
     In continuous integration skips are failures (`tests._skips`); with ``--slow-minutes`` the slow suites take turns.
 
+    A shell without job control has SIGINT ignored by what it starts in the background, and so by all that this starts:
+    tests of Ctrl-C would wait in vain. With a handler here, the processes that tests start have it as usual.
+
     The folder is set before any test module is imported. Worker processes inherit it from the one that starts
     them, so a zoo model is made once per run. (Through XDG_CACHE_HOME: Linux, other Unixes and macOS.)
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("CI", "").lower() not in ("", "0", "false"):
         config.pluginmanager.register(SkipsAreFailures(read_allowed()), "parallax-skips")
     minutes: float | None = config.getoption("--slow-minutes")
