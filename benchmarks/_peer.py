@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from _orders import open_answers
 
 import parallax
 from parallax.machine import private_bytes
@@ -131,19 +132,17 @@ def run_load(new_call: Callable[[], Call], phases: Sequence[tuple[int, float]]) 
 
 def main() -> None:
     variant, path, feeds_path, outputs_path, threads = sys.argv[1:]
-    # What a runtime prints must not stand between answers.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    answer = open_answers()
     with np.load(feeds_path) as stored:
         feeds = {name: stored[name] for name in stored.files}
     new_call = open_variant(variant, path, feeds, threads=int(threads))
     call = new_call()
     np.savez(outputs_path, *[np.array(value) for value in call()])
-    answers.write("ready\n")
+    answer("ready")
     for line in sys.stdin:
         result = run_load(new_call, [(int(callers), float(seconds)) for callers, seconds in json.loads(line)])
         plan = getattr(call, "plan", None)
-        answers.write(json.dumps({**result, "plan": "" if plan is None else plan()}) + "\n")
+        answer({**result, "plan": "" if plan is None else plan()})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Static plans of one model in a process of their own, which runs them when it is told to.
 
-``python _static_plans.py MODEL THREADS STEPS`` opens the model beside an emulated device and compiles plans that others
-follow nothing with. STEPS is the device's condition as JSON, `[[moment, factor], ...]`, each moment on the clock of
+``python _static_plans.py MODEL THREADS STEPS`` opens the model beside an emulated device and compiles plans that
+stay as they are. STEPS is the device's condition as JSON, `[[moment, factor], ...]`, each moment on the clock of
 `time.perf_counter`, which processes of a machine share. It prints a line of JSON with the labels of its plans, then
 answers orders, each a line of JSON on standard input: ``{"until": moment}`` has all plans take turns until then, and
 ``{"block": runs}`` times so many runs, or a quarter of a second of them, of the plan that a session opens with.
@@ -10,7 +10,6 @@ answers orders, each a line of JSON on standard input: ``{"until": moment}`` has
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from _common import open_inputs, say
+from _orders import open_answers
 
 import parallax
 from parallax import zoo
@@ -61,7 +61,7 @@ def static_calls(session: Any, feeds: Mapping[str, Any], device: str) -> dict[st
     request = session.planning_request()
     first = session.runners.current
     states = (*state_grid([device], device_factors=(1.0, SLOW)), *crowded_states())
-    calls: dict[str, Call] = {OWN_PLAN: lambda: list(first.run(None, feeds))}
+    calls = {OWN_PLAN: _call_of(first, feeds)}
     for ready in plans_for_states(request, first.plan, states):
         if len(calls) == STATIC_PLANS:
             break
@@ -116,9 +116,7 @@ def block_s(call: Call, least: int) -> float:
 
 def main() -> None:
     name, threads, steps = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
-    # What a runtime prints must not stand between answers.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    answer = open_answers()
     path, feeds = Path(zoo.load(name)), zoo.example_inputs(name)
     with tempfile.TemporaryDirectory() as folder:
         device = device_in(Path(folder), steps)
@@ -127,13 +125,13 @@ def main() -> None:
         calls = static_calls(session, feeds, held.info.name)
         for call in calls.values():
             call()
-        answers.write(json.dumps(list(calls)) + "\n")
+        answer(list(calls))
         for line in sys.stdin:
             order = json.loads(line)
             if "until" in order:
-                answers.write(json.dumps(time_in_turn(calls, order["until"])) + "\n")
+                answer(time_in_turn(calls, order["until"]))
             else:
-                answers.write(json.dumps(block_s(calls[OWN_PLAN], order["block"])) + "\n")
+                answer(block_s(calls[OWN_PLAN], order["block"]))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ of them and one, branches side by side, and the best placements for a grid of st
 follows nothing. The best of them is what ours is compared with. Devices are emulated, the processor's part and all
 times are real.
 
-A device that the plan in force does not use is seen by probes alone, at most 1% of the time, whose pauses double while
-nothing changes: so "back" cannot be noticed at once, and how long it took is told beside the verdict.
+A device that the plan in force does not use is seen by probes alone, every second where it was found slow: so "back"
+cannot be noticed at once, and how long it took is told beside the verdict.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from _common import (
     publish,
     say,
 )
-from _environment import as_installed
 from _figures import Figure, Verdict, counted
 from _intervals import median_interval, rows_that_keep
+from _orders import OrderedProcess
 from _static_plans import PROFILE, SLOW, TOLERANCE, Call, block_s, device_in, session_options
 
 import parallax
@@ -80,7 +80,7 @@ COST_RUNS = 4
 COMPARE_S = 8.0
 """A session that has all its plans compares them once, with nothing slowed, for some seconds at most."""
 FREE_SHARE = 4
-"""Without a memory budget, plans that are kept ready take at most this part of what is free (`docs/adapt.md`)."""
+"""Without a memory budget, plans that are kept ready take at most this part of what is free (`docs/adaptation.md`)."""
 LEAST_RUNS = 10_000
 
 WITHIN, NOMINAL_COST, STEADY_S = 1.10, 1.01, 5.0
@@ -191,49 +191,28 @@ def competitor(is_there: bool) -> Iterator[Competitor | None]:
 
 
 class StaticPlans:
-    """A process with static plans (`_static_plans.py`), which ends with the block.
-
-    Raises: RuntimeError if it ends before its plans are ready.
-    """
+    """A process with static plans (`_static_plans.py`), which ends with the block."""
 
     def __init__(self, name: str, *, threads: int, steps: Sequence[tuple[float, float]]) -> None:
-        script = Path(__file__).with_name("_static_plans.py")
-        command = [sys.executable, str(script), name, str(threads), json.dumps(list(steps))]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=as_installed()
-        )
+        self._process = OrderedProcess("static plans", "_static_plans.py", name, str(threads), json.dumps(list(steps)))
 
     def __enter__(self) -> StaticPlans:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        self._process.communicate()
 
     def labels(self) -> list[str]:
-        """Of its plans, when all are ready."""
-        return list(self._read())
+        """Of its plans, when all are ready. To be asked once, and first. Raises: RuntimeError if it has ended."""
+        return list(self._process.read())
 
     def time_in_turn(self, until: float) -> dict[str, list[float]]:
         """See `_static_plans.time_in_turn`."""
-        return dict(self._ask({"until": until}))
+        return dict(self._process.ask({"until": until}))
 
     def block_s(self) -> float:
         """See `_static_plans.block_s`: of the plan that a session opens with."""
-        return float(self._ask({"block": COST_RUNS}))
-
-    def _ask(self, order: Mapping[str, Any]) -> Any:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def _read(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"static plans: their process ended with {self._process.wait()}")
-        return json.loads(line)
+        return float(self._process.ask({"block": COST_RUNS}))
 
 
 def settled(samples: Sequence[tuple[float, float]], begin: float, best_s: float) -> dict[str, Any]:
@@ -485,8 +464,8 @@ def make_report(results: Sequence[dict[str, Any]]) -> Report:
         data={"results": list(results)},
         figures=make_figures(measured),
         remarks=[
-            "a device that is not used is looked at by probes alone, at most 1% of the time and with pauses that "
-            "double: that sets how soon it is gone back to",
+            "a device that is not used is looked at by probes alone, every second where it was found slow: that sets "
+            "how soon it is gone back to",
             "without stored plans the criterion is five seconds: here they are always stored, made in the background "
             "within " + ", ".join(f"{result['ready_after_s']:.0f} s ({result['model']})" for result in measured),
             *(f"{row['model']} was not measured: {row['failed']}" for row in failed),

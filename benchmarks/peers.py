@@ -9,11 +9,8 @@ from one caller to eight and back.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -22,9 +19,9 @@ from typing import Any
 
 import numpy as np
 from _common import Report, describe_machine, make_parser, pick_models, publish, say
-from _environment import as_installed
 from _figures import Figure, counted
 from _intervals import figure_of_medians, paired, rows_that_keep
+from _orders import OrderedProcess
 from _peer import OURS, OURS_BUNDLE, PEERS, RUNTIME_NARROW, RUNTIME_WIDE, VARIANTS
 
 import parallax
@@ -54,32 +51,17 @@ class Peer:
     """
 
     def __init__(self, variant: str, path: Path, feeds: Path, outputs: Path, *, threads: int) -> None:
-        script = Path(__file__).with_name("_peer.py")
-        command = [sys.executable, str(script), variant, str(path), str(feeds), str(outputs), str(threads)]
         self.variant, self.outputs = variant, outputs
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=as_installed()
-        )
-        if self._read() != "ready":
-            raise RuntimeError(f"{variant}: ended with {self._process.wait()}")
+        self._process = OrderedProcess(variant, "_peer.py", variant, str(path), str(feeds), str(outputs), str(threads))
+        self._process.read()  # that it is ready
 
     def load(self, phases: Sequence[tuple[int, float]]) -> dict[str, Any]:
         """See `_peer.run_load`."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(list(phases)) + "\n")
-        self._process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._read())
-        return answer
-
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
+        return dict(self._process.ask(list(phases)))
 
     def close(self) -> None:
         """Have it end."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(60)
+        self._process.close()
 
 
 def turn(peer: Peer, callers: int, *, lead_s: float, seconds: float) -> dict[str, float]:

@@ -244,10 +244,11 @@ class BatchScheduler:
         fit, limit = state.fits[batch.setting], state.limits[batch.setting]
         if running.is_probe and taken_s <= fit.stated_s(size) * PROBE_SPREAD:
             fit.restart()
-        missed = any(ticket.deadline_s is not None and now_s > ticket.deadline_s for ticket in batch.tickets)
+        late = [now_s > ticket.deadline_s for ticket in batch.tickets if ticket.deadline_s is not None]
+        missed = any(late)
         if not running.is_probe:
-            for ticket in batch.tickets:
-                self._learn_caution(ticket, was_late=ticket.deadline_s is not None and now_s > ticket.deadline_s)
+            for was_late in late:
+                self._learn_caution(was_late=was_late)
         is_trial = self._sizing is Sizing.TRIAL
         was_late = missed or (not is_trial and taken_s > batch.predicted_s)
         limit.observe(size, was_late=was_late, may_shrink=is_trial or fit.is_bad)
@@ -454,14 +455,13 @@ class BatchScheduler:
             self._drop(first)
         return None
 
-    def _learn_caution(self, ticket: Ticket, *, was_late: bool) -> None:
-        if ticket.deadline_s is None:
-            return
+    def _learn_caution(self, *, was_late: bool) -> None:
+        """A request with a deadline has ended, or was dropped."""
         step = LATE_STEP if was_late else -LATE_STEP * LATE_SHARE / (1 - LATE_SHARE)
         self._caution = min(MOST_CAUTION, max(LEAST_CAUTION, self._caution + step))
 
     def _drop(self, ticket: Ticket) -> None:
-        self._learn_caution(ticket, was_late=True)
+        self._learn_caution(was_late=True)  # only what has a deadline is dropped
         self._forget(ticket)
         self._dropped.append(ticket)
         self.counts = replace(self.counts, dropped=self.counts.dropped + 1)
